@@ -1,0 +1,1 @@
+//! Harness: starts real servers and real binaries for the black-box tests.
