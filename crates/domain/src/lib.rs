@@ -1,1 +1,24 @@
-//! Placeholder.
+//! Names and values with their rules, and the declarative resources.
+//!
+//! No I/O and no async: everything here can be tested with plain values.
+
+pub mod backoff;
+pub mod classify;
+pub mod digest;
+pub mod duration;
+pub mod name;
+pub mod pattern;
+pub mod platform;
+pub mod resources;
+pub mod severity;
+
+pub use backoff::Backoff;
+pub use classify::{Class, Classify};
+pub use digest::Digest;
+pub use duration::DurationText;
+pub use name::{
+    AccountName, InvalidName, RegistryHost, RemoteRepository, Repository, ResourceName, Tag,
+};
+pub use pattern::Pattern;
+pub use platform::Platform;
+pub use severity::{Severity, SeverityCounts};

@@ -1,0 +1,362 @@
+//! Names of the field: registries, repositories, tags, accounts and resources.
+//!
+//! Grammar: OCI distribution specification 1.1, "Pulling manifests"; hosts as in a URL authority.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Reports a text that is not a valid name of its kind.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("`{value}` is not a valid {kind}: {reason}")]
+pub struct InvalidName {
+    /// What the text was meant to be.
+    pub kind: &'static str,
+    /// The text, shortened to 100 characters.
+    pub value: String,
+    /// The rule that it breaks.
+    pub reason: &'static str,
+}
+
+impl InvalidName {
+    pub(crate) fn new(kind: &'static str, value: &str, reason: &'static str) -> Self {
+        let value = value
+            .chars()
+            .take(100)
+            .flat_map(char::escape_default)
+            .collect();
+        Self {
+            kind,
+            value,
+            reason,
+        }
+    }
+}
+
+/// Declares a newtype over a string with one check, used by `FromStr`, `TryFrom` and serde alike.
+macro_rules! text_newtype {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $check:path) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Returns the text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = $crate::name::InvalidName;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                $check(text)
+                    .map(Self)
+                    .map_err(|reason| $crate::name::InvalidName::new($kind, text, reason))
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = $crate::name::InvalidName;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+pub(crate) use text_newtype;
+
+text_newtype!(
+    /// Names a registry: a host with an optional port, lower-cased (`docker.io`, `127.0.0.1:5000`).
+    RegistryHost,
+    "registry host",
+    check_host
+);
+text_newtype!(
+    /// Names a repository inside a registry (`library/alpine`), at most 255 characters.
+    Repository,
+    "repository",
+    check_repository
+);
+text_newtype!(
+    /// Names a tag, at most 128 characters.
+    Tag,
+    "tag",
+    check_tag
+);
+text_newtype!(
+    /// Names a declarative resource; `*` and `/` are allowed because a `Repository` is named by its pattern.
+    ResourceName,
+    "resource name",
+    check_resource_name
+);
+text_newtype!(
+    /// Names an account at the internal registry.
+    AccountName,
+    "account name",
+    check_account
+);
+
+impl Repository {
+    /// Returns the first path component, if there is more than one.
+    #[must_use]
+    pub fn organisation(&self) -> Option<&str> {
+        self.0.split_once('/').map(|(organisation, _)| organisation)
+    }
+
+    /// Returns what follows the organisation, or all of it where there is none.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0
+            .split_once('/')
+            .map_or(self.0.as_str(), |(_, name)| name)
+    }
+}
+
+/// Names a repository together with its registry (`docker.io/library/alpine`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RemoteRepository {
+    /// The registry.
+    pub host: RegistryHost,
+    /// The repository in it.
+    pub repository: Repository,
+}
+
+impl FromStr for RemoteRepository {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const REASON: &str =
+            "write it with its registry, as in `docker.io/library/alpine`, and without a tag";
+        let invalid = || InvalidName::new("remote repository", text, REASON);
+        let (host, repository) = text.split_once('/').ok_or_else(invalid)?;
+        if !(host.contains(['.', ':']) || host == "localhost") {
+            return Err(invalid());
+        }
+        Ok(Self {
+            host: host.parse()?,
+            repository: repository.parse().map_err(|_| invalid())?,
+        })
+    }
+}
+
+impl TryFrom<String> for RemoteRepository {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<RemoteRepository> for String {
+    fn from(remote: RemoteRepository) -> Self {
+        remote.to_string()
+    }
+}
+
+impl fmt::Display for RemoteRepository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.host, self.repository)
+    }
+}
+
+fn check_host(text: &str) -> Result<String, &'static str> {
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) => (name, Some(port)),
+        None => (text, None),
+    };
+    if port.is_some_and(|port| port.parse::<u16>().is_err() || port.starts_with('+')) {
+        return Err("the port must be a number up to 65535");
+    }
+    let valid_label = |label: &str| {
+        !label.is_empty()
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if text.len() > 255 || !name.split('.').all(valid_label) {
+        return Err("expected a host name with an optional port, as in `registry.example:5000`");
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+fn check_repository(text: &str) -> Result<String, &'static str> {
+    if text.len() > 255 {
+        return Err("it is longer than 255 characters");
+    }
+    if !text.split('/').all(valid_component) {
+        return Err(
+            "expected lower-case path components of letters and digits, joined by `.`, `_`, `__` or dashes",
+        );
+    }
+    Ok(text.to_owned())
+}
+
+/// One component: `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
+fn valid_component(component: &str) -> bool {
+    let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = component.as_bytes();
+    if !(bytes.first().is_some_and(alphanumeric) && bytes.last().is_some_and(alphanumeric)) {
+        return false;
+    }
+    bytes.split(alphanumeric).all(|separator| {
+        matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|b| *b == b'-')
+    })
+}
+
+fn check_tag(text: &str) -> Result<String, &'static str> {
+    let mut bytes = text.bytes();
+    let first_valid = bytes
+        .next()
+        .is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if !first_valid || !bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+    {
+        return Err("expected letters, digits, `_`, `.` and `-`, not starting with `.` or `-`");
+    }
+    if text.len() > 128 {
+        return Err("it is longer than 128 characters");
+    }
+    Ok(text.to_owned())
+}
+
+fn check_resource_name(text: &str) -> Result<String, &'static str> {
+    let valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'/' | b'*' | b'-');
+    if text.is_empty() || text.len() > 128 || !text.bytes().all(valid) {
+        return Err("expected 1 to 128 letters, digits, `.`, `_`, `/`, `*` or `-`");
+    }
+    Ok(text.to_owned())
+}
+
+fn check_account(text: &str) -> Result<String, &'static str> {
+    let valid =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+    let starts = text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+    if !starts || text.len() > 63 || !text.bytes().all(valid) {
+        return Err("expected up to 63 lower-case letters, digits, `.`, `_` or `-`");
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn repositories_follow_the_specification() {
+        for good in [
+            "alpine",
+            "library/alpine",
+            "a/b/c",
+            "a__b",
+            "a.b",
+            "a---b",
+            "0/1",
+        ] {
+            assert_eq!(good.parse::<Repository>().unwrap().as_str(), good);
+        }
+        let long = "a".repeat(256);
+        for bad in [
+            "", "A", "a//b", "/a", "a/", "a..b", "a___b", "-a", "a-", "../a", "a?b", &long,
+        ] {
+            assert!(bad.parse::<Repository>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_repository_splits_into_organisation_and_name() {
+        let repository: Repository = "hub/team/app".parse().unwrap();
+        assert_eq!(
+            (repository.organisation(), repository.name()),
+            (Some("hub"), "team/app")
+        );
+        let bare: Repository = "alpine".parse().unwrap();
+        assert_eq!((bare.organisation(), bare.name()), (None, "alpine"));
+    }
+
+    #[test]
+    fn tags_and_hosts_are_checked() {
+        for good in ["1.27", "v1", "_x", "a-b.c", &"a".repeat(128)] {
+            assert!(good.parse::<Tag>().is_ok(), "{good}");
+        }
+        for bad in ["", ".a", "-a", "a b", "a/b", "a:b", "ä", &"a".repeat(129)] {
+            assert!(bad.parse::<Tag>().is_err(), "{bad}");
+        }
+        assert_eq!(
+            "Docker.IO".parse::<RegistryHost>().unwrap().as_str(),
+            "docker.io"
+        );
+        for bad in [
+            "",
+            ":5000",
+            "a:99999",
+            "a:b",
+            "a/b",
+            "user@host",
+            "a..b",
+            "-a.b",
+        ] {
+            assert!(bad.parse::<RegistryHost>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_remote_repository_needs_its_registry() {
+        let remote: RemoteRepository = "docker.io/library/alpine".parse().unwrap();
+        assert_eq!(remote.to_string(), "docker.io/library/alpine");
+        for bad in ["alpine", "library/alpine", "docker.io/", "docker.io/a:1"] {
+            let message = bad.parse::<RemoteRepository>().unwrap_err().to_string();
+            assert!(message.contains("docker.io/library/alpine"), "{message}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_parses_prints_the_same(text in "[a-z0-9./:_*-]{0,20}") {
+            if let Ok(name) = text.parse::<Repository>() {
+                prop_assert_eq!(name.to_string(), text.clone());
+            }
+            if let Ok(name) = text.parse::<RemoteRepository>() {
+                prop_assert_eq!(name.to_string(), text.clone());
+            }
+        }
+
+        #[test]
+        fn no_text_makes_a_parser_panic(text in ".*") {
+            drop(text.parse::<Repository>());
+            drop(text.parse::<RemoteRepository>());
+            drop(text.parse::<RegistryHost>());
+            drop(text.parse::<Tag>());
+            drop(text.parse::<ResourceName>());
+            drop(text.parse::<AccountName>());
+        }
+    }
+}

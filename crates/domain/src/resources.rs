@@ -1,0 +1,228 @@
+//! The declarative resources: what a person writes, with the checks that need no other resource.
+
+mod access;
+mod documents;
+mod mirror;
+mod promotion;
+mod pruning;
+mod webhook;
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{InvalidName, ResourceName};
+
+pub use access::{Account, Registry, RepositorySettings, ScanMode, Visibility, settings_for};
+pub use documents::{Document, Problem, documents};
+pub use mirror::{Mirror, OnDelete, TagSelection};
+pub use promotion::{PromotionPolicy, Recall, Require, Rule, TargetTemplate, UnknownFindings};
+pub use pruning::PruningPolicy;
+pub use webhook::{Format, Webhook};
+
+/// A condition in CEL, as written; `sluice-policy` compiles it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Condition(pub String);
+
+/// The kinds of resources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A remote registry with its credential.
+    Registry,
+    /// A repository to mirror.
+    Mirror,
+    /// Settings of local repositories.
+    Repository,
+    /// What may be promoted where.
+    PromotionPolicy,
+    /// What is deleted when.
+    PruningPolicy,
+    /// A receiver of events.
+    Webhook,
+    /// A person's or a build system's registry account.
+    Account,
+}
+
+impl Kind {
+    /// Every kind, in the order in which listings show them.
+    pub const ALL: [Self; 7] = [
+        Self::Registry,
+        Self::Mirror,
+        Self::Repository,
+        Self::PromotionPolicy,
+        Self::PruningPolicy,
+        Self::Webhook,
+        Self::Account,
+    ];
+
+    /// Returns the name as written after `kind:`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Registry => "Registry",
+            Self::Mirror => "Mirror",
+            Self::Repository => "Repository",
+            Self::PromotionPolicy => "PromotionPolicy",
+            Self::PruningPolicy => "PruningPolicy",
+            Self::Webhook => "Webhook",
+            Self::Account => "Account",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let matches = |kind: &&Self| {
+            let name = kind.as_str().to_ascii_lowercase();
+            let plural = name
+                .strip_suffix('y')
+                .map_or_else(|| format!("{name}s"), |stem| format!("{stem}ies"));
+            let text = text.to_ascii_lowercase();
+            text == name || text == plural
+        };
+        Self::ALL.iter().find(matches).copied().ok_or_else(|| {
+            InvalidName::new(
+                "kind",
+                text,
+                "this version knows Registry, Mirror, Repository, PromotionPolicy, PruningPolicy, Webhook and Account",
+            )
+        })
+    }
+}
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "resources are few and live in one catalogue"
+)]
+/// One declarative resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resource {
+    /// A remote registry with its credential.
+    Registry(Registry),
+    /// A repository to mirror.
+    Mirror(Mirror),
+    /// Settings of local repositories.
+    Repository(RepositorySettings),
+    /// What may be promoted where.
+    PromotionPolicy(PromotionPolicy),
+    /// What is deleted when.
+    PruningPolicy(PruningPolicy),
+    /// A receiver of events.
+    Webhook(Webhook),
+    /// A registry account.
+    Account(Account),
+}
+
+impl Resource {
+    /// Returns its kind.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Registry(_) => Kind::Registry,
+            Self::Mirror(_) => Kind::Mirror,
+            Self::Repository(_) => Kind::Repository,
+            Self::PromotionPolicy(_) => Kind::PromotionPolicy,
+            Self::PruningPolicy(_) => Kind::PruningPolicy,
+            Self::Webhook(_) => Kind::Webhook,
+            Self::Account(_) => Kind::Account,
+        }
+    }
+
+    /// Returns its name, unique within the kind.
+    #[must_use]
+    pub const fn name(&self) -> &ResourceName {
+        match self {
+            Self::Registry(resource) => &resource.name,
+            Self::Mirror(resource) => &resource.name,
+            Self::Repository(resource) => &resource.name,
+            Self::PromotionPolicy(resource) => &resource.name,
+            Self::PruningPolicy(resource) => &resource.name,
+            Self::Webhook(resource) => &resource.name,
+            Self::Account(resource) => &resource.name,
+        }
+    }
+
+    /// Reads the stored form again.
+    ///
+    /// # Errors
+    /// Text that is not the JSON of this kind, as a newer version may have written it.
+    pub fn from_json(kind: Kind, json: &str) -> Result<Self, serde_json::Error> {
+        Ok(match kind {
+            Kind::Registry => Self::Registry(serde_json::from_str(json)?),
+            Kind::Mirror => Self::Mirror(serde_json::from_str(json)?),
+            Kind::Repository => Self::Repository(serde_json::from_str(json)?),
+            Kind::PromotionPolicy => Self::PromotionPolicy(serde_json::from_str(json)?),
+            Kind::PruningPolicy => Self::PruningPolicy(serde_json::from_str(json)?),
+            Kind::Webhook => Self::Webhook(serde_json::from_str(json)?),
+            Kind::Account => Self::Account(serde_json::from_str(json)?),
+        })
+    }
+
+    /// Returns the stored form.
+    ///
+    /// # Errors
+    /// Never for the types of this crate; serde's signature has it.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        match self {
+            Self::Registry(resource) => serde_json::to_string(resource),
+            Self::Mirror(resource) => serde_json::to_string(resource),
+            Self::Repository(resource) => serde_json::to_string(resource),
+            Self::PromotionPolicy(resource) => serde_json::to_string(resource),
+            Self::PruningPolicy(resource) => serde_json::to_string(resource),
+            Self::Webhook(resource) => serde_json::to_string(resource),
+            Self::Account(resource) => serde_json::to_string(resource),
+        }
+    }
+
+    /// Returns what is wrong with the values taken alone: the key at fault and what to write instead.
+    pub(crate) fn faults(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Registry(resource) => resource.faults(),
+            Self::Mirror(resource) => resource.faults(),
+            Self::Repository(resource) => resource.faults(),
+            Self::PromotionPolicy(resource) => resource.faults(),
+            Self::PruningPolicy(_) => Vec::new(),
+            Self::Webhook(resource) => resource.faults(),
+            Self::Account(resource) => resource.faults(),
+        }
+    }
+}
+
+/// The default of switches that are on unless somebody turns them off.
+pub(crate) const fn enabled() -> bool {
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_read_in_any_case_and_in_the_plural() {
+        for (text, kind) in [
+            ("mirror", Kind::Mirror),
+            ("Mirrors", Kind::Mirror),
+            ("repositories", Kind::Repository),
+            ("promotionpolicies", Kind::PromotionPolicy),
+        ] {
+            assert_eq!(text.parse::<Kind>().unwrap(), kind);
+        }
+        assert!(
+            "Exception"
+                .parse::<Kind>()
+                .unwrap_err()
+                .to_string()
+                .contains("this version knows")
+        );
+    }
+}

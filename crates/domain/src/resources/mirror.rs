@@ -1,0 +1,89 @@
+//! Mirrors: which tags of a remote repository are brought into which local one.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::enabled;
+use crate::duration::DurationText;
+use crate::name::{RemoteRepository, Repository, ResourceName};
+use crate::pattern::Pattern;
+
+/// The shortest time between two polls of one mirror.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A remote repository whose tags are copied into a local one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    /// Its name.
+    pub name: ResourceName,
+    /// Where images come from.
+    pub from: RemoteRepository,
+    /// Where they go.
+    pub to: Repository,
+    /// Which tags.
+    #[serde(default)]
+    pub tags: TagSelection,
+    /// How often the remote is asked.
+    #[serde(default = "default_interval")]
+    pub every: DurationText,
+    /// What happens here when a tag disappears there.
+    #[serde(default)]
+    pub on_delete: OnDelete,
+    /// Off stops the schedule and keeps what there is.
+    #[serde(default = "enabled")]
+    pub enabled: bool,
+}
+
+/// Chooses tags: included, not excluded, in the version range, then the newest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TagSelection {
+    /// A version range over real Docker tags, as in `>=3.18`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub semver: Option<String>,
+    /// Only tags that match one of these; empty for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub include: Vec<Pattern>,
+    /// No tag that matches one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<Pattern>,
+    /// At most so many, highest version first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<u32>,
+}
+
+/// What happens to a mirrored tag that disappeared upstream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDelete {
+    /// It stays.
+    #[default]
+    Keep,
+    /// It goes too.
+    Delete,
+}
+
+const fn default_interval() -> DurationText {
+    DurationText::from_secs(15 * 60)
+}
+
+impl Mirror {
+    pub(super) fn faults(&self) -> Vec<(&'static str, String)> {
+        let mut faults = Vec::new();
+        if self.every.duration() < SHORTEST_INTERVAL {
+            faults.push((
+                "every",
+                "the shortest interval is `2s`; 15m is polite".to_owned(),
+            ));
+        }
+        if self.tags.newest == Some(0) {
+            faults.push((
+                "tags",
+                "`newest: 0` selects nothing; remove it, or set `enabled: false`".to_owned(),
+            ));
+        }
+        faults
+    }
+}

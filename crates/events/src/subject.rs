@@ -1,0 +1,76 @@
+//! Subjects and bucket keys: tokens in which everything unusual is written `=XX`.
+
+use sluice_domain::Repository;
+
+/// The subjects of all facts.
+pub const FACTS: &str = "sluice.v1.>";
+
+/// Writes a text as one token: characters other than `[A-Za-z0-9_/-]` become `=XX`.
+#[must_use]
+pub fn token(text: &str) -> String {
+    let mut token = String::with_capacity(text.len() + 8);
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'/' | b'-') {
+            token.push(char::from(byte));
+        } else {
+            token.push_str(&format!("={byte:02X}"));
+        }
+    }
+    token
+}
+
+/// Reads a token back, unless it was not written by [`token`].
+#[must_use]
+pub fn text(token: &str) -> Option<String> {
+    let mut bytes = token.bytes();
+    let mut text = Vec::with_capacity(token.len());
+    while let Some(byte) = bytes.next() {
+        if byte == b'=' {
+            let high = char::from(bytes.next()?).to_digit(16)?;
+            let low = char::from(bytes.next()?).to_digit(16)?;
+            text.push(u8::try_from(high * 16 + low).ok()?);
+        } else {
+            text.push(byte);
+        }
+    }
+    String::from_utf8(text).ok()
+}
+
+/// Returns the last two tokens of a fact about a repository: organisation and name.
+#[must_use]
+pub fn of_repository(repository: &Repository) -> String {
+    format!(
+        "{}.{}",
+        token(repository.organisation().unwrap_or("_")),
+        token(repository.name())
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn tokens_stay_readable() {
+        assert_eq!(token("team/app_1.27:x"), "team/app_1=2E27=3Ax");
+        assert_eq!(
+            of_repository(&"official/alpine".parse().unwrap()),
+            "official.alpine"
+        );
+        assert_eq!(of_repository(&"alpine".parse().unwrap()), "_.alpine");
+        for bad in ["=", "=2", "=zz", "=FF"] {
+            assert_eq!(text(bad), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn tokens_read_back(original in ".*") {
+            let token = token(&original);
+            prop_assert!(!token.contains(['.', '*', '>', ' ']));
+            prop_assert_eq!(text(&token), Some(original));
+        }
+    }
+}
