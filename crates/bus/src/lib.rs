@@ -1,1 +1,33 @@
-//! Placeholder.
+//! The bus: topology, publishing, the consume loop, dead letters, schedules, buckets and objects.
+//!
+//! The only crate that names async-nats; it knows nothing of images.
+
+mod cause;
+mod connect;
+mod consume;
+mod dead_letters;
+mod error;
+mod handler;
+mod history;
+mod kv;
+mod objects;
+mod provision;
+mod publish;
+mod schedules;
+mod settle;
+mod status;
+pub mod topology;
+
+pub use cause::Cause;
+pub use connect::Bus;
+pub use consume::ConsumeSettings;
+pub use dead_letters::DeadLetter;
+pub use error::Error;
+pub use handler::{BoxError, Handler, Outcome, Record};
+pub use history::Fact;
+pub use kv::{Bucket, Entry, Update};
+pub use objects::Objects;
+pub use provision::ProvisionOptions;
+pub use publish::Published;
+pub use schedules::{Schedule, When};
+pub use status::StageStatus;

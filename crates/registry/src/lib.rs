@@ -1,1 +1,22 @@
-//! Placeholder.
+//! The OCI distribution client: auth, manifests, blobs, copies and deletion.
+//!
+//! A manifest is never re-serialised, and a credential goes only to the origin and realm of its registry.
+
+mod auth;
+mod blob;
+mod client;
+mod copy;
+mod delete;
+mod error;
+mod manifest;
+mod reference;
+mod tags;
+mod verify;
+
+pub use client::{Client, Credential, Endpoint};
+pub use copy::{Copied, CopyJob};
+pub use error::Error;
+pub use manifest::{
+    Content, Descriptor, ImageConfig, Manifest, ManifestHead, ManifestRef, digest_of,
+};
+pub use reference::ImageReference;

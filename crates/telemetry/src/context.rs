@@ -30,7 +30,7 @@ impl Extractor for Get<'_> {
 pub fn inject(set: &mut dyn FnMut(&str, String)) {
     let context = Span::current().context();
     global::get_text_map_propagator(|propagator| {
-        propagator.inject_context(&context, &mut Set(set))
+        propagator.inject_context(&context, &mut Set(set));
     });
 }
 

@@ -1,0 +1,88 @@
+//! Why something happens: the message that led to it.
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::Message;
+use sluice_events::{EventId, headers};
+
+/// Attempts that were made before this copy of the message.
+pub(crate) const ATTEMPTS: &str = "sluice-attempts";
+/// The occurrence that a copy keeps.
+pub(crate) const OCCURRENCE: &str = "sluice-occurrence";
+
+/// The message that is being worked on, as the cause of what it leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// The id of the event or command.
+    pub id: String,
+    /// The id of the event that everything began with.
+    pub correlation: String,
+    /// What tells this happening from the next.
+    pub occurrence: String,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// Whether a failure now is final.
+    pub last_attempt: bool,
+}
+
+impl Cause {
+    /// Makes the cause of something that begins by itself, as when a person asks.
+    #[must_use]
+    pub fn root() -> Self {
+        let id = EventId::random().to_string();
+        Self {
+            correlation: id.clone(),
+            occurrence: id.clone(),
+            id,
+            attempt: 1,
+            last_attempt: false,
+        }
+    }
+
+    pub(crate) fn of(message: &Message, max_attempts: u32) -> Self {
+        let (delivered, sequence) = message.info().map_or((1, 0), |info| {
+            (
+                u32::try_from(info.delivered).unwrap_or(u32::MAX),
+                info.stream_sequence,
+            )
+        });
+        let read = |name: &str| header(message.headers.as_ref(), name);
+        let before: u32 = read(ATTEMPTS)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0);
+        let attempt = before.saturating_add(delivered);
+        let subject = message.subject.as_str();
+        let tick = subject.starts_with("sluice.due.") && !subject.starts_with("sluice.due.retry.");
+        // A schedule copies its headers at every tick, so the tick's identity is its place in the stream.
+        let id = match read(headers::ID) {
+            Some(id) if !tick => id,
+            _ => EventId::of("tick", subject, &sequence.to_string()).to_string(),
+        };
+        let occurrence = match read(OCCURRENCE) {
+            Some(kept) => kept,
+            None if tick => format!(
+                "{}@{sequence}",
+                read("Nats-Scheduler").unwrap_or_else(|| subject.to_owned())
+            ),
+            None => id.clone(),
+        };
+        let correlation = read(headers::CORRELATION_ID)
+            .filter(|_| !tick)
+            .unwrap_or_else(|| id.clone());
+        Self {
+            id,
+            correlation,
+            occurrence,
+            attempt,
+            last_attempt: attempt >= max_attempts,
+        }
+    }
+}
+
+/// Reads a header, decoded; names are matched without case, as the CloudEvents binding asks.
+pub(crate) fn header(map: Option<&HeaderMap>, name: &str) -> Option<String> {
+    let (_, values) = map?.iter().find(|(key, _)| {
+        let key: &str = (*key).as_ref();
+        key.eq_ignore_ascii_case(name)
+    })?;
+    headers::decode(values.first()?.as_str())
+}

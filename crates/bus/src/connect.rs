@@ -1,0 +1,73 @@
+//! The connection.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::jetstream::{self, Context};
+use async_nats::{ConnectOptions, Event};
+use secrecy::ExposeSecret as _;
+use sluice_service::BusSettings;
+
+use crate::error::Error;
+
+/// A connection to NATS JetStream; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Bus {
+    pub(crate) js: Context,
+    pub(crate) service: String,
+}
+
+impl Bus {
+    /// Connects as a service; the connection then heals itself.
+    ///
+    /// # Errors
+    /// A secret that cannot be read, a server that cannot be reached or is older than 2.14.
+    pub async fn connect(settings: &BusSettings, service: &str) -> anyhow::Result<Self> {
+        let mut options = ConnectOptions::new()
+            .name(format!("sluice-{service}"))
+            .custom_inbox_prefix(format!("_INBOX_{service}"))
+            .max_reconnects(None)
+            .event_callback(|event| async move { log(&event) });
+        if let Some(file) = &settings.password_file {
+            let password = sluice_service::secret_file(file)?;
+            options = options
+                .user_and_password(settings.user.clone(), password.expose_secret().to_owned());
+        }
+        if let Some(ca) = &settings.ca_file {
+            options = options
+                .add_root_certificates(PathBuf::from(ca))
+                .require_tls(true);
+        }
+        let client = options
+            .connect(&settings.url)
+            .await
+            .map_err(Error::server("connect to", &settings.url))?;
+        let version = client.server_info().version;
+        if !client.is_server_compatible(2, 14, 0) {
+            return Err(Error::OldServer { version }.into());
+        }
+        let mut js = jetstream::new(client);
+        js.set_timeout(Duration::from_secs(10));
+        Ok(Self {
+            js,
+            service: service.to_owned(),
+        })
+    }
+
+    /// Sends what is queued, the last acknowledgements among it.
+    pub async fn flush(&self) {
+        if let Err(error) = self.js.client().flush().await {
+            tracing::warn!(%error, "the last acknowledgements were not sent; their messages come again");
+        }
+    }
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::Connected => tracing::info!("connected to NATS"),
+        Event::Disconnected => tracing::warn!("disconnected from NATS; reconnecting"),
+        // A missing permission surfaces only here; the call itself sees a timeout.
+        Event::ServerError(error) => tracing::error!(%error, "NATS refused an operation"),
+        other => tracing::warn!(event = %other, "NATS"),
+    }
+}

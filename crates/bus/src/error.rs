@@ -1,0 +1,73 @@
+//! What can go wrong on the bus.
+
+use sluice_domain::{Class, Classify};
+use thiserror::Error;
+
+/// A failure of the bus.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The server refused or did not answer.
+    #[error("failed to {action} `{what}`")]
+    Server {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        what: String,
+        /// What the client says; a missing permission looks like a timeout here and is logged by its subject.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Somebody else changed the entry first.
+    #[error("entry `{key}` of bucket `{bucket}` was changed by somebody else")]
+    Conflict {
+        /// The bucket.
+        bucket: &'static str,
+        /// The key.
+        key: String,
+    },
+    /// The server is too old.
+    #[error(
+        "nats-server `{version}` is too old: 2.14 or newer is needed; older ones ignore settings silently"
+    )]
+    OldServer {
+        /// Its version.
+        version: String,
+    },
+    /// A stream or consumer is not as this version needs it.
+    #[error("`{what}` is not as this version needs it ({detail}); run `sluice provision`")]
+    Topology {
+        /// The stream or consumer.
+        what: String,
+        /// The difference.
+        detail: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn server<E>(action: &'static str, what: impl Into<String>) -> impl FnOnce(E) -> Self
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let what = what.into();
+        move |source| Self::Server {
+            action,
+            what,
+            source: source.into(),
+        }
+    }
+
+    /// Says whether somebody else changed the entry first.
+    #[must_use]
+    pub const fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict { .. })
+    }
+}
+
+impl Classify for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Server { .. } | Self::Conflict { .. } => Class::TRANSIENT,
+            Self::OldServer { .. } | Self::Topology { .. } => Class::Permanent,
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Reading facts: what the log holds, and what comes.
+
+use async_nats::jetstream::Message;
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use chrono::{DateTime, Utc};
+use futures_util::{Stream, StreamExt as _};
+use sluice_events::{Event, headers};
+
+use crate::cause::header;
+use crate::connect::Bus;
+use crate::error::Error;
+use crate::topology::EVENTS;
+
+/// A fact as the log holds it.
+#[derive(Debug, Clone)]
+pub struct Fact {
+    /// Its place in the log.
+    pub sequence: u64,
+    /// When it was published.
+    pub at: Option<DateTime<Utc>>,
+    /// Its subject.
+    pub subject: String,
+    /// Its id.
+    pub id: String,
+    /// The id of what caused it.
+    pub causation: Option<String>,
+    /// The id of what everything began with.
+    pub correlation: Option<String>,
+    /// What happened, unless a newer version published it.
+    pub event: Option<Event>,
+}
+
+impl Bus {
+    /// Returns the facts of a subject filter that the log holds now, oldest first.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub async fn facts(&self, filter: &str) -> Result<Vec<Fact>, Error> {
+        let consumer = self.reader(filter, DeliverPolicy::All).await?;
+        let mut facts = Vec::new();
+        if consumer.cached_info().num_pending == 0 {
+            return Ok(facts);
+        }
+        let mut messages = consumer
+            .messages()
+            .await
+            .map_err(Error::server("read facts", filter))?;
+        while let Some(message) = messages.next().await {
+            let message = message.map_err(Error::server("read facts", filter))?;
+            let pending = message.info().map_or(0, |info| info.pending);
+            facts.push(fact(&message));
+            if pending == 0 {
+                break;
+            }
+        }
+        Ok(facts)
+    }
+
+    /// Returns the facts of a subject filter from now on.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub async fn follow(
+        &self,
+        filter: &str,
+    ) -> Result<impl Stream<Item = Result<Fact, Error>> + Send + Unpin + use<>, Error> {
+        let consumer = self.reader(filter, DeliverPolicy::New).await?;
+        let messages = consumer
+            .messages()
+            .await
+            .map_err(Error::server("follow facts", filter))?;
+        Ok(messages.map(|message| {
+            message
+                .map(|message| fact(&message))
+                .map_err(Error::server("follow facts", EVENTS))
+        }))
+    }
+
+    async fn reader(
+        &self,
+        filter: &str,
+        deliver_policy: DeliverPolicy,
+    ) -> Result<async_nats::jetstream::consumer::Consumer<pull::OrderedConfig>, Error> {
+        let config = pull::OrderedConfig {
+            filter_subject: filter.to_owned(),
+            deliver_policy,
+            ..Default::default()
+        };
+        self.js
+            .create_consumer_on_stream(config, EVENTS)
+            .await
+            .map_err(Error::server("read facts", filter))
+    }
+}
+
+fn fact(message: &Message) -> Fact {
+    let read = |name: &str| header(message.headers.as_ref(), name);
+    let type_name = read(headers::TYPE).unwrap_or_default();
+    let (sequence, at) = message.info().map_or((0, None), |info| {
+        (
+            info.stream_sequence,
+            DateTime::from_timestamp(info.published.unix_timestamp(), info.published.nanosecond()),
+        )
+    });
+    Fact {
+        sequence,
+        at,
+        subject: message.subject.to_string(),
+        id: read(headers::ID).unwrap_or_default(),
+        causation: read(headers::CAUSATION_ID),
+        correlation: read(headers::CORRELATION_ID),
+        event: Event::decode(&type_name, &message.payload).and_then(Result::ok),
+    }
+}

@@ -1,0 +1,47 @@
+//! How far behind each stage is.
+
+use crate::connect::Bus;
+use crate::error::Error;
+use crate::topology::STAGES;
+use async_nats::jetstream::consumer::PullConsumer;
+
+/// The backlog of a stage in one stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageStatus {
+    /// The stage.
+    pub stage: &'static str,
+    /// The stream.
+    pub stream: &'static str,
+    /// Messages that nobody has taken up yet.
+    pub waiting: u64,
+    /// Messages being worked on, or waiting to be tried again.
+    pub in_flight: u64,
+}
+
+impl Bus {
+    /// Returns the backlog of every stage.
+    ///
+    /// # Errors
+    /// A consumer that was not provisioned, or a server that does not answer.
+    pub async fn stage_status(&self) -> Result<Vec<StageStatus>, Error> {
+        let mut all = Vec::new();
+        for stage in STAGES {
+            for (stream, _) in stage.sources() {
+                let what = format!("{stream}/{}", stage.name);
+                let consumer: PullConsumer = self
+                    .js
+                    .get_consumer_from_stream(stage.name, stream)
+                    .await
+                    .map_err(Error::server("find consumer", what))?;
+                let info = consumer.cached_info();
+                all.push(StageStatus {
+                    stage: stage.name,
+                    stream,
+                    waiting: info.num_pending,
+                    in_flight: u64::try_from(info.num_ack_pending).unwrap_or(0),
+                });
+            }
+        }
+        Ok(all)
+    }
+}

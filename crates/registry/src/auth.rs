@@ -1,0 +1,197 @@
+//! Bearer and basic authentication, with the realm pinned.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use http_auth::parser::ChallengeParser;
+use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use secrecy::ExposeSecret as _;
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use url::Url;
+
+use crate::client::{Client, limited};
+use crate::error::Error;
+
+/// The largest answer of a token issuer.
+const MAX_TOKEN_ANSWER: usize = 1 << 20;
+
+/// What a registry asked for when it refused.
+#[derive(Debug, Clone)]
+enum Challenge {
+    Basic,
+    Bearer { realm: Url, service: Option<String> },
+}
+
+/// What is known of a registry's authentication; the token cache is per exact set of scopes.
+#[derive(Debug, Default)]
+pub(crate) struct Auth {
+    challenge: Mutex<Option<Challenge>>,
+    tokens: Mutex<HashMap<String, (HeaderValue, DateTime<Utc>)>>,
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+impl Client {
+    /// Returns the value of `Authorization` for these scopes, if the registry has ever asked for one.
+    pub(crate) async fn authorization(
+        &self,
+        scopes: &[String],
+    ) -> Result<Option<HeaderValue>, Error> {
+        let challenge = self.shared.auth.challenge.lock().await.clone();
+        match challenge {
+            None => Ok(None),
+            Some(Challenge::Basic) => self.basic(),
+            Some(Challenge::Bearer { realm, service }) => self
+                .token(&realm, service.as_deref(), scopes)
+                .await
+                .map(Some),
+        }
+    }
+
+    fn basic(&self) -> Result<Option<HeaderValue>, Error> {
+        use http_auth::basic::encode_credentials;
+        let Some(credential) = &self.shared.endpoint.credential else {
+            return Ok(None);
+        };
+        let text = encode_credentials(&credential.username, credential.password.expose_secret());
+        self.sensitive(&text).map(Some)
+    }
+
+    fn sensitive(&self, text: &str) -> Result<HeaderValue, Error> {
+        let mut value = HeaderValue::from_str(text).map_err(|_| {
+            Error::untrusted(
+                &self.shared.endpoint.host,
+                "the token holds characters that no header may",
+            )
+        })?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    /// Learns from a refusal what the registry wants; the token that was used is forgotten.
+    pub(crate) async fn learn(&self, headers: &HeaderMap, scopes: &[String]) -> Result<(), Error> {
+        let host = &self.shared.endpoint.host;
+        let refuse = |reason: &str| Error::untrusted(host, reason);
+        self.shared
+            .auth
+            .tokens
+            .lock()
+            .await
+            .remove(&scopes.join(" "));
+        let mut found = None;
+        for value in headers.get_all(WWW_AUTHENTICATE) {
+            let text = value
+                .to_str()
+                .map_err(|_| refuse("its challenge is not text"))?;
+            for challenge in ChallengeParser::new(text).filter_map(Result::ok) {
+                let parameter = |name: &str| {
+                    let found = challenge
+                        .params
+                        .iter()
+                        .find(|(key, _)| key.eq_ignore_ascii_case(name));
+                    found.map(|(_, value)| value.to_unescaped())
+                };
+                if challenge.scheme.eq_ignore_ascii_case("bearer") {
+                    let realm =
+                        parameter("realm").ok_or_else(|| refuse("its challenge has no realm"))?;
+                    found = Some(Challenge::Bearer {
+                        realm: self.realm(&realm)?,
+                        service: parameter("service"),
+                    });
+                } else if challenge.scheme.eq_ignore_ascii_case("basic") && found.is_none() {
+                    found = Some(Challenge::Basic);
+                }
+            }
+        }
+        *self.shared.auth.challenge.lock().await =
+            Some(found.ok_or_else(|| refuse("it refuses without saying how to authenticate"))?);
+        Ok(())
+    }
+
+    /// Accepts a realm only on the registry's own host or one that its settings name.
+    fn realm(&self, text: &str) -> Result<Url, Error> {
+        let endpoint = &self.shared.endpoint;
+        let refuse = |reason: &str| Error::untrusted(&endpoint.host, reason);
+        let realm = Url::parse(text).map_err(|_| refuse("its token realm is no address"))?;
+        let authority = match (realm.host_str(), realm.port()) {
+            (Some(host), Some(port)) => format!("{host}:{port}"),
+            (Some(host), None) => host.to_owned(),
+            (None, _) => return Err(refuse("its token realm has no host")),
+        };
+        let own = realm.origin() == endpoint.base.origin();
+        if !own && !endpoint.realms.contains(&authority) {
+            return Err(refuse(
+                "its token realm is on a host that its settings do not name in `realms`",
+            ));
+        }
+        if endpoint.base.scheme() == "https" && realm.scheme() != "https" {
+            return Err(refuse(
+                "its token realm would take the credential out of TLS",
+            ));
+        }
+        Ok(realm)
+    }
+
+    /// One request at a time fetches a token; the others find it in the cache.
+    async fn token(
+        &self,
+        realm: &Url,
+        service: Option<&str>,
+        scopes: &[String],
+    ) -> Result<HeaderValue, Error> {
+        let host = &self.shared.endpoint.host;
+        let key = scopes.join(" ");
+        let mut tokens = self.shared.auth.tokens.lock().await;
+        if let Some((token, until)) = tokens.get(&key)
+            && *until > Utc::now()
+        {
+            return Ok(token.clone());
+        }
+        let mut request = self.shared.http.get(realm.clone());
+        for scope in scopes {
+            request = request.query(&[("scope", scope)]);
+        }
+        if let Some(service) = service {
+            request = request.query(&[("service", service)]);
+        }
+        if let Some(credential) = &self.shared.endpoint.credential {
+            request = request.basic_auth(
+                &credential.username,
+                Some(credential.password.expose_secret()),
+            );
+        }
+        let answer = request
+            .send()
+            .await
+            .map_err(Error::transport("get a token for", host))?;
+        let answer = self
+            .accept("get a token for", host.as_str(), answer, &[200])
+            .await?;
+        let body = limited(host.as_str(), answer, MAX_TOKEN_ANSWER).await?;
+        // The error of the parser could quote the token.
+        let answer: TokenAnswer = serde_json::from_slice(&body)
+            .map_err(|_| Error::untrusted(host, "its token answer is not understood"))?;
+        let token = answer
+            .token
+            .or(answer.access_token)
+            .ok_or_else(|| Error::untrusted(host, "its token answer has no token"))?;
+        let value = self.sensitive(&format!("Bearer {token}"))?;
+        // The specification's default and minimum is 60 s; a tenth is kept for the way.
+        let lifetime = answer.expires_in.unwrap_or(60).clamp(60, 86_400);
+        tokens.insert(
+            key,
+            (
+                value.clone(),
+                Utc::now() + Duration::from_secs(lifetime - lifetime / 10),
+            ),
+        );
+        Ok(value)
+    }
+}
