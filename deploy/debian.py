@@ -24,6 +24,8 @@ LEFT_OUT = (
     "dev", "proc", "sys", "run", "tmp", "var/log", "var/cache/apt", "var/cache/debconf", "var/cache/ldconfig",
     "var/lib/apt/lists", "etc/hostname", "etc/resolv.conf", "etc/machine-id",
 )
+# Own mounts and processes, so that whatever ends this program ends them too, and no mount outlives it.
+ISOLATED = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
 # The folders that are links into /usr since Debian 12.
 MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 
@@ -59,7 +61,7 @@ class Root:
         """The release as it came out: `main` only, without what the security archive has fixed since."""
         root = cls(folder)
         mirror, suite, _ = MAIN.split()
-        run("debootstrap", "--variant=minbase", suite, folder, mirror, env=with_system_path())
+        run(*ISOLATED, "debootstrap", "--variant=minbase", suite, folder, mirror, env=with_system_path())
         return root
 
     def copy(self, folder):
@@ -72,7 +74,7 @@ class Root:
             sources.write(f"deb {SECURITY}\n")
         shutil.copy("/etc/resolv.conf", os.path.join(self.folder, "etc/resolv.conf"))
         for command in (["update"], ["--yes", "dist-upgrade"]):
-            run("chroot", self.folder, "apt-get", "-q", *command, env=with_system_path())
+            run(*ISOLATED, "chroot", self.folder, "apt-get", "-q", *command, env=with_system_path())
 
     def version(self):
         with open(os.path.join(self.folder, "etc/debian_version"), encoding="utf-8") as file:
@@ -102,7 +104,8 @@ class Root:
                 info = archive.gettarinfo(full, path)
                 if info is None:
                     continue
-                info.mtime = min(info.mtime, newest)
+                # What was mounted over a folder decides its own time.
+                info.mtime = newest if path in LEFT_OUT else min(info.mtime, newest)
                 if info.isreg():
                     with open(full, "rb") as content:
                         yield info, content

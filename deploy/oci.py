@@ -150,9 +150,9 @@ class Registry:
         request = urllib.request.Request(url, data=data, method=method)
         for name, value in headers.items():
             request.add_header(name.replace("_", "-"), value)
-        # An upload's Location is the registry's to choose; the password goes to no other host.
+        # The registry chooses where uploads and redirects go; the password goes to no other host.
         if self.authorization and url.startswith(self.base + "/"):
-            request.add_header("Authorization", self.authorization)
+            request.add_unredirected_header("Authorization", self.authorization)
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, answer.headers

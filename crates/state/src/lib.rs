@@ -1,1 +1,69 @@
-//! Placeholder.
+//! State: typed buckets, the catalogue of resources, and the one tag operation.
+
+mod catalog;
+mod connect;
+mod entries;
+mod error;
+mod images;
+pub mod key;
+mod reports;
+mod tags;
+
+use sluice_bus::{Bus, Objects};
+use sluice_events::wire::state as wire;
+
+pub use catalog::{Catalog, CatalogFeed, Snapshot};
+pub use connect::{internal_registry, remote_registry};
+pub use entries::{Entries, Entry, Stored};
+pub use error::Error;
+pub use images::describe;
+pub use tags::{Applied, Provenance, Standing, TagChange, TagWriter, Truth};
+
+/// Every bucket; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// Declarative resources as applied.
+    pub resources: Entries<wire::Resource>,
+    /// What tags of mirrored repositories point to.
+    pub upstream: Entries<wire::UpstreamTag>,
+    /// How the last poll of each mirror went.
+    pub polls: Entries<wire::UpstreamPoll>,
+    /// What local tags point to.
+    pub tags: Entries<wire::TagEntry>,
+    /// What images consist of.
+    pub images: Entries<wire::ImageEntry>,
+    /// What scanners say.
+    pub verdicts: Entries<wire::Verdict>,
+    /// What was decided.
+    pub decisions: Entries<wire::Decision>,
+    /// The health of endpoints.
+    pub endpoints: Entries<wire::Endpoint>,
+    /// Deliveries to endpoints.
+    pub deliveries: Entries<wire::Delivery>,
+    /// Manifests that only serve to delete a tag.
+    pub tombstones: Entries<wire::Tombstone>,
+    reports: Objects,
+}
+
+impl State {
+    /// Opens every bucket.
+    ///
+    /// # Errors
+    /// A bucket that was not provisioned.
+    pub async fn open(bus: &Bus) -> Result<Self, Error> {
+        let upstream = bus.bucket("upstream").await?;
+        Ok(Self {
+            resources: Entries::new(bus.bucket("resources").await?),
+            upstream: Entries::new(upstream.clone()),
+            polls: Entries::new(upstream),
+            tags: Entries::new(bus.bucket("tags").await?),
+            images: Entries::new(bus.bucket("images").await?),
+            verdicts: Entries::new(bus.bucket("verdicts").await?),
+            decisions: Entries::new(bus.bucket("decisions").await?),
+            endpoints: Entries::new(bus.bucket("endpoints").await?),
+            deliveries: Entries::new(bus.bucket("deliveries").await?),
+            tombstones: Entries::new(bus.bucket("tombstones").await?),
+            reports: bus.reports().await?,
+        })
+    }
+}

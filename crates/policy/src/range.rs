@@ -1,0 +1,220 @@
+//! Version ranges: `>=3.18`, `1.27.x`, `^1.2`, `~1.2.3`, `>=1.2 <2`, `1.2 || 1.4`.
+
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use crate::version::TagVersion;
+
+/// The longest range.
+const MAX_LENGTH: usize = 256;
+
+/// A range that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "`{text}` is not a version range: {reason}; write one like `>=3.18`, `1.27.x` or `>=1.2 <2 || ^3.1`"
+)]
+pub struct InvalidRange {
+    text: String,
+    reason: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operator {
+    AtLeast,
+    Above,
+    AtMost,
+    Below,
+    Equal,
+    Not,
+    Caret,
+    Tilde,
+    Beginning,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Comparison {
+    operator: Operator,
+    version: TagVersion,
+}
+
+/// Alternatives of comparisons that must all hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Range(Vec<Vec<Comparison>>);
+
+impl Range {
+    /// Says whether a version lies in the range; a pre-release does only where an alternative names one.
+    #[must_use]
+    pub fn contains(&self, version: &TagVersion) -> bool {
+        self.0.iter().any(|alternative| {
+            let admitted =
+                !version.is_pre_release() || alternative.iter().any(|c| c.version.is_pre_release());
+            admitted
+                && alternative
+                    .iter()
+                    .all(|comparison| comparison.holds(version))
+        })
+    }
+}
+
+impl Comparison {
+    fn holds(&self, version: &TagVersion) -> bool {
+        let order = version.compare(&self.version);
+        let written = self.version.numbers().len();
+        let within = |count: usize| version.same_beginning(&self.version, count.min(written));
+        match self.operator {
+            Operator::AtLeast => order.is_ge(),
+            // `>1.27` means above all of 1.27.
+            Operator::Above => order.is_gt() && (written >= 3 || !within(written)),
+            Operator::AtMost => order.is_le() || (written < 3 && within(written)),
+            Operator::Below => order.is_lt(),
+            Operator::Equal => order.is_eq(),
+            Operator::Not => order.is_ne(),
+            Operator::Beginning => within(written),
+            Operator::Tilde => order.is_ge() && within(2),
+            Operator::Caret => {
+                let significant = self
+                    .version
+                    .numbers()
+                    .iter()
+                    .position(|number| *number != 0);
+                order.is_ge() && within(significant.unwrap_or(written.saturating_sub(1)) + 1)
+            }
+        }
+    }
+
+    fn parse(token: &str) -> Result<Self, String> {
+        const OPERATORS: [(&str, Operator); 8] = [
+            (">=", Operator::AtLeast),
+            ("<=", Operator::AtMost),
+            ("!=", Operator::Not),
+            (">", Operator::Above),
+            ("<", Operator::Below),
+            ("=", Operator::Equal),
+            ("^", Operator::Caret),
+            ("~", Operator::Tilde),
+        ];
+        let found = OPERATORS
+            .iter()
+            .find_map(|(sign, operator)| Some((Some(*operator), token.strip_prefix(sign)?)));
+        let (operator, text) = found.unwrap_or((None, token));
+        if matches!(text, "*" | "x") && operator.is_none() {
+            let version = TagVersion::parse("0").ok_or("`0` is not a version")?;
+            return Ok(Self {
+                operator: Operator::AtLeast,
+                version,
+            });
+        }
+        let mut base = text;
+        while let Some(shorter) = base.strip_suffix(".x").or_else(|| base.strip_suffix(".*")) {
+            base = shorter;
+        }
+        let wild = base.len() != text.len();
+        let version = TagVersion::parse(base)
+            .filter(|version| version.variant().is_empty())
+            .ok_or_else(|| format!("`{token}` has no version"))?;
+        let operator = match operator {
+            None | Some(Operator::Equal) if wild => Operator::Beginning,
+            Some(_) if wild => {
+                return Err(format!("`{token}` has both a wildcard and a comparison"));
+            }
+            // `1.27` means `1.27.x`.
+            None if version.numbers().len() < 3 => Operator::Beginning,
+            None => Operator::Equal,
+            Some(operator) => operator,
+        };
+        Ok(Self { operator, version })
+    }
+}
+
+impl FromStr for Range {
+    type Err = InvalidRange;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = |reason: String| InvalidRange {
+            text: text.chars().take(60).collect(),
+            reason,
+        };
+        if text.len() > MAX_LENGTH {
+            return Err(invalid("it is longer than 256 characters".to_owned()));
+        }
+        let mut alternatives = Vec::new();
+        for alternative in text.split("||") {
+            let spaced = alternative.replace(',', " ");
+            let mut comparisons = Vec::new();
+            let mut tokens = spaced.split_whitespace();
+            while let Some(token) = tokens.next() {
+                // `>= 1.2` is written with a space by many.
+                let alone = token.chars().all(|c| "<>=!^~".contains(c));
+                let token = if alone {
+                    format!("{token}{}", tokens.next().unwrap_or_default())
+                } else {
+                    token.to_owned()
+                };
+                comparisons.push(Comparison::parse(&token).map_err(invalid)?);
+            }
+            if comparisons.is_empty() {
+                return Err(invalid("an alternative is empty".to_owned()));
+            }
+            alternatives.push(comparisons);
+        }
+        Ok(Self(alternatives))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn ranges_hold_for_real_tags() {
+        for (range, tag, holds) in [
+            (">=3.18", "3.20.1-alpine", true),
+            (">=3.18", "3.9", false),
+            ("1.27.x", "1.27.3-alpine3.20", true),
+            ("1.27", "1.27.3", true),
+            ("1.27.x", "1.28.0", false),
+            ("^1.2", "1.9.0", true),
+            ("^1.2", "2.0", false),
+            ("^0.2.3", "0.2.9", true),
+            ("^0.2.3", "0.3.0", false),
+            ("~1.2.3", "1.2.9", true),
+            ("~1.2.3", "1.3.0", false),
+            (">=1.20, <1.28", "1.27.9", true),
+            (">=1.20 <1.28", "1.28.0", false),
+            ("1.2 || 1.4", "1.4.7", true),
+            (">=1.0", "1.2.3-rc1", false),
+            (">=1.2.3-rc1", "1.2.3-rc2", true),
+            (">=1.2.3-rc1", "1.2.3", true),
+            (">1.27", "1.27.5", false),
+            (">1.27", "1.28", true),
+            ("<=1.27", "1.27.5", true),
+            (">= 17", "17-jre-alpine", true),
+            ("=1.2.3", "v1.2.3", true),
+            ("1.x", "1.9", true),
+            ("*", "1.9", true),
+            ("!=1.9.0", "1.9.0", false),
+        ] {
+            let version = TagVersion::parse(tag).unwrap();
+            assert_eq!(
+                range.parse::<Range>().unwrap().contains(&version),
+                holds,
+                "{range} {tag}"
+            );
+        }
+        for bad in ["", ">=>1", "latest", "1 ||", ">=1.x", ">="] {
+            assert!(bad.parse::<Range>().is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_range_makes_it_panic(range in "[0-9a-z.<>=^~|*, x-]{0,30}", tag in "[0-9a-z.-]{0,12}") {
+            if let (Ok(range), Some(version)) = (range.parse::<Range>(), TagVersion::parse(&tag)) {
+                range.contains(&version);
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Which tags of a remote repository a mirror takes.
+
+use std::cmp::Ordering;
+
+use sluice_domain::Tag;
+use sluice_domain::resources::TagSelection;
+
+use crate::range::{InvalidRange, Range};
+use crate::version::TagVersion;
+
+/// The tags that were chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selected {
+    /// Them, highest version first, then by name.
+    pub tags: Vec<Tag>,
+    /// How many others there were.
+    pub left_out: usize,
+}
+
+/// Chooses tags; signatures and other attachments are never among them.
+///
+/// # Errors
+/// A range that cannot be read.
+pub fn select(selection: &TagSelection, listed: &[Tag]) -> Result<Selected, InvalidRange> {
+    let range: Option<Range> = selection.semver.as_deref().map(str::parse).transpose()?;
+    let mut chosen: Vec<(Option<TagVersion>, &Tag)> = listed
+        .iter()
+        .filter(|tag| !is_attachment(tag))
+        .filter(|tag| {
+            selection.include.is_empty()
+                || selection.include.iter().any(|p| p.matches(tag.as_str()))
+        })
+        .filter(|tag| {
+            !selection
+                .exclude
+                .iter()
+                .any(|pattern| pattern.matches(tag.as_str()))
+        })
+        .map(|tag| (TagVersion::parse(tag.as_str()), tag))
+        .filter(|(version, _)| {
+            range.as_ref().is_none_or(|range| {
+                version
+                    .as_ref()
+                    .is_some_and(|version| range.contains(version))
+            })
+        })
+        .collect();
+    chosen.sort_by(|(a_version, a), (b_version, b)| {
+        newest_first(a_version.as_ref(), b_version.as_ref()).then_with(|| a.cmp(b))
+    });
+    chosen.dedup_by(|(_, a), (_, b)| a == b);
+    if let Some(newest) = selection.newest {
+        chosen.truncate(usize::try_from(newest).unwrap_or(usize::MAX));
+    }
+    let tags: Vec<Tag> = chosen.into_iter().map(|(_, tag)| tag.clone()).collect();
+    Ok(Selected {
+        left_out: listed.len().saturating_sub(tags.len()),
+        tags,
+    })
+}
+
+fn newest_first(a: Option<&TagVersion>, b: Option<&TagVersion>) -> Ordering {
+    match (a, b) {
+        (Some(a), Some(b)) => b.compare_exactly(a),
+        (Some(_), None) => Ordering::Less,
+        (None, Some(_)) => Ordering::Greater,
+        (None, None) => Ordering::Equal,
+    }
+}
+
+/// Tags that cosign and the referrers fallback use: `sha256-<hex>`, with `.sig`, `.att` or `.sbom`.
+fn is_attachment(tag: &Tag) -> bool {
+    let Some(rest) = tag.as_str().strip_prefix("sha256-") else {
+        return false;
+    };
+    let (hex, kind) = rest.split_once('.').unwrap_or((rest, ""));
+    hex.len() == 64
+        && hex.bytes().all(|b| b.is_ascii_hexdigit())
+        && matches!(kind, "" | "sig" | "att" | "sbom")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tags(names: &[&str]) -> Vec<Tag> {
+        names.iter().map(|name| name.parse().unwrap()).collect()
+    }
+
+    fn chosen(selection: &TagSelection, names: &[&str]) -> Vec<String> {
+        select(selection, &tags(names))
+            .unwrap()
+            .tags
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn ranges_exclusions_and_the_newest_are_combined() {
+        let selection = TagSelection {
+            semver: Some(">=3.18".to_owned()),
+            exclude: vec!["*-rc*".parse().unwrap(), "edge".parse().unwrap()],
+            newest: Some(2),
+            ..Default::default()
+        };
+        let listed = [
+            "3.17", "3.18", "3.9", "3.20", "3.19.1", "3.21-rc1", "edge", "latest", "20261123",
+        ];
+        assert_eq!(chosen(&selection, &listed), ["3.20", "3.19.1"]);
+    }
+
+    #[test]
+    fn attachments_are_never_chosen() {
+        let signature = format!("sha256-{}.sig", "a".repeat(64));
+        assert_eq!(
+            chosen(&TagSelection::default(), &["latest", &signature, "1.0"]),
+            ["1.0", "latest"]
+        );
+    }
+
+    #[test]
+    fn a_bad_range_is_an_error_and_not_an_empty_choice() {
+        let selection = TagSelection {
+            semver: Some(">=>1".to_owned()),
+            ..Default::default()
+        };
+        assert!(select(&selection, &tags(&["1.0"])).is_err());
+    }
+}

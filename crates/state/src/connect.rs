@@ -1,0 +1,63 @@
+//! Clients of registries from settings and resources; secrets are read here, at use.
+
+use anyhow::Context as _;
+use sluice_domain::RegistryHost;
+use sluice_registry::{Client, Credential, Endpoint};
+use sluice_service::{RegistrySettings, secret_file};
+
+use crate::catalog::Snapshot;
+
+/// Makes the client of the internal registry for the account of a service.
+///
+/// # Errors
+/// An address that is none, or a secret that cannot be read.
+pub fn internal_registry(settings: &RegistrySettings) -> anyhow::Result<Client> {
+    let host = settings
+        .url
+        .host_str()
+        .context("the address of the registry has no host")?;
+    let host = settings
+        .url
+        .port()
+        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+    let credential = match &settings.password_file {
+        Some(file) => Some(Credential {
+            username: settings.account.clone(),
+            password: secret_file(file)?,
+        }),
+        None => None,
+    };
+    Ok(Client::new(Endpoint {
+        host: host.parse()?,
+        base: settings.url.clone(),
+        credential,
+        realms: settings.token_host.iter().cloned().collect(),
+        ca_file: settings.ca_file.clone(),
+    })?)
+}
+
+/// Makes the client of a remote registry as the catalogue describes it, or an anonymous one over TLS.
+///
+/// # Errors
+/// A secret or certificate that cannot be read.
+pub fn remote_registry(catalog: &Snapshot, host: &RegistryHost) -> anyhow::Result<Client> {
+    let Some(registry) = catalog
+        .registries
+        .values()
+        .find(|registry| registry.host == *host)
+    else {
+        return Ok(Client::new(Endpoint::of(host, false)?)?);
+    };
+    let mut endpoint = Endpoint::of(host, registry.plain_http)?;
+    if let (Some(username), Some(file)) = (&registry.username, &registry.password_file) {
+        endpoint.credential = Some(Credential {
+            username: username.clone(),
+            password: secret_file(file)?,
+        });
+    }
+    endpoint
+        .realms
+        .extend(registry.realms.iter().map(ToString::to_string));
+    endpoint.ca_file.clone_from(&registry.ca_file);
+    Ok(Client::new(endpoint)?)
+}

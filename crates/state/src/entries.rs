@@ -1,0 +1,168 @@
+//! A typed bucket: protobuf entries with a schema number.
+
+use std::marker::PhantomData;
+
+use prost::Message;
+use sluice_bus::Bucket;
+use sluice_events::wire::state as wire;
+
+use crate::error::Error;
+
+/// The largest entry, in bytes.
+const MAX_BYTES: usize = 256 << 10;
+
+/// A message that is stored in a bucket.
+pub trait Stored: Message + Default + Clone {
+    /// The schema that this version writes.
+    const SCHEMA: u32 = 1;
+
+    /// Returns the schema it was written with.
+    fn schema(&self) -> u32;
+
+    /// Stamps it with this version's schema.
+    fn stamp(&mut self);
+}
+
+macro_rules! stored {
+    ($($name:ident),*) => { $(
+        impl Stored for wire::$name {
+            fn schema(&self) -> u32 {
+                self.schema
+            }
+
+            fn stamp(&mut self) {
+                self.schema = Self::SCHEMA;
+            }
+        }
+    )* };
+}
+stored!(
+    Decision,
+    Delivery,
+    Endpoint,
+    ImageEntry,
+    Resource,
+    TagEntry,
+    Tombstone,
+    UpstreamPoll,
+    UpstreamTag,
+    Verdict
+);
+
+/// An entry with the revision it was read at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry<R> {
+    /// Its key.
+    pub key: String,
+    /// Its value.
+    pub value: R,
+    /// Its revision.
+    pub revision: u64,
+}
+
+/// A bucket of one kind of entry.
+#[derive(Debug, Clone)]
+pub struct Entries<R> {
+    bucket: Bucket,
+    kind: PhantomData<fn() -> R>,
+}
+
+impl<R: Stored> Entries<R> {
+    pub(crate) fn new(bucket: Bucket) -> Self {
+        Self {
+            bucket,
+            kind: PhantomData,
+        }
+    }
+
+    pub(crate) const fn bucket(&self) -> &Bucket {
+        &self.bucket
+    }
+
+    pub(crate) fn decode(entry: sluice_bus::Entry) -> Result<Entry<R>, Error> {
+        let sluice_bus::Entry {
+            key,
+            value,
+            revision,
+        } = entry;
+        let decoded = R::decode(value).map_err(|source| Error::Unreadable {
+            key: key.clone(),
+            source,
+        })?;
+        if decoded.schema() > R::SCHEMA {
+            return Err(Error::Newer {
+                key,
+                schema: decoded.schema(),
+            });
+        }
+        Ok(Entry {
+            key,
+            value: decoded,
+            revision,
+        })
+    }
+
+    fn encode(key: &str, value: &R) -> Result<Vec<u8>, Error> {
+        let mut value = value.clone();
+        value.stamp();
+        let bytes = value.encode_to_vec();
+        if bytes.len() > MAX_BYTES {
+            return Err(Error::TooLarge {
+                key: key.to_owned(),
+                size_bytes: bytes.len(),
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// Reads an entry.
+    ///
+    /// # Errors
+    /// A failing bus, or an entry that this version cannot read.
+    pub async fn get(&self, key: &str) -> Result<Option<Entry<R>>, Error> {
+        self.bucket.get(key).await?.map(Self::decode).transpose()
+    }
+
+    /// Writes an entry if it is still at this revision, or if there is none for `None`.
+    ///
+    /// # Errors
+    /// A conflict ([`Error::is_conflict`]), or a failing bus.
+    pub async fn write(&self, key: &str, value: &R, revision: Option<u64>) -> Result<u64, Error> {
+        Ok(self
+            .bucket
+            .write(key, Self::encode(key, value)?.into(), revision)
+            .await?)
+    }
+
+    /// Writes an entry whatever it was.
+    ///
+    /// # Errors
+    /// A failing bus.
+    pub async fn put(&self, key: &str, value: &R) -> Result<u64, Error> {
+        Ok(self
+            .bucket
+            .put(key, Self::encode(key, value)?.into())
+            .await?)
+    }
+
+    /// Removes an entry.
+    ///
+    /// # Errors
+    /// A failing bus.
+    pub async fn delete(&self, key: &str) -> Result<(), Error> {
+        Ok(self.bucket.delete(key).await?)
+    }
+
+    /// Lists the entries whose keys match a filter.
+    ///
+    /// # Errors
+    /// A failing bus, or an entry that this version cannot read.
+    pub async fn list(&self, filter: &str) -> Result<Vec<Entry<R>>, Error> {
+        self.bucket
+            .list(filter)
+            .await?
+            .into_iter()
+            .map(Self::decode)
+            .collect()
+    }
+}

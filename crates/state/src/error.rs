@@ -1,0 +1,91 @@
+//! What can go wrong with the state.
+
+use std::time::Duration;
+
+use sluice_domain::{Class, Classify};
+use thiserror::Error;
+
+/// A failure of the state or of what it describes.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The bus failed.
+    #[error(transparent)]
+    Bus(#[from] sluice_bus::Error),
+    /// A registry failed.
+    #[error(transparent)]
+    Registry(#[from] sluice_registry::Error),
+    /// An entry cannot be read.
+    #[error("entry `{key}` cannot be read")]
+    Unreadable {
+        /// Its key.
+        key: String,
+        /// What protobuf says.
+        source: prost::DecodeError,
+    },
+    /// An entry was written by a newer version.
+    #[error(
+        "entry `{key}` has schema {schema}, which this version does not know; update this service"
+    )]
+    Newer {
+        /// Its key.
+        key: String,
+        /// Its schema.
+        schema: u32,
+    },
+    /// An entry is too large.
+    #[error("entry `{key}` would be {size_bytes} bytes; the limit is 262144")]
+    TooLarge {
+        /// Its key.
+        key: String,
+        /// Its size.
+        size_bytes: usize,
+    },
+    /// Somebody else is changing the tag.
+    #[error("tag `{tag}` is being changed by `{holder}`")]
+    Claimed {
+        /// The tag with its repository.
+        tag: String,
+        /// Who holds the claim.
+        holder: String,
+    },
+    /// The tag could not be brought to rest.
+    #[error("tag `{tag}` kept changing while it was written")]
+    Restless {
+        /// The tag with its repository.
+        tag: String,
+    },
+    /// A report cannot be packed or unpacked.
+    #[error("report `{key}` is damaged")]
+    Report {
+        /// Its key.
+        key: String,
+        /// What the decoder says.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// Says whether somebody else changed the entry first.
+    #[must_use]
+    pub const fn is_conflict(&self) -> bool {
+        matches!(self, Self::Bus(error) if error.is_conflict())
+    }
+}
+
+impl Classify for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Bus(error) => error.class(),
+            Self::Registry(error) => error.class(),
+            Self::Claimed { .. } => Class::Transient {
+                after: Some(Duration::from_secs(2)),
+            },
+            Self::Restless { .. } => Class::TRANSIENT,
+            Self::Unreadable { .. }
+            | Self::Newer { .. }
+            | Self::TooLarge { .. }
+            | Self::Report { .. } => Class::Permanent,
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Keys of entries: tokens, so that they can be listed by filter.
+
+use sluice_domain::{Digest, Repository, ResourceName, Tag};
+use sluice_events::subject::token;
+
+/// The name of the one scanner of this version.
+pub const SCANNER: &str = "trivy";
+
+/// `kind.name`.
+#[must_use]
+pub fn resource(kind: &str, name: &ResourceName) -> String {
+    format!("{}.{}", token(kind), token(name.as_str()))
+}
+
+/// `mirror.tag`.
+#[must_use]
+pub fn upstream(mirror: &ResourceName, tag: &Tag) -> String {
+    format!("{}.{}", token(mirror.as_str()), token(tag.as_str()))
+}
+
+/// `mirror`, for the last poll.
+#[must_use]
+pub fn poll(mirror: &ResourceName) -> String {
+    token(mirror.as_str())
+}
+
+/// `repository.tag`.
+#[must_use]
+pub fn tag(repository: &Repository, tag: &Tag) -> String {
+    format!("{}.{}", token(repository.as_str()), token(tag.as_str()))
+}
+
+/// The filter of a repository's tags.
+#[must_use]
+pub fn tags_of(repository: &Repository) -> String {
+    format!("{}.*", token(repository.as_str()))
+}
+
+/// `digest`.
+#[must_use]
+pub fn image(digest: &Digest) -> String {
+    token(digest.as_str())
+}
+
+/// `digest.scanner`.
+#[must_use]
+pub fn verdict(digest: &Digest) -> String {
+    format!("{}.{SCANNER}", token(digest.as_str()))
+}
+
+/// `policy.source-repository.tag.digest`.
+#[must_use]
+pub fn decision(
+    policy: &ResourceName,
+    repository: &Repository,
+    tag: &Tag,
+    digest: &Digest,
+) -> String {
+    format!(
+        "{}.{}",
+        token(policy.as_str()),
+        decision_tail(repository, tag, digest)
+    )
+}
+
+/// The filter of every policy's decision on an image at a tag.
+#[must_use]
+pub fn decisions_on(repository: &Repository, tag: &Tag) -> String {
+    format!("*.{}.{}.*", token(repository.as_str()), token(tag.as_str()))
+}
+
+fn decision_tail(repository: &Repository, tag: &Tag, digest: &Digest) -> String {
+    format!(
+        "{}.{}.{}",
+        token(repository.as_str()),
+        token(tag.as_str()),
+        token(digest.as_str())
+    )
+}
+
+/// `endpoint`.
+#[must_use]
+pub fn endpoint(name: &ResourceName) -> String {
+    token(name.as_str())
+}
+
+/// `endpoint.event`.
+#[must_use]
+pub fn delivery(endpoint: &ResourceName, event: &str) -> String {
+    format!("{}.{}", token(endpoint.as_str()), token(event))
+}
