@@ -1,1 +1,67 @@
-//! Harness: starts real servers and real binaries for the black-box tests.
+//! Starts real servers and real binaries for the black-box tests; everything ends with the test.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test waits in real time for processes of its own"
+)]
+
+pub mod image;
+pub mod servers;
+pub mod stack;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+pub use image::{Image, Upstream};
+pub use servers::{Nats, Registry};
+pub use stack::Stack;
+
+/// Returns the root of the project.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_path_buf()
+}
+
+/// Finds a server's binary, or says how it is installed.
+pub fn tool(name: &str) -> PathBuf {
+    let folder =
+        std::env::var_os("SLUICE_TOOLS").map_or_else(|| root().join(".tools"), PathBuf::from);
+    let own = folder.join("bin").join(name);
+    // Debian's nats-server is too old to be of use.
+    let places = [
+        Some(own),
+        (name != "nats-server").then(|| PathBuf::from("/usr/bin").join(name)),
+    ];
+    places
+        .into_iter()
+        .flatten()
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("`{name}` is not installed; run `deploy/tools --for tests`"))
+}
+
+/// Returns a binary of the project, which `tests/run` has built.
+pub fn binary(name: &str) -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let path = tests.parent().unwrap().parent().unwrap().join(name);
+    assert!(
+        path.exists(),
+        "`{name}` is not built; run `cargo build --workspace --bins` first"
+    );
+    path
+}
+
+/// Waits until a condition holds, or fails with what was awaited.
+pub fn wait_for<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "waited {seconds} s in vain for: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! The `sluice` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sluice_cli::main()
+}

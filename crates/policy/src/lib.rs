@@ -1,5 +1,6 @@
 //! Pure decisions: values in, a decision with its reasons out.
 
+pub mod check;
 pub mod range;
 pub mod select;
 pub mod version;

@@ -1,1 +1,46 @@
-//! Placeholder.
+//! The poller: asks upstream what its tags point to, and tells what moved.
+//!
+//! Polling costs one HEAD per tag. It must not fetch manifests, and knows nothing of the internal registry.
+
+mod compare;
+mod poll;
+mod schedules;
+mod settings;
+
+use std::time::Duration;
+
+use sluice_bus::{Bus, ConsumeSettings, topology};
+use sluice_service::Host;
+use sluice_state::{Catalog, State};
+
+pub use settings::Settings;
+
+/// Connects, and runs the stage on the host.
+///
+/// # Errors
+/// A bus that cannot be reached or is not provisioned.
+pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
+    let bus = Bus::connect(&settings.bus, "poller").await?;
+    let state = State::open(&bus).await?;
+    let (catalog, feed) = Catalog::open(&state).await?;
+    let stopping = host.stopping();
+    host.spawn("catalogue", {
+        let stopping = stopping.clone();
+        async move { Ok(feed.run(stopping).await?) }
+    });
+    host.spawn(
+        "schedules",
+        schedules::keep(bus.clone(), catalog.clone(), stopping.clone()),
+    );
+    let handler = poll::Poller::new(state, catalog, settings.poller.parallel_heads);
+    let consume = ConsumeSettings {
+        concurrency: settings.poller.concurrency,
+        handler_timeout: Duration::from_secs(settings.poller.timeout_seconds),
+    };
+    host.spawn("poller", async move {
+        Ok(bus
+            .consume(&topology::POLLER, handler, consume, stopping)
+            .await?)
+    });
+    Ok(())
+}

@@ -61,8 +61,12 @@ impl CopyJob<'_> {
         for blob in manifests.iter().flat_map(Manifest::blobs) {
             blobs.insert((blob.size, &blob.digest), blob);
         }
-        let arrivals: Vec<(u64, Arrival)> = stream::iter(blobs.into_values().rev())
-            .map(|blob| async move { self.blob(blob).await.map(|arrival| (blob.size, arrival)) })
+        let transfers: Vec<_> = blobs
+            .into_values()
+            .rev()
+            .map(|blob| self.blob(blob))
+            .collect();
+        let arrivals: Vec<(u64, Arrival)> = stream::iter(transfers)
             .buffer_unordered(PARALLEL_BLOBS)
             .try_collect()
             .await?;
@@ -152,7 +156,7 @@ impl CopyJob<'_> {
         }
     }
 
-    async fn blob(&self, blob: &Descriptor) -> Result<Arrival, Error> {
+    async fn blob(&self, blob: &Descriptor) -> Result<(u64, Arrival), Error> {
         let mut tries = 1;
         loop {
             let source = (self.source, self.source_repository);
@@ -161,7 +165,7 @@ impl CopyJob<'_> {
                 .bring_blob(self.target_repository, blob, source, self.siblings)
                 .await
             {
-                Ok(arrival) => return Ok(arrival),
+                Ok(arrival) => return Ok((blob.size, arrival)),
                 Err(error) => error,
             };
             // A quota is for the bus to wait for; a broken connection is worth another try here.

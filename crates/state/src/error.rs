@@ -55,6 +55,14 @@ pub enum Error {
         /// The tag with its repository.
         tag: String,
     },
+    /// A resource has no stored form.
+    #[error("resource `{key}` cannot be stored")]
+    Resource {
+        /// Its key.
+        key: String,
+        /// What JSON says.
+        source: serde_json::Error,
+    },
     /// A report cannot be packed or unpacked.
     #[error("report `{key}` is damaged")]
     Report {
@@ -85,6 +93,7 @@ impl Classify for Error {
             Self::Unreadable { .. }
             | Self::Newer { .. }
             | Self::TooLarge { .. }
+            | Self::Resource { .. }
             | Self::Report { .. } => Class::Permanent,
         }
     }

@@ -1,5 +1,6 @@
 //! State: typed buckets, the catalogue of resources, and the one tag operation.
 
+mod apply;
 mod catalog;
 mod connect;
 mod entries;

@@ -1,0 +1,123 @@
+//! `apply`, `get` and `delete`.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use sluice_bus::Bus;
+use sluice_domain::ResourceName;
+use sluice_domain::resources::{Document, Kind};
+use sluice_events::subject::token;
+use sluice_state::{State, key};
+
+use crate::output::{Format, line, show};
+
+/// Who applies, as far as the connection tells.
+const ACTOR: &str = "cli";
+
+/// Reads and checks a file.
+pub(crate) fn read(file: &Path) -> anyhow::Result<Vec<Document>> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("failed to read `{}`", file.display()))?;
+    sluice_policy::check::load(&text).map_err(|problems| {
+        let told: Vec<_> = problems
+            .iter()
+            .map(|problem| format!("  {}, {problem}", file.display()))
+            .collect();
+        anyhow::anyhow!(
+            "nothing of `{}` was applied:\n{}",
+            file.display(),
+            told.join("\n")
+        )
+    })
+}
+
+/// Says that a file could be applied.
+pub(crate) fn checked(file: &Path, count: usize) -> anyhow::Result<()> {
+    line(&format!(
+        "{}: {count} resources, no problem",
+        file.display()
+    ))
+}
+
+/// Applies a checked file.
+pub(crate) async fn apply(bus: &Bus, file: &Path, documents: Vec<Document>) -> anyhow::Result<()> {
+    let state = State::open(bus).await?;
+    for document in documents {
+        let resource = &document.resource;
+        let changed = state.apply(bus, resource, ACTOR).await.with_context(|| {
+            format!(
+                "{}, line {}: failed to apply",
+                file.display(),
+                document.line
+            )
+        })?;
+        let what = if changed { "applied" } else { "unchanged" };
+        line(&format!("{} {} {what}", resource.kind(), resource.name()))?;
+    }
+    Ok(())
+}
+
+/// Removes a resource.
+pub(crate) async fn delete(bus: &Bus, kind: Kind, name: &ResourceName) -> anyhow::Result<()> {
+    let removed = State::open(bus)
+        .await?
+        .remove(bus, kind, name, ACTOR)
+        .await?;
+    anyhow::ensure!(removed, "there is no {kind} `{name}`");
+    line(&format!("{kind} {name} removed"))
+}
+
+/// Shows resources.
+pub(crate) async fn get(
+    bus: &Bus,
+    kind: Kind,
+    name: Option<&ResourceName>,
+    format: Format,
+) -> anyhow::Result<()> {
+    let state = State::open(bus).await?;
+    let filter = name.map_or_else(
+        || format!("{}.*", token(kind.as_str())),
+        |name| key::resource(kind.as_str(), name),
+    );
+    let entries = state.resources.list(&filter).await?;
+    if let (Some(name), true) = (name, entries.is_empty()) {
+        anyhow::bail!(
+            "there is no {kind} `{name}`; `sluice get {}` lists them",
+            kind.as_str().to_ascii_lowercase()
+        );
+    }
+    let mut rows = Vec::new();
+    let mut objects = Vec::new();
+    for entry in entries {
+        let spec: Value =
+            serde_json::from_str(&entry.value.json).context("a stored resource is damaged")?;
+        rows.push(vec![
+            entry.value.name.clone(),
+            summary(&spec),
+            entry.value.applied_by.clone(),
+        ]);
+        objects.push(json!({ "kind": entry.value.kind, "revision": entry.revision, "spec": spec }));
+    }
+    show(
+        format,
+        &["NAME", "SPEC", "APPLIED BY"],
+        rows,
+        &Value::Array(objects),
+    )
+}
+
+/// One line of a resource: everything but its name.
+fn summary(spec: &Value) -> String {
+    let fields = spec.as_object().into_iter().flatten();
+    let text = |value: &Value| {
+        value
+            .as_str()
+            .map_or_else(|| value.to_string(), ToOwned::to_owned)
+    };
+    let shown: Vec<_> = fields
+        .filter(|(key, _)| *key != "name")
+        .map(|(key, value)| format!("{key}={}", text(value)))
+        .collect();
+    shown.join(" ")
+}

@@ -1,0 +1,99 @@
+//! Applying resources: the entry, then the fact.
+
+use chrono::Utc;
+use sluice_bus::{Bus, Cause};
+use sluice_domain::ResourceName;
+use sluice_domain::resources::{Kind, Resource};
+use sluice_events::facts::ResourceApplied;
+use sluice_events::time_to_wire;
+use sluice_events::wire::state as wire;
+
+use crate::State;
+use crate::error::Error;
+use crate::key;
+
+impl State {
+    /// Stores a resource and tells it; one that is stored just so is left alone, which `false` says.
+    ///
+    /// # Errors
+    /// A failing bus, or somebody who applied the same resource at the same time.
+    pub async fn apply(&self, bus: &Bus, resource: &Resource, actor: &str) -> Result<bool, Error> {
+        let key = key::resource(resource.kind().as_str(), resource.name());
+        let json = resource.to_json().map_err(|source| Error::Resource {
+            key: key.clone(),
+            source,
+        })?;
+        let before = self.resources.get(&key).await?;
+        if before
+            .as_ref()
+            .is_some_and(|entry| entry.value.json == json)
+        {
+            return Ok(false);
+        }
+        let value = wire::Resource {
+            kind: resource.kind().to_string(),
+            name: resource.name().to_string(),
+            json,
+            applied_at: Some(time_to_wire(Utc::now())),
+            applied_by: actor.to_owned(),
+            ..Default::default()
+        };
+        let revision = self
+            .resources
+            .write(&key, &value, before.map(|entry| entry.revision))
+            .await?;
+        self.tell(
+            bus,
+            resource.kind(),
+            resource.name(),
+            revision,
+            false,
+            actor,
+        )
+        .await?;
+        Ok(true)
+    }
+
+    /// Removes a resource and tells it; `false` if there was none.
+    ///
+    /// # Errors
+    /// A failing bus.
+    pub async fn remove(
+        &self,
+        bus: &Bus,
+        kind: Kind,
+        name: &ResourceName,
+        actor: &str,
+    ) -> Result<bool, Error> {
+        let key = key::resource(kind.as_str(), name);
+        let Some(before) = self.resources.get(&key).await? else {
+            return Ok(false);
+        };
+        self.resources.delete(&key).await?;
+        self.tell(bus, kind, name, before.revision, true, actor)
+            .await?;
+        Ok(true)
+    }
+
+    async fn tell(
+        &self,
+        bus: &Bus,
+        kind: Kind,
+        name: &ResourceName,
+        revision: u64,
+        removed: bool,
+        actor: &str,
+    ) -> Result<(), Error> {
+        let fact = ResourceApplied {
+            kind: kind.to_string(),
+            name: name.clone(),
+            revision,
+            removed,
+            actor: actor.to_owned(),
+        };
+        let occurrence = if removed { "removed" } else { "applied" };
+        bus.publish(&fact.into(), &Cause::root(), occurrence)
+            .await?;
+        Ok(())
+    }
+}

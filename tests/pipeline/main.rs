@@ -1,0 +1,6 @@
+//! The pipeline on real servers, each stage a process of its own.
+
+mod apply;
+mod dead_letters;
+mod mirror;
+mod process;

@@ -1,0 +1,199 @@
+//! What moves upstream arrives in staging, untouched and once.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use sluice_tests::{Stack, Upstream, wait_for};
+
+fn arrived(reader: &Upstream, repository: &str, reference: &str, digest_of: &[u8]) {
+    wait_for(&format!("{repository}:{reference} to arrive"), 60, || {
+        (reader.get(repository, reference)? == digest_of).then_some(())
+    });
+}
+
+#[test]
+fn an_index_arrives_byte_for_byte_with_every_child() {
+    let mut stack = Stack::start(7_200);
+    let publisher = stack.publisher();
+    let amd64 = publisher.image("library/multi", "amd64", "amd64 content");
+    let arm64 = publisher.image("library/multi", "arm64", "arm64 content");
+    let index = publisher.index("library/multi", &[("amd64", &amd64), ("arm64", &arm64)]);
+    publisher.put("library/multi", "1.0", &index);
+    stack.service("poller", &[]);
+    stack.service("mirror-worker", &[]);
+    stack.apply(&format!(
+        "{}{}",
+        stack.upstream_resource(),
+        stack.mirror("multi", "library/multi", "hub/multi", "")
+    ));
+    let reader = stack.reader();
+    arrived(&reader, "hub/multi", "1.0", &index.raw);
+    for manifest in [&index, &amd64, &arm64] {
+        assert_eq!(
+            reader.get("hub/multi", &manifest.digest).unwrap(),
+            manifest.raw
+        );
+    }
+    wait_for("the fact", 20, || {
+        (stack.facts("tag.mirrored").len() == 1).then_some(())
+    });
+    let explained = stack.sluice(&["explain", "hub/multi:1.0"]);
+    for told in ["upstream.tag_moved", "tag.mirrored", &index.digest] {
+        assert!(explained.contains(told), "{explained}");
+    }
+}
+
+#[test]
+fn a_moved_tag_arrives_and_its_sibling_stays() {
+    let mut stack = Stack::start(7_200);
+    let publisher = stack.publisher();
+    let first = publisher.image("library/app", "amd64", "first");
+    publisher.put("library/app", "1.0", &first);
+    publisher.put("library/app", "1.1", &first);
+    publisher.put("library/app", "edge", &first);
+    stack.service("poller", &[]);
+    stack.service("mirror-worker", &[]);
+    let mirror = stack.mirror(
+        "app",
+        "library/app",
+        "hub/app",
+        "tags: { exclude: [edge] }\nevery: 2s\n",
+    );
+    stack.apply(&format!("{}{mirror}", stack.upstream_resource()));
+    let reader = stack.reader();
+    arrived(&reader, "hub/app", "1.0", &first.raw);
+    arrived(&reader, "hub/app", "1.1", &first.raw);
+    let second = publisher.image("library/app", "amd64", "second");
+    publisher.put("library/app", "1.0", &second);
+    arrived(&reader, "hub/app", "1.0", &second.raw);
+    assert_eq!(reader.get("hub/app", "1.1").unwrap(), first.raw);
+    assert_eq!(
+        reader.get("hub/app", "edge"),
+        None,
+        "an excluded tag was mirrored"
+    );
+    let moves = wait_for("both moves to be told", 20, || {
+        Some(stack.facts("upstream.tag_moved")).filter(|m| m.len() == 3)
+    });
+    assert_eq!(moves[2]["data"]["moveNumber"], 2);
+    assert_eq!(moves[2]["data"]["previous"], first.digest);
+}
+
+#[test]
+fn a_tag_that_is_gone_upstream_goes_only_where_the_mirror_asks_for_it() {
+    let mut stack = Stack::start(7_200);
+    let publisher = stack.publisher();
+    let (gone, stays) = (
+        publisher.image("a/x", "amd64", "gone"),
+        publisher.image("a/x", "amd64", "stays"),
+    );
+    publisher.put("a/x", "gone", &gone);
+    publisher.put("a/x", "stays", &stays);
+    stack.service("poller", &[]);
+    stack.service("mirror-worker", &[]);
+    let deleting = stack.mirror(
+        "deleting",
+        "a/x",
+        "hub/deleting",
+        "every: 2s\non_delete: delete\n",
+    );
+    let keeping = stack.mirror("keeping", "a/x", "hub/keeping", "every: 2s\n");
+    stack.apply(&format!("{}{deleting}{keeping}", stack.upstream_resource()));
+    let reader = stack.reader();
+    for repository in ["hub/deleting", "hub/keeping"] {
+        arrived(&reader, repository, "gone", &gone.raw);
+        arrived(&reader, repository, "stays", &stays.raw);
+    }
+    publisher.delete("a/x", &gone.digest);
+    wait_for("the tag to go", 30, || {
+        reader.get("hub/deleting", "gone").is_none().then_some(())
+    });
+    assert_eq!(reader.get("hub/deleting", "stays").unwrap(), stays.raw);
+    wait_for("both disappearances to be told", 20, || {
+        (stack.facts("upstream.tag_gone").len() == 2).then_some(())
+    });
+    assert_eq!(reader.get("hub/keeping", "gone").unwrap(), gone.raw);
+    // Deletion by digest would take every tag of that digest; the image itself must still be there.
+    assert_eq!(reader.get("hub/deleting", &gone.digest).unwrap(), gone.raw);
+}
+
+#[test]
+fn forty_tags_arrive_once_each_although_workers_are_killed() {
+    // A duplicate window of one second leaves the once to the state.
+    let mut stack = Stack::start(1);
+    let publisher = stack.publisher();
+    let mut expected = Vec::new();
+    let mut resources = stack.upstream_resource();
+    for number in 0..8 {
+        let from = format!("library/app{number}");
+        for tag in 0..5 {
+            let image = publisher.image(&from, "amd64", &format!("{number} {tag}"));
+            publisher.put(&from, &format!("1.{tag}"), &image);
+            expected.push((format!("hub/app{number}"), format!("1.{tag}"), image));
+        }
+        resources += &stack.mirror(
+            &format!("app{number}"),
+            &from,
+            &format!("hub/app{number}"),
+            "every: 2s\n",
+        );
+    }
+    stack.service("poller", &[]);
+    let workers = [
+        stack.service("mirror-worker", &[]),
+        stack.service("mirror-worker", &[]),
+    ];
+    stack.apply(&resources);
+    let reader = stack.reader();
+    for worker in workers {
+        wait_for("work to be going on", 30, || {
+            (!stack.facts("tag.mirrored").is_empty()).then_some(())
+        });
+        stack.kill(worker);
+        stack.service("mirror-worker", &[]);
+    }
+    for (repository, tag, image) in &expected {
+        arrived(&reader, repository, tag, &image.raw);
+    }
+    // A killed worker's message comes back after `ack_wait`, which is 30 s.
+    wait_for("every stage to be done", 90, || {
+        stack.is_quiet().then_some(())
+    });
+    let mirrored = stack.facts("tag.mirrored");
+    let ids: BTreeSet<_> = mirrored.iter().map(|fact| fact["id"].to_string()).collect();
+    assert_eq!(ids.len(), 40, "each tag is told");
+    let moved = stack.facts("upstream.tag_moved");
+    assert_eq!(moved.len(), 40, "no move is told twice");
+}
+
+#[test]
+fn a_large_layer_is_copied_in_little_memory() {
+    let mut stack = Stack::start(7_200);
+    let publisher = stack.publisher();
+    let size = 256 << 20;
+    let layer: Vec<u8> = (0..size)
+        .map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let layer = publisher.blob(
+        "library/big",
+        "application/vnd.oci.image.layer.v1.tar+gzip",
+        &layer,
+    );
+    let image = publisher.image_of("library/big", layer);
+    publisher.put("library/big", "1.0", &image);
+    stack.service("poller", &[]);
+    let worker = stack.service("mirror-worker", &[]);
+    stack.apply(&format!(
+        "{}{}",
+        stack.upstream_resource(),
+        stack.mirror("big", "library/big", "hub/big", "")
+    ));
+    arrived(&stack.reader(), "hub/big", "1.0", &image.raw);
+    let status = fs::read_to_string(format!("/proc/{}/status", stack.process_id(worker))).unwrap();
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak_kib < 64 << 10, "the worker needed {peak_kib} KiB");
+}

@@ -1,0 +1,41 @@
+//! How a service behaves as a process.
+
+use std::process::Command;
+
+use sluice_tests::{Stack, binary};
+
+#[test]
+fn a_service_stops_cleanly_when_it_is_asked_to() {
+    let mut stack = Stack::start(7_200);
+    let poller = stack.service("poller", &[]);
+    assert_eq!(stack.stop(poller), Some(0));
+}
+
+#[test]
+fn settings_that_are_not_valid_end_with_78_and_name_the_key() {
+    for (key, value, told) in [
+        ("SLUICE__POLLER__CONCURENCY", "3", "concurency"),
+        ("SLUICE__POLLER__CONCURRENCY", "many", "concurrency"),
+        ("SLUICE__POLLER__CONCURRENCY", "0", "poller.concurrency"),
+    ] {
+        let output = Command::new(binary("sluice-poller"))
+            .env(key, value)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(78));
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        assert!(complaint.contains(told), "{complaint}");
+    }
+}
+
+#[test]
+fn a_bus_that_was_not_provisioned_is_refused_with_what_to_do() {
+    let nats = sluice_tests::Nats::start();
+    let output = Command::new(binary("sluice-poller"))
+        .env("SLUICE__BUS__URL", &nats.url)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.contains("upstream"), "{log}");
+}

@@ -1,0 +1,191 @@
+//! Rules of the repository that no compiler checks.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sluice_tests::root;
+
+/// Who may depend on whom; `docs/ARCHITECTURE.md` has the reasons.
+const ALLOWED: [(&str, &[&str]); 11] = [
+    ("domain", &[]),
+    ("policy", &["domain"]),
+    ("events", &["domain"]),
+    ("telemetry", &[]),
+    ("service", &["telemetry"]),
+    ("bus", &["domain", "events", "telemetry", "service"]),
+    ("registry", &["domain", "events", "telemetry", "service"]),
+    (
+        "state",
+        &[
+            "domain",
+            "events",
+            "telemetry",
+            "service",
+            "bus",
+            "registry",
+        ],
+    ),
+    (
+        "poller",
+        &[
+            "domain",
+            "events",
+            "telemetry",
+            "service",
+            "bus",
+            "registry",
+            "state",
+            "policy",
+        ],
+    ),
+    (
+        "mirror-worker",
+        &[
+            "domain",
+            "events",
+            "telemetry",
+            "service",
+            "bus",
+            "registry",
+            "state",
+            "policy",
+        ],
+    ),
+    (
+        "cli",
+        &[
+            "domain",
+            "events",
+            "telemetry",
+            "service",
+            "bus",
+            "registry",
+            "state",
+            "policy",
+            "poller",
+            "mirror-worker",
+        ],
+    ),
+];
+
+/// Which crate alone may name a library.
+const ONLY: [(&str, &str); 3] = [
+    ("async-nats", "bus"),
+    ("oci-client", "registry"),
+    ("opentelemetry", "telemetry"),
+];
+
+fn sources() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join("crates"), root().join("tests")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() && !path.ends_with("gen") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    assert!(found.len() > 50, "the sources were not found");
+    found
+}
+
+fn short(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap().display().to_string()
+}
+
+#[test]
+fn dependencies_follow_the_table() {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--no-deps",
+            "--format-version",
+            "1",
+            "--offline",
+        ])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for package in metadata["packages"].as_array().unwrap() {
+        let name = package["name"]
+            .as_str()
+            .unwrap()
+            .strip_prefix("sluice-")
+            .unwrap();
+        if name == "tests" {
+            continue;
+        }
+        let (_, allowed) = ALLOWED
+            .iter()
+            .find(|(known, _)| *known == name)
+            .unwrap_or_else(|| panic!("{name} is not in the table"));
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let dependency = dependency["name"].as_str().unwrap();
+            if let Some(own) = dependency.strip_prefix("sluice-") {
+                assert!(allowed.contains(&own), "{name} may not depend on {own}");
+            }
+            if let Some((library, place)) = ONLY.iter().find(|(library, _)| *library == dependency)
+            {
+                assert_eq!(name, *place, "only {place} may name {library}");
+            }
+        }
+    }
+}
+
+#[test]
+fn files_are_short_and_say_what_they_are_for() {
+    for path in sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(
+            text.starts_with("//!"),
+            "{} does not say what it is for",
+            short(&path)
+        );
+        assert!(
+            text.lines().count() <= 500,
+            "{} is longer than 500 lines",
+            short(&path)
+        );
+    }
+}
+
+#[test]
+fn no_test_is_switched_off() {
+    for path in sources()
+        .iter()
+        .filter(|path| !path.ends_with("tests/tidy/main.rs"))
+    {
+        let text = fs::read_to_string(path).unwrap();
+        for mark in ["#[ignore", "#[should_panic", "todo!(", "unimplemented!("] {
+            assert!(!text.contains(mark), "{} has `{mark}`", short(path));
+        }
+    }
+}
+
+#[test]
+fn every_crate_is_in_the_architecture() {
+    let text = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
+    for entry in fs::read_dir(root().join("crates")).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        assert!(
+            text.contains(&format!("`{name}`")),
+            "docs/ARCHITECTURE.md does not name `{name}`"
+        );
+    }
+}
+
+#[test]
+fn every_fact_is_in_the_list_of_events() {
+    let text = fs::read_to_string(root().join("docs/EVENTS.md")).unwrap();
+    for (_, name) in sluice_events::Event::TYPES {
+        assert!(
+            text.contains(&format!("`{name}`")),
+            "docs/EVENTS.md does not name `{name}`"
+        );
+    }
+}
