@@ -190,10 +190,11 @@ impl Stack {
         let running = stages
             .iter()
             .filter(|s| matches!(s["stage"].as_str(), Some("poller" | "mirror-worker")));
-        running
-            .into_iter()
-            .all(|s| s["waiting"] == 0 && s["inFlight"] == 0)
-            && status["deadLetters"] == 0
+        running.into_iter().all(|s| {
+            ["waiting", "inFlight", "later"]
+                .iter()
+                .all(|what| s[what] == 0)
+        }) && status["deadLetters"] == 0
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::connect::Bus;
 use crate::error::Error;
-use crate::topology::STAGES;
+use crate::topology::{SCHEDULES, STAGES};
 use async_nats::jetstream::consumer::PullConsumer;
 
 /// The backlog of a stage in one stream.
@@ -16,6 +16,8 @@ pub struct StageStatus {
     pub waiting: u64,
     /// Messages being worked on, or waiting to be tried again.
     pub in_flight: u64,
+    /// Messages that the scheduler keeps for a later attempt; told with [`SCHEDULES`].
+    pub later: u64,
 }
 
 impl Bus {
@@ -33,12 +35,20 @@ impl Bus {
                     .get_consumer_from_stream(stage.name, stream)
                     .await
                     .map_err(Error::server("find consumer", what))?;
+                let later = if stream == SCHEDULES {
+                    self.schedules(&format!("retry.{}", stage.name))
+                        .await?
+                        .len()
+                } else {
+                    0
+                };
                 let info = consumer.cached_info();
                 all.push(StageStatus {
                     stage: stage.name,
                     stream,
                     waiting: info.num_pending,
                     in_flight: u64::try_from(info.num_ack_pending).unwrap_or(0),
+                    later: u64::try_from(later).unwrap_or(u64::MAX),
                 });
             }
         }

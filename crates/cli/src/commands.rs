@@ -43,7 +43,10 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
             vec![
                 format!("stage {}", s.stage),
                 s.stream.to_owned(),
-                format!("{} waiting, {} in flight", s.waiting, s.in_flight),
+                format!(
+                    "{} waiting, {} in flight, {} later",
+                    s.waiting, s.in_flight, s.later
+                ),
             ]
         })
         .collect();
@@ -69,7 +72,7 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
     ]);
     let objects = json!({
         "stages": stages.iter().map(|s| json!({
-            "stage": s.stage, "stream": s.stream, "waiting": s.waiting, "inFlight": s.in_flight
+            "stage": s.stage, "stream": s.stream, "waiting": s.waiting, "inFlight": s.in_flight, "later": s.later
         })).collect::<Vec<_>>(),
         "mirrors": polls.iter().map(|poll| json!({
             "mirror": poll.value.mirror, "failures": poll.value.failures, "reason": poll.value.reason,

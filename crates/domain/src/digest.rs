@@ -56,7 +56,7 @@ mod tests {
             "sha256:",
             "sha512:00",
             &good.to_uppercase(),
-            &"sha256:0a".to_owned(),
+            "sha256:0a",
             &format!("{good}0"),
         ] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");

@@ -216,7 +216,9 @@ macro_rules! repeated_field {
             type Wire = Vec<$crate::wire::events::$name>;
 
             fn from_wire(wire: Self::Wire) -> Result<Self, String> {
-                wire.into_iter().map(|item| item.try_into().map_err(|error: DecodeError| error.to_string())).collect()
+                wire.into_iter()
+                    .map(|item| item.try_into().map_err(|error: $crate::convert::DecodeError| error.to_string()))
+                    .collect()
             }
 
             fn to_wire(&self) -> Self::Wire {

@@ -1,7 +1,6 @@
 //! What can go wrong with the state.
 
-use std::time::Duration;
-
+use chrono::{DateTime, Utc};
 use sluice_domain::{Class, Classify};
 use thiserror::Error;
 
@@ -48,6 +47,8 @@ pub enum Error {
         tag: String,
         /// Who holds the claim.
         holder: String,
+        /// When to look again.
+        until: DateTime<Utc>,
     },
     /// The tag could not be brought to rest.
     #[error("tag `{tag}` kept changing while it was written")]
@@ -86,9 +87,7 @@ impl Classify for Error {
         match self {
             Self::Bus(error) => error.class(),
             Self::Registry(error) => error.class(),
-            Self::Claimed { .. } => Class::Transient {
-                after: Some(Duration::from_secs(2)),
-            },
+            Self::Claimed { until, .. } => Class::Unavailable { until: *until },
             Self::Restless { .. } => Class::TRANSIENT,
             Self::Unreadable { .. }
             | Self::Newer { .. }

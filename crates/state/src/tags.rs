@@ -13,8 +13,10 @@ use crate::entries::Entry;
 use crate::error::Error;
 use crate::key;
 
-/// For how long a tag is claimed; longer than any one request to the registry.
-const CLAIM: Duration = Duration::from_secs(90);
+/// For how long a tag is claimed; whoever takes longer starts again, so this only has to be longer than is usual.
+const CLAIM: Duration = Duration::from_secs(30);
+/// When a foreign claim is looked at again; most are gone in milliseconds.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How often the operation starts again before it is left to a later delivery.
 const ROUNDS: usize = 5;
 
@@ -213,15 +215,15 @@ fn refuse_foreign_claim<T>(
     let Some(claim) = &value.claim else {
         return Ok(());
     };
-    let live = time_from_wire(claim.until.as_ref()).is_some_and(|until| until > Utc::now());
-    if live && claim.holder != holder {
-        let tag = format!("{}:{}", change.repository, change.tag);
-        return Err(Error::Claimed {
-            tag,
+    let until = time_from_wire(claim.until.as_ref()).filter(|until| *until > Utc::now());
+    match until {
+        Some(until) if claim.holder != holder => Err(Error::Claimed {
+            tag: format!("{}:{}", change.repository, change.tag),
             holder: claim.holder.clone(),
-        });
+            until: until.min(Utc::now() + LOOK_AGAIN),
+        }),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn settle<T>(value: &mut TagEntry, change: &TagChange<'_, T>, wanted: Option<&Digest>) {

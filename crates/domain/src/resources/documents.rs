@@ -182,7 +182,12 @@ fn message(text: &str) -> String {
 }
 
 fn line_of(text: &str, first: usize, key: &str) -> usize {
-    let index = text.lines().position(|line| is_key(line.trim_start(), key));
+    // A key may also stand within braces, as in `tags: { newest: 3 }`.
+    let holds = |line: &str| {
+        line.split(['{', ','])
+            .any(|part| is_key(part.trim_start(), key))
+    };
+    let index = text.lines().position(holds);
     first + index.unwrap_or(0)
 }
 

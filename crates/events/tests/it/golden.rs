@@ -1,173 +1,93 @@
 //! Every message that was ever released still reads and writes the same; `UPDATE=1` adds missing files.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
 
-use sluice_domain::SeverityCounts;
-use sluice_events::Event;
-use sluice_events::facts::{
-    ImagePromoted, ImagePromotionDenied, PruneCompleted, PrunedTag, Reason, ScanFailed,
-    ScanSucceeded, ScannedChild, TagDeleted, TagMirrored, TagPushed, UpstreamTagMoved,
-};
+use serde_json::Value;
+use sluice_events::{Command, Message};
 
-fn samples() -> Vec<Event> {
-    let digest: sluice_domain::Digest = format!("sha256:{}", "ab".repeat(32)).parse().unwrap();
-    let at = "2026-11-24T00:00:00Z".parse().unwrap();
-    let counts = SeverityCounts {
-        critical: 1,
-        high: 2,
-        medium: 3,
-        low: 4,
-        unknown: 5,
-    };
-    let name = |text: &str| text.parse().unwrap();
-    let repository = |text: &str| text.parse().unwrap();
-    let tag = |text: &str| text.parse().unwrap();
-    let source: sluice_domain::RemoteRepository = "docker.io/library/alpine".parse().unwrap();
-    vec![
-        UpstreamTagMoved {
-            mirror: name("alpine"),
-            source: source.clone(),
-            repository: repository("hub/alpine"),
-            tag: tag("3.20"),
-            digest: digest.clone(),
-            previous: None,
-            move_number: 1,
-            first_seen_at: at,
-        }
-        .into(),
-        TagMirrored {
-            mirror: name("alpine"),
-            source,
-            repository: repository("hub/alpine"),
-            tag: tag("3.20"),
-            digest: digest.clone(),
-            media_type: "application/vnd.oci.image.index.v1+json".to_owned(),
-            size_bytes: 7,
-            blobs_copied: 1,
-            blobs_mounted: 2,
-            blobs_skipped: 3,
-            bytes_copied: 4,
-            move_number: 1,
-        }
-        .into(),
-        TagPushed {
-            registry: "127.0.0.1:5000".parse().unwrap(),
-            repository: repository("hub/app"),
-            tag: tag("1.0"),
-            digest: digest.clone(),
-            media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
-            size_bytes: 9,
-            actor: "ci".to_owned(),
-            at,
-        }
-        .into(),
-        TagDeleted {
-            registry: "127.0.0.1:5000".parse().unwrap(),
-            repository: repository("hub/app"),
-            tag: tag("1.0"),
-            actor: String::new(),
-            at,
-        }
-        .into(),
-        ScanSucceeded {
-            repository: repository("hub/alpine"),
-            tag: Some(tag("3.20")),
-            digest: digest.clone(),
-            scanner: name("trivy"),
-            scanner_version: "0.59.1".to_owned(),
-            database_version: "2026-11-24T00:00:00Z".to_owned(),
-            counts,
-            children: vec![ScannedChild {
-                platform: Some("linux/amd64".parse().unwrap()),
-                digest: digest.clone(),
-                counts,
-                packages: 14,
-                os: "alpine 3.20".to_owned(),
-                end_of_life: false,
-            }],
-        }
-        .into(),
-        ScanFailed {
-            repository: repository("hub/x"),
-            tag: None,
-            digest: digest.clone(),
-            scanner: name("trivy"),
-            reason: "nothing to scan".to_owned(),
-            unsupported: true,
-            platform: None,
-        }
-        .into(),
-        ImagePromoted {
-            policy: name("clean"),
-            source: repository("hub/alpine"),
-            source_tag: tag("3.20"),
-            target: repository("official/alpine"),
-            target_tag: tag("3.20"),
-            digest: digest.clone(),
-            decided_at: at,
-            previous: Some(digest.clone()),
-        }
-        .into(),
-        ImagePromotionDenied {
-            policy: name("clean"),
-            repository: repository("hub/alpine"),
-            tag: tag("3.20"),
-            digest: digest.clone(),
-            target: repository("official/alpine"),
-            reasons: vec![Reason {
-                rule: "scan.critical == 0".to_owned(),
-                detail: "scan.critical=1".to_owned(),
-                passed: false,
-            }],
-            decided_at: at,
-        }
-        .into(),
-        PruneCompleted {
-            repository: repository("hub/alpine"),
-            policy: None,
-            deleted: vec![PrunedTag {
-                tag: tag("1"),
-                digest,
-                reason: "tag limit".to_owned(),
-            }],
-            kept: 10,
-            dry_run: false,
-        }
-        .into(),
-    ]
-}
+use crate::protocol::{messages, root, update};
+use crate::samples;
 
 #[test]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the switch of a developer's test run"
-)]
 fn released_messages_read_and_write_the_same() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/contract/golden/v1");
+    let folder = root().join("tests/contract/golden/v1");
     fs::create_dir_all(&folder).unwrap();
-    for event in samples() {
-        let name = event.type_name().rsplit('.').next().unwrap();
-        let (binary, json) = (
-            folder.join(format!("{name}.bin")),
-            folder.join(format!("{name}.json")),
-        );
-        if std::env::var("UPDATE").is_ok() && !binary.exists() {
-            fs::write(&binary, event.encode()).unwrap();
+    for message in samples::all() {
+        let (type_name, bytes, json) = match &message {
+            Message::Event(event) => (event.type_name(), event.encode(), event.to_json()),
+            Message::Command(command) => (command.type_name(), command.encode(), json(command)),
+        };
+        let name = type_name.rsplit('.').next().unwrap();
+        let binary_file = folder.join(format!("{name}.bin"));
+        let json_file = folder.join(format!("{name}.json"));
+        if update() && !binary_file.exists() {
+            fs::write(&binary_file, &bytes).unwrap();
             fs::write(
-                &json,
-                serde_json::to_string_pretty(&event.to_json()).unwrap() + "\n",
+                &json_file,
+                serde_json::to_string_pretty(&json).unwrap() + "\n",
             )
             .unwrap();
         }
-        let bytes = fs::read(&binary)
+        let golden = fs::read(&binary_file)
             .unwrap_or_else(|_| panic!("no golden file for {name}; run with UPDATE=1"));
-        let read = Event::decode(event.type_name(), &bytes).unwrap().unwrap();
-        assert_eq!(read, event, "{name} reads differently");
-        assert_eq!(event.encode(), bytes, "{name} is written differently");
-        assert_eq!(
-            fs::read_to_string(&json).unwrap(),
-            serde_json::to_string_pretty(&read.to_json()).unwrap() + "\n"
+        let read = Message::decode(type_name, &golden).unwrap();
+        assert_eq!(read, message, "{name} reads differently");
+        assert_eq!(bytes, golden, "{name} is written differently");
+        let snapshot = fs::read_to_string(&json_file).unwrap();
+        let snapshot = serde_json::from_str(&snapshot).unwrap();
+        assert!(
+            holds(&json, &snapshot),
+            "{name} has another JSON form:\n{json:#}\ninstead of\n{snapshot:#}"
         );
+    }
+}
+
+#[test]
+fn every_message_has_a_sample_and_a_golden_file() {
+    let protocol: BTreeSet<String> = ["facts", "commands"]
+        .into_iter()
+        .flat_map(messages)
+        .map(|message| message.name)
+        .collect();
+    let samples: BTreeSet<String> = samples::all()
+        .iter()
+        .map(|message| message.unexpected().type_name.to_owned())
+        .map(|name| name.rsplit('.').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(samples, protocol);
+    for file in fs::read_dir(root().join("tests/contract/golden/v1")).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        assert!(samples.contains(&name), "{name} was released and is gone");
+    }
+}
+
+/// Commands are no public API, so only the snapshot needs their JSON.
+fn json(command: &Command) -> Value {
+    match command {
+        Command::PollMirror(command) => serde_json::to_value(command),
+        Command::ScanImage(command) => serde_json::to_value(command),
+        Command::JudgeImage(command) => serde_json::to_value(command),
+        Command::PruneRepositories(command) => serde_json::to_value(command),
+        Command::DeliverEvent(command) => serde_json::to_value(command),
+    }
+    .unwrap()
+}
+
+/// Says whether everything that was promised is still there; a later version may add keys.
+fn holds(now: &Value, promised: &Value) -> bool {
+    match (now, promised) {
+        (Value::Object(now), Value::Object(promised)) => promised
+            .iter()
+            .all(|(key, value)| now.get(key).is_some_and(|now| holds(now, value))),
+        (Value::Array(now), Value::Array(promised)) => {
+            now.len() == promised.len()
+                && now
+                    .iter()
+                    .zip(promised)
+                    .all(|(now, value)| holds(now, value))
+        }
+        _ => now == promised,
     }
 }

@@ -1,10 +1,14 @@
-//! Checks the committed generated code against the protocol, and every golden message against the code.
+//! Checks generated code and documentation against the protocol, and every golden message against the code.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::indexing_slicing,
     clippy::too_many_lines,
     reason = "test code"
 )]
 
+mod docs;
 mod drift;
 mod golden;
+mod protocol;
+mod samples;

@@ -1,0 +1,87 @@
+//! What scanners find.
+
+use chrono::{DateTime, Utc};
+use sluice_domain::{Digest, Platform, Repository, ResourceName, SeverityCounts, Tag};
+
+use crate::convert::{messages, repeated_field};
+
+messages! {
+/// What a scanner found in one platform of an image.
+ScannedChild {
+    /// The platform, as in `linux/amd64`.
+    platform: Option<Platform>,
+    /// The digest of that platform's manifest.
+    digest: Digest,
+    /// The findings.
+    counts: SeverityCounts,
+    /// How many packages the scanner saw.
+    packages: u64,
+    /// The operating system that the scanner recognised, empty where there is none.
+    os: String,
+    /// Whether that operating system gets no more updates.
+    end_of_life: bool,
+}
+/// Every platform of an image was scanned and understood.
+ScanSucceeded {
+    /// The repository.
+    repository: Repository,
+    /// The tag, empty where only the digest is known.
+    tag: Option<Tag>,
+    /// The digest of the image or index.
+    digest: Digest,
+    /// The scanner, by its name.
+    scanner: ResourceName,
+    /// The version of the scanner.
+    scanner_version: String,
+    /// The version of its vulnerability database.
+    database_version: String,
+    /// The findings of all platforms together.
+    counts: SeverityCounts,
+    /// The findings of each platform.
+    children: Vec<ScannedChild>,
+}
+/// An image could not be scanned, or the scanner did not understand it.
+ScanFailed {
+    /// The repository.
+    repository: Repository,
+    /// The tag, empty where only the digest is known.
+    tag: Option<Tag>,
+    /// The digest of the image or index.
+    digest: Digest,
+    /// The scanner, by its name.
+    scanner: ResourceName,
+    /// What went wrong.
+    reason: String,
+    /// Whether the scanner ran and understood nothing in the image.
+    unsupported: bool,
+    /// The platform that failed, empty for the whole image.
+    platform: Option<Platform>,
+}
+/// A newer database finds something else in an image.
+ScanFindingsChanged {
+    /// The repository.
+    repository: Repository,
+    /// The tag, empty where only the digest is known.
+    tag: Option<Tag>,
+    /// The digest of the image or index.
+    digest: Digest,
+    /// The scanner, by its name.
+    scanner: ResourceName,
+    /// The version of the newer database.
+    database_version: String,
+    /// What was found before.
+    before: SeverityCounts,
+    /// What is found now.
+    after: SeverityCounts,
+}
+/// A scanner has a newer vulnerability database.
+ScannerDatabaseUpdated {
+    /// The scanner, by its name.
+    scanner: ResourceName,
+    /// Its version.
+    database_version: String,
+    /// When it was made.
+    updated_at: DateTime<Utc>,
+}}
+
+repeated_field!(ScannedChild);

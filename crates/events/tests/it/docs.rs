@@ -1,0 +1,129 @@
+//! `docs/EVENTS.md` says what the protocol says; `UPDATE=1` rewrites its generated part.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use sluice_events::{Event, Message};
+
+use crate::protocol::{self, messages, root, update};
+use crate::samples;
+
+const BEGIN: &str =
+    "<!-- begin: written from /proto by `UPDATE=1 cargo test -p sluice-events --test it` -->";
+const END: &str = "<!-- end -->";
+
+#[test]
+fn the_page_of_events_matches_the_protocol() {
+    let path = root().join("docs/EVENTS.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once(BEGIN).unwrap();
+    let (_, after) = rest.split_once(END).unwrap();
+    let fresh = format!("{before}{BEGIN}\n\n{}{END}{after}", reference());
+    if update() {
+        fs::write(&path, &fresh).unwrap();
+    }
+    assert!(
+        fs::read_to_string(&path).unwrap() == fresh,
+        "docs/EVENTS.md is not what the protocol says; run with UPDATE=1"
+    );
+}
+
+/// Writes what the protocol says of every event and of the types in them.
+fn reference() -> String {
+    let events: Vec<Event> = samples::all()
+        .into_iter()
+        .filter_map(|message| match message {
+            Message::Event(event) => Some(event),
+            Message::Command(_) => None,
+        })
+        .collect();
+    let mut text = String::from("| event | published by | when |\n| --- | --- | --- |\n");
+    let described = messages("facts");
+    let all: Vec<_> = described
+        .iter()
+        .map(|message| {
+            let type_name = format!("sluice.events.v1.{}", message.name);
+            let event = events.iter().find(|event| event.type_name() == type_name);
+            (message, event.unwrap())
+        })
+        .collect();
+    for (message, event) in &all {
+        let name = event.name();
+        let anchor = name.replace('.', "");
+        writeln!(
+            text,
+            "| [`{name}`](#{anchor}) | {} | {} |",
+            publisher(name),
+            message.comment
+        )
+        .unwrap();
+    }
+    for (message, event) in &all {
+        let name = event.name();
+        writeln!(text, "\n### `{name}`\n\n{}\n", message.comment).unwrap();
+        writeln!(text, "- Type: `{}`", event.type_name()).unwrap();
+        writeln!(
+            text,
+            "- Subject: `sluice.v1.{name}.{}`, as in `{}`",
+            place(name),
+            event.subject()
+        )
+        .unwrap();
+        writeln!(text, "- Published by: {}", publisher(name)).unwrap();
+        writeln!(
+            text,
+            "- Example: [{0}.json](../tests/contract/golden/v1/{0}.json)\n",
+            message.name
+        )
+        .unwrap();
+        fields(&mut text, message);
+    }
+    text.push_str("\n### Types in events\n");
+    for message in messages("types") {
+        writeln!(text, "\n#### `{}`\n\n{}\n", message.name, message.comment).unwrap();
+        fields(&mut text, &message);
+    }
+    text.push('\n');
+    text
+}
+
+fn fields(text: &mut String, message: &protocol::Message) {
+    text.push_str("| field | type | meaning |\n| --- | --- | --- |\n");
+    for field in &message.fields {
+        writeln!(
+            text,
+            "| `{}` | {} | {} |",
+            field.name, field.kind, field.comment
+        )
+        .unwrap();
+    }
+}
+
+/// Each fact has exactly one publisher; a resource is applied through the one function that tells of it.
+fn publisher(name: &str) -> &'static str {
+    match name.split_once('.').unwrap() {
+        ("upstream", _) => "`sluice-poller`",
+        ("tag", "mirrored" | "mirror_failed") => "`sluice-mirror-worker`",
+        ("tag" | "manifest", _) => "`sluice-gateway`",
+        ("scan" | "scanner", _) => "`sluice-scanner-adapter`",
+        ("image", _) => "`sluice-promoter`",
+        ("prune", _) => "`sluice-pruner`",
+        ("webhook", _) => "`sluice-webhook-dispatcher`",
+        ("resource", _) => "`sluice-gateway`, `sluice apply`",
+        _ => panic!("`{name}` has no publisher"),
+    }
+}
+
+/// The last two tokens of the subject, in words.
+fn place(name: &str) -> &'static str {
+    match name.split_once('.').unwrap() {
+        ("scanner", _) => "_.<scanner>",
+        ("webhook", _) => "_.<endpoint>",
+        ("resource", _) => "<kind>.<name>",
+        ("image", "promoted" | "flagged" | "withdrawn" | "unauthorised") => {
+            "<target organisation>.<target name>"
+        }
+        ("image", "promotion_denied") => "<source organisation>.<source name>",
+        _ => "<organisation>.<name>",
+    }
+}
