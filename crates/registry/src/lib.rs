@@ -8,6 +8,7 @@ mod client;
 mod copy;
 mod delete;
 mod error;
+mod exchange;
 mod manifest;
 mod reference;
 mod tags;

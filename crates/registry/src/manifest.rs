@@ -4,18 +4,12 @@ use std::fmt;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
-use sluice_domain::{Digest, Platform, Repository, Tag};
+use sluice_domain::{Digest, Platform, Tag};
 
-use crate::client::{Client, limited, what};
 use crate::error::Error;
 
-/// The largest manifest, as Distribution has it.
-const MAX_MANIFEST: usize = 4 << 20;
-/// The largest image configuration that is read.
-const MAX_CONFIG: usize = 4 << 20;
 /// The most references in one document.
 const MAX_REFERENCES: usize = 512;
 
@@ -23,11 +17,6 @@ const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-
-/// The same for HEAD and GET: with another one, another digest may come back.
-pub(crate) const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
-    application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
-    application/vnd.docker.distribution.manifest.v2+json";
 
 /// How a manifest is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -281,173 +270,6 @@ impl Manifest {
             Content::Index { children } => children,
         }
     }
-}
-
-impl Client {
-    /// Asks what a tag or digest is, without fetching it; not counted as a pull by Docker Hub.
-    ///
-    /// # Errors
-    /// A registry that cannot be reached, refuses, or answers without a digest.
-    pub async fn head(
-        &self,
-        repository: &Repository,
-        reference: &ManifestRef,
-    ) -> Result<Option<ManifestHead>, Error> {
-        let what = what(repository, reference);
-        let url = self.url(&format!("{repository}/manifests/{reference}"))?;
-        let scope = [format!("repository:{repository}:pull")];
-        let request = |http: &reqwest::Client| http.head(url.clone()).header(ACCEPT, ACCEPTED);
-        let answer = self.send("look up", &what, &scope, request).await?;
-        if answer.status() == 404 {
-            return Ok(None);
-        }
-        let answer = self.accept("look up", &what, answer, &[200]).await?;
-        let digest = header_digest(&what, answer.headers())?
-            .ok_or_else(|| Error::untrusted(&what, "the registry names no digest"))?;
-        if let ManifestRef::Digest(asked) = reference
-            && *asked != digest
-        {
-            return Err(Error::untrusted(
-                what,
-                "the registry names another digest than the one asked for",
-            ));
-        }
-        Ok(Some(ManifestHead {
-            digest,
-            media_type: content_type(answer.headers()),
-        }))
-    }
-
-    /// Fetches a manifest and checks its bytes.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Untrusted`] for bytes that are not what was asked for, or a failing registry.
-    pub async fn manifest(
-        &self,
-        repository: &Repository,
-        reference: &ManifestRef,
-    ) -> Result<Manifest, Error> {
-        let what = what(repository, reference);
-        let url = self.url(&format!("{repository}/manifests/{reference}"))?;
-        let scope = [format!("repository:{repository}:pull")];
-        let request = |http: &reqwest::Client| http.get(url.clone()).header(ACCEPT, ACCEPTED);
-        let answer = self.send("fetch", &what, &scope, request).await?;
-        if answer.status() == 404 {
-            return Err(Error::NotFound { what });
-        }
-        let answer = self.accept("fetch", &what, answer, &[200]).await?;
-        let media_type = content_type(answer.headers());
-        let named = header_digest(&what, answer.headers())?;
-        let raw = limited(&what, answer, MAX_MANIFEST).await?;
-        let manifest = Manifest::read(&what, &media_type, raw)?;
-        if named.is_some_and(|named| named != manifest.digest) {
-            return Err(Error::untrusted(
-                what,
-                "the bytes do not have the digest that the registry names",
-            ));
-        }
-        if let ManifestRef::Digest(asked) = reference
-            && *asked != manifest.digest
-        {
-            return Err(Error::untrusted(
-                what,
-                "the bytes do not have the digest that was asked for",
-            ));
-        }
-        Ok(manifest)
-    }
-
-    /// Fetches a child and compares it with what its parent says of it.
-    pub(crate) async fn child(
-        &self,
-        repository: &Repository,
-        descriptor: &Descriptor,
-    ) -> Result<Manifest, Error> {
-        let manifest = self
-            .manifest(repository, &(&descriptor.digest).into())
-            .await?;
-        let size = u64::try_from(manifest.raw.len()).unwrap_or(u64::MAX);
-        if size != descriptor.size || manifest.media_type != descriptor.media_type {
-            let what = what(repository, &descriptor.digest);
-            return Err(Error::untrusted(
-                what,
-                "size or media type differ from what the index says",
-            ));
-        }
-        Ok(manifest)
-    }
-
-    /// Writes a manifest, byte for byte, under a tag or its digest.
-    ///
-    /// # Errors
-    /// A registry that refuses or stores something else.
-    pub async fn put_manifest(
-        &self,
-        repository: &Repository,
-        reference: &ManifestRef,
-        manifest: &Manifest,
-    ) -> Result<(), Error> {
-        let what = what(repository, reference);
-        let url = self.url(&format!("{repository}/manifests/{reference}"))?;
-        let scope = [format!("repository:{repository}:pull,push")];
-        let request = |http: &reqwest::Client| {
-            http.put(url.clone())
-                .header(CONTENT_TYPE, &manifest.media_type)
-                .body(manifest.raw.clone())
-        };
-        let answer = self.send("write", &what, &scope, request).await?;
-        let answer = self.accept("write", &what, answer, &[201]).await?;
-        match header_digest(&what, answer.headers())? {
-            Some(stored) if stored != manifest.digest => Err(Error::untrusted(
-                what,
-                "the registry stored other bytes than it was given",
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    /// Reads the configuration of an image.
-    ///
-    /// # Errors
-    /// As [`Client::manifest`]; a configuration that is none.
-    pub async fn config(
-        &self,
-        repository: &Repository,
-        config: &Descriptor,
-    ) -> Result<ImageConfig, Error> {
-        let what = what(repository, &config.digest);
-        let answer = self.blob(repository, config).await?;
-        let raw = limited(&what, answer, MAX_CONFIG).await?;
-        if digest_of(&raw) != config.digest {
-            return Err(Error::untrusted(
-                what,
-                "the bytes do not have the digest that was asked for",
-            ));
-        }
-        serde_json::from_slice(&raw)
-            .map_err(|error| Error::untrusted(what, format!("it is no configuration: {error}")))
-    }
-}
-
-fn content_type(headers: &HeaderMap) -> String {
-    let text = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    text.split(';').next().unwrap_or_default().trim().to_owned()
-}
-
-fn header_digest(what: &str, headers: &HeaderMap) -> Result<Option<Digest>, Error> {
-    let Some(value) = headers.get("docker-content-digest") else {
-        return Ok(None);
-    };
-    let text = value.to_str().unwrap_or_default();
-    text.parse().map(Some).map_err(|_| {
-        Error::untrusted(
-            what,
-            "the registry names something that is no sha256 digest",
-        )
-    })
 }
 
 #[cfg(test)]
