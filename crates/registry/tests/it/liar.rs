@@ -1,0 +1,101 @@
+//! A registry whose every answer is written by the test.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::Response;
+use secrecy::SecretString;
+use sluice_registry::{Client, Credential, Endpoint};
+
+/// One answer: status, headers, body.
+pub(crate) type Answer = (u16, Vec<(&'static str, String)>, Vec<u8>);
+
+/// What was asked: method, path with query, and `Authorization`.
+pub(crate) type Asked = (String, String, Option<String>);
+
+#[derive(Clone, Default)]
+pub(crate) struct Script {
+    answers: Arc<Mutex<HashMap<String, Answer>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+/// A listening registry.
+pub(crate) struct Liar {
+    pub(crate) host: String,
+    script: Script,
+}
+
+async fn answer(State(script): State<Script>, request: Request) -> Response<Body> {
+    let method = request.method().to_string();
+    let path = request.uri().path_and_query().unwrap().to_string();
+    let authorization = request
+        .headers()
+        .get("authorization")
+        .map(|value| value.to_str().unwrap().to_owned());
+    script
+        .asked
+        .lock()
+        .unwrap()
+        .push((method.clone(), path.clone(), authorization));
+    let found = script
+        .answers
+        .lock()
+        .unwrap()
+        .get(&format!("{method} {path}"))
+        .cloned();
+    let (status, headers, body) = found.unwrap_or((404, Vec::new(), Vec::new()));
+    let mut response = Response::builder().status(status);
+    for (name, value) in headers {
+        response = response.header(name, value);
+    }
+    response.body(Body::from(body)).unwrap()
+}
+
+impl Liar {
+    pub(crate) async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let script = Script::default();
+        let app = Router::new().fallback(answer).with_state(script.clone());
+        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self { host, script }
+    }
+
+    /// Answers this request so.
+    pub(crate) fn on(
+        &self,
+        request: &str,
+        status: u16,
+        headers: &[(&'static str, &str)],
+        body: impl Into<Vec<u8>>,
+    ) {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()))
+            .collect();
+        self.script
+            .answers
+            .lock()
+            .unwrap()
+            .insert(request.to_owned(), (status, headers, body.into()));
+    }
+
+    /// Returns what was asked.
+    pub(crate) fn asked(&self) -> Vec<Asked> {
+        self.script.asked.lock().unwrap().clone()
+    }
+
+    /// Makes a client with a credential that must not leave.
+    pub(crate) fn client(&self) -> Client {
+        let mut endpoint = Endpoint::of(&self.host.parse().unwrap(), true).unwrap();
+        let password = SecretString::from("planted-secret".to_owned());
+        endpoint.credential = Some(Credential {
+            username: "user".to_owned(),
+            password,
+        });
+        Client::new(endpoint).unwrap()
+    }
+}

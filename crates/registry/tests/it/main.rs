@@ -1,0 +1,11 @@
+//! The client against a registry that can lie, and that counts what it is asked for.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "test code"
+)]
+
+mod hostile;
+mod liar;
