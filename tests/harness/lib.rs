@@ -7,6 +7,7 @@
 pub mod image;
 pub mod servers;
 pub mod stack;
+pub mod traces;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

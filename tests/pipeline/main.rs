@@ -4,3 +4,4 @@ mod apply;
 mod dead_letters;
 mod mirror;
 mod process;
+mod trace;
