@@ -1,0 +1,299 @@
+//! The consume loop, schedules and buckets on a real nats-server.
+#![allow(clippy::disallowed_methods, reason = "a test joins what it spawns")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use chrono::Utc;
+use sluice_bus::{
+    Bus, Cause, ConsumeSettings, Handler, Outcome, ProvisionOptions, Schedule, When, topology,
+};
+use sluice_domain::{Class, Classify, ResourceName};
+use sluice_events::commands::PollMirror;
+use sluice_events::facts::ResourceApplied;
+use sluice_events::{Command, Decode, Event, Message, Unexpected};
+use sluice_service::BusSettings;
+use sluice_tests::Nats;
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug, Error)]
+#[error("as the test wants it")]
+struct Failure(Class);
+
+impl Classify for Failure {
+    fn class(&self) -> Class {
+        self.0
+    }
+}
+
+struct Input(ResourceName);
+
+impl Decode for Input {
+    fn decode(message: Message) -> Result<Self, Unexpected> {
+        match message {
+            Message::Command(Command::PollMirror(command)) => Ok(Self(command.mirror)),
+            other => Err(other.unexpected()),
+        }
+    }
+}
+
+/// Fails as the name of the mirror says, and tells what it finished.
+#[derive(Default, Clone)]
+struct Stage {
+    calls: Arc<AtomicU32>,
+    last_attempt: Arc<AtomicU32>,
+    recorded: Arc<AtomicU32>,
+}
+
+impl Handler for Stage {
+    type Input = Input;
+    type Error = Failure;
+
+    const SPAN: &'static str = "test";
+
+    async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, Failure> {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        self.last_attempt.store(cause.attempt, Ordering::SeqCst);
+        match (input.0.as_str(), call) {
+            ("permanent", _) => return Err(Failure(Class::Permanent)),
+            ("once", 1) => return Err(Failure(Class::TRANSIENT)),
+            ("panics", 1) => panic!("as the test wants it"),
+            ("waits", 1) => {
+                return Err(Failure(Class::Unavailable {
+                    until: Utc::now() + Duration::from_secs(1),
+                }));
+            }
+            _ => {}
+        }
+        let recorded = self.recorded.clone();
+        let fact = ResourceApplied {
+            kind: "Mirror".to_owned(),
+            name: input.0,
+            revision: 1,
+            removed: false,
+            actor: String::new(),
+        };
+        Ok(Outcome::done().fact(fact).then(async move {
+            recorded.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, std::io::Error>(())
+        }))
+    }
+}
+
+async fn provisioned() -> (Nats, Bus) {
+    let nats = tokio::task::spawn_blocking(Nats::start).await.unwrap();
+    let settings = BusSettings {
+        url: nats.url.clone(),
+        user: String::new(),
+        password_file: None,
+        ca_file: None,
+    };
+    let bus = Bus::connect(&settings, "test").await.unwrap();
+    bus.provision(ProvisionOptions::default()).await.unwrap();
+    (nats, bus)
+}
+
+async fn ask(bus: &Bus, mirror: &str) {
+    let command = PollMirror {
+        mirror: mirror.parse().unwrap(),
+    };
+    bus.command(&command.into(), &Cause::root()).await.unwrap();
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    for _ in 0..300 {
+        if condition().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("waited in vain for: {what}");
+}
+
+/// Works through what was asked until `count` facts are told, then drains.
+async fn work(bus: &Bus, stage: &Stage, count: usize) {
+    let stopping = CancellationToken::new();
+    let settings = ConsumeSettings {
+        concurrency: 2,
+        handler_timeout: Duration::from_secs(5),
+    };
+    let loop_ = tokio::spawn({
+        let (bus, stage, stopping) = (bus.clone(), stage.clone(), stopping.clone());
+        async move {
+            bus.consume(&topology::POLLER, stage, settings, stopping)
+                .await
+        }
+    });
+    until("the facts", || async { told(bus).await.len() == count }).await;
+    stopping.cancel();
+    loop_.await.unwrap().unwrap();
+}
+
+async fn told(bus: &Bus) -> Vec<String> {
+    let facts = bus.facts("sluice.v1.resource.>").await.unwrap();
+    let name = |event| match event {
+        Some(Event::ResourceApplied(fact)) => fact.name.to_string(),
+        other => panic!("{other:?}"),
+    };
+    facts.into_iter().map(|fact| name(fact.event)).collect()
+}
+
+async fn nothing_is_left(bus: &Bus) {
+    until("nothing to be left", || async {
+        bus.stage_status()
+            .await
+            .unwrap()
+            .iter()
+            .all(|s| s.stage != "poller" || s.waiting + s.in_flight + s.later == 0)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_that_passes_is_tried_again_and_told_once() {
+    for name in ["once", "panics"] {
+        let (_nats, bus) = provisioned().await;
+        let stage = Stage::default();
+        ask(&bus, name).await;
+        work(&bus, &stage, 1).await;
+        assert_eq!(stage.last_attempt.load(Ordering::SeqCst), 2);
+        assert_eq!(stage.recorded.load(Ordering::SeqCst), 1);
+        nothing_is_left(&bus).await;
+        assert!(bus.dead_letters(10).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_is_not_an_attempt() {
+    let (_nats, bus) = provisioned().await;
+    let stage = Stage::default();
+    ask(&bus, "waits").await;
+    work(&bus, &stage, 1).await;
+    assert_eq!(stage.calls.load(Ordering::SeqCst), 2);
+    assert_eq!(stage.last_attempt.load(Ordering::SeqCst), 1);
+    nothing_is_left(&bus).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_done_is_buried_with_its_reason_and_its_neighbour_goes_through() {
+    let (_nats, bus) = provisioned().await;
+    let stage = Stage::default();
+    ask(&bus, "permanent").await;
+    ask(&bus, "fine").await;
+    work(&bus, &stage, 1).await;
+    until("the dead letter", || async {
+        bus.dead_letters(10).await.unwrap().len() == 1
+    })
+    .await;
+    let letters = bus.dead_letters(10).await.unwrap();
+    assert_eq!(
+        (letters[0].stage.as_str(), letters[0].reason.as_str()),
+        ("poller", "as the test wants it")
+    );
+    assert_eq!(told(&bus).await, ["fine"]);
+    bus.redrive(letters[0].sequence).await.unwrap();
+    assert!(bus.dead_letters(10).await.unwrap().is_empty());
+    let waiting = bus
+        .stage_status()
+        .await
+        .unwrap()
+        .iter()
+        .map(|s| s.waiting)
+        .sum::<u64>();
+    assert!(waiting >= 1, "the stage has it again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_happening_is_held_once() {
+    let (_nats, bus) = provisioned().await;
+    let fact: Event = ResourceApplied {
+        kind: "Mirror".to_owned(),
+        name: "a".parse().unwrap(),
+        revision: 1,
+        removed: false,
+        actor: String::new(),
+    }
+    .into();
+    let cause = Cause::root();
+    assert!(!bus.publish(&fact, &cause, "1").await.unwrap().duplicate);
+    assert!(bus.publish(&fact, &cause, "1").await.unwrap().duplicate);
+    assert!(!bus.publish(&fact, &cause, "2").await.unwrap().duplicate);
+    assert_eq!(told(&bus).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_is_put_once_fires_and_is_removed() {
+    let (_nats, bus) = provisioned().await;
+    let command: Command = PollMirror {
+        mirror: "a.b".parse().unwrap(),
+    }
+    .into();
+    let when = When::Every(Duration::from_secs(1));
+    let schedule = Schedule {
+        name: "poll.a=2Eb".to_owned(),
+        when,
+        command,
+    };
+    assert!(bus.put_schedule(&schedule).await.unwrap());
+    assert!(
+        !bus.put_schedule(&schedule).await.unwrap(),
+        "an equal schedule would start its interval anew"
+    );
+    assert_eq!(bus.schedules("poll").await.unwrap(), ["poll.a=2Eb"]);
+    let stage = Stage::default();
+    work(&bus, &stage, 2).await;
+    bus.remove_schedule("poll.a=2Eb").await.unwrap();
+    assert!(bus.schedules("poll").await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_writers_of_an_entry_cannot_both_win() {
+    let (_nats, bus) = provisioned().await;
+    let bucket = bus.bucket("tags").await.unwrap();
+    let first = bucket.write("a.b", "1".into(), None).await.unwrap();
+    assert!(
+        bucket
+            .write("a.b", "2".into(), None)
+            .await
+            .unwrap_err()
+            .is_conflict()
+    );
+    let second = bucket.write("a.b", "2".into(), Some(first)).await.unwrap();
+    assert!(
+        bucket
+            .write("a.b", "3".into(), Some(first))
+            .await
+            .unwrap_err()
+            .is_conflict()
+    );
+    bucket.write("a.c", "x".into(), None).await.unwrap();
+    bucket.write("b.b", "x".into(), None).await.unwrap();
+    let listed = bucket.list("a.*").await.unwrap();
+    assert_eq!(
+        listed
+            .iter()
+            .map(|entry| entry.key.as_str())
+            .collect::<Vec<_>>(),
+        ["a.b", "a.c"]
+    );
+    assert_eq!(listed[0].revision, second);
+    bucket.delete("a.b").await.unwrap();
+    assert_eq!(bucket.list("a.*").await.unwrap().len(), 1);
+    assert!(bucket.list("none.*").await.unwrap().is_empty());
+    assert!(
+        bucket.write("a.b", "again".into(), None).await.is_ok(),
+        "a removed entry can be made again"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn provisioning_again_changes_nothing_that_is_there() {
+    let (_nats, bus) = provisioned().await;
+    ask(&bus, "kept").await;
+    bus.provision(ProvisionOptions::default()).await.unwrap();
+    let stage = Stage::default();
+    work(&bus, &stage, 1).await;
+    assert_eq!(told(&bus).await, ["kept"]);
+}
