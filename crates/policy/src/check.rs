@@ -1,54 +1,44 @@
-//! Checks of resources that need more than the values: ranges, overlaps, and what this version carries out.
+//! Checks resources as far as no server is needed: what `sluice apply` and the API refuse, with its line.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 
-use sluice_domain::resources::{Document, Kind, Problem, Resource, documents};
+use sluice_domain::resources::{
+    Document, Kind, Mirror, Problem, PromotionPolicy, PruningPolicy, Resource, documents,
+};
+use sluice_domain::{Repository, ResourceName};
 
+use crate::condition::{Compiled, Scope};
 use crate::range::Range;
+use crate::template::TagTemplate;
+use crate::{cron, promotion};
 
-/// Reads a file of resources and checks everything that can be checked without the installation.
+/// The kinds that no stage carries out yet: a resource must not look as if somebody did.
+const NOT_CARRIED_OUT: [Kind; 4] = [
+    Kind::PromotionPolicy,
+    Kind::PruningPolicy,
+    Kind::Webhook,
+    Kind::Account,
+];
+
+/// Reads a file and checks everything in it; nothing of a file with a problem may be applied.
 ///
 /// # Errors
-/// All problems, each with its line; nothing of such a file may be applied.
+/// All problems, in the order of their lines.
 pub fn load(text: &str) -> Result<Vec<Document>, Vec<Problem>> {
     let documents = documents(text)?;
-    let mut problems = Vec::new();
-    let mut names = BTreeSet::new();
+    let mut problems = resources(&documents);
     for document in &documents {
-        let resource = &document.resource;
-        let mut report = |key: &str, message: String| {
+        let kind = document.resource.kind();
+        if NOT_CARRIED_OUT.contains(&kind) {
             problems.push(Problem {
-                line: document.line_of(key),
-                message,
-            });
-        };
-        if !names.insert((resource.kind(), resource.name())) {
-            report(
-                "name",
-                format!(
-                    "{} `{}` stands twice in this file",
-                    resource.kind(),
-                    resource.name()
+                line: document.line_of("kind"),
+                message: format!(
+                    "this version does not carry out `{kind}` yet; remove the document"
                 ),
-            );
-        }
-        match resource {
-            Resource::Registry(_) | Resource::Repository(_) => {}
-            Resource::Mirror(mirror) => {
-                if let Some(range) = &mirror.tags.semver
-                    && let Err(error) = range.parse::<Range>()
-                {
-                    report("semver", format!("`semver`: {error}"));
-                }
-            }
-            Resource::PromotionPolicy(_)
-            | Resource::PruningPolicy(_)
-            | Resource::Webhook(_)
-            | Resource::Account(_) => {
-                report("kind", not_yet(resource.kind()));
-            }
+            });
         }
     }
+    problems.sort_by_key(|problem| problem.line);
     if problems.is_empty() {
         Ok(documents)
     } else {
@@ -56,35 +46,160 @@ pub fn load(text: &str) -> Result<Vec<Document>, Vec<Problem>> {
     }
 }
 
-/// A resource that nobody carries out must not look as if somebody did.
-fn not_yet(kind: Kind) -> String {
-    format!("this version does not carry out `{kind}` yet; remove the document")
+/// Checks what the resources themselves cannot: conditions, ranges, schedules, templates, and each against the others.
+#[must_use]
+pub fn resources(documents: &[Document]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut seen: HashMap<(Kind, &ResourceName), usize> = HashMap::new();
+    for document in documents {
+        let resource = &document.resource;
+        if let Some(line) = seen.insert((resource.kind(), resource.name()), document.line) {
+            let (kind, name) = (resource.kind(), resource.name());
+            problems.push(Problem {
+                line: document.line_of("name"),
+                message: format!(
+                    "the {kind} `{name}` is already written at line {line}; remove one of them"
+                ),
+            });
+        }
+        let found = match resource {
+            Resource::Mirror(mirror) => mirror_faults(mirror),
+            Resource::PromotionPolicy(policy) => promotion_faults(policy, documents),
+            Resource::PruningPolicy(policy) => pruning_faults(policy),
+            _ => Vec::new(),
+        };
+        problems.extend(found.into_iter().map(|(key, message)| Problem {
+            line: line_of(document, key),
+            message: format!("`{key}`: {message}"),
+        }));
+    }
+    problems.sort_by_key(|problem| problem.line);
+    problems
+}
+
+/// Returns the line of a key; `semver` mostly stands on the line of `tags`.
+fn line_of(document: &Document, key: &str) -> usize {
+    match (key, document.line_of(key)) {
+        ("semver", line) if line == document.line => document.line_of("tags"),
+        (_, line) => line,
+    }
+}
+
+fn mirror_faults(mirror: &Mirror) -> Vec<(&'static str, String)> {
+    let range = mirror.tags.semver.as_deref().map(str::parse::<Range>);
+    match range {
+        Some(Err(error)) => vec![("semver", error.to_string())],
+        _ => Vec::new(),
+    }
+}
+
+fn promotion_faults(
+    policy: &PromotionPolicy,
+    documents: &[Document],
+) -> Vec<(&'static str, String)> {
+    let mut faults = Vec::new();
+    if let Err(problems) = promotion::compile(policy) {
+        let key = if policy.when.is_some() {
+            "when"
+        } else {
+            "rules"
+        };
+        faults.extend(problems.into_iter().map(|problem| (key, problem)));
+    }
+    match policy.tag.parse::<TagTemplate>() {
+        Ok(_) => {}
+        Err(error @ crate::template::InvalidTemplate::Text { .. }) => {
+            faults.push((
+                "tag",
+                format!("{error}; write it as in `%n` or `%n-%Y%m%d`"),
+            ));
+        }
+        Err(error) => faults.push(("tag", error.to_string())),
+    }
+    if let Some(target) = target_that_is_a_source(policy) {
+        faults.push((
+            "to",
+            format!(
+                "`{target}` would be promoted again, because `from: {}` matches it; choose another organisation",
+                policy.from
+            ),
+        ));
+    }
+    for document in documents {
+        if let Resource::Mirror(mirror) = &document.resource
+            && policy.to.could_produce(&mirror.to)
+        {
+            faults.push((
+                "to",
+                format!(
+                    "`{}` includes `{}`, into which mirror `{}` (line {}) copies unjudged; keep mirrors and targets apart",
+                    policy.to, mirror.to, mirror.name, document.line
+                ),
+            ));
+        }
+    }
+    faults
+}
+
+/// Returns a target of the policy that is a source of it too, tried with one sample of its sources.
+fn target_that_is_a_source(policy: &PromotionPolicy) -> Option<Repository> {
+    let sample = policy.from.as_str().replace("**", "*").replace('*', "x");
+    let target = policy.to.render(&sample.parse().ok()?).ok()?;
+    policy.from.matches(target.as_str()).then_some(target)
+}
+
+fn pruning_faults(policy: &PruningPolicy) -> Vec<(&'static str, String)> {
+    let mut faults = Vec::new();
+    if let Err(error) = cron::to_six_fields(&policy.schedule) {
+        faults.push(("schedule", error.to_string()));
+    }
+    if let Err(problems) = Compiled::new(&policy.delete.0, Scope::Pruning) {
+        faults.extend(problems.into_iter().map(|problem| ("delete", problem)));
+    }
+    faults
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const GOOD: &str = "kind: Mirror
+name: alpine
+from: docker.io/library/alpine
+to: hub/alpine
+tags: { semver: '>=3.18', exclude: ['*-rc*'] }
+---
+kind: PromotionPolicy
+name: clean
+from: hub/*
+to: official/{name}
+tag: '%n'
+when: scan.critical == 0 && scan.high == 0
+---
+kind: PromotionPolicy
+name: dtr
+from: hub/*
+to: approved/{name}
+rules:
+  - { field: vulnerability_critical, operator: eq, values: ['0'] }
+---
+kind: PruningPolicy
+name: nightly
+repositories: [hub/*]
+schedule: '0 3 * * *'
+delete: tag.matches('-rc') || scan.critical > 5
+";
+
     const MIRROR: &str = "kind: Mirror\nname: a\nfrom: docker.io/library/a\nto: hub/a\n";
 
-    #[test]
-    fn a_bad_range_is_told_with_its_line() {
-        let text = format!(
-            "{MIRROR}---\n{}tags:\n  semver: '>=>1'\n",
-            MIRROR.replace("name: a", "name: b")
-        );
-        let problems = load(&text).unwrap_err();
-        assert_eq!((problems.len(), problems[0].line), (1, 11), "{problems:?}");
-        assert!(problems[0].message.contains(">=3.18"), "{problems:?}");
+    fn checked(text: &str) -> Vec<Problem> {
+        documents(text).map_or_else(|problems| problems, |documents| resources(&documents))
     }
 
     #[test]
-    fn a_name_that_stands_twice_is_refused() {
-        assert!(
-            load(&format!("{MIRROR}---\n{MIRROR}")).unwrap_err()[0]
-                .message
-                .contains("twice")
-        );
+    fn a_good_file_has_no_problems() {
+        assert_eq!(checked(GOOD), vec![]);
+        assert_eq!(load(MIRROR).unwrap().len(), 1);
     }
 
     #[test]
@@ -95,5 +210,93 @@ mod tests {
                 .message
                 .contains("does not carry out `Webhook` yet")
         );
+    }
+
+    #[test]
+    fn a_range_on_a_line_of_its_own_is_told_with_that_line() {
+        let text = format!("{MIRROR}tags:\n  semver: '>=>1'\n");
+        let problems = load(&text).unwrap_err();
+        assert_eq!((problems.len(), problems[0].line), (1, 6), "{problems:?}");
+    }
+
+    #[test]
+    fn each_problem_is_told_with_its_line_and_what_to_do() {
+        for (good, bad, line, told) in [
+            (">=3.18", "newest", 5, "`newest` is not a version range"),
+            (
+                "scan.high == 0",
+                "scan.hgih == 0",
+                12,
+                "did you mean `high`?",
+            ),
+            ("tag: '%n'", "tag: '%q'", 11, "`%q` is not a keyword"),
+            (
+                "tag: '%n'",
+                "tag: '%n/x'",
+                11,
+                "does not make a tag; write it as in",
+            ),
+            (
+                "operator: eq",
+                "operator: is",
+                18,
+                "rule 1: unknown operator `is`",
+            ),
+            (
+                "to: official/{name}",
+                "to: hub/{name}-clean",
+                10,
+                "`hub/x-clean` would be promoted again",
+            ),
+            (
+                "to: hub/alpine",
+                "to: approved/alpine",
+                17,
+                "into which mirror `alpine` (line 1) copies",
+            ),
+            ("'0 3 * * *'", "'0 3 * *'", 24, "has 4 fields"),
+            (
+                "scan.critical > 5",
+                "scan.critical > '5'",
+                25,
+                "have no order",
+            ),
+            (
+                "delete: tag",
+                "delete: platform",
+                25,
+                "unknown name `platform`",
+            ),
+            (
+                "name: dtr",
+                "name: clean",
+                15,
+                "the PromotionPolicy `clean` is already written at line 7",
+            ),
+            ("kind: Mirror", "kind: Miror", 1, "this version knows"),
+        ] {
+            let problems = checked(&GOOD.replace(good, bad));
+            assert_eq!(problems[0].line, line, "{problems:?}");
+            assert!(problems[0].message.contains(told), "{problems:?}");
+            assert_eq!(problems.len(), 1, "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once_in_the_order_of_their_lines() {
+        let text = GOOD
+            .replace("scan.high", "scan.hi")
+            .replace("0 3 * * *", "x")
+            .replace("3.18", "y");
+        let lines: Vec<usize> = checked(&text).iter().map(|problem| problem.line).collect();
+        assert_eq!(lines, [5, 12, 24]);
+    }
+
+    #[test]
+    fn one_name_may_be_used_by_several_kinds() {
+        let text = GOOD
+            .replace("name: nightly", "name: clean")
+            .replace("name: alpine", "name: clean");
+        assert_eq!(checked(&text), vec![]);
     }
 }

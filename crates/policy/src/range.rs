@@ -62,14 +62,16 @@ impl Comparison {
         let order = version.compare(&self.version);
         let written = self.version.numbers().len();
         let within = |count: usize| version.same_beginning(&self.version, count.min(written));
+        // With fewer than three numbers a version stands for all that begin with it; a pre-release is itself.
+        let family = written < 3 && !self.version.is_pre_release() && within(written);
         match self.operator {
             Operator::AtLeast => order.is_ge(),
             // `>1.27` means above all of 1.27.
-            Operator::Above => order.is_gt() && (written >= 3 || !within(written)),
-            Operator::AtMost => order.is_le() || (written < 3 && within(written)),
+            Operator::Above => order.is_gt() && !family,
+            Operator::AtMost => order.is_le() || family,
             Operator::Below => order.is_lt(),
-            Operator::Equal => order.is_eq(),
-            Operator::Not => order.is_ne(),
+            Operator::Equal => order.is_eq() || family,
+            Operator::Not => order.is_ne() && !family,
             Operator::Beginning => within(written),
             Operator::Tilde => order.is_ge() && within(2),
             Operator::Caret => {
@@ -110,16 +112,18 @@ impl Comparison {
             base = shorter;
         }
         let wild = base.len() != text.len();
-        let version = TagVersion::parse(base)
-            .filter(|version| version.variant().is_empty())
-            .ok_or_else(|| format!("`{token}` has no version"))?;
+        let version = TagVersion::parse(base).ok_or_else(|| format!("`{token}` has no version"))?;
+        if !version.variant().is_empty() || version.has_revision() {
+            return Err(format!(
+                "`{token}` has a variant, which ranges do not compare; choose variants with `include: ['*-alpine']`"
+            ));
+        }
         let operator = match operator {
             None | Some(Operator::Equal) if wild => Operator::Beginning,
             Some(_) if wild => {
                 return Err(format!("`{token}` has both a wildcard and a comparison"));
             }
-            // `1.27` means `1.27.x`.
-            None if version.numbers().len() < 3 => Operator::Beginning,
+            // `1.27` means `1.27.x`, which `Equal` knows.
             None => Operator::Equal,
             Some(operator) => operator,
         };
@@ -196,6 +200,19 @@ mod tests {
             ("1.x", "1.9", true),
             ("*", "1.9", true),
             ("!=1.9.0", "1.9.0", false),
+            (">=17", "17-jre-alpine", true),
+            ("=1.27", "1.27.4", true),
+            ("!=1.27", "1.27.4", false),
+            ("!=1.27.3", "1.27.4", true),
+            ("1.2.3.x", "1.2.3.9", true),
+            ("1.2.3", "1.2.3.9", false),
+            ("=1.2.3", "1.2.3-r4", true),
+            ("1.2-rc1", "1.2.5", false),
+            ("1.2-rc1", "1.2-rc1", true),
+            ("^0.0", "0.0.7", true),
+            ("^0.0", "0.1", false),
+            ("~1", "1.9", true),
+            ("~1.2", "1.3", false),
         ] {
             let version = TagVersion::parse(tag).unwrap();
             assert_eq!(
@@ -204,9 +221,27 @@ mod tests {
                 "{range} {tag}"
             );
         }
-        for bad in ["", ">=>1", "latest", "1 ||", ">=1.x", ">="] {
-            assert!(bad.parse::<Range>().is_err(), "{bad}");
+    }
+
+    #[test]
+    fn a_bad_range_says_why_and_what_to_write() {
+        for (range, told) in [
+            ("", "an alternative is empty"),
+            ("1 ||", "an alternative is empty"),
+            (">=>1", "`>=>1` has no version"),
+            ("latest", "`latest` has no version"),
+            (">=", "`>=` has no version"),
+            (">=1.x", "both a wildcard and a comparison"),
+            (">=3.18-alpine", "choose variants with `include"),
+            ("1.2.3-0", "choose variants with `include"),
+        ] {
+            let message = range.parse::<Range>().unwrap_err().to_string();
+            assert!(
+                message.contains(told) && message.contains(">=3.18"),
+                "{message}"
+            );
         }
+        assert!("1 ".repeat(200).parse::<Range>().is_err());
     }
 
     proptest! {
@@ -214,6 +249,19 @@ mod tests {
         fn no_range_makes_it_panic(range in "[0-9a-z.<>=^~|*, x-]{0,30}", tag in "[0-9a-z.-]{0,12}") {
             if let (Ok(range), Some(version)) = (range.parse::<Range>(), TagVersion::parse(&tag)) {
                 prop_assert!(range.contains(&version) || !range.contains(&version));
+            }
+        }
+
+        #[test]
+        fn bounds_hold(major in 0_u64..9, minor in 0_u64..9, patch in 0_u64..9) {
+            let version = TagVersion::parse(&format!("{major}.{minor}.{patch}")).unwrap();
+            for (range, expected) in [
+                (format!(">={major}.{minor}.{patch}"), true),
+                (format!("{major}.{minor}"), true),
+                (format!("<{major}.{minor}.{patch}"), false),
+                (format!(">{major}.{minor}"), false),
+            ] {
+                prop_assert_eq!(range.parse::<Range>().unwrap().contains(&version), expected);
             }
         }
     }

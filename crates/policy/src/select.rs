@@ -11,7 +11,7 @@ use crate::version::TagVersion;
 /// The tags that were chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selected {
-    /// Them, highest version first, then by name.
+    /// Them, highest version first, then those without a version by name, backwards: dated tags newest first.
     pub tags: Vec<Tag>,
     /// How many others there were.
     pub left_out: usize,
@@ -46,7 +46,7 @@ pub fn select(selection: &TagSelection, listed: &[Tag]) -> Result<Selected, Inva
         })
         .collect();
     chosen.sort_by(|(a_version, a), (b_version, b)| {
-        newest_first(a_version.as_ref(), b_version.as_ref()).then_with(|| a.cmp(b))
+        newest_first(a_version.as_ref(), b_version.as_ref()).then_with(|| b.cmp(a))
     });
     chosen.dedup_by(|(_, a), (_, b)| a == b);
     if let Some(newest) = selection.newest {
@@ -117,6 +117,26 @@ mod tests {
             chosen(&TagSelection::default(), &["latest", &signature, "1.0"]),
             ["1.0", "latest"]
         );
+    }
+
+    #[test]
+    fn tags_without_a_version_follow_and_the_newest_dates_come_first() {
+        let selection = TagSelection {
+            newest: Some(3),
+            ..Default::default()
+        };
+        let listed = ["20261123", "1.9", "20261201", "1.10", "20251224"];
+        assert_eq!(chosen(&selection, &listed), ["1.10", "1.9", "20261201"]);
+    }
+
+    #[test]
+    fn include_takes_any_of_its_patterns() {
+        let selection = TagSelection {
+            include: vec!["*-alpine".parse().unwrap(), "latest".parse().unwrap()],
+            ..Default::default()
+        };
+        let listed = ["1.2", "1.2-alpine", "latest", "edge"];
+        assert_eq!(chosen(&selection, &listed), ["1.2-alpine", "latest"]);
     }
 
     #[test]

@@ -73,6 +73,11 @@ impl TagVersion {
         self.pre_release.is_some()
     }
 
+    /// Says whether it has a packaging revision, as `-r3`.
+    pub(crate) const fn has_revision(&self) -> bool {
+        self.revision.is_some()
+    }
+
     /// Returns the numbers that were written.
     #[must_use]
     pub fn numbers(&self) -> &[u64] {
@@ -173,30 +178,47 @@ mod tests {
 
     #[test]
     fn reads_what_docker_tags_write() {
-        for (tag, numbers, pre, variant) in [
-            ("v1.2", &[1, 2][..], false, ""),
-            ("1.27", &[1, 27], false, ""),
-            ("1.27.3-alpine3.20", &[1, 27, 3], false, "alpine3.20"),
-            ("3.20.1-alpine", &[3, 20, 1], false, "alpine"),
-            ("v1.31.0-rc.1", &[1, 31, 0], true, ""),
-            ("1.2.3rc1", &[1, 2, 3], true, ""),
-            ("1.2.3-beta2-alpine", &[1, 2, 3], true, "alpine"),
-            ("8.0.36-debian-12-r3", &[8, 0, 36], false, "debian-12-r3"),
-            ("17-jre-alpine", &[17], false, "jre-alpine"),
-            ("1.2.3.4", &[1, 2, 3, 4], false, ""),
-            ("v1.2.3+k3s1", &[1, 2, 3], false, "k3s1"),
-            ("1.20-bookworm", &[1, 20], false, "bookworm"),
+        for (tag, numbers, pre_release, revision, variant) in [
+            ("v1.2", &[1, 2][..], None, None, ""),
+            ("1.27", &[1, 27], None, None, ""),
+            ("1.27.3", &[1, 27, 3], None, None, ""),
+            ("1.27.3-alpine3.20", &[1, 27, 3], None, None, "alpine3.20"),
+            ("3.20.1-alpine", &[3, 20, 1], None, None, "alpine"),
+            ("3.20", &[3, 20], None, None, ""),
+            ("v1.31.0-rc.1", &[1, 31, 0], Some((5, 1)), None, ""),
+            ("1.2.3-rc1", &[1, 2, 3], Some((5, 1)), None, ""),
+            ("1.2.3rc1", &[1, 2, 3], Some((5, 1)), None, ""),
+            (
+                "1.2.3-beta2-alpine",
+                &[1, 2, 3],
+                Some((3, 2)),
+                None,
+                "alpine",
+            ),
+            (
+                "8.0.36-debian-12-r3",
+                &[8, 0, 36],
+                None,
+                None,
+                "debian-12-r3",
+            ),
+            ("17", &[17], None, None, ""),
+            ("17-jre-alpine", &[17], None, None, "jre-alpine"),
+            ("2.4.62-0ubuntu1", &[2, 4, 62], None, None, "0ubuntu1"),
+            ("2026.11.23", &[2026, 11, 23], None, None, ""),
+            ("1.2.3.4", &[1, 2, 3, 4], None, None, ""),
+            ("v1.2.3+k3s1", &[1, 2, 3], None, None, "k3s1"),
+            ("1.27.3-0", &[1, 27, 3], None, Some(0), ""),
+            ("007", &[7], None, None, ""),
+            ("1.20-bookworm", &[1, 20], None, None, "bookworm"),
+            ("1.2.0-PREVIEW2", &[1, 2, 0], Some((4, 2)), None, ""),
+            ("1.10.1-r2-alpine", &[1, 10, 1], None, Some(2), "alpine"),
         ] {
             let version = TagVersion::parse(tag).unwrap_or_else(|| panic!("{tag}"));
-            assert_eq!(
-                (
-                    version.numbers(),
-                    version.is_pre_release(),
-                    version.variant()
-                ),
-                (numbers, pre, variant),
-                "{tag}"
-            );
+            assert_eq!(version.numbers(), numbers, "{tag}");
+            assert_eq!(version.pre_release, pre_release, "{tag}");
+            assert_eq!(version.revision, revision, "{tag}");
+            assert_eq!(version.variant(), variant, "{tag}");
         }
         for tag in [
             "20261123",
@@ -208,6 +230,7 @@ mod tests {
             "",
             "v",
             "1.2.3.4.5",
+            "1.2x",
         ] {
             assert_eq!(TagVersion::parse(tag), None, "{tag}");
         }

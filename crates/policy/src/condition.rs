@@ -1,0 +1,215 @@
+//! Conditions in CEL: compiled once with every name and type checked, evaluated with an account of each term.
+//!
+//! The only module that names the `cel` crate. Its parser can overflow the stack, so text is bounded first and parsed
+//! on a thread of its own; see `limits`.
+
+mod check;
+mod facts;
+mod functions;
+mod limits;
+mod schema;
+mod terms;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use cel::common::ast::IdedExpr;
+use cel::{Context, Env, ExecutionError, Program, Value};
+
+pub use facts::{DtrCounts, Facts, ImageFacts, ScanFacts};
+pub use schema::Scope;
+
+/// The longest error text that is kept; the library prints whole values into its messages.
+const MAX_ERROR: usize = 200;
+
+/// A checked condition. Evaluating it cannot fail, only be undetermined.
+pub struct Compiled {
+    text: String,
+    scope: Scope,
+    environment: Arc<Env>,
+    program: Program,
+    terms: Vec<(String, Program)>,
+    paths: BTreeSet<String>,
+}
+
+/// What a condition came to, with every term that it joins by `&&`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The result.
+    pub truth: Truth,
+    /// The terms, in the order in which they are written.
+    pub terms: Vec<Term>,
+}
+
+/// The result of a condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Truth {
+    /// It holds.
+    True,
+    /// It does not hold.
+    False,
+    /// It ended in an error, or needs a fact that is not there: neither promotes, deletes nor withdraws.
+    Undetermined(String),
+}
+
+/// One term of a condition and the values it saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Term {
+    /// The term as written.
+    pub text: String,
+    /// Whether it holds; `None` where that could not be told.
+    pub passed: Option<bool>,
+    /// The values that it names, as in `scan.high = 2`.
+    pub values: Vec<String>,
+    /// Why it could not be told.
+    pub error: Option<String>,
+}
+
+impl Compiled {
+    /// Compiles a condition: its names, types and constant arguments are checked here and not when it runs.
+    ///
+    /// # Errors
+    /// Every problem, each with its column and what to write instead.
+    pub fn new(text: &str, scope: Scope) -> Result<Self, Vec<String>> {
+        limits::on_own_stack(|| Self::compile(text, scope))
+    }
+
+    fn compile(text: &str, scope: Scope) -> Result<Self, Vec<String>> {
+        limits::check_text(text).map_err(|problem| vec![problem])?;
+        let environment = functions::environment().map_err(|error| vec![error])?;
+        let program = parse(&environment, text)?;
+        limits::check_depth(program.expression()).map_err(|problem| vec![problem])?;
+        let paths = check::check(&program, &environment, scope)?;
+        let mut terms = Vec::new();
+        for term in terms::split(text) {
+            // Each term is a condition by itself; should splitting ever cut wrongly, the whole is the only term.
+            match parse(&environment, term) {
+                Ok(program) if check::check(&program, &environment, scope).is_ok() => {
+                    terms.push((terms::shown(term), program));
+                }
+                _ => {
+                    terms.clear();
+                    break;
+                }
+            }
+        }
+        if terms.is_empty() {
+            terms.push((terms::shown(text), parse(&environment, text)?));
+        }
+        Ok(Self {
+            text: text.to_owned(),
+            scope,
+            environment,
+            program,
+            terms,
+            paths,
+        })
+    }
+
+    /// Returns the condition as written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Says whether the condition names this value, as in `scan.unknown`, or anything below it, as in `scan`.
+    #[must_use]
+    pub fn names(&self, path: &str) -> bool {
+        self.paths.contains(path)
+    }
+
+    /// Evaluates the condition. Each term is evaluated by itself too, so that all values are told.
+    #[must_use]
+    pub fn evaluate(&self, facts: &Facts<'_>) -> Outcome {
+        let context = facts.context(&self.environment, self.scope);
+        let truth = match run(self.program.expression(), &context) {
+            Ok(true) => Truth::True,
+            Ok(false) => Truth::False,
+            Err(reason) => Truth::Undetermined(reason),
+        };
+        let terms = self
+            .terms
+            .iter()
+            .map(|(text, program)| {
+                let result = run(program.expression(), &context);
+                Term {
+                    text: text.clone(),
+                    passed: result.as_ref().ok().copied(),
+                    values: terms::values(program.expression(), &context),
+                    error: result.err(),
+                }
+            })
+            .collect();
+        Outcome { truth, terms }
+    }
+}
+
+impl fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Compiled")
+            .field("text", &self.text)
+            .field("scope", &self.scope)
+            .finish_non_exhaustive()
+    }
+}
+
+fn parse(environment: &Env, text: &str) -> Result<Program, Vec<String>> {
+    environment.compile(text).map_err(|errors| {
+        // Their own Display panics for columns over 65,535; the parts do not.
+        errors
+            .errors
+            .iter()
+            .take(3)
+            .map(|error| {
+                let (line, column) = error.pos;
+                format!("line {line}, column {column}: {}", syntax_fault(&error.msg))
+            })
+            .collect()
+    })
+}
+
+/// Words the parser's messages for the mistakes that people make most.
+fn syntax_fault(message: &str) -> String {
+    let message = message.trim_start_matches("Syntax error: ");
+    if message.starts_with("token recognition error at: '=") {
+        return "a single `=` does not compare; write `==`".to_owned();
+    }
+    if message.contains("input 'and'") || message.contains("input 'or'") {
+        return "join terms with `&&` or `||`".to_owned();
+    }
+    shortened(message)
+}
+
+/// Evaluates to a truth value; a panic in the library is an error like any other.
+fn run(expression: &IdedExpr, context: &Context<'_, '_>) -> Result<bool, String> {
+    match catch_unwind(AssertUnwindSafe(|| Value::resolve(expression, context))) {
+        Ok(Ok(Value::Bool(truth))) => Ok(truth),
+        Ok(Ok(_)) => Err("it is neither true nor false".to_owned()),
+        Ok(Err(error)) => Err(explained(&error)),
+        Err(_) => Err("it made the evaluator fail".to_owned()),
+    }
+}
+
+/// Says in the words of a policy why an evaluation failed.
+fn explained(error: &ExecutionError) -> String {
+    match error {
+        ExecutionError::UndeclaredReference(name) if name.as_str() == "scan" => {
+            "there is no usable scan result".to_owned()
+        }
+        ExecutionError::UndeclaredReference(name) => format!("`{name}` is not known"),
+        ExecutionError::NoSuchKey(key) => format!("there is no value for `{key}`"),
+        ExecutionError::FunctionError { function, message } => {
+            shortened(&format!("`{function}` failed: {message}"))
+        }
+        other => shortened(&other.to_string()),
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(MAX_ERROR).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,401 @@
+//! What is allowed, what is denied and on which values, and that unknown is never clean.
+
+use proptest::prelude::*;
+use sluice_domain::SeverityCounts;
+use sluice_domain::resources::{Condition, Rule};
+
+use super::*;
+
+fn policy(when: Option<&str>) -> PromotionPolicy {
+    PromotionPolicy {
+        name: "clean".parse().unwrap(),
+        from: "hub/*".parse().unwrap(),
+        to: "official/{name}".parse().unwrap(),
+        tag: "%n-%Y%m%d".to_owned(),
+        when: when.map(|text| Condition(text.to_owned())),
+        rules: Vec::new(),
+        unknown: UnknownFindings::Deny,
+        soak: None,
+        require: sluice_domain::resources::Require::default(),
+        recall: sluice_domain::resources::Recall::Flag,
+        enabled: true,
+    }
+}
+
+fn digest() -> Digest {
+    format!("sha256:{}", "0a".repeat(32)).parse().unwrap()
+}
+
+fn child(platform: &str, counts: SeverityCounts) -> ChildFacts {
+    ChildFacts {
+        platform: Some(platform.parse().unwrap()),
+        digest: digest(),
+        verdict: Some(ChildVerdict {
+            status: Coverage::Covered,
+            scan: ScanFacts {
+                counts,
+                packages: 88,
+                os: Some("debian 12.5".to_owned()),
+                ..ScanFacts::default()
+            },
+            reason: None,
+        }),
+        image: ImageFacts::default(),
+    }
+}
+
+fn high(high: u64) -> SeverityCounts {
+    SeverityCounts {
+        high,
+        ..SeverityCounts::default()
+    }
+}
+
+fn candidate(children: Vec<ChildFacts>) -> Candidate {
+    Candidate {
+        repository: "hub/app".parse().unwrap(),
+        tag: "1.27".parse().unwrap(),
+        digest: digest(),
+        children,
+        first_seen_at: Some("2026-11-23T12:00:00Z".parse().unwrap()),
+        arrived_at: None,
+        decided_at: "2026-11-24T00:00:00Z".parse().unwrap(),
+    }
+}
+
+fn two(first: SeverityCounts, second: SeverityCounts) -> Candidate {
+    candidate(vec![
+        child("linux/amd64", first),
+        child("linux/arm64", second),
+    ])
+}
+
+fn outcome(policy: &PromotionPolicy, candidate: &Candidate) -> Outcome {
+    judge(policy, candidate).unwrap().outcome
+}
+
+fn told(judgement: &Judgement) -> Vec<String> {
+    let line =
+        |reason: &Reason| format!("{} | {:?} | {}", reason.rule, reason.passed, reason.detail);
+    judgement.reasons.iter().map(line).collect()
+}
+
+#[test]
+fn a_clean_image_is_allowed_and_every_rule_is_told() {
+    let judgement = judge(
+        &policy(Some("scan.critical == 0 && scan.high <= 2")),
+        &two(high(0), high(2)),
+    )
+    .unwrap();
+    assert_eq!(judgement.outcome, Outcome::Allow);
+    assert_eq!(judgement.target.as_str(), "official/app");
+    assert_eq!(judgement.target_tag.as_str(), "1.27-20261124");
+    assert_eq!(
+        told(&judgement),
+        [
+            "runnable | Some(true) | linux/amd64, linux/arm64",
+            "coverage | Some(true) | linux/amd64: debian 12.5, 88 packages",
+            "coverage | Some(true) | linux/arm64: debian 12.5, 88 packages",
+            "scan.critical == 0 | Some(true) | linux/amd64: scan.critical = 0; linux/arm64: scan.critical = 0",
+            "scan.high <= 2 | Some(true) | linux/amd64: scan.high = 0; linux/arm64: scan.high = 2",
+            "scan.unknown == 0 (implied; `unknown: allow` lifts it) | Some(true) | linux/amd64: scan.unknown = 0; linux/arm64: scan.unknown = 0",
+        ]
+    );
+}
+
+#[test]
+fn one_failing_child_denies_the_index() {
+    let judgement = judge(&policy(Some("scan.high == 0")), &two(high(0), high(2))).unwrap();
+    assert_eq!(judgement.outcome, Outcome::Deny);
+    assert_eq!(
+        told(&judgement)[3],
+        "scan.high == 0 | Some(false) | linux/amd64: scan.high = 0; linux/arm64: scan.high = 2"
+    );
+}
+
+#[test]
+fn what_no_scanner_covered_is_denied_whatever_the_condition() {
+    let verdict = |status, packages, reason: &str| {
+        Some(ChildVerdict {
+            status,
+            scan: ScanFacts {
+                packages,
+                ..ScanFacts::default()
+            },
+            reason: Some(reason.to_owned()),
+        })
+    };
+    for (verdict, expected) in [
+        (None, "image 0a0a0a0a0a0a: it has no scan result"),
+        (
+            verdict(Coverage::Failed, 9, "timed out"),
+            "image 0a0a0a0a0a0a: the scan failed (timed out)",
+        ),
+        (
+            verdict(Coverage::Unsupported, 0, "unknown OS"),
+            "image 0a0a0a0a0a0a: the scanner does not understand the content (unknown OS): no operating system recognised, 0 packages",
+        ),
+        (
+            verdict(Coverage::Covered, 0, "empty"),
+            "image 0a0a0a0a0a0a: the scanner saw nothing to judge (empty): no operating system recognised, 0 packages",
+        ),
+    ] {
+        let bad = ChildFacts {
+            platform: None,
+            verdict,
+            ..child("linux/amd64", high(0))
+        };
+        let candidate = candidate(vec![child("linux/arm64", high(0)), bad]);
+        for when in [
+            None,
+            Some("true"),
+            Some("scan.critical == 0"),
+            Some("true || scan.unknown >= 0"),
+            Some("!(scan.high > 0)"),
+        ] {
+            let mut policy = policy(when);
+            for unknown in [UnknownFindings::Deny, UnknownFindings::Allow] {
+                policy.unknown = unknown;
+                let judgement = judge(&policy, &candidate).unwrap();
+                assert_eq!(judgement.outcome, Outcome::Deny, "{when:?}");
+                let coverage = &judgement.reasons[2];
+                assert_eq!(
+                    (coverage.rule.as_str(), coverage.passed),
+                    ("coverage", Some(false))
+                );
+                assert_eq!(coverage.detail, expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_system_past_its_end_of_life_passes_with_a_warning() {
+    let mut old = child("linux/amd64", high(0));
+    old.verdict.as_mut().unwrap().scan.end_of_life = true;
+    let judgement = judge(&policy(None), &candidate(vec![old.clone()])).unwrap();
+    assert_eq!(judgement.outcome, Outcome::Allow);
+    assert!(judgement.reasons[1].detail.contains("past its end of life"));
+    assert_eq!(
+        outcome(&policy(Some("!scan.end_of_life")), &candidate(vec![old])),
+        Outcome::Deny
+    );
+}
+
+#[test]
+fn an_index_without_runnable_children_is_denied() {
+    for when in [None, Some("true"), Some("scan.critical == 0")] {
+        let judgement = judge(&policy(when), &candidate(Vec::new())).unwrap();
+        assert_eq!(judgement.outcome, Outcome::Deny);
+        assert_eq!(
+            told(&judgement)[0],
+            "runnable | Some(false) | there is no runnable image"
+        );
+    }
+}
+
+#[test]
+fn unrated_findings_deny_unless_the_policy_speaks_of_them() {
+    let unrated = SeverityCounts {
+        unknown: 3,
+        ..SeverityCounts::default()
+    };
+    let candidate = two(high(0), unrated);
+    let judgement = judge(&policy(Some("scan.critical == 0")), &candidate).unwrap();
+    assert_eq!(judgement.outcome, Outcome::Deny);
+    assert!(
+        judgement
+            .reasons
+            .last()
+            .unwrap()
+            .detail
+            .contains("linux/arm64: scan.unknown = 3")
+    );
+    assert_eq!(
+        outcome(&policy(Some("tag != 'scan.unknown'")), &candidate),
+        Outcome::Deny
+    );
+    assert_eq!(
+        outcome(&policy(Some("scan.unknown < 5")), &candidate),
+        Outcome::Allow
+    );
+    assert_eq!(outcome(&policy(None), &candidate), Outcome::Allow);
+    let lax = PromotionPolicy {
+        unknown: UnknownFindings::Allow,
+        ..policy(Some("scan.critical == 0"))
+    };
+    assert_eq!(outcome(&lax, &candidate), Outcome::Allow);
+}
+
+#[test]
+fn a_condition_that_ends_in_an_error_is_undetermined() {
+    for when in [
+        "image.labels.owner == 'web'",
+        "image.created < now",
+        "updated_at < now",
+        "scan.fixable >= 0",
+    ] {
+        let judgement = judge(&policy(Some(when)), &two(high(0), high(0))).unwrap();
+        assert_eq!(judgement.outcome, Outcome::Undetermined, "{when}");
+        assert_eq!(judgement.reasons[3].passed, None);
+    }
+    let denied = policy(Some("image.labels.owner == 'web' && scan.high == 0"));
+    assert_eq!(outcome(&denied, &two(high(0), high(1))), Outcome::Deny);
+    let broken = judge(&policy(Some("scna.high == 0")), &two(high(0), high(0))).unwrap();
+    assert_eq!(broken.outcome, Outcome::Undetermined);
+    assert!(broken.reasons[3].detail.contains("did you mean `scan`?"));
+}
+
+#[test]
+fn required_platforms_must_be_present() {
+    let mut policy = policy(None);
+    policy.require.platforms = vec![
+        "linux/arm64".parse().unwrap(),
+        "linux/s390x".parse().unwrap(),
+    ];
+    let judgement = judge(&policy, &candidate(vec![child("linux/arm64/v8", high(0))])).unwrap();
+    assert_eq!(judgement.outcome, Outcome::Deny);
+    assert_eq!(
+        told(&judgement)[2],
+        "require.platforms | Some(true) | linux/arm64 is present"
+    );
+    assert_eq!(
+        told(&judgement)[3],
+        "require.platforms | Some(false) | linux/s390x is missing; there is linux/arm64/v8"
+    );
+}
+
+#[test]
+fn soaking_waits_only_when_nothing_else_stands_against() {
+    let mut policy = policy(Some("scan.high == 0"));
+    policy.soak = Some("24h".parse().unwrap());
+    let mut candidate = two(high(0), high(0));
+    let until = "2026-11-24T12:00:00Z".parse().unwrap();
+    let judgement = judge(&policy, &candidate).unwrap();
+    assert_eq!(judgement.outcome, Outcome::Wait { until });
+    assert_eq!(
+        told(&judgement).last().unwrap(),
+        "soak | Some(false) | first seen 2026-11-23 12:00:00 UTC, 1d are over at 2026-11-24 12:00:00 UTC"
+    );
+    assert_eq!(outcome(&policy, &two(high(0), high(1))), Outcome::Deny);
+    candidate.decided_at = until;
+    assert_eq!(outcome(&policy, &candidate), Outcome::Allow);
+    candidate.first_seen_at = None;
+    assert_eq!(outcome(&policy, &candidate), Outcome::Undetermined);
+}
+
+#[test]
+fn rules_of_dtr_judge_like_the_condition_they_compile_to() {
+    let mut policy = policy(None);
+    policy.rules = vec![Rule {
+        field: "vulnerability_critical".to_owned(),
+        operator: "eq".to_owned(),
+        values: vec!["0".to_owned()],
+    }];
+    let mut candidate = two(high(3), high(0));
+    assert_eq!(outcome(&policy, &candidate), Outcome::Allow);
+    candidate.children[0]
+        .verdict
+        .as_mut()
+        .unwrap()
+        .scan
+        .dtr
+        .critical = 3;
+    let judgement = judge(&policy, &candidate).unwrap();
+    assert_eq!(judgement.outcome, Outcome::Deny);
+    assert!(
+        told(&judgement)[3].starts_with(
+            "scan.dtr.critical == 0 | Some(false) | linux/amd64: scan.dtr.critical = 3;"
+        )
+    );
+    policy.rules[0].operator = "is".to_owned();
+    assert_eq!(outcome(&policy, &candidate), Outcome::Undetermined);
+}
+
+#[test]
+fn a_target_that_cannot_be_named_is_an_error() {
+    let mut bad = policy(None);
+    bad.to = "{org}/{name}".parse().unwrap();
+    let mut candidate = two(high(0), high(0));
+    candidate.repository = "alpine".parse().unwrap();
+    assert!(matches!(judge(&bad, &candidate), Err(Error::Target { .. })));
+    bad = policy(None);
+    candidate.tag = "a".repeat(125).parse().unwrap();
+    assert!(matches!(
+        judge(&bad, &candidate),
+        Err(Error::TargetTag { .. })
+    ));
+    bad.tag = "%q".to_owned();
+    assert!(matches!(
+        judge(&bad, &candidate),
+        Err(Error::Template { .. })
+    ));
+}
+
+fn counts() -> impl Strategy<Value = SeverityCounts> {
+    (0_u64..4, 0_u64..4, 0_u64..4, 0_u64..4, 0_u64..2).prop_map(
+        |(critical, high, medium, low, unknown)| SeverityCounts {
+            critical,
+            high,
+            medium,
+            low,
+            unknown,
+        },
+    )
+}
+
+fn upper_bounds() -> impl Strategy<Value = Option<String>> {
+    let fields = vec!["critical", "high", "medium", "low", "unknown", "total"];
+    let term = (
+        proptest::sample::select(fields),
+        proptest::bool::ANY,
+        0_u64..4,
+    )
+        .prop_map(|(field, inclusive, bound)| {
+            format!(
+                "scan.{field} {} {bound}",
+                if inclusive { "<=" } else { "<" }
+            )
+        });
+    let joined = (proptest::collection::vec(term, 1..4), proptest::bool::ANY)
+        .prop_map(|(terms, all)| terms.join(if all { " && " } else { " || " }));
+    proptest::option::of(joined)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn more_findings_never_turn_a_refusal_into_a_promotion(
+        before in (counts(), counts()),
+        more in (counts(), counts()),
+        when in upper_bounds(),
+        lax in proptest::bool::ANY,
+    ) {
+        let policy = PromotionPolicy {
+            unknown: if lax { UnknownFindings::Allow } else { UnknownFindings::Deny },
+            ..policy(when.as_deref())
+        };
+        let less = outcome(&policy, &two(before.0, before.1));
+        let after = outcome(&policy, &two(before.0.plus(more.0), before.1.plus(more.1)));
+        prop_assert!(!(less != Outcome::Allow && after == Outcome::Allow), "{:?} then {:?}", less, after);
+    }
+
+    #[test]
+    fn nothing_is_allowed_while_a_child_is_not_covered(
+        covered in proptest::collection::vec(proptest::bool::ANY, 0..4),
+        when in upper_bounds(),
+    ) {
+        let children: Vec<ChildFacts> = covered
+            .iter()
+            .map(|covered| ChildFacts {
+                verdict: child("linux/amd64", high(0)).verdict.filter(|_| *covered),
+                ..child("linux/amd64", high(0))
+            })
+            .collect();
+        let answer = outcome(&policy(when.as_deref()), &candidate(children));
+        if covered.is_empty() || covered.contains(&false) {
+            prop_assert_eq!(answer, Outcome::Deny);
+        }
+    }
+}
