@@ -228,6 +228,24 @@ fn hostile_text_is_refused_and_nothing_overflows() {
 }
 
 #[test]
+fn loops_over_the_most_that_is_allowed_end() {
+    let labels = |count: usize| ImageFacts {
+        labels: (0..count).map(|n| (n.to_string(), String::new())).collect(),
+        ..ImageFacts::default()
+    };
+    let text = "image.labels.all(a, image.labels.exists(b, image.labels[b] != '')) || true";
+    let compiled = Compiled::new(text, Scope::Pruning).unwrap();
+    let (most, more) = (labels(128), labels(129));
+    assert_eq!(compiled.evaluate(&facts(None, &most)).truth, Truth::True);
+    let compiled = Compiled::new("size(image.labels) > 0", Scope::Pruning).unwrap();
+    assert_eq!(compiled.evaluate(&facts(None, &most)).truth, Truth::True);
+    let unknown = Truth::Undetermined("there is no value for `labels`".to_owned());
+    assert_eq!(compiled.evaluate(&facts(None, &more)).truth, unknown);
+    let commas = format!("[{}1].exists(x, x == 1)", "1,".repeat(300));
+    assert!(Compiled::new(&commas, Scope::Pruning).unwrap_err()[0].contains("commas"));
+}
+
+#[test]
 fn long_but_flat_conditions_are_allowed() {
     let many = vec!["tag != 'x'"; 200].join(" && ");
     assert_eq!(truth(&many), Truth::True);
