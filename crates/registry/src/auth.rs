@@ -1,14 +1,15 @@
 //! Bearer and basic authentication, with the realm pinned.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use http_auth::parser::ChallengeParser;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use url::Url;
 
 use crate::client::{Client, limited};
@@ -28,8 +29,11 @@ enum Challenge {
 #[derive(Debug, Default)]
 pub(crate) struct Auth {
     challenge: Mutex<Option<Challenge>>,
-    tokens: Mutex<HashMap<String, (HeaderValue, DateTime<Utc>)>>,
+    tokens: Mutex<HashMap<String, Cell>>,
 }
+
+/// The place of one token; whoever fetches it holds the lock, and the others wait for that one request.
+type Cell = Arc<Mutex<Option<(HeaderValue, Instant)>>>;
 
 #[derive(Deserialize)]
 struct TokenAnswer {
@@ -75,16 +79,20 @@ impl Client {
         Ok(value)
     }
 
-    /// Learns from a refusal what the registry wants; the token that was used is forgotten.
-    pub(crate) async fn learn(&self, headers: &HeaderMap, scopes: &[String]) -> Result<(), Error> {
+    /// Learns from a refusal what the registry wants; a token that was `used` is forgotten, a newer one is not.
+    pub(crate) async fn learn(
+        &self,
+        headers: &HeaderMap,
+        scopes: &[String],
+        used: Option<&HeaderValue>,
+    ) -> Result<(), Error> {
         let host = &self.shared.endpoint.host;
         let refuse = |reason: &str| Error::untrusted(host, reason);
-        self.shared
-            .auth
-            .tokens
-            .lock()
-            .await
-            .remove(&scopes.join(" "));
+        if let Some(used) = used {
+            let cell = self.cell(scopes).await;
+            let mut token = cell.lock().await;
+            token.take_if(|(value, _)| value == used);
+        }
         let mut found = None;
         for value in headers.get_all(WWW_AUTHENTICATE) {
             let text = value
@@ -139,7 +147,22 @@ impl Client {
         Ok(realm)
     }
 
-    /// One request at a time fetches a token; the others find it in the cache.
+    /// Finds the place of the token for these scopes; a place that is neither filled nor in use is given up.
+    async fn cell(&self, scopes: &[String]) -> Cell {
+        let key = scopes.join(" ");
+        let mut tokens = self.shared.auth.tokens.lock().await;
+        if !tokens.contains_key(&key) {
+            let now = Instant::now();
+            tokens.retain(|_, cell| {
+                let fresh =
+                    |token: &Option<(_, Instant)>| token.as_ref().is_some_and(|t| t.1 > now);
+                Arc::strong_count(cell) > 1 || cell.try_lock().is_ok_and(|token| fresh(&token))
+            });
+        }
+        Arc::clone(tokens.entry(key).or_default())
+    }
+
+    /// One request at a time fetches a token of these scopes; the others find it in the cache.
     async fn token(
         &self,
         realm: &Url,
@@ -147,12 +170,12 @@ impl Client {
         scopes: &[String],
     ) -> Result<HeaderValue, Error> {
         let host = &self.shared.endpoint.host;
-        let key = scopes.join(" ");
-        let mut tokens = self.shared.auth.tokens.lock().await;
-        if let Some((token, until)) = tokens.get(&key)
-            && *until > Utc::now()
+        let cell = self.cell(scopes).await;
+        let mut token = cell.lock().await;
+        if let Some((value, until)) = token.as_ref()
+            && *until > Instant::now()
         {
-            return Ok(token.clone());
+            return Ok(value.clone());
         }
         let mut request = self.shared.http.get(realm.clone());
         for scope in scopes {
@@ -178,20 +201,15 @@ impl Client {
         // The error of the parser could quote the token.
         let answer: TokenAnswer = serde_json::from_slice(&body)
             .map_err(|_| Error::untrusted(host, "its token answer is not understood"))?;
-        let token = answer
+        let text = answer
             .token
             .or(answer.access_token)
             .ok_or_else(|| Error::untrusted(host, "its token answer has no token"))?;
-        let value = self.sensitive(&format!("Bearer {token}"))?;
+        let value = self.sensitive(&format!("Bearer {text}"))?;
         // The specification's default and minimum is 60 s; a tenth is kept for the way.
         let lifetime = answer.expires_in.unwrap_or(60).clamp(60, 86_400);
-        tokens.insert(
-            key,
-            (
-                value.clone(),
-                Utc::now() + Duration::from_secs(lifetime - lifetime / 10),
-            ),
-        );
+        let until = Instant::now() + Duration::from_secs(lifetime - lifetime / 10);
+        *token = Some((value.clone(), until));
         Ok(value)
     }
 }

@@ -1,18 +1,16 @@
 //! Blobs: is it there, mount it, or stream it from one registry to another.
 
 use futures_util::StreamExt as _;
-use reqwest::Response;
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
+use reqwest::{Method, Response, StatusCode};
 use sluice_domain::{Digest, Repository};
 use url::Url;
 
-use crate::client::{Client, what};
+use crate::client::{Client, location, what};
 use crate::error::Error;
 use crate::manifest::Descriptor;
+use crate::turn::turn;
 use crate::verify::Verified;
-
-/// The most redirects of a blob, as to a content network.
-const MAX_REDIRECTS: usize = 5;
 
 /// How a blob came to be in its repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +26,11 @@ impl Client {
         &self,
         repository: &Repository,
         digest: &Digest,
+        actions: &str,
     ) -> Result<bool, Error> {
         let what = what(repository, digest);
         let url = self.url(&format!("{repository}/blobs/{digest}"))?;
-        let scope = [format!("repository:{repository}:pull,push")];
+        let scope = [format!("repository:{repository}:{actions}")];
         let answer = self
             .send("look up", &what, &scope, |http| http.head(url.clone()))
             .await?;
@@ -52,30 +51,12 @@ impl Client {
         let what = what(repository, &blob.digest);
         let scope = [format!("repository:{repository}:pull")];
         let first = self.url(&format!("{repository}/blobs/{}", blob.digest))?;
-        let mut answer = self
-            .send("fetch", &what, &scope, |http| http.get(first.clone()))
-            .await?;
-        let mut at = first;
-        for _ in 0..MAX_REDIRECTS {
-            if !answer.status().is_redirection() {
-                if answer.status() == 404 {
-                    return Err(Error::NotFound { what });
-                }
-                return self.accept("fetch", &what, answer, &[200]).await;
-            }
-            at = location(&what, &at, &answer)?;
-            if self.shared.endpoint.base.scheme() == "https" && at.scheme() != "https" {
-                return Err(Error::untrusted(what, "it is redirected out of TLS"));
-            }
-            answer = self
-                .shared
-                .http
-                .get(at.clone())
-                .send()
-                .await
-                .map_err(Error::transport("fetch", &what))?;
+        let get = (Method::GET, "*/*");
+        let answer = self.read(get, "fetch", &what, &scope, first).await?;
+        if answer.status() == 404 {
+            return Err(Error::NotFound { what });
         }
-        Err(Error::untrusted(what, "it is redirected more than 5 times"))
+        self.accept("fetch", &what, answer, &[200]).await
     }
 
     /// Brings a blob into a repository, in the cheapest way that works.
@@ -86,15 +67,16 @@ impl Client {
         source: (&Self, &Repository),
         siblings: &[Repository],
     ) -> Result<Arrival, Error> {
-        if self.has_blob(repository, &blob.digest).await? {
+        let _turn = turn(&self.shared.endpoint.base, repository, &blob.digest).await;
+        let push = "pull,push";
+        if self.has_blob(repository, &blob.digest, push).await? {
             return Ok(Arrival::Present);
         }
-        for sibling in siblings {
-            if let Upload::Mounted = self.start(repository, &blob.digest, Some(sibling)).await? {
-                return Ok(Arrival::Mounted);
-            }
-        }
-        let Upload::At(upload) = self.start(repository, &blob.digest, None).await? else {
+        let upload = match self.mount(repository, &blob.digest, siblings).await {
+            Some(upload) => upload,
+            None => self.start(repository, &blob.digest, None).await?,
+        };
+        let Upload::At(upload) = upload else {
             return Ok(Arrival::Mounted);
         };
         let (source, from) = source;
@@ -103,7 +85,32 @@ impl Client {
         Ok(Arrival::Copied)
     }
 
-    /// Starts an upload, or mounts from a sibling; a sibling that has not got it leaves an upload to be cancelled.
+    /// Mounts from the first sibling that has the blob; one that cannot be read or used stops nothing.
+    ///
+    /// The registry may answer with an upload instead, which is as good as a new one.
+    async fn mount(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        siblings: &[Repository],
+    ) -> Option<Upload> {
+        for sibling in siblings {
+            let upload = match self.has_blob(sibling, digest, "pull").await {
+                Ok(true) => self.start(repository, digest, Some(sibling)).await,
+                Ok(false) => continue,
+                Err(error) => Err(error),
+            };
+            match upload {
+                Ok(upload) => return Some(upload),
+                Err(error) => {
+                    tracing::debug!(image.repository = %sibling, image.digest = %digest, %error, "not mounted");
+                }
+            }
+        }
+        None
+    }
+
+    /// Starts an upload, or asks to mount from a sibling.
     async fn start(
         &self,
         repository: &Repository,
@@ -133,15 +140,6 @@ impl Client {
         if !self.is_own(&at) {
             return Err(Error::untrusted(what, "its upload leads to another host"));
         }
-        if from.is_some() {
-            // Best effort: the registry purges what is left of uploads by itself.
-            let cancelled = self
-                .send("cancel the upload of", &what, &scopes, |http| {
-                    http.delete(at.clone())
-                })
-                .await;
-            drop(cancelled);
-        }
         Ok(Upload::At(at))
     }
 
@@ -164,7 +162,8 @@ impl Client {
             .put(at)
             .header(CONTENT_LENGTH, blob.size)
             .header(CONTENT_TYPE, "application/octet-stream");
-        if let Some(authorization) = self.authorization(&scope).await? {
+        let used = self.authorization(&scope).await?;
+        if let Some(authorization) = used.clone() {
             request = request.header(AUTHORIZATION, authorization);
         }
         let answer = request
@@ -172,6 +171,11 @@ impl Client {
             .send()
             .await
             .map_err(|error| broken(&what, error))?;
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            // The next try starts with a fresh token.
+            self.learn(answer.headers(), &scope, used.as_ref()).await?;
+            return Err(Error::StaleToken { what });
+        }
         self.accept("upload", &what, answer, &[201]).await.map(drop)
     }
 }
@@ -194,18 +198,4 @@ fn broken(what: &str, error: reqwest::Error) -> Error {
         source = inner.source();
     }
     Error::transport("upload", what)(error)
-}
-
-fn location(what: &str, current: &Url, answer: &Response) -> Result<Url, Error> {
-    let refuse = |reason: &str| Error::untrusted(what, reason);
-    let value = answer
-        .headers()
-        .get(LOCATION)
-        .ok_or_else(|| refuse("the registry does not say where to go on"))?;
-    let text = value
-        .to_str()
-        .map_err(|_| refuse("the place to go on is not text"))?;
-    current
-        .join(text)
-        .map_err(|_| refuse("the place to go on is no address"))
 }

@@ -2,22 +2,26 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use reqwest::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER};
-use reqwest::{RequestBuilder, Response, StatusCode};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use secrecy::SecretString;
 use sluice_domain::{RegistryHost, Repository};
 use url::Url;
 
 use crate::auth::Auth;
 use crate::error::Error;
+use crate::rate::RateLimit;
 
 /// How much of a refusal is told.
 const MAX_REFUSAL: usize = 64 << 10;
+/// The most redirects of a read, as to a content network.
+const MAX_REDIRECTS: usize = 5;
 
 /// An account at a registry.
 #[derive(Debug, Clone)]
@@ -80,6 +84,9 @@ pub(crate) struct Shared {
     pub(crate) http: reqwest::Client,
     pub(crate) endpoint: Endpoint,
     pub(crate) auth: Auth,
+    /// It was seen to delete digests but no tags.
+    pub(crate) digests_only: AtomicBool,
+    rate_limit: Mutex<Option<RateLimit>>,
 }
 
 /// A client of one registry; cheap to clone.
@@ -126,6 +133,8 @@ impl Client {
                 http,
                 endpoint,
                 auth: Auth::default(),
+                digests_only: AtomicBool::new(false),
+                rate_limit: Mutex::default(),
             }),
         })
     }
@@ -134,6 +143,20 @@ impl Client {
     #[must_use]
     pub fn host(&self) -> &RegistryHost {
         &self.shared.endpoint.host
+    }
+
+    /// Returns what the registry said last of the pulls that are left, if it limits them.
+    #[must_use]
+    pub fn last_rate_limit(&self) -> Option<RateLimit> {
+        let told = self.shared.rate_limit.lock();
+        *told.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_rate_limit(&self, headers: &HeaderMap) {
+        if let Some(told) = RateLimit::read(headers) {
+            let mut last = self.shared.rate_limit.lock();
+            **last.as_mut().unwrap_or_else(|broken| broken.get_mut()) = Some(told);
+        }
     }
 
     pub(crate) fn url(&self, path: &str) -> Result<Url, Error> {
@@ -156,22 +179,56 @@ impl Client {
     ) -> Result<Response, Error> {
         for last in [false, true] {
             let mut builder = request(&self.shared.http);
-            if let Some(authorization) = self.authorization(scopes).await? {
+            let used = self.authorization(scopes).await?;
+            if let Some(authorization) = used.clone() {
                 builder = builder.header(AUTHORIZATION, authorization);
             }
             let answer = builder
                 .send()
                 .await
                 .map_err(Error::transport(action, what))?;
+            self.note_rate_limit(answer.headers());
             if answer.status() != StatusCode::UNAUTHORIZED || last {
                 return Ok(answer);
             }
-            self.learn(answer.headers(), scopes).await?;
+            self.learn(answer.headers(), scopes, used.as_ref()).await?;
         }
         Err(Error::untrusted(
             what,
             "the registry keeps asking for authentication",
         ))
+    }
+
+    /// Reads something and follows redirects by hand: at most 5, never out of TLS, and with the credential only at home.
+    pub(crate) async fn read(
+        &self,
+        (method, accepted): (Method, &'static str),
+        action: &'static str,
+        what: &str,
+        scopes: &[String],
+        mut at: Url,
+    ) -> Result<Response, Error> {
+        for _ in 0..=MAX_REDIRECTS {
+            let request = |http: &reqwest::Client| {
+                http.request(method.clone(), at.clone())
+                    .header(ACCEPT, accepted)
+            };
+            let answer = if self.is_own(&at) {
+                self.send(action, what, scopes, request).await?
+            } else {
+                let answer = request(&self.shared.http).send().await;
+                answer.map_err(Error::transport(action, what))?
+            };
+            if !answer.status().is_redirection() {
+                return Ok(answer);
+            }
+            let next = location(what, &at, &answer)?;
+            if at.scheme() == "https" && next.scheme() != "https" {
+                return Err(Error::untrusted(what, "it is redirected out of TLS"));
+            }
+            at = next;
+        }
+        Err(Error::untrusted(what, "it is redirected more than 5 times"))
     }
 
     /// Turns an unwanted status into an error that tells what the registry said.
@@ -187,7 +244,12 @@ impl Client {
             return Ok(answer);
         }
         let retry_after = retry_after(answer.headers());
-        let body = limited(what, answer, MAX_REFUSAL).await.unwrap_or_default();
+        // What a content network says may quote the signed address.
+        let body = if self.is_own(answer.url()) {
+            limited(what, answer, MAX_REFUSAL).await.unwrap_or_default()
+        } else {
+            Bytes::new()
+        };
         let detail: String = String::from_utf8_lossy(&body)
             .chars()
             .take(300)
@@ -238,4 +300,19 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         .parse()
         .ok()?;
     Some(Duration::from_secs(seconds.min(86_400)))
+}
+
+/// Reads where a registry sends on to.
+pub(crate) fn location(what: &str, current: &Url, answer: &Response) -> Result<Url, Error> {
+    let refuse = |reason: &str| Error::untrusted(what, reason);
+    let value = answer
+        .headers()
+        .get(LOCATION)
+        .ok_or_else(|| refuse("the registry does not say where to go on"))?;
+    let text = value
+        .to_str()
+        .map_err(|_| refuse("the place to go on is not text"))?;
+    current
+        .join(text)
+        .map_err(|_| refuse("the place to go on is no address"))
 }

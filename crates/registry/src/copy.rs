@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use sluice_domain::{Class, Classify as _, Digest, Repository};
+use sluice_domain::{Backoff, Class, Classify as _, Digest, Repository};
 
 use crate::blob::Arrival;
 use crate::client::Client;
@@ -15,6 +15,9 @@ const MAX_DEPTH: usize = 3;
 const MAX_MANIFESTS: usize = 1_024;
 const PARALLEL_BLOBS: usize = 4;
 const BLOB_TRIES: u32 = 3;
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
+/// The longest wait that a registry may ask for here; a longer one is left to the next delivery.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What to copy from where to where.
 #[derive(Debug)]
@@ -168,13 +171,28 @@ impl CopyJob<'_> {
                 Ok(arrival) => return Ok((blob.size, arrival)),
                 Err(error) => error,
             };
-            // A quota is for the bus to wait for; a broken connection is worth another try here.
-            if tries >= BLOB_TRIES || error.class() != Class::TRANSIENT {
+            let Some(pause) = pause(&error, tries).filter(|_| tries < BLOB_TRIES) else {
                 return Err(error);
-            }
+            };
             tracing::debug!(image.digest = %blob.digest, %error, "a blob failed; trying again");
-            tokio::time::sleep(Duration::from_millis(250) * tries).await;
+            tokio::time::sleep(pause).await;
             tries += 1;
         }
     }
+}
+
+/// Says how long to wait before another try here; a quota is for the bus to wait for.
+fn pause(error: &Error, tries: u32) -> Option<Duration> {
+    let Class::Transient { after } = error.class() else {
+        return None;
+    };
+    let own = BACKOFF.delay(tries, random());
+    let pause = after.map_or(own, |asked| asked.max(own));
+    (pause <= PATIENCE && !error.is_quota()).then_some(pause)
+}
+
+/// Enough chance to spread retries.
+fn random() -> f64 {
+    let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
+    f64::from(u32::try_from(high >> 32).unwrap_or(0)) / f64::from(u32::MAX)
 }

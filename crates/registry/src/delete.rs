@@ -1,5 +1,7 @@
 //! Removing a tag without touching its siblings.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use sluice_domain::{Digest, Repository, Tag};
 
@@ -30,11 +32,17 @@ impl Client {
         let what = what(repository, tag);
         let scope = [format!("repository:{repository}:delete")];
         let url = self.url(&format!("{repository}/manifests/{tag}"))?;
-        let answer = self
-            .send("delete", &what, &scope, |http| http.delete(url.clone()))
-            .await?;
-        if answer.status() != 400 {
-            self.accept("delete", &what, answer, &[202, 404]).await?;
+        if !self.shared.digests_only.load(Ordering::Relaxed) {
+            let answer = self
+                .send("delete", &what, &scope, |http| http.delete(url.clone()))
+                .await?;
+            if answer.status() != 400 {
+                self.accept("delete", &what, answer, &[202, 404]).await?;
+                return Ok(Ok(()));
+            }
+            self.shared.digests_only.store(true, Ordering::Relaxed);
+        }
+        if self.head(repository, &tag.into()).await?.is_none() {
             return Ok(Ok(()));
         }
         let tombstone = tombstone(&what)?;
@@ -43,12 +51,28 @@ impl Client {
         }
         self.put_manifest(repository, &tag.into(), &tombstone)
             .await?;
-        let url = self.url(&format!("{repository}/manifests/{}", tombstone.digest))?;
+        self.delete_manifest(repository, &tombstone.digest).await?;
+        Ok(Ok(()))
+    }
+
+    /// Removes a manifest, and on Distribution every tag that points to it; one that is gone is no error.
+    ///
+    /// # Errors
+    /// A failing registry, or one that does not allow deletion.
+    pub async fn delete_manifest(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<(), Error> {
+        let what = what(repository, digest);
+        let scope = [format!("repository:{repository}:delete")];
+        let url = self.url(&format!("{repository}/manifests/{digest}"))?;
         let answer = self
             .send("delete", &what, &scope, |http| http.delete(url.clone()))
             .await?;
-        self.accept("delete", &what, answer, &[202, 404]).await?;
-        Ok(Ok(()))
+        self.accept("delete", &what, answer, &[202, 404])
+            .await
+            .map(drop)
     }
 }
 

@@ -42,6 +42,12 @@ pub enum Error {
         /// The rule.
         reason: String,
     },
+    /// The token of a streamed upload was refused; a fresh one is used for the next try.
+    #[error("the token for the upload of `{what}` was refused")]
+    StaleToken {
+        /// What was uploaded.
+        what: String,
+    },
     /// It does not exist.
     #[error("`{what}` does not exist")]
     NotFound {
@@ -79,6 +85,11 @@ impl Error {
         }
     }
 
+    /// Says whether a quota is used up; never answered by trying at once.
+    pub(crate) fn is_quota(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if *status == StatusCode::TOO_MANY_REQUESTS)
+    }
+
     /// Says whether the thing does not exist.
     #[must_use]
     pub const fn is_not_found(&self) -> bool {
@@ -89,7 +100,7 @@ impl Error {
 impl Classify for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Transport { .. } => Class::TRANSIENT,
+            Self::Transport { .. } | Self::StaleToken { .. } => Class::TRANSIENT,
             Self::Refused {
                 status,
                 retry_after,

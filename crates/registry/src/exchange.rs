@@ -1,6 +1,7 @@
 //! Asking for manifests and writing them; every answer is checked before it is used.
 
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
+use reqwest::Method;
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use sluice_domain::{Digest, Repository};
 
 use crate::client::{Client, limited, what};
@@ -30,8 +31,8 @@ impl Client {
         let what = what(repository, reference);
         let url = self.url(&format!("{repository}/manifests/{reference}"))?;
         let scope = [format!("repository:{repository}:pull")];
-        let request = |http: &reqwest::Client| http.head(url.clone()).header(ACCEPT, ACCEPTED);
-        let answer = self.send("look up", &what, &scope, request).await?;
+        let head = (Method::HEAD, ACCEPTED);
+        let answer = self.read(head, "look up", &what, &scope, url).await?;
         if answer.status() == 404 {
             return Ok(None);
         }
@@ -64,8 +65,8 @@ impl Client {
         let what = what(repository, reference);
         let url = self.url(&format!("{repository}/manifests/{reference}"))?;
         let scope = [format!("repository:{repository}:pull")];
-        let request = |http: &reqwest::Client| http.get(url.clone()).header(ACCEPT, ACCEPTED);
-        let answer = self.send("fetch", &what, &scope, request).await?;
+        let get = (Method::GET, ACCEPTED);
+        let answer = self.read(get, "fetch", &what, &scope, url).await?;
         if answer.status() == 404 {
             return Err(Error::NotFound { what });
         }

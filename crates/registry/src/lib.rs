@@ -10,8 +10,10 @@ mod delete;
 mod error;
 mod exchange;
 mod manifest;
+mod rate;
 mod reference;
 mod tags;
+mod turn;
 mod verify;
 
 pub use client::{Client, Credential, Endpoint};
@@ -20,4 +22,5 @@ pub use error::Error;
 pub use manifest::{
     Content, Descriptor, ImageConfig, Manifest, ManifestHead, ManifestRef, digest_of,
 };
+pub use rate::RateLimit;
 pub use reference::ImageReference;

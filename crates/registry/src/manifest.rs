@@ -121,9 +121,11 @@ impl Descriptor {
                 .is_some_and(|p| p.os == "unknown" && p.architecture == "unknown")
     }
 
-    /// Says whether the layer lies elsewhere by design and is not copied.
+    /// Says whether the layer lies elsewhere by design and is not copied; one without an address does not.
     pub(crate) fn is_foreign(&self) -> bool {
-        self.media_type.contains("foreign") || self.media_type.contains("nondistributable")
+        let foreign =
+            self.media_type.contains("foreign") || self.media_type.contains("nondistributable");
+        foreign && !self.urls.is_empty()
     }
 }
 

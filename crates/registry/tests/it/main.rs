@@ -3,9 +3,13 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
     clippy::disallowed_methods,
     reason = "test code"
 )]
 
+mod gentle;
 mod hostile;
 mod liar;
+mod real;

@@ -1,0 +1,246 @@
+//! What the client does without: needless requests, and giving up where another way is open.
+
+use sluice_domain::Repository;
+use sluice_registry::{CopyJob, Error, ManifestRef, digest_of};
+
+use crate::liar::Liar;
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const LAYER: &[u8] = b"right";
+
+fn repository() -> Repository {
+    "a/b".parse().unwrap()
+}
+
+/// A source with one image of one layer, and a target that takes it.
+async fn pair() -> (Liar, Liar, sluice_domain::Digest) {
+    let (source, target) = (Liar::start().await, Liar::start().await);
+    let (config, layer) = (digest_of(b"{}"), digest_of(LAYER));
+    let body = format!(
+        r#"{{"schemaVersion":2,"config":{{"mediaType":"c","digest":"{config}","size":2}},"layers":[{{"mediaType":"l","digest":"{layer}","size":5}}]}}"#
+    );
+    let digest = digest_of(body.as_bytes());
+    let path = format!("/v2/a/b/manifests/{digest}");
+    source.on(
+        &format!("GET {path}"),
+        200,
+        &[("content-type", MANIFEST)],
+        body,
+    );
+    source.on(&format!("GET /v2/a/b/blobs/{config}"), 200, &[], "{}");
+    source.on(&format!("GET /v2/a/b/blobs/{layer}"), 200, &[], LAYER);
+    let location = [("location", "/v2/a/b/blobs/uploads/u?_state=s")];
+    target.on("POST /v2/a/b/blobs/uploads/", 202, &location, "");
+    for blob in [&config, &layer] {
+        let blob = blob.to_string().replace(':', "%3A");
+        target.on(
+            &format!("PUT /v2/a/b/blobs/uploads/u?_state=s&digest={blob}"),
+            201,
+            &[],
+            "",
+        );
+    }
+    target.on(&format!("PUT {path}"), 201, &[], "");
+    (source, target, digest)
+}
+
+async fn copy(
+    source: &Liar,
+    target: &Liar,
+    digest: &sluice_domain::Digest,
+    siblings: &[Repository],
+) -> Result<(u64, u64), Error> {
+    let (from, to, repository) = (source.client(), target.client(), repository());
+    let job = CopyJob {
+        source: &from,
+        source_repository: &repository,
+        digest,
+        target: &to,
+        target_repository: &repository,
+        siblings,
+    };
+    job.run()
+        .await
+        .map(|copied| (copied.blobs_copied, copied.blobs_mounted))
+}
+
+fn count(liar: &Liar, wanted: &str, part: &str) -> usize {
+    let asked = liar.asked();
+    asked
+        .iter()
+        .filter(|(method, path, _)| method == wanted && path.contains(part))
+        .count()
+}
+
+fn mount(blob: &[u8], from: &str) -> String {
+    let (digest, from) = (
+        digest_of(blob).to_string().replace(':', "%3A"),
+        from.replace('/', "%2F"),
+    );
+    format!("POST /v2/a/b/blobs/uploads/?mount={digest}&from={from}")
+}
+
+#[tokio::test]
+async fn a_sibling_that_may_not_be_read_does_not_stop_a_copy() {
+    let (source, target, digest) = pair().await;
+    let sibling: Repository = "a/secret".parse().unwrap();
+    for blob in [LAYER, b"{}"] {
+        target.on(
+            &format!("HEAD /v2/a/secret/blobs/{}", digest_of(blob)),
+            200,
+            &[],
+            "",
+        );
+        target.on(&mount(blob, "a/secret"), 403, &[], "");
+    }
+    assert_eq!(
+        copy(&source, &target, &digest, &[sibling]).await.unwrap(),
+        (2, 0)
+    );
+}
+
+#[tokio::test]
+async fn a_sibling_without_the_blob_opens_no_upload() {
+    let (source, target, digest) = pair().await;
+    let siblings: Vec<Repository> = vec!["a/x".parse().unwrap(), "a/y".parse().unwrap()];
+    assert_eq!(
+        copy(&source, &target, &digest, &siblings).await.unwrap(),
+        (2, 0)
+    );
+    assert_eq!(count(&target, "POST", "/uploads/"), 2, "one for each blob");
+    assert_eq!(count(&target, "DELETE", ""), 0);
+}
+
+#[tokio::test]
+async fn a_blob_of_a_sibling_is_mounted_and_not_fetched() {
+    let (source, target, digest) = pair().await;
+    let siblings: Vec<Repository> = vec!["a/x".parse().unwrap(), "a/y".parse().unwrap()];
+    for blob in [LAYER, b"{}"] {
+        target.on(
+            &format!("HEAD /v2/a/y/blobs/{}", digest_of(blob)),
+            200,
+            &[],
+            "",
+        );
+        target.on(&mount(blob, "a/y"), 201, &[], "");
+    }
+    assert_eq!(
+        copy(&source, &target, &digest, &siblings).await.unwrap(),
+        (0, 2)
+    );
+    assert_eq!(count(&source, "GET", "/blobs/"), 0);
+}
+
+#[tokio::test]
+async fn a_busy_registry_that_names_a_short_wait_is_tried_again_and_a_quota_is_not() {
+    for (status, wait, tries) in [(503, "0", 3), (503, "600", 1), (429, "0", 1)] {
+        let (source, target, digest) = pair().await;
+        let path = format!("/v2/a/b/blobs/{}", digest_of(LAYER));
+        source.on(&format!("GET {path}"), status, &[("retry-after", wait)], "");
+        assert!(copy(&source, &target, &digest, &[]).await.is_err());
+        assert_eq!(count(&source, "GET", &path), tries, "{status} {wait}");
+    }
+}
+
+#[tokio::test]
+async fn manifests_are_followed_to_another_host_without_the_credential() {
+    let (source, other) = (Liar::start().await, Liar::start().await);
+    let (_, _, digest) = pair().await;
+    let at = format!("http://{}/elsewhere", other.host);
+    source.on("HEAD /v2/a/b/manifests/1", 307, &[("location", &at)], "");
+    let named = digest.to_string();
+    other.on(
+        "HEAD /elsewhere",
+        200,
+        &[
+            ("content-type", MANIFEST),
+            ("docker-content-digest", &named),
+        ],
+        "",
+    );
+    let tag = ManifestRef::Tag("1".parse().unwrap());
+    let head = source
+        .client()
+        .head(&repository(), &tag)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(head.digest, digest);
+    assert!(
+        other
+            .asked()
+            .iter()
+            .all(|(_, _, authorization)| authorization.is_none())
+    );
+}
+
+#[tokio::test]
+async fn two_copies_of_one_image_upload_each_blob_once_at_a_time() {
+    let (source, target, digest) = pair().await;
+    let (one, two) = tokio::join!(
+        copy(&source, &target, &digest, &[]),
+        copy(&source, &target, &digest, &[])
+    );
+    assert!(one.is_ok() && two.is_ok());
+    // This target never says that it has a blob, so both upload; what matters is that they take turns.
+    let asked = target.asked();
+    let layer = digest_of(LAYER).to_string();
+    let encoded = layer.replace(':', "%3A");
+    let order: Vec<&str> = asked
+        .iter()
+        .filter_map(|(method, path, _)| match method.as_str() {
+            "HEAD" if path.ends_with(&format!("blobs/{layer}")) => Some("look"),
+            "PUT" if path.contains(&format!("digest={encoded}")) => Some("upload"),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(order, ["look", "upload", "look", "upload"]);
+}
+
+#[tokio::test]
+async fn a_token_is_fetched_once_for_requests_at_the_same_time() {
+    let liar = Liar::start().await;
+    let challenge = format!("Bearer realm=\"http://{}/token\"", liar.host);
+    liar.on(
+        "HEAD /v2/a/b/manifests/1",
+        401,
+        &[("www-authenticate", &challenge)],
+        "",
+    );
+    liar.on(
+        "GET /token?scope=repository%3Aa%2Fb%3Apull",
+        200,
+        &[],
+        r#"{"token":"t"}"#,
+    );
+    let (client, repository) = (liar.client(), repository());
+    let tag = ManifestRef::Tag("1".parse().unwrap());
+    let heads = (0..8).map(|_| client.head(&repository, &tag));
+    futures_util::future::join_all(heads).await;
+    assert_eq!(count(&liar, "GET", "/token"), 1);
+}
+
+#[tokio::test]
+async fn a_foreign_layer_that_lies_nowhere_else_is_copied() {
+    let body = format!(
+        r#"{{"schemaVersion":2,"config":{{"mediaType":"c","digest":"{0}","size":2}},"layers":[{{"mediaType":"x.foreign","digest":"{0}","size":2}},{{"mediaType":"x.foreign","digest":"{0}","size":2,"urls":["http://x"]}}]}}"#,
+        digest_of(b"{}")
+    );
+    let manifest = sluice_registry::Manifest::read("x", MANIFEST, body.into()).unwrap();
+    assert_eq!(manifest.blobs().count(), 2);
+}
+
+#[tokio::test]
+async fn the_pulls_that_are_left_are_told() {
+    let liar = Liar::start().await;
+    let headers = [
+        ("ratelimit-limit", "100;w=21600"),
+        ("ratelimit-remaining", "9;w=21600"),
+    ];
+    liar.on("HEAD /v2/a/b/manifests/1", 429, &headers, "");
+    let client = liar.client();
+    assert_eq!(client.last_rate_limit(), None);
+    let tag = ManifestRef::Tag("1".parse().unwrap());
+    assert!(client.head(&repository(), &tag).await.is_err());
+    assert_eq!(client.last_rate_limit().unwrap().remaining, 9);
+}
