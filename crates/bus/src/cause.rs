@@ -1,13 +1,9 @@
 //! Why something happens: the message that led to it.
 
-use async_nats::HeaderMap;
 use async_nats::jetstream::Message;
 use sluice_events::{EventId, headers};
 
-/// Attempts that were made before this copy of the message.
-pub(crate) const ATTEMPTS: &str = "sluice-attempts";
-/// The occurrence that a copy keeps.
-pub(crate) const OCCURRENCE: &str = "sluice-occurrence";
+use crate::envelope::{ATTEMPTS, OCCURRENCE, header};
 
 /// The message that is being worked on, as the cause of what it leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +47,7 @@ impl Cause {
             .unwrap_or(0);
         let attempt = before.saturating_add(delivered);
         let subject = message.subject.as_str();
-        let tick = subject.starts_with("sluice.due.") && !subject.starts_with("sluice.due.retry.");
+        let tick = is_tick(subject);
         // A schedule copies its headers at every tick, so the tick's identity is its place in the stream.
         let id = match read(headers::ID) {
             Some(id) if !tick => id,
@@ -78,11 +74,7 @@ impl Cause {
     }
 }
 
-/// Reads a header, decoded; names are matched without case, as the CloudEvents binding asks.
-pub(crate) fn header(map: Option<&HeaderMap>, name: &str) -> Option<String> {
-    let (_, values) = map?.iter().find(|(key, _)| {
-        let key: &str = (*key).as_ref();
-        key.eq_ignore_ascii_case(name)
-    })?;
-    headers::decode(values.first()?.as_str())
+/// Says whether a message was fired by a schedule for the first time, and is no copy that waited for its time.
+pub(crate) fn is_tick(subject: &str) -> bool {
+    subject.starts_with("sluice.due.") && !subject.starts_with("sluice.due.retry.")
 }

@@ -1,49 +1,48 @@
-//! The consume loop: one message a pull, one task a slot, and a drain that loses nothing.
+//! The consume loop: one message a pull, one limit for all streams of a stage, and a drain that loses nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::AckKind;
-use async_nats::jetstream::Message;
+use async_nats::connection::State;
 use async_nats::jetstream::consumer::{PullConsumer, pull};
+use async_nats::jetstream::{AckKind, Message};
 use futures_util::StreamExt as _;
-use tokio::sync::RwLock;
+use sluice_domain::Backoff;
+use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore};
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::connect::Bus;
 use crate::error::Error;
-use crate::handler::Handler;
+use crate::handler::{BoxError, Handler};
+use crate::settle::{Worker, random, with_heartbeat};
 use crate::topology::Stage;
 
 /// How long one pull waits for a message.
 const PULL_EXPIRY: Duration = Duration::from_secs(2);
 /// Longer than a pull, so that a message given back is not taken by a pull of the dying process.
 const GIVE_BACK: Duration = Duration::from_secs(3);
+/// How long the server may take to say that there is no message.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// The delays after pulls that failed.
+const PULL_BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 
 /// How a stage works through its messages.
 #[derive(Debug, Clone, Copy)]
 pub struct ConsumeSettings {
-    /// How many messages of each stream are worked on at once.
+    /// How many messages are worked on at once, those of all its streams together.
     pub concurrency: usize,
-    /// How long one message may take.
+    /// How long one message may take, its facts and records included.
     pub handler_timeout: Duration,
-}
-
-pub(crate) struct Worker<H> {
-    pub(crate) bus: Bus,
-    pub(crate) stage: &'static Stage,
-    pub(crate) handler: Arc<H>,
-    pub(crate) settings: ConsumeSettings,
-    /// A message that came back twice runs alone, so that it takes no neighbours with it if it kills the process.
-    pub(crate) alone: RwLock<()>,
 }
 
 impl Bus {
     /// Works through the messages of a stage until it is told to stop, then finishes what it has.
     ///
+    /// Dropping the future drops the work that is under way; its messages come again.
+    ///
     /// # Errors
-    /// Consumers that are missing or not as this version needs them.
+    /// Streams or consumers that are missing or not as this version needs them.
     pub async fn consume<H: Handler>(
         &self,
         stage: &'static Stage,
@@ -55,11 +54,12 @@ impl Bus {
         let worker = Arc::new(Worker {
             bus: self.clone(),
             stage,
-            handler: Arc::new(handler),
+            handler,
             settings,
             alone: RwLock::new(()),
         });
-        let slots = TaskTracker::new();
+        let permits = Arc::new(Semaphore::new(settings.concurrency.max(1)));
+        let mut pullers = JoinSet::new();
         for (stream, _) in stage.sources() {
             let consumer: PullConsumer = self
                 .js
@@ -69,57 +69,132 @@ impl Bus {
                     "find consumer",
                     format!("{stream}/{}", stage.name),
                 ))?;
-            for _ in 0..settings.concurrency {
-                slots.spawn(slot(worker.clone(), consumer.clone(), stopping.clone()));
-            }
+            let puller = Puller {
+                worker: worker.clone(),
+                consumer,
+                permits: permits.clone(),
+                stopping: stopping.clone(),
+            };
+            pullers.spawn(puller.run());
         }
-        slots.close();
         tracing::info!(stage = stage.name, "working");
-        slots.wait().await;
+        while let Some(ended) = pullers.join_next().await {
+            complain(stage, ended);
+        }
         self.flush().await;
         Ok(())
     }
 }
 
-async fn slot<H: Handler>(
+struct Puller<H> {
     worker: Arc<Worker<H>>,
     consumer: PullConsumer,
+    permits: Arc<Semaphore>,
     stopping: CancellationToken,
-) {
-    while !stopping.is_cancelled() {
-        match consumer
+}
+
+impl<H: Handler> Puller<H> {
+    async fn run(self) {
+        let stage = self.worker.stage;
+        let mut tasks = JoinSet::new();
+        let mut failures = 0;
+        while !self.stopping.is_cancelled() {
+            while let Some(ended) = tasks.try_join_next() {
+                complain(stage, ended);
+            }
+            match self.next().await {
+                Ok(taken) => {
+                    failures = 0;
+                    if let Some((message, permit)) = taken {
+                        let worker = self.worker.clone();
+                        tasks.spawn(async move {
+                            worker.process(message).await;
+                            drop(permit);
+                        });
+                    }
+                }
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(stage = stage.name, %error, "cannot pull; trying again");
+                    self.pause(PULL_BACKOFF.delay(failures, random())).await;
+                }
+            }
+        }
+        while let Some(ended) = tasks.join_next().await {
+            complain(stage, ended);
+        }
+    }
+
+    /// Takes the next message together with a place to work on it.
+    ///
+    /// The place comes first, so that nothing is pulled that would only wait here. Where no message is ready it is
+    /// given back: an idle stream must not take places from a busy one.
+    async fn next(&self) -> Result<Option<(Message, OwnedSemaphorePermit)>, BoxError> {
+        // A pull that is queued while the connection is down would be answered after it was given up.
+        if self.worker.bus.js.client().connection_state() != State::Connected {
+            self.pause(PULL_BACKOFF.delay(1, random())).await;
+            return Ok(None);
+        }
+        let Some(permit) = self.permit().await else {
+            return Ok(None);
+        };
+        let ready = self.consumer.fetch().max_messages(1).messages().await?;
+        if let Some(message) = tokio::time::timeout(ANSWER_LIMIT, one(ready)).await?? {
+            return Ok(self.unless_stopping(message, permit).await);
+        }
+        drop(permit);
+        let waiting = self
+            .consumer
             .batch()
             .max_messages(1)
             .expires(PULL_EXPIRY)
             .messages()
-            .await
-        {
-            Ok(batch) => pull(&worker, batch, &stopping).await,
-            Err(error) => {
-                tracing::warn!(stage = worker.stage.name, %error, "cannot pull; trying again");
-                pause(&stopping).await;
+            .await?;
+        let Some(message) = one(waiting).await? else {
+            return Ok(None);
+        };
+        // Others may have become busy meanwhile; this one is next, and shows that it is alive until then.
+        match with_heartbeat(&message, self.worker.stage.ack_wait, self.permit()).await {
+            Some(permit) => Ok(self.unless_stopping(message, permit).await),
+            None => {
+                give_back(&message).await;
+                Ok(None)
             }
+        }
+    }
+
+    /// Waits for a place to work, unless it is time to stop.
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => None,
+            permit = self.permits.clone().acquire_owned() => permit.ok(),
+        }
+    }
+
+    async fn unless_stopping(
+        &self,
+        message: Message,
+        permit: OwnedSemaphorePermit,
+    ) -> Option<(Message, OwnedSemaphorePermit)> {
+        if self.stopping.is_cancelled() {
+            give_back(&message).await;
+            return None;
+        }
+        Some((message, permit))
+    }
+
+    async fn pause(&self, delay: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = self.stopping.cancelled() => {}
         }
     }
 }
 
-/// Runs a pull to its end: a message left in it would be missing until `ack_wait` has passed.
-async fn pull<H: Handler>(
-    worker: &Worker<H>,
-    mut batch: pull::Batch,
-    stopping: &CancellationToken,
-) {
-    while let Some(message) = batch.next().await {
-        match message {
-            Ok(message) if stopping.is_cancelled() => give_back(&message).await,
-            Ok(message) => worker.process(message).await,
-            Err(error) => {
-                tracing::warn!(stage = worker.stage.name, %error, "a pull failed; trying again");
-                pause(stopping).await;
-                return;
-            }
-        }
-    }
+/// Runs a pull of one message to its end: a message left in it would be missing until `ack_wait` has passed.
+async fn one(mut batch: pull::Batch) -> Result<Option<Message>, BoxError> {
+    batch.next().await.transpose()
 }
 
 async fn give_back(message: &Message) {
@@ -131,9 +206,9 @@ async fn give_back(message: &Message) {
     }
 }
 
-async fn pause(stopping: &CancellationToken) {
-    tokio::select! {
-        () = tokio::time::sleep(Duration::from_secs(1)) => {}
-        () = stopping.cancelled() => {}
+/// A task catches what its handler does; if it ends otherwise, its message comes again.
+fn complain(stage: &Stage, ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(stage = stage.name, %error, "a task of the consume loop ended unexpectedly");
     }
 }

@@ -1,14 +1,22 @@
 //! What could not be done: list it, and drive it again into the stage that failed.
 
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::Stream;
+use std::ops::ControlFlow;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use chrono::{DateTime, Utc};
 use sluice_events::headers;
 
-use crate::cause::header;
 use crate::connect::Bus;
+use crate::envelope::{ATTEMPTS, DEAD_ATTEMPTS, DEAD_REASON, DEAD_SUBJECT, copied, header};
 use crate::error::Error;
+use crate::read::to_the_end;
 use crate::topology::DEAD_LETTERS;
+
+/// What stands before the stage in the subject of a dead letter.
+const SUBJECT: &str = "sluice.dead.";
 
 /// A message that could not be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,80 +37,83 @@ pub struct DeadLetter {
     pub at: Option<DateTime<Utc>>,
 }
 
-impl Bus {
-    async fn dead_letter_stream(&self) -> Result<Stream, Error> {
-        self.js
-            .get_stream(DEAD_LETTERS)
-            .await
-            .map_err(Error::server("open stream", DEAD_LETTERS))
+impl DeadLetter {
+    fn new(sequence: u64, subject: &str, map: Option<&HeaderMap>, seconds: i64) -> Self {
+        let read = |name: &str| header(map, name).unwrap_or_default();
+        Self {
+            sequence,
+            stage: subject.strip_prefix(SUBJECT).unwrap_or_default().to_owned(),
+            type_name: read(headers::TYPE),
+            subject: read(DEAD_SUBJECT),
+            reason: read(DEAD_REASON),
+            attempts: read(DEAD_ATTEMPTS),
+            at: DateTime::from_timestamp(seconds, 0),
+        }
     }
+}
 
+impl Bus {
     /// Lists dead letters, oldest first, at most `limit`.
     ///
     /// # Errors
     /// A server that does not answer.
     pub async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, Error> {
-        let stream = self.dead_letter_stream().await?;
-        let state = &stream.cached_info().state;
+        let config = pull::OrderedConfig {
+            filter_subject: format!("{SUBJECT}>"),
+            deliver_policy: DeliverPolicy::All,
+            headers_only: true,
+            ..Default::default()
+        };
+        let consumer = self
+            .js
+            .create_consumer_on_stream(config, DEAD_LETTERS)
+            .await
+            .map_err(Error::server("list", DEAD_LETTERS))?;
         let mut letters = Vec::new();
-        if state.messages == 0 {
-            return Ok(letters);
-        }
-        for sequence in state.first_sequence..=state.last_sequence {
+        to_the_end(consumer, "list", DEAD_LETTERS, |message| {
             if letters.len() >= limit {
-                break;
+                return ControlFlow::Break(());
             }
-            // A gap is a letter that was driven again.
-            let Ok(message) = stream.get_raw_message(sequence).await else {
-                continue;
-            };
-            let read = |name: &str| header(Some(&message.headers), name).unwrap_or_default();
-            letters.push(DeadLetter {
-                sequence,
-                stage: message
-                    .subject
-                    .strip_prefix("sluice.dead.")
-                    .unwrap_or_default()
-                    .to_owned(),
-                type_name: read(headers::TYPE),
-                subject: read("sluice-dead-subject"),
-                reason: read("sluice-dead-reason"),
-                attempts: read("sluice-dead-attempts"),
-                at: DateTime::from_timestamp(message.time.unix_timestamp(), 0),
-            });
-        }
+            if let Ok(info) = message.info() {
+                letters.push(DeadLetter::new(
+                    info.stream_sequence,
+                    &message.subject,
+                    message.headers.as_ref(),
+                    info.published.unix_timestamp(),
+                ));
+            }
+            ControlFlow::Continue(())
+        })
+        .await?;
         Ok(letters)
+    }
+
+    /// Reads one dead letter.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] for a number that does not exist, or a server that does not answer.
+    pub async fn dead_letter(&self, sequence: u64) -> Result<DeadLetter, Error> {
+        let message = self.letter(sequence).await?;
+        Ok(DeadLetter::new(
+            sequence,
+            &message.subject,
+            Some(&message.headers),
+            message.time.unix_timestamp(),
+        ))
     }
 
     /// Drives a dead letter again: only the stage that failed sees it, with its attempts counted anew.
     ///
     /// # Errors
-    /// A number that does not exist, or a server that does not answer.
+    /// [`Error::Missing`] for a number that does not exist, or a server that does not answer.
     pub async fn redrive(&self, sequence: u64) -> Result<(), Error> {
         let what = format!("{DEAD_LETTERS}/{sequence}");
-        let stream = self.dead_letter_stream().await?;
-        let message = stream
-            .get_raw_message(sequence)
-            .await
-            .map_err(Error::server("read dead letter", &what))?;
-        let stage = message
-            .subject
-            .strip_prefix("sluice.dead.")
-            .unwrap_or_default();
-        let mut map = async_nats::HeaderMap::new();
-        for (name, values) in message.headers.iter() {
-            let text: &str = name.as_ref();
-            let text = text.to_ascii_lowercase();
-            if text.starts_with("nats-")
-                || text.starts_with("sluice-dead-")
-                || text == crate::cause::ATTEMPTS
-            {
-                continue;
-            }
-            for value in values {
-                map.append(name.clone(), value.clone());
-            }
-        }
+        let message = self.letter(sequence).await?;
+        let stage = message.subject.strip_prefix(SUBJECT).unwrap_or_default();
+        let map = copied(Some(&message.headers), |name| {
+            name != ATTEMPTS && !name.starts_with("sluice-dead-")
+        });
+        // The time is that of the letter, so that a redrive whose second half failed is not one more.
         let id = format!("redrive/{sequence}/{}", message.time.unix_timestamp_nanos());
         let again = PublishMessage::build()
             .payload(message.payload.clone())
@@ -114,10 +125,27 @@ impl Bus {
             .await
             .map_err(Error::server("redrive", &what))?;
         pending.await.map_err(Error::server("redrive", &what))?;
-        stream
+        self.js
+            .get_stream_no_info(DEAD_LETTERS)
+            .await
+            .map_err(Error::server("open stream", DEAD_LETTERS))?
             .delete_message(sequence)
             .await
             .map(drop)
             .map_err(Error::server("remove dead letter", what))
+    }
+
+    async fn letter(&self, sequence: u64) -> Result<StreamMessage, Error> {
+        let what = format!("{DEAD_LETTERS}/{sequence}");
+        self.js
+            .get_stream_no_info(DEAD_LETTERS)
+            .await
+            .map_err(Error::server("open stream", DEAD_LETTERS))?
+            .get_raw_message(sequence)
+            .await
+            .map_err(|error| match error.kind() {
+                RawMessageErrorKind::NoMessageFound => Error::Missing { what },
+                _ => Error::server("read dead letter", what)(error),
+            })
     }
 }

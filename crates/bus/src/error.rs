@@ -25,6 +25,22 @@ pub enum Error {
         /// The key.
         key: String,
     },
+    /// There is no such thing.
+    #[error("`{what}` does not exist")]
+    Missing {
+        /// What was looked for.
+        what: String,
+    },
+    /// An object is too large to be read into memory.
+    #[error("object `{name}` has {size_bytes} bytes, at most {limit_bytes} are read")]
+    TooLarge {
+        /// Its name.
+        name: String,
+        /// Its size.
+        size_bytes: usize,
+        /// The limit.
+        limit_bytes: usize,
+    },
     /// The server is too old.
     #[error(
         "nats-server `{version}` is too old: 2.14 or newer is needed; older ones ignore settings silently"
@@ -38,7 +54,7 @@ pub enum Error {
     Topology {
         /// The stream or consumer.
         what: String,
-        /// The difference.
+        /// The setting, what it is and what it has to be.
         detail: String,
     },
 }
@@ -67,7 +83,10 @@ impl Classify for Error {
     fn class(&self) -> Class {
         match self {
             Self::Server { .. } | Self::Conflict { .. } => Class::TRANSIENT,
-            Self::OldServer { .. } | Self::Topology { .. } => Class::Permanent,
+            Self::Missing { .. }
+            | Self::TooLarge { .. }
+            | Self::OldServer { .. }
+            | Self::Topology { .. } => Class::Permanent,
         }
     }
 }

@@ -1,15 +1,22 @@
 //! Reading facts: what the log holds, and what comes.
 
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt as _};
 use sluice_events::{Event, headers};
 
-use crate::cause::header;
 use crate::connect::Bus;
+use crate::envelope::header;
 use crate::error::Error;
+use crate::read::to_the_end;
 use crate::topology::EVENTS;
+
+/// The most facts that one reading returns; memory does not grow with the log.
+const MAX_FACTS: usize = 10_000;
 
 /// A fact as the log holds it.
 #[derive(Debug, Clone)]
@@ -31,29 +38,22 @@ pub struct Fact {
 }
 
 impl Bus {
-    /// Returns the facts of a subject filter that the log holds now, oldest first.
+    /// Returns the facts of a subject filter that the log holds now, oldest first; only the newest 10,000.
     ///
     /// # Errors
     /// A server that does not answer.
     pub async fn facts(&self, filter: &str) -> Result<Vec<Fact>, Error> {
         let consumer = self.reader(filter, DeliverPolicy::All).await?;
-        let mut facts = Vec::new();
-        if consumer.cached_info().num_pending == 0 {
-            return Ok(facts);
-        }
-        let mut messages = consumer
-            .messages()
-            .await
-            .map_err(Error::server("read facts", filter))?;
-        while let Some(message) = messages.next().await {
-            let message = message.map_err(Error::server("read facts", filter))?;
-            let pending = message.info().map_or(0, |info| info.pending);
-            facts.push(fact(&message));
-            if pending == 0 {
-                break;
+        let mut facts = VecDeque::new();
+        to_the_end(consumer, "read facts", filter, |message| {
+            if facts.len() == MAX_FACTS {
+                facts.pop_front();
             }
-        }
-        Ok(facts)
+            facts.push_back(fact(message));
+            ControlFlow::Continue(())
+        })
+        .await?;
+        Ok(facts.into())
     }
 
     /// Returns the facts of a subject filter from now on.

@@ -1,17 +1,26 @@
 //! Key-value buckets with compare-and-set.
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
-use async_nats::jetstream::kv::{CreateErrorKind, Operation, Store, UpdateErrorKind};
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
+use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 
 use crate::connect::Bus;
 use crate::error::Error;
+use crate::read::to_the_end;
 
 /// A bucket.
 #[derive(Debug, Clone)]
 pub struct Bucket {
     name: &'static str,
+    js: Context,
     store: Store,
 }
 
@@ -31,7 +40,7 @@ pub struct Entry {
 pub enum Update {
     /// An entry was written.
     Put(Entry),
-    /// An entry was removed.
+    /// An entry was removed, or its time was over.
     Removed {
         /// Its key.
         key: String,
@@ -51,7 +60,11 @@ impl Bus {
             .get_key_value(name)
             .await
             .map_err(Error::server("open bucket", name))?;
-        Ok(Bucket { name, store })
+        Ok(Bucket {
+            name,
+            js: self.js.clone(),
+            store,
+        })
     }
 }
 
@@ -61,6 +74,13 @@ impl Bucket {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         Error::server(action, format!("{}/{key}", self.name))
+    }
+
+    fn conflict(&self, key: &str) -> Error {
+        Error::Conflict {
+            bucket: self.name,
+            key: key.to_owned(),
+        }
     }
 
     /// Reads an entry.
@@ -92,27 +112,83 @@ impl Bucket {
         value: Bytes,
         revision: Option<u64>,
     ) -> Result<u64, Error> {
-        let conflict = || Error::Conflict {
-            bucket: self.name,
-            key: key.to_owned(),
-        };
-        match revision {
-            None => self
-                .store
-                .create(key, value)
-                .await
-                .map_err(|error| match error.kind() {
-                    CreateErrorKind::AlreadyExists => conflict(),
-                    _ => self.failed("create", key)(error),
-                }),
-            Some(revision) => self
+        self.compare_and_set(key, value, revision, None).await
+    }
+
+    /// Writes an entry as [`Bucket::write`] does, for a time of one second or more; only in buckets with history 1.
+    ///
+    /// # Errors
+    /// As [`Bucket::write`].
+    pub async fn write_with_ttl(
+        &self,
+        key: &str,
+        value: Bytes,
+        revision: Option<u64>,
+        ttl: Duration,
+    ) -> Result<u64, Error> {
+        self.compare_and_set(key, value, revision, Some(ttl)).await
+    }
+
+    async fn compare_and_set(
+        &self,
+        key: &str,
+        value: Bytes,
+        revision: Option<u64>,
+        ttl: Option<Duration>,
+    ) -> Result<u64, Error> {
+        if let Some(revision) = revision {
+            return self.update(key, value, revision, ttl).await;
+        }
+        match self.update(key, value.clone(), 0, ttl).await {
+            Err(error) if error.is_conflict() => {}
+            settled => return settled,
+        }
+        // What is there may be no more than the mark that an entry was removed.
+        let found = self
+            .store
+            .entry(key)
+            .await
+            .map_err(self.failed("read", key))?;
+        match found {
+            Some(entry) if entry.operation == Operation::Put => Err(self.conflict(key)),
+            Some(mark) => self.update(key, value, mark.revision, ttl).await,
+            None => self.update(key, value, 0, ttl).await,
+        }
+    }
+
+    async fn update(
+        &self,
+        key: &str,
+        value: Bytes,
+        revision: u64,
+        ttl: Option<Duration>,
+    ) -> Result<u64, Error> {
+        let Some(ttl) = ttl else {
+            return self
                 .store
                 .update(key, value, revision)
                 .await
                 .map_err(|error| match error.kind() {
-                    UpdateErrorKind::WrongLastRevision => conflict(),
-                    _ => self.failed("update", key)(error),
-                }),
+                    UpdateErrorKind::WrongLastRevision => self.conflict(key),
+                    _ => self.failed("write", key)(error),
+                });
+        };
+        // The client has no update with a time to live, and its create forgets the time where a removal left a mark.
+        let message = PublishMessage::build()
+            .payload(value)
+            .ttl(ttl)
+            .expected_last_subject_sequence(revision);
+        let pending = self
+            .js
+            .send_publish(format!("{}{key}", self.store.prefix), message)
+            .await
+            .map_err(self.failed("write", key))?;
+        match pending.await {
+            Ok(ack) => Ok(ack.sequence),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
+                Err(self.conflict(key))
+            }
+            Err(error) => Err(self.failed("write", key)(error)),
         }
     }
 
@@ -138,7 +214,21 @@ impl Bucket {
             .map_err(self.failed("delete", key))
     }
 
-    /// Lists the entries whose keys match a filter, as in `*.hub/alpine.>`.
+    /// Removes an entry if it is still at this revision.
+    ///
+    /// # Errors
+    /// As [`Bucket::write`].
+    pub async fn delete_at(&self, key: &str, revision: u64) -> Result<(), Error> {
+        self.store
+            .delete_expect_revision(key, Some(revision))
+            .await
+            .map_err(|error| match error.kind() {
+                UpdateErrorKind::WrongLastRevision => self.conflict(key),
+                _ => self.failed("delete", key)(error),
+            })
+    }
+
+    /// Lists the entries whose keys match a filter, as in `*.hub/alpine.>`, in the order of their keys.
     ///
     /// # Errors
     /// A server that does not answer, or that ends the listing early.
@@ -154,37 +244,31 @@ impl Bucket {
             .create_consumer(config)
             .await
             .map_err(self.failed("list", filter))?;
-        let mut entries = Vec::new();
-        if consumer.cached_info().num_pending == 0 {
-            return Ok(entries);
-        }
-        let mut messages = consumer
-            .messages()
-            .await
-            .map_err(self.failed("list", filter))?;
-        while let Some(message) = messages.next().await {
-            let message = message.map_err(self.failed("list", filter))?;
-            let info = message.info().map_err(self.failed("list", filter))?;
+        // A key that is written or removed meanwhile comes a second time; the newer one counts.
+        let mut entries = BTreeMap::new();
+        let what = format!("{}/{filter}", self.name);
+        to_the_end(consumer, "list", &what, |message| {
+            let subject = message.subject.as_str();
+            let Some(key) = subject.strip_prefix(self.store.prefix.as_str()) else {
+                return ControlFlow::Continue(());
+            };
             let removed = message.headers.as_ref().is_some_and(|headers| {
                 headers.get("KV-Operation").is_some() || headers.get("Nats-Marker-Reason").is_some()
             });
-            if !removed {
-                let key = message
-                    .subject
-                    .strip_prefix(self.store.prefix.as_str())
-                    .unwrap_or_default()
-                    .to_owned();
-                entries.push(Entry {
-                    key,
+            if removed {
+                entries.remove(key);
+            } else {
+                let entry = Entry {
+                    key: key.to_owned(),
                     value: message.payload.clone(),
-                    revision: info.stream_sequence,
-                });
+                    revision: message.info().map_or(0, |info| info.stream_sequence),
+                };
+                entries.insert(key.to_owned(), entry);
             }
-            if info.pending == 0 {
-                break;
-            }
-        }
-        Ok(entries)
+            ControlFlow::Continue(())
+        })
+        .await?;
+        Ok(entries.into_values().collect())
     }
 
     /// Watches every change from now on.

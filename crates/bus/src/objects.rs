@@ -1,7 +1,10 @@
 //! The object store of reports, named by content.
 
-use async_nats::jetstream::object_store::ObjectStore;
+use std::time::Duration;
+
+use async_nats::jetstream::object_store::{DeleteErrorKind, GetErrorKind, ObjectStore};
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use tokio::io::AsyncReadExt as _;
 
 use crate::connect::Bus;
@@ -9,7 +12,9 @@ use crate::error::Error;
 use crate::topology::REPORTS;
 
 /// The largest object that is read back, in bytes.
-const MAX_OBJECT: u64 = 256 << 20;
+const MAX_OBJECT: usize = 256 << 20;
+/// How long reading an object may take; one that is removed meanwhile would never end.
+const READ_LIMIT: Duration = Duration::from_secs(60);
 
 /// An object store.
 #[derive(Clone)]
@@ -55,19 +60,63 @@ impl Objects {
     /// Reads an object.
     ///
     /// # Errors
-    /// An object that does not exist, or a server that does not answer.
+    /// [`Error::Missing`] where there is none, one that is too large, or a server that does not answer.
     pub async fn get(&self, name: &str) -> Result<Vec<u8>, Error> {
-        let object = self
+        let mut object = self
             .store
             .get(name)
             .await
-            .map_err(Error::server("read object", name))?;
-        let mut bytes = Vec::new();
-        object
-            .take(MAX_OBJECT)
-            .read_to_end(&mut bytes)
+            .map_err(|error| match error.kind() {
+                GetErrorKind::NotFound => missing(name),
+                _ => Error::server("read object", name)(error),
+            })?;
+        let size_bytes = object.info().size;
+        if size_bytes > MAX_OBJECT {
+            return Err(Error::TooLarge {
+                name: name.to_owned(),
+                size_bytes,
+                limit_bytes: MAX_OBJECT,
+            });
+        }
+        let mut bytes = Vec::with_capacity(size_bytes);
+        tokio::time::timeout(READ_LIMIT, object.read_to_end(&mut bytes))
             .await
+            .map_err(Error::server("read object", name))?
             .map_err(Error::server("read object", name))?;
         Ok(bytes)
+    }
+
+    /// Removes an object, if there is one.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub async fn delete(&self, name: &str) -> Result<(), Error> {
+        match self.store.delete(name).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == DeleteErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Error::server("delete object", name)(error)),
+        }
+    }
+
+    /// Lists the names of all objects.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub async fn list(&self) -> Result<Vec<String>, Error> {
+        let list = self
+            .store
+            .list()
+            .await
+            .map_err(Error::server("list objects of", REPORTS))?;
+        list.map_ok(|object| object.name)
+            .try_collect()
+            .await
+            .map_err(Error::server("list objects of", REPORTS))
+    }
+}
+
+fn missing(name: &str) -> Error {
+    Error::Missing {
+        what: format!("{REPORTS}/{name}"),
     }
 }

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
-use async_nats::jetstream::stream::{Config, RetentionPolicy, Source};
-use async_nats::jetstream::{kv, object_store};
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::{Config, ConsumerErrorKind, RetentionPolicy, Source};
+use async_nats::jetstream::{ErrorCode, kv, object_store};
 
 use crate::connect::Bus;
 use crate::error::Error;
 use crate::topology::{
-    AUDIT, BUCKETS, DEAD_LETTERS, EVENTS, EVENTS_AGE, REPORTS, SCHEDULES, STAGES, Stage, WORK,
+    AUDIT, BUCKETS, BucketSpec, DEAD_LETTERS, EVENTS, EVENTS_AGE, REPORTS, SCHEDULES, STAGES,
+    Stage, WORK,
 };
 
 /// Consumers hold at most so many messages at once over all replicas.
@@ -33,33 +35,45 @@ impl Default for ProvisionOptions {
     }
 }
 
+/// What provisioning did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It did not exist.
+    Created(String),
+    /// It was not as this version needs it.
+    Updated(String),
+}
+
 impl Bus {
     /// Creates what is missing and updates what differs; running it again changes nothing.
     ///
     /// # Errors
     /// A server that refuses, naming the stream, consumer or bucket.
-    pub async fn provision(&self, options: ProvisionOptions) -> Result<(), Error> {
+    pub async fn provision(&self, options: ProvisionOptions) -> Result<Vec<Change>, Error> {
+        let mut changes = Vec::new();
         for config in streams(options) {
             let name = config.name.clone();
-            self.js
+            let before = self.stream_config(&name).await?;
+            let after = self
+                .js
                 .create_or_update_stream(config)
                 .await
-                .map_err(Error::server("provision stream", name))?;
+                .map_err(Error::server("provision stream", &name))?;
+            changes.extend(changed(name, before.as_ref(), &after.config));
         }
-        for bucket in BUCKETS {
-            let config = kv::Config {
-                bucket: bucket.name.to_owned(),
-                history: bucket.history,
-                max_age: bucket.max_age.unwrap_or_default(),
-                num_replicas: options.replicas,
-                ..Default::default()
-            };
-            self.js
-                .create_or_update_key_value(config)
+        for spec in BUCKETS {
+            let name = format!("KV_{}", spec.name);
+            let before = self.stream_config(&name).await?;
+            let store = self
+                .js
+                .create_or_update_key_value(bucket(&spec, options))
                 .await
-                .map_err(Error::server("provision bucket", bucket.name))?;
+                .map_err(Error::server("provision bucket", spec.name))?;
+            let after = &store.stream.cached_info().config;
+            changes.extend(changed(name, before.as_ref(), after));
         }
-        if self.js.get_object_store(REPORTS).await.is_err() {
+        let name = format!("OBJ_{REPORTS}");
+        if self.stream_config(&name).await?.is_none() {
             let config = object_store::Config {
                 bucket: REPORTS.to_owned(),
                 num_replicas: options.replicas,
@@ -69,56 +83,74 @@ impl Bus {
                 .create_object_store(config)
                 .await
                 .map_err(Error::server("provision object store", REPORTS))?;
+            changes.push(Change::Created(name));
         }
         for stage in STAGES {
             for (stream, filters) in stage.sources() {
-                self.js
+                let name = format!("{stream}/{}", stage.name);
+                let before = self.consumer_config(stage.name, stream).await?;
+                let after = self
+                    .js
                     .create_consumer_on_stream(consumer(stage, filters), stream)
                     .await
-                    .map_err(Error::server(
-                        "provision consumer",
-                        format!("{stream}/{}", stage.name),
-                    ))?;
+                    .map_err(Error::server("provision consumer", &name))?;
+                let after = &after.cached_info().config;
+                changes.extend(changed(name, before.as_ref(), after));
             }
         }
-        Ok(())
+        Ok(changes)
     }
 
-    /// Compares the consumers of a stage with what this version needs.
-    pub(crate) async fn verify(&self, stage: &Stage) -> Result<(), Error> {
-        for (stream, filters) in stage.sources() {
-            let what = format!("{stream}/{}", stage.name);
-            let missing = |_| Error::Topology {
-                what: what.clone(),
-                detail: "it does not exist".to_owned(),
-            };
-            let found: PullConsumer = self
-                .js
-                .get_consumer_from_stream(stage.name, stream)
-                .await
-                .map_err(missing)?;
-            let config = &found.cached_info().config;
-            let mut subjects = config.filter_subjects.clone();
-            subjects
-                .extend(Some(config.filter_subject.clone()).filter(|subject| !subject.is_empty()));
-            if subjects != filters {
-                return Err(Error::Topology {
-                    what,
-                    detail: format!("it filters {subjects:?}"),
-                });
-            }
-            if config.ack_wait != stage.ack_wait || config.max_deliver != -1 {
-                return Err(Error::Topology {
-                    what,
-                    detail: "`ack_wait` or `max_deliver` differ".to_owned(),
-                });
-            }
+    /// Reads how a stream is configured, if there is one.
+    pub(crate) async fn stream_config(&self, name: &str) -> Result<Option<Config>, Error> {
+        match self.js.get_stream(name).await {
+            Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(told)
+                    if told.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+                {
+                    Ok(None)
+                }
+                _ => Err(Error::server("look up stream", name)(error)),
+            },
         }
-        Ok(())
+    }
+
+    /// Reads how a consumer is configured, if there is one.
+    pub(crate) async fn consumer_config(
+        &self,
+        name: &str,
+        stream: &str,
+    ) -> Result<Option<async_nats::jetstream::consumer::Config>, Error> {
+        let found: Result<PullConsumer, _> = self.js.get_consumer_from_stream(name, stream).await;
+        match found {
+            Ok(consumer) => Ok(Some(consumer.cached_info().config.clone())),
+            Err(error) => match error.kind() {
+                ConsumerErrorKind::JetStream(told)
+                    if [ErrorCode::CONSUMER_NOT_FOUND, ErrorCode::STREAM_NOT_FOUND]
+                        .contains(&told.error_code()) =>
+                {
+                    Ok(None)
+                }
+                _ => Err(Error::server(
+                    "look up consumer",
+                    format!("{stream}/{name}"),
+                )(error)),
+            },
+        }
     }
 }
 
-fn streams(options: ProvisionOptions) -> Vec<Config> {
+/// The server fills in what was left out, so only what it says before and after can be compared.
+fn changed<C: PartialEq>(name: String, before: Option<&C>, after: &C) -> Option<Change> {
+    match before {
+        None => Some(Change::Created(name)),
+        Some(before) if before != after => Some(Change::Updated(name)),
+        Some(_) => None,
+    }
+}
+
+pub(crate) fn streams(options: ProvisionOptions) -> Vec<Config> {
     let stream = |name: &str, subjects: &[&str]| Config {
         name: name.to_owned(),
         subjects: subjects.iter().map(ToString::to_string).collect(),
@@ -142,6 +174,7 @@ fn streams(options: ProvisionOptions) -> Vec<Config> {
             retention: RetentionPolicy::WorkQueue,
             ..stream(WORK, &["sluice.do.>"])
         },
+        // No age: it would delete the schedules themselves.
         Config {
             retention: RetentionPolicy::WorkQueue,
             allow_message_schedules: true,
@@ -160,7 +193,18 @@ fn streams(options: ProvisionOptions) -> Vec<Config> {
     ]
 }
 
-fn consumer(stage: &Stage, filters: &[&str]) -> pull::Config {
+fn bucket(spec: &BucketSpec, options: ProvisionOptions) -> kv::Config {
+    kv::Config {
+        bucket: spec.name.to_owned(),
+        history: spec.history,
+        max_age: spec.max_age.unwrap_or_default(),
+        limit_markers: spec.markers,
+        num_replicas: options.replicas,
+        ..Default::default()
+    }
+}
+
+pub(crate) fn consumer(stage: &Stage, filters: &[&str]) -> pull::Config {
     pull::Config {
         durable_name: Some(stage.name.to_owned()),
         filter_subjects: filters.iter().map(ToString::to_string).collect(),

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::header::HeaderValue;
 use async_nats::jetstream::message::PublishMessage;
 use chrono::{SecondsFormat, Utc};
 use sluice_events::{Command, Event, EventId, headers};
 
 use crate::cause::Cause;
 use crate::connect::Bus;
+use crate::envelope::set;
 use crate::error::Error;
+use crate::telemetry::inject;
 
 /// Pulls are many and soon of no interest.
 const PULL_TTL: Duration = Duration::from_secs(24 * 3_600);
@@ -131,14 +132,7 @@ impl Bus {
             set(&mut map, headers::CAUSATION_ID, &cause.id);
             set(&mut map, headers::CORRELATION_ID, &cause.correlation);
         }
-        sluice_telemetry::context::inject(&mut |name, value| set(&mut map, name, &value));
+        inject(&mut map);
         map
-    }
-}
-
-/// Sets a header; its value is encoded, so that no text can break the line.
-pub(crate) fn set(map: &mut HeaderMap, name: &str, value: &str) {
-    if let Ok(value) = headers::encode(value).parse::<HeaderValue>() {
-        map.insert(name, value);
     }
 }

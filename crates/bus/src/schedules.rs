@@ -2,13 +2,25 @@
 
 use std::time::Duration;
 
+use async_nats::HeaderMap;
+use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
+use futures_util::TryStreamExt as _;
 use sluice_events::{Command, EventId};
 
 use crate::connect::Bus;
 use crate::error::Error;
 use crate::topology::SCHEDULES;
+
+/// When it fires.
+pub(crate) const SPEC: &str = "Nats-Schedule";
+/// Where it fires to.
+pub(crate) const TARGET: &str = "Nats-Schedule-Target";
+/// Whether a tick replaces the one before it.
+const ROLLUP: &str = "Nats-Schedule-Rollup";
 
 /// When a schedule fires.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +44,25 @@ pub struct Schedule {
     pub command: Command,
 }
 
+impl Schedule {
+    /// Returns the headers that make a message a schedule.
+    fn specification(&self) -> Vec<(&'static str, String)> {
+        let topic = self.command.topic();
+        let when = match &self.when {
+            When::Every(interval) => format!("@every {}s", interval.as_secs().max(1)),
+            When::Cron(fields) => fields.clone(),
+            When::At(time) => at(*time),
+        };
+        let mut headers = vec![(SPEC, when), (TARGET, format!("sluice.due.{topic}"))];
+        // At most one tick waits for a busy stage. Only where the subject is the schedule's own: elsewhere a tick
+        // would replace that of another schedule.
+        if !matches!(self.when, When::At(_)) && topic.contains('.') {
+            headers.push((ROLLUP, "sub".to_owned()));
+        }
+        headers
+    }
+}
+
 impl Bus {
     /// Puts a schedule where there is none or another one; says whether it did.
     ///
@@ -41,45 +72,41 @@ impl Bus {
     /// A server that does not answer.
     pub async fn put_schedule(&self, schedule: &Schedule) -> Result<bool, Error> {
         let subject = format!("sluice.schedule.{}", schedule.name);
-        let stream = self
-            .js
-            .get_stream_no_info(SCHEDULES)
-            .await
-            .map_err(Error::server("open stream", SCHEDULES))?;
-        let spec = spec(&schedule.when);
-        let payload = schedule.command.encode();
-        // A missing schedule is an error of its own kind to the client; either way there is nothing to keep.
-        if let Ok(stored) = stream.get_last_raw_message_by_subject(&subject).await {
-            let same = stored
-                .headers
-                .get("Nats-Schedule")
-                .is_some_and(|value| value.as_str() == spec);
-            if same && stored.payload == payload {
+        let specification = schedule.specification();
+        let payload = Bytes::from(schedule.command.encode());
+        let stream = self.schedule_stream().await?;
+        loop {
+            let stored = match stream.get_last_raw_message_by_subject(&subject).await {
+                Ok(stored) => Some(stored),
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => None,
+                Err(error) => return Err(Error::server("read schedule", subject)(error)),
+            };
+            let same = stored.as_ref().is_some_and(|stored| {
+                stored.payload == payload && specified(&stored.headers) == specification
+            });
+            if same {
                 return Ok(false);
             }
+            let mut map = self.headers(schedule.command.type_name(), &EventId::random(), None);
+            for (name, value) in &specification {
+                map.insert(*name, value.as_str());
+            }
+            let message = PublishMessage::build()
+                .payload(payload.clone())
+                .headers(map)
+                .expected_last_subject_sequence(stored.map_or(0, |stored| stored.sequence));
+            let pending = self
+                .js
+                .send_publish(subject.clone(), message)
+                .await
+                .map_err(Error::server("put schedule", &subject))?;
+            match pending.await {
+                Ok(_) => return Ok(true),
+                // Another replica put it in between, and perhaps the same.
+                Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {}
+                Err(error) => return Err(Error::server("put schedule", subject)(error)),
+            }
         }
-        let mut map = self.headers(schedule.command.type_name(), &EventId::random(), None);
-        map.insert("Nats-Schedule", spec.as_str());
-        map.insert(
-            "Nats-Schedule-Target",
-            format!("sluice.due.{}", schedule.command.topic()).as_str(),
-        );
-        if matches!(schedule.when, When::Every(_) | When::Cron(_))
-            && schedule.command.topic().contains('.')
-        {
-            // At most one tick waits for a busy stage.
-            map.insert("Nats-Schedule-Rollup", "sub");
-        }
-        let message = PublishMessage::build().payload(payload.into()).headers(map);
-        let pending = self
-            .js
-            .send_publish(subject.clone(), message)
-            .await
-            .map_err(Error::server("put schedule", &subject))?;
-        pending
-            .await
-            .map_err(Error::server("put schedule", subject))?;
-        Ok(true)
     }
 
     /// Removes a schedule, if there is one.
@@ -88,12 +115,8 @@ impl Bus {
     /// A server that does not answer.
     pub async fn remove_schedule(&self, name: &str) -> Result<(), Error> {
         let subject = format!("sluice.schedule.{name}");
-        let stream = self
-            .js
-            .get_stream_no_info(SCHEDULES)
-            .await
-            .map_err(Error::server("open stream", SCHEDULES))?;
-        stream
+        self.schedule_stream()
+            .await?
             .purge()
             .filter(&subject)
             .await
@@ -107,18 +130,14 @@ impl Bus {
     /// A server that does not answer.
     pub async fn schedules(&self, prefix: &str) -> Result<Vec<String>, Error> {
         let filter = format!("sluice.schedule.{prefix}.>");
-        let stream = self
-            .js
-            .get_stream_no_info(SCHEDULES)
-            .await
-            .map_err(Error::server("open stream", SCHEDULES))?;
-        let info = stream
+        let info = self
+            .schedule_stream()
+            .await?
             .info_builder()
             .subjects(filter.as_str())
             .fetch()
             .await
             .map_err(Error::server("list schedules", &filter))?;
-        use futures_util::TryStreamExt as _;
         let subjects: Vec<(String, usize)> = info
             .try_collect()
             .await
@@ -128,12 +147,23 @@ impl Bus {
             .filter_map(|(subject, _)| Some(subject.strip_prefix("sluice.schedule.")?.to_owned()))
             .collect())
     }
+
+    async fn schedule_stream(&self) -> Result<Stream<()>, Error> {
+        self.js
+            .get_stream_no_info(SCHEDULES)
+            .await
+            .map_err(Error::server("open stream", SCHEDULES))
+    }
 }
 
-fn spec(when: &When) -> String {
-    match when {
-        When::Every(interval) => format!("@every {}s", interval.as_secs().max(1)),
-        When::Cron(fields) => fields.clone(),
-        When::At(time) => format!("@at {}", time.to_rfc3339_opts(SecondsFormat::Secs, true)),
-    }
+/// Writes a time at which a schedule fires once.
+pub(crate) fn at(time: DateTime<Utc>) -> String {
+    format!("@at {}", time.to_rfc3339_opts(SecondsFormat::Secs, true))
+}
+
+fn specified(map: &HeaderMap) -> Vec<(&'static str, String)> {
+    [SPEC, TARGET, ROLLUP]
+        .into_iter()
+        .filter_map(|name| Some((name, map.get(name)?.as_str().to_owned())))
+        .collect()
 }

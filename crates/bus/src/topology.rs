@@ -161,6 +161,8 @@ pub struct BucketSpec {
     pub history: i64,
     /// How long an entry lives, if not for ever.
     pub max_age: Option<Duration>,
+    /// How long the mark is kept that an entry's time is over; entries may then also have a time to live of their own.
+    pub markers: Option<Duration>,
 }
 
 const fn bucket(name: &'static str, history: i64) -> BucketSpec {
@@ -168,26 +170,32 @@ const fn bucket(name: &'static str, history: i64) -> BucketSpec {
         name,
         history,
         max_age: None,
+        markers: None,
     }
 }
 
 /// Every bucket.
-pub const BUCKETS: [BucketSpec; 9] = [
+pub const BUCKETS: [BucketSpec; 11] = [
     bucket("resources", 5),
     bucket("upstream", 1),
     bucket("tags", 1),
     bucket("images", 1),
     bucket("verdicts", 1),
     bucket("decisions", 1),
+    bucket("budgets", 1),
     bucket("endpoints", 1),
     BucketSpec {
-        name: "deliveries",
-        history: 1,
         max_age: Some(EVENTS_AGE),
+        ..bucket("deliveries", 1)
     },
     BucketSpec {
-        name: "tombstones",
-        history: 1,
         max_age: Some(Duration::from_secs(3_600)),
+        markers: Some(Duration::from_secs(3_600)),
+        ..bucket("tombstones", 1)
+    },
+    // With more history, a lease whose time is over would uncover the one before it.
+    BucketSpec {
+        markers: Some(Duration::from_secs(60)),
+        ..bucket("leases", 1)
     },
 ];

@@ -29,10 +29,14 @@ impl Pattern {
         &self.text
     }
 
-    /// Returns how many characters stand before the first wildcard; the longer, the more specific.
-    #[must_use]
-    pub fn literal_prefix(&self) -> usize {
-        self.text.find(['*', '?', '[', '{']).unwrap_or(usize::MAX)
+    /// Returns a key that orders patterns: the greater, the more specific.
+    ///
+    /// First by what stands before the first wildcard, then by whether wildcards stay within a component.
+    pub(crate) fn specificity(&self) -> (usize, bool, usize, &str) {
+        let wildcard = |c: char| matches!(c, '*' | '?' | '[' | '{');
+        let prefix = self.text.find(wildcard).unwrap_or(usize::MAX);
+        let literals = self.text.chars().filter(|c| !wildcard(*c)).count();
+        (prefix, !self.text.contains("**"), literals, &self.text)
     }
 }
 
@@ -91,15 +95,49 @@ impl fmt::Display for Pattern {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn a_single_star_stays_within_a_component() {
-        let pattern: Pattern = "hub/*".parse().unwrap();
-        assert!(pattern.matches("hub/alpine"));
-        assert!(!pattern.matches("hub/team/app"));
-        assert!(!pattern.matches("official/alpine"));
-        assert!("hub/**".parse::<Pattern>().unwrap().matches("hub/team/app"));
-        assert!("[".parse::<Pattern>().is_err());
+        for (pattern, name, matches) in [
+            ("hub/*", "hub/alpine", true),
+            ("hub/*", "hub/team/app", false),
+            ("hub/*", "official/alpine", false),
+            ("hub/*", "hub", false),
+            ("hub/**", "hub/team/app", true),
+            ("**", "hub/team/app", true),
+            ("**/app", "hub/team/app", true),
+            ("hub/{a,b}", "hub/b", true),
+            ("*-rc*", "1.0-rc1", true),
+            ("*-rc*", "1.0", false),
+            ("edge", "edge-1", false),
+            ("tag.*", "tag.pushed", true),
+        ] {
+            let read: Pattern = pattern.parse().unwrap();
+            assert_eq!(read.matches(name), matches, "{pattern} {name}");
+            assert_eq!(read.to_string(), pattern);
+        }
+        for bad in ["", "[", "{a", "a\\", &"a".repeat(257)] {
+            assert!(bad.parse::<Pattern>().is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in ".*", name in ".*") {
+            if let Ok(pattern) = text.parse::<Pattern>() {
+                prop_assert_eq!(pattern.to_string(), text);
+                std::hint::black_box(pattern.matches(&name));
+            }
+        }
+
+        #[test]
+        fn a_text_without_wildcards_matches_only_itself(text in "[a-z0-9./_-]{1,40}", other in "[a-z0-9./_-]{1,40}") {
+            let pattern: Pattern = text.parse().unwrap();
+            prop_assert!(pattern.matches(&text));
+            prop_assert_eq!(pattern.matches(&other), text == other);
+        }
     }
 }

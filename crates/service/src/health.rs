@@ -4,18 +4,21 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use axum::Router;
+use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use axum::routing::get;
+use sluice_telemetry::metrics;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
+use crate::host::Host;
 use crate::settings::HttpSettings;
 
-/// Binds the listener and serves until the process has drained.
+/// Binds the listener; the future that is returned serves for as long as it is polled.
 pub(crate) async fn serve(
     settings: &HttpSettings,
-    service: &'static str,
-    stopping: CancellationToken,
+    host: Host,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + use<>> {
     let listener = TcpListener::bind(settings.listen)
         .await
@@ -26,29 +29,33 @@ pub(crate) async fn serve(
     if let Some(file) = &settings.address_file {
         write_address(file, &address.to_string())?;
     }
-    tracing::info!(service, listen = %address, "health is served");
-    let ready = stopping.clone();
-    let readiness = move || async move {
-        if ready.is_cancelled() {
-            (StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
-        } else {
-            (StatusCode::OK, "ready\n")
-        }
-    };
+    tracing::info!(service = host.service(), listen = %address, "health is served");
     let app = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readiness))
-        .route(
-            "/metrics",
-            get(|| async { sluice_telemetry::metrics::render() }),
-        );
+        .route("/metrics", get(metrics))
+        .with_state(host);
     Ok(async move {
-        let stopped = async move { stopping.cancelled().await };
         axum::serve(listener, app)
-            .with_graceful_shutdown(stopped)
             .await
             .context("the health endpoint failed")
     })
+}
+
+async fn readiness(State(host): State<Host>) -> (StatusCode, String) {
+    let waits_for = host.waits_for();
+    if host.stopping().is_cancelled() {
+        (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned())
+    } else if waits_for.is_empty() {
+        (StatusCode::OK, "ready\n".to_owned())
+    } else {
+        let told = format!("waiting for {}\n", waits_for.join(", "));
+        (StatusCode::SERVICE_UNAVAILABLE, told)
+    }
+}
+
+async fn metrics() -> impl IntoResponse {
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render())
 }
 
 /// Writes the address beside its place first, so that nobody reads half of it.

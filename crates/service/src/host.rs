@@ -1,41 +1,102 @@
 //! Runs the tasks of a process until one ends or somebody asks to stop, then drains.
+//!
+//! It knows nothing of signals, arguments or sockets, so that several services fit into one process.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-/// Holds the tasks of a process.
-#[derive(Debug, Clone, Default)]
+use crate::names::{Held, Names};
+
+/// How long a task that was dropped may take to go away.
+const DROP_LIMIT: Duration = Duration::from_secs(1);
+
+/// Holds the tasks of one service; its parts and clones share one stop and one drain.
+#[derive(Debug, Clone)]
 pub struct Host {
+    service: &'static str,
     stopping: CancellationToken,
-    tasks: TaskTracker,
+    dropped: CancellationToken,
+    tracker: TaskTracker,
+    tasks: Names,
+    latches: Names,
     failed: Arc<AtomicBool>,
 }
 
+/// Keeps the process from being ready until it is dropped.
+#[derive(Debug)]
+#[must_use = "the process is ready when this is dropped"]
+pub struct Latch {
+    _held: Held,
+}
+
 impl Host {
+    /// Makes a host for a service, as in `poller`.
+    #[must_use]
+    pub fn new(service: &'static str) -> Self {
+        Self {
+            service,
+            stopping: CancellationToken::new(),
+            dropped: CancellationToken::new(),
+            tracker: TaskTracker::new(),
+            tasks: Names::default(),
+            latches: Names::default(),
+            failed: Arc::default(),
+        }
+    }
+
+    /// Returns the host for another service of the same process.
+    #[must_use]
+    pub fn part(&self, service: &'static str) -> Self {
+        Self {
+            service,
+            ..self.clone()
+        }
+    }
+
     /// Runs a task; its end, even a good one, stops the process.
+    ///
+    /// It is dropped where it waits if it has not ended when the grace period has.
     pub fn spawn<F>(&self, name: &'static str, task: F)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let host = self.clone();
-        let task = async move {
-            match task.await {
-                Ok(()) if host.stopping.is_cancelled() => tracing::debug!(task = name, "stopped"),
-                Ok(()) => tracing::warn!(task = name, "ended; the process stops"),
-                Err(error) => {
-                    host.failed.store(true, Ordering::Relaxed);
-                    tracing::error!(task = name, "failed; the process stops: {error:#}");
-                }
+        let held = self.tasks.hold(self.label(name));
+        let task = AssertUnwindSafe(task).catch_unwind();
+        let watched = async move {
+            let _held = held;
+            let ended = tokio::select! {
+                biased;
+                () = host.dropped.cancelled() => return,
+                ended = task => ended,
+            };
+            match ended {
+                Ok(Ok(())) if host.stopping.is_cancelled() => tracing::debug!("stopped"),
+                Ok(Ok(())) => tracing::warn!("ended by itself; the process stops"),
+                Ok(Err(error)) => host.fail(&error),
+                Err(_) => host.fail(&anyhow::anyhow!("the task panicked")),
             }
-            host.stopping.cancel();
+            host.stop();
         };
-        self.tasks.spawn(task.instrument(tracing::Span::none()));
+        let span = sluice_telemetry::span::task(self.service, name);
+        self.tracker.spawn(watched.instrument(span));
+    }
+
+    /// Keeps the process from being ready until the latch is dropped.
+    ///
+    /// It can be taken at any time: at the start, or for as long as a connection is down.
+    pub fn latch(&self, name: &str) -> Latch {
+        Latch {
+            _held: self.latches.hold(self.label(name)),
+        }
     }
 
     /// Returns the token that is cancelled when the process is to stop.
@@ -50,20 +111,53 @@ impl Host {
     }
 
     /// Waits for the stop, then for the tasks; says whether all went well.
-    pub async fn finish(&self, grace: Duration) -> bool {
+    ///
+    /// Tasks that take longer than the grace period are dropped.
+    pub async fn run_until_stopped(&self, grace: Duration) -> bool {
         self.stopping.cancelled().await;
-        self.tasks.close();
-        if tokio::time::timeout(grace, self.tasks.wait())
+        self.tracker.close();
+        if tokio::time::timeout(grace, self.tracker.wait())
             .await
             .is_err()
         {
             tracing::warn!(
-                unfinished = self.tasks.len(),
-                "work was left unfinished after {grace:?}; it is delivered again"
+                tasks = self.tasks.list().join(", "),
+                ?grace,
+                "unfinished work is dropped after the grace period; its messages come again"
             );
+            self.dropped.cancel();
+            if tokio::time::timeout(DROP_LIMIT, self.tracker.wait())
+                .await
+                .is_err()
+            {
+                tracing::warn!(
+                    tasks = self.tasks.list().join(", "),
+                    "blocked tasks are left"
+                );
+            }
             return false;
         }
         !self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Says what the process waits for before it is ready.
+    pub(crate) fn waits_for(&self) -> Vec<String> {
+        self.latches.list()
+    }
+
+    pub(crate) const fn service(&self) -> &'static str {
+        self.service
+    }
+
+    /// Logs a failure of the process and asks it to stop.
+    pub(crate) fn fail(&self, error: &anyhow::Error) {
+        self.failed.store(true, Ordering::Relaxed);
+        tracing::error!(error = format!("{error:#}"), "failed; the process stops");
+        self.stop();
+    }
+
+    fn label(&self, name: &str) -> String {
+        format!("{}/{name}", self.service)
     }
 }
 
@@ -71,23 +165,97 @@ impl Host {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn the_end_of_a_task_stops_the_process() {
-        let host = Host::default();
-        let stopping = host.stopping();
-        host.spawn("waits", async move {
-            stopping.cancelled().await;
-            Ok(())
-        });
-        host.spawn("fails", async { anyhow::bail!("broken") });
-        assert!(!host.finish(Duration::from_secs(1)).await);
+    const GRACE: Duration = Duration::from_secs(1);
+
+    async fn until_stopped(host: &Host) -> anyhow::Result<()> {
+        host.stopping().cancelled().await;
+        Ok(())
+    }
+
+    fn waiting(host: &Host) -> impl Future<Output = anyhow::Result<()>> + use<> {
+        let host = host.clone();
+        async move { until_stopped(&host).await }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_past_the_grace_is_left() {
-        let host = Host::default();
-        host.spawn("hangs", std::future::pending());
+    async fn tasks_that_stop_when_asked_end_well() {
+        let host = Host::new("sample");
+        host.spawn("waits", waiting(&host));
         host.stop();
-        assert!(!host.finish(Duration::from_secs(1)).await);
+        assert!(host.run_until_stopped(GRACE).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_any_task_stops_the_process() {
+        type End = fn() -> anyhow::Result<()>;
+        let ends: [(bool, End); 3] = [
+            (true, || Ok(())),
+            (false, || anyhow::bail!("broken")),
+            (false, || panic!("a bug")),
+        ];
+        for (well, end) in ends {
+            let host = Host::new("sample");
+            host.spawn("waits", waiting(&host));
+            host.spawn("ends", async move { end() });
+            assert_eq!(host.run_until_stopped(GRACE).await, well);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_past_the_grace_is_dropped() {
+        let host = Host::new("sample");
+        let (kept, gone) = tokio::sync::oneshot::channel::<()>();
+        host.spawn("hangs", async move {
+            let _kept = kept;
+            std::future::pending().await
+        });
+        host.stop();
+        assert!(!host.run_until_stopped(GRACE).await);
+        assert!(gone.await.is_err());
+        assert!(host.tasks.list().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_within_the_grace_is_finished() {
+        let host = Host::new("sample");
+        let (done, finished) = tokio::sync::oneshot::channel();
+        host.spawn("finishes", {
+            let stopping = host.stopping();
+            async move {
+                stopping.cancelled().await;
+                tokio::time::sleep(GRACE / 2).await;
+                done.send(()).ok();
+                Ok(())
+            }
+        });
+        host.stop();
+        assert!(host.run_until_stopped(GRACE).await);
+        assert_eq!(finished.await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_services_of_one_process_stop_together() {
+        let host = Host::new("sluice");
+        let (poller, pruner) = (host.part("poller"), host.part("pruner"));
+        poller.spawn("poller", waiting(&poller));
+        pruner.spawn("pruner", waiting(&pruner));
+        assert_eq!(host.tasks.list(), ["poller/poller", "pruner/pruner"]);
+        pruner.spawn("fails", async { anyhow::bail!("broken") });
+        assert!(!host.run_until_stopped(GRACE).await);
+        assert!(host.tasks.list().is_empty());
+    }
+
+    #[test]
+    fn the_process_is_ready_when_the_last_latch_is_dropped() {
+        let host = Host::new("sluice");
+        let bus = host.part("poller").latch("bus");
+        let catalog = host.part("pruner").latch("catalogue");
+        assert_eq!(host.waits_for(), ["poller/bus", "pruner/catalogue"]);
+        drop(bus);
+        drop(catalog);
+        assert!(host.waits_for().is_empty());
+        let again = host.latch("bus");
+        assert_eq!(host.waits_for(), ["sluice/bus"]);
+        drop(again);
     }
 }

@@ -1,33 +1,33 @@
 //! `main` of every service.
 
 use std::future::Future;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
-use tokio::signal::unix::{SignalKind, signal};
 
-use crate::health;
 use crate::host::Host;
-use crate::settings::{Settings, load};
+use crate::layers::Layers;
+use crate::run::run;
+use crate::settings::Settings;
 
 /// The exit code for a configuration that is not valid (`EX_CONFIG`).
 const BAD_CONFIGURATION: u8 = 78;
 
 #[derive(Parser)]
-#[command(
-    after_help = "Settings come from the embedded defaults, then the file, then the environment, as in\n  \
-    SLUICE__BUS__URL=nats://nats:4222 sluice-poller --config /etc/sluice/poller.toml"
-)]
+#[command(version)]
 struct Arguments {
-    /// Reads settings from this TOML file.
+    /// Reads settings from this TOML file instead of the one that `SLUICE_CONFIG` names.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Checks the settings and exits.
     #[arg(long)]
     check_config: bool,
+    /// Prints the settings in effect, secrets masked, and exits.
+    #[arg(long)]
+    print_config: bool,
     /// Prints the documented defaults and exits.
     #[arg(long)]
     print_defaults: bool,
@@ -35,107 +35,88 @@ struct Arguments {
 
 /// Reads the settings, builds the service with `build`, and runs it until it is told to stop.
 ///
-/// Exit codes: 0 after a clean stop, 1 after a failure, 78 for settings that are not valid.
+/// Exit codes: 0 after a clean stop, 1 after a failure, 78 for arguments or settings that are not valid.
 pub fn launch<S, B, F>(build: B) -> ExitCode
 where
     S: Settings,
     B: FnOnce(S, Host) -> F,
     F: Future<Output = anyhow::Result<()>>,
 {
-    let command = Arguments::command()
-        .name(format!("sluice-{}", S::NAME))
-        .version(env!("CARGO_PKG_VERSION"));
-    let arguments = match Arguments::from_arg_matches(&command.get_matches()) {
+    let arguments = match arguments::<S>() {
         Ok(arguments) => arguments,
-        Err(error) => error.exit(),
+        Err(code) => return code,
     };
     if arguments.print_defaults {
         return print(S::DEFAULTS);
     }
-    let settings = match load::<S>(config_file(arguments.config).as_deref()) {
-        Ok(settings) => settings,
-        Err(error) => {
-            complain(&error);
-            return ExitCode::from(BAD_CONFIGURATION);
-        }
+    let layers = Layers::of_process(arguments.config);
+    let (settings, effective) = match layers.read::<S>() {
+        Ok(read) => read,
+        Err(problems) => return complain(&problems.into(), BAD_CONFIGURATION),
     };
+    if arguments.print_config {
+        return print(&effective);
+    }
     if arguments.check_config {
         return ExitCode::SUCCESS;
     }
     crate::install_crypto();
-    match runtime().and_then(|runtime| runtime.block_on(serve(settings, build))) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            complain(&error);
-            ExitCode::FAILURE
-        }
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "this is the configuration layer")]
-fn config_file(argument: Option<PathBuf>) -> Option<PathBuf> {
-    argument.or_else(|| std::env::var("SLUICE_CONFIG").ok().map(PathBuf::from))
-}
-
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
+    let name = format!("sluice-{}", S::NAME);
+    let telemetry = match sluice_telemetry::init(&name, env!("CARGO_PKG_VERSION")) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return complain(&error, BAD_CONFIGURATION),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build()
-        .context("failed to start the runtime")
-}
-
-async fn serve<S, B, F>(settings: S, build: B) -> anyhow::Result<bool>
-where
-    S: Settings,
-    B: FnOnce(S, Host) -> F,
-    F: Future<Output = anyhow::Result<()>>,
-{
-    let telemetry = sluice_telemetry::init(&format!("sluice-{}", S::NAME))?;
-    let host = Host::default();
-    let grace = Duration::from_secs(settings.http().grace_seconds);
-    let health = health::serve(settings.http(), S::NAME, host.stopping()).await?;
-    host.spawn("signals", signals(host.clone()));
-    let built = tokio::select! {
-        built = build(settings, host.clone()) => built,
-        () = async { host.stopping().cancelled().await } => Ok(()),
+        .build();
+    let runtime = match runtime.context("failed to start the runtime") {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error, 1),
     };
-    let clean = match built {
-        Ok(()) => {
-            host.spawn("health", health);
-            host.finish(grace).await
-        }
-        Err(error) => {
-            tracing::error!("failed to start: {error:#}");
-            false
-        }
+    let host = Host::new(S::NAME);
+    let http = settings.http().clone();
+    // What `build` does before its first await is done inside the runtime too, after signals and health are there.
+    let start = {
+        let host = host.clone();
+        async move { build(settings, host).await }
     };
-    telemetry.shutdown().await;
-    Ok(clean)
+    let code = runtime.block_on(run(telemetry, &host, &http, start));
+    // A blocking call that hangs must not keep the process.
+    runtime.shutdown_background();
+    code
 }
 
-/// Stops on the first signal; a second one ends the process at once.
-async fn signals(host: Host) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
-    let stopping = host.stopping();
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = stopping.cancelled() => return Ok(()),
-    }
-    tracing::info!("stopping");
-    host.stop();
-    Ok(())
+fn arguments<S: Settings>() -> Result<Arguments, ExitCode> {
+    let name = format!("sluice-{}", S::NAME);
+    let help = format!(
+        "Settings come from the documented defaults, then the file, then the environment: `section.key` is SLUICE__SECTION__KEY.\n\n\
+        Example:\n  SLUICE__BUS__URL=nats://nats:4222 {name} --config /etc/sluice/{}.toml",
+        S::NAME
+    );
+    let command = Arguments::command().name(name).after_help(help);
+    command
+        .try_get_matches()
+        .and_then(|matches| Arguments::from_arg_matches(&matches))
+        .map_err(|error| {
+            // Nothing can be told where the terminal is gone.
+            error.print().ok();
+            if error.use_stderr() {
+                ExitCode::from(BAD_CONFIGURATION)
+            } else {
+                ExitCode::SUCCESS
+            }
+        })
 }
 
-#[expect(clippy::print_stdout, reason = "asked for on the command line")]
 fn print(text: &str) -> ExitCode {
-    print!("{text}");
-    ExitCode::SUCCESS
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "telemetry has not started yet")]
-fn complain(error: &anyhow::Error) {
+fn complain(error: &anyhow::Error, code: u8) -> ExitCode {
     eprintln!("error: {error:#}");
+    ExitCode::from(code)
 }

@@ -3,10 +3,15 @@
 mod health;
 mod host;
 mod launch;
+mod layers;
+mod names;
+mod run;
 mod settings;
 
-pub use host::Host;
+pub use host::{Host, Latch};
 pub use launch::launch;
+pub use layers::{Layers, Problems};
+pub use run::run;
 pub use settings::{BusSettings, HttpSettings, RegistrySettings, Settings, secret_file};
 
 /// Installs the one TLS provider of the process; later calls change nothing.

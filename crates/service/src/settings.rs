@@ -1,14 +1,12 @@
-//! Settings: embedded defaults, then a file, then `SLUICE__SECTION__KEY` of the environment.
+//! What a service is told: the sections that all have in common, and secrets from files.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use figment::Figment;
-use figment::providers::{Env, Format as _, Toml};
 use secrecy::SecretString;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
 use url::Url;
 
 /// The settings of one service.
@@ -19,6 +17,8 @@ pub trait Settings: DeserializeOwned + Send + 'static {
     const DEFAULTS: &'static str;
 
     /// Returns every relation between settings that does not hold.
+    ///
+    /// Each begins with the key, as in `` `poller.concurrency` must be 1 to 64 ``.
     fn problems(&self) -> Vec<String> {
         Vec::new()
     }
@@ -31,16 +31,17 @@ pub trait Settings: DeserializeOwned + Send + 'static {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BusSettings {
-    /// The server, as in `nats://127.0.0.1:4222`.
+    /// The server or servers, as in `nats://127.0.0.1:4222`, with commas between them.
+    #[serde(deserialize_with = "bus_url")]
     pub url: String,
     /// The user, empty for none.
     #[serde(default)]
     pub user: String,
     /// The file that holds the password.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     pub password_file: Option<PathBuf>,
     /// A PEM file with the authorities to trust.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     pub ca_file: Option<PathBuf>,
 }
 
@@ -49,18 +50,19 @@ pub struct BusSettings {
 #[serde(deny_unknown_fields)]
 pub struct RegistrySettings {
     /// Its address, as in `https://registry.internal`.
+    #[serde(deserialize_with = "registry_url")]
     pub url: Url,
     /// The account of this service there, empty for anonymous.
     #[serde(default)]
     pub account: String,
     /// The file that holds the password.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     pub password_file: Option<PathBuf>,
     /// The host and port of the token issuer, if it is another than the registry's.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     pub token_host: Option<String>,
     /// A PEM file with the authorities to trust.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     pub ca_file: Option<PathBuf>,
 }
 
@@ -71,48 +73,10 @@ pub struct HttpSettings {
     /// The address; port 0 takes a free one.
     pub listen: SocketAddr,
     /// A file that the bound address is written to.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     pub address_file: Option<PathBuf>,
     /// How long unfinished work is waited for, in seconds.
     pub grace_seconds: u64,
-}
-
-/// Reads the settings of a service.
-pub(crate) fn load<S: Settings>(file: Option<&Path>) -> anyhow::Result<S> {
-    from_figment(figment::<S>(file, Env::prefixed("SLUICE__")))
-}
-
-fn figment<S: Settings>(file: Option<&Path>, environment: Env) -> Figment {
-    let mut figment = Figment::from(Toml::string(S::DEFAULTS));
-    if let Some(file) = file {
-        figment = figment.merge(Toml::file_exact(file));
-    }
-    figment.merge(environment.split("__"))
-}
-
-fn from_figment<S: Settings>(figment: Figment) -> anyhow::Result<S> {
-    let settings: S = match figment.extract() {
-        Ok(settings) => settings,
-        Err(errors) => {
-            let told: Vec<_> = errors
-                .into_iter()
-                .map(|error| format!("  {error}"))
-                .collect();
-            anyhow::bail!(
-                "the settings of {} are not valid:\n{}",
-                S::NAME,
-                told.join("\n")
-            );
-        }
-    };
-    let problems = settings.problems();
-    anyhow::ensure!(
-        problems.is_empty(),
-        "the settings of {} are not valid:\n  {}",
-        S::NAME,
-        problems.join("\n  ")
-    );
-    Ok(settings)
 }
 
 /// Reads a secret from a file, without the white space around it.
@@ -131,45 +95,99 @@ pub fn secret_file(path: &Path) -> anyhow::Result<SecretString> {
     Ok(text.to_owned().into())
 }
 
+/// An empty text counts as absent: a variable can be emptied more easily than removed.
+fn given<'de, D, T>(source: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: From<String>,
+{
+    let text = Option::<String>::deserialize(source)?;
+    Ok(text.filter(|text| !text.is_empty()).map(T::from))
+}
+
+fn bus_url<'de, D: Deserializer<'de>>(source: D) -> Result<String, D::Error> {
+    let text = String::deserialize(source)?;
+    for server in text.split(',') {
+        checked(
+            server,
+            &["nats", "tls", "ws", "wss"],
+            "nats://127.0.0.1:4222",
+        )
+        .map_err(D::Error::custom)?;
+    }
+    Ok(text)
+}
+
+fn registry_url<'de, D: Deserializer<'de>>(source: D) -> Result<Url, D::Error> {
+    let text = String::deserialize(source)?;
+    checked(&text, &["http", "https"], "https://registry.internal").map_err(D::Error::custom)
+}
+
+/// Addresses are shown in logs and errors, so a credential in one is refused, without showing it.
+fn checked(text: &str, schemes: &[&str], example: &str) -> Result<Url, String> {
+    let url = Url::parse(text.trim())
+        .ok()
+        .filter(|url| url.has_host() && schemes.contains(&url.scheme()))
+        .ok_or_else(|| format!("not an address; write for example `{example}`"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(
+            "an address must not hold a credential; give the name and `password_file` beside it"
+                .to_owned(),
+        );
+    }
+    Ok(url)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use secrecy::ExposeSecret as _;
+
     use super::*;
 
-    #[derive(Debug, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Sample {
-        bus: BusSettings,
-        http: HttpSettings,
+    #[test]
+    fn a_secret_is_read_without_the_white_space_around_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        fs::write(&file, "  hunter2\n\n").unwrap();
+        assert_eq!(secret_file(&file).unwrap().expose_secret(), "hunter2");
     }
 
-    impl Settings for Sample {
-        const NAME: &'static str = "sample";
-        const DEFAULTS: &'static str =
-            "[bus]\nurl = \"nats://a\"\n[http]\nlisten = \"127.0.0.1:0\"\ngrace_seconds = 25\n";
-
-        fn http(&self) -> &HttpSettings {
-            &self.http
+    #[test]
+    fn a_secret_that_is_missing_or_empty_is_refused_with_its_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().join("empty");
+        fs::write(&empty, "\n").unwrap();
+        for file in [empty, folder.path().join("missing")] {
+            let error = format!("{:#}", secret_file(&file).unwrap_err());
+            assert!(error.contains(file.to_str().unwrap()), "{error}");
         }
     }
 
     #[test]
-    fn a_file_overrides_the_defaults() {
-        let figment = Figment::from(Toml::string(Sample::DEFAULTS))
-            .merge(Toml::string("[bus]\nurl = \"nats://b\"\n"));
-        let sample: Sample = from_figment(figment).unwrap();
-        assert_eq!(sample.bus.url, "nats://b");
-        assert_eq!(sample.http().grace_seconds, 25);
+    fn addresses_are_checked() {
+        let schemes = ["nats", "tls"];
+        for text in ["nats://a", "tls://a.example:4222", "nats://[::1]:4222"] {
+            assert!(checked(text, &schemes, "x").is_ok(), "{text}");
+        }
+        for text in [
+            "",
+            "nats",
+            "nats:4222",
+            "127.0.0.1:4222",
+            "http://a",
+            "nats://",
+        ] {
+            assert!(checked(text, &schemes, "x").is_err(), "{text}");
+        }
     }
 
     #[test]
-    fn an_unknown_key_and_a_wrong_type_are_named() {
-        for (text, told) in [
-            ("[bus]\nurll = \"x\"\n", "urll"),
-            ("[http]\ngrace_seconds = \"x\"\n", "grace_seconds"),
-        ] {
-            let figment = Figment::from(Toml::string(Sample::DEFAULTS)).merge(Toml::string(text));
-            let error = from_figment::<Sample>(figment).unwrap_err().to_string();
-            assert!(error.contains(told), "{error}");
+    fn a_credential_in_an_address_is_refused_and_not_shown() {
+        for text in ["nats://user:hunter2@a", "nats://hunter2@a"] {
+            let error = checked(text, &["nats"], "x").unwrap_err();
+            assert!(error.contains("password_file") && !error.contains("hunter2"));
         }
     }
 }

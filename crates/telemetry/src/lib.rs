@@ -10,11 +10,16 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -22,10 +27,8 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 /// How long the last spans may take to leave.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
-/// What is shown without `RUST_LOG`.
-const DEFAULT_FILTER: &str = "warn,sluice=info,sluice_bus=info,sluice_cli=info,sluice_gateway=info,\
-    sluice_mirror_worker=info,sluice_poller=info,sluice_promoter=info,sluice_pruner=info,sluice_registry=info,\
-    sluice_scanner_adapter=info,sluice_service=info,sluice_state=info,sluice_webhook_dispatcher=info";
+/// What is shown without `RUST_LOG`; `sluice` is a prefix and covers every crate of ours.
+const DEFAULT_FILTER: &str = "warn,sluice=info";
 
 /// Keeps telemetry alive until it is shut down.
 #[derive(Debug)]
@@ -36,35 +39,21 @@ pub struct Telemetry {
 /// Starts logs on stderr and, where an OTLP endpoint is configured in the environment, traces over HTTP.
 ///
 /// # Errors
-/// An endpoint that is no address, or telemetry that was already started.
-pub fn init(service: &str) -> anyhow::Result<Telemetry> {
+/// A `RUST_LOG` or an endpoint that is not valid, or telemetry that was already started.
+pub fn init(service: &str, version: &str) -> anyhow::Result<Telemetry> {
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| DEFAULT_FILTER.into());
+    let filter = filter(variable("RUST_LOG").as_deref())?;
     let provider = if otlp_configured() {
-        Some(provider(service)?)
+        let exporter = SpanExporter::builder()
+            .with_http()
+            .build()
+            .context("the OTLP exporter cannot be made")?;
+        Some(provider(service, version, exporter))
     } else {
         None
     };
-    let traces = provider.as_ref().map(|provider| {
-        tracing_opentelemetry::layer()
-            .with_tracer(provider.tracer("sluice"))
-            .with_filter(tracing_subscriber::filter::filter_fn(|metadata| {
-                metadata.target().starts_with("sluice")
-            }))
-    });
-    let logs = if std::io::stderr().is_terminal() {
-        tracing_subscriber::fmt::layer()
-            .with_writer(std::io::stderr)
-            .boxed()
-    } else {
-        tracing_subscriber::fmt::layer()
-            .json()
-            .with_writer(std::io::stderr)
-            .boxed()
-    };
-    tracing_subscriber::registry()
-        .with(traces)
-        .with(logs.with_filter(filter))
+    let json = !std::io::stderr().is_terminal();
+    subscriber(provider.as_ref(), filter, json, std::io::stderr)
         .try_init()
         .context("telemetry was already started")?;
     Ok(Telemetry { provider })
@@ -76,40 +65,79 @@ impl Telemetry {
         let Some(provider) = self.provider else {
             return;
         };
-        // `shutdown` blocks; on a worker thread of the runtime it would wait for itself.
-        let flushed = tokio::task::spawn_blocking(move || provider.shutdown());
-        match tokio::time::timeout(FLUSH_LIMIT, flushed).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "the last spans were not sent"),
+        // It blocks; on a worker thread of the runtime it would wait for itself.
+        let flush = move || provider.shutdown_with_timeout(FLUSH_LIMIT);
+        match tokio::task::spawn_blocking(flush).await {
+            Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the last spans were not sent"),
-            Err(_) => tracing::warn!("the last spans were not sent within {FLUSH_LIMIT:?}"),
+            Err(error) => tracing::warn!(%error, "the last spans were not sent"),
         }
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the OpenTelemetry specification configures exporters by environment"
-)]
+/// Only spans of ours are exported, so that the exporter's own requests are not traced in turn.
+fn subscriber<W>(
+    provider: Option<&SdkTracerProvider>,
+    filter: EnvFilter,
+    json: bool,
+    writer: W,
+) -> impl Subscriber + Send + Sync + use<W>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let exported = Targets::new()
+        .with_target("sluice", LevelFilter::INFO)
+        .with_target(span::TASK_TARGET, LevelFilter::OFF);
+    let traces = provider.map(|provider| {
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer("sluice"))
+            .with_filter(exported)
+    });
+    let logs = tracing_subscriber::fmt::layer().with_writer(writer);
+    let logs = if json {
+        logs.json().boxed()
+    } else {
+        logs.boxed()
+    };
+    tracing_subscriber::registry()
+        .with(traces)
+        .with(logs.with_filter(filter))
+}
+
+fn filter(wanted: Option<&str>) -> anyhow::Result<EnvFilter> {
+    EnvFilter::builder()
+        .parse(wanted.unwrap_or(DEFAULT_FILTER))
+        .context("`RUST_LOG` is not valid; write for example `info,sluice_bus=debug`")
+}
+
 fn otlp_configured() -> bool {
     [
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     ]
     .iter()
-    .any(|name| std::env::var(name).is_ok_and(|value| !value.is_empty()))
+    .any(|name| variable(name).is_some())
 }
 
-fn provider(service: &str) -> anyhow::Result<SdkTracerProvider> {
-    let exporter = SpanExporter::builder()
-        .with_http()
-        .build()
-        .context("the OTLP exporter cannot be made")?;
+/// Reads a variable; an empty one counts as absent.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "`RUST_LOG` and the exporter's variables are conventions of their libraries, not settings of ours"
+)]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn provider(service: &str, version: &str, exporter: SpanExporter) -> SdkTracerProvider {
     let resource = Resource::builder()
         .with_service_name(service.to_owned())
+        .with_attribute(KeyValue::new("service.version", version.to_owned()))
         .build();
-    Ok(SdkTracerProvider::builder()
+    SdkTracerProvider::builder()
         .with_resource(resource)
         .with_batch_exporter(exporter)
-        .build())
+        .build()
 }
+
+#[cfg(test)]
+mod tests;

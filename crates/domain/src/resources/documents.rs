@@ -2,31 +2,55 @@
 //!
 //! Documents are split at `---` and read one by one into their concrete type: tagged enums would lose the lines.
 
+mod message;
+mod reader;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{Kind, Resource};
+use message::did_you_mean;
+use reader::{Fault, Head};
 
 /// The largest file that is read, in bytes.
 const MAX_BYTES: usize = 4 << 20;
+/// The most documents of one file.
+const MAX_DOCUMENTS: usize = 10_000;
+/// The most problems that are told of one file.
+const MAX_PROBLEMS: usize = 100;
 
 /// One resource with its place in the file.
 #[derive(Debug, Clone)]
 pub struct Document {
     /// The resource.
     pub resource: Resource,
-    /// The line its document starts at, from 1.
+    /// The line of its first key, from 1.
     pub line: usize,
+    keys: Vec<(String, usize)>,
     text: String,
+    text_line: usize,
 }
 
 impl Document {
     /// Returns the line of a key of this document, or the document's first line.
+    ///
+    /// A top-level key goes before one of the same name further in.
     #[must_use]
     pub fn line_of(&self, key: &str) -> usize {
-        line_of(&self.text, self.line, key)
+        let top = self.keys.iter().find(|(name, _)| name == key);
+        if let Some((_, line)) = top {
+            return *line;
+        }
+        let inner = |line: &str| {
+            line.split(['{', ',', '-'])
+                .filter_map(|part| part.trim_start().strip_prefix(key))
+                .any(|rest| rest.trim_start().starts_with(':'))
+        };
+        let index = self.text.lines().position(inner);
+        index.map_or(self.line, |index| self.text_line + index)
     }
 }
 
@@ -45,41 +69,35 @@ impl fmt::Display for Problem {
     }
 }
 
-#[derive(Deserialize)]
-struct Head {
-    kind: Option<String>,
-}
-
 /// Reads every document of a file.
 ///
 /// # Errors
-/// All problems of all documents.
+/// All problems of all documents, up to 100, in the order of the documents.
 pub fn documents(text: &str) -> Result<Vec<Document>, Vec<Problem>> {
+    let whole_file = |message: &str| {
+        let message = message.to_owned();
+        Err(vec![Problem { line: 1, message }])
+    };
     if text.len() > MAX_BYTES {
-        return Err(vec![Problem {
-            line: 1,
-            message: "the file is larger than 4 MiB; split it".to_owned(),
-        }]);
+        return whole_file("the file is larger than 4 MiB; split it");
+    }
+    let parts = split(text);
+    if parts.is_empty() {
+        return whole_file("the file holds no resource; write one document per resource");
+    }
+    if parts.len() > MAX_DOCUMENTS {
+        return whole_file("the file has more than 10000 documents; split it");
     }
     let (mut read, mut problems) = (Vec::new(), Vec::new());
-    for (line, text) in split(text) {
-        match document(line, &text) {
-            Ok(document) => {
-                let faults = document.resource.faults();
-                problems.extend(faults.into_iter().map(|(key, message)| Problem {
-                    line: document.line_of(key),
-                    message: format!("`{key}`: {message}"),
-                }));
-                read.push(document);
-            }
-            Err(problem) => problems.push(problem),
+    for part in parts {
+        match part.document() {
+            Ok(document) => read.push(document),
+            Err(found) => problems.extend(found),
         }
-    }
-    if read.is_empty() && problems.is_empty() {
-        problems.push(Problem {
-            line: 1,
-            message: "the file holds no resource; write one document per resource".to_owned(),
-        });
+        if problems.len() >= MAX_PROBLEMS {
+            problems.truncate(MAX_PROBLEMS);
+            break;
+        }
     }
     if problems.is_empty() {
         Ok(read)
@@ -88,175 +106,116 @@ pub fn documents(text: &str) -> Result<Vec<Document>, Vec<Problem>> {
     }
 }
 
+/// The text of one document, with its `---`.
+struct Part {
+    /// The line that it starts at, from 1.
+    line: usize,
+    text: String,
+}
+
 /// Splits at document markers, which YAML knows only at the start of a line.
-fn split(text: &str) -> Vec<(usize, String)> {
-    let mut parts: Vec<(usize, String)> = vec![(1, String::new())];
+fn split(text: &str) -> Vec<Part> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut parts = Vec::new();
+    let mut part = Part {
+        line: 1,
+        text: String::new(),
+    };
     for (index, line) in text.lines().enumerate() {
-        if line == "---" || line.starts_with("--- ") {
-            parts.push((index + 2, String::new()));
-            continue;
+        if marker(line).is_some() {
+            let next = Part {
+                line: index + 1,
+                text: String::new(),
+            };
+            parts.push(std::mem::replace(&mut part, next));
         }
-        if let Some((_, part)) = parts.last_mut() {
-            part.push_str(line);
-            part.push('\n');
-        }
+        part.text.push_str(line);
+        part.text.push('\n');
     }
-    parts.retain(|(_, part)| {
-        part.lines()
-            .map(str::trim)
-            .any(|line| !line.is_empty() && !line.starts_with('#') && line != "...")
-    });
+    parts.push(part);
+    parts.retain(Part::has_content);
     parts
 }
 
-fn document(line: usize, text: &str) -> Result<Document, Problem> {
-    let head: Head = parse(line, text)?;
-    let Some(kind) = head.kind else {
-        let message = "the document has no `kind`; start it with, say, `kind: Mirror`".to_owned();
-        return Err(Problem { line, message });
-    };
-    let kind: Kind = kind.parse().map_err(|error: crate::InvalidName| Problem {
-        line: line_of(text, line, "kind"),
-        message: error.to_string(),
-    })?;
-    let body = without_kind(text);
-    let resource = match kind {
-        Kind::Registry => Resource::Registry(parse(line, &body)?),
-        Kind::Mirror => Resource::Mirror(parse(line, &body)?),
-        Kind::Repository => Resource::Repository(parse(line, &body)?),
-        Kind::PromotionPolicy => Resource::PromotionPolicy(parse(line, &body)?),
-        Kind::PruningPolicy => Resource::PruningPolicy(parse(line, &body)?),
-        Kind::Webhook => Resource::Webhook(parse(line, &body)?),
-        Kind::Account => Resource::Account(parse(line, &body)?),
-    };
-    Ok(Document {
-        resource,
-        line,
-        text: text.to_owned(),
-    })
+/// Returns what follows `---` in its line, if the line is a document marker.
+fn marker(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix("---")?;
+    (rest.is_empty() || rest.starts_with([' ', '\t'])).then_some(rest)
 }
 
-/// Blanks the `kind:` line, which the concrete types do not have, so that the lines stay where they are.
-fn without_kind(text: &str) -> String {
-    let keep = |line: &str| {
-        if is_key(line, "kind") {
-            String::new()
-        } else {
-            line.to_owned()
+impl Part {
+    fn has_content(&self) -> bool {
+        self.text.lines().any(|line| {
+            let directive = line.starts_with('%');
+            let line = marker(line).unwrap_or(line).trim();
+            !(directive || line.is_empty() || line == "..." || line.starts_with('#'))
+        })
+    }
+
+    fn document(self) -> Result<Document, Vec<Problem>> {
+        let head = reader::head(&self.text).map_err(|fault| vec![self.problem(fault)])?;
+        let resource = self.resource(&head).map_err(|faults| {
+            faults
+                .into_iter()
+                .map(|fault| self.problem(fault))
+                .collect::<Vec<_>>()
+        })?;
+        let keys: Vec<_> = head
+            .keys
+            .into_iter()
+            .map(|(name, line)| (name, self.line + line - 1))
+            .collect();
+        let document = Document {
+            line: keys.first().map_or(self.line, |(_, line)| *line),
+            keys,
+            text: self.text,
+            text_line: self.line,
+            resource,
+        };
+        let faults = document.resource.faults();
+        if faults.is_empty() {
+            return Ok(document);
         }
-    };
-    text.lines().map(|line| keep(line) + "\n").collect()
-}
+        let problem = |(key, message): (&str, String)| Problem {
+            line: document.line_of(key),
+            message: format!("`{key}`: {message}"),
+        };
+        Err(faults.into_iter().map(problem).collect())
+    }
 
-fn parse<T: DeserializeOwned>(line: usize, text: &str) -> Result<T, Problem> {
-    let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_events: 200_000, max_aliases: 100, max_anchors: 100, max_depth: 32, max_nodes: 100_000, max_documents: 1
-        },
-        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
-        strict_booleans: true,
-        with_snippet: false
-    };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let offset = error.location().map_or(0, |location| {
-            usize::try_from(location.line())
-                .unwrap_or(1)
-                .saturating_sub(1)
-        });
+    fn resource(&self, head: &Head) -> Result<Resource, Vec<Fault>> {
+        let at = |key: Option<&(String, usize)>, message: String| {
+            let line = key.map_or(1, |(_, line)| *line);
+            vec![Fault { line, message }]
+        };
+        let Some(kind) = &head.kind else {
+            let message = "the document has no `kind`; start it with, say, `kind: Mirror`";
+            return Err(at(head.keys.first(), message.to_owned()));
+        };
+        let kind: Kind = kind.parse().map_err(|error: crate::InvalidName| {
+            let hint = did_you_mean(kind, &Kind::ALL.map(Kind::as_str));
+            let key = head.keys.iter().find(|(name, _)| name == "kind");
+            at(key, format!("{error}{hint}"))
+        })?;
+        Ok(match kind {
+            Kind::Registry => Resource::Registry(self.body(head)?),
+            Kind::Mirror => Resource::Mirror(self.body(head)?),
+            Kind::Repository => Resource::Repository(self.body(head)?),
+            Kind::PromotionPolicy => Resource::PromotionPolicy(self.body(head)?),
+            Kind::PruningPolicy => Resource::PruningPolicy(self.body(head)?),
+            Kind::Webhook => Resource::Webhook(self.body(head)?),
+            Kind::Account => Resource::Account(self.body(head)?),
+        })
+    }
+
+    fn body<T: DeserializeOwned>(&self, head: &Head) -> Result<T, Vec<Fault>> {
+        reader::body(&self.text, head)
+    }
+
+    fn problem(&self, fault: Fault) -> Problem {
         Problem {
-            line: line + offset,
-            message: message(&error.to_string()),
-        }
-    })
-}
-
-/// Drops the place within the document, which the problem states for the file, and keeps one line.
-fn message(text: &str) -> String {
-    let first = text.lines().next().unwrap_or_default();
-    let first = first.strip_prefix("error: ").unwrap_or(first);
-    let told = first
-        .split_once(": ")
-        .filter(|(place, _)| place.starts_with("line "))
-        .map_or(first, |(_, told)| told);
-    told.chars().take(400).collect()
-}
-
-fn line_of(text: &str, first: usize, key: &str) -> usize {
-    // A key may also stand within braces, as in `tags: { newest: 3 }`.
-    let holds = |line: &str| {
-        line.split(['{', ','])
-            .any(|part| is_key(part.trim_start(), key))
-    };
-    let index = text.lines().position(holds);
-    first + index.unwrap_or(0)
-}
-
-fn is_key(line: &str, key: &str) -> bool {
-    line.strip_prefix(key)
-        .is_some_and(|rest| rest.trim_start().starts_with(':'))
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const GOOD: &str = "# comment\nkind: Registry\nname: docker-hub\nhost: docker.io\nusername: acme\npassword_file: /run/secrets/hub\n---\nkind: Mirror\nname: alpine\nfrom: docker.io/library/alpine\nto: hub/alpine\ntags: { semver: \">=3.18\", exclude: [\"*-rc*\", edge], newest: 10 }\nevery: 15m\n---\nkind: Repository\nname: hub/*\nvisibility: private\nscan: on_push\nkeep: 10\n---\nkind: PromotionPolicy\nname: clean\nfrom: hub/*\nto: official/{name}\ntag: \"%n\"\nwhen: scan.critical == 0\nsoak: 24h\nrequire: { platforms: [linux/amd64] }\nrecall: flag\n---\nkind: PruningPolicy\nname: nightly\nrepositories: [hub/*]\nschedule: \"0 3 * * *\"\ndelete: tag.matches(\"-rc\")\n---\nkind: Webhook\nname: hook\nurl: https://hooks.internal/x\nevents: [image.promoted, scan.failed]\nrepositories: [\"hub/*\"]\nformat: cloudevents\nsecret_file: /run/secrets/hook\n---\nkind: Account\nname: ci\npassword_file: /run/secrets/ci\npush: [\"hub/*\"]\n";
-
-    #[test]
-    fn every_kind_is_read_and_its_stored_form_read_again() {
-        let documents = documents(GOOD).unwrap();
-        assert_eq!(documents.len(), 7);
-        for document in &documents {
-            let resource = &document.resource;
-            let again = Resource::from_json(resource.kind(), &resource.to_json().unwrap()).unwrap();
-            assert_eq!(&again, resource);
-        }
-        assert_eq!(documents[3].line_of("when"), 26);
-    }
-
-    #[test]
-    fn every_problem_is_told_with_its_line_in_the_file() {
-        for (good, bad, line, told) in [
-            ("every: 15m", "evry: 15m", 13, "evry"),
-            ("every: 15m", "every: 15 minutes", 13, "duration"),
-            ("every: 15m", "every: 1s", 13, "shortest"),
-            ("keep: 10", "keep: ten", 19, ""),
-            ("kind: Webhook", "kind: Webhok", 37, "this version knows"),
-            ("kind: Webhook", "", 37, "no `kind`"),
-            ("https://hooks.internal/x", "ftp://x/y", 39, "https://"),
-            ("name: nightly", "name: nightly\nname: again", 33, ""),
-        ] {
-            let problems = documents(&GOOD.replace(good, bad)).unwrap_err();
-            assert_eq!(problems.len(), 1, "{problems:?}");
-            assert_eq!(problems[0].line, line, "{problems:?}");
-            assert!(problems[0].message.contains(told), "{problems:?}");
-        }
-    }
-
-    #[test]
-    fn all_documents_report_at_once() {
-        let text = GOOD
-            .replace("every: 15m", "evry: 15m")
-            .replace("keep: 10", "kep: 10");
-        assert_eq!(documents(&text).unwrap_err().len(), 2);
-        assert!(documents("# nothing\n").is_err());
-    }
-
-    #[test]
-    fn hostile_documents_are_refused() {
-        let deep = format!("kind: Mirror\nname: {}", "[".repeat(100_000));
-        assert!(documents(&deep).is_err());
-        let laughs = "a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e]\nkind: Mirror\n";
-        assert!(documents(laughs).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn no_text_makes_the_reader_panic(text in ".{0,200}") {
-            drop(documents(&text));
-            drop(documents(&format!("kind: Mirror\nname: a\n{text}")));
+            line: self.line + fault.line - 1,
+            message: fault.message,
         }
     }
 }

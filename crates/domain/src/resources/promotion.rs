@@ -1,13 +1,10 @@
 //! Promotion policies: what an image must be to reach which repository.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, enabled};
+use super::{Condition, TargetTemplate, enabled};
 use crate::duration::DurationText;
-use crate::name::{InvalidName, Repository, ResourceName};
+use crate::name::ResourceName;
 use crate::pattern::Pattern;
 use crate::platform::Platform;
 
@@ -86,80 +83,10 @@ pub enum Recall {
     /// It is marked, with an event.
     #[default]
     Flag,
+    /// It is removed from the target, with an event.
+    Withdraw,
     /// Nothing.
     Ignore,
-}
-
-/// A target repository with `{org}`, `{name}` and `{repository}` of the source.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct TargetTemplate {
-    text: String,
-    shape: Pattern,
-}
-
-impl TargetTemplate {
-    /// Returns the target for a source repository.
-    ///
-    /// # Errors
-    /// A result that is not a repository name, as with `{org}` of a repository without one.
-    pub fn render(&self, source: &Repository) -> Result<Repository, InvalidName> {
-        self.text
-            .replace("{org}", source.organisation().unwrap_or_default())
-            .replace("{name}", source.name())
-            .replace("{repository}", source.as_str())
-            .parse()
-    }
-
-    /// Says whether some source could be promoted into this repository.
-    #[must_use]
-    pub fn could_produce(&self, repository: &Repository) -> bool {
-        self.shape.matches(repository.as_str())
-    }
-}
-
-impl FromStr for TargetTemplate {
-    type Err = InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid = || {
-            InvalidName::new(
-                "target",
-                text,
-                "expected a repository with `{name}`, `{org}` or `{repository}` of the source, as in `official/{name}`",
-            )
-        };
-        let filled = |with: &str| {
-            text.replace("{org}", with)
-                .replace("{name}", with)
-                .replace("{repository}", with)
-        };
-        filled("x").parse::<Repository>().map_err(|_| invalid())?;
-        Ok(Self {
-            text: text.to_owned(),
-            shape: filled("**").parse().map_err(|_| invalid())?,
-        })
-    }
-}
-
-impl TryFrom<String> for TargetTemplate {
-    type Error = InvalidName;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<TargetTemplate> for String {
-    fn from(template: TargetTemplate) -> Self {
-        template.text
-    }
-}
-
-impl fmt::Display for TargetTemplate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
 }
 
 fn same_tag() -> String {
@@ -175,29 +102,5 @@ impl PromotionPolicy {
             )];
         }
         Vec::new()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn targets_are_made_of_the_source() {
-        let template: TargetTemplate = "official/{name}".parse().unwrap();
-        let source: Repository = "hub/alpine".parse().unwrap();
-        let target = template.render(&source).unwrap();
-        assert_eq!(target.as_str(), "official/alpine");
-        assert!(template.could_produce(&target));
-        assert!(!template.could_produce(&source));
-        for bad in [
-            "",
-            "official/{nme}",
-            "Official/{name}",
-            "official/",
-            "/{name}",
-        ] {
-            assert!(bad.parse::<TargetTemplate>().is_err(), "{bad}");
-        }
     }
 }

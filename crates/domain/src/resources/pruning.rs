@@ -22,3 +22,15 @@ pub struct PruningPolicy {
     #[serde(default = "enabled")]
     pub enabled: bool,
 }
+
+impl PruningPolicy {
+    pub(super) fn faults(&self) -> Vec<(&'static str, String)> {
+        if self.repositories.is_empty() {
+            return vec![(
+                "repositories",
+                "name at least one repository or pattern, as in `[hub/*]`".to_owned(),
+            )];
+        }
+        Vec::new()
+    }
+}

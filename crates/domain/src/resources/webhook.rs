@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::enabled;
-use crate::name::ResourceName;
+use crate::name::{InvalidName, ResourceName};
 use crate::pattern::Pattern;
 
 /// A receiver of events over HTTP.
@@ -38,11 +38,24 @@ pub struct Webhook {
 
 /// The form of a webhook's body.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String", rename_all = "lowercase")]
 pub enum Format {
     /// CloudEvents 1.0, structured JSON.
     #[default]
     Cloudevents,
+}
+
+impl TryFrom<String> for Format {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let reason = match text.as_str() {
+            "cloudevents" => return Ok(Self::Cloudevents),
+            "dtr" | "slack" => "it is not supported yet; write `cloudevents`",
+            _ => "this version knows `cloudevents`",
+        };
+        Err(InvalidName::new("format", &text, reason))
+    }
 }
 
 impl Webhook {
@@ -73,7 +86,10 @@ impl Webhook {
                 ));
             }
             Ok(_) => {}
-            Err(error) => faults.push(("url", format!("not an address: {error}"))),
+            Err(error) => faults.push((
+                "url",
+                format!("expected an address, as in `https://hooks.example/x`: {error}"),
+            )),
         }
         if self.events.is_empty() {
             faults.push((

@@ -1,0 +1,168 @@
+//! What becomes of a message that is not done: soon again, later again, or a dead letter with its reason.
+
+use std::time::Duration;
+
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{AckKind, Message};
+use chrono::{DateTime, TimeDelta, Utc};
+use sluice_domain::Class;
+use sluice_events::headers;
+
+use crate::cause::Cause;
+use crate::envelope::{
+    ATTEMPTS, DEAD_ATTEMPTS, DEAD_REASON, DEAD_SUBJECT, OCCURRENCE, copied, set,
+};
+use crate::handler::{BoxError, Handler};
+use crate::schedules::{SPEC, TARGET, at};
+use crate::settle::{Failure, Worker, random};
+use crate::telemetry::inject;
+
+/// Longer delays are kept by a schedule, not by the consumer.
+const LONGEST_NAK: Duration = Duration::from_secs(30);
+/// The longest delay that is kept at all; a peer that asks for more is asked again then.
+const LONGEST_DELAY: Duration = Duration::from_secs(30 * 86_400);
+/// The longest reason that is kept, in characters.
+const LONGEST_REASON: usize = 2_000;
+
+impl<H: Handler> Worker<H> {
+    /// Settles a message that failed, and says how.
+    pub(crate) async fn unfinished(
+        &self,
+        message: &Message,
+        cause: &Cause,
+        failure: Failure,
+    ) -> &'static str {
+        let told = chain(failure.error.as_ref());
+        let result = match failure.class {
+            Class::Permanent => self.give_up(message, cause, &told).await,
+            Class::Transient { .. } if cause.last_attempt => {
+                self.give_up(message, cause, &told).await
+            }
+            Class::Transient { after } => {
+                let own = self.stage.backoff.delay(cause.attempt, random());
+                let delay = after.map_or(own, |asked| asked.max(own));
+                tracing::warn!(error = told, ?delay, "failed; trying again");
+                self.retry(message, cause, delay).await.map(|()| "retried")
+            }
+            Class::Unavailable { until } => {
+                tracing::info!(reason = told, %until, "waiting");
+                // Waiting is no attempt.
+                let attempts = cause.attempt.saturating_sub(1);
+                self.later(message, cause, until, attempts)
+                    .await
+                    .map(|()| "waiting")
+            }
+        };
+        result.unwrap_or_else(|error| {
+            tracing::error!(
+                error = chain(error.as_ref()),
+                "a message could not be settled; it comes again"
+            );
+            "unsettled"
+        })
+    }
+
+    async fn retry(
+        &self,
+        message: &Message,
+        cause: &Cause,
+        delay: Duration,
+    ) -> Result<(), BoxError> {
+        if delay <= LONGEST_NAK {
+            return message.double_ack_with(AckKind::Nak(Some(delay))).await;
+        }
+        let until = Utc::now() + delay.min(LONGEST_DELAY);
+        self.later(message, cause, until, cause.attempt).await
+    }
+
+    /// Leaves a copy with the scheduler and acknowledges the original.
+    async fn later(
+        &self,
+        message: &Message,
+        cause: &Cause,
+        until: DateTime<Utc>,
+        attempts: u32,
+    ) -> Result<(), BoxError> {
+        let stage = self.stage.name;
+        let mut map = self.copied_headers(message, cause);
+        set(&mut map, ATTEMPTS, &attempts.to_string());
+        // The copy continues this trace; a schedule's own context would be that of whoever made the schedule.
+        inject(&mut map);
+        let now = Utc::now();
+        let until = until.clamp(now + TimeDelta::seconds(1), now + LONGEST_DELAY);
+        // Schedules fire on whole seconds, and never before the time that was asked for.
+        let until = until + TimeDelta::milliseconds(999);
+        map.insert(SPEC, at(until).as_str());
+        map.insert(TARGET, format!("sluice.due.retry.{stage}").as_str());
+        let info = message.info()?;
+        // One message has one copy: where the acknowledgement below is lost, the next copy replaces this one.
+        let subject = format!(
+            "sluice.schedule.retry.{stage}.{}.{}",
+            info.stream, info.stream_sequence
+        );
+        let copy = PublishMessage::build()
+            .payload(message.payload.clone())
+            .headers(map);
+        self.bus.js.send_publish(subject, copy).await?.await?;
+        message.double_ack().await
+    }
+
+    async fn give_up(
+        &self,
+        message: &Message,
+        cause: &Cause,
+        reason: &str,
+    ) -> Result<&'static str, BoxError> {
+        tracing::error!(
+            error = reason,
+            attempts = cause.attempt,
+            "given up; see `sluice dead-letters list`"
+        );
+        self.bury(message, cause, reason).await?;
+        Ok("dead")
+    }
+
+    /// Keeps the message with its reason, then ends it.
+    async fn bury(&self, message: &Message, cause: &Cause, reason: &str) -> Result<(), BoxError> {
+        let mut map = self.copied_headers(message, cause);
+        let reason: String = reason.chars().take(LONGEST_REASON).collect();
+        set(&mut map, DEAD_REASON, &reason);
+        set(&mut map, DEAD_SUBJECT, message.subject.as_str());
+        set(&mut map, DEAD_ATTEMPTS, &cause.attempt.to_string());
+        let info = message.info()?;
+        let stage = self.stage.name;
+        let letter = PublishMessage::build()
+            .payload(message.payload.clone())
+            .headers(map)
+            .message_id(format!(
+                "dead/{stage}/{}/{}",
+                info.stream, info.stream_sequence
+            ));
+        self.bus
+            .js
+            .send_publish(format!("sluice.dead.{stage}"), letter)
+            .await?
+            .await?;
+        message.double_ack_with(AckKind::Term).await
+    }
+
+    /// Copies the headers, and with them what this happening is called: a tick's own headers are those of all ticks.
+    fn copied_headers(&self, message: &Message, cause: &Cause) -> async_nats::HeaderMap {
+        let mut map = copied(message.headers.as_ref(), |_| true);
+        set(&mut map, headers::ID, &cause.id);
+        set(&mut map, OCCURRENCE, &cause.occurrence);
+        map
+    }
+}
+
+/// Writes an error with everything that led to it.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
