@@ -1,5 +1,6 @@
 //! A provisioned stack: NATS, an upstream, the internal registry, and the services as processes of their own.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -11,6 +12,9 @@ use crate::image::Upstream;
 use crate::servers::{Nats, Process, Registry};
 use crate::{binary, wait_for};
 
+/// The services that do not speak to the internal registry.
+const WITHOUT_REGISTRY: [&str; 2] = ["poller", "webhook-dispatcher"];
+
 /// Everything that a pipeline test needs.
 #[derive(Debug)]
 pub struct Stack {
@@ -21,6 +25,7 @@ pub struct Stack {
     /// The internal registry.
     pub internal: Registry,
     services: Vec<Process>,
+    stages: BTreeSet<String>,
     folder: TempDir,
     expect_quiet: bool,
 }
@@ -33,6 +38,7 @@ impl Stack {
             upstream: Registry::start(),
             internal: Registry::start(),
             services: Vec::new(),
+            stages: BTreeSet::new(),
             folder: tempfile::tempdir().unwrap(),
             expect_quiet: true,
         };
@@ -59,7 +65,7 @@ impl Stack {
         let child = Command::new(binary(&format!("sluice-{name}")))
             .env("SLUICE__BUS__URL", &self.nats.url)
             .env("SLUICE__HTTP__ADDRESS_FILE", &address)
-            .envs((name == "mirror-worker").then(|| {
+            .envs((!WITHOUT_REGISTRY.contains(&name)).then(|| {
                 (
                     "SLUICE__REGISTRY__URL",
                     format!("http://{}", self.internal.host),
@@ -71,6 +77,7 @@ impl Stack {
             .spawn()
             .unwrap();
         self.services.push(Process(child));
+        self.stages.insert(name.to_owned());
         wait_for(
             &format!("{name} to be ready; its log is {}", log.display()),
             20,
@@ -189,7 +196,7 @@ impl Stack {
         let stages = status["stages"].as_array().unwrap();
         let running = stages
             .iter()
-            .filter(|s| matches!(s["stage"].as_str(), Some("poller" | "mirror-worker")));
+            .filter(|s| self.stages.contains(s["stage"].as_str().unwrap()));
         running.into_iter().all(|s| {
             ["waiting", "inFlight", "later"]
                 .iter()

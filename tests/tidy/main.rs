@@ -7,14 +7,14 @@ use std::process::Command;
 use sluice_tests::root;
 
 /// Who may depend on whom; `docs/ARCHITECTURE.md` has the reasons.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 16] = [
     ("domain", &[]),
     ("policy", &["domain"]),
     ("events", &["domain"]),
     ("telemetry", &[]),
     ("service", &["telemetry"]),
-    ("bus", &["domain", "events", "telemetry", "service"]),
-    ("registry", &["domain", "events", "telemetry", "service"]),
+    ("bus", SHARED),
+    ("registry", SHARED),
     (
         "state",
         &[
@@ -26,47 +26,47 @@ const ALLOWED: [(&str, &[&str]); 11] = [
             "registry",
         ],
     ),
-    (
-        "poller",
-        &[
-            "domain",
-            "events",
-            "telemetry",
-            "service",
-            "bus",
-            "registry",
-            "state",
-            "policy",
-        ],
-    ),
-    (
-        "mirror-worker",
-        &[
-            "domain",
-            "events",
-            "telemetry",
-            "service",
-            "bus",
-            "registry",
-            "state",
-            "policy",
-        ],
-    ),
-    (
-        "cli",
-        &[
-            "domain",
-            "events",
-            "telemetry",
-            "service",
-            "bus",
-            "registry",
-            "state",
-            "policy",
-            "poller",
-            "mirror-worker",
-        ],
-    ),
+    ("poller", STAGE),
+    ("mirror-worker", STAGE),
+    ("scanner-adapter", STAGE),
+    ("promoter", STAGE),
+    ("pruner", STAGE),
+    ("webhook-dispatcher", STAGE),
+    ("gateway", STAGE),
+    ("cli", EVERYTHING),
+];
+
+/// What every crate above them may use.
+const SHARED: &[&str] = &["domain", "events", "telemetry", "service"];
+
+/// What a stage may use, and the gateway: never another stage.
+const STAGE: &[&str] = &[
+    "domain",
+    "events",
+    "telemetry",
+    "service",
+    "bus",
+    "registry",
+    "state",
+    "policy",
+];
+
+const EVERYTHING: &[&str] = &[
+    "domain",
+    "events",
+    "telemetry",
+    "service",
+    "bus",
+    "registry",
+    "state",
+    "policy",
+    "poller",
+    "mirror-worker",
+    "scanner-adapter",
+    "promoter",
+    "pruner",
+    "webhook-dispatcher",
+    "gateway",
 ];
 
 /// Which crate alone may name a library.

@@ -10,6 +10,7 @@ pub mod name;
 pub mod pattern;
 pub mod platform;
 pub mod resources;
+pub mod service_account;
 pub mod severity;
 
 pub use backoff::Backoff;
@@ -21,4 +22,5 @@ pub use name::{
 };
 pub use pattern::Pattern;
 pub use platform::Platform;
+pub use service_account::{SERVICE_ACCOUNTS, is_service_account};
 pub use severity::{Severity, SeverityCounts};

@@ -7,9 +7,9 @@ mod settings;
 
 use std::time::Duration;
 
-use sluice_bus::{Bus, ConsumeSettings, topology};
+use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
-use sluice_state::{Catalog, State, internal_registry};
+use sluice_state::{attach, internal_registry};
 
 pub use settings::Settings;
 
@@ -18,15 +18,9 @@ pub use settings::Settings;
 /// # Errors
 /// A bus that cannot be reached or is not provisioned, or a secret that cannot be read.
 pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
-    let bus = Bus::connect(&settings.bus, "mirror-worker").await?;
-    let state = State::open(&bus).await?;
-    let (catalog, feed) = Catalog::open(&state).await?;
+    let (bus, state, catalog) = attach(&settings.bus, "mirror-worker", host).await?;
     let registry = internal_registry(&settings.registry)?;
     let stopping = host.stopping();
-    host.spawn("catalogue", {
-        let stopping = stopping.clone();
-        async move { Ok(feed.run(stopping).await?) }
-    });
     let handler = mirror::MirrorWorker::new(bus.clone(), state, catalog, registry);
     let consume = ConsumeSettings {
         concurrency: settings.mirror.concurrency,

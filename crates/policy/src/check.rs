@@ -12,33 +12,13 @@ use crate::range::Range;
 use crate::template::TagTemplate;
 use crate::{cron, promotion};
 
-/// The kinds that no stage carries out yet: a resource must not look as if somebody did.
-const NOT_CARRIED_OUT: [Kind; 4] = [
-    Kind::PromotionPolicy,
-    Kind::PruningPolicy,
-    Kind::Webhook,
-    Kind::Account,
-];
-
 /// Reads a file and checks everything in it; nothing of a file with a problem may be applied.
 ///
 /// # Errors
 /// All problems, in the order of their lines.
 pub fn load(text: &str) -> Result<Vec<Document>, Vec<Problem>> {
     let documents = documents(text)?;
-    let mut problems = resources(&documents);
-    for document in &documents {
-        let kind = document.resource.kind();
-        if NOT_CARRIED_OUT.contains(&kind) {
-            problems.push(Problem {
-                line: document.line_of("kind"),
-                message: format!(
-                    "this version does not carry out `{kind}` yet; remove the document"
-                ),
-            });
-        }
-    }
-    problems.sort_by_key(|problem| problem.line);
+    let problems = resources(&documents);
     if problems.is_empty() {
         Ok(documents)
     } else {
@@ -200,16 +180,6 @@ delete: tag.matches('-rc') || scan.critical > 5
     fn a_good_file_has_no_problems() {
         assert_eq!(checked(GOOD), vec![]);
         assert_eq!(load(MIRROR).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn what_nobody_carries_out_is_refused() {
-        let text = "kind: Webhook\nname: a\nurl: https://a.b/c\nevents: ['*']\n";
-        assert!(
-            load(text).unwrap_err()[0]
-                .message
-                .contains("does not carry out `Webhook` yet")
-        );
     }
 
     #[test]

@@ -9,9 +9,9 @@ mod settings;
 
 use std::time::Duration;
 
-use sluice_bus::{Bus, ConsumeSettings, topology};
+use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
-use sluice_state::{Catalog, State};
+use sluice_state::attach;
 
 pub use settings::Settings;
 
@@ -20,14 +20,8 @@ pub use settings::Settings;
 /// # Errors
 /// A bus that cannot be reached or is not provisioned.
 pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
-    let bus = Bus::connect(&settings.bus, "poller").await?;
-    let state = State::open(&bus).await?;
-    let (catalog, feed) = Catalog::open(&state).await?;
+    let (bus, state, catalog) = attach(&settings.bus, "poller", host).await?;
     let stopping = host.stopping();
-    host.spawn("catalogue", {
-        let stopping = stopping.clone();
-        async move { Ok(feed.run(stopping).await?) }
-    });
     host.spawn(
         "schedules",
         schedules::keep(bus.clone(), catalog.clone(), stopping.clone()),

@@ -1,11 +1,30 @@
-//! Clients of registries from settings and resources; secrets are read here, at use.
+//! What every service connects to at its start, and clients of registries; secrets are read here, at use.
 
 use anyhow::Context as _;
+use sluice_bus::Bus;
 use sluice_domain::RegistryHost;
 use sluice_registry::{Client, Credential, Endpoint};
-use sluice_service::{RegistrySettings, secret_file};
+use sluice_service::{BusSettings, Host, RegistrySettings, secret_file};
 
-use crate::catalog::Snapshot;
+use crate::State;
+use crate::catalog::{Catalog, Snapshot};
+
+/// Connects a service to the bus, and keeps its catalogue up to date on the host.
+///
+/// # Errors
+/// A bus that cannot be reached or is not provisioned.
+pub async fn attach(
+    settings: &BusSettings,
+    service: &'static str,
+    host: &Host,
+) -> anyhow::Result<(Bus, State, Catalog)> {
+    let bus = Bus::connect(settings, service).await?;
+    let state = State::open(&bus).await?;
+    let (catalog, feed) = Catalog::open(&state).await?;
+    let stopping = host.stopping();
+    host.spawn("catalogue", async move { Ok(feed.run(stopping).await?) });
+    Ok((bus, state, catalog))
+}
 
 /// Makes the client of the internal registry for the account of a service.
 ///

@@ -14,7 +14,7 @@ use sluice_bus::{Bus, Objects};
 use sluice_events::wire::state as wire;
 
 pub use catalog::{Catalog, CatalogFeed, Snapshot};
-pub use connect::{internal_registry, remote_registry};
+pub use connect::{attach, internal_registry, remote_registry};
 pub use entries::{Entries, Entry, Stored};
 pub use error::Error;
 pub use images::describe;

@@ -4,8 +4,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::{RegistryHost, Repository, ResourceName};
+use crate::name::{AccountName, RegistryHost, Repository, ResourceName};
 use crate::pattern::Pattern;
+use crate::service_account::is_service_account;
+
+/// The largest tag limit of a repository.
+const MOST_KEPT: u32 = 100_000;
 
 /// A named remote registry with one rotatable credential.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +34,9 @@ pub struct Registry {
     /// Further hosts that may issue tokens for this registry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub realms: Vec<RegistryHost>,
+    /// How many pulls of the account's quota background work leaves to others.
+    #[serde(default)]
+    pub reserve: u32,
 }
 
 impl Registry {
@@ -95,14 +102,21 @@ impl RepositorySettings {
     }
 
     pub(super) fn faults(&self) -> Vec<(&'static str, String)> {
-        match self.name.as_str().parse::<Pattern>() {
-            Ok(_) => Vec::new(),
-            Err(error) => vec![("name", error.to_string())],
+        let mut faults = Vec::new();
+        if let Err(error) = self.name.as_str().parse::<Pattern>() {
+            faults.push(("name", error.to_string()));
         }
+        if self.keep > MOST_KEPT {
+            faults.push((
+                "keep",
+                format!("at most {MOST_KEPT} tags can be counted; write `0` to keep all"),
+            ));
+        }
+        faults
     }
 }
 
-/// Returns the settings for a repository: those of the matching pattern with the longest literal beginning.
+/// Returns the settings for a repository: those of the most specific pattern that matches, whatever their order.
 #[must_use]
 pub fn settings_for<'a>(
     all: impl IntoIterator<Item = &'a RepositorySettings>,
@@ -111,7 +125,7 @@ pub fn settings_for<'a>(
     all.into_iter()
         .filter_map(|settings| settings.pattern().map(|pattern| (settings, pattern)))
         .filter(|(_, pattern)| pattern.matches(repository.as_str()))
-        .max_by_key(|(_, pattern)| pattern.literal_prefix())
+        .max_by(|(_, one), (_, other)| one.specificity().cmp(&other.specificity()))
         .map(|(settings, _)| settings)
 }
 
@@ -133,10 +147,24 @@ pub struct Account {
 
 impl Account {
     pub(super) fn faults(&self) -> Vec<(&'static str, String)> {
-        match self.name.as_str().parse::<crate::AccountName>() {
-            Ok(_) => Vec::new(),
-            Err(error) => vec![("name", error.to_string())],
+        let mut faults = Vec::new();
+        if let Err(error) = self.name.as_str().parse::<AccountName>() {
+            faults.push(("name", error.to_string()));
         }
+        if is_service_account(self.name.as_str()) {
+            faults.push((
+                "name",
+                "this is the account of one of Sluice's own services; choose another name"
+                    .to_owned(),
+            ));
+        }
+        if self.pull.is_empty() && self.push.is_empty() {
+            faults.push((
+                "name",
+                "the account may neither pull nor push; add `pull` or `push`, as in `push: [hub/*]`".to_owned(),
+            ));
+        }
+        faults
     }
 }
 
@@ -144,27 +172,52 @@ impl Account {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_most_specific_pattern_decides() {
-        let settings = |name: &str, keep| RepositorySettings {
+    fn settings(name: &str, keep: u32) -> RepositorySettings {
+        RepositorySettings {
             name: name.parse().unwrap(),
             visibility: Visibility::Private,
             scan: ScanMode::OnPush,
             keep,
-        };
-        let all = [
-            settings("hub/*", 1),
-            settings("hub/alpine", 2),
-            settings("**", 3),
+        }
+    }
+
+    #[test]
+    fn the_most_specific_pattern_decides_in_any_order() {
+        let mut all = [
+            settings("hub/**", 1),
+            settings("hub/*", 2),
+            settings("hub/alpine", 3),
+            settings("hub/al*", 4),
+            settings("hub/*e", 5),
+            settings("**", 6),
         ];
-        let keep = |repository: &str| {
-            settings_for(&all, &repository.parse().unwrap())
-                .unwrap()
-                .keep
-        };
-        assert_eq!(
-            (keep("hub/alpine"), keep("hub/nginx"), keep("other/x")),
-            (2, 1, 3)
-        );
+        for _ in 0..2 {
+            all.reverse();
+            for (repository, keep) in [
+                ("hub/alpine", 3),
+                ("hub/almost", 4),
+                ("hub/cache", 5),
+                ("hub/nginx", 2),
+                ("hub/team/app", 1),
+                ("other/x", 6),
+            ] {
+                let found = settings_for(&all, &repository.parse().unwrap()).unwrap();
+                assert_eq!(found.keep, keep, "{repository}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_repository_that_no_pattern_matches_has_no_settings() {
+        let all = [settings("hub/*", 1)];
+        assert!(settings_for(&all, &"hub/team/app".parse().unwrap()).is_none());
+        assert!(settings_for(&[], &"hub/app".parse().unwrap()).is_none());
+    }
+
+    #[test]
+    fn every_name_of_settings_is_a_pattern() {
+        for name in ["*", "**", "***", "a**b", "/", "hub/*/x", "**/*", "-/_*.**"] {
+            assert!(settings(name, 0).pattern().is_some(), "{name}");
+        }
     }
 }

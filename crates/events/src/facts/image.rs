@@ -14,6 +14,8 @@ Reason {
     detail: String,
     /// Whether the rule held.
     passed: bool,
+    /// Whether it cannot be told; then it did not pass either.
+    undetermined: bool,
 }
 /// An image was promoted.
 ImagePromoted {

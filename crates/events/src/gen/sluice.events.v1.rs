@@ -52,6 +52,9 @@ pub struct Reason {
     /// Whether the rule held.
     #[prost(bool, tag = "3")]
     pub passed: bool,
+    /// Whether it cannot be told; then it did not pass either.
+    #[prost(bool, tag = "4")]
+    pub undetermined: bool,
 }
 /// A tag that was deleted by retention.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

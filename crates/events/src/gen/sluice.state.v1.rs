@@ -170,7 +170,7 @@ pub struct TagEntry {
     pub pruned: bool,
 }
 /// One manifest of an image.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ImageChild {
     /// The platform, empty where it has none.
     #[prost(string, tag = "1")]
@@ -187,6 +187,9 @@ pub struct ImageChild {
     /// The size of its layers.
     #[prost(uint64, tag = "5")]
     pub size_bytes: u64,
+    /// The labels of its configuration; left out where there are more than 64.
+    #[prost(map = "string, string", tag = "6")]
+    pub labels: ::std::collections::HashMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
 }
 /// What an image consists of.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -268,6 +271,37 @@ pub struct Verdict {
     #[prost(string, tag = "19")]
     pub platform: ::prost::alloc::string::String,
 }
+/// What a decision knew of one runnable image.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DecisionInput {
+    /// The platform, empty where none is stated.
+    #[prost(string, tag = "1")]
+    pub platform: ::prost::alloc::string::String,
+    /// Its digest.
+    #[prost(string, tag = "2")]
+    pub digest: ::prost::alloc::string::String,
+    /// The scanner whose verdict was read, empty where there was none.
+    #[prost(string, tag = "3")]
+    pub scanner: ::prost::alloc::string::String,
+    /// The version of its database.
+    #[prost(string, tag = "4")]
+    pub database_version: ::prost::alloc::string::String,
+    /// Whether the scanner understood it.
+    #[prost(enumeration = "VerdictStatus", tag = "5")]
+    pub status: i32,
+    /// The findings.
+    #[prost(message, optional, tag = "6")]
+    pub counts: ::core::option::Option<super::super::events::v1::SeverityCounts>,
+    /// How many packages the scanner saw.
+    #[prost(uint64, tag = "7")]
+    pub packages: u64,
+    /// The operating system, empty where there is none.
+    #[prost(string, tag = "8")]
+    pub os: ::prost::alloc::string::String,
+    /// The report in the object store.
+    #[prost(string, tag = "9")]
+    pub report_key: ::prost::alloc::string::String,
+}
 /// Whether an image may be promoted, and why.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Decision {
@@ -307,6 +341,12 @@ pub struct Decision {
     /// When to judge again.
     #[prost(message, optional, tag = "12")]
     pub wait_until: ::core::option::Option<::prost_types::Timestamp>,
+    /// What was known of each runnable image.
+    #[prost(message, repeated, tag = "13")]
+    pub inputs: ::prost::alloc::vec::Vec<DecisionInput>,
+    /// Why a promoted image no longer passes, empty while it does; it stays in the target until it is withdrawn.
+    #[prost(string, tag = "14")]
+    pub flagged: ::prost::alloc::string::String,
 }
 /// The health of a webhook endpoint.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -439,6 +479,8 @@ pub enum DecisionOutcome {
     Deny = 2,
     /// It may not yet.
     Wait = 3,
+    /// It cannot be told: neither promote nor withdraw.
+    Undetermined = 4,
 }
 impl DecisionOutcome {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -451,6 +493,7 @@ impl DecisionOutcome {
             Self::Allow => "DECISION_OUTCOME_ALLOW",
             Self::Deny => "DECISION_OUTCOME_DENY",
             Self::Wait => "DECISION_OUTCOME_WAIT",
+            Self::Undetermined => "DECISION_OUTCOME_UNDETERMINED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -460,6 +503,7 @@ impl DecisionOutcome {
             "DECISION_OUTCOME_ALLOW" => Some(Self::Allow),
             "DECISION_OUTCOME_DENY" => Some(Self::Deny),
             "DECISION_OUTCOME_WAIT" => Some(Self::Wait),
+            "DECISION_OUTCOME_UNDETERMINED" => Some(Self::Undetermined),
             _ => None,
         }
     }

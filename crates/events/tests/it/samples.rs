@@ -268,6 +268,7 @@ fn images() -> Vec<Event> {
                 rule: "scan.critical == 0".to_owned(),
                 detail: "scan.critical=1".to_owned(),
                 passed: false,
+                undetermined: false,
             }],
             decided_at: at(),
         }
