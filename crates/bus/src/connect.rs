@@ -68,6 +68,8 @@ fn log(event: &Event) {
         Event::Disconnected => tracing::warn!("disconnected from NATS; reconnecting"),
         // A missing permission surfaces only here; the call itself sees a timeout.
         Event::ServerError(error) => tracing::error!(%error, "NATS refused an operation"),
+        // We ended it ourselves: it is the last thing of every command and every stop.
+        Event::Closed => tracing::debug!("left NATS"),
         other => tracing::warn!(event = %other, "NATS"),
     }
 }
