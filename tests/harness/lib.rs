@@ -8,6 +8,7 @@ pub mod image;
 pub mod servers;
 pub mod stack;
 pub mod traces;
+pub mod up;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 pub use image::{Image, Upstream};
 pub use servers::{Nats, Registry};
 pub use stack::Stack;
+pub use up::Up;
 
 /// Returns the root of the project.
 pub fn root() -> PathBuf {

@@ -1,11 +1,13 @@
 //! The `sluice` command: what a person does with an installation.
 
 mod commands;
+mod endpoints;
 mod explain;
 mod output;
 mod resources;
+mod up;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -14,12 +16,16 @@ use sluice_bus::Bus;
 use sluice_domain::ResourceName;
 use sluice_domain::resources::Kind;
 use sluice_registry::ImageReference;
-use sluice_service::BusSettings;
 
+use crate::endpoints::{Endpoints, NatsEndpoint};
 use crate::output::Format;
 
 /// The exit code for a command that cannot be carried out as written.
 const FAILED: u8 = 1;
+/// The data folder of `up`, unless another is named.
+const DATA: &str = "sluice-data";
+/// Where NATS is, unless something says otherwise.
+const NATS: &str = "nats://127.0.0.1:4222";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -27,9 +33,7 @@ const FAILED: u8 = 1;
     version,
     about = "The gate between public container registries and your developers"
 )]
-#[command(
-    after_help = "Example:\n  sluice provision && sluice apply -f mirrors.yaml && sluice events --follow"
-)]
+#[command(after_help = "Example:\n  sluice up -f mirrors.yaml\n  sluice events --follow")]
 struct Arguments {
     #[command(flatten)]
     connection: Connection,
@@ -39,14 +43,18 @@ struct Arguments {
 
 #[derive(Debug, Args)]
 struct Connection {
-    /// The NATS server.
+    /// The data folder of `sluice up`, by which a running one is found [default: sluice-data].
+    #[arg(long, global = true, env = "SLUICE_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The NATS server, instead of the one of `sluice up`.
     #[arg(
         long,
+        visible_alias = "nats-url",
         global = true,
         env = "SLUICE_NATS_URL",
-        default_value = "nats://127.0.0.1:4222"
+        value_name = "URL"
     )]
-    nats: String,
+    nats: Option<String>,
     /// The user there.
     #[arg(long, global = true, env = "SLUICE_NATS_USER", default_value = "")]
     nats_user: String,
@@ -62,6 +70,8 @@ struct Connection {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs everything on this machine: nats-server, a registry and all services.
+    Up(Box<up::Arguments>),
     /// Creates the streams, consumers and buckets, or brings them up to date.
     Provision {
         /// On how many servers each stream is kept.
@@ -154,29 +164,60 @@ enum DeadLetters {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     sluice_service::install_crypto();
-    let done = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("failed to start the runtime")
-        .and_then(|runtime| runtime.block_on(run(arguments)));
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::complain(&error);
-            ExitCode::from(FAILED)
+    let done = match &arguments.command {
+        Command::Up(up) => {
+            let nats = arguments.connection.elsewhere();
+            up::up(up, arguments.connection.folder(), nats)
         }
-    }
+        _ => tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .context("failed to start the runtime")
+            .and_then(|runtime| runtime.block_on(run(arguments)))
+            .map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|error| {
+        output::complain(&error);
+        ExitCode::from(FAILED)
+    })
 }
 
 impl Connection {
-    async fn open(self) -> anyhow::Result<Bus> {
-        let settings = BusSettings {
-            url: self.nats,
-            user: self.nats_user,
-            password_file: self.nats_password_file,
-            ca_file: None,
-        };
-        Bus::connect(&settings, "cli").await
+    fn folder(&self) -> &Path {
+        self.data.as_deref().unwrap_or(Path::new(DATA))
+    }
+
+    /// Returns the server that was named, if one was.
+    fn elsewhere(&self) -> Option<NatsEndpoint> {
+        Some(NatsEndpoint {
+            url: self.nats.clone()?,
+            user: self.nats_user.clone(),
+            password_file: self.nats_password_file.clone(),
+        })
+    }
+
+    /// Returns the server that was named, or the one that a running `sluice up` has written down.
+    fn endpoint(&self) -> anyhow::Result<NatsEndpoint> {
+        if let Some(nats) = self.elsewhere() {
+            return Ok(nats);
+        }
+        match Endpoints::read(self.folder())? {
+            Some(endpoints) => Ok(endpoints.nats),
+            None if self.data.is_some() => anyhow::bail!(
+                "`{0}` does not say where NATS is; `sluice up --data {0}` has to be running",
+                self.folder().display()
+            ),
+            None => Ok(NatsEndpoint {
+                url: NATS.to_owned(),
+                user: self.nats_user.clone(),
+                password_file: self.nats_password_file.clone(),
+            }),
+        }
+    }
+
+    async fn open(&self) -> anyhow::Result<Bus> {
+        let endpoint = self.endpoint()?;
+        Bus::connect(&endpoint.settings(), "cli").await
     }
 }
 
@@ -188,11 +229,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             return resources::checked(file, documents.len());
         }
         let bus = arguments.connection.open().await?;
-        return resources::apply(&bus, file, documents).await;
+        return resources::apply(&bus, file, &documents).await;
     }
     let bus = arguments.connection.open().await?;
     match arguments.command {
-        Command::Apply { .. } => Ok(()),
+        // Both were carried out before there was a connection.
+        Command::Up(_) | Command::Apply { .. } => Ok(()),
         Command::Provision {
             replicas,
             duplicate_window_seconds,

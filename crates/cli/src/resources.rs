@@ -40,9 +40,23 @@ pub(crate) fn checked(file: &Path, count: usize) -> anyhow::Result<()> {
     ))
 }
 
-/// Applies a checked file.
-pub(crate) async fn apply(bus: &Bus, file: &Path, documents: Vec<Document>) -> anyhow::Result<()> {
+/// Applies a checked file and says what changed.
+pub(crate) async fn apply(bus: &Bus, file: &Path, documents: &[Document]) -> anyhow::Result<()> {
+    for (resource, changed) in store(bus, file, documents).await? {
+        let what = if changed { "applied" } else { "unchanged" };
+        line(&format!("{resource} {what}"))?;
+    }
+    Ok(())
+}
+
+/// Stores the resources of a checked file; returns each, and whether it is new or changed.
+pub(crate) async fn store(
+    bus: &Bus,
+    file: &Path,
+    documents: &[Document],
+) -> anyhow::Result<Vec<(String, bool)>> {
     let state = State::open(bus).await?;
+    let mut stored = Vec::new();
     for document in documents {
         let resource = &document.resource;
         let changed = state.apply(bus, resource, ACTOR).await.with_context(|| {
@@ -52,10 +66,9 @@ pub(crate) async fn apply(bus: &Bus, file: &Path, documents: Vec<Document>) -> a
                 document.line
             )
         })?;
-        let what = if changed { "applied" } else { "unchanged" };
-        line(&format!("{} {} {what}", resource.kind(), resource.name()))?;
+        stored.push((format!("{} {}", resource.kind(), resource.name()), changed));
     }
-    Ok(())
+    Ok(stored)
 }
 
 /// Removes a resource.

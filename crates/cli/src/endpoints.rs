@@ -1,0 +1,66 @@
+//! Where a running `sluice up` serves, written down for the other commands.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use sluice_service::BusSettings;
+
+const FILE: &str = "endpoints.json";
+
+/// What `sluice up` serves; paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Endpoints {
+    /// The process, to send a signal to.
+    pub(crate) pid: u32,
+    /// The bus.
+    pub(crate) nats: NatsEndpoint,
+    /// The address of the internal registry.
+    pub(crate) registry: String,
+    /// The address of health and metrics.
+    pub(crate) health: String,
+}
+
+/// How the bus is reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NatsEndpoint {
+    /// Its address.
+    pub(crate) url: String,
+    /// The user there, empty for none.
+    pub(crate) user: String,
+    /// The file that holds the password.
+    pub(crate) password_file: Option<PathBuf>,
+}
+
+impl NatsEndpoint {
+    /// Returns what the bus is connected with.
+    pub(crate) fn settings(&self) -> BusSettings {
+        BusSettings {
+            url: self.url.clone(),
+            user: self.user.clone(),
+            password_file: self.password_file.clone(),
+            ca_file: None,
+        }
+    }
+}
+
+impl Endpoints {
+    /// Returns where they are written.
+    pub(crate) fn file(data: &Path) -> PathBuf {
+        data.join(FILE)
+    }
+
+    /// Reads what is written in a data folder; nothing if nothing is.
+    pub(crate) fn read(data: &Path) -> anyhow::Result<Option<Self>> {
+        let file = Self::file(data);
+        let text = match std::fs::read_to_string(&file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            read => read.with_context(|| format!("failed to read `{}`", file.display()))?,
+        };
+        let endpoints = serde_json::from_str(&text)
+            .with_context(|| format!("`{}` is damaged", file.display()))?;
+        Ok(Some(endpoints))
+    }
+}

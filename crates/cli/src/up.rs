@@ -1,0 +1,243 @@
+//! `up`: the embedded default. Starts nats-server and a registry, and runs every service in this process.
+
+mod child;
+mod data;
+mod leftovers;
+mod programs;
+mod servers;
+mod stages;
+mod summary;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use sluice_bus::{Bus, ProvisionOptions};
+use sluice_domain::resources::Document;
+use sluice_service::{Host, HttpSettings};
+use url::Url;
+
+use self::child::Children;
+use self::data::DataFolder;
+use self::stages::Variables;
+use crate::endpoints::{Endpoints, NatsEndpoint};
+use crate::resources;
+
+/// The name of the process in logs and traces.
+const NAME: &str = "sluice";
+
+/// What `up` is told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// A file of resources to apply; can be given several times.
+    #[arg(short, long = "file", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Where nats-server listens; port 0 takes a free one.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "SLUICE_NATS_LISTEN",
+        default_value = "127.0.0.1:4222"
+    )]
+    nats_listen: SocketAddr,
+    /// Where the registry listens; port 0 takes a free one.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "SLUICE_REGISTRY_LISTEN",
+        default_value = "127.0.0.1:5000"
+    )]
+    registry_listen: SocketAddr,
+    /// Where health and metrics are served; port 0 takes a free one.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "SLUICE_HEALTH_LISTEN",
+        default_value = "127.0.0.1:8479"
+    )]
+    health_listen: SocketAddr,
+    /// Uses a registry that runs instead of starting one.
+    #[arg(long, value_name = "URL", conflicts_with = "registry_listen")]
+    registry_url: Option<Url>,
+    /// The nats-server to start, instead of the one of the tools or the path.
+    #[arg(long, value_name = "FILE", env = "SLUICE_NATS_SERVER")]
+    nats_server: Option<PathBuf>,
+    /// The Distribution to start, instead of the one of the tools or the path.
+    #[arg(long, value_name = "FILE", env = "SLUICE_REGISTRY_PROGRAM")]
+    registry_program: Option<PathBuf>,
+    /// The folder that `deploy/tools` has filled.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "SLUICE_TOOLS",
+        default_value = ".tools"
+    )]
+    tools: PathBuf,
+    /// How long unfinished work is waited for at the end.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    grace_seconds: u64,
+}
+
+/// What was checked before anything is started.
+#[derive(Debug)]
+struct Plan {
+    documents: Vec<(PathBuf, Vec<Document>)>,
+    nats: Server<NatsEndpoint, SocketAddr>,
+    registry: Server<Url, TcpListener>,
+}
+
+/// A server that runs elsewhere, or one to start and where it listens.
+#[derive(Debug)]
+enum Server<E, L> {
+    Elsewhere(E),
+    Ours(PathBuf, L),
+}
+
+/// Runs everything until it is told to stop.
+///
+/// # Errors
+/// What is wrong with the arguments, files or programs; nothing has been started then.
+pub(crate) fn up(
+    arguments: &Arguments,
+    folder: &Path,
+    nats: Option<NatsEndpoint>,
+) -> anyhow::Result<ExitCode> {
+    let plan = Plan::new(arguments, nats)?;
+    let data = DataFolder::open(folder)?;
+    let telemetry = sluice_telemetry::init(NAME, env!("CARGO_PKG_VERSION"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?;
+    let (host, children) = (Host::new(NAME), Children::default());
+    let http = HttpSettings {
+        listen: arguments.health_listen,
+        address_file: Some(data.join("health.address")),
+        grace_seconds: arguments.grace_seconds,
+    };
+    let code = runtime.block_on(async {
+        let start = Box::pin(start(plan, &data, folder, &host, &children));
+        let code = sluice_service::run(telemetry, &host, &http, start).await;
+        // There is none where the start has failed.
+        std::fs::remove_file(Endpoints::file(data.path())).ok();
+        children.stop().await;
+        code
+    });
+    // A blocking call that hangs must not keep the process.
+    runtime.shutdown_background();
+    Ok(code)
+}
+
+impl Plan {
+    fn new(arguments: &Arguments, nats: Option<NatsEndpoint>) -> anyhow::Result<Self> {
+        let read = |file: &PathBuf| Ok((file.clone(), resources::read(file)?));
+        let documents = arguments.files.iter().map(read);
+        let documents = documents.collect::<anyhow::Result<_>>()?;
+        // The addresses that servers will have are not known yet, but everything else is.
+        let unknown = NatsEndpoint {
+            url: crate::NATS.to_owned(),
+            ..Default::default()
+        };
+        variables(&unknown, "http://127.0.0.1").check()?;
+        let tools = &arguments.tools;
+        let nats = match nats {
+            Some(nats) => Server::Elsewhere(nats),
+            None => {
+                let program = programs::nats_server(arguments.nats_server.as_deref(), tools)?;
+                drop(reserve(arguments.nats_listen, "--nats-listen")?);
+                Server::Ours(program, arguments.nats_listen)
+            }
+        };
+        let registry = match &arguments.registry_url {
+            Some(url) => Server::Elsewhere(url.clone()),
+            None => {
+                let program = programs::registry(arguments.registry_program.as_deref(), tools)?;
+                let listener = reserve(arguments.registry_listen, "--registry-listen")?;
+                Server::Ours(program, listener)
+            }
+        };
+        drop(reserve(arguments.health_listen, "--health-listen")?);
+        Ok(Self {
+            documents,
+            nats,
+            registry,
+        })
+    }
+}
+
+/// Takes an address, so that it is known to be free, or which one it is where a free one was asked for.
+fn reserve(listen: SocketAddr, option: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(listen).with_context(|| {
+        format!("`{listen}` cannot be listened on; {option} chooses another address")
+    })
+}
+
+/// Starts the servers, then what needs them.
+async fn start(
+    plan: Plan,
+    data: &DataFolder,
+    folder: &Path,
+    host: &Host,
+    children: &Children,
+) -> anyhow::Result<()> {
+    leftovers::stop(data.path()).await?;
+    let nats = match plan.nats {
+        Server::Elsewhere(nats) => nats,
+        Server::Ours(program, listen) => {
+            servers::start_nats(children, host, &program, listen, data).await?
+        }
+    };
+    let applied = prepare(&nats, &plan.documents).await?;
+    let registry = match plan.registry {
+        Server::Elsewhere(url) => url.to_string(),
+        Server::Ours(program, listener) => {
+            let listen = listener.local_addr().context("an address was lost")?;
+            drop(listener);
+            servers::start_registry(children, host, &program, listen, data).await?;
+            format!("http://{listen}")
+        }
+    };
+    variables(&nats, &registry).start(host).await?;
+    let health = std::fs::read_to_string(data.join("health.address"))
+        .context("the address of the health endpoint is not known")?;
+    let endpoints = Endpoints {
+        pid: std::process::id(),
+        nats,
+        registry,
+        health: format!("http://{health}"),
+    };
+    let json = serde_json::to_string_pretty(&endpoints)?;
+    data::write_private(&Endpoints::file(data.path()), &json)?;
+    summary::show(&endpoints, folder, &applied)
+}
+
+/// Provisions the bus and applies the resources.
+async fn prepare(
+    nats: &NatsEndpoint,
+    documents: &[(PathBuf, Vec<Document>)],
+) -> anyhow::Result<Vec<String>> {
+    let bus = Bus::connect(&nats.settings(), "up").await?;
+    bus.provision(ProvisionOptions::default()).await?;
+    let mut applied = Vec::new();
+    for (file, documents) in documents {
+        let stored = resources::store(&bus, file, documents).await?;
+        let changed = stored.iter().filter(|(_, changed)| *changed).count();
+        applied.push(format!(
+            "{}: {} resources, {changed} of them new or changed",
+            file.display(),
+            stored.len()
+        ));
+    }
+    Ok(applied)
+}
+
+fn variables(nats: &NatsEndpoint, registry: &str) -> Variables {
+    let password_file = nats.password_file.as_deref().unwrap_or(Path::new(""));
+    Variables::new(&[
+        ("BUS__URL", nats.url.clone()),
+        ("BUS__USER", nats.user.clone()),
+        ("BUS__PASSWORD_FILE", password_file.display().to_string()),
+        ("REGISTRY__URL", registry.to_owned()),
+    ])
+}

@@ -1,0 +1,187 @@
+//! The one folder that an installation keeps everything in.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+/// Readable by nobody else: state, keys, and configurations with passwords in them.
+const FOLDER_MODE: u32 = 0o700;
+const SECRET_MODE: u32 = 0o600;
+/// Random bytes of a generated secret.
+const SECRET_BYTES: usize = 32;
+const LOCK: &str = "lock";
+
+/// A data folder that this process alone uses.
+#[derive(Debug)]
+pub(crate) struct DataFolder {
+    path: PathBuf,
+    /// Held for as long as the process lives, however it ends.
+    _lock: File,
+}
+
+impl DataFolder {
+    /// Opens a folder, or makes a new one.
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        let begun = path.join(LOCK).exists();
+        if !begun && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
+            anyhow::bail!(
+                "`{shown}` is not empty and not a data folder of Sluice; name another with --data"
+            );
+        }
+        make_folder(path)?;
+        let path = path
+            .canonicalize()
+            .with_context(|| format!("failed to find `{shown}`"))?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(SECRET_MODE)
+            .open(path.join(LOCK))
+            .with_context(|| format!("failed to open the lock of `{shown}`"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => anyhow::bail!(
+                "another `sluice up` is running on `{shown}`; stop it, or name another folder with --data"
+            ),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("failed to lock `{shown}`"));
+            }
+        }
+        let folder = Self { path, _lock: lock };
+        for name in ["nats", "registry", "keys", "config", "logs", "trivy"] {
+            make_folder(&folder.path.join(name))?;
+        }
+        Ok(folder)
+    }
+
+    /// Returns the folder itself, absolute.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns a place in the folder, absolute.
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Returns the file of a secret, generated if it is not there, and the secret.
+    pub(crate) fn secret(&self, name: &str) -> anyhow::Result<(PathBuf, String)> {
+        let file = self.join("keys").join(name);
+        if !file.exists() {
+            write_private(&file, &random()?)?;
+        }
+        let secret = fs::read_to_string(&file)
+            .with_context(|| format!("failed to read the secret file `{}`", file.display()))?;
+        Ok((file, secret.trim().to_owned()))
+    }
+
+    /// Writes a server's configuration, which may hold secrets; returns the file.
+    pub(crate) fn write_config(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+        let file = self.join("config").join(name);
+        write_private(&file, text)?;
+        Ok(file)
+    }
+
+    /// Returns the file of a server's log; what an earlier run wrote is moved aside.
+    pub(crate) fn log(&self, server: &str) -> anyhow::Result<PathBuf> {
+        let file = self.join("logs").join(format!("{server}.log"));
+        if file.exists() {
+            fs::rename(&file, file.with_extension("old.log"))
+                .with_context(|| format!("failed to move `{}` aside", file.display()))?;
+        }
+        Ok(file)
+    }
+}
+
+/// Writes a file that nobody else may read, beside its place first, so that nobody reads half of it.
+pub(crate) fn write_private(file: &Path, text: &str) -> anyhow::Result<()> {
+    let partial = file.with_extension("partial");
+    let write = || -> std::io::Result<()> {
+        let mut out = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(SECRET_MODE)
+            .open(&partial)?;
+        out.write_all(text.as_bytes())?;
+        out.sync_all()?;
+        fs::rename(&partial, file)
+    };
+    write().with_context(|| format!("failed to write `{}`", file.display()))
+}
+
+fn make_folder(path: &Path) -> anyhow::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(FOLDER_MODE)
+        .create(path)
+        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(FOLDER_MODE)))
+        .with_context(|| format!("failed to make the folder `{}`", path.display()))
+}
+
+fn random() -> anyhow::Result<String> {
+    let mut bytes = [0; SECRET_BYTES];
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .context("failed to read random bytes")?;
+    Ok(hex::encode(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_folder_is_used_by_one_at_a_time() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        let first = DataFolder::open(&path).unwrap();
+        let refused = DataFolder::open(&path).unwrap_err().to_string();
+        assert!(refused.contains("another `sluice up`"), "{refused}");
+        drop(first);
+        DataFolder::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_folder_of_something_else_is_left_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        fs::write(parent.path().join("thesis.tex"), "").unwrap();
+        let refused = DataFolder::open(parent.path()).unwrap_err().to_string();
+        assert!(refused.contains("not a data folder"), "{refused}");
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn secrets_stay_the_same_and_are_for_us_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        let (file, secret) = DataFolder::open(&path).unwrap().secret("nats").unwrap();
+        assert_eq!(secret.len(), 2 * SECRET_BYTES);
+        assert_eq!((mode(&file), mode(&path)), (SECRET_MODE, FOLDER_MODE));
+        let again = DataFolder::open(&path).unwrap();
+        assert_eq!(again.secret("nats").unwrap().1, secret);
+        assert_ne!(again.secret("other").unwrap().1, secret);
+        let config = again.write_config("server.conf", &secret).unwrap();
+        assert_eq!(mode(&config), SECRET_MODE);
+    }
+
+    #[test]
+    fn the_log_of_the_run_before_is_kept() {
+        let parent = tempfile::tempdir().unwrap();
+        let data = DataFolder::open(&parent.path().join("data")).unwrap();
+        fs::write(data.log("server").unwrap(), "first").unwrap();
+        let file = data.log("server").unwrap();
+        assert!(!file.exists());
+        let kept = fs::read_to_string(data.join("logs/server.old.log")).unwrap();
+        assert_eq!(kept, "first");
+    }
+}

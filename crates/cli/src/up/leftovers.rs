@@ -1,0 +1,90 @@
+//! Servers of an earlier run that was killed before it could stop them.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::child::signal;
+
+/// Only these are ever stopped: an editor with a log of ours open is left alone.
+const PROGRAMS: [&str; 4] = ["nats-server", "docker-registry", "registry", "trivy"];
+/// How long a leftover may take to end once it is asked to.
+const LIMIT: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Stops what still runs on a data folder; the caller holds the folder's lock, so nobody else needs it.
+///
+/// Where there is no `/proc`, nothing is found.
+pub(crate) async fn stop(data: &Path) -> anyhow::Result<()> {
+    let found = running(data);
+    for process in &found {
+        tracing::warn!(process, "stopping a server that an earlier run left behind");
+        signal("TERM", *process).await;
+    }
+    let deadline = Instant::now() + LIMIT;
+    while !running(data).is_empty() && Instant::now() < deadline {
+        sleep(PAUSE).await;
+    }
+    for process in running(data) {
+        tracing::warn!(process, "a leftover server did not stop and is killed");
+        signal("KILL", process).await;
+        sleep(PAUSE).await;
+    }
+    let left = running(data);
+    anyhow::ensure!(
+        left.is_empty(),
+        "servers of an earlier run still use `{}` and cannot be stopped; end these processes: {left:?}",
+        data.display()
+    );
+    Ok(())
+}
+
+fn running(data: &Path) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|process| {
+            let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+            is_server_on(data, &String::from_utf8_lossy(&line))
+        })
+        .collect()
+}
+
+/// Says whether a command line is one of our servers with a file of the data folder among its arguments.
+fn is_server_on(data: &Path, line: &str) -> bool {
+    let mut words = line.split('\0');
+    let program = words.next().map(Path::new).and_then(Path::file_name);
+    program.is_some_and(|name| PROGRAMS.iter().any(|known| *known == name))
+        && words.any(|word| Path::new(word).starts_with(data))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_servers_on_the_folder_are_stopped() {
+        let data = Path::new("/srv/sluice-data");
+        for (line, ours) in [
+            (
+                "/opt/bin/nats-server\0-c\0/srv/sluice-data/config/nats-server.conf\0",
+                true,
+            ),
+            (
+                "docker-registry\0serve\0/srv/sluice-data/config/registry.yml\0",
+                true,
+            ),
+            (
+                "nats-server\0-c\0/srv/sluice-data-2/config/nats-server.conf\0",
+                false,
+            ),
+            ("nats-server\0-c\0/etc/nats-server.conf\0", false),
+            ("tail\0-f\0/srv/sluice-data/logs/nats-server.log\0", false),
+            ("", false),
+        ] {
+            assert_eq!(is_server_on(data, line), ours, "{line:?}");
+        }
+    }
+}

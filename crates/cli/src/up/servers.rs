@@ -1,0 +1,163 @@
+//! The configurations of nats-server and Distribution, and when they are ready.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use sluice_service::Host;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use super::child::Children;
+use super::data::DataFolder;
+use crate::endpoints::NatsEndpoint;
+
+/// The user that our own services have at our own nats-server.
+const USER: &str = "sluice";
+/// How long a server may take to be ready; one with a large store reads it first.
+const START_LIMIT: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(20);
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+/// Starts nats-server and waits until it accepts connections.
+pub(crate) async fn start_nats(
+    children: &Children,
+    host: &Host,
+    program: &Path,
+    listen: SocketAddr,
+    data: &DataFolder,
+) -> anyhow::Result<NatsEndpoint> {
+    let (password_file, password) = data.secret("nats")?;
+    let ports = data.join("nats");
+    for file in port_files(&ports) {
+        fs::remove_file(&file).with_context(|| format!("failed to remove `{}`", file.display()))?;
+    }
+    // The configuration language of nats-server includes JSON, which needs no thought about quoting.
+    let config = nats_config(listen, data, &password).to_string();
+    let config = data.write_config("nats-server.conf", &config)?;
+    let arguments = ["-c", text(&config)?];
+    children.spawn(
+        host,
+        "nats-server",
+        program,
+        &arguments,
+        data.log("nats-server")?,
+    )?;
+    let url = ready("nats-server", || async { bound(&ports) }).await?;
+    Ok(NatsEndpoint {
+        url,
+        user: USER.to_owned(),
+        password_file: Some(password_file),
+    })
+}
+
+fn nats_config(listen: SocketAddr, data: &DataFolder, password: &str) -> Value {
+    let port = if listen.port() == 0 {
+        -1
+    } else {
+        i32::from(listen.port())
+    };
+    json!({
+        "server_name": "sluice",
+        "host": listen.ip(),
+        "port": port,
+        "ports_file_dir": data.join("nats"),
+        // One node has no replica to fall back on: an acknowledgement must mean that it is on the disk.
+        "jetstream": { "store_dir": data.join("nats"), "sync_interval": "always" },
+        "authorization": { "user": USER, "password": password },
+    })
+}
+
+/// Returns the address that nats-server wrote down once it was listening.
+fn bound(folder: &Path) -> Option<String> {
+    port_files(folder).iter().find_map(|file| {
+        let ports: Value = serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
+        Some(ports.get("nats")?.get(0)?.as_str()?.to_owned())
+    })
+}
+
+fn port_files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "ports"))
+        .collect()
+}
+
+/// Starts Distribution and waits until it answers.
+pub(crate) async fn start_registry(
+    children: &Children,
+    host: &Host,
+    program: &Path,
+    listen: SocketAddr,
+    data: &DataFolder,
+) -> anyhow::Result<()> {
+    let (_, secret) = data.secret("registry-http")?;
+    // JSON is YAML.
+    let config = registry_config(listen, data, &secret).to_string();
+    let config = data.write_config("registry.yml", &config)?;
+    let arguments = ["serve", text(&config)?];
+    children.spawn(host, "registry", program, &arguments, data.log("registry")?)?;
+    ready("the registry", || answers(listen)).await
+}
+
+fn registry_config(listen: SocketAddr, data: &DataFolder, secret: &str) -> Value {
+    json!({
+        "version": "0.1",
+        "log": { "level": "info", "formatter": "json", "accesslog": { "disabled": true } },
+        "storage": {
+            "filesystem": { "rootdirectory": data.join("registry") },
+            "cache": { "blobdescriptor": "inmemory" },
+            "delete": { "enabled": true },
+        },
+        "http": {
+            "addr": listen,
+            "secret": secret,
+            "relativeurls": true,
+            "draintimeout": "5s",
+        },
+    })
+}
+
+/// Says whether Distribution answers at an address.
+async fn answers(address: SocketAddr) -> Option<()> {
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request = format!("GET /v2/ HTTP/1.0\r\nhost: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.take(4_096).read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let answer = timeout(ANSWER_LIMIT, ask).await.ok()?.ok()?;
+    let answer = answer.to_ascii_lowercase();
+    answer
+        .contains("docker-distribution-api-version")
+        .then_some(())
+}
+
+async fn ready<T, F>(what: &str, mut condition: impl FnMut() -> F) -> anyhow::Result<T>
+where
+    F: Future<Output = Option<T>>,
+{
+    let wait = async {
+        loop {
+            if let Some(value) = condition().await {
+                return value;
+            }
+            sleep(PAUSE).await;
+        }
+    };
+    timeout(START_LIMIT, wait)
+        .await
+        .with_context(|| format!("{what} was not ready after {START_LIMIT:?}"))
+}
+
+fn text(path: &Path) -> anyhow::Result<&str> {
+    path.to_str()
+        .with_context(|| format!("`{}` is not a path in UTF-8", path.display()))
+}
