@@ -1,15 +1,17 @@
 //! Makes images and pushes them to an upstream registry, as a publisher would.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use reqwest::blocking::Client;
+use reqwest::blocking::{Body, Client};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const ACCEPT: &str =
     "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json";
 
@@ -46,6 +48,27 @@ impl Upstream {
 
     /// Pushes a blob and returns its descriptor.
     pub fn blob(&self, repository: &str, media_type: &str, bytes: &[u8]) -> serde_json::Value {
+        self.upload(repository, &digest(bytes), Body::from(bytes.to_vec()));
+        json!({ "mediaType": media_type, "digest": digest(bytes), "size": bytes.len() })
+    }
+
+    /// Pushes a layer that is never in memory as a whole and returns its descriptor.
+    pub fn large_layer(&self, repository: &str, size: u64) -> serde_json::Value {
+        let content = || std::io::repeat(b'x').take(size);
+        let (mut hash, mut chunk, mut reader) = (Sha256::new(), vec![0; 1 << 20], content());
+        loop {
+            let read = reader.read(&mut chunk).unwrap();
+            if read == 0 {
+                break;
+            }
+            hash.update(&chunk[..read]);
+        }
+        let digest = format!("sha256:{}", hex::encode(hash.finalize()));
+        self.upload(repository, &digest, Body::sized(content(), size));
+        json!({ "mediaType": LAYER, "digest": digest, "size": size })
+    }
+
+    fn upload(&self, repository: &str, digest: &str, body: Body) {
         let start = self
             .client
             .post(format!("{}/{repository}/blobs/uploads/", self.base))
@@ -58,9 +81,9 @@ impl Upstream {
         } else {
             at
         };
-        let request = self.client.put(at).query(&[("digest", digest(bytes))]);
-        assert_eq!(request.body(bytes.to_vec()).send().unwrap().status(), 201);
-        json!({ "mediaType": media_type, "digest": digest(bytes), "size": bytes.len() })
+        let request = self.client.put(at).query(&[("digest", digest)]);
+        let request = request.timeout(Duration::from_secs(300)).body(body);
+        assert_eq!(request.send().unwrap().status(), 201);
     }
 
     /// Pushes an image of one small layer for a platform and returns it, without a tag.
@@ -68,11 +91,7 @@ impl Upstream {
         let mut layer = GzEncoder::new(Vec::new(), Compression::fast());
         layer.write_all(content.as_bytes()).unwrap();
         let layer = layer.finish().unwrap();
-        let layer = self.blob(
-            repository,
-            "application/vnd.oci.image.layer.v1.tar+gzip",
-            &layer,
-        );
+        let layer = self.blob(repository, LAYER, &layer);
         self.manifest(repository, architecture, layer)
     }
 

@@ -25,11 +25,17 @@ impl Drop for Process {
 pub struct Nats {
     /// Its address.
     pub url: String,
-    _process: Process,
+    process: Process,
     _folder: TempDir,
 }
 
 impl Nats {
+    /// Kills it at once.
+    pub fn kill(&mut self) {
+        self.process.0.kill().unwrap();
+        self.process.0.wait().unwrap();
+    }
+
     /// Starts one.
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -56,7 +62,7 @@ impl Nats {
         });
         Self {
             url,
-            _process: Process(process),
+            process: Process(process),
             _folder: folder,
         }
     }

@@ -93,6 +93,14 @@ impl Stack {
         number
     }
 
+    /// Returns what a service says of its readiness; `ready` where it is.
+    pub fn readiness(&self, name: &str, number: usize) -> String {
+        let address = self.folder.path().join(format!("{name}-{number}.address"));
+        let at = fs::read_to_string(address).unwrap();
+        let answer = reqwest::blocking::get(format!("http://{at}/readyz")).unwrap();
+        answer.text().unwrap().trim().to_owned()
+    }
+
     fn log(&self, name: &str, number: usize) -> PathBuf {
         self.folder.path().join(format!("{name}-{number}.log"))
     }

@@ -167,18 +167,10 @@ fn forty_tags_arrive_once_each_although_workers_are_killed() {
 }
 
 #[test]
-fn a_large_layer_is_copied_in_little_memory() {
+fn a_layer_of_one_gibibyte_is_copied_in_little_memory() {
     let mut stack = Stack::start(7_200);
     let publisher = stack.publisher();
-    let size = 256 << 20;
-    let layer: Vec<u8> = (0..size)
-        .map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
-    let layer = publisher.blob(
-        "library/big",
-        "application/vnd.oci.image.layer.v1.tar+gzip",
-        &layer,
-    );
+    let layer = publisher.large_layer("library/big", 1 << 30);
     let image = publisher.image_of("library/big", layer);
     publisher.put("library/big", "1.0", &image);
     stack.service("poller", &[]);
@@ -188,7 +180,10 @@ fn a_large_layer_is_copied_in_little_memory() {
         stack.upstream_resource(),
         stack.mirror("big", "library/big", "hub/big", "")
     ));
-    arrived(&stack.reader(), "hub/big", "1.0", &image.raw);
+    let reader = stack.reader();
+    wait_for("the large image to arrive", 300, || {
+        (reader.get("hub/big", "1.0")? == image.raw).then_some(())
+    });
     let status = fs::read_to_string(format!("/proc/{}/status", stack.process_id(worker))).unwrap();
     let peak = status
         .lines()

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use sluice_tests::{Stack, binary};
+use sluice_tests::{Stack, binary, wait_for};
 
 #[test]
 fn a_service_stops_cleanly_when_it_is_asked_to() {
@@ -38,4 +38,16 @@ fn a_bus_that_was_not_provisioned_is_refused_with_what_to_do() {
     assert_eq!(output.status.code(), Some(1));
     let log = String::from_utf8(output.stderr).unwrap();
     assert!(log.contains("upstream"), "{log}");
+}
+
+#[test]
+fn a_service_is_not_ready_while_the_bus_is_gone() {
+    let mut stack = Stack::start(7_200);
+    let poller = stack.service("poller", &[]);
+    assert_eq!(stack.readiness("poller", poller), "ready");
+    stack.nats.kill();
+    wait_for("the service to say what it waits for", 20, || {
+        (stack.readiness("poller", poller) == "waiting for poller/bus").then_some(())
+    });
+    stack.may_leave_messages();
 }

@@ -1,12 +1,13 @@
 //! The connection.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, Context};
 use async_nats::{ConnectOptions, Event};
 use secrecy::ExposeSecret as _;
-use sluice_service::BusSettings;
+use sluice_service::{BusSettings, Host, Latch};
 
 use crate::error::Error;
 
@@ -18,16 +19,57 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// Connects as a service; the connection then heals itself.
+    /// Connects; the connection then heals itself.
     ///
     /// # Errors
     /// A secret that cannot be read, a server that cannot be reached or is older than 2.14.
     pub async fn connect(settings: &BusSettings, service: &str) -> anyhow::Result<Self> {
+        Self::open(settings, service, |_| {}).await
+    }
+
+    /// Connects as a service, which is not ready for as long as the connection is down.
+    ///
+    /// # Errors
+    /// As [`Bus::connect`].
+    pub async fn attach(
+        settings: &BusSettings,
+        service: &'static str,
+        host: &Host,
+    ) -> anyhow::Result<Self> {
+        let down: Mutex<Option<Latch>> = Mutex::default();
+        let host = host.clone();
+        Self::open(settings, service, move |event| {
+            let mut down = down.lock().unwrap_or_else(PoisonError::into_inner);
+            match event {
+                Event::Connected => *down = None,
+                Event::Disconnected => *down = Some(host.latch("bus")),
+                _ => {}
+            }
+        })
+        .await
+    }
+
+    async fn open(
+        settings: &BusSettings,
+        service: &str,
+        notice: impl Fn(&Event) + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
+        anyhow::ensure!(
+            settings.user.is_empty() || settings.password_file.is_some(),
+            "`bus.user` is set without `bus.password_file`; give both or neither"
+        );
+        let notice = Arc::new(notice);
         let mut options = ConnectOptions::new()
             .name(format!("sluice-{service}"))
             .custom_inbox_prefix(format!("_INBOX_{service}"))
             .max_reconnects(None)
-            .event_callback(|event| async move { log(&event) });
+            .event_callback(move |event| {
+                let notice = notice.clone();
+                async move {
+                    log(&event);
+                    notice(&event);
+                }
+            });
         if let Some(file) = &settings.password_file {
             let password = sluice_service::secret_file(file)?;
             options = options

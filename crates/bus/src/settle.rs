@@ -77,7 +77,7 @@ impl<H: Handler> Worker<H> {
     pub(crate) async fn process(&self, message: Message) {
         let cause = Cause::of(&message, self.stage.max_attempts);
         let span = self.span(&message, &cause);
-        let in_flight = InFlight::new(self.stage.name);
+        let in_flight = InFlight::new(self.stage.name, delivered(&message));
         let outcome = async {
             let attempt = self.attempt(&message, &cause);
             match with_heartbeat(&message, self.stage.ack_wait, attempt).await {
@@ -155,7 +155,7 @@ impl<H: Handler> Worker<H> {
     /// Innocent neighbours of a killer come back together with it. The random wait changes their order, so that they
     /// get done before it kills again.
     async fn turn(&self, message: &Message) -> Turn<'_> {
-        if message.info().map_or(0, |info| info.delivered) < SUSPECT {
+        if delivered(message) < SUSPECT {
             return Turn {
                 _shared: Some(self.alone.read().await),
                 _alone: None,
@@ -218,6 +218,11 @@ pub(crate) async fn with_heartbeat<T>(
             }
         }
     }
+}
+
+/// Returns how often the server has delivered this copy of a message.
+fn delivered(message: &Message) -> i64 {
+    message.info().map_or(0, |info| info.delivered)
 }
 
 /// Returns what a panic said.

@@ -30,8 +30,11 @@ pub(crate) struct InFlight {
 }
 
 impl InFlight {
-    pub(crate) fn new(stage: &'static str) -> Self {
+    /// Counts a message that is taken up, and how often it has been delivered by now.
+    pub(crate) fn new(stage: &'static str, deliveries: i64) -> Self {
+        let deliveries = u32::try_from(deliveries).unwrap_or(u32::MAX);
         sluice_telemetry::metrics::message_started(stage);
+        sluice_telemetry::metrics::message_delivered(stage, deliveries);
         Self {
             stage,
             started: Instant::now(),

@@ -147,7 +147,7 @@ mod tests {
             send("-TERM");
             host.stopping().cancelled().await;
             send("-INT");
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         // Signals are listened for before the first is sent, or it would kill the test.
         tokio::select! {

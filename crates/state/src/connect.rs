@@ -18,7 +18,7 @@ pub async fn attach(
     service: &'static str,
     host: &Host,
 ) -> anyhow::Result<(Bus, State, Catalog)> {
-    let bus = Bus::connect(settings, service).await?;
+    let bus = Bus::attach(settings, service, host).await?;
     let state = State::open(&bus).await?;
     let (catalog, feed) = Catalog::open(&state).await?;
     let stopping = host.stopping();

@@ -1,6 +1,7 @@
 //! The client against Distribution 2.8 itself.
 
 use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -23,6 +24,18 @@ impl Drop for Registry {
     }
 }
 
+/// The binary where `deploy/tools` puts it, or else the system's.
+fn docker_registry() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let tools = std::env::var_os("SLUICE_TOOLS").map_or_else(|| root.join(".tools"), PathBuf::from);
+    let own = tools.join("bin/docker-registry");
+    if own.exists() {
+        own
+    } else {
+        PathBuf::from("docker-registry")
+    }
+}
+
 impl Registry {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -35,13 +48,13 @@ impl Registry {
         fs::write(&config, text).unwrap();
         let mut registry = Self {
             host: String::new(),
-            process: Command::new("docker-registry")
+            process: Command::new(docker_registry())
                 .arg("serve")
                 .arg(&config)
                 .stdout(Stdio::null())
                 .stderr(File::create(&log).unwrap())
                 .spawn()
-                .expect("docker-registry is missing; install it with `deploy/tools --for tests`"),
+                .expect("docker-registry starts; `deploy/tools --for tests` installs it"),
             _folder: folder,
         };
         for _ in 0..400 {
