@@ -209,7 +209,8 @@ async fn start(
     };
     let json = serde_json::to_string_pretty(&endpoints)?;
     data::write_private(&Endpoints::file(data.path()), &json)?;
-    summary::show(&endpoints, folder, &applied)
+    summary::show(&endpoints, folder, &applied);
+    Ok(())
 }
 
 /// Provisions the bus and applies the resources.

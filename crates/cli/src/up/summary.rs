@@ -6,8 +6,9 @@ use crate::endpoints::Endpoints;
 use crate::output::line;
 
 /// Shows where everything is and what can be done next.
-pub(crate) fn show(endpoints: &Endpoints, folder: &Path, applied: &[String]) -> anyhow::Result<()> {
-    line(&text(endpoints, folder, applied))
+pub(crate) fn show(endpoints: &Endpoints, folder: &Path, applied: &[String]) {
+    // Everything runs, whether somebody reads this or not.
+    line(&text(endpoints, folder, applied)).ok();
 }
 
 fn text(endpoints: &Endpoints, folder: &Path, applied: &[String]) -> String {
