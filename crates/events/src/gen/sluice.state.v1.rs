@@ -187,9 +187,12 @@ pub struct ImageChild {
     /// The size of its layers.
     #[prost(uint64, tag = "5")]
     pub size_bytes: u64,
-    /// The labels of its configuration; left out where there are more than 64.
+    /// The labels of its configuration; left out where there are more than 64 or where they are large.
     #[prost(map = "string, string", tag = "6")]
     pub labels: ::std::collections::HashMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
+    /// Whether there are labels that were left out.
+    #[prost(bool, tag = "7")]
+    pub labels_omitted: bool,
 }
 /// What an image consists of.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -347,6 +350,13 @@ pub struct Decision {
     /// Why a promoted image no longer passes, empty while it does; it stays in the target until it is withdrawn.
     #[prost(string, tag = "14")]
     pub flagged: ::prost::alloc::string::String,
+    /// When it was decided to promote it; set before anything is copied, and until it is withdrawn. Then this, and not
+    /// decided_at, is the time of the template.
+    #[prost(message, optional, tag = "15")]
+    pub promoted_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// The revision of the policy that it was made with.
+    #[prost(uint64, tag = "16")]
+    pub policy_revision: u64,
 }
 /// The health of a webhook endpoint.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
