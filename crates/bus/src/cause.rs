@@ -1,6 +1,7 @@
 //! Why something happens: the message that led to it.
 
 use async_nats::jetstream::Message;
+use chrono::{DateTime, Utc};
 use sluice_events::{EventId, headers};
 
 use crate::envelope::{ATTEMPTS, OCCURRENCE, header};
@@ -14,6 +15,10 @@ pub struct Cause {
     pub correlation: String,
     /// What tells this happening from the next.
     pub occurrence: String,
+    /// The process that published it, as in `/sluice/poller`.
+    pub source: String,
+    /// When it happened.
+    pub time: DateTime<Utc>,
     /// Which attempt this is, from 1.
     pub attempt: u32,
     /// Whether a failure now is final.
@@ -29,6 +34,8 @@ impl Cause {
             correlation: id.clone(),
             occurrence: id.clone(),
             id,
+            source: String::new(),
+            time: Utc::now(),
             attempt: 1,
             last_attempt: false,
         }
@@ -64,10 +71,17 @@ impl Cause {
         let correlation = read(headers::CORRELATION_ID)
             .filter(|_| !tick)
             .unwrap_or_else(|| id.clone());
+        // Nor is the time at which the schedule was written that of the tick.
+        let time = read(headers::TIME)
+            .filter(|_| !tick)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or_else(Utc::now);
         Self {
             id,
             correlation,
             occurrence,
+            source: read(headers::SOURCE).unwrap_or_default(),
+            time,
             attempt,
             last_attempt: attempt >= max_attempts,
         }

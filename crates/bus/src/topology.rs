@@ -97,8 +97,8 @@ pub const PROMOTER: Stage = Stage {
 pub const PRUNER: Stage = Stage {
     name: "pruner",
     events: &["sluice.v1.tag.mirrored.>", "sluice.v1.tag.pushed.>"],
-    work: &["sluice.do.prune", "sluice.do.redrive.pruner"],
-    due: &["sluice.due.prune", "sluice.due.retry.pruner"],
+    work: &["sluice.do.prune.>", "sluice.do.redrive.pruner"],
+    due: &["sluice.due.prune.>", "sluice.due.retry.pruner"],
     ack_wait: ACK_WAIT,
     max_attempts: 6,
     backoff: BACKOFF,

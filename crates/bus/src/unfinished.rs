@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{AckKind, Message};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use sluice_domain::Class;
 use sluice_events::headers;
 
@@ -150,6 +150,8 @@ impl<H: Handler> Worker<H> {
     fn copied_headers(&self, message: &Message, cause: &Cause) -> async_nats::HeaderMap {
         let mut map = copied(message.headers.as_ref(), |_| true);
         set(&mut map, headers::ID, &cause.id);
+        let time = cause.time.to_rfc3339_opts(SecondsFormat::Millis, true);
+        set(&mut map, headers::TIME, &time);
         set(&mut map, OCCURRENCE, &cause.occurrence);
         map
     }

@@ -51,6 +51,8 @@ DeliverEvent {
     event_time: DateTime<Utc>,
     /// The event, encoded.
     payload: Vec<u8>,
+    /// Who published it, as in `/sluice/promoter`.
+    event_source: String,
 }}
 
 macro_rules! commands {
@@ -113,7 +115,13 @@ impl Command {
             Self::PollMirror(command) => format!("poll.{}", token(command.mirror.as_str())),
             Self::ScanImage(_) => "scan".to_owned(),
             Self::JudgeImage(_) => "judge".to_owned(),
-            Self::PruneRepositories(_) => "prune".to_owned(),
+            Self::PruneRepositories(command) => format!(
+                "prune.{}",
+                command
+                    .policy
+                    .as_ref()
+                    .map_or_else(|| "_".to_owned(), |policy| token(policy.as_str()))
+            ),
             Self::DeliverEvent(command) => format!("deliver.{}", token(command.endpoint.as_str())),
         }
     }

@@ -6,8 +6,8 @@ use sluice_events::facts::{TagMirrorFailed, TagMirrored, UpstreamTagGone, Upstre
 use sluice_events::{Decode, Event, Message, Unexpected};
 use sluice_registry::{Client, Copied, CopyJob};
 use sluice_state::{
-    Applied, Catalog, Provenance, Snapshot, Standing, State, TagChange, TagWriter, Truth, describe,
-    key, remote_registry,
+    Applied, Catalog, Entry, Provenance, Snapshot, Standing, State, TagChange, TagWriter, Truth,
+    describe, key, remote_registry,
 };
 use thiserror::Error;
 
@@ -69,9 +69,11 @@ impl Classify for Error {
 /// The source of truth of a mirrored tag: its `upstream` entry.
 ///
 /// An entry that is behind the event is no contradiction: the event is published before the entry is written.
+/// A move whose tag retention removed again is over: a late delivery must not bring it back.
 struct Upstream<'a> {
     state: &'a State,
     mirror: &'a ResourceName,
+    repository: &'a Repository,
     tag: &'a Tag,
     move_number: u64,
 }
@@ -84,7 +86,17 @@ impl Truth for Upstream<'_> {
             .get(&key::upstream(self.mirror, self.tag))
             .await?;
         let newer = entry.is_some_and(|entry| entry.value.move_number > self.move_number);
-        Ok(if newer {
+        let local = self
+            .state
+            .tags
+            .get(&key::tag(self.repository, self.tag))
+            .await?;
+        let pruned = local.is_some_and(|Entry { value, .. }| {
+            value.pruned
+                && value.mirror == self.mirror.as_str()
+                && value.move_number >= self.move_number
+        });
+        Ok(if newer || pruned {
             Standing::Superseded
         } else {
             Standing::Current
@@ -126,9 +138,9 @@ impl MirrorWorker {
 
     async fn moved(&self, fact: &UpstreamTagMoved) -> Result<Outcome, Error> {
         let catalog = self.catalog.current();
-        let truth = self.truth(&fact.mirror, &fact.tag, fact.move_number);
+        let truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
         if truth.standing().await? == Standing::Superseded {
-            tracing::info!(image.repository = %fact.repository, image.tag = %fact.tag, "superseded by a newer move");
+            tracing::info!(image.repository = %fact.repository, image.tag = %fact.tag, "superseded by a newer move, or pruned since");
             return Ok(Outcome::done());
         }
         let copied = self.copy(&catalog, fact).await?;
@@ -202,7 +214,7 @@ impl MirrorWorker {
         if !fact.remove {
             return Ok(Outcome::done());
         }
-        let truth = self.truth(&fact.mirror, &fact.tag, fact.move_number);
+        let truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
         let change = TagChange {
             repository: &fact.repository,
             tag: &fact.tag,
@@ -222,12 +234,14 @@ impl MirrorWorker {
     const fn truth<'a>(
         &'a self,
         mirror: &'a ResourceName,
+        repository: &'a Repository,
         tag: &'a Tag,
         move_number: u64,
     ) -> Upstream<'a> {
         Upstream {
             state: &self.state,
             mirror,
+            repository,
             tag,
             move_number,
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
-use sluice_state::attach;
+use sluice_state::{attach, keep_schedules};
 
 pub use settings::Settings;
 
@@ -24,7 +24,13 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     let stopping = host.stopping();
     host.spawn(
         "schedules",
-        schedules::keep(bus.clone(), catalog.clone(), stopping.clone()),
+        keep_schedules(
+            bus.clone(),
+            catalog.clone(),
+            stopping.clone(),
+            schedules::PREFIX,
+            schedules::wanted,
+        ),
     );
     let handler = poll::Poller::new(state, catalog, settings.poller.parallel_heads);
     let consume = ConsumeSettings {

@@ -1,5 +1,6 @@
 //! Manifests and indexes: read strictly, kept as the bytes that were served.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
@@ -75,7 +76,7 @@ pub struct Descriptor {
     pub urls: Vec<String>,
     /// Notes, as that a manifest is an attestation.
     #[serde(default)]
-    pub annotations: Option<std::collections::BTreeMap<String, String>>,
+    pub annotations: Option<BTreeMap<String, String>>,
 }
 
 /// A platform as an index or an image configuration writes it.
@@ -168,6 +169,25 @@ pub struct ImageConfig {
     /// The platform.
     #[serde(flatten)]
     pub platform: DescriptorPlatform,
+    #[serde(default)]
+    config: Option<RunConfig>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct RunConfig {
+    #[serde(default, rename = "Labels")]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+impl ImageConfig {
+    /// Returns the labels, taken out.
+    #[must_use]
+    pub fn take_labels(&mut self) -> BTreeMap<String, String> {
+        let config = self.config.as_mut();
+        config
+            .and_then(|config| config.labels.take())
+            .unwrap_or_default()
+    }
 }
 
 #[derive(Deserialize)]

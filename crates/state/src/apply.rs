@@ -30,12 +30,18 @@ impl State {
         {
             return Ok(false);
         }
+        let now = time_to_wire(Utc::now());
+        let created_at = before
+            .as_ref()
+            .and_then(|entry| entry.value.created_at.or(entry.value.applied_at))
+            .unwrap_or(now);
         let value = wire::Resource {
             kind: resource.kind().to_string(),
             name: resource.name().to_string(),
             json,
-            applied_at: Some(time_to_wire(Utc::now())),
+            applied_at: Some(now),
             applied_by: actor.to_owned(),
+            created_at: Some(created_at),
             ..Default::default()
         };
         let revision = self

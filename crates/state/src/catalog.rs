@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
 use sluice_bus::Update;
 use sluice_domain::resources::{
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::State;
 use crate::entries::{Entries, Entry};
 use crate::error::Error;
+use sluice_events::time_from_wire;
 use sluice_events::wire::state as wire;
 
 /// All resources at one moment.
@@ -34,6 +36,8 @@ pub struct Snapshot {
     pub pruning: BTreeMap<ResourceName, PruningPolicy>,
     /// Webhooks.
     pub webhooks: BTreeMap<ResourceName, Webhook>,
+    /// Since when there are these webhooks; what happened before is not for them.
+    pub webhooks_since: BTreeMap<ResourceName, DateTime<Utc>>,
     /// Accounts.
     pub accounts: BTreeMap<ResourceName, Account>,
     /// The revision of the newest change.
@@ -65,8 +69,11 @@ impl Snapshot {
         settings_for(self.repositories.values(), repository)
     }
 
-    fn put(&mut self, resource: Resource) {
+    fn put(&mut self, resource: Resource, created_at: Option<DateTime<Utc>>) {
         let name = resource.name().clone();
+        if let (Resource::Webhook(_), Some(since)) = (&resource, created_at) {
+            self.webhooks_since.insert(name.clone(), since);
+        }
         match resource {
             Resource::Registry(resource) => drop(self.registries.insert(name, resource)),
             Resource::Mirror(resource) => drop(self.mirrors.insert(name, resource)),
@@ -85,7 +92,10 @@ impl Snapshot {
             Kind::Repository => drop(self.repositories.remove(name)),
             Kind::PromotionPolicy => drop(self.policies.remove(name)),
             Kind::PruningPolicy => drop(self.pruning.remove(name)),
-            Kind::Webhook => drop(self.webhooks.remove(name)),
+            Kind::Webhook => {
+                self.webhooks.remove(name);
+                self.webhooks_since.remove(name);
+            }
             Kind::Account => drop(self.accounts.remove(name)),
         }
     }
@@ -184,7 +194,7 @@ fn apply(snapshot: &mut Snapshot, update: Update) {
             snapshot.revision = snapshot.revision.max(entry.revision);
             let key = entry.key.clone();
             match read(entry) {
-                Ok(resource) => snapshot.put(resource),
+                Ok((resource, created_at)) => snapshot.put(resource, created_at),
                 // What was known of it stays; a resource of a newer version is not half understood.
                 Err(reason) => tracing::error!(
                     key,
@@ -208,9 +218,12 @@ fn apply(snapshot: &mut Snapshot, update: Update) {
     }
 }
 
-fn read(entry: sluice_bus::Entry) -> Result<Resource, String> {
+/// Returns the resource and when it was applied for the first time.
+fn read(entry: sluice_bus::Entry) -> Result<(Resource, Option<DateTime<Utc>>), String> {
     let Entry { value, .. }: Entry<wire::Resource> =
         Entries::decode(entry).map_err(|error| error.to_string())?;
     let kind = value.kind.parse().map_err(|error| format!("{error}"))?;
-    Resource::from_json(kind, &value.json).map_err(|error| error.to_string())
+    let resource = Resource::from_json(kind, &value.json).map_err(|error| error.to_string())?;
+    let created_at = value.created_at.or(value.applied_at);
+    Ok((resource, time_from_wire(created_at.as_ref())))
 }

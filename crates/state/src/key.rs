@@ -69,6 +69,18 @@ pub fn decisions_on(repository: &Repository, tag: &Tag) -> String {
     format!("*.{}.{}.*", token(repository.as_str()), token(tag.as_str()))
 }
 
+/// The filter of every policy's decisions on a repository.
+#[must_use]
+pub fn decisions_in(repository: &Repository) -> String {
+    format!("*.{}.*.*", token(repository.as_str()))
+}
+
+/// The filter of every decision on a digest, wherever it is.
+#[must_use]
+pub fn decisions_about(digest: &Digest) -> String {
+    format!("*.*.*.{}", token(digest.as_str()))
+}
+
 fn decision_tail(repository: &Repository, tag: &Tag, digest: &Digest) -> String {
     format!(
         "{}.{}.{}",

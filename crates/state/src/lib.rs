@@ -8,6 +8,7 @@ mod error;
 mod images;
 pub mod key;
 mod reports;
+mod schedules;
 mod tags;
 
 use sluice_bus::{Bus, Objects};
@@ -18,6 +19,7 @@ pub use connect::{attach, internal_registry, remote_registry};
 pub use entries::{Entries, Entry, Stored};
 pub use error::Error;
 pub use images::describe;
+pub use schedules::{Wanted, keep_schedules};
 pub use tags::{Applied, Provenance, Standing, TagChange, TagWriter, Truth};
 
 /// Every bucket; cheap to clone.

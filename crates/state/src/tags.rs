@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use sluice_domain::{Digest, Repository, Tag};
-use sluice_events::wire::state::{Claim, Promotion, TagEntry, Tombstone};
+use sluice_events::wire::state::{Claim, Promotion, Pruning, TagEntry, Tombstone};
 use sluice_events::{time_from_wire, time_to_wire};
 use sluice_registry::{Client, Manifest};
 
@@ -99,9 +99,71 @@ impl TagWriter {
     /// # Errors
     /// [`Error::Claimed`] while somebody else changes the tag, or a failing bus or registry.
     pub async fn apply<T: Truth>(&self, change: &TagChange<'_, T>) -> Result<Applied, Error> {
+        self.carry_out(change, None).await
+    }
+
+    /// Carries out a removal by retention; the entry says so from the moment the removal begins.
+    ///
+    /// # Errors
+    /// As [`TagWriter::apply`].
+    pub async fn prune<T: Truth>(
+        &self,
+        change: &TagChange<'_, T>,
+        pruning: &Pruning,
+    ) -> Result<Applied, Error> {
+        self.carry_out(change, Some(pruning)).await
+    }
+
+    /// Notes that somebody else pointed a tag to a digest, if it still points there.
+    ///
+    /// # Errors
+    /// As [`TagWriter::apply`].
+    pub async fn observe(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        digest: &Digest,
+        by: &str,
+        at: DateTime<Utc>,
+    ) -> Result<(), Error> {
+        let key = key::tag(repository, tag);
+        for _ in 0..ROUNDS {
+            let (mut value, revision) = split(self.state.tags.get(&key).await?);
+            if value.digest == digest.as_str() {
+                return Ok(());
+            }
+            refuse_foreign_claim(repository, tag, &value, "")?;
+            let head = self.registry.head(repository, &tag.into()).await?;
+            if head.is_none_or(|head| head.digest != *digest) {
+                return Ok(());
+            }
+            value.repository = repository.to_string();
+            value.tag = tag.to_string();
+            value.generation += 1;
+            let provenance = Provenance {
+                by: by.to_owned(),
+                ..Provenance::default()
+            };
+            settle(&mut value, &provenance, Some(digest), at);
+            match self.state.tags.write(&key, &value, revision).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Restless {
+            tag: format!("{repository}:{tag}"),
+        })
+    }
+
+    async fn carry_out<T: Truth>(
+        &self,
+        change: &TagChange<'_, T>,
+        pruning: Option<&Pruning>,
+    ) -> Result<Applied, Error> {
         let holder = format!("{}/{}", change.provenance.by, uuid::Uuid::new_v4());
         for _ in 0..ROUNDS {
-            match self.round(change, &holder).await {
+            match self.round(change, pruning, &holder).await {
                 Ok(Round::Done(applied)) => return Ok(applied),
                 Ok(Round::Again) => {}
                 Err(error) if error.is_conflict() => {}
@@ -116,6 +178,7 @@ impl TagWriter {
     async fn round<T: Truth>(
         &self,
         change: &TagChange<'_, T>,
+        pruning: Option<&Pruning>,
         holder: &str,
     ) -> Result<Round, Error> {
         let key = key::tag(change.repository, change.tag);
@@ -125,7 +188,7 @@ impl TagWriter {
         if change.truth.standing().await? == Standing::Superseded {
             return Ok(Round::Done(Applied::Superseded));
         }
-        refuse_foreign_claim(change, &value, holder)?;
+        refuse_foreign_claim(change.repository, change.tag, &value, holder)?;
         let at = self
             .registry
             .head(change.repository, &change.tag.into())
@@ -148,6 +211,7 @@ impl TagWriter {
         value.repository = change.repository.to_string();
         value.tag = change.tag.to_string();
         value.generation += 1;
+        value.pruning = pruning.cloned();
         let revision = self.state.tags.write(&key, &value, revision).await?;
         if at != wanted {
             self.write(change).await?;
@@ -160,11 +224,12 @@ impl TagWriter {
         if now != wanted || change.truth.standing().await? == Standing::Superseded {
             // Whoever wants something else waits for this claim to go.
             value.claim = None;
+            value.pruning = None;
             value.digest = text(now.as_ref());
             self.state.tags.write(&key, &value, Some(revision)).await?;
             return Ok(Round::Again);
         }
-        settle(&mut value, change, wanted.as_ref());
+        settle(&mut value, &change.provenance, wanted.as_ref(), Utc::now());
         self.state.tags.write(&key, &value, Some(revision)).await?;
         Ok(Round::Done(Applied::Settled { previous }))
     }
@@ -207,8 +272,9 @@ fn text(digest: Option<&Digest>) -> String {
     digest.map(ToString::to_string).unwrap_or_default()
 }
 
-fn refuse_foreign_claim<T>(
-    change: &TagChange<'_, T>,
+fn refuse_foreign_claim(
+    repository: &Repository,
+    tag: &Tag,
     value: &TagEntry,
     holder: &str,
 ) -> Result<(), Error> {
@@ -218,7 +284,7 @@ fn refuse_foreign_claim<T>(
     let until = time_from_wire(claim.until.as_ref()).filter(|until| *until > Utc::now());
     match until {
         Some(until) if claim.holder != holder => Err(Error::Claimed {
-            tag: format!("{}:{}", change.repository, change.tag),
+            tag: format!("{repository}:{tag}"),
             holder: claim.holder.clone(),
             until: until.min(Utc::now() + LOOK_AGAIN),
         }),
@@ -226,17 +292,23 @@ fn refuse_foreign_claim<T>(
     }
 }
 
-fn settle<T>(value: &mut TagEntry, change: &TagChange<'_, T>, wanted: Option<&Digest>) {
+fn settle(
+    value: &mut TagEntry,
+    provenance: &Provenance,
+    wanted: Option<&Digest>,
+    at: DateTime<Utc>,
+) {
     let Provenance {
         by,
         mirror,
         move_number,
         promotion,
-    } = change.provenance.clone();
+    } = provenance.clone();
     value.claim = None;
-    value.pruned = wanted.is_none();
+    value.pruning = value.pruning.take().filter(|_| wanted.is_none());
+    value.pruned = value.pruning.is_some();
     value.digest = text(wanted);
-    value.arrived_at = Some(time_to_wire(Utc::now()));
+    value.arrived_at = Some(time_to_wire(at));
     value.arrived_by = by;
     value.mirror = mirror;
     value.move_number = move_number;

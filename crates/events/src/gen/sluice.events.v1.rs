@@ -707,4 +707,7 @@ pub struct DeliverEvent {
     /// The event, encoded.
     #[prost(bytes = "vec", tag = "5")]
     pub payload: ::prost::alloc::vec::Vec<u8>,
+    /// Who published it, as in /sluice/promoter.
+    #[prost(string, tag = "6")]
+    pub event_source: ::prost::alloc::string::String,
 }

@@ -20,6 +20,9 @@ pub struct Resource {
     /// By whom.
     #[prost(string, tag = "6")]
     pub applied_by: ::prost::alloc::string::String,
+    /// When it was applied for the first time; stays while it is changed.
+    #[prost(message, optional, tag = "7")]
+    pub created_at: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// One move of an upstream tag.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -129,6 +132,19 @@ pub struct Promotion {
     #[prost(string, tag = "3")]
     pub tag: ::prost::alloc::string::String,
 }
+/// Why retention removes a tag.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Pruning {
+    /// What tells the run from the next.
+    #[prost(string, tag = "1")]
+    pub run: ::prost::alloc::string::String,
+    /// What the tag pointed to.
+    #[prost(string, tag = "2")]
+    pub digest: ::prost::alloc::string::String,
+    /// The rule and the values that decided.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+}
 /// What a local tag points to, and why.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TagEntry {
@@ -168,6 +184,9 @@ pub struct TagEntry {
     /// Whether retention removed it.
     #[prost(bool, tag = "12")]
     pub pruned: bool,
+    /// By which run and why, from the moment the removal begins.
+    #[prost(message, optional, tag = "13")]
+    pub pruning: ::core::option::Option<Pruning>,
 }
 /// One manifest of an image.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -187,9 +206,12 @@ pub struct ImageChild {
     /// The size of its layers.
     #[prost(uint64, tag = "5")]
     pub size_bytes: u64,
-    /// The labels of its configuration; left out where there are more than 64.
+    /// The labels of its configuration; left out where there are more than 64 or where they are large.
     #[prost(map = "string, string", tag = "6")]
     pub labels: ::std::collections::HashMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
+    /// Whether there are labels that were left out.
+    #[prost(bool, tag = "7")]
+    pub labels_omitted: bool,
 }
 /// What an image consists of.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -347,6 +369,13 @@ pub struct Decision {
     /// Why a promoted image no longer passes, empty while it does; it stays in the target until it is withdrawn.
     #[prost(string, tag = "14")]
     pub flagged: ::prost::alloc::string::String,
+    /// When it was decided to promote it; set before anything is copied, and until it is withdrawn. Then this, and not
+    /// decided_at, is the time of the template.
+    #[prost(message, optional, tag = "15")]
+    pub promoted_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// The revision of the policy that it was made with.
+    #[prost(uint64, tag = "16")]
+    pub policy_revision: u64,
 }
 /// The health of a webhook endpoint.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -410,6 +439,9 @@ pub struct Delivery {
     /// Whether it was taken.
     #[prost(bool, tag = "7")]
     pub delivered: bool,
+    /// Whether it was given up; it is then attempted again only if somebody asks for it.
+    #[prost(bool, tag = "8")]
+    pub given_up: bool,
 }
 /// A manifest that Sluice pushes only to delete a tag.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

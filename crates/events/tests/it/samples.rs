@@ -371,6 +371,8 @@ fn commands() -> Vec<Command> {
             event_type: "sluice.events.v1.ImagePromoted".to_owned(),
             event_time: at(),
             payload: vec![1, 2, 3],
+            // The golden file is older than this field.
+            event_source: String::new(),
         }
         .into(),
     ]

@@ -68,8 +68,8 @@ pub struct ImageFacts {
     pub created: Option<DateTime<Utc>>,
     /// The size of its layers.
     pub size_bytes: Option<u64>,
-    /// The labels of its configuration.
-    pub labels: BTreeMap<String, String>,
+    /// The labels of its configuration; `None` where they are not known.
+    pub labels: Option<BTreeMap<String, String>>,
     /// The platforms of the index, or of the one image.
     pub platforms: Vec<Platform>,
 }
@@ -132,9 +132,10 @@ fn image(facts: &ImageFacts) -> Value {
     let platforms: Vec<String> = facts.platforms.iter().map(Platform::to_string).collect();
     let mut fields: HashMap<String, Value> =
         HashMap::from([("platforms".to_owned(), platforms.into())]);
-    if facts.labels.len() <= MAX_LABELS {
-        let labels: HashMap<String, String> = facts
-            .labels
+    if let Some(labels) = &facts.labels
+        && labels.len() <= MAX_LABELS
+    {
+        let labels: HashMap<String, String> = labels
             .iter()
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();

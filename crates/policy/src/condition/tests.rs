@@ -22,7 +22,7 @@ fn scan() -> ScanFacts {
 fn image() -> ImageFacts {
     ImageFacts {
         created: Some("2026-11-20T08:00:00Z".parse().unwrap()),
-        labels: [("team".to_owned(), "web".to_owned())].into(),
+        labels: Some([("team".to_owned(), "web".to_owned())].into()),
         platforms: vec!["linux/amd64".parse().unwrap()],
         ..ImageFacts::default()
     }
@@ -230,7 +230,7 @@ fn hostile_text_is_refused_and_nothing_overflows() {
 #[test]
 fn loops_over_the_most_that_is_allowed_end() {
     let labels = |count: usize| ImageFacts {
-        labels: (0..count).map(|n| (n.to_string(), String::new())).collect(),
+        labels: Some((0..count).map(|n| (n.to_string(), String::new())).collect()),
         ..ImageFacts::default()
     };
     let text = "image.labels.all(a, image.labels.exists(b, image.labels[b] != '')) || true";
