@@ -311,7 +311,7 @@ class Demo:
         write(f"{RUN}/demo.yaml", resources(upstream if local else None, receiver, self.arguments.source))
         say("Starting `sluice up` with deploy/demo.yaml")
         endpoints = start_sluice(self.group, build.binary, environment)
-        say(f"  registry {endpoints['registry']}, API {endpoints['api']['url']}, NATS {endpoints['nats']['url']}")
+        say(f"  registry {endpoints['registry']}, API {endpoints['api']}, NATS {endpoints['nats']['url']}")
         say()
         telling = Telling(self.group, Follower(self.group, build.binary))
         self.tell(telling, checks.Registries(upstream, endpoints, f"{RUN}/data"), seed, small)
@@ -404,7 +404,7 @@ class Demo:
         host = endpoints["registry"].partition("://")[2]
         say("Everything is left running:")
         for what, where in (("registry", f"{host}, as in: skopeo inspect --tls-verify=false docker://{host}/official/debian:12"),
-                            ("API", endpoints["api"]["url"]), ("NATS", endpoints["nats"]["url"]),
+                            ("API", endpoints["api"]), ("NATS", endpoints["nats"]["url"]),
                             ("upstream", f"http://{upstream}"), ("webhooks", f"{RUN}/deliveries.jsonl"),
                             ("command", f"{sluice} explain hub/debian:12"), ("stop", "deploy/demo --stop")):
             say(f"  {what:<9} {where}")

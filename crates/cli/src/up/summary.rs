@@ -17,6 +17,7 @@ fn text(endpoints: &Endpoints, folder: &Path, applied: &[String]) -> String {
         "sluice is up".to_owned(),
         String::new(),
         format!("  registry  {}", endpoints.registry),
+        format!("  api       {}", endpoints.api),
         format!("  nats      {}", endpoints.nats.url),
         format!("  health    {}/readyz", endpoints.health),
         format!("  data      {data} (logs of the servers in {data}/logs)"),
