@@ -1,7 +1,5 @@
 //! `/healthz`, `/readyz` and `/metrics`.
 
-use std::path::Path;
-
 use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
@@ -10,9 +8,9 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use sluice_telemetry::metrics;
-use tokio::net::TcpListener;
 
 use crate::host::Host;
+use crate::listen::listen;
 use crate::settings::HttpSettings;
 
 /// Binds the listener; the future that is returned serves for as long as it is polled.
@@ -20,16 +18,7 @@ pub(crate) async fn serve(
     settings: &HttpSettings,
     host: Host,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + use<>> {
-    let listener = TcpListener::bind(settings.listen)
-        .await
-        .with_context(|| format!("failed to listen on `{}` for health", settings.listen))?;
-    let address = listener
-        .local_addr()
-        .context("the listener has no address")?;
-    if let Some(file) = &settings.address_file {
-        write_address(file, &address.to_string())?;
-    }
-    tracing::info!(service = host.service(), listen = %address, "health is served");
+    let listener = listen(settings.listen, settings.address_file.as_deref(), "health").await?;
     let app = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readiness))
@@ -56,12 +45,4 @@ async fn readiness(State(host): State<Host>) -> (StatusCode, String) {
 
 async fn metrics() -> impl IntoResponse {
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render())
-}
-
-/// Writes the address beside its place first, so that nobody reads half of it.
-fn write_address(file: &Path, address: &str) -> anyhow::Result<()> {
-    let partial = file.with_extension("partial");
-    std::fs::write(&partial, address)
-        .and_then(|()| std::fs::rename(&partial, file))
-        .with_context(|| format!("failed to write the address to `{}`", file.display()))
 }

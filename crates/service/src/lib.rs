@@ -4,6 +4,7 @@ mod health;
 mod host;
 mod launch;
 mod layers;
+mod listen;
 mod names;
 mod run;
 mod settings;
@@ -11,8 +12,9 @@ mod settings;
 pub use host::{Host, Latch};
 pub use launch::launch;
 pub use layers::{Layers, Problems};
+pub use listen::listen;
 pub use run::run;
-pub use settings::{BusSettings, HttpSettings, RegistrySettings, Settings, secret_file};
+pub use settings::{BusSettings, HttpSettings, RegistrySettings, Settings, given, secret_file};
 
 /// Installs the one TLS provider of the process; later calls change nothing.
 pub fn install_crypto() {

@@ -95,8 +95,11 @@ pub fn secret_file(path: &Path) -> anyhow::Result<SecretString> {
     Ok(text.to_owned().into())
 }
 
-/// An empty text counts as absent: a variable can be emptied more easily than removed.
-fn given<'de, D, T>(source: D) -> Result<Option<T>, D::Error>
+/// Reads an optional setting; an empty text counts as absent, because a variable is emptied more easily than removed.
+///
+/// # Errors
+/// A value that is no text.
+pub fn given<'de, D, T>(source: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: From<String>,
