@@ -1,5 +1,6 @@
 //! Everything that is one call to the bus and one table.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::SecondsFormat;
@@ -10,12 +11,21 @@ use sluice_domain::ResourceName;
 use sluice_domain::resources::Kind;
 use sluice_events::commands::PollMirror;
 use sluice_events::time_from_wire;
+use sluice_gateway::keys::Keys;
 use sluice_state::{State, key};
 
 use crate::output::{Format, line, show};
 
 /// The most dead letters that are listed or retried at once.
 const MAX_LETTERS: usize = 10_000;
+
+/// Makes what is missing in a folder of keys.
+pub(crate) fn keys(folder: PathBuf) -> anyhow::Result<()> {
+    for file in Keys::at(folder).create()? {
+        line(&format!("{} made", file.display()))?;
+    }
+    line("every key and secret is there")
+}
 
 /// Creates the topology.
 pub(crate) async fn provision(

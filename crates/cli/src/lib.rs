@@ -71,6 +71,11 @@ enum Command {
         #[arg(long, default_value_t = 7_200)]
         duplicate_window_seconds: u64,
     },
+    /// Makes the keys, passwords and secrets of an installation; what is in the folder already is left as it is.
+    Keys {
+        /// The folder, which is made for its owner only.
+        folder: PathBuf,
+    },
     /// Applies resources from a file; nothing of a file with a problem is applied.
     Apply {
         /// The YAML file.
@@ -190,9 +195,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         let bus = arguments.connection.open().await?;
         return resources::apply(&bus, file, documents).await;
     }
+    if let Command::Keys { folder } = arguments.command {
+        return commands::keys(folder);
+    }
     let bus = arguments.connection.open().await?;
     match arguments.command {
-        Command::Apply { .. } => Ok(()),
+        Command::Apply { .. } | Command::Keys { .. } => Ok(()),
         Command::Provision {
             replicas,
             duplicate_window_seconds,

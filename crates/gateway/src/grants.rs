@@ -1,0 +1,266 @@
+//! Who may do what in the internal registry: the whole of the access rules, pure.
+//!
+//! Only the promoter writes to a target of promotion (invariant 1); to deny is to grant less, never an error.
+
+use serde::Serialize;
+use sluice_domain::Repository;
+use sluice_domain::resources::{Account, Visibility};
+use sluice_state::Snapshot;
+
+use crate::scope::{Actions, Scope};
+
+/// Whose password was right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Requester {
+    /// Nobody's: none was sent.
+    Anonymous,
+    /// One of Sluice's services.
+    Service(&'static str),
+    /// A person's or a build system's.
+    Account(Account),
+}
+
+/// One entry of a token's `access`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Access {
+    /// `repository` or `registry`.
+    #[serde(rename = "type")]
+    pub(crate) kind: &'static str,
+    /// The exact name.
+    pub(crate) name: String,
+    /// What may be done.
+    pub(crate) actions: Vec<&'static str>,
+}
+
+impl Requester {
+    /// Returns the name of the account, empty for none; notifications repeat it as the actor.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Anonymous => "",
+            Self::Service(name) => name,
+            Self::Account(account) => account.name.as_str(),
+        }
+    }
+
+    fn may_list_repositories(&self) -> bool {
+        *self == Self::Service("gateway")
+    }
+}
+
+/// Returns what of the scopes is granted; an entry without an action is left out.
+pub(crate) fn granted(snapshot: &Snapshot, requester: &Requester, scopes: &[Scope]) -> Vec<Access> {
+    let access = |scope: &Scope| match scope {
+        Scope::Repository(repository, asked) => {
+            let actions = asked.and(allowed(snapshot, requester, repository)).names();
+            let entry = Access {
+                kind: "repository",
+                name: repository.to_string(),
+                actions,
+            };
+            (!entry.actions.is_empty()).then_some(entry)
+        }
+        Scope::Catalog => requester.may_list_repositories().then(|| Access {
+            kind: "registry",
+            name: "catalog".to_owned(),
+            actions: vec!["*"],
+        }),
+    };
+    scopes.iter().filter_map(access).collect()
+}
+
+/// Returns what somebody may do in a repository.
+pub(crate) fn allowed(
+    snapshot: &Snapshot,
+    requester: &Requester,
+    repository: &Repository,
+) -> Actions {
+    let is_target = snapshot.is_target(repository);
+    let is_public = snapshot
+        .settings(repository)
+        .is_some_and(|settings| settings.visibility == Visibility::Public);
+    let (pull, write) = match requester {
+        Requester::Anonymous => (false, false),
+        Requester::Account(account) => {
+            let name = repository.as_str();
+            let push = account.push.iter().any(|pattern| pattern.matches(name));
+            let pull = account.pull.iter().any(|pattern| pattern.matches(name));
+            (pull || push, push && !is_target)
+        }
+        Requester::Service("promoter") => (true, is_target),
+        // They have no business in a target, not even a reading one.
+        Requester::Service("mirror-worker" | "pruner") => (!is_target, !is_target),
+        Requester::Service("gateway" | "scanner-adapter") => (true, false),
+        Requester::Service(_) => (false, false),
+    };
+    Actions {
+        pull: pull || is_public,
+        push: write,
+        delete: write,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_domain::SERVICE_ACCOUNTS;
+    use sluice_domain::resources::Resource;
+
+    use super::*;
+
+    const RESOURCES: &str = "kind: Repository
+name: official/*
+visibility: public
+---
+kind: Repository
+name: hub/*
+---
+kind: Repository
+name: hub/open
+visibility: public
+---
+kind: PromotionPolicy
+name: clean
+from: hub/*
+to: official/{name}
+when: 'true'
+---
+kind: PromotionPolicy
+name: switched-off
+from: hub/*
+to: quiet/{name}
+when: 'true'
+enabled: false
+";
+
+    fn snapshot() -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for document in sluice_policy::check::load(RESOURCES).unwrap() {
+            match document.resource {
+                Resource::Repository(one) => {
+                    drop(snapshot.repositories.insert(one.name.clone(), one));
+                }
+                Resource::PromotionPolicy(one) => {
+                    drop(snapshot.policies.insert(one.name.clone(), one));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        snapshot
+    }
+
+    fn account(pull: &[&str], push: &[&str]) -> Requester {
+        let patterns = |all: &[&str]| all.iter().map(|text| text.parse().unwrap()).collect();
+        Requester::Account(Account {
+            name: "ci".parse().unwrap(),
+            password_file: "/dev/null".into(),
+            pull: patterns(pull),
+            push: patterns(push),
+        })
+    }
+
+    const NOTHING: &str = "";
+    const READ: &str = "pull";
+    const WRITE: &str = "pull,push,delete";
+
+    /// What may be done in a staging repository, one that is public, a public target, a target that nobody may see,
+    /// and a repository that nothing is said of.
+    #[test]
+    fn everybody_may_do_what_the_table_says_and_no_more() {
+        let snapshot = snapshot();
+        let all = |requester: Requester| {
+            ["hub/app", "hub/open", "official/app", "quiet/app", "other"].map(|repository| {
+                allowed(&snapshot, &requester, &repository.parse().unwrap())
+                    .names()
+                    .join(",")
+            })
+        };
+        let service = Requester::Service;
+        for (who, expected) in [
+            (
+                Requester::Anonymous,
+                [NOTHING, READ, READ, NOTHING, NOTHING],
+            ),
+            (account(&[], &[]), [NOTHING, READ, READ, NOTHING, NOTHING]),
+            (
+                account(&["hub/*"], &[]),
+                [READ, READ, READ, NOTHING, NOTHING],
+            ),
+            (account(&["**"], &[]), [READ; 5]),
+            (
+                account(&[], &["hub/app"]),
+                [WRITE, READ, READ, NOTHING, NOTHING],
+            ),
+            (account(&[], &["**"]), [WRITE, WRITE, READ, READ, WRITE]),
+            (
+                account(&[], &["official/*"]),
+                [NOTHING, READ, READ, NOTHING, NOTHING],
+            ),
+            (
+                service("mirror-worker"),
+                [WRITE, WRITE, READ, NOTHING, WRITE],
+            ),
+            (service("pruner"), [WRITE, WRITE, READ, NOTHING, WRITE]),
+            (service("scanner-adapter"), [READ; 5]),
+            (service("gateway"), [READ; 5]),
+            (service("promoter"), [READ, READ, WRITE, WRITE, READ]),
+            (service("unknown"), [NOTHING, READ, READ, NOTHING, NOTHING]),
+        ] {
+            assert_eq!(all(who.clone()), expected, "{who:?}");
+        }
+    }
+
+    #[test]
+    fn every_service_account_has_a_row_of_its_own() {
+        let snapshot = snapshot();
+        let repository = "hub/app".parse().unwrap();
+        for account in SERVICE_ACCOUNTS {
+            let allowed = allowed(&snapshot, &Requester::Service(account), &repository);
+            assert!(allowed.pull, "{account}");
+        }
+    }
+
+    #[test]
+    fn a_token_grants_what_is_both_asked_for_and_allowed() {
+        let snapshot = snapshot();
+        let scopes = Scope::read_all(
+            [
+                "repository:hub/app:pull,push",
+                "repository:official/app:*",
+                "repository:quiet/app:push",
+                "registry:catalog:*",
+            ]
+            .into_iter(),
+        );
+        let told = |requester: &Requester| {
+            serde_json::to_value(granted(&snapshot, requester, &scopes)).unwrap()
+        };
+        assert_eq!(
+            told(&account(&[], &["**"])),
+            serde_json::json!([
+                { "type": "repository", "name": "hub/app", "actions": ["pull", "push"] },
+                { "type": "repository", "name": "official/app", "actions": ["pull"] },
+            ])
+        );
+        assert_eq!(
+            told(&Requester::Service("gateway")),
+            serde_json::json!([
+                { "type": "repository", "name": "hub/app", "actions": ["pull"] },
+                { "type": "repository", "name": "official/app", "actions": ["pull"] },
+                { "type": "registry", "name": "catalog", "actions": ["*"] },
+            ])
+        );
+        assert_eq!(
+            told(&Requester::Anonymous),
+            serde_json::json!([{ "type": "repository", "name": "official/app", "actions": ["pull"] }])
+        );
+    }
+
+    #[test]
+    fn without_resources_nothing_is_open_and_nothing_is_a_target() {
+        let snapshot = Snapshot::default();
+        let repository = "official/app".parse().unwrap();
+        let may = |who: Requester| allowed(&snapshot, &who, &repository).names().join(",");
+        assert_eq!(may(Requester::Anonymous), NOTHING);
+        assert_eq!(may(Requester::Service("promoter")), READ);
+        assert_eq!(may(Requester::Service("mirror-worker")), WRITE);
+    }
+}

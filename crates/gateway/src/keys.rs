@@ -1,0 +1,235 @@
+//! The folder of secrets that an installation begins with: what is missing is made, what is there is left.
+
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
+use rcgen::{CertificateParams, DnType, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256};
+use sluice_domain::SERVICE_ACCOUNTS;
+
+/// For how long the certificate is valid. The registry reads it at its start only, so a renewal needs a restart.
+const VALID_DAYS: i64 = 3_650;
+
+/// The folder of keys, with the names of what is in it.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    folder: PathBuf,
+}
+
+impl Keys {
+    /// Names the files of a folder; nothing is read or made.
+    #[must_use]
+    pub const fn at(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    /// Makes the folder and every file that is missing; returns the files that were made.
+    ///
+    /// # Errors
+    /// A folder that cannot be written, or a certificate whose key is gone.
+    pub fn create(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let mut made = Vec::new();
+        for folder in [self.folder.clone(), self.accounts()] {
+            private_folder(&folder)?;
+        }
+        self.issuer(&mut made)?;
+        let accounts = SERVICE_ACCOUNTS.map(|account| self.password(account));
+        for file in accounts.into_iter().chain([self.notifications()]) {
+            if !exists(&file)? {
+                write(&file, &secret())?;
+                made.push(file);
+            }
+        }
+        Ok(made)
+    }
+
+    fn issuer(&self, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+        let (key_file, certificate_file) = (self.signing_key(), self.certificate());
+        let key = if exists(&key_file)? {
+            if exists(&certificate_file)? {
+                return Ok(());
+            }
+            let pem = fs::read_to_string(&key_file)
+                .with_context(|| format!("failed to read `{}`", key_file.display()))?;
+            KeyPair::from_pem(&pem)
+                .with_context(|| format!("`{}` holds no private key", key_file.display()))?
+        } else {
+            anyhow::ensure!(
+                !exists(&certificate_file)?,
+                "`{}` is there and its key is not; bring `{}` back, or remove the certificate to begin anew",
+                certificate_file.display(),
+                key_file.display()
+            );
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
+                .context("failed to make a signing key")?;
+            write(&key_file, &key.serialize_pem())?;
+            made.push(key_file);
+            key
+        };
+        write(&certificate_file, &certificate(&key, Utc::now())?)?;
+        made.push(certificate_file);
+        Ok(())
+    }
+
+    /// Returns the private key that tokens are signed with.
+    #[must_use]
+    pub fn signing_key(&self) -> PathBuf {
+        self.folder.join("signing-key.pem")
+    }
+
+    /// Returns the certificate that the registry trusts.
+    #[must_use]
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.join("certificate.pem")
+    }
+
+    /// Returns the folder with the passwords of the service accounts.
+    #[must_use]
+    pub fn accounts(&self) -> PathBuf {
+        self.folder.join("accounts")
+    }
+
+    /// Returns the password of a service account.
+    #[must_use]
+    pub fn password(&self, account: &str) -> PathBuf {
+        self.accounts().join(account)
+    }
+
+    /// Returns the secret of the registry's notifications.
+    #[must_use]
+    pub fn notifications(&self) -> PathBuf {
+        self.folder.join("notifications")
+    }
+}
+
+/// Makes the self-signed certificate of a key.
+fn certificate(key: &KeyPair, now: DateTime<Utc>) -> anyhow::Result<String> {
+    let date = |at: DateTime<Utc>| {
+        let (month, day) = (u8::try_from(at.month())?, u8::try_from(at.day())?);
+        anyhow::Ok(rcgen::date_time_ymd(at.year(), month, day))
+    };
+    let mut parameters = CertificateParams::default();
+    parameters
+        .distinguished_name
+        .push(DnType::CommonName, "Sluice token issuer");
+    parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    // A day back, for a registry whose clock is behind.
+    parameters.not_before = date(now - TimeDelta::days(1))?;
+    parameters.not_after = date(now + TimeDelta::days(VALID_DAYS))?;
+    let certificate = parameters
+        .self_signed(key)
+        .context("failed to make the certificate of the signing key")?;
+    Ok(certificate.pem())
+}
+
+/// 244 bits of the system's randomness, as letters and digits.
+fn secret() -> String {
+    format!(
+        "{}{}",
+        uuid::Uuid::new_v4().simple(),
+        uuid::Uuid::new_v4().simple()
+    )
+}
+
+fn exists(file: &Path) -> anyhow::Result<bool> {
+    file.try_exists()
+        .with_context(|| format!("failed to look for `{}`", file.display()))
+}
+
+/// Makes a folder for its owner only; one that is there is made so.
+fn private_folder(folder: &Path) -> anyhow::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.and_then(|()| fs::set_permissions(folder, Permissions::from_mode(0o700)))
+        .with_context(|| format!("failed to make the folder `{}`", folder.display()))
+}
+
+/// Writes a file for its owner only, beside its place first, so that a crash leaves no half of it there.
+fn write(file: &Path, content: &str) -> anyhow::Result<()> {
+    let mut partial = file.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let written = match fs::remove_file(&partial) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&partial)
+            .and_then(|mut open| {
+                open.write_all(content.as_bytes())?;
+                open.sync_all()
+            })
+            .and_then(|()| fs::rename(&partial, file)),
+    };
+    written.with_context(|| format!("failed to write `{}`", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn everything_is_made_once_and_for_its_owner_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = Keys::at(folder.path().join("deep/keys"));
+        let made = keys.create().unwrap();
+        assert_eq!(made.len(), SERVICE_ACCOUNTS.len() + 3);
+        let before: Vec<_> = made.iter().map(|file| fs::read(file).unwrap()).collect();
+        for file in &made {
+            assert_eq!(mode(file), 0o600, "{}", file.display());
+        }
+        assert_eq!(mode(&keys.accounts()), 0o700);
+        assert_eq!(mode(keys.accounts().parent().unwrap()), 0o700);
+        assert_eq!(keys.create().unwrap(), Vec::<PathBuf>::new());
+        let after: Vec<_> = made.iter().map(|file| fs::read(file).unwrap()).collect();
+        assert!(before == after, "a second run changed a file");
+    }
+
+    #[test]
+    fn only_what_is_missing_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = Keys::at(folder.path().to_owned());
+        keys.create().unwrap();
+        let key = fs::read(keys.signing_key()).unwrap();
+        let missing = [keys.certificate(), keys.password("promoter")];
+        for file in &missing {
+            fs::remove_file(file).unwrap();
+        }
+        assert_eq!(keys.create().unwrap(), missing);
+        assert!(key == fs::read(keys.signing_key()).unwrap());
+    }
+
+    #[test]
+    fn a_certificate_without_its_key_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = Keys::at(folder.path().to_owned());
+        keys.create().unwrap();
+        fs::remove_file(keys.signing_key()).unwrap();
+        let told = keys.create().unwrap_err().to_string();
+        assert!(told.contains("certificate.pem"), "{told}");
+        assert!(!keys.signing_key().exists());
+    }
+
+    #[test]
+    fn no_two_secrets_are_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = Keys::at(folder.path().to_owned());
+        keys.create().unwrap();
+        let mut secrets: Vec<_> = SERVICE_ACCOUNTS
+            .iter()
+            .map(|account| fs::read_to_string(keys.password(account)).unwrap())
+            .collect();
+        secrets.push(fs::read_to_string(keys.notifications()).unwrap());
+        assert!(secrets.iter().all(|secret| secret.len() == 64));
+        secrets.sort();
+        secrets.dedup();
+        assert_eq!(secrets.len(), SERVICE_ACCOUNTS.len() + 1);
+    }
+}
