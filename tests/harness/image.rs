@@ -90,6 +90,18 @@ impl Upstream {
         answer.status().as_u16()
     }
 
+    /// Asks to begin an upload, as every push does, and returns the status: 202 where a push is allowed.
+    pub fn try_upload(&self, repository: &str) -> u16 {
+        let uploads = format!("{}/{repository}/blobs/uploads/", self.base);
+        self.send(|client| client.post(&uploads)).status().as_u16()
+    }
+
+    /// Tries to delete a blob, and returns the status.
+    pub fn try_delete_blob(&self, repository: &str, digest: &str) -> u16 {
+        let url = format!("{}/{repository}/blobs/{digest}", self.base);
+        self.send(|client| client.delete(&url)).status().as_u16()
+    }
+
     /// Pushes a blob and returns its descriptor.
     pub fn blob(&self, repository: &str, media_type: &str, bytes: &[u8]) -> serde_json::Value {
         self.upload(repository, &digest(bytes), || bytes.to_vec().into());

@@ -38,6 +38,14 @@ impl Nats {
         self.process.0.wait().unwrap();
     }
 
+    /// Stops it in its tracks, so that it answers nobody, or lets it go on.
+    pub fn freeze(&self, frozen: bool) {
+        let signal = if frozen { "-STOP" } else { "-CONT" };
+        let process = self.process.0.id().to_string();
+        let sent = Command::new("kill").args([signal, &process]).status();
+        assert!(sent.unwrap().success());
+    }
+
     /// Starts one.
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();

@@ -48,33 +48,10 @@ impl Stack {
         succeeded(&provision, run(&nats, &provision));
         // The gateway names the registry in its facts, and the registry names the gateway in its challenges.
         let port = Port::free();
-        let at = |what: &str| folder.path().join(format!("{what}.address"));
-        let address = |what: &str| fs::read_to_string(at(what)).unwrap();
-        let path = |path: PathBuf| path.to_str().unwrap().to_owned();
-        let gateway = spawn(
-            folder.path(),
-            ("gateway", 0),
-            &[
-                ("SLUICE__BUS__URL", nats.url.clone()),
-                ("SLUICE__REGISTRY__URL", format!("http://{}", port.host())),
-                (
-                    "SLUICE__REGISTRY__PASSWORD_FILE",
-                    path(keys.password("gateway")),
-                ),
-                ("SLUICE__TOKENS__LISTEN", "127.0.0.1:0".to_owned()),
-                ("SLUICE__TOKENS__ADDRESS_FILE", path(at("tokens"))),
-                ("SLUICE__TOKENS__KEY_FILE", path(keys.signing_key())),
-                ("SLUICE__TOKENS__CERTIFICATE_FILE", path(keys.certificate())),
-                ("SLUICE__TOKENS__ACCOUNTS_DIR", path(keys.accounts())),
-                (
-                    "SLUICE__NOTIFICATIONS__SECRET_FILE",
-                    path(keys.notifications()),
-                ),
-                ("SLUICE__API__LISTEN", "127.0.0.1:0".to_owned()),
-                ("SLUICE__API__ADDRESS_FILE", path(at("api"))),
-            ],
-        );
-        let (tokens, api) = (address("tokens"), address("api"));
+        let registry = format!("http://{}", port.host());
+        let settings = gateway_settings(&nats, &keys, &registry, &folder.path().join("gateway-0"));
+        let gateway = spawn(folder.path(), ("gateway", 0), &settings);
+        let (tokens, api) = gateway_addresses(&folder.path().join("gateway-0"));
         Self {
             upstream: Registry::start(),
             internal: Registry::guarded(port, &tokens, &keys),
@@ -130,6 +107,21 @@ impl Stack {
         let at = fs::read_to_string(address).unwrap();
         let answer = reqwest::blocking::get(format!("http://{at}/readyz")).unwrap();
         answer.text().unwrap().trim().to_owned()
+    }
+
+    /// Starts another gateway and returns the host and port of its token endpoint and of its REST API.
+    pub fn gateway(&mut self, environment: &[(&str, &str)]) -> (String, String) {
+        let number = self.services.len();
+        let place = self.folder.path().join(format!("gateway-{number}"));
+        let registry = format!("http://{}", self.internal.host);
+        let mut settings = gateway_settings(&self.nats, &self.keys, &registry, &place);
+        let more = environment
+            .iter()
+            .map(|(key, value)| (*key, (*value).to_owned()));
+        settings.extend(more);
+        let process = spawn(self.folder.path(), ("gateway", number), &settings);
+        self.services.push(process);
+        gateway_addresses(&place)
     }
 
     /// Kills a service at once.
@@ -251,6 +243,48 @@ impl Stack {
                 .all(|what| s[what] == 0)
         }) && status["deadLetters"] == 0
     }
+}
+
+/// Returns the settings of a gateway that writes its addresses beside this place.
+fn gateway_settings(
+    nats: &Nats,
+    keys: &Keys,
+    registry: &str,
+    place: &Path,
+) -> Vec<(&'static str, String)> {
+    let path = |path: PathBuf| path.to_str().unwrap().to_owned();
+    let free = || "127.0.0.1:0".to_owned();
+    vec![
+        ("SLUICE__BUS__URL", nats.url.clone()),
+        ("SLUICE__REGISTRY__URL", registry.to_owned()),
+        (
+            "SLUICE__REGISTRY__PASSWORD_FILE",
+            path(keys.password("gateway")),
+        ),
+        ("SLUICE__TOKENS__LISTEN", free()),
+        (
+            "SLUICE__TOKENS__ADDRESS_FILE",
+            path(place.with_extension("tokens")),
+        ),
+        ("SLUICE__TOKENS__KEY_FILE", path(keys.signing_key())),
+        ("SLUICE__TOKENS__CERTIFICATE_FILE", path(keys.certificate())),
+        ("SLUICE__TOKENS__ACCOUNTS_DIR", path(keys.accounts())),
+        (
+            "SLUICE__NOTIFICATIONS__SECRET_FILE",
+            path(keys.notifications()),
+        ),
+        ("SLUICE__API__LISTEN", free()),
+        (
+            "SLUICE__API__ADDRESS_FILE",
+            path(place.with_extension("api")),
+        ),
+    ]
+}
+
+/// Returns the addresses that a gateway wrote: of its token endpoint and of its REST API.
+fn gateway_addresses(place: &Path) -> (String, String) {
+    let read = |what: &str| fs::read_to_string(place.with_extension(what)).unwrap();
+    (read("tokens"), read("api"))
 }
 
 /// Starts a service and waits until it is ready.
