@@ -11,6 +11,7 @@ pub mod traces;
 pub mod up;
 
 use std::path::PathBuf;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 pub use image::{Image, Upstream};
@@ -52,6 +53,16 @@ pub fn binary(name: &str) -> PathBuf {
         "`{name}` is not built; run `cargo build --workspace --bins` first"
     );
     path
+}
+
+/// Runs skopeo, which speaks plain HTTP and asks for no signatures, and returns what it did.
+pub fn skopeo(command: &str, options: &[&str], images: &[&str]) -> Output {
+    Command::new(tool("skopeo"))
+        .args(["--insecure-policy", command])
+        .args(options)
+        .args(images)
+        .output()
+        .unwrap()
 }
 
 /// Waits until a condition holds, or fails with what was awaited.

@@ -1,8 +1,11 @@
 //! The pipeline on real servers, each stage a process of its own.
 
+mod access;
+mod api;
 mod apply;
 mod dead_letters;
 mod mirror;
+mod notifications;
 mod process;
 mod trace;
 mod up;

@@ -9,6 +9,13 @@ fn a_service_stops_cleanly_when_it_is_asked_to() {
     let mut stack = Stack::start(7_200);
     let poller = stack.service("poller", &[]);
     assert_eq!(stack.stop(poller), Some(0));
+    // The gateway is the first service of every stack.
+    let kept = reqwest::blocking::Client::new();
+    let status = kept
+        .get(format!("http://{}/api/v1/status", stack.api))
+        .send();
+    assert!(status.unwrap().status().is_success());
+    assert_eq!(stack.stop(0), Some(0));
 }
 
 #[test]
