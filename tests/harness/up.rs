@@ -24,7 +24,7 @@ impl Up {
             command.env("SLUICE_TOOLS", root().join(".tools"));
         }
         command.arg("--data").arg(data).arg("up");
-        for server in ["NATS", "REGISTRY", "HEALTH"] {
+        for server in ["NATS", "REGISTRY", "TOKENS", "API", "HEALTH"] {
             command.env(format!("SLUICE_{server}_LISTEN"), "127.0.0.1:0");
         }
         command

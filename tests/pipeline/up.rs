@@ -65,6 +65,9 @@ fn up_mirrors_an_image_stops_cleanly_and_goes_on_where_it_was() {
     });
     assert_eq!(mirrored["data"]["digest"], image.digest);
     assert_eq!(stored(&data, "hub/app", "1.0"), Some(image.digest.clone()));
+    let registry = up.endpoints()["registry"].as_str().unwrap().to_owned();
+    let anonymous = reqwest::blocking::get(format!("{registry}/v2/hub/app/manifests/1.0"));
+    assert_eq!(anonymous.unwrap().status(), 401);
     let status: Value = serde_json::from_str(&up.sluice(&["status", "-o", "json"])).unwrap();
     assert_eq!(status["deadLetters"], 0);
     assert_eq!(up.stop(), Some(0));

@@ -56,15 +56,21 @@ impl Bus {
         Ok(facts.into())
     }
 
-    /// Returns the facts of a subject filter from now on.
+    /// Returns the facts of a subject filter from now on, or first those that the log holds.
     ///
     /// # Errors
     /// A server that does not answer.
     pub async fn follow(
         &self,
         filter: &str,
+        from_start: bool,
     ) -> Result<impl Stream<Item = Result<Fact, Error>> + Send + Unpin + use<>, Error> {
-        let consumer = self.reader(filter, DeliverPolicy::New).await?;
+        let from = if from_start {
+            DeliverPolicy::All
+        } else {
+            DeliverPolicy::New
+        };
+        let consumer = self.reader(filter, from).await?;
         let messages = consumer
             .messages()
             .await

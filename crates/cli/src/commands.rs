@@ -93,15 +93,17 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
     show(format, &["WHAT", "WHERE OR WHEN", "HOW"], rows, &objects)
 }
 
-/// Shows the log, or follows it until it is interrupted.
-pub(crate) async fn events(bus: &Bus, follow: bool, subject: &str) -> anyhow::Result<()> {
-    if !follow {
-        for fact in bus.facts(subject).await? {
-            line(&fact_json(&fact).to_string())?;
-        }
-        return Ok(());
+/// Shows the log.
+pub(crate) async fn events(bus: &Bus, subject: &str) -> anyhow::Result<()> {
+    for fact in bus.facts(subject).await? {
+        line(&fact_json(&fact).to_string())?;
     }
-    let mut facts = bus.follow(subject).await?;
+    Ok(())
+}
+
+/// Follows the log until it is interrupted.
+pub(crate) async fn follow(bus: &Bus, subject: &str, from_start: bool) -> anyhow::Result<()> {
+    let mut facts = bus.follow(subject, from_start).await?;
     loop {
         tokio::select! {
             fact = facts.next() => match fact {

@@ -18,6 +18,10 @@ pub(crate) struct Endpoints {
     pub(crate) nats: NatsEndpoint,
     /// The address of the internal registry.
     pub(crate) registry: String,
+    /// The address of the registry's token issuer.
+    pub(crate) tokens: String,
+    /// The address of the REST API.
+    pub(crate) api: String,
     /// The address of health and metrics.
     pub(crate) health: String,
 }

@@ -123,6 +123,9 @@ enum Command {
         /// Waits for new events instead of showing those of the log.
         #[arg(short, long)]
         follow: bool,
+        /// With `--follow`, shows the events of the log first.
+        #[arg(long, requires = "follow")]
+        from_start: bool,
         /// Only subjects that match, as in `sluice.v1.tag.mirrored.>`.
         #[arg(long, default_value = sluice_events::subject::FACTS)]
         subject: String,
@@ -181,10 +184,14 @@ pub fn main() -> ExitCode {
             .and_then(|runtime| runtime.block_on(run(arguments)))
             .map(|()| ExitCode::SUCCESS),
     };
-    done.unwrap_or_else(|error| {
-        output::complain(&error);
-        ExitCode::from(FAILED)
-    })
+    match done {
+        Ok(code) => code,
+        Err(error) if output::is_enough(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&error);
+            ExitCode::from(FAILED)
+        }
+    }
 }
 
 impl Connection {
@@ -252,7 +259,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             resources::get(&bus, kind, name.as_ref(), output).await
         }
         Command::Status { output } => commands::status(&bus, output).await,
-        Command::Events { follow, subject } => commands::events(&bus, follow, &subject).await,
+        Command::Events {
+            follow: true,
+            from_start,
+            subject,
+        } => commands::follow(&bus, &subject, from_start).await,
+        Command::Events { subject, .. } => commands::events(&bus, &subject).await,
         Command::Explain { image, output } => explain::explain(&bus, &image, output).await,
         Command::Poll { mirror } => commands::poll(&bus, mirror).await,
         Command::DeadLetters(DeadLetters::List { output }) => {

@@ -35,12 +35,16 @@ pub(crate) fn show(
     }
 }
 
-/// Writes a line; a reader that has seen enough ends the command quietly.
+/// Writes a line.
 pub(crate) fn line(text: &str) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+    Ok(writeln!(std::io::stdout(), "{text}")?)
+}
+
+/// Says whether a command ended because its reader has seen enough, which is no failure.
+pub(crate) fn is_enough(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
 /// Says what went wrong.

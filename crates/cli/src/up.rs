@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use sluice_bus::{Bus, ProvisionOptions};
 use sluice_domain::resources::Document;
+use sluice_gateway::keys::Keys;
 use sluice_service::{Host, HttpSettings};
 use url::Url;
 
@@ -49,6 +50,22 @@ pub(crate) struct Arguments {
         default_value = "127.0.0.1:5000"
     )]
     registry_listen: SocketAddr,
+    /// Where the registry's token issuer listens; port 0 takes a free one.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "SLUICE_TOKENS_LISTEN",
+        default_value = "127.0.0.1:8481"
+    )]
+    tokens_listen: SocketAddr,
+    /// Where the REST API is served; port 0 takes a free one.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "SLUICE_API_LISTEN",
+        default_value = "127.0.0.1:8480"
+    )]
+    api_listen: SocketAddr,
     /// Where health and metrics are served; port 0 takes a free one.
     #[arg(
         long,
@@ -85,6 +102,8 @@ struct Plan {
     documents: Vec<(PathBuf, Vec<Document>)>,
     nats: Server<NatsEndpoint, SocketAddr>,
     registry: Server<Url, TcpListener>,
+    tokens: TcpListener,
+    api: TcpListener,
 }
 
 /// A server that runs elsewhere, or one to start and where it listens.
@@ -134,12 +153,6 @@ impl Plan {
         let read = |file: &PathBuf| Ok((file.clone(), resources::read(file)?));
         let documents = arguments.files.iter().map(read);
         let documents = documents.collect::<anyhow::Result<_>>()?;
-        // The addresses that servers will have are not known yet, but everything else is.
-        let unknown = NatsEndpoint {
-            url: crate::NATS.to_owned(),
-            ..Default::default()
-        };
-        variables(&unknown, "http://127.0.0.1").check()?;
         let tools = &arguments.tools;
         let nats = match nats {
             Some(nats) => Server::Elsewhere(nats),
@@ -158,58 +171,87 @@ impl Plan {
             }
         };
         drop(reserve(arguments.health_listen, "--health-listen")?);
-        Ok(Self {
+        let plan = Self {
             documents,
             nats,
             registry,
+            tokens: reserve(arguments.tokens_listen, "--tokens-listen")?,
+            api: reserve(arguments.api_listen, "--api-listen")?,
+        };
+        // nats-server chooses its own port, but everything else is known and can be checked.
+        let nats = NatsEndpoint {
+            url: crate::NATS.to_owned(),
+            ..Default::default()
+        };
+        Variables::new(&plan.endpoints(nats)?, &Keys::at(PathBuf::new())).check()?;
+        Ok(plan)
+    }
+
+    fn endpoints(&self, nats: NatsEndpoint) -> anyhow::Result<Endpoints> {
+        let registry = match &self.registry {
+            Server::Elsewhere(url) => url.to_string(),
+            Server::Ours(_, listener) => url_of(listener)?,
+        };
+        Ok(Endpoints {
+            pid: std::process::id(),
+            nats,
+            registry,
+            tokens: url_of(&self.tokens)?,
+            api: url_of(&self.api)?,
+            health: String::new(),
         })
     }
 }
 
-/// Takes an address, so that it is known to be free, or which one it is where a free one was asked for.
+/// Takes an address, so that nobody else does before its server is started; port 0 becomes a free one.
 fn reserve(listen: SocketAddr, option: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(listen).with_context(|| {
         format!("`{listen}` cannot be listened on; {option} chooses another address")
     })
 }
 
+fn url_of(listener: &TcpListener) -> anyhow::Result<String> {
+    let address = listener.local_addr().context("an address was lost")?;
+    Ok(format!("http://{address}"))
+}
+
 /// Starts the servers, then what needs them.
 async fn start(
-    plan: Plan,
+    mut plan: Plan,
     data: &DataFolder,
     folder: &Path,
     host: &Host,
     children: &Children,
 ) -> anyhow::Result<()> {
     leftovers::stop(data.path()).await?;
-    let nats = match plan.nats {
-        Server::Elsewhere(nats) => nats,
+    let keys = Keys::at(data.join("keys"));
+    keys.create()?;
+    let nats = match &mut plan.nats {
+        Server::Elsewhere(nats) => std::mem::take(nats),
         Server::Ours(program, listen) => {
-            servers::start_nats(children, host, &program, listen, data).await?
+            servers::start_nats(children, host, program, *listen, data).await?
         }
     };
     let applied = prepare(&nats, &plan.documents).await?;
-    let registry = match plan.registry {
-        Server::Elsewhere(url) => url.to_string(),
-        Server::Ours(program, listener) => {
-            let listen = listener.local_addr().context("an address was lost")?;
-            drop(listener);
-            servers::start_registry(children, host, &program, listen, data).await?;
-            format!("http://{listen}")
-        }
-    };
-    variables(&nats, &registry).start(host).await?;
+    let mut endpoints = plan.endpoints(nats)?;
+    let variables = Variables::new(&endpoints, &keys);
+    drop((plan.tokens, plan.api));
+    // The registry reads no manifest and writes none without a token, so its issuer comes first.
+    variables.start_gateway(host).await?;
+    if let Server::Ours(program, listener) = plan.registry {
+        let listen = listener.local_addr().context("an address was lost")?;
+        let config = servers::registry_config(listen, data, &endpoints.tokens, &keys)?;
+        drop(listener);
+        servers::start_registry(children, host, &program, listen, data, &config).await?;
+    }
+    variables.start_stages(host).await?;
     let health = std::fs::read_to_string(data.join("health.address"))
         .context("the address of the health endpoint is not known")?;
-    let endpoints = Endpoints {
-        pid: std::process::id(),
-        nats,
-        registry,
-        health: format!("http://{health}"),
-    };
+    endpoints.health = format!("http://{health}");
     let json = serde_json::to_string_pretty(&endpoints)?;
     data::write_private(&Endpoints::file(data.path()), &json)?;
-    summary::show(&endpoints, folder, &applied)
+    summary::show(&endpoints, folder, &applied);
+    Ok(())
 }
 
 /// Provisions the bus and applies the resources.
@@ -230,14 +272,4 @@ async fn prepare(
         ));
     }
     Ok(applied)
-}
-
-fn variables(nats: &NatsEndpoint, registry: &str) -> Variables {
-    let password_file = nats.password_file.as_deref().unwrap_or(Path::new(""));
-    Variables::new(&[
-        ("BUS__URL", nats.url.clone()),
-        ("BUS__USER", nats.user.clone()),
-        ("BUS__PASSWORD_FILE", password_file.display().to_string()),
-        ("REGISTRY__URL", registry.to_owned()),
-    ])
 }

@@ -6,8 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
-use sluice_service::Host;
+use sluice_gateway::keys::Keys;
+use sluice_service::{Host, secret_file};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -18,6 +20,9 @@ use crate::endpoints::NatsEndpoint;
 
 /// The user that our own services have at our own nats-server.
 const USER: &str = "sluice";
+/// What the gateway calls itself and the registry in its tokens; as its defaults have it.
+const TOKEN_ISSUER: &str = "sluice";
+const TOKEN_SERVICE: &str = "sluice-registry";
 /// How long a server may take to be ready; one with a large store reads it first.
 const START_LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
@@ -95,18 +100,27 @@ pub(crate) async fn start_registry(
     program: &Path,
     listen: SocketAddr,
     data: &DataFolder,
+    config: &Value,
 ) -> anyhow::Result<()> {
-    let (_, secret) = data.secret("registry-http")?;
     // JSON is YAML.
-    let config = registry_config(listen, data, &secret).to_string();
-    let config = data.write_config("registry.yml", &config)?;
+    let config = data.write_config("registry.yml", &config.to_string())?;
     let arguments = ["serve", text(&config)?];
-    children.spawn(host, "registry", program, &arguments, data.log("registry")?)?;
+    let log = data.log("registry")?;
+    children.spawn(host, "registry", program, &arguments, log)?;
     ready("the registry", || answers(listen)).await
 }
 
-fn registry_config(listen: SocketAddr, data: &DataFolder, secret: &str) -> Value {
-    json!({
+/// Returns the configuration of a Distribution that trusts the gateway's tokens and tells it what happens.
+pub(crate) fn registry_config(
+    listen: SocketAddr,
+    data: &DataFolder,
+    gateway: &str,
+    keys: &Keys,
+) -> anyhow::Result<Value> {
+    let (_, http_secret) = data.secret("registry-http")?;
+    let notifications = secret_file(&keys.notifications())?;
+    let bearer = format!("Bearer {}", notifications.expose_secret());
+    Ok(json!({
         "version": "0.1",
         "log": { "level": "info", "formatter": "json", "accesslog": { "disabled": true } },
         "storage": {
@@ -114,13 +128,34 @@ fn registry_config(listen: SocketAddr, data: &DataFolder, secret: &str) -> Value
             "cache": { "blobdescriptor": "inmemory" },
             "delete": { "enabled": true },
         },
+        "auth": { "token": {
+            "realm": format!("{gateway}/token"),
+            "service": TOKEN_SERVICE,
+            "issuer": TOKEN_ISSUER,
+            "rootcertbundle": keys.certificate(),
+            // Version 3 would otherwise also take keys that are a shared secret; version 2 knows no choice.
+            "signingalgorithms": ["ES256"],
+        } },
         "http": {
             "addr": listen,
-            "secret": secret,
+            "secret": http_secret,
             "relativeurls": true,
             "draintimeout": "5s",
         },
-    })
+        "notifications": {
+            "events": { "includereferences": true },
+            "endpoints": [{
+                "name": "sluice",
+                "url": format!("{gateway}/notifications"),
+                "headers": { "Authorization": [bearer] },
+                "timeout": "5s",
+                "threshold": 3,
+                "backoff": "1s",
+                // Layers come and go with their manifests, which are told.
+                "ignore": { "mediatypes": ["application/octet-stream"] },
+            }],
+        },
+    }))
 }
 
 /// Says whether Distribution answers at an address.

@@ -1,13 +1,19 @@
 //! The services that run in this process, and where each gets its settings from.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::Context as _;
 use futures_util::future::LocalBoxFuture;
+use sluice_gateway::keys::Keys;
 use sluice_service::{Host, Layers, Problems, Settings};
+
+use crate::endpoints::Endpoints;
 
 /// What marks a variable as a setting of a service.
 const PREFIX: &str = "SLUICE__";
+/// The one setting that has another value for each service.
+const PASSWORD_FILE: &str = "REGISTRY__PASSWORD_FILE";
 
 /// One service, started through the same entry that its own binary uses.
 #[derive(Debug)]
@@ -31,7 +37,10 @@ macro_rules! stage {
     };
 }
 
-/// In the order in which they are started.
+/// Started before the registry, which trusts its tokens.
+const GATEWAY: Stage = stage!(sluice_gateway);
+
+/// Started once the registry answers.
 const STAGES: [Stage; 2] = [stage!(sluice_poller), stage!(sluice_mirror_worker)];
 
 /// The settings of every service: those that follow from this process, and those that a person set.
@@ -39,43 +48,61 @@ const STAGES: [Stage; 2] = [stage!(sluice_poller), stage!(sluice_mirror_worker)]
 pub(crate) struct Variables {
     ours: BTreeMap<String, String>,
     theirs: BTreeMap<String, String>,
+    keys: Keys,
 }
 
 impl Variables {
     /// Takes a person's settings from the environment, and adds those that follow from this process.
-    pub(crate) fn new(ours: &[(&str, String)]) -> Self {
+    pub(crate) fn new(endpoints: &Endpoints, keys: &Keys) -> Self {
         let environment = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
-        Self::of(environment, ours)
+        Self::of(environment, endpoints, keys)
     }
 
     fn of(
         environment: impl IntoIterator<Item = (String, String)>,
-        ours: &[(&str, String)],
+        endpoints: &Endpoints,
+        keys: &Keys,
     ) -> Self {
+        let nats = &endpoints.nats;
+        let path = |path: &Path| path.display().to_string();
+        let host = |url: &str| url.strip_prefix("http://").unwrap_or(url).to_owned();
+        let password = nats.password_file.as_deref().unwrap_or(Path::new(""));
+        let ours = [
+            ("BUS__URL", nats.url.clone()),
+            ("BUS__USER", nats.user.clone()),
+            ("BUS__PASSWORD_FILE", path(password)),
+            ("REGISTRY__URL", endpoints.registry.clone()),
+            ("REGISTRY__TOKEN_HOST", host(&endpoints.tokens)),
+            ("TOKENS__LISTEN", host(&endpoints.tokens)),
+            ("TOKENS__KEY_FILE", path(&keys.signing_key())),
+            ("TOKENS__CERTIFICATE_FILE", path(&keys.certificate())),
+            ("TOKENS__ACCOUNTS_DIR", path(&keys.accounts())),
+            ("NOTIFICATIONS__SECRET_FILE", path(&keys.notifications())),
+            ("API__LISTEN", host(&endpoints.api)),
+        ];
+        let ours = ours.map(|(key, value)| (format!("{PREFIX}{key}"), value));
         Self {
-            ours: ours
-                .iter()
-                .map(|(key, value)| (format!("{PREFIX}{key}"), value.clone()))
-                .collect(),
+            ours: ours.into(),
             theirs: environment
                 .into_iter()
                 .filter(|(name, _)| name.starts_with(PREFIX))
                 .collect(),
+            keys: keys.clone(),
         }
     }
 
     /// Checks the settings of every service.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         let mut known = BTreeSet::new();
-        for stage in &STAGES {
+        for stage in std::iter::once(&GATEWAY).chain(&STAGES) {
             known.extend(stage.sections()?);
             (stage.check)(&self.layers(stage)?)?;
         }
         for name in self.theirs.keys() {
             anyhow::ensure!(
-                !self.ours.contains_key(name),
+                !self.ours.contains_key(name) && !name.ends_with(PASSWORD_FILE),
                 "{name} cannot be set: it follows from what `sluice up` starts; \
                  `sluice up --help` shows how that is changed"
             );
@@ -88,19 +115,32 @@ impl Variables {
         Ok(())
     }
 
-    /// Starts every service on the host.
-    pub(crate) async fn start(&self, host: &Host) -> anyhow::Result<()> {
+    /// Starts the gateway on the host.
+    pub(crate) async fn start_gateway(&self, host: &Host) -> anyhow::Result<()> {
+        self.start(&GATEWAY, host).await
+    }
+
+    /// Starts every other service on the host.
+    pub(crate) async fn start_stages(&self, host: &Host) -> anyhow::Result<()> {
         for stage in &STAGES {
-            (stage.start)(self.layers(stage)?, &host.part(stage.name))
-                .await
-                .with_context(|| format!("the {} cannot be started", stage.name))?;
+            self.start(stage, host).await?;
         }
         Ok(())
+    }
+
+    async fn start(&self, stage: &Stage, host: &Host) -> anyhow::Result<()> {
+        (stage.start)(self.layers(stage)?, &host.part(stage.name))
+            .await
+            .with_context(|| format!("the {} cannot be started", stage.name))
     }
 
     /// A service refuses settings that it does not know, so each gets those of its own sections.
     fn layers(&self, stage: &Stage) -> anyhow::Result<Layers> {
         let sections = stage.sections()?;
+        let mut ours = self.ours.clone();
+        // Each has an account of its own, so that it can do what it must and no more.
+        let password = self.keys.password(stage.name).display().to_string();
+        ours.insert(format!("{PREFIX}{PASSWORD_FILE}"), password);
         let of_stage = |variables: &BTreeMap<String, String>| {
             let own = variables
                 .iter()
@@ -110,7 +150,7 @@ impl Variables {
         };
         Ok(Layers::default()
             .variables(of_stage(&self.theirs))
-            .variables(of_stage(&self.ours)))
+            .variables(of_stage(&ours)))
     }
 }
 
@@ -134,16 +174,24 @@ fn section(variable: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoints::NatsEndpoint;
 
     fn check(variables: &[(&str, &str)]) -> Result<(), String> {
         let environment = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let ours = [
-            ("BUS__URL", "nats://127.0.0.1:4222".to_owned()),
-            ("REGISTRY__URL", "http://127.0.0.1:5000".to_owned()),
-        ];
-        Variables::of(environment, &ours)
+        let endpoints = Endpoints {
+            pid: 0,
+            nats: NatsEndpoint {
+                url: crate::NATS.to_owned(),
+                ..Default::default()
+            },
+            registry: "http://127.0.0.1:5000".to_owned(),
+            tokens: "http://127.0.0.1:8481".to_owned(),
+            api: "http://127.0.0.1:8480".to_owned(),
+            health: String::new(),
+        };
+        Variables::of(environment, &endpoints, &Keys::at("keys".into()))
             .check()
             .map_err(|error| error.to_string())
     }
@@ -165,6 +213,7 @@ mod tests {
             ("SLUICE__POLLER__CONCURENCY", "2"),
             ("SLUICE__POLER__CONCURRENCY", "2"),
             ("SLUICE__BUS__URL", "nats://elsewhere:4222"),
+            ("SLUICE__REGISTRY__PASSWORD_FILE", "/run/secrets/registry"),
         ] {
             let refused = check(&[(name, value)]).unwrap_err();
             assert!(refused.contains(name), "{refused}");

@@ -6,8 +6,9 @@ use crate::endpoints::Endpoints;
 use crate::output::line;
 
 /// Shows where everything is and what can be done next.
-pub(crate) fn show(endpoints: &Endpoints, folder: &Path, applied: &[String]) -> anyhow::Result<()> {
-    line(&text(endpoints, folder, applied))
+pub(crate) fn show(endpoints: &Endpoints, folder: &Path, applied: &[String]) {
+    // Everything runs, whether somebody reads this or not.
+    line(&text(endpoints, folder, applied)).ok();
 }
 
 fn text(endpoints: &Endpoints, folder: &Path, applied: &[String]) -> String {
@@ -16,6 +17,7 @@ fn text(endpoints: &Endpoints, folder: &Path, applied: &[String]) -> String {
         "sluice is up".to_owned(),
         String::new(),
         format!("  registry  {}", endpoints.registry),
+        format!("  api       {}", endpoints.api),
         format!("  nats      {}", endpoints.nats.url),
         format!("  health    {}/readyz", endpoints.health),
         format!("  data      {data} (logs of the servers in {data}/logs)"),
