@@ -4,4 +4,5 @@ mod apply;
 mod dead_letters;
 mod mirror;
 mod process;
+mod promote;
 mod trace;
