@@ -306,3 +306,44 @@ fn what_is_missing_in_the_target_is_mended_and_not_told_again() {
     assert_eq!(scene.status("official/app", &image.digest), 200);
     scene.told("image.promoted", 1);
 }
+
+#[test]
+fn what_cannot_be_told_is_told_as_such_and_stays_out() {
+    let mut scene = Scene::start();
+    scene.policy(
+        "name: teams\nfrom: hub/*\nto: official/{name}\nwhen: scan.critical == 0 && image.labels.team == 'web'\n",
+    );
+    scene.stack.service("promoter", &[]);
+    let image = scene.arrived("app", "1.0", "without labels");
+    scene.scan("app", "1.0", &image, CLEAN);
+    let denied = scene.facts("image.promotion_denied", 1);
+    let reasons = denied[0]["data"]["reasons"].as_array().unwrap();
+    let open: Vec<_> = reasons
+        .iter()
+        .filter(|reason| reason["undetermined"] == true)
+        .collect();
+    assert_eq!(open.len(), 1, "{reasons:#?}");
+    assert_eq!(open[0]["passed"], false);
+    assert_eq!(scene.status("official/app", &image.digest), 404);
+    let explained = scene.stack.sluice(&["explain", "hub/app:1.0"]);
+    assert!(explained.contains("undetermined"), "{explained}");
+    scene.told("image.promotion_denied", 1);
+}
+
+#[test]
+fn policies_follow_one_another() {
+    let mut scene = Scene::start();
+    scene.policy(
+        "name: first\nfrom: hub/*\nto: staging/{name}\nwhen: scan.critical == 0\n---\nkind: PromotionPolicy\n\
+         name: second\nfrom: staging/*\nto: official/{name}\nwhen: scan.critical == 0\n",
+    );
+    scene.stack.service("promoter", &[]);
+    let image = scene.arrived("app", "1.0", "content");
+    scene.scan("app", "1.0", &image, CLEAN);
+    scene.facts("image.promoted", 2);
+    for repository in ["staging/app", "official/app"] {
+        let raw = scene.reader().get(repository, "1.0").unwrap();
+        assert_eq!(raw, image.raw, "{repository}");
+    }
+    scene.told("image.promoted", 2);
+}

@@ -11,6 +11,7 @@ use sluice_state::{Entry, Standing, State, TagChange, Truth, describe, key};
 
 use crate::decide::{is_known_to_fail, why};
 use crate::handler::{Case, Error, Promoter};
+use crate::policies;
 use crate::promote::{occurrence, provenance};
 use crate::told::Told;
 
@@ -117,25 +118,33 @@ impl Promoter {
                 brought.insert(tag);
             }
         }
-        let reason = why(&case.decision);
-        for tag in brought {
+        for tag in &brought {
             let truth = Refused {
                 state: &self.state,
                 case,
                 target: &target,
-                tag: &tag,
+                tag,
             };
-            let entry = self.state.tags.get(&key::tag(&target, &tag)).await?;
+            let entry = self.state.tags.get(&key::tag(&target, tag)).await?;
             if entry.is_some_and(|entry| is_brought_by(&entry.value, case)) {
                 let change = TagChange {
                     repository: &target,
-                    tag: &tag,
+                    tag,
                     wanted: None,
                     provenance: provenance(case),
                     truth: &truth,
                 };
                 self.tags.apply(&change).await?;
             }
+        }
+        // A decision that changed meanwhile has its own message, which mends what was removed.
+        let now = self.state.decisions.get(&case.key).await?;
+        if now.is_none_or(|now| now.value.outcome() != DecisionOutcome::Deny) {
+            return Ok(());
+        }
+        self.sweep(case, &target, told).await?;
+        let reason = why(&case.decision);
+        for tag in brought {
             tracing::warn!(image.repository = %target, image.tag = %tag, reason, "withdrawn");
             told.fact(
                 ImageWithdrawn {
@@ -148,7 +157,6 @@ impl Promoter {
                 &occurrence(&case.decision),
             );
         }
-        self.sweep(case, &target, told).await?;
         told.record(self.record(case, |decision| {
             decision.promoted_at = None;
             decision.flagged = String::new();
@@ -231,7 +239,9 @@ impl Promoter {
 
     /// Returns the other decisions by which an image may be in a target: allowed now, or promoted and not withdrawn.
     ///
-    /// Decisions are found by their source; these are the sources of what the target's tags name, or named.
+    /// One that is about to be withdrawn by its own policy does not count: two that go at the same time would else keep
+    /// what they share. Decisions are found by their source; these are the sources of what the target's tags name, or
+    /// named.
     async fn permitted(
         &self,
         case: &Case<'_>,
@@ -242,6 +252,14 @@ impl Promoter {
             let from = entry.value.promoted_from;
             sources.extend(from.and_then(|from| from.repository.parse::<Repository>().ok()));
         }
+        let policies = policies::read(&self.state).await?;
+        let goes = |decision: &Decision| {
+            is_known_to_fail(decision)
+                && policies.iter().any(|policy| {
+                    policy.spec.recall == Recall::Withdraw
+                        && policy.spec.name.as_str() == decision.policy
+                })
+        };
         let mut permitted = Vec::new();
         for source in sources {
             let decisions = self
@@ -253,6 +271,7 @@ impl Promoter {
                 entry.key != case.key
                     && entry.value.target == target.as_str()
                     && entry.value.promoted_at.is_some()
+                    && !goes(&entry.value)
             }));
         }
         Ok(permitted)
