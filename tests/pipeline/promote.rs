@@ -4,6 +4,7 @@ mod recall;
 mod scene;
 
 use serde_json::Value;
+use sluice_events::wire::state::{Decision, DecisionOutcome};
 
 use scene::{CLEAN, Scan, Scene};
 
@@ -155,6 +156,35 @@ fn a_killed_promoter_leaves_no_image_behind_and_tells_each_once() {
     for (tag, image) in &images {
         assert_eq!(reader.get("official/app", tag).unwrap(), image.raw);
     }
+}
+
+#[test]
+fn a_decision_that_was_left_behind_is_carried_out_as_of_its_time() {
+    let mut scene = Scene::start();
+    scene.policy(&format!("{CLEAN_TO_OFFICIAL}tag: '%n-%Y%m%d'\n"));
+    let image = scene.arrived("app", "1.0", "content");
+    let then = "2020-02-03T04:05:06Z".parse().unwrap();
+    let then = Some(sluice_events::time_to_wire(then));
+    scene.decision(&Decision {
+        policy: "clean".to_owned(),
+        repository: "hub/app".to_owned(),
+        tag: "1.0".to_owned(),
+        digest: image.digest.clone(),
+        target: "official/app".to_owned(),
+        target_tag: "1.0-20200203".to_owned(),
+        outcome: DecisionOutcome::Allow.into(),
+        decided_at: then,
+        promoted_at: then,
+        ..Default::default()
+    });
+    scene.verdict(&image, CLEAN);
+    // Nobody triggers it: the promoter finds at its start what is not finished.
+    scene.stack.service("promoter", &[]);
+    let promoted = scene.facts("image.promoted", 1);
+    assert_eq!(promoted[0]["data"]["targetTag"], "1.0-20200203");
+    assert_eq!(promoted[0]["data"]["decidedAt"], "2020-02-03T04:05:06Z");
+    assert_eq!(scene.status("official/app", "1.0-20200203"), 200);
+    scene.told("image.promoted", 1);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use sluice_bus::{Bus, Cause};
 use sluice_domain::SeverityCounts;
 use sluice_events::facts::{ScanFailed, ScanSucceeded};
 use sluice_events::wire::events::SeverityCounts as WireCounts;
-use sluice_events::wire::state::{Verdict, VerdictStatus};
+use sluice_events::wire::state::{Decision, Verdict, VerdictStatus};
 use sluice_events::{Event, time_to_wire};
 use sluice_service::BusSettings;
 use sluice_state::{State, key};
@@ -143,6 +143,19 @@ impl Scene {
         let key = key::verdict(&manifest.digest.parse().unwrap());
         self.runtime
             .block_on(self.state.verdicts.put(&key, &verdict))
+            .unwrap();
+    }
+
+    /// Stores a decision, as a promoter that died after it would have left it.
+    pub(super) fn decision(&self, decision: &Decision) {
+        let key = key::decision(
+            &decision.policy.parse().unwrap(),
+            &decision.repository.parse().unwrap(),
+            &decision.tag.parse().unwrap(),
+            &decision.digest.parse().unwrap(),
+        );
+        self.runtime
+            .block_on(self.state.decisions.put(&key, decision))
             .unwrap();
     }
 
