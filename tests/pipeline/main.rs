@@ -7,5 +7,6 @@ mod dead_letters;
 mod mirror;
 mod notifications;
 mod process;
+mod promote;
 mod trace;
 mod up;
