@@ -5,6 +5,7 @@
 )]
 
 pub mod image;
+pub mod scanner;
 pub mod servers;
 pub mod stack;
 pub mod traces;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use image::{Image, Upstream};
+pub use scanner::Database;
 pub use servers::{Nats, Registry};
 pub use stack::Stack;
 

@@ -59,8 +59,29 @@ impl Stack {
 
     /// Starts a service and waits until it is ready; returns its place for [`Stack::kill`].
     pub fn service(&mut self, name: &str, environment: &[(&str, &str)]) -> usize {
+        let number = self.begin(name, environment);
+        let log = self.log(name, number);
+        wait_for(
+            &format!("{name} to be ready; its log is {}", log.display()),
+            20,
+            || (self.readiness(name, number)? == "ready\n").then_some(()),
+        );
+        number
+    }
+
+    /// Returns what a service says of being ready, once it answers.
+    pub fn readiness(&self, name: &str, number: usize) -> Option<String> {
+        let at = fs::read_to_string(self.address(name, number)).ok()?;
+        reqwest::blocking::get(format!("http://{at}/readyz"))
+            .ok()?
+            .text()
+            .ok()
+    }
+
+    /// Starts a service without waiting for it; returns its place.
+    pub fn begin(&mut self, name: &str, environment: &[(&str, &str)]) -> usize {
         let number = self.services.len();
-        let address = self.folder.path().join(format!("{name}-{number}.address"));
+        let address = self.address(name, number);
         let log = self.log(name, number);
         let child = Command::new(binary(&format!("sluice-{name}")))
             .env("SLUICE__BUS__URL", &self.nats.url)
@@ -78,19 +99,11 @@ impl Stack {
             .unwrap();
         self.services.push(Process(child));
         self.stages.insert(name.to_owned());
-        wait_for(
-            &format!("{name} to be ready; its log is {}", log.display()),
-            20,
-            || {
-                let at = fs::read_to_string(&address).ok()?;
-                reqwest::blocking::get(format!("http://{at}/readyz"))
-                    .ok()?
-                    .status()
-                    .is_success()
-                    .then_some(())
-            },
-        );
         number
+    }
+
+    fn address(&self, name: &str, number: usize) -> PathBuf {
+        self.folder.path().join(format!("{name}-{number}.address"))
     }
 
     fn log(&self, name: &str, number: usize) -> PathBuf {

@@ -4,4 +4,6 @@ mod apply;
 mod dead_letters;
 mod mirror;
 mod process;
+mod scan;
+mod scan_database;
 mod trace;

@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     WrongToken,
     /// The server did not answer.
     ServerGone,
+    /// The server answered that it failed, as when it panics over an image or a damaged database.
+    ServerFailed,
     /// There is no vulnerability database.
     DatabaseMissing,
     /// The vulnerability database is not one for this Trivy.
@@ -45,7 +47,7 @@ pub(crate) enum Kind {
 ///
 /// After a refusal Trivy tries again without the account, so what the registry said first is looked for first. A
 /// server that is gone is told as a refused connection too.
-const SIGNS: [(&str, Kind); 28] = [
+const SIGNS: [(&str, Kind); 30] = [
     ("MANIFEST_UNKNOWN", Kind::Gone),
     ("NAME_UNKNOWN", Kind::Gone),
     ("BLOB_UNKNOWN", Kind::Gone),
@@ -67,7 +69,9 @@ const SIGNS: [(&str, Kind); 28] = [
     ("OCI artifact error", Kind::DatabaseDownload),
     ("no child with platform", Kind::NoPlatform),
     ("twirp error unauthenticated", Kind::WrongToken),
-    ("twirp error", Kind::ServerGone),
+    ("failed to do request", Kind::ServerGone),
+    ("twirp error unavailable", Kind::ServerGone),
+    ("twirp error", Kind::ServerFailed),
     ("may be in use by another process", Kind::Locked),
     ("no space left on device", Kind::DiskFull),
     ("UNAUTHORIZED", Kind::Refused),
@@ -128,6 +132,7 @@ impl Kind {
             Self::TooMany => Remedy::Again(Some(Duration::from_secs(60))),
             Self::Unreachable
             | Self::TimedOut
+            | Self::ServerFailed
             | Self::JavaDatabase
             | Self::Locked
             | Self::DiskFull
@@ -152,6 +157,7 @@ impl Kind {
             Self::NoPlatform => "the index does not have this platform",
             Self::WrongToken => "the Trivy server refuses our token; check `trivy.token_file`",
             Self::ServerGone => "the Trivy server does not answer",
+            Self::ServerFailed => "the Trivy server failed on it",
             Self::DatabaseMissing => "there is no vulnerability database",
             Self::DatabaseIncompatible => {
                 "the vulnerability database is damaged or not made for this version of Trivy"
@@ -283,6 +289,10 @@ mod tests {
                 Kind::ServerGone,
             ),
             (
+                "failed to detect vulnerabilities via RPC: twirp error internal: Internal service panic",
+                Kind::ServerFailed,
+            ),
+            (
                 "cache may be in use by another process: timeout",
                 Kind::Locked,
             ),
@@ -311,6 +321,8 @@ mod tests {
             (Kind::Unreachable, Remedy::Again(None)),
             (Kind::TimedOut, Remedy::Again(None)),
             (Kind::Unknown, Remedy::Again(None)),
+            // An image over which the server panics must not wait for ever.
+            (Kind::ServerFailed, Remedy::Again(None)),
             (Kind::ServerGone, Remedy::Wait),
             (Kind::WrongToken, Remedy::Wait),
             (Kind::DatabaseMissing, Remedy::Wait),

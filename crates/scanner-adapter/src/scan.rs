@@ -394,8 +394,9 @@ mod tests {
 
     fn catalog() -> Snapshot {
         let mut snapshot = Snapshot::default();
-        let settings = r#"{"kind":"Repository","name":"manual/*","scan":"manual"}"#;
-        let policy = r#"{"kind":"PromotionPolicy","name":"p","from":"hub/*","to":"official/{name}","tag":"%n","when":"true"}"#;
+        let settings = r#"{"name":"manual/*","scan":"manual"}"#;
+        let policy =
+            r#"{"name":"p","from":"hub/*","to":"official/{name}","tag":"%n","when":"true"}"#;
         for (kind, json) in [
             (Kind::Repository, settings),
             (Kind::PromotionPolicy, policy),
