@@ -38,6 +38,43 @@ fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
+/// Packs bytes as layers are packed.
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+/// Makes an archive of files, in the oldest form that everybody reads.
+pub(crate) fn tar<T: AsRef<[u8]>>(files: &[(&str, T)]) -> Vec<u8> {
+    let mut archive = Vec::new();
+    for (path, content) in files {
+        let content = content.as_ref();
+        let mut header = [0; 512];
+        let mut field = |at: usize, text: &str| {
+            header[at..at + text.len()].copy_from_slice(text.as_bytes());
+        };
+        field(0, path);
+        field(100, "0000644");
+        field(108, "0000000");
+        field(116, "0000000");
+        field(124, &format!("{:011o}", content.len()));
+        field(136, "00000000000");
+        // The sum is made as if its own field were blank.
+        field(148, "        ");
+        field(156, "0");
+        field(257, "ustar");
+        field(263, "00");
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        archive.extend(header);
+        archive.extend(content);
+        archive.resize(archive.len().next_multiple_of(512), 0);
+    }
+    archive.resize(archive.len() + 1024, 0);
+    archive
+}
+
 impl Upstream {
     /// Speaks plain HTTP to this host, without an account.
     pub fn new(host: &str) -> Self {
@@ -144,28 +181,58 @@ impl Upstream {
 
     /// Pushes an image of one small layer for a platform and returns it, without a tag.
     pub fn image(&self, repository: &str, architecture: &str, content: &str) -> Image {
-        let mut layer = GzEncoder::new(Vec::new(), Compression::fast());
-        layer.write_all(content.as_bytes()).unwrap();
-        let layer = layer.finish().unwrap();
-        let layer = self.blob(repository, LAYER, &layer);
-        self.manifest(repository, architecture, layer)
+        self.files(repository, architecture, &[("content", content)])
+    }
+
+    /// Pushes an image of one layer with these files and returns it, without a tag.
+    pub fn files(&self, repository: &str, architecture: &str, files: &[(&str, &str)]) -> Image {
+        self.claiming(repository, architecture, files, files)
+    }
+
+    /// Pushes an image whose configuration claims other files than its layer has, and returns it, without a tag.
+    pub fn claiming(
+        &self,
+        repository: &str,
+        architecture: &str,
+        claimed: &[(&str, &str)],
+        files: &[(&str, &str)],
+    ) -> Image {
+        let layer = self.blob(repository, LAYER, &gzip(&tar(files)));
+        self.manifest(repository, architecture, layer, &digest(&tar(claimed)))
     }
 
     /// Pushes an image over a layer that is there and returns it, without a tag.
     pub fn image_of(&self, repository: &str, layer: serde_json::Value) -> Image {
-        self.manifest(repository, "amd64", layer)
+        let diff_id = layer["digest"].as_str().unwrap().to_owned();
+        self.manifest(repository, "amd64", layer, &diff_id)
     }
 
-    fn manifest(&self, repository: &str, architecture: &str, layer: serde_json::Value) -> Image {
+    fn manifest(
+        &self,
+        repository: &str,
+        architecture: &str,
+        layer: serde_json::Value,
+        diff_id: &str,
+    ) -> Image {
         let config = json!({
             "architecture": architecture, "os": "linux", "created": "2026-01-01T00:00:00Z", "config": {},
-            "rootfs": { "type": "layers", "diff_ids": [layer["digest"]] }
+            "rootfs": { "type": "layers", "diff_ids": [diff_id] }
         });
         let config = self.blob(
             repository,
             "application/vnd.oci.image.config.v1+json",
             config.to_string().as_bytes(),
         );
+        self.artifact(repository, config, layer)
+    }
+
+    /// Pushes a manifest over blobs that are there and returns it, without a tag.
+    pub fn artifact(
+        &self,
+        repository: &str,
+        config: serde_json::Value,
+        layer: serde_json::Value,
+    ) -> Image {
         // Written with a space that no serialiser would write, so that a copy that re-serialises is found out.
         let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer] });
         let raw = format!("{manifest} \n").into_bytes();

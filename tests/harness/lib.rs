@@ -5,6 +5,7 @@
 )]
 
 pub mod image;
+pub mod scanner;
 pub mod servers;
 pub mod stack;
 pub mod traces;
@@ -15,6 +16,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 pub use image::{Image, Upstream};
+pub use scanner::Database;
 pub use servers::{Nats, Registry};
 pub use stack::Stack;
 pub use up::Up;

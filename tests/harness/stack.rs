@@ -50,7 +50,8 @@ impl Stack {
         let port = Port::free();
         let registry = format!("http://{}", port.host());
         let settings = gateway_settings(&nats, &keys, &registry, &folder.path().join("gateway-0"));
-        let gateway = spawn(folder.path(), ("gateway", 0), &settings);
+        let mut gateway = spawn(folder.path(), ("gateway", 0), &settings);
+        until_ready(folder.path(), ("gateway", 0), &mut gateway);
         let (tokens, api) = gateway_addresses(&folder.path().join("gateway-0"));
         Self {
             upstream: Registry::start(),
@@ -78,6 +79,17 @@ impl Stack {
 
     /// Starts a service and waits until it is ready; returns its place for [`Stack::kill`].
     pub fn service(&mut self, name: &str, environment: &[(&str, &str)]) -> usize {
+        let number = self.begin(name, environment);
+        until_ready(
+            self.folder.path(),
+            (name, number),
+            &mut self.services[number],
+        );
+        number
+    }
+
+    /// Starts a service without waiting for it; returns its place.
+    pub fn begin(&mut self, name: &str, environment: &[(&str, &str)]) -> usize {
         let number = self.services.len();
         let mut settings = vec![("SLUICE__BUS__URL", self.nats.url.clone())];
         if !WITHOUT_REGISTRY.contains(&name) {
@@ -91,22 +103,16 @@ impl Stack {
                 ("SLUICE__REGISTRY__TOKEN_HOST", self.tokens.clone()),
             ]);
         }
-        let more = environment
-            .iter()
-            .map(|(key, value)| (*key, (*value).to_owned()));
-        settings.extend(more);
+        settings.extend(owned(environment));
         let process = spawn(self.folder.path(), (name, number), &settings);
         self.services.push(process);
         self.stages.insert(name.to_owned());
         number
     }
 
-    /// Returns what a service says of its readiness; `ready` where it is.
-    pub fn readiness(&self, name: &str, number: usize) -> String {
-        let address = self.folder.path().join(format!("{name}-{number}.address"));
-        let at = fs::read_to_string(address).unwrap();
-        let answer = reqwest::blocking::get(format!("http://{at}/readyz")).unwrap();
-        answer.text().unwrap().trim().to_owned()
+    /// Returns what a service says of its readiness, once it answers; `ready` where it is.
+    pub fn readiness(&self, name: &str, number: usize) -> Option<String> {
+        readiness(self.folder.path(), (name, number))
     }
 
     /// Starts another gateway and returns the host and port of its token endpoint and of its REST API.
@@ -115,11 +121,9 @@ impl Stack {
         let place = self.folder.path().join(format!("gateway-{number}"));
         let registry = format!("http://{}", self.internal.host);
         let mut settings = gateway_settings(&self.nats, &self.keys, &registry, &place);
-        let more = environment
-            .iter()
-            .map(|(key, value)| (*key, (*value).to_owned()));
-        settings.extend(more);
-        let process = spawn(self.folder.path(), ("gateway", number), &settings);
+        settings.extend(owned(environment));
+        let mut process = spawn(self.folder.path(), ("gateway", number), &settings);
+        until_ready(self.folder.path(), ("gateway", number), &mut process);
         self.services.push(process);
         gateway_addresses(&place)
     }
@@ -287,31 +291,51 @@ fn gateway_addresses(place: &Path) -> (String, String) {
     (read("tokens"), read("api"))
 }
 
-/// Starts a service and waits until it is ready.
-fn spawn(folder: &Path, (name, number): (&str, usize), settings: &[(&str, String)]) -> Process {
-    let address = folder.join(format!("{name}-{number}.address"));
-    let log = folder.join(format!("{name}-{number}.log"));
-    let child = Command::new(binary(&format!("sluice-{name}")))
-        .env("SLUICE__HTTP__ADDRESS_FILE", &address)
+fn owned<'a>(environment: &[(&'a str, &str)]) -> Vec<(&'a str, String)> {
+    let pairs = environment.iter();
+    pairs
+        .map(|(key, value)| (*key, (*value).to_owned()))
+        .collect()
+}
+
+fn place(folder: &Path, (name, number): (&str, usize), what: &str) -> PathBuf {
+    folder.join(format!("{name}-{number}.{what}"))
+}
+
+/// Starts a service.
+fn spawn(folder: &Path, service: (&str, usize), settings: &[(&str, String)]) -> Process {
+    let child = Command::new(binary(&format!("sluice-{}", service.0)))
+        .env(
+            "SLUICE__HTTP__ADDRESS_FILE",
+            place(folder, service, "address"),
+        )
         .envs(settings.iter().map(|(key, value)| (*key, value)))
         .stdout(Stdio::null())
-        .stderr(File::create(&log).unwrap())
+        .stderr(File::create(place(folder, service, "log")).unwrap())
         .spawn()
         .unwrap();
-    let mut process = Process(child);
-    wait_for(&format!("{name} to be ready"), 20, || {
-        if let Some(status) = process.0.try_wait().unwrap() {
-            let told = fs::read_to_string(&log).unwrap();
-            panic!("{name} ended with {status}:\n{told}");
-        }
-        let at = fs::read_to_string(&address).ok()?;
-        reqwest::blocking::get(format!("http://{at}/readyz"))
-            .ok()?
-            .status()
-            .is_success()
-            .then_some(())
-    });
-    process
+    Process(child)
+}
+
+fn readiness(folder: &Path, service: (&str, usize)) -> Option<String> {
+    let at = fs::read_to_string(place(folder, service, "address")).ok()?;
+    let answer = reqwest::blocking::get(format!("http://{at}/readyz")).ok()?;
+    Some(answer.text().ok()?.trim().to_owned())
+}
+
+fn until_ready(folder: &Path, service: (&str, usize), process: &mut Process) {
+    let (name, log) = (service.0, place(folder, service, "log"));
+    wait_for(
+        &format!("{name} to be ready; its log is {}", log.display()),
+        20,
+        || {
+            if let Some(status) = process.0.try_wait().unwrap() {
+                let told = fs::read_to_string(&log).unwrap();
+                panic!("{name} ended with {status}:\n{told}");
+            }
+            (readiness(folder, service)? == "ready").then_some(())
+        },
+    );
 }
 
 /// Runs the command and returns what it did.

@@ -8,5 +8,7 @@ mod mirror;
 mod notifications;
 mod process;
 mod promote;
+mod scan;
+mod scan_database;
 mod trace;
 mod up;
