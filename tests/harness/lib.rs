@@ -4,6 +4,7 @@
     reason = "a test waits in real time for processes of its own"
 )]
 
+pub mod bus;
 pub mod image;
 pub mod servers;
 pub mod stack;
@@ -12,6 +13,7 @@ pub mod traces;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+pub use bus::BusClient;
 pub use image::{Image, Upstream};
 pub use servers::{Nats, Registry};
 pub use stack::Stack;
@@ -65,4 +67,16 @@ pub fn wait_for<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Opti
         );
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Returns the Python that has the libraries of the tests.
+pub fn python() -> PathBuf {
+    let folder =
+        std::env::var_os("SLUICE_TOOLS").map_or_else(|| root().join(".tools"), PathBuf::from);
+    let path = folder.join("python/bin/python");
+    assert!(
+        path.exists(),
+        "the Python of the tests is not installed; run `deploy/tools --for tests`"
+    );
+    path
 }

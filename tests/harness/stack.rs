@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::bus::BusClient;
 use crate::image::Upstream;
 use crate::servers::{Nats, Process, Registry};
 use crate::{binary, wait_for};
@@ -147,6 +148,11 @@ impl Stack {
         let file = self.folder.path().join("resources.yaml");
         fs::write(&file, yaml).unwrap();
         self.sluice(&["apply", "-f", file.to_str().unwrap()]);
+    }
+
+    /// Connects to the bus.
+    pub fn bus(&self) -> BusClient {
+        BusClient::connect(&self.nats.url)
     }
 
     /// Returns the resource that lets the upstream be spoken to without TLS.

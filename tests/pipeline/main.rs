@@ -5,3 +5,4 @@ mod dead_letters;
 mod mirror;
 mod process;
 mod trace;
+mod webhooks;

@@ -59,6 +59,7 @@ impl Dispatcher {
         };
         let (at, began) = (Utc::now(), Instant::now());
         let answer = self.clients.post(post).await;
+        place.note(answer.is_ok());
         let attempt = Attempt {
             number: before.attempt_count.saturating_add(1),
             ended: Ended {
@@ -68,8 +69,8 @@ impl Dispatcher {
                 duration_ms: milliseconds_since(began),
                 given_up: false,
             },
-            place,
         };
+        drop(place);
         match judge(&command.endpoint, answer) {
             Ok(()) => Ok(self.delivered(command, &event, attempt)),
             Err((error, told)) => Err(self
@@ -79,8 +80,7 @@ impl Dispatcher {
     }
 
     fn delivered(&self, command: DeliverEvent, event: &Event, attempt: Attempt) -> Outcome {
-        attempt.place.note(true);
-        let Attempt { number, ended, .. } = attempt;
+        let Attempt { number, ended } = attempt;
         tracing::info!(
             endpoint = %command.endpoint, delivered = %command.event_id, name = event.name(),
             attempts = number, duration_ms = ended.duration_ms, "delivered"
@@ -109,10 +109,7 @@ impl Dispatcher {
         error: Error,
         told: String,
     ) -> Result<Error, Error> {
-        attempt.place.note(false);
-        let Attempt {
-            number, mut ended, ..
-        } = attempt;
+        let Attempt { number, mut ended } = attempt;
         let error = match error.class() {
             Class::Permanent => error,
             _ if cause.last_attempt || cause.attempt >= self.attempts => Error::GivenUp {
@@ -221,7 +218,6 @@ impl Dispatcher {
 struct Attempt {
     number: u32,
     ended: Ended,
-    place: Place,
 }
 
 fn read(command: &DeliverEvent) -> Result<Event, Error> {

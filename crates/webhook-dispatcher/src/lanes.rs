@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use sluice_domain::ResourceName;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-/// From so many failures in a row on, an endpoint gets one place and nobody waits for it.
+/// From so many requests without an answer in a row on, an endpoint gets one place and nobody waits for it.
 const FAILING: u32 = 3;
-/// How long a place is waited for; an endpoint that answers gives one back much sooner.
+/// How long a place is waited for after the last was given back: an endpoint that answers gives them back much sooner.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The longest time after which a place at a failing endpoint is looked for again.
-const LONGEST: Duration = Duration::from_secs(300);
+/// When a place is looked for again at the earliest; for an endpoint that is down, after as long as it has been.
+const SOONEST: Duration = Duration::from_secs(5);
+/// When a place is looked for again at the latest.
+const LATEST: Duration = Duration::from_secs(300);
 
 /// The lanes of all endpoints.
 #[derive(Debug)]
@@ -21,16 +24,21 @@ pub(crate) struct Lanes {
     all: Mutex<BTreeMap<ResourceName, Arc<Lane>>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Lane {
     load: Mutex<Load>,
     freed: Notify,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Load {
     busy: usize,
-    failures: u32,
+    /// When a place was last given back, or taken while none was.
+    moved_at: Instant,
+    /// How many requests in a row had no answer.
+    unanswered: u32,
+    /// When the last answer came, or the first request began.
+    answered_at: Instant,
 }
 
 /// A place at an endpoint, given back when it is dropped.
@@ -53,6 +61,8 @@ impl Lanes {
         if let Some(place) = lane.enter(self.limit) {
             return Ok(place);
         }
+        let load = lane.load();
+        let patience = PATIENCE.saturating_sub(load.moved_at.elapsed());
         let wait = async {
             loop {
                 lane.freed.notified().await;
@@ -61,27 +71,44 @@ impl Lanes {
                 }
             }
         };
-        let failures = lane.load().failures;
-        if failures < FAILING
-            && let Ok(place) = tokio::time::timeout(PATIENCE, wait).await
+        if load.unanswered < FAILING
+            && !patience.is_zero()
+            && let Ok(place) = tokio::time::timeout(patience, wait).await
         {
             return Ok(place);
         }
-        let grown = Duration::from_secs(1) * 2_u32.saturating_pow(failures.min(16));
-        Err(grown.clamp(PATIENCE, LONGEST))
+        Err(load.answered_at.elapsed().clamp(SOONEST, LATEST))
     }
 
     fn lane(&self, endpoint: &ResourceName) -> Arc<Lane> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(endpoint.clone()).or_default().clone()
+        all.entry(endpoint.clone())
+            .or_insert_with(|| Arc::new(Lane::new(Instant::now())))
+            .clone()
     }
 }
 
 impl Lane {
+    fn new(now: Instant) -> Self {
+        let load = Load {
+            busy: 0,
+            moved_at: now,
+            unanswered: 0,
+            answered_at: now,
+        };
+        Self {
+            load: Mutex::new(load),
+            freed: Notify::new(),
+        }
+    }
+
     fn enter(self: &Arc<Self>, limit: usize) -> Option<Place> {
         self.change(|load| {
-            let places = if load.failures < FAILING { limit } else { 1 };
+            let places = if load.unanswered < FAILING { limit } else { 1 };
             let free = load.busy < places;
+            if load.busy == 0 {
+                load.moved_at = Instant::now();
+            }
             load.busy += usize::from(free);
             free
         })
@@ -98,22 +125,25 @@ impl Lane {
 }
 
 impl Place {
-    /// Notes how the endpoint answered.
-    pub(crate) fn note(&self, taken: bool) {
+    /// Notes whether the endpoint answered at all; one that refuses quickly takes up no places.
+    pub(crate) fn note(&self, answered: bool) {
         self.lane.change(|load| {
-            load.failures = if taken {
-                0
+            if answered {
+                load.unanswered = 0;
+                load.answered_at = Instant::now();
             } else {
-                load.failures.saturating_add(1)
-            };
+                load.unanswered = load.unanswered.saturating_add(1);
+            }
         });
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.lane
-            .change(|load| load.busy = load.busy.saturating_sub(1));
+        self.lane.change(|load| {
+            load.busy = load.busy.saturating_sub(1);
+            load.moved_at = Instant::now();
+        });
         self.lane.freed.notify_one();
     }
 }
@@ -122,52 +152,71 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
+    fn name(text: &str) -> ResourceName {
+        text.parse().unwrap()
+    }
+
+    async fn elapsed<T>(work: impl Future<Output = T>) -> (T, Duration) {
+        let began = Instant::now();
+        let done = work.await;
+        (done, began.elapsed())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_endpoint_has_its_places_and_no_more() {
-        let lanes = Arc::new(Lanes::new(2));
-        let (slow, other) = ("slow".parse().unwrap(), "other".parse().unwrap());
+        let lanes = Lanes::new(2);
+        let slow = name("slow");
         let first = lanes.enter(&slow).await.unwrap();
         let _second = lanes.enter(&slow).await.unwrap();
-        assert_eq!(lanes.enter(&slow).await.unwrap_err(), PATIENCE);
-        assert!(lanes.enter(&other).await.is_ok());
-        let waiting = {
-            let (lanes, slow) = (lanes.clone(), slow.clone());
-            async move { lanes.enter(&slow).await }
-        };
+        assert!(lanes.enter(&name("other")).await.is_ok());
         let free = async move {
             tokio::time::sleep(PATIENCE / 2).await;
             drop(first);
         };
-        let (third, ()) = tokio::join!(waiting, free);
-        assert!(third.is_ok());
+        let (third, ()) = tokio::join!(lanes.enter(&slow), free);
+        let _third = third.unwrap();
+        assert_eq!(lanes.enter(&slow).await.unwrap_err(), SOONEST);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failing_endpoint_is_tried_by_one_and_waited_for_by_none() {
-        let lanes = Lanes::new(4);
-        let dead: ResourceName = "dead".parse().unwrap();
-        for _ in 0..FAILING {
-            lanes.enter(&dead).await.unwrap().note(false);
-        }
-        let probe = lanes.enter(&dead).await.unwrap();
-        let began = tokio::time::Instant::now();
-        assert_eq!(
-            lanes.enter(&dead).await.unwrap_err(),
-            Duration::from_secs(8)
-        );
-        assert_eq!(began.elapsed(), Duration::ZERO);
-        probe.note(true);
-        assert!(lanes.enter(&dead).await.is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_wait_for_a_dead_endpoint_is_bounded() {
+    async fn an_endpoint_that_gives_no_place_back_is_waited_for_once() {
         let lanes = Lanes::new(1);
-        let dead: ResourceName = "dead".parse().unwrap();
-        let place = lanes.enter(&dead).await.unwrap();
-        for _ in 0..100 {
-            place.note(false);
+        let hung = name("hung");
+        let place = lanes.enter(&hung).await.unwrap();
+        let (refused, waited) = elapsed(lanes.enter(&hung)).await;
+        assert_eq!((refused.unwrap_err(), waited), (SOONEST, PATIENCE));
+        let (refused, waited) = elapsed(lanes.enter(&hung)).await;
+        assert_eq!((refused.unwrap_err(), waited), (SOONEST, Duration::ZERO));
+        drop(place);
+        assert!(lanes.enter(&hung).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_is_down_is_tried_by_one_and_looked_for_ever_later() {
+        let lanes = Lanes::new(4);
+        let down = name("down");
+        for _ in 0..FAILING {
+            lanes.enter(&down).await.unwrap().note(false);
         }
-        assert_eq!(lanes.enter(&dead).await.unwrap_err(), LONGEST);
+        let probe = lanes.enter(&down).await.unwrap();
+        for (after, wait) in [(0, 5), (60, 60), (3_600, 300)] {
+            tokio::time::advance(Duration::from_secs(after)).await;
+            let (refused, waited) = elapsed(lanes.enter(&down)).await;
+            assert_eq!(waited, Duration::ZERO);
+            assert_eq!(refused.unwrap_err(), Duration::from_secs(wait));
+        }
+        probe.note(true);
+        assert!(lanes.enter(&down).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_refuses_keeps_its_places() {
+        let lanes = Lanes::new(2);
+        let refusing = name("refusing");
+        for _ in 0..100 {
+            lanes.enter(&refusing).await.unwrap().note(true);
+        }
+        let _first = lanes.enter(&refusing).await.unwrap();
+        assert!(lanes.enter(&refusing).await.is_ok());
     }
 }
