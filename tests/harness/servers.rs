@@ -67,21 +67,42 @@ impl Nats {
 pub struct Registry {
     /// Its host and port.
     pub host: String,
-    _process: Process,
-    _folder: TempDir,
+    process: Process,
+    folder: TempDir,
 }
 
 impl Registry {
     /// Starts one.
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let (process, host) = Self::launch(&folder, "127.0.0.1:0");
+        Self {
+            host,
+            process,
+            folder,
+        }
+    }
+
+    /// Ends it at once.
+    pub fn stop(&mut self) {
+        self.process.0.kill().unwrap();
+        self.process.0.wait().unwrap();
+    }
+
+    /// Starts it again with what it held, at the same address.
+    pub fn restart(&mut self) {
+        self.stop();
+        (self.process, _) = Self::launch(&self.folder, &self.host);
+    }
+
+    fn launch(folder: &TempDir, address: &str) -> (Process, String) {
         let config = folder.path().join("config.yml");
         fs::write(
             &config,
             format!(
                 "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
                  storage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\n\
-                 http: {{addr: '127.0.0.1:0', relativeurls: true}}\n",
+                 http: {{addr: '{address}', relativeurls: true}}\n",
                 folder.path().join("data").display()
             ),
         )
@@ -95,11 +116,7 @@ impl Registry {
             .spawn()
             .unwrap();
         let host = wait_for("docker-registry to say its port", 20, || port_of(&log));
-        Self {
-            host,
-            _process: Process(process),
-            _folder: folder,
-        }
+        (Process(process), host)
     }
 }
 

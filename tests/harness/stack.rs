@@ -98,6 +98,16 @@ impl Stack {
         self.folder.path().join(format!("{name}-{number}.log"))
     }
 
+    /// Returns what a service has logged.
+    pub fn log_of(&self, number: usize) -> String {
+        let ending = format!("-{number}.log");
+        let entries = fs::read_dir(self.folder.path()).unwrap().flatten();
+        let log = entries
+            .map(|entry| entry.path())
+            .find(|path| path.to_string_lossy().ends_with(&ending));
+        fs::read_to_string(log.unwrap()).unwrap()
+    }
+
     /// Kills a service at once.
     pub fn kill(&mut self, number: usize) {
         self.services[number].0.kill().unwrap();

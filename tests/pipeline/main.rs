@@ -4,5 +4,6 @@ mod apply;
 mod dead_letters;
 mod mirror;
 mod process;
+mod prune;
 mod trace;
 mod webhooks;
