@@ -5,5 +5,6 @@ mod dead_letters;
 mod mirror;
 mod process;
 mod prune;
+mod subscriber;
 mod trace;
 mod webhooks;
