@@ -4,6 +4,7 @@
     reason = "a test waits in real time for processes of its own"
 )]
 
+pub mod bus;
 pub mod image;
 pub mod scanner;
 pub mod servers;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+pub use bus::BusClient;
 pub use image::{Image, Upstream};
 pub use scanner::Database;
 pub use servers::{Nats, Registry};
@@ -80,4 +82,16 @@ pub fn wait_for<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Opti
         );
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Returns the Python that has the libraries of the tests.
+pub fn python() -> PathBuf {
+    let folder =
+        std::env::var_os("SLUICE_TOOLS").map_or_else(|| root().join(".tools"), PathBuf::from);
+    let path = folder.join("python/bin/python");
+    assert!(
+        path.exists(),
+        "the Python of the tests is not installed; run `deploy/tools --for tests`"
+    );
+    path
 }

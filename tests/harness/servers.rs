@@ -99,8 +99,10 @@ impl Port {
 pub struct Registry {
     /// Its host and port.
     pub host: String,
-    _process: Process,
-    _folder: TempDir,
+    process: Process,
+    folder: TempDir,
+    /// What its configuration says of access and notifications.
+    more: String,
 }
 
 impl Registry {
@@ -127,6 +129,28 @@ impl Registry {
 
     fn serve(address: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let (process, host) = Self::launch(&folder, address, more);
+        Self {
+            host,
+            process,
+            folder,
+            more: more.to_owned(),
+        }
+    }
+
+    /// Ends it at once.
+    pub fn stop(&mut self) {
+        self.process.0.kill().unwrap();
+        self.process.0.wait().unwrap();
+    }
+
+    /// Starts it again with what it held, at the same address.
+    pub fn restart(&mut self) {
+        self.stop();
+        (self.process, _) = Self::launch(&self.folder, &self.host, &self.more);
+    }
+
+    fn launch(folder: &TempDir, address: &str, more: &str) -> (Process, String) {
         let config = folder.path().join("config.yml");
         fs::write(
             &config,
@@ -147,11 +171,7 @@ impl Registry {
             .spawn()
             .unwrap();
         let host = wait_for("docker-registry to say its port", 20, || port_of(&log));
-        Self {
-            host,
-            _process: Process(process),
-            _folder: folder,
-        }
+        (Process(process), host)
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 use sluice_gateway::keys::Keys;
 use tempfile::TempDir;
 
+use crate::bus::BusClient;
 use crate::image::Upstream;
 use crate::servers::{Nats, Port, Process, Registry};
 use crate::{binary, wait_for};
@@ -128,6 +129,16 @@ impl Stack {
         gateway_addresses(&place)
     }
 
+    /// Returns what a service has logged.
+    pub fn log_of(&self, number: usize) -> String {
+        let ending = format!("-{number}.log");
+        let entries = fs::read_dir(self.folder.path()).unwrap().flatten();
+        let log = entries
+            .map(|entry| entry.path())
+            .find(|path| path.to_string_lossy().ends_with(&ending));
+        fs::read_to_string(log.unwrap()).unwrap()
+    }
+
     /// Kills a service at once.
     pub fn kill(&mut self, number: usize) {
         self.services[number].0.kill().unwrap();
@@ -170,6 +181,11 @@ impl Stack {
         let file = self.folder.path().join("resources.yaml");
         fs::write(&file, yaml).unwrap();
         self.sluice(&["apply", "-f", file.to_str().unwrap()]);
+    }
+
+    /// Connects to the bus.
+    pub fn bus(&self) -> BusClient {
+        BusClient::connect(&self.nats.url)
     }
 
     /// Returns the resource that lets the upstream be spoken to without TLS.

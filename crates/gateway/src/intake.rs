@@ -146,13 +146,7 @@ impl Intake {
             return Ok(());
         }
         // The registry's id is what tells this happening from the next, and what its facts have in common.
-        let cause = Cause {
-            id: told.id.clone(),
-            correlation: told.id.clone(),
-            occurrence: told.id.clone(),
-            attempt: 1,
-            last_attempt: false,
-        };
+        let cause = Cause::outside(told.id.clone());
         for fact in &told.facts {
             self.bus.publish(fact, &cause, &told.id).await?;
         }
