@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use reqwest::blocking::{Body, Client};
+use reqwest::blocking::{Body, Client, RequestBuilder, Response};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
@@ -26,29 +26,122 @@ pub struct Image {
     pub media_type: &'static str,
 }
 
-/// A registry that images are pushed to.
+/// A registry as a client with or without an account sees it.
 #[derive(Debug)]
 pub struct Upstream {
     client: Client,
     base: String,
+    account: Option<(String, String)>,
 }
 
 fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
+/// Packs bytes as layers are packed.
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+/// Makes an archive of files, in the oldest form that everybody reads.
+pub(crate) fn tar<T: AsRef<[u8]>>(files: &[(&str, T)]) -> Vec<u8> {
+    let mut archive = Vec::new();
+    for (path, content) in files {
+        let content = content.as_ref();
+        let mut header = [0; 512];
+        let mut field = |at: usize, text: &str| {
+            header[at..at + text.len()].copy_from_slice(text.as_bytes());
+        };
+        field(0, path);
+        field(100, "0000644");
+        field(108, "0000000");
+        field(116, "0000000");
+        field(124, &format!("{:011o}", content.len()));
+        field(136, "00000000000");
+        // The sum is made as if its own field were blank.
+        field(148, "        ");
+        field(156, "0");
+        field(257, "ustar");
+        field(263, "00");
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        archive.extend(header);
+        archive.extend(content);
+        archive.resize(archive.len().next_multiple_of(512), 0);
+    }
+    archive.resize(archive.len() + 1024, 0);
+    archive
+}
+
 impl Upstream {
-    /// Speaks plain HTTP to this host.
+    /// Speaks plain HTTP to this host, without an account.
     pub fn new(host: &str) -> Self {
         Self {
             client: Client::new(),
             base: format!("http://{host}/v2"),
+            account: None,
         }
+    }
+
+    /// Speaks plain HTTP to this host with an account.
+    pub fn with_account(host: &str, name: &str, password: &str) -> Self {
+        Self {
+            account: Some((name.to_owned(), password.to_owned())),
+            ..Self::new(host)
+        }
+    }
+
+    /// Sends a request; where a token is asked for, gets one and sends it again.
+    pub fn send(&self, request: impl Fn(&Client) -> RequestBuilder) -> Response {
+        let answer = request(&self.client).send().unwrap();
+        let Some(challenge) = answer.headers().get("www-authenticate") else {
+            return answer;
+        };
+        let challenge = challenge.to_str().unwrap();
+        let parameter = |name: &str| {
+            let (_, rest) = challenge.split_once(&format!("{name}=\""))?;
+            Some(rest.split_once('"')?.0.to_owned())
+        };
+        let mut ask = self.client.get(parameter("realm").unwrap());
+        for name in ["service", "scope"] {
+            ask = ask.query(&parameter(name).map(|value| (name, value)).as_slice());
+        }
+        if let Some((name, password)) = &self.account {
+            ask = ask.basic_auth(name, Some(password));
+        }
+        let answer = ask.send().unwrap();
+        if !answer.status().is_success() {
+            return answer;
+        }
+        let answer: serde_json::Value = serde_json::from_slice(&answer.bytes().unwrap()).unwrap();
+        let token = answer["token"].as_str().unwrap();
+        request(&self.client).bearer_auth(token).send().unwrap()
+    }
+
+    /// Asks for something under `/v2/` and returns the status, as in `hub/app/tags/list`.
+    pub fn status(&self, path: &str) -> u16 {
+        let url = format!("{}/{path}", self.base);
+        let answer = self.send(|client| client.get(&url).header("accept", ACCEPT));
+        answer.status().as_u16()
+    }
+
+    /// Asks to begin an upload, as every push does, and returns the status: 202 where a push is allowed.
+    pub fn try_upload(&self, repository: &str) -> u16 {
+        let uploads = format!("{}/{repository}/blobs/uploads/", self.base);
+        self.send(|client| client.post(&uploads)).status().as_u16()
+    }
+
+    /// Tries to delete a blob, and returns the status.
+    pub fn try_delete_blob(&self, repository: &str, digest: &str) -> u16 {
+        let url = format!("{}/{repository}/blobs/{digest}", self.base);
+        self.send(|client| client.delete(&url)).status().as_u16()
     }
 
     /// Pushes a blob and returns its descriptor.
     pub fn blob(&self, repository: &str, media_type: &str, bytes: &[u8]) -> serde_json::Value {
-        self.upload(repository, &digest(bytes), Body::from(bytes.to_vec()));
+        self.upload(repository, &digest(bytes), || bytes.to_vec().into());
         json!({ "mediaType": media_type, "digest": digest(bytes), "size": bytes.len() })
     }
 
@@ -64,16 +157,14 @@ impl Upstream {
             hash.update(&chunk[..read]);
         }
         let digest = format!("sha256:{}", hex::encode(hash.finalize()));
-        self.upload(repository, &digest, Body::sized(content(), size));
+        self.upload(repository, &digest, || Body::sized(content(), size));
         json!({ "mediaType": LAYER, "digest": digest, "size": size })
     }
 
-    fn upload(&self, repository: &str, digest: &str, body: Body) {
-        let start = self
-            .client
-            .post(format!("{}/{repository}/blobs/uploads/", self.base))
-            .send()
-            .unwrap();
+    fn upload(&self, repository: &str, digest: &str, body: impl Fn() -> Body) {
+        let uploads = format!("{}/{repository}/blobs/uploads/", self.base);
+        let start = self.send(|client| client.post(&uploads));
+        assert_eq!(start.status(), 202, "an upload to {repository} is refused");
         let at = start.headers()["location"].to_str().unwrap().to_owned();
         let origin = self.base.strip_suffix("/v2").unwrap();
         let at = if at.starts_with('/') {
@@ -81,35 +172,67 @@ impl Upstream {
         } else {
             at
         };
-        let request = self.client.put(at).query(&[("digest", digest)]);
-        let request = request.timeout(Duration::from_secs(300)).body(body);
-        assert_eq!(request.send().unwrap().status(), 201);
+        let done = self.send(|client| {
+            let request = client.put(&at).query(&[("digest", digest)]);
+            request.timeout(Duration::from_secs(300)).body(body())
+        });
+        assert_eq!(done.status(), 201);
     }
 
     /// Pushes an image of one small layer for a platform and returns it, without a tag.
     pub fn image(&self, repository: &str, architecture: &str, content: &str) -> Image {
-        let mut layer = GzEncoder::new(Vec::new(), Compression::fast());
-        layer.write_all(content.as_bytes()).unwrap();
-        let layer = layer.finish().unwrap();
-        let layer = self.blob(repository, LAYER, &layer);
-        self.manifest(repository, architecture, layer)
+        self.files(repository, architecture, &[("content", content)])
+    }
+
+    /// Pushes an image of one layer with these files and returns it, without a tag.
+    pub fn files(&self, repository: &str, architecture: &str, files: &[(&str, &str)]) -> Image {
+        self.claiming(repository, architecture, files, files)
+    }
+
+    /// Pushes an image whose configuration claims other files than its layer has, and returns it, without a tag.
+    pub fn claiming(
+        &self,
+        repository: &str,
+        architecture: &str,
+        claimed: &[(&str, &str)],
+        files: &[(&str, &str)],
+    ) -> Image {
+        let layer = self.blob(repository, LAYER, &gzip(&tar(files)));
+        self.manifest(repository, architecture, layer, &digest(&tar(claimed)))
     }
 
     /// Pushes an image over a layer that is there and returns it, without a tag.
     pub fn image_of(&self, repository: &str, layer: serde_json::Value) -> Image {
-        self.manifest(repository, "amd64", layer)
+        let diff_id = layer["digest"].as_str().unwrap().to_owned();
+        self.manifest(repository, "amd64", layer, &diff_id)
     }
 
-    fn manifest(&self, repository: &str, architecture: &str, layer: serde_json::Value) -> Image {
+    fn manifest(
+        &self,
+        repository: &str,
+        architecture: &str,
+        layer: serde_json::Value,
+        diff_id: &str,
+    ) -> Image {
         let config = json!({
             "architecture": architecture, "os": "linux", "created": "2026-01-01T00:00:00Z", "config": {},
-            "rootfs": { "type": "layers", "diff_ids": [layer["digest"]] }
+            "rootfs": { "type": "layers", "diff_ids": [diff_id] }
         });
         let config = self.blob(
             repository,
             "application/vnd.oci.image.config.v1+json",
             config.to_string().as_bytes(),
         );
+        self.artifact(repository, config, layer)
+    }
+
+    /// Pushes a manifest over blobs that are there and returns it, without a tag.
+    pub fn artifact(
+        &self,
+        repository: &str,
+        config: serde_json::Value,
+        layer: serde_json::Value,
+    ) -> Image {
         // Written with a space that no serialiser would write, so that a copy that re-serialises is found out.
         let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer] });
         let raw = format!("{manifest} \n").into_bytes();
@@ -146,26 +269,23 @@ impl Upstream {
 
     /// Points a tag, or the digest itself, to a manifest.
     pub fn put(&self, repository: &str, reference: &str, image: &Image) {
+        assert_eq!(self.try_put(repository, reference, image), 201);
+    }
+
+    /// Tries to point a tag, or the digest itself, to a manifest, and returns the status.
+    pub fn try_put(&self, repository: &str, reference: &str, image: &Image) -> u16 {
         let url = format!("{}/{repository}/manifests/{reference}", self.base);
-        let request = self
-            .client
-            .put(url)
-            .header("content-type", image.media_type);
-        assert_eq!(
-            request.body(image.raw.clone()).send().unwrap().status(),
-            201
-        );
+        let answer = self.send(|client| {
+            let request = client.put(&url).header("content-type", image.media_type);
+            request.body(image.raw.clone())
+        });
+        answer.status().as_u16()
     }
 
     /// Returns the bytes behind a tag or digest, if there are any.
     pub fn get(&self, repository: &str, reference: &str) -> Option<Vec<u8>> {
         let url = format!("{}/{repository}/manifests/{reference}", self.base);
-        let answer = self
-            .client
-            .get(url)
-            .header("accept", ACCEPT)
-            .send()
-            .unwrap();
+        let answer = self.send(|client| client.get(&url).header("accept", ACCEPT));
         answer
             .status()
             .is_success()
@@ -174,7 +294,12 @@ impl Upstream {
 
     /// Deletes a digest with every tag that points to it.
     pub fn delete(&self, repository: &str, digest: &str) {
+        assert_eq!(self.try_delete(repository, digest), 202);
+    }
+
+    /// Tries to delete a digest, and returns the status.
+    pub fn try_delete(&self, repository: &str, digest: &str) -> u16 {
         let url = format!("{}/{repository}/manifests/{digest}", self.base);
-        assert_eq!(self.client.delete(url).send().unwrap().status(), 202);
+        self.send(|client| client.delete(&url)).status().as_u16()
     }
 }

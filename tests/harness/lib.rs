@@ -4,16 +4,21 @@
     reason = "a test waits in real time for processes of its own"
 )]
 
+pub mod bus;
 pub mod image;
+pub mod scanner;
 pub mod servers;
 pub mod stack;
 pub mod traces;
 pub mod up;
 
 use std::path::PathBuf;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+pub use bus::BusClient;
 pub use image::{Image, Upstream};
+pub use scanner::Database;
 pub use servers::{Nats, Registry};
 pub use stack::Stack;
 pub use up::Up;
@@ -54,6 +59,16 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// Runs skopeo, which speaks plain HTTP and asks for no signatures, and returns what it did.
+pub fn skopeo(command: &str, options: &[&str], images: &[&str]) -> Output {
+    Command::new(tool("skopeo"))
+        .args(["--insecure-policy", command])
+        .args(options)
+        .args(images)
+        .output()
+        .unwrap()
+}
+
 /// Waits until a condition holds, or fails with what was awaited.
 pub fn wait_for<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(seconds);
@@ -67,4 +82,16 @@ pub fn wait_for<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Opti
         );
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Returns the Python that has the libraries of the tests.
+pub fn python() -> PathBuf {
+    let folder =
+        std::env::var_os("SLUICE_TOOLS").map_or_else(|| root().join(".tools"), PathBuf::from);
+    let path = folder.join("python/bin/python");
+    assert!(
+        path.exists(),
+        "the Python of the tests is not installed; run `deploy/tools --for tests`"
+    );
+    path
 }

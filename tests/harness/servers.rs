@@ -2,9 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use sluice_gateway::keys::Keys;
 use tempfile::TempDir;
 
 use crate::{tool, wait_for};
@@ -34,6 +36,14 @@ impl Nats {
     pub fn kill(&mut self) {
         self.process.0.kill().unwrap();
         self.process.0.wait().unwrap();
+    }
+
+    /// Stops it in its tracks, so that it answers nobody, or lets it go on.
+    pub fn freeze(&self, frozen: bool) {
+        let signal = if frozen { "-STOP" } else { "-CONT" };
+        let process = self.process.0.id().to_string();
+        let sent = Command::new("kill").args([signal, &process]).status();
+        assert!(sent.unwrap().success());
     }
 
     /// Starts one.
@@ -68,26 +78,86 @@ impl Nats {
     }
 }
 
-/// A Distribution registry without authentication, in a folder of its own.
+/// A port of this machine that nobody else takes until it is given up.
+#[derive(Debug)]
+pub struct Port(TcpListener);
+
+impl Port {
+    /// Takes a free one.
+    pub fn free() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    /// Returns the address.
+    pub fn host(&self) -> String {
+        self.0.local_addr().unwrap().to_string()
+    }
+}
+
+/// A Distribution registry in a folder of its own.
 #[derive(Debug)]
 pub struct Registry {
     /// Its host and port.
     pub host: String,
-    _process: Process,
-    _folder: TempDir,
+    process: Process,
+    folder: TempDir,
+    /// What its configuration says of access and notifications.
+    more: String,
 }
 
 impl Registry {
-    /// Starts one.
+    /// Starts one that anybody may use.
     pub fn start() -> Self {
+        Self::serve("127.0.0.1:0", "")
+    }
+
+    /// Starts one that trusts the tokens of a gateway and notifies it.
+    pub fn guarded(port: Port, gateway: &str, keys: &Keys) -> Self {
+        let secret = fs::read_to_string(keys.notifications()).unwrap();
+        let more = format!(
+            "auth:\n  token:\n    realm: http://{gateway}/token\n    service: sluice-registry\n    issuer: sluice\n    \
+             rootcertbundle: {}\n\
+             notifications:\n  endpoints:\n    - name: sluice\n      url: http://{gateway}/notifications\n      \
+             headers: {{Authorization: ['Bearer {secret}']}}\n      timeout: 5s\n      threshold: 3\n      backoff: 1s\n      \
+             ignore: {{mediatypes: [application/octet-stream]}}\n",
+            keys.certificate().display()
+        );
+        let host = port.host();
+        drop(port);
+        Self::serve(&host, &more)
+    }
+
+    fn serve(address: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let (process, host) = Self::launch(&folder, address, more);
+        Self {
+            host,
+            process,
+            folder,
+            more: more.to_owned(),
+        }
+    }
+
+    /// Ends it at once.
+    pub fn stop(&mut self) {
+        self.process.0.kill().unwrap();
+        self.process.0.wait().unwrap();
+    }
+
+    /// Starts it again with what it held, at the same address.
+    pub fn restart(&mut self) {
+        self.stop();
+        (self.process, _) = Self::launch(&self.folder, &self.host, &self.more);
+    }
+
+    fn launch(folder: &TempDir, address: &str, more: &str) -> (Process, String) {
         let config = folder.path().join("config.yml");
         fs::write(
             &config,
             format!(
                 "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
                  storage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\n\
-                 http: {{addr: '127.0.0.1:0', relativeurls: true}}\n",
+                 http: {{addr: '{address}', relativeurls: true}}\n{more}",
                 folder.path().join("data").display()
             ),
         )
@@ -101,11 +171,7 @@ impl Registry {
             .spawn()
             .unwrap();
         let host = wait_for("docker-registry to say its port", 20, || port_of(&log));
-        Self {
-            host,
-            _process: Process(process),
-            _folder: folder,
-        }
+        (Process(process), host)
     }
 }
 

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+use sluice_gateway::keys::Keys;
 use tempfile::TempDir;
 
+use crate::bus::BusClient;
 use crate::image::Upstream;
-use crate::servers::{Nats, Process, Registry};
+use crate::servers::{Nats, Port, Process, Registry};
 use crate::{binary, wait_for};
 
 /// The services that do not speak to the internal registry.
@@ -22,8 +24,14 @@ pub struct Stack {
     pub nats: Nats,
     /// The registry that images come from.
     pub upstream: Registry,
-    /// The internal registry.
+    /// The internal registry, which asks for tokens of the gateway and notifies it.
     pub internal: Registry,
+    /// The host and port of the gateway's token endpoint and intake.
+    pub tokens: String,
+    /// The host and port of the gateway's REST API.
+    pub api: String,
+    /// The keys and passwords.
+    pub keys: Keys,
     services: Vec<Process>,
     stages: BTreeSet<String>,
     folder: TempDir,
@@ -31,20 +39,33 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts the servers and provisions the bus with a duplicate window of this many seconds.
+    /// Starts the servers and the gateway, and provisions the bus with a duplicate window of this many seconds.
     pub fn start(duplicate_window_seconds: u64) -> Self {
-        let stack = Self {
-            nats: Nats::start(),
-            upstream: Registry::start(),
-            internal: Registry::start(),
-            services: Vec::new(),
-            stages: BTreeSet::new(),
-            folder: tempfile::tempdir().unwrap(),
-            expect_quiet: true,
-        };
+        let (nats, folder) = (Nats::start(), tempfile::tempdir().unwrap());
+        let keys = Keys::at(folder.path().join("keys"));
+        keys.create().unwrap();
         let window = duplicate_window_seconds.to_string();
-        stack.sluice(&["provision", "--duplicate-window-seconds", &window]);
-        stack
+        let provision = ["provision", "--duplicate-window-seconds", &window];
+        succeeded(&provision, run(&nats, &provision));
+        // The gateway names the registry in its facts, and the registry names the gateway in its challenges.
+        let port = Port::free();
+        let registry = format!("http://{}", port.host());
+        let settings = gateway_settings(&nats, &keys, &registry, &folder.path().join("gateway-0"));
+        let mut gateway = spawn(folder.path(), ("gateway", 0), &settings);
+        until_ready(folder.path(), ("gateway", 0), &mut gateway);
+        let (tokens, api) = gateway_addresses(&folder.path().join("gateway-0"));
+        Self {
+            upstream: Registry::start(),
+            internal: Registry::guarded(port, &tokens, &keys),
+            tokens,
+            api,
+            keys,
+            nats,
+            services: vec![gateway],
+            stages: BTreeSet::new(),
+            folder,
+            expect_quiet: true,
+        }
     }
 
     /// Says that messages may be left over when the test ends.
@@ -59,50 +80,63 @@ impl Stack {
 
     /// Starts a service and waits until it is ready; returns its place for [`Stack::kill`].
     pub fn service(&mut self, name: &str, environment: &[(&str, &str)]) -> usize {
-        let number = self.services.len();
-        let address = self.folder.path().join(format!("{name}-{number}.address"));
-        let log = self.log(name, number);
-        let child = Command::new(binary(&format!("sluice-{name}")))
-            .env("SLUICE__BUS__URL", &self.nats.url)
-            .env("SLUICE__HTTP__ADDRESS_FILE", &address)
-            .envs((!WITHOUT_REGISTRY.contains(&name)).then(|| {
-                (
-                    "SLUICE__REGISTRY__URL",
-                    format!("http://{}", self.internal.host),
-                )
-            }))
-            .envs(environment.iter().copied())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        self.services.push(Process(child));
-        self.stages.insert(name.to_owned());
-        wait_for(
-            &format!("{name} to be ready; its log is {}", log.display()),
-            20,
-            || {
-                let at = fs::read_to_string(&address).ok()?;
-                reqwest::blocking::get(format!("http://{at}/readyz"))
-                    .ok()?
-                    .status()
-                    .is_success()
-                    .then_some(())
-            },
+        let number = self.begin(name, environment);
+        until_ready(
+            self.folder.path(),
+            (name, number),
+            &mut self.services[number],
         );
         number
     }
 
-    /// Returns what a service says of its readiness; `ready` where it is.
-    pub fn readiness(&self, name: &str, number: usize) -> String {
-        let address = self.folder.path().join(format!("{name}-{number}.address"));
-        let at = fs::read_to_string(address).unwrap();
-        let answer = reqwest::blocking::get(format!("http://{at}/readyz")).unwrap();
-        answer.text().unwrap().trim().to_owned()
+    /// Starts a service without waiting for it; returns its place.
+    pub fn begin(&mut self, name: &str, environment: &[(&str, &str)]) -> usize {
+        let number = self.services.len();
+        let mut settings = vec![("SLUICE__BUS__URL", self.nats.url.clone())];
+        if !WITHOUT_REGISTRY.contains(&name) {
+            let password = self.keys.password(name).to_str().unwrap().to_owned();
+            settings.extend([
+                (
+                    "SLUICE__REGISTRY__URL",
+                    format!("http://{}", self.internal.host),
+                ),
+                ("SLUICE__REGISTRY__PASSWORD_FILE", password),
+                ("SLUICE__REGISTRY__TOKEN_HOST", self.tokens.clone()),
+            ]);
+        }
+        settings.extend(owned(environment));
+        let process = spawn(self.folder.path(), (name, number), &settings);
+        self.services.push(process);
+        self.stages.insert(name.to_owned());
+        number
     }
 
-    fn log(&self, name: &str, number: usize) -> PathBuf {
-        self.folder.path().join(format!("{name}-{number}.log"))
+    /// Returns what a service says of its readiness, once it answers; `ready` where it is.
+    pub fn readiness(&self, name: &str, number: usize) -> Option<String> {
+        readiness(self.folder.path(), (name, number))
+    }
+
+    /// Starts another gateway and returns the host and port of its token endpoint and of its REST API.
+    pub fn gateway(&mut self, environment: &[(&str, &str)]) -> (String, String) {
+        let number = self.services.len();
+        let place = self.folder.path().join(format!("gateway-{number}"));
+        let registry = format!("http://{}", self.internal.host);
+        let mut settings = gateway_settings(&self.nats, &self.keys, &registry, &place);
+        settings.extend(owned(environment));
+        let mut process = spawn(self.folder.path(), ("gateway", number), &settings);
+        until_ready(self.folder.path(), ("gateway", number), &mut process);
+        self.services.push(process);
+        gateway_addresses(&place)
+    }
+
+    /// Returns what a service has logged.
+    pub fn log_of(&self, number: usize) -> String {
+        let ending = format!("-{number}.log");
+        let entries = fs::read_dir(self.folder.path()).unwrap().flatten();
+        let log = entries
+            .map(|entry| entry.path())
+            .find(|path| path.to_string_lossy().ends_with(&ending));
+        fs::read_to_string(log.unwrap()).unwrap()
     }
 
     /// Kills a service at once.
@@ -134,20 +168,12 @@ impl Stack {
 
     /// Runs the command and returns what it did.
     pub fn try_sluice(&self, arguments: &[&str]) -> Output {
-        Command::new(binary("sluice"))
-            .arg("--nats")
-            .arg(&self.nats.url)
-            .args(arguments)
-            .output()
-            .unwrap()
+        run(&self.nats, arguments)
     }
 
     /// Runs the command, which must succeed, and returns what it wrote.
     pub fn sluice(&self, arguments: &[&str]) -> String {
-        let output = self.try_sluice(arguments);
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "sluice {arguments:?}: {complaint}");
-        String::from_utf8(output.stdout).unwrap()
+        succeeded(arguments, self.try_sluice(arguments))
     }
 
     /// Applies resources.
@@ -155,6 +181,11 @@ impl Stack {
         let file = self.folder.path().join("resources.yaml");
         fs::write(&file, yaml).unwrap();
         self.sluice(&["apply", "-f", file.to_str().unwrap()]);
+    }
+
+    /// Connects to the bus.
+    pub fn bus(&self) -> BusClient {
+        BusClient::connect(&self.nats.url)
     }
 
     /// Returns the resource that lets the upstream be spoken to without TLS.
@@ -178,9 +209,30 @@ impl Stack {
         Upstream::new(&self.upstream.host)
     }
 
-    /// Speaks to the internal registry.
+    /// Speaks to the internal registry as the gateway, which may read everything and whose pulls are not told.
     pub fn reader(&self) -> Upstream {
+        self.as_service("gateway")
+    }
+
+    /// Speaks to the internal registry as one of the services.
+    pub fn as_service(&self, name: &str) -> Upstream {
+        let password = fs::read_to_string(self.keys.password(name)).unwrap();
+        Upstream::with_account(&self.internal.host, name, &password)
+    }
+
+    /// Speaks to the internal registry without an account.
+    pub fn anonymous(&self) -> Upstream {
         Upstream::new(&self.internal.host)
+    }
+
+    /// Returns the resource of an account whose password is its name twice, and makes the file of that.
+    pub fn account(&self, name: &str, rights: &str) -> String {
+        let file = self.folder.path().join(format!("{name}.password"));
+        fs::write(&file, format!("{name}{name}\n")).unwrap();
+        format!(
+            "---\nkind: Account\nname: {name}\npassword_file: {}\n{rights}",
+            file.display()
+        )
     }
 
     /// Returns the facts of the log whose name is this, oldest first.
@@ -211,6 +263,112 @@ impl Stack {
                 .all(|what| s[what] == 0)
         }) && status["deadLetters"] == 0
     }
+}
+
+/// Returns the settings of a gateway that writes its addresses beside this place.
+fn gateway_settings(
+    nats: &Nats,
+    keys: &Keys,
+    registry: &str,
+    place: &Path,
+) -> Vec<(&'static str, String)> {
+    let path = |path: PathBuf| path.to_str().unwrap().to_owned();
+    let free = || "127.0.0.1:0".to_owned();
+    vec![
+        ("SLUICE__BUS__URL", nats.url.clone()),
+        ("SLUICE__REGISTRY__URL", registry.to_owned()),
+        (
+            "SLUICE__REGISTRY__PASSWORD_FILE",
+            path(keys.password("gateway")),
+        ),
+        ("SLUICE__TOKENS__LISTEN", free()),
+        (
+            "SLUICE__TOKENS__ADDRESS_FILE",
+            path(place.with_extension("tokens")),
+        ),
+        ("SLUICE__TOKENS__KEY_FILE", path(keys.signing_key())),
+        ("SLUICE__TOKENS__CERTIFICATE_FILE", path(keys.certificate())),
+        ("SLUICE__TOKENS__ACCOUNTS_DIR", path(keys.accounts())),
+        (
+            "SLUICE__NOTIFICATIONS__SECRET_FILE",
+            path(keys.notifications()),
+        ),
+        ("SLUICE__API__LISTEN", free()),
+        (
+            "SLUICE__API__ADDRESS_FILE",
+            path(place.with_extension("api")),
+        ),
+    ]
+}
+
+/// Returns the addresses that a gateway wrote: of its token endpoint and of its REST API.
+fn gateway_addresses(place: &Path) -> (String, String) {
+    let read = |what: &str| fs::read_to_string(place.with_extension(what)).unwrap();
+    (read("tokens"), read("api"))
+}
+
+fn owned<'a>(environment: &[(&'a str, &str)]) -> Vec<(&'a str, String)> {
+    let pairs = environment.iter();
+    pairs
+        .map(|(key, value)| (*key, (*value).to_owned()))
+        .collect()
+}
+
+fn place(folder: &Path, (name, number): (&str, usize), what: &str) -> PathBuf {
+    folder.join(format!("{name}-{number}.{what}"))
+}
+
+/// Starts a service.
+fn spawn(folder: &Path, service: (&str, usize), settings: &[(&str, String)]) -> Process {
+    let child = Command::new(binary(&format!("sluice-{}", service.0)))
+        .env(
+            "SLUICE__HTTP__ADDRESS_FILE",
+            place(folder, service, "address"),
+        )
+        .envs(settings.iter().map(|(key, value)| (*key, value)))
+        .stdout(Stdio::null())
+        .stderr(File::create(place(folder, service, "log")).unwrap())
+        .spawn()
+        .unwrap();
+    Process(child)
+}
+
+fn readiness(folder: &Path, service: (&str, usize)) -> Option<String> {
+    let at = fs::read_to_string(place(folder, service, "address")).ok()?;
+    let answer = reqwest::blocking::get(format!("http://{at}/readyz")).ok()?;
+    Some(answer.text().ok()?.trim().to_owned())
+}
+
+fn until_ready(folder: &Path, service: (&str, usize), process: &mut Process) {
+    let (name, log) = (service.0, place(folder, service, "log"));
+    wait_for(
+        &format!("{name} to be ready; its log is {}", log.display()),
+        20,
+        || {
+            if let Some(status) = process.0.try_wait().unwrap() {
+                let told = fs::read_to_string(&log).unwrap();
+                panic!("{name} ended with {status}:\n{told}");
+            }
+            (readiness(folder, service)? == "ready").then_some(())
+        },
+    );
+}
+
+/// Runs the command and returns what it did.
+fn run(nats: &Nats, arguments: &[&str]) -> Output {
+    Command::new(binary("sluice"))
+        .arg("--nats")
+        .arg(&nats.url)
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+/// Returns what a command wrote that must have succeeded.
+fn succeeded(arguments: &[&str], output: Output) -> String {
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "sluice {arguments:?}: {complaint}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 impl Drop for Stack {

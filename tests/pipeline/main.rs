@@ -1,8 +1,17 @@
 //! The pipeline on real servers, each stage a process of its own.
 
+mod access;
+mod api;
 mod apply;
 mod dead_letters;
 mod mirror;
+mod notifications;
 mod process;
+mod promote;
+mod prune;
+mod scan;
+mod scan_database;
+mod subscriber;
 mod trace;
 mod up;
+mod webhooks;

@@ -9,6 +9,13 @@ fn a_service_stops_cleanly_when_it_is_asked_to() {
     let mut stack = Stack::start(7_200);
     let poller = stack.service("poller", &[]);
     assert_eq!(stack.stop(poller), Some(0));
+    // The gateway is the first service of every stack.
+    let kept = reqwest::blocking::Client::new();
+    let status = kept
+        .get(format!("http://{}/api/v1/status", stack.api))
+        .send();
+    assert!(status.unwrap().status().is_success());
+    assert_eq!(stack.stop(0), Some(0));
 }
 
 #[test]
@@ -44,10 +51,10 @@ fn a_bus_that_was_not_provisioned_is_refused_with_what_to_do() {
 fn a_service_is_not_ready_while_the_bus_is_gone() {
     let mut stack = Stack::start(7_200);
     let poller = stack.service("poller", &[]);
-    assert_eq!(stack.readiness("poller", poller), "ready");
+    assert_eq!(stack.readiness("poller", poller).unwrap(), "ready");
     stack.nats.kill();
     wait_for("the service to say what it waits for", 20, || {
-        (stack.readiness("poller", poller) == "waiting for poller/bus").then_some(())
+        (stack.readiness("poller", poller)? == "waiting for poller/bus").then_some(())
     });
     stack.may_leave_messages();
 }

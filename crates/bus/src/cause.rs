@@ -29,7 +29,12 @@ impl Cause {
     /// Makes the cause of something that begins by itself, as when a person asks.
     #[must_use]
     pub fn root() -> Self {
-        let id = EventId::random().to_string();
+        Self::outside(EventId::random().to_string())
+    }
+
+    /// Makes the cause of something that happened outside and is known there by this id.
+    #[must_use]
+    pub fn outside(id: String) -> Self {
         Self {
             correlation: id.clone(),
             occurrence: id.clone(),

@@ -130,7 +130,7 @@ enum Command {
         #[arg(long, default_value = sluice_events::subject::FACTS)]
         subject: String,
     },
-    /// Shows the history of an image: discovered, mirrored, or why not.
+    /// Shows the history of an image: discovered, mirrored, scanned, promoted, or why not.
     Explain {
         /// The image, as in `hub/alpine:3.20`.
         image: ImageReference,

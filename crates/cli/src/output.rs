@@ -13,6 +13,15 @@ pub(crate) enum Format {
     Table,
     /// For programs.
     Json,
+    /// For programs and people.
+    Yaml,
+}
+
+/// A table with what stands above it.
+pub(crate) struct Section {
+    pub(crate) title: &'static str,
+    pub(crate) header: &'static [&'static str],
+    pub(crate) rows: Vec<Vec<String>>,
 }
 
 /// Shows rows as a table, or the objects as JSON.
@@ -24,15 +33,40 @@ pub(crate) fn show(
 ) -> anyhow::Result<()> {
     match format {
         Format::Json => line(&serde_json::to_string_pretty(objects)?),
-        Format::Table => {
-            let mut table = Table::new();
-            table
-                .load_style(presets::NOTHING)
-                .set_header(header.iter().map(ToString::to_string).collect::<Vec<_>>());
-            table.add_rows(rows);
-            line(&table.trim_fmt())
-        }
+        Format::Yaml => line(serde_saphyr::to_string(objects)?.trim_end()),
+        Format::Table => table(header, rows),
     }
+}
+
+/// Shows several tables with their titles, those without rows left out, or the objects.
+pub(crate) fn show_sections(
+    format: Format,
+    sections: Vec<Section>,
+    objects: &Value,
+) -> anyhow::Result<()> {
+    if format != Format::Table {
+        return show(format, &[], Vec::new(), objects);
+    }
+    let filled = sections
+        .into_iter()
+        .filter(|section| !section.rows.is_empty());
+    for (number, section) in filled.enumerate() {
+        if number > 0 {
+            line("")?;
+        }
+        line(section.title)?;
+        table(section.header, section.rows)?;
+    }
+    Ok(())
+}
+
+fn table(header: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<()> {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_header(header.iter().map(ToString::to_string).collect::<Vec<_>>());
+    table.add_rows(rows);
+    line(&table.trim_fmt())
 }
 
 /// Writes a line.

@@ -3,9 +3,12 @@
 //! It must not work on images: it reads state, publishes facts and commands.
 
 mod accounts;
+mod api;
 mod edge;
 mod grants;
+mod intake;
 pub mod keys;
+mod notifications;
 mod scope;
 mod secret;
 mod settings;
@@ -14,12 +17,14 @@ mod tokens;
 
 use anyhow::Context as _;
 use axum::Router;
-use sluice_service::{Host, listen};
-use sluice_state::attach;
+use sluice_service::{Host, listen, secret_file};
+use sluice_state::{attach, internal_registry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::accounts::Accounts;
+use crate::api::Api;
+use crate::intake::Intake;
 use crate::signer::Signer;
 use crate::tokens::Issuer;
 
@@ -38,13 +43,26 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         tokens.service,
         tokens.lifetime_seconds,
     )?;
-    let (_bus, _state, catalog) = attach(&settings.bus, "gateway", host).await?;
-    let edge = edge::routes(Issuer {
+    let secret = secret_file(&settings.notifications.secret_file)?;
+    let registry = internal_registry(&settings.registry)?;
+    let (bus, state, catalog) = attach(&settings.bus, "gateway", host).await?;
+    let issuer = Issuer {
         catalog,
         accounts: Accounts::new(tokens.accounts_dir),
         signer,
-    });
+    };
+    let token = settings.api.token_file.as_deref().map(secret_file);
+    let api = Api {
+        bus: bus.clone(),
+        state: state.clone(),
+    };
+    let api = api::routes(api, token.transpose()?);
+    let intake = Intake::new(bus, state, registry.host().clone(), secret);
+    let edge = edge::routes(issuer, intake);
     let listener = listen(tokens.listen, tokens.address_file.as_deref(), "tokens").await?;
+    let (address, file) = (settings.api.listen, settings.api.address_file);
+    let api_listener = listen(address, file.as_deref(), "the API").await?;
+    host.spawn("api", serve(api_listener, api, host.stopping()));
     host.spawn("edge", serve(listener, edge, host.stopping()));
     Ok(())
 }

@@ -102,6 +102,8 @@ impl Scope {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn read(values: &[&str]) -> Vec<Scope> {
@@ -166,5 +168,11 @@ mod tests {
         assert_eq!(read(&[&many]).len(), MOST_SCOPES);
         let long = format!("repository:a:{}", "pull,".repeat(LONGEST_SCOPE));
         assert_eq!(read(&[&long]), []);
+    }
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "(repository|registry|[a-z]*)?[:a-z/*, ]*.*") {
+            std::hint::black_box(read(&[&text]));
+        }
     }
 }

@@ -1,3 +1,46 @@
 //! The promoter: judges images by policy and brings those that pass into their target, by digest.
 //!
 //! It judges from stored verdicts only: events are triggers, never inputs (invariant 1).
+
+mod decide;
+mod facts;
+mod handler;
+mod policies;
+mod promote;
+mod recall;
+mod reconcile;
+mod settings;
+mod told;
+
+use std::time::Duration;
+
+use sluice_bus::{ConsumeSettings, topology};
+use sluice_service::Host;
+use sluice_state::{attach, internal_registry};
+
+pub use settings::Settings;
+
+/// Connects, and runs the stage on the host.
+///
+/// # Errors
+/// A bus that cannot be reached or is not provisioned, or a secret that cannot be read.
+pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
+    let (bus, state, catalog) = attach(&settings.bus, "promoter", host).await?;
+    let registry = internal_registry(&settings.registry)?;
+    host.spawn(
+        "reconcile",
+        reconcile::keep(bus.clone(), state.clone(), catalog, host.stopping()),
+    );
+    let handler = handler::Promoter::new(bus.clone(), state, registry);
+    let consume = ConsumeSettings {
+        concurrency: settings.promoter.concurrency,
+        handler_timeout: Duration::from_secs(settings.promoter.timeout_seconds),
+    };
+    let stopping = host.stopping();
+    host.spawn("promoter", async move {
+        Ok(bus
+            .consume(&topology::PROMOTER, handler, consume, stopping)
+            .await?)
+    });
+    Ok(())
+}

@@ -1,3 +1,52 @@
 //! The webhook dispatcher: one durable delivery per event and endpoint, signed, retried, dead-lettered.
 //!
 //! It must not know what an event means, and never follows a redirect.
+
+mod address;
+mod client;
+mod deliver;
+mod dispatch;
+mod envelope;
+mod lanes;
+mod record;
+mod settings;
+mod signature;
+
+use std::time::Duration;
+
+use sluice_bus::{ConsumeSettings, topology};
+use sluice_service::Host;
+use sluice_state::attach;
+
+pub use settings::Settings;
+
+/// What a delivery takes besides the answer of its endpoint: a place, and the entries.
+const MARGIN: Duration = Duration::from_secs(45);
+
+/// Connects, and runs the stage on the host.
+///
+/// # Errors
+/// A bus that cannot be reached or is not provisioned.
+pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
+    let (bus, state, catalog) = attach(&settings.bus, "webhook-dispatcher", host).await?;
+    let stopping = host.stopping();
+    let timeout = Duration::from_secs(settings.webhooks.timeout_seconds);
+    let handler = dispatch::Dispatcher {
+        bus: bus.clone(),
+        state,
+        catalog,
+        clients: client::Clients::new(timeout)?,
+        lanes: lanes::Lanes::new(settings.webhooks.per_endpoint),
+        attempts: settings.webhooks.attempts,
+    };
+    let consume = ConsumeSettings {
+        concurrency: settings.webhooks.concurrency,
+        handler_timeout: timeout + MARGIN,
+    };
+    host.spawn("webhook-dispatcher", async move {
+        Ok(bus
+            .consume(&topology::WEBHOOK_DISPATCHER, handler, consume, stopping)
+            .await?)
+    });
+    Ok(())
+}

@@ -36,7 +36,7 @@ ImagePromoted {
     /// What the tag pointed to before, empty for a new tag.
     previous: Option<Digest>,
 }
-/// An image was judged and may not be promoted.
+/// An image was judged and may not be promoted, or nobody can tell whether it may.
 ImagePromotionDenied {
     /// The promotion policy, by its resource name.
     policy: ResourceName,

@@ -485,7 +485,7 @@ pub struct ImagePromoted {
     #[prost(string, tag = "8")]
     pub previous: ::prost::alloc::string::String,
 }
-/// An image was judged and may not be promoted.
+/// An image was judged and may not be promoted, or nobody can tell whether it may.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ImagePromotionDenied {
     /// The promotion policy, by its resource name.

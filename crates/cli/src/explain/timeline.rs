@@ -1,0 +1,206 @@
+//! The facts about an image, from the log.
+
+use std::collections::BTreeSet;
+
+use chrono::SecondsFormat;
+use sluice_bus::{Bus, Fact};
+use sluice_domain::{Repository, SeverityCounts, Tag};
+use sluice_events::Event;
+use sluice_events::facts::{Reason, ScanSucceeded};
+use sluice_events::subject::of_repository;
+
+use super::Place;
+
+/// Reads the facts about some places, oldest first; a fact without a tag counts by its digest.
+pub(super) async fn read(
+    bus: &Bus,
+    places: &BTreeSet<Place>,
+    digests: &BTreeSet<String>,
+) -> anyhow::Result<Vec<Fact>> {
+    let repositories: BTreeSet<&Repository> =
+        places.iter().map(|(repository, _)| repository).collect();
+    let mut facts = Vec::new();
+    for repository in repositories {
+        let filter = format!("sluice.v1.*.*.{}", of_repository(repository));
+        let all = bus.facts(&filter).await?;
+        facts.extend(all.into_iter().filter(|fact| {
+            fact.event
+                .as_ref()
+                .is_some_and(|event| is_about(event, places, digests))
+        }));
+    }
+    facts.sort_by_key(|fact| fact.sequence);
+    Ok(facts)
+}
+
+/// Says what happened, when, and where if that is another place than the one that was asked for.
+pub(super) fn row(fact: &Fact, asked: &Place) -> Vec<String> {
+    let at = fact
+        .at
+        .map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true))
+        .unwrap_or_default();
+    let Some(event) = &fact.event else {
+        return vec![at, String::new(), String::new()];
+    };
+    let elsewhere = named(event)
+        .first()
+        .filter(|(repository, tag)| {
+            **repository != asked.0 || tag.is_some_and(|tag| *tag != asked.1)
+        })
+        .map(|(repository, tag)| match tag {
+            Some(tag) => format!("{repository}:{tag}: "),
+            None => format!("{repository}: "),
+        })
+        .unwrap_or_default();
+    vec![
+        at,
+        event.name().to_owned(),
+        format!("{elsewhere}{}", detail(event)),
+    ]
+}
+
+fn is_about(event: &Event, places: &BTreeSet<Place>, digests: &BTreeSet<String>) -> bool {
+    if let Event::PruneCompleted(fact) = event {
+        return fact
+            .deleted
+            .iter()
+            .any(|pruned| places.contains(&(fact.repository.clone(), pruned.tag.clone())));
+    }
+    named(event).into_iter().any(|(repository, tag)| match tag {
+        Some(tag) => places.contains(&(repository.clone(), tag.clone())),
+        None => digest(event).is_some_and(|digest| digests.contains(&digest)),
+    })
+}
+
+/// Returns the tags that a fact names; pulls are left out, because they say nothing of the image.
+fn named(event: &Event) -> Vec<(&Repository, Option<&Tag>)> {
+    match event {
+        Event::UpstreamTagMoved(fact) => vec![(&fact.repository, Some(&fact.tag))],
+        Event::UpstreamTagGone(fact) => vec![(&fact.repository, Some(&fact.tag))],
+        Event::TagMirrored(fact) => vec![(&fact.repository, Some(&fact.tag))],
+        Event::TagMirrorFailed(fact) => vec![(&fact.repository, Some(&fact.tag))],
+        Event::TagPushed(fact) => vec![(&fact.repository, Some(&fact.tag))],
+        Event::TagDeleted(fact) => vec![(&fact.repository, Some(&fact.tag))],
+        Event::ScanSucceeded(fact) => vec![(&fact.repository, fact.tag.as_ref())],
+        Event::ScanFailed(fact) => vec![(&fact.repository, fact.tag.as_ref())],
+        Event::ScanFindingsChanged(fact) => vec![(&fact.repository, fact.tag.as_ref())],
+        Event::ImagePromoted(fact) => vec![
+            (&fact.target, Some(&fact.target_tag)),
+            (&fact.source, Some(&fact.source_tag)),
+        ],
+        Event::ImagePromotionDenied(fact) => vec![(&fact.repository, Some(&fact.tag))],
+        Event::ImageFlagged(fact) => vec![(&fact.repository, Some(&fact.tag))],
+        Event::ImageWithdrawn(fact) => vec![(&fact.repository, Some(&fact.tag))],
+        Event::ImageUnauthorised(fact) => vec![(&fact.repository, fact.tag.as_ref())],
+        _ => Vec::new(),
+    }
+}
+
+fn digest(event: &Event) -> Option<String> {
+    match event {
+        Event::ScanSucceeded(fact) => Some(fact.digest.to_string()),
+        Event::ScanFailed(fact) => Some(fact.digest.to_string()),
+        Event::ScanFindingsChanged(fact) => Some(fact.digest.to_string()),
+        Event::ImageUnauthorised(fact) => Some(fact.digest.to_string()),
+        _ => None,
+    }
+}
+
+fn detail(event: &Event) -> String {
+    match event {
+        Event::UpstreamTagMoved(fact) => format!(
+            "{} at {}, move {}",
+            fact.digest, fact.source, fact.move_number
+        ),
+        Event::UpstreamTagGone(fact) => format!("no longer listed at {}", fact.source),
+        Event::TagMirrored(fact) => format!(
+            "{}, {} blobs copied, {} mounted, {} present",
+            fact.digest, fact.blobs_copied, fact.blobs_mounted, fact.blobs_skipped
+        ),
+        Event::TagMirrorFailed(fact) => fact.reason.clone(),
+        Event::TagPushed(fact) => format!("{} by {}", fact.digest, somebody(&fact.actor)),
+        Event::TagDeleted(fact) => format!("by {}", somebody(&fact.actor)),
+        Event::ScanSucceeded(fact) => scanned(fact),
+        Event::ScanFailed(fact) if fact.unsupported => {
+            format!("not understood by {}: {}", fact.scanner, fact.reason)
+        }
+        Event::ScanFailed(fact) => format!("{}: {}", fact.scanner, fact.reason),
+        Event::ScanFindingsChanged(fact) => format!(
+            "{} with database {}, before: {}",
+            counts(&fact.after),
+            fact.database_version,
+            counts(&fact.before)
+        ),
+        Event::ImagePromoted(fact) => format!(
+            "{} from {}:{} by policy {}",
+            fact.digest, fact.source, fact.source_tag, fact.policy
+        ),
+        Event::ImagePromotionDenied(fact) => format!(
+            "not to {} by policy {}: {}",
+            fact.target,
+            fact.policy,
+            failed(&fact.reasons)
+        ),
+        Event::ImageFlagged(fact) => format!("by policy {}: {}", fact.policy, fact.reason),
+        Event::ImageWithdrawn(fact) => {
+            format!("{} by policy {}: {}", fact.digest, fact.policy, fact.reason)
+        }
+        Event::ImageUnauthorised(fact) => fact.digest.to_string(),
+        Event::PruneCompleted(fact) => {
+            let reasons: Vec<String> = fact
+                .deleted
+                .iter()
+                .map(|pruned| format!("{} ({})", pruned.tag, pruned.reason))
+                .collect();
+            let run = if fact.dry_run { "dry run: " } else { "" };
+            format!("{run}{}", reasons.join(", "))
+        }
+        _ => String::new(),
+    }
+}
+
+fn scanned(fact: &ScanSucceeded) -> String {
+    let children: Vec<String> = fact
+        .children
+        .iter()
+        .map(|child| {
+            let platform = child
+                .platform
+                .as_ref()
+                .map_or_else(|| child.digest.short().to_owned(), ToString::to_string);
+            format!("{platform} {} packages", child.packages)
+        })
+        .collect();
+    format!(
+        "{} by {} with database {} ({})",
+        counts(&fact.counts),
+        fact.scanner,
+        fact.database_version,
+        children.join(", ")
+    )
+}
+
+fn somebody(actor: &str) -> &str {
+    if actor.is_empty() { "anonymous" } else { actor }
+}
+
+fn counts(counts: &SeverityCounts) -> String {
+    let SeverityCounts {
+        critical,
+        high,
+        medium,
+        low,
+        unknown,
+    } = counts;
+    format!("{critical} critical, {high} high, {medium} medium, {low} low, {unknown} unknown")
+}
+
+/// Names the rules that did not pass.
+fn failed(reasons: &[Reason]) -> String {
+    let failed: Vec<String> = reasons
+        .iter()
+        .filter(|reason| !reason.passed)
+        .map(|reason| format!("{} ({})", reason.rule, reason.detail))
+        .collect();
+    failed.join("; ")
+}

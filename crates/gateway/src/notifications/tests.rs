@@ -1,0 +1,162 @@
+//! Tests of which notification is which fact, with bodies as Distribution 2.8 sends them.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+fn digest() -> String {
+    format!("sha256:{}", "d6".repeat(32))
+}
+
+/// A notification with this action, method, actor, tag and media type; empty ones are left out as Distribution does.
+fn body(action: &str, method: &str, actor: &str, target: &Value) -> Value {
+    let mut body = json!({
+        "id": "ef063fd8-4f17-4ab2-89b5-62e17d977064", "timestamp": "2026-11-23T22:01:52.846817515Z", "action": action,
+        "target": { "repository": "hub/app" },
+        "request": { "id": "r", "addr": "127.0.0.1:1", "host": "evil.example", "method": method, "useragent": "x" },
+        "actor": {}, "source": { "addr": "vm:5003", "instanceID": "i" }
+    });
+    if !actor.is_empty() {
+        body["actor"]["name"] = actor.into();
+    }
+    for (key, value) in target.as_object().unwrap() {
+        body["target"][key] = value.clone();
+    }
+    body
+}
+
+fn by_digest() -> Value {
+    json!({ "mediaType": MANIFEST, "size": 427, "digest": digest(), "length": 427, "url": "/v2/x" })
+}
+
+fn by_tag() -> Value {
+    let mut target = by_digest();
+    target["tag"] = "v1".into();
+    target
+}
+
+fn blob() -> Value {
+    json!({ "mediaType": BLOB, "size": 9, "digest": digest() })
+}
+
+fn read(body: Value) -> Result<Option<Told>, Invalid> {
+    let notification: Notification = serde_json::from_value(body).unwrap();
+    notification.read(&"registry.internal".parse().unwrap())
+}
+
+fn names(told: Option<Told>) -> Vec<&'static str> {
+    told.map(|told| told.facts.iter().map(Event::name).collect())
+        .unwrap_or_default()
+}
+
+#[test]
+fn each_notification_is_the_facts_of_the_table() {
+    let digest_only = json!({ "digest": digest() });
+    let tag_only = json!({ "tag": "v1" });
+    let nothing: &[&str] = &[];
+    for (action, method, actor, target, facts) in [
+        (
+            "push",
+            "PUT",
+            "ci",
+            by_tag(),
+            &["manifest.pushed", "tag.pushed"][..],
+        ),
+        ("push", "PUT", "ci", by_digest(), &["manifest.pushed"]),
+        (
+            "push",
+            "PUT",
+            "promoter",
+            by_tag(),
+            &["manifest.pushed", "tag.pushed"],
+        ),
+        ("push", "PUT", "ci", blob(), nothing),
+        ("mount", "POST", "ci", blob(), nothing),
+        (
+            "pull",
+            "GET",
+            "",
+            by_tag(),
+            &["manifest.pulled", "tag.pulled"],
+        ),
+        ("pull", "", "", by_tag(), &["manifest.pulled", "tag.pulled"]),
+        ("pull", "GET", "ci", by_digest(), &["manifest.pulled"]),
+        ("pull", "HEAD", "ci", by_tag(), &["tag.pulled"]),
+        ("pull", "HEAD", "ci", by_digest(), nothing),
+        ("pull", "GET", "ci", blob(), nothing),
+        ("pull", "GET", "scanner-adapter", by_tag(), nothing),
+        (
+            "delete",
+            "DELETE",
+            "ci",
+            digest_only.clone(),
+            &["manifest.deleted"],
+        ),
+        (
+            "delete",
+            "DELETE",
+            "pruner",
+            digest_only,
+            &["manifest.deleted"],
+        ),
+        ("delete", "DELETE", "ci", tag_only, &["tag.deleted"]),
+    ] {
+        let told = read(body(action, method, actor, &target)).unwrap();
+        assert_eq!(names(told), facts, "{action} {method} {actor} {target}");
+    }
+}
+
+#[test]
+fn a_fact_says_who_what_where_and_when() {
+    let told = read(body("push", "PUT", "ci", &by_tag())).unwrap().unwrap();
+    assert_eq!(told.id, "ef063fd8-4f17-4ab2-89b5-62e17d977064");
+    assert_eq!(told.digest, Some(digest().parse().unwrap()));
+    assert_eq!(
+        told.facts[1].to_json(),
+        json!({
+            "registry": "registry.internal", "repository": "hub/app", "tag": "v1", "digest": digest(),
+            "mediaType": MANIFEST, "sizeBytes": 427, "actor": "ci", "at": "2026-11-23T22:01:52.846817515Z"
+        })
+    );
+}
+
+#[test]
+fn only_a_deletion_by_somebody_else_may_be_one_of_a_blob() {
+    for (action, actor, target, may) in [
+        ("delete", "ci", json!({ "digest": digest() }), true),
+        ("delete", "", json!({ "digest": digest() }), true),
+        ("delete", "pruner", json!({ "digest": digest() }), false),
+        ("delete", "ci", json!({ "tag": "v1" }), false),
+        ("push", "ci", by_tag(), false),
+    ] {
+        let told = read(body(action, "", actor, &target)).unwrap().unwrap();
+        assert_eq!(told.may_be_blob, may, "{action} {actor} {target}");
+    }
+}
+
+#[test]
+fn what_cannot_be_understood_is_told_apart_from_what_is_nothing() {
+    let mut nameless = body("push", "PUT", "ci", &by_tag());
+    nameless["id"] = "".into();
+    let mut long = body("push", "PUT", "ci", &by_tag());
+    long["id"] = "x".repeat(129).into();
+    for wrong in [
+        nameless,
+        long,
+        body("fly", "PUT", "ci", &by_tag()),
+        body("push", "PUT", "ci", &json!({ "tag": "v1" })),
+        body("delete", "DELETE", "ci", &json!({})),
+        body("push", "PUT", "ci", &json!({ "digest": "sha512:00" })),
+        body("delete", "DELETE", "ci", &json!({ "tag": "-v1" })),
+        body(
+            "delete",
+            "DELETE",
+            "ci",
+            &json!({ "repository": "HUB", "tag": "v1" }),
+        ),
+    ] {
+        assert!(read(wrong.clone()).is_err(), "{wrong}");
+    }
+}

@@ -1,0 +1,205 @@
+//! From a judgement and the decision before it to the decision that is stored. Pure.
+//!
+//! A decision that says nothing new keeps its time, and with it the tag that a template makes, and is not told again.
+
+use chrono::{DateTime, Utc};
+use sluice_events::wire::events::Reason;
+use sluice_events::wire::state::{Decision, DecisionInput, DecisionOutcome};
+use sluice_events::{time_from_wire, time_to_wire};
+use sluice_policy::promotion::{Candidate, Judgement, Outcome, judge};
+use sluice_policy::template::TagTemplate;
+
+use crate::policies::Policy;
+
+/// The longest detail of a reason that is stored and told, in characters.
+const MAX_DETAIL: usize = 1_000;
+/// The rules that fail because nothing is known; they never take an image back.
+const COVERAGE: &str = "coverage";
+/// The rule that only asks for patience.
+const SOAK: &str = "soak";
+/// The rule that stands for a policy that makes no target of this image.
+const TARGET: &str = "target";
+
+/// Judges an image now, and returns the decision to be stored.
+pub(crate) fn decide(
+    policy: &Policy,
+    candidate: &Candidate,
+    inputs: Vec<DecisionInput>,
+    stored: Option<&Decision>,
+) -> Decision {
+    let now = candidate.decided_at;
+    let mut next = Decision {
+        policy: policy.spec.name.to_string(),
+        repository: candidate.repository.to_string(),
+        tag: candidate.tag.to_string(),
+        digest: candidate.digest.to_string(),
+        policy_revision: policy.revision,
+        decided_at: Some(time_to_wire(now)),
+        inputs,
+        ..Default::default()
+    };
+    match judge(&policy.spec, candidate) {
+        Ok(judgement) => judged(&mut next, judgement),
+        Err(error) => {
+            next.outcome = DecisionOutcome::Undetermined.into();
+            next.reasons = vec![Reason {
+                rule: TARGET.to_owned(),
+                detail: told(&error),
+                passed: false,
+                undetermined: true,
+            }];
+        }
+    }
+    match next.outcome() {
+        DecisionOutcome::Allow => place(&mut next, policy, candidate, stored),
+        _ => keep_place(&mut next, stored),
+    }
+    match stored.filter(|stored| says_the_same(stored, &next)) {
+        Some(stored) => {
+            next.decided_at = stored.decided_at;
+            next.announced = stored.announced;
+            next.target_tag.clone_from(&stored.target_tag);
+            next.schema = stored.schema;
+        }
+        // Waiting is no refusal, and nobody can be told of a target that there is not.
+        None => {
+            next.announced = next.outcome() == DecisionOutcome::Wait || next.target.is_empty();
+        }
+    }
+    next
+}
+
+/// Says whether a decision rests on something that is known to be wrong with the image.
+///
+/// A scan that failed, or that is missing, denies a promotion, but is no reason to take one back.
+pub(crate) fn is_known_to_fail(decision: &Decision) -> bool {
+    decision.outcome() == DecisionOutcome::Deny
+        && decision.reasons.iter().any(|reason| {
+            !reason.passed && !reason.undetermined && ![COVERAGE, SOAK].contains(&&*reason.rule)
+        })
+}
+
+/// Names the rules that failed, for people.
+pub(crate) fn why(decision: &Decision) -> String {
+    let failed: Vec<String> = decision
+        .reasons
+        .iter()
+        .filter(|reason| !reason.passed && !reason.undetermined)
+        .map(|reason| format!("{} ({})", reason.rule, reason.detail))
+        .collect();
+    shortened(&failed.join("; "))
+}
+
+/// Returns when a decision was made, which tells its facts from those of the next one.
+pub(crate) fn decided_at(decision: &Decision) -> DateTime<Utc> {
+    time_from_wire(decision.decided_at.as_ref()).unwrap_or_default()
+}
+
+fn judged(next: &mut Decision, judgement: Judgement) {
+    next.target = judgement.target.to_string();
+    next.target_tag = judgement.target_tag.to_string();
+    let (outcome, wait_until) = match judgement.outcome {
+        Outcome::Allow => (DecisionOutcome::Allow, None),
+        Outcome::Deny => (DecisionOutcome::Deny, None),
+        Outcome::Wait { until } => (DecisionOutcome::Wait, Some(time_to_wire(until))),
+        Outcome::Undetermined => (DecisionOutcome::Undetermined, None),
+    };
+    next.outcome = outcome.into();
+    next.wait_until = wait_until;
+    next.reasons = judgement
+        .reasons
+        .into_iter()
+        .map(|reason| Reason {
+            rule: reason.rule,
+            detail: shortened(&reason.detail),
+            passed: reason.passed == Some(true),
+            undetermined: reason.passed.is_none(),
+        })
+        .collect();
+}
+
+/// Gives an allowed image its place: the one it has, or one made of the time of this decision.
+fn place(next: &mut Decision, policy: &Policy, candidate: &Candidate, stored: Option<&Decision>) {
+    next.promoted_at = next.decided_at;
+    let since = stored
+        .filter(|stored| stored.target == next.target)
+        .and_then(|stored| stored.promoted_at);
+    let Some(at) = time_from_wire(since.as_ref()) else {
+        return;
+    };
+    let rendered = policy
+        .spec
+        .tag
+        .parse()
+        .ok()
+        .and_then(|template: TagTemplate| template.render(&candidate.tag, at).ok());
+    if let Some(tag) = rendered {
+        next.promoted_at = since;
+        next.target_tag = tag.to_string();
+    }
+}
+
+/// Remembers where an image stands that is no longer allowed, or about which nothing can be told now.
+fn keep_place(next: &mut Decision, stored: Option<&Decision>) {
+    let Some(stored) = stored.filter(|stored| stored.promoted_at.is_some()) else {
+        return;
+    };
+    next.promoted_at = stored.promoted_at;
+    next.flagged.clone_from(&stored.flagged);
+    next.target.clone_from(&stored.target);
+    next.target_tag.clone_from(&stored.target_tag);
+}
+
+/// Says whether two decisions come to the same for whoever is told.
+///
+/// A newer database that finds the same is nothing new. An image that stays allowed keeps its place whatever it is that
+/// a newer scan finds; one that stays refused is told again when the findings or the failing rules are others.
+fn says_the_same(stored: &Decision, next: &Decision) -> bool {
+    if stored.outcome != next.outcome || stored.target != next.target {
+        return false;
+    }
+    match next.outcome() {
+        DecisionOutcome::Allow => {
+            stored.target_tag == next.target_tag && stored.promoted_at.is_some()
+        }
+        DecisionOutcome::Wait => stored.wait_until == next.wait_until,
+        _ => failing(stored).eq(failing(next)) && findings(stored).eq(findings(next)),
+    }
+}
+
+fn failing(decision: &Decision) -> impl Iterator<Item = (&str, bool)> {
+    let failing = |reason: &&Reason| !reason.passed && reason.rule != SOAK;
+    let rules = decision.reasons.iter().filter(failing);
+    rules.map(|reason| (reason.rule.as_str(), reason.undetermined))
+}
+
+fn findings(decision: &Decision) -> impl Iterator<Item = DecisionInput> {
+    decision.inputs.iter().map(|input| DecisionInput {
+        scanner: String::new(),
+        database_version: String::new(),
+        report_key: String::new(),
+        ..input.clone()
+    })
+}
+
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= MAX_DETAIL {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(MAX_DETAIL).collect();
+    format!("{kept} ...")
+}
+
+/// Writes an error with what led to it.
+fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    shortened(&text)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,375 @@
+//! One trigger: which tags name this digest, what do their policies say of it, and what follows.
+
+use sluice_bus::{Bus, Cause, Handler, Outcome};
+use sluice_domain::{Class, Classify, Digest, Repository, Tag};
+use sluice_events::commands::JudgeImage;
+use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
+use sluice_events::{Command, Decode, Event, Message, Unexpected};
+use sluice_registry::Client;
+use sluice_state::{Entry, State, TagWriter, describe, key};
+use thiserror::Error;
+
+use crate::decide::decide;
+use crate::facts::{Known, Subject, first_seen};
+use crate::policies::{self, Policy};
+use crate::told::Told;
+
+/// The stage.
+#[derive(Debug)]
+pub(crate) struct Promoter {
+    pub(crate) bus: Bus,
+    pub(crate) state: State,
+    pub(crate) registry: Client,
+    pub(crate) tags: TagWriter,
+}
+
+/// What the stage works on. Only what was scanned is taken of an event, never what was found.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Scanned(Repository, Digest),
+    Judge(JudgeImage),
+}
+
+impl Decode for Input {
+    fn decode(message: Message) -> Result<Self, Unexpected> {
+        match message {
+            Message::Event(Event::ScanSucceeded(fact)) => {
+                Ok(Self::Scanned(fact.repository, fact.digest))
+            }
+            Message::Event(Event::ScanFailed(fact)) => {
+                Ok(Self::Scanned(fact.repository, fact.digest))
+            }
+            Message::Event(Event::ScanFindingsChanged(fact)) => {
+                Ok(Self::Scanned(fact.repository, fact.digest))
+            }
+            Message::Command(Command::JudgeImage(command)) => Ok(Self::Judge(command)),
+            other => Err(other.unexpected()),
+        }
+    }
+}
+
+/// Why an image was not judged or promoted.
+#[derive(Debug, Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    State(#[from] sluice_state::Error),
+    #[error(transparent)]
+    Registry(#[from] sluice_registry::Error),
+    #[error("failed to tell what was decided")]
+    Telling {
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("{what} is damaged")]
+    Damaged { what: String },
+}
+
+impl Classify for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::State(error) => error.class(),
+            Self::Registry(error) => error.class(),
+            Self::Telling { .. } => Class::TRANSIENT,
+            Self::Damaged { .. } => Class::Permanent,
+        }
+    }
+}
+
+/// A decision as it is stored, with what it was made of.
+#[derive(Debug)]
+pub(crate) struct Case<'a> {
+    pub(crate) policy: &'a Policy,
+    pub(crate) subject: &'a Subject,
+    pub(crate) manifests: &'a [Digest],
+    pub(crate) key: String,
+    pub(crate) decision: Decision,
+    pub(crate) revision: u64,
+}
+
+impl Case<'_> {
+    /// Returns the place in the target.
+    pub(crate) fn place(&self) -> Result<(Repository, Tag), Error> {
+        let damaged = || Error::Damaged {
+            what: format!("decision `{}`", self.key),
+        };
+        let target = self.decision.target.parse().map_err(|_| damaged())?;
+        let tag = self.decision.target_tag.parse().map_err(|_| damaged())?;
+        Ok((target, tag))
+    }
+}
+
+impl Handler for Promoter {
+    type Input = Input;
+    type Error = Error;
+
+    const SPAN: &'static str = sluice_telemetry::span::PROMOTE;
+
+    async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, Error> {
+        let (digest, subjects) = match input {
+            Input::Scanned(repository, digest) => {
+                let subjects = self.scanned(&repository, &digest).await?;
+                (digest, subjects)
+            }
+            Input::Judge(command) => {
+                let subjects = self.asked(&command).await?;
+                (command.digest, subjects)
+            }
+        };
+        let Some(first) = subjects.first() else {
+            tracing::info!(image.digest = %digest, "superseded; no tag names it any more");
+            return Ok(Outcome::done());
+        };
+        let policies = policies::read(&self.state).await?;
+        let entry = match describe(&self.state, &self.registry, &first.repository, &digest).await {
+            Ok(entry) => entry,
+            Err(sluice_state::Error::Registry(error)) if error.is_not_found() => {
+                tracing::info!(image.digest = %digest, "the image is gone");
+                return Ok(Outcome::done());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let known = Known::read(&self.state, &digest, &entry).await?;
+        // Every policy decides before any of them acts: whether an image is taken back depends on all.
+        let mut cases = Vec::new();
+        for subject in &subjects {
+            for policy in policies.iter().filter(|policy| judges(policy, subject)) {
+                cases.extend(self.judge(policy, subject, &known).await?);
+            }
+        }
+        self.act_on_all(&cases, cause).await
+    }
+}
+
+impl Promoter {
+    pub(crate) fn new(bus: Bus, state: State, registry: Client) -> Self {
+        let tags = TagWriter::new(state.clone(), registry.clone());
+        Self {
+            bus,
+            state,
+            registry,
+            tags,
+        }
+    }
+
+    /// Returns the tags of a repository that name a digest, and those that brought it into a target.
+    async fn scanned(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Vec<Subject>, Error> {
+        let mut subjects = Vec::new();
+        for entry in self.state.tags.list(&key::tags_of(repository)).await? {
+            if entry.value.digest == digest.as_str()
+                && let Ok(tag) = entry.value.tag.parse()
+            {
+                subjects.push(Subject {
+                    repository: repository.clone(),
+                    tag,
+                    digest: digest.clone(),
+                    current: Some(entry.value),
+                });
+            }
+        }
+        let filter = key::decisions_about(digest);
+        let place = repository.as_str();
+        let is_here = |decision: &Decision| {
+            decision.promoted_at.is_some()
+                && (decision.repository == place || decision.target == place)
+        };
+        for entry in self.state.decisions.list(&filter).await? {
+            let decision = entry.value;
+            let (Ok(from), Ok(tag)) = (decision.repository.parse(), decision.tag.parse()) else {
+                continue;
+            };
+            let known = |subject: &Subject| subject.repository == from && subject.tag == tag;
+            if is_here(&decision) && !subjects.iter().any(known) {
+                subjects.push(self.subject(from, tag, digest.clone()).await?);
+            }
+        }
+        Ok(subjects)
+    }
+
+    /// Returns the one tag of a command; nothing if it names another digest now and this one was never promoted.
+    async fn asked(&self, command: &JudgeImage) -> Result<Vec<Subject>, Error> {
+        let JudgeImage {
+            repository,
+            tag,
+            digest,
+        } = command.clone();
+        let subject = self.subject(repository, tag, digest).await?;
+        if subject.current.is_some() {
+            return Ok(vec![subject]);
+        }
+        let filter = key::decisions_on(&subject.repository, &subject.tag);
+        let decisions = self.state.decisions.list(&filter).await?;
+        let promoted = decisions.iter().any(|entry| {
+            entry.value.promoted_at.is_some() && entry.value.digest == subject.digest.as_str()
+        });
+        Ok(promoted.then_some(subject).into_iter().collect())
+    }
+
+    async fn subject(
+        &self,
+        repository: Repository,
+        tag: Tag,
+        digest: Digest,
+    ) -> Result<Subject, Error> {
+        let entry = self.state.tags.get(&key::tag(&repository, &tag)).await?;
+        let current = entry
+            .map(|entry| entry.value)
+            .filter(|entry| entry.digest == digest.as_str());
+        Ok(Subject {
+            repository,
+            tag,
+            digest,
+            current,
+        })
+    }
+
+    /// Judges by one policy and stores the decision, before anything follows from it.
+    async fn judge<'a>(
+        &self,
+        policy: &'a Policy,
+        subject: &'a Subject,
+        known: &'a Known,
+    ) -> Result<Option<Case<'a>>, Error> {
+        let Subject {
+            repository,
+            tag,
+            digest,
+            ..
+        } = subject;
+        let key = key::decision(&policy.spec.name, repository, tag, digest);
+        let stored = self.state.decisions.get(&key).await?;
+        let before = stored.as_ref().map(|entry| &entry.value);
+        let first_seen_at = first_seen(&self.state, subject).await?;
+        let candidate = known.candidate(subject, first_seen_at, chrono::Utc::now());
+        let mut decision = decide(policy, &candidate, known.inputs(), before);
+        if decision.target == repository.as_str() {
+            tracing::debug!(policy = %policy.spec.name, "a policy does not promote a repository into itself");
+            return Ok(None);
+        }
+        if subject.current.is_none() && !for_the_promoted(&mut decision, before) {
+            return Ok(None);
+        }
+        if before != Some(&decision) {
+            let revision = stored.as_ref().map(|entry| entry.revision);
+            let written = self
+                .state
+                .decisions
+                .write(&key, &decision, revision)
+                .await?;
+            tracing::info!(
+                policy = decision.policy,
+                image.repository = decision.repository,
+                image.tag = decision.tag,
+                image.digest = decision.digest,
+                outcome = decision.outcome().as_str_name(),
+                "decided"
+            );
+            return Ok(Some(case(policy, subject, known, key, decision, written)));
+        }
+        let revision = stored.map_or(0, |Entry { revision, .. }| revision);
+        Ok(Some(case(policy, subject, known, key, decision, revision)))
+    }
+
+    /// Acts on every decision; one that fails does not hold up what the others have to tell.
+    async fn act_on_all(&self, cases: &[Case<'_>], cause: &Cause) -> Result<Outcome, Error> {
+        let mut told = Told::default();
+        let mut failure: Option<Error> = None;
+        for case in cases {
+            match self.act(case).await {
+                Ok(more) => told.append(more),
+                Err(error) => {
+                    let keeps = failure
+                        .as_ref()
+                        .is_some_and(|first| first.class() != Class::Permanent);
+                    if !keeps {
+                        failure = Some(error);
+                    }
+                }
+            }
+        }
+        let Some(failure) = failure else {
+            return Ok(told.into_outcome());
+        };
+        told.settle(&self.bus, cause)
+            .await
+            .map_err(|source| Error::Telling { source })?;
+        Err(failure)
+    }
+
+    async fn act(&self, case: &Case<'_>) -> Result<Told, Error> {
+        self.keep_timer(case).await?;
+        match case.decision.outcome() {
+            DecisionOutcome::Allow if case.subject.current.is_some() => self.promote(case).await,
+            DecisionOutcome::Deny => self.deny(case).await,
+            DecisionOutcome::Undetermined => self.leave_open(case),
+            DecisionOutcome::Allow | DecisionOutcome::Wait | DecisionOutcome::Unspecified => {
+                Ok(Told::default())
+            }
+        }
+    }
+
+    /// Records something in a decision that was acted on; if it is another one by now, that one is what counts.
+    pub(crate) fn record<F: FnOnce(&mut Decision)>(
+        &self,
+        case: &Case<'_>,
+        change: F,
+    ) -> impl Future<Output = Result<(), sluice_state::Error>> + Send + use<F> {
+        let (decisions, key, revision) = (
+            self.state.decisions.clone(),
+            case.key.clone(),
+            case.revision,
+        );
+        let mut decision = case.decision.clone();
+        decision.announced = true;
+        change(&mut decision);
+        async move {
+            match decisions.write(&key, &decision, Some(revision)).await {
+                Ok(_) => Ok(()),
+                Err(error) if error.is_conflict() => Ok(()),
+                Err(error) => Err(error),
+            }
+        }
+    }
+}
+
+const fn case<'a>(
+    policy: &'a Policy,
+    subject: &'a Subject,
+    known: &'a Known,
+    key: String,
+    decision: Decision,
+    revision: u64,
+) -> Case<'a> {
+    Case {
+        policy,
+        subject,
+        manifests: known.manifests.as_slice(),
+        key,
+        decision,
+        revision,
+    }
+}
+
+fn judges(policy: &Policy, subject: &Subject) -> bool {
+    let brought = |entry: &TagEntry| policy.brought(entry);
+    policy.judges(&subject.repository) && !subject.current.as_ref().is_some_and(brought)
+}
+
+/// Says what a decision is good for when the source's tag has moved on, but the image may stand in the target.
+///
+/// It can take the image back, or lift a flag; it promotes nothing, and what cannot be told now changes nothing.
+fn for_the_promoted(decision: &mut Decision, before: Option<&Decision>) -> bool {
+    let Some(before) = before.filter(|before| before.promoted_at.is_some()) else {
+        return false;
+    };
+    match decision.outcome() {
+        DecisionOutcome::Deny => true,
+        DecisionOutcome::Allow => {
+            decision.announced = true;
+            before.outcome() != DecisionOutcome::Allow
+        }
+        _ => false,
+    }
+}

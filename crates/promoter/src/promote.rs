@@ -1,0 +1,377 @@
+//! What follows from a decision for an image that is not in its target: copy, tag, tell; or wait; or leave it open.
+
+use chrono::{DateTime, DurationRound as _, SecondsFormat, TimeDelta, Utc};
+use sluice_bus::{Schedule, When};
+use sluice_domain::{Digest, Repository, Tag};
+use sluice_events::commands::JudgeImage;
+use sluice_events::facts::{ImagePromoted, ImagePromotionDenied, Reason};
+use sluice_events::subject::token;
+use sluice_events::time_from_wire;
+use sluice_events::wire::state::{Decision, DecisionOutcome, Promotion, TagEntry};
+use sluice_registry::{CopyJob, Manifest};
+use sluice_state::{Applied, Provenance, Standing, State, TagChange, Truth, key};
+
+use crate::decide::decided_at;
+use crate::handler::{Case, Error, Promoter};
+use crate::policies;
+use crate::told::Told;
+
+/// The source of truth of a promoted tag: the decision, the source's tag, and who promoted into the target last.
+struct Allowed<'a> {
+    state: &'a State,
+    case: &'a Case<'a>,
+    target: &'a Repository,
+    target_tag: &'a Tag,
+}
+
+impl Truth for Allowed<'_> {
+    async fn standing(&self) -> Result<Standing, sluice_state::Error> {
+        let Case {
+            subject, decision, ..
+        } = self.case;
+        let now = self.state.decisions.get(&self.case.key).await?;
+        let still_allowed = now.is_some_and(|now| {
+            now.value.outcome() == DecisionOutcome::Allow
+                && now.value.target == decision.target
+                && now.value.target_tag == decision.target_tag
+        });
+        let source = key::tag(&subject.repository, &subject.tag);
+        let source = self.state.tags.get(&source).await?;
+        let still_named =
+            source.is_some_and(|source| source.value.digest == subject.digest.as_str());
+        let taken = self.is_taken().await?;
+        Ok(if still_allowed && still_named && !taken {
+            Standing::Current
+        } else {
+            Standing::Superseded
+        })
+    }
+}
+
+impl Allowed<'_> {
+    /// Says whether a newer decision, of another source or policy, has the target's tag.
+    ///
+    /// The tag's entry names the promotion that was settled last, and stays so while the tag is claimed. If the decision
+    /// of that promotion still allows what the tag names and is newer than this one, this one comes too late. A newer
+    /// one that is not settled yet finds this one settled, or its claim, and comes after it. So the newest decision has
+    /// the tag in the end, in whatever order they are carried out.
+    async fn is_taken(&self) -> Result<bool, sluice_state::Error> {
+        let entry = self
+            .state
+            .tags
+            .get(&key::tag(self.target, self.target_tag))
+            .await?;
+        let Some(entry) = entry else {
+            return Ok(false);
+        };
+        let Some(holder) = key_of_holder(&entry.value).filter(|key| *key != self.case.key) else {
+            return Ok(false);
+        };
+        let Some(other) = self.state.decisions.get(&holder).await? else {
+            return Ok(false);
+        };
+        let other = other.value;
+        let newer =
+            (decided_at(&other), &holder) > (decided_at(&self.case.decision), &self.case.key);
+        Ok(newer
+            && other.digest != self.case.decision.digest
+            && other.outcome() == DecisionOutcome::Allow
+            && other.target == self.target.as_str()
+            && other.target_tag == self.target_tag.as_str())
+    }
+}
+
+/// Returns the key of the decision by which a tag names its digest.
+fn key_of_holder(entry: &TagEntry) -> Option<String> {
+    let from = entry.promoted_from.as_ref()?;
+    Some(key::decision(
+        &from.policy.parse().ok()?,
+        &from.repository.parse().ok()?,
+        &from.tag.parse().ok()?,
+        &entry.digest.parse().ok()?,
+    ))
+}
+
+/// Returns where an image came from, as a tag's entry keeps it.
+pub(crate) fn provenance(case: &Case<'_>) -> Provenance {
+    Provenance {
+        by: "promoter".to_owned(),
+        promotion: Some(Promotion {
+            policy: case.decision.policy.clone(),
+            repository: case.decision.repository.clone(),
+            tag: case.decision.tag.clone(),
+        }),
+        ..Provenance::default()
+    }
+}
+
+/// What tells the facts of one decision from those of the next; the same whatever message leads to them.
+pub(crate) fn occurrence(decision: &Decision) -> String {
+    decided_at(decision).to_rfc3339_opts(SecondsFormat::Nanos, true)
+}
+
+impl Promoter {
+    /// Brings an allowed image to its place, or mends it there, and tells it once.
+    pub(crate) async fn promote(&self, case: &Case<'_>) -> Result<Told, Error> {
+        let (target, target_tag) = case.place()?;
+        let truth = Allowed {
+            state: &self.state,
+            case,
+            target: &target,
+            target_tag: &target_tag,
+        };
+        if truth.standing().await? == Standing::Superseded {
+            return self.too_late(case, &target).await;
+        }
+        let mut previous = None;
+        if !self.is_in_place(case, &target, &target_tag).await? {
+            let top = match self.copy(case, &target).await {
+                Ok(top) => top,
+                // A source that moved on may be gone by now.
+                Err(error) if error.is_not_found() => {
+                    return match truth.standing().await? {
+                        Standing::Superseded => self.too_late(case, &target).await,
+                        Standing::Current => Err(error.into()),
+                    };
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let change = TagChange {
+                repository: &target,
+                tag: &target_tag,
+                wanted: Some(&top),
+                provenance: provenance(case),
+                truth: &truth,
+            };
+            match self.tags.apply(&change).await? {
+                Applied::Settled { previous: before } => previous = before,
+                Applied::Superseded => return self.too_late(case, &target).await,
+            }
+            tracing::info!(
+                policy = case.decision.policy, image.repository = %target, image.tag = %target_tag,
+                image.digest = case.decision.digest, "promoted"
+            );
+        }
+        let mut told = Told::default();
+        if case.decision.announced {
+            return Ok(told);
+        }
+        let occurrence = occurrence(&case.decision);
+        told.fact(
+            ImagePromoted {
+                policy: case.policy.spec.name.clone(),
+                source: case.subject.repository.clone(),
+                source_tag: case.subject.tag.clone(),
+                target: target.clone(),
+                target_tag: target_tag.clone(),
+                digest: case.subject.digest.clone(),
+                decided_at: decided_at(&case.decision),
+                previous,
+            },
+            &occurrence,
+        );
+        self.chain(case, target, target_tag, &mut told).await?;
+        told.record(self.record(case, |_| {}));
+        Ok(told)
+    }
+
+    /// Asks for a judgement of the promoted image where the target is a source of further policies.
+    async fn chain(
+        &self,
+        case: &Case<'_>,
+        target: Repository,
+        target_tag: Tag,
+        told: &mut Told,
+    ) -> Result<(), Error> {
+        let policies = policies::read(&self.state).await?;
+        let further = |policy: &policies::Policy| {
+            policy.spec.name != case.policy.spec.name && policy.judges(&target)
+        };
+        if policies.iter().any(further) {
+            let id = format!("judge/chain/{}/{}", case.key, occurrence(&case.decision));
+            let command = JudgeImage {
+                repository: target,
+                tag: target_tag,
+                digest: case.subject.digest.clone(),
+            };
+            told.command(command, id);
+        }
+        Ok(())
+    }
+
+    /// Leaves nothing behind of a decision that was withdrawn while it was carried out.
+    async fn too_late(&self, case: &Case<'_>, target: &Repository) -> Result<Told, Error> {
+        tracing::info!(
+            policy = case.decision.policy,
+            image.digest = case.decision.digest,
+            "superseded"
+        );
+        let now = self.state.decisions.get(&case.key).await?;
+        let withdrawn = now.is_some_and(|now| {
+            now.value.outcome() != DecisionOutcome::Allow && now.value.promoted_at.is_none()
+        });
+        let mut told = Told::default();
+        if withdrawn {
+            self.sweep(case, target, &mut told).await?;
+        }
+        Ok(told)
+    }
+
+    /// Says whether the tag and every manifest of the image are in the target.
+    async fn is_in_place(
+        &self,
+        case: &Case<'_>,
+        target: &Repository,
+        target_tag: &Tag,
+    ) -> Result<bool, Error> {
+        let entry = self.state.tags.get(&key::tag(target, target_tag)).await?;
+        let settled = entry.is_some_and(|entry| {
+            entry.value.claim.is_none() && entry.value.digest == case.decision.digest
+        });
+        if !settled {
+            return Ok(false);
+        }
+        let head = self.registry.head(target, &target_tag.into()).await?;
+        if head.is_none_or(|head| head.digest != case.subject.digest) {
+            return Ok(false);
+        }
+        for manifest in case.manifests {
+            if self
+                .registry
+                .head(target, &manifest.into())
+                .await?
+                .is_none()
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn copy(
+        &self,
+        case: &Case<'_>,
+        target: &Repository,
+    ) -> Result<Manifest, sluice_registry::Error> {
+        let source = &case.subject.repository;
+        let digest: &Digest = &case.subject.digest;
+        let job = CopyJob {
+            source: &self.registry,
+            source_repository: source,
+            digest,
+            target: &self.registry,
+            target_repository: target,
+            siblings: std::slice::from_ref(source),
+        };
+        Ok(job.run().await?.top)
+    }
+
+    /// Tells why an image was refused, or why nothing can be told of it.
+    pub(crate) fn tell_refusal(&self, case: &Case<'_>, told: &mut Told) -> Result<(), Error> {
+        let (target, _) = case.place()?;
+        let reasons = case.decision.reasons.iter().map(|reason| Reason {
+            rule: reason.rule.clone(),
+            detail: reason.detail.clone(),
+            passed: reason.passed,
+            undetermined: reason.undetermined,
+        });
+        told.fact(
+            ImagePromotionDenied {
+                policy: case.policy.spec.name.clone(),
+                repository: case.subject.repository.clone(),
+                tag: case.subject.tag.clone(),
+                digest: case.subject.digest.clone(),
+                target,
+                reasons: reasons.collect(),
+                decided_at: decided_at(&case.decision),
+            },
+            &occurrence(&case.decision),
+        );
+        Ok(())
+    }
+
+    /// Tells what cannot be told of an image: it is not promoted, and what is promoted already stays.
+    ///
+    /// For whoever waits for the image it is a refusal, with the open rules marked as such.
+    pub(crate) fn leave_open(&self, case: &Case<'_>) -> Result<Told, Error> {
+        let mut told = Told::default();
+        if !case.decision.announced {
+            self.tell_refusal(case, &mut told)?;
+            told.record(self.record(case, |_| {}));
+        }
+        Ok(told)
+    }
+
+    /// Keeps the timer of a decision that waits, and removes it with the waiting.
+    ///
+    /// There is one per policy and tag: a digest that comes later replaces the timer of the one before, and a timer that
+    /// fired is gone. So there are never more timers than tags that soak.
+    pub(crate) async fn keep_timer(&self, case: &Case<'_>) -> Result<(), Error> {
+        let Case {
+            policy, subject, ..
+        } = case;
+        if subject.current.is_none() || policy.spec.soak.is_none() {
+            return Ok(());
+        }
+        let name = format!(
+            "judge.{}.{}.{}",
+            token(policy.spec.name.as_str()),
+            token(subject.repository.as_str()),
+            token(subject.tag.as_str())
+        );
+        let until = time_from_wire(case.decision.wait_until.as_ref());
+        let Some(until) = until.filter(|_| case.decision.outcome() == DecisionOutcome::Wait) else {
+            return Ok(self
+                .bus
+                .remove_schedule(&name)
+                .await
+                .map_err(sluice_state::Error::from)?);
+        };
+        let command = JudgeImage {
+            repository: subject.repository.clone(),
+            tag: subject.tag.clone(),
+            digest: subject.digest.clone(),
+        };
+        let schedule = Schedule {
+            name,
+            when: When::At(whole_second(until)),
+            command: command.into(),
+        };
+        self.bus
+            .put_schedule(&schedule)
+            .await
+            .map_err(sluice_state::Error::from)?;
+        Ok(())
+    }
+}
+
+/// Schedules know whole seconds; one that fired before the time would find the image still waiting.
+fn whole_second(at: DateTime<Utc>) -> DateTime<Utc> {
+    let second = TimeDelta::seconds(1);
+    at.duration_trunc(second)
+        .ok()
+        .filter(|floor| *floor < at)
+        .and_then(|floor| floor.checked_add_signed(second))
+        .unwrap_or(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timer_never_fires_before_the_time() {
+        for (at, expected) in [
+            ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
+            ("2026-01-01T00:00:00.000000001Z", "2026-01-01T00:00:01Z"),
+            ("2026-01-01T23:59:59.9Z", "2026-01-02T00:00:00Z"),
+        ] {
+            let at: DateTime<Utc> = at.parse().unwrap();
+            assert_eq!(whole_second(at), expected.parse::<DateTime<Utc>>().unwrap());
+        }
+        assert_eq!(
+            whole_second(DateTime::<Utc>::MAX_UTC),
+            DateTime::<Utc>::MAX_UTC
+        );
+    }
+}

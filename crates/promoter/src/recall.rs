@@ -1,0 +1,329 @@
+//! What follows from a refusal, and for an image that was promoted before: a flag, or its withdrawal.
+
+use std::collections::BTreeSet;
+
+use sluice_domain::resources::Recall;
+use sluice_domain::{Digest, Repository, Tag};
+use sluice_events::commands::JudgeImage;
+use sluice_events::facts::{ImageFlagged, ImageWithdrawn};
+use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
+use sluice_state::{Entry, Standing, State, TagChange, Truth, describe, key};
+
+use crate::decide::{is_known_to_fail, why};
+use crate::handler::{Case, Error, Promoter};
+use crate::policies;
+use crate::promote::{occurrence, provenance};
+use crate::told::Told;
+
+/// The source of truth of a withdrawal: the decision still refuses what the tag names.
+struct Refused<'a> {
+    state: &'a State,
+    case: &'a Case<'a>,
+    target: &'a Repository,
+    tag: &'a Tag,
+}
+
+impl Truth for Refused<'_> {
+    async fn standing(&self) -> Result<Standing, sluice_state::Error> {
+        let now = self.state.decisions.get(&self.case.key).await?;
+        let still_refused = now.is_some_and(|now| now.value.outcome() == DecisionOutcome::Deny);
+        let entry = self
+            .state
+            .tags
+            .get(&key::tag(self.target, self.tag))
+            .await?;
+        // Somebody may have promoted another digest meanwhile, which must stay.
+        let still_named =
+            entry.is_some_and(|entry| entry.value.digest == self.case.decision.digest);
+        Ok(if still_refused && still_named {
+            Standing::Current
+        } else {
+            Standing::Superseded
+        })
+    }
+}
+
+impl Promoter {
+    /// Tells a refusal, and takes back what was promoted before as far as the policy asks for it.
+    pub(crate) async fn deny(&self, case: &Case<'_>) -> Result<Told, Error> {
+        let mut told = Told::default();
+        if !case.decision.announced {
+            self.tell_refusal(case, &mut told)?;
+        }
+        let recall = case.policy.spec.recall;
+        let asked_for = match recall {
+            Recall::Flag => case.decision.flagged.is_empty(),
+            Recall::Withdraw => true,
+            Recall::Ignore => false,
+        };
+        if asked_for && case.decision.promoted_at.is_some() && is_known_to_fail(&case.decision) {
+            let others = self.others(case).await?;
+            let allowed = |other: &Decision| other.outcome() == DecisionOutcome::Allow;
+            // Another policy that still allows the image in the same target keeps it there.
+            if !others.iter().any(allowed) {
+                if recall == Recall::Flag {
+                    self.flag(case, &mut told)?;
+                } else {
+                    self.withdraw(case, &mut told).await?;
+                }
+                ask_again(case, &others, &mut told);
+                return Ok(told);
+            }
+        }
+        if !case.decision.announced {
+            told.record(self.record(case, |_| {}));
+        }
+        Ok(told)
+    }
+
+    /// Returns the other decisions by which this image stands in the same target.
+    async fn others(&self, case: &Case<'_>) -> Result<Vec<Decision>, Error> {
+        let about = key::decisions_about(&case.subject.digest);
+        let decisions = self.state.decisions.list(&about).await?;
+        Ok(decisions
+            .into_iter()
+            .filter(|entry| entry.key != case.key)
+            .map(|entry| entry.value)
+            .filter(|other| other.target == case.decision.target && other.promoted_at.is_some())
+            .collect())
+    }
+
+    fn flag(&self, case: &Case<'_>, told: &mut Told) -> Result<(), Error> {
+        let (target, tag) = case.place()?;
+        let reason = why(&case.decision);
+        tracing::warn!(image.repository = %target, image.tag = %tag, reason, "flagged");
+        told.fact(
+            ImageFlagged {
+                policy: case.policy.spec.name.clone(),
+                repository: target,
+                tag,
+                digest: case.subject.digest.clone(),
+                reason: reason.clone(),
+            },
+            &occurrence(&case.decision),
+        );
+        told.record(self.record(case, |decision| decision.flagged = reason));
+        Ok(())
+    }
+
+    /// Removes the tags that this decision brought, then by digest what nothing else there reaches.
+    async fn withdraw(&self, case: &Case<'_>, told: &mut Told) -> Result<(), Error> {
+        let (target, tag) = case.place()?;
+        // A template with the time may have brought more than one tag; the last is told even when it is gone already.
+        let mut brought = BTreeSet::from([tag]);
+        for entry in self.state.tags.list(&key::tags_of(&target)).await? {
+            if is_brought_by(&entry.value, case)
+                && let Ok(tag) = entry.value.tag.parse()
+            {
+                brought.insert(tag);
+            }
+        }
+        for tag in &brought {
+            let truth = Refused {
+                state: &self.state,
+                case,
+                target: &target,
+                tag,
+            };
+            let entry = self.state.tags.get(&key::tag(&target, tag)).await?;
+            if entry.is_some_and(|entry| is_brought_by(&entry.value, case)) {
+                let change = TagChange {
+                    repository: &target,
+                    tag,
+                    wanted: None,
+                    provenance: provenance(case),
+                    truth: &truth,
+                };
+                self.tags.apply(&change).await?;
+            }
+        }
+        // A decision that changed meanwhile has its own message, which mends what was removed.
+        let now = self.state.decisions.get(&case.key).await?;
+        if now.is_none_or(|now| now.value.outcome() != DecisionOutcome::Deny) {
+            return Ok(());
+        }
+        self.sweep(case, &target, told).await?;
+        let reason = why(&case.decision);
+        for tag in brought {
+            tracing::warn!(image.repository = %target, image.tag = %tag, reason, "withdrawn");
+            told.fact(
+                ImageWithdrawn {
+                    policy: case.policy.spec.name.clone(),
+                    repository: target.clone(),
+                    tag,
+                    digest: case.subject.digest.clone(),
+                    reason: reason.clone(),
+                },
+                &occurrence(&case.decision),
+            );
+        }
+        told.record(self.record(case, |decision| {
+            decision.promoted_at = None;
+            decision.flagged = String::new();
+        }));
+        Ok(())
+    }
+
+    /// Deletes the manifests of an image that no other permitted image of the target reaches (invariants 1 and 5).
+    ///
+    /// Whatever cannot be listed or read ends this before anything is deleted.
+    pub(crate) async fn sweep(
+        &self,
+        case: &Case<'_>,
+        target: &Repository,
+        told: &mut Told,
+    ) -> Result<(), Error> {
+        let kept = self.kept(case, target).await?;
+        for manifest in case
+            .manifests
+            .iter()
+            .filter(|digest| !kept.contains(*digest))
+        {
+            self.registry.delete_manifest(target, manifest).await?;
+            tracing::info!(image.repository = %target, image.digest = %manifest, "deleted");
+        }
+        // An image with a manifest in common may have been allowed since the listing, and found it there when it was
+        // copied. Its effect is verified once more, and mended.
+        for entry in self.permitted(case, target).await? {
+            if entry.value.outcome() != DecisionOutcome::Allow {
+                continue;
+            }
+            let (Ok(repository), Ok(tag), Ok(digest)) = (
+                entry.value.repository.parse(),
+                entry.value.tag.parse(),
+                entry.value.digest.parse::<Digest>(),
+            ) else {
+                continue;
+            };
+            let reached = self.reached(&digest, target).await?;
+            if reached.iter().any(|digest| case.manifests.contains(digest)) {
+                let id = format!("judge/mend/{}/{}", entry.key, occurrence(&case.decision));
+                let command = JudgeImage {
+                    repository,
+                    tag,
+                    digest,
+                };
+                told.command(command, id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns every manifest that must stay in a target, apart from what only this decision brought there.
+    async fn kept(&self, case: &Case<'_>, target: &Repository) -> Result<BTreeSet<Digest>, Error> {
+        let mut tops = BTreeSet::new();
+        for entry in self.permitted(case, target).await? {
+            tops.extend(entry.value.digest.parse::<Digest>().ok());
+        }
+        for entry in self.state.tags.list(&key::tags_of(target)).await? {
+            tops.extend(entry.value.digest.parse::<Digest>().ok());
+            let claimed = entry.value.claim.map(|claim| claim.digest);
+            tops.extend(claimed.and_then(|digest| digest.parse::<Digest>().ok()));
+        }
+        // The registry may have tags that no entry knows.
+        let listed = match self.registry.tags(target).await {
+            Err(error) if error.is_not_found() => Vec::new(),
+            listed => listed?,
+        };
+        for tag in &listed {
+            let head = self.registry.head(target, &tag.into()).await?;
+            tops.extend(head.map(|head| head.digest));
+        }
+        let mut kept = BTreeSet::new();
+        for top in tops {
+            kept.extend(self.reached(&top, target).await?);
+            kept.insert(top);
+        }
+        Ok(kept)
+    }
+
+    /// Returns the other decisions by which an image may be in a target: allowed now, or promoted and not withdrawn.
+    ///
+    /// One that is about to be withdrawn by its own policy does not count: two that go at the same time would else keep
+    /// what they share. Decisions are found by their source; these are the sources of what the target's tags name, or
+    /// named.
+    async fn permitted(
+        &self,
+        case: &Case<'_>,
+        target: &Repository,
+    ) -> Result<Vec<Entry<Decision>>, Error> {
+        let mut sources = BTreeSet::from([case.subject.repository.clone()]);
+        for entry in self.state.tags.list(&key::tags_of(target)).await? {
+            let from = entry.value.promoted_from;
+            sources.extend(from.and_then(|from| from.repository.parse::<Repository>().ok()));
+        }
+        let policies = policies::read(&self.state).await?;
+        let goes = |decision: &Decision| {
+            is_known_to_fail(decision)
+                && policies.iter().any(|policy| {
+                    policy.spec.recall == Recall::Withdraw
+                        && policy.spec.name.as_str() == decision.policy
+                })
+        };
+        let mut permitted = Vec::new();
+        for source in sources {
+            let decisions = self
+                .state
+                .decisions
+                .list(&key::decisions_in(&source))
+                .await?;
+            permitted.extend(decisions.into_iter().filter(|entry| {
+                entry.key != case.key
+                    && entry.value.target == target.as_str()
+                    && entry.value.promoted_at.is_some()
+                    && !goes(&entry.value)
+            }));
+        }
+        Ok(permitted)
+    }
+
+    /// Returns the manifests below an image; one that is nowhere reaches nothing.
+    async fn reached(
+        &self,
+        digest: &Digest,
+        target: &Repository,
+    ) -> Result<BTreeSet<Digest>, Error> {
+        match describe(&self.state, &self.registry, target, digest).await {
+            Ok(entry) => Ok(entry
+                .children
+                .iter()
+                .filter_map(|child| child.digest.parse().ok())
+                .collect()),
+            Err(sluice_state::Error::Registry(error)) if error.is_not_found() => {
+                Ok(BTreeSet::new())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Has the policies look again whose own recall this decision may have held up.
+fn ask_again(case: &Case<'_>, others: &[Decision], told: &mut Told) {
+    for other in others {
+        if let (Ok(repository), Ok(tag)) = (other.repository.parse(), other.tag.parse()) {
+            let id = format!(
+                "judge/recall/{}/{repository}/{tag}/{}/{}",
+                other.policy,
+                case.key,
+                occurrence(&case.decision)
+            );
+            let command = JudgeImage {
+                repository,
+                tag,
+                digest: case.subject.digest.clone(),
+            };
+            told.command(command, id);
+        }
+    }
+}
+
+/// Says whether a tag names its digest because of this decision.
+fn is_brought_by(entry: &TagEntry, case: &Case<'_>) -> bool {
+    let decision = &case.decision;
+    entry.digest == decision.digest
+        && entry.promoted_from.as_ref().is_some_and(|from| {
+            from.policy == decision.policy
+                && from.repository == decision.repository
+                && from.tag == decision.tag
+        })
+}

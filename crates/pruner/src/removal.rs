@@ -1,0 +1,105 @@
+//! Removes one tag, if everything is still as it was planned.
+
+use std::collections::BTreeMap;
+
+use sluice_domain::{Digest, Repository, ResourceName, Tag};
+use sluice_events::wire::state::{Decision, DecisionOutcome, Pruning, TagEntry};
+use sluice_registry::Client;
+use sluice_state::{
+    Applied, Entry, Error, Provenance, Snapshot, Standing, State, TagChange, TagWriter, Truth, key,
+};
+
+use crate::prune::NAME;
+
+/// A tag that is to be removed.
+#[derive(Debug)]
+pub(crate) struct Removal<'a> {
+    pub(crate) state: &'a State,
+    pub(crate) registry: &'a Client,
+    pub(crate) catalog: &'a Snapshot,
+    pub(crate) repository: &'a Repository,
+    pub(crate) tag: &'a Tag,
+    /// What it named when the plan was made.
+    pub(crate) digest: &'a Digest,
+}
+
+impl Truth for Removal<'_> {
+    /// The entry and the registry must still name the planned digest, and nothing may wait for it.
+    async fn standing(&self) -> Result<Standing, Error> {
+        let entry = self
+            .state
+            .tags
+            .get(&key::tag(self.repository, self.tag))
+            .await?;
+        let head = self
+            .registry
+            .head(self.repository, &self.tag.into())
+            .await?;
+        let decisions = self
+            .state
+            .decisions
+            .list(&key::decisions_on(self.repository, self.tag))
+            .await?;
+        let moved = entry.is_none_or(|entry| entry.value.digest != self.digest.as_str())
+            || head.is_some_and(|head| head.digest != *self.digest);
+        let soaks = soaking(self.catalog, self.repository, &decisions)
+            .contains_key(&(self.tag.to_string(), self.digest.to_string()));
+        Ok(if moved || soaks {
+            Standing::Superseded
+        } else {
+            Standing::Current
+        })
+    }
+}
+
+impl Removal<'_> {
+    /// Says whether the tag is gone now, and by this removal.
+    pub(crate) async fn carry_out(
+        &self,
+        tags: &TagWriter,
+        entry: &TagEntry,
+        run: &str,
+        reason: &str,
+    ) -> Result<bool, Error> {
+        let change = TagChange {
+            repository: self.repository,
+            tag: self.tag,
+            wanted: None,
+            provenance: Provenance {
+                by: NAME.to_owned(),
+                // Kept, so that a late delivery of the same move does not bring the tag back.
+                mirror: entry.mirror.clone(),
+                move_number: entry.move_number,
+                promotion: None,
+            },
+            truth: self,
+        };
+        let pruning = Pruning {
+            run: run.to_owned(),
+            digest: self.digest.to_string(),
+            reason: reason.to_owned(),
+        };
+        Ok(tags.prune(&change, &pruning).await? != Applied::Superseded)
+    }
+}
+
+/// Returns what waits for its soak time: tag and digest, with the policy that lets it wait.
+pub(crate) fn soaking(
+    catalog: &Snapshot,
+    repository: &Repository,
+    decisions: &[Entry<Decision>],
+) -> BTreeMap<(String, String), ResourceName> {
+    decisions
+        .iter()
+        .map(|entry| &entry.value)
+        .filter(|decision| decision.outcome() == DecisionOutcome::Wait)
+        .filter_map(|decision| {
+            // A policy that is gone or off waits for nothing.
+            let policy = catalog
+                .policies_from(repository)
+                .find(|policy| policy.name.as_str() == decision.policy)?;
+            let image = (decision.tag.clone(), decision.digest.clone());
+            Some((image, policy.name.clone()))
+        })
+        .collect()
+}

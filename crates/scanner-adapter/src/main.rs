@@ -1,0 +1,9 @@
+//! Scans images with Trivy and keeps what it says of them.
+
+use std::process::ExitCode;
+
+use sluice_scanner_adapter::{Settings, start};
+
+fn main() -> ExitCode {
+    sluice_service::launch(|settings: Settings, host| async move { start(settings, &host).await })
+}

@@ -1,0 +1,80 @@
+//! The body of a delivery: an event of CloudEvents 1.0 in its structured JSON form.
+
+use chrono::SecondsFormat;
+use serde_json::{Value, json};
+use sluice_events::Event;
+use sluice_events::commands::DeliverEvent;
+
+/// The media type of the body.
+pub(crate) const CONTENT_TYPE: &str = "application/cloudevents+json";
+
+/// Returns the event as it is told to an endpoint: id, source, type and time are those that it has on the stream.
+pub(crate) fn cloud_event(command: &DeliverEvent, event: &Event, correlation: &str) -> Value {
+    let source = if command.event_source.is_empty() {
+        "/sluice"
+    } else {
+        &command.event_source
+    };
+    json!({
+        "specversion": "1.0",
+        "id": command.event_id,
+        "source": source,
+        "type": event.type_name(),
+        "time": command.event_time.to_rfc3339_opts(SecondsFormat::Millis, true),
+        "subject": event.subject(),
+        "datacontenttype": "application/json",
+        "eventname": event.name(),
+        "correlationid": correlation,
+        "data": event.to_json(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_events::EventId;
+    use sluice_events::facts::ResourceApplied;
+
+    use super::*;
+
+    #[test]
+    fn a_body_has_what_cloud_events_asks_for() {
+        let event: Event = ResourceApplied {
+            kind: "Mirror".to_owned(),
+            name: "alpine".parse().unwrap(),
+            revision: 7,
+            removed: false,
+            actor: "ada".to_owned(),
+        }
+        .into();
+        let mut command = DeliverEvent {
+            endpoint: "hook".parse().unwrap(),
+            event_id: EventId::of("t", "k", "1"),
+            event_type: event.type_name().to_owned(),
+            event_time: "2026-11-24T12:00:00.120Z".parse().unwrap(),
+            payload: event.encode(),
+            event_source: "/sluice/cli".to_owned(),
+        };
+        let body = cloud_event(&command, &event, "c-1");
+        assert_eq!(
+            body,
+            json!({
+                "specversion": "1.0",
+                "id": command.event_id.to_string(),
+                "source": "/sluice/cli",
+                "type": "sluice.events.v1.ResourceApplied",
+                "time": "2026-11-24T12:00:00.120Z",
+                "subject": "sluice.v1.resource.applied.mirror.alpine",
+                "datacontenttype": "application/json",
+                "eventname": "resource.applied",
+                "correlationid": "c-1",
+                "data": { "kind": "Mirror", "name": "alpine", "revision": 7, "removed": false, "actor": "ada" },
+            })
+        );
+        // Attributes beyond the standard ones are lower case letters and digits only.
+        for name in body.as_object().unwrap().keys() {
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase()), "{name}");
+        }
+        command.event_source.clear();
+        assert_eq!(cloud_event(&command, &event, "c-1")["source"], "/sluice");
+    }
+}

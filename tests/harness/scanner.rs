@@ -1,0 +1,169 @@
+//! What a scanner adapter needs: Trivy, and vulnerability databases of a few advisories.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::json;
+
+use crate::image::{Upstream, gzip, tar};
+use crate::{Stack, root, tool};
+
+/// The place of the database at the upstream registry.
+const REPOSITORY: &str = "trivy-db";
+const TAG: &str = "2";
+
+/// A vulnerability database as files.
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// The database.
+    pub bytes: Vec<u8>,
+    /// What is told of it.
+    pub metadata: Vec<u8>,
+}
+
+impl Database {
+    /// Makes the project's own database, as if it were of this time.
+    pub fn of(updated_at: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let told = [
+            "--out",
+            folder.path().to_str().unwrap(),
+            "--updated-at",
+            updated_at,
+        ];
+        let output = script(&told);
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
+        Self {
+            bytes: read("trivy.db"),
+            metadata: read("metadata.json"),
+        }
+    }
+
+    /// Cuts the database off.
+    pub fn truncated(mut self, size: usize) -> Self {
+        self.bytes.truncate(size);
+        self
+    }
+
+    /// Publishes it where scanner adapters of this stack look for it, as the artifact that Trivy pulls.
+    pub fn publish(&self, stack: &Stack) {
+        let publisher = stack.publisher();
+        let archive = gzip(&tar(&[
+            ("trivy.db", &self.bytes),
+            ("metadata.json", &self.metadata),
+        ]));
+        let mut layer = publisher.blob(
+            REPOSITORY,
+            "application/vnd.aquasec.trivy.db.layer.v1.tar+gzip",
+            &archive,
+        );
+        layer["annotations"] = json!({ "org.opencontainers.image.title": "db.tar.gz" });
+        let config = publisher.blob(
+            REPOSITORY,
+            "application/vnd.aquasec.trivy.config.v1+json",
+            b"{}",
+        );
+        let artifact = publisher.artifact(REPOSITORY, config, layer);
+        publisher.put(REPOSITORY, TAG, &artifact);
+    }
+
+    /// Writes it into a cache folder of Trivy.
+    pub fn write(&self, cache: &Path) {
+        let folder = cache.join("db");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("trivy.db"), &self.bytes).unwrap();
+        fs::write(folder.join("metadata.json"), &self.metadata).unwrap();
+    }
+}
+
+impl Stack {
+    /// Returns the variables of a scanner adapter that gets its database from the upstream of this stack.
+    pub fn scanner_settings(&self) -> Vec<(&'static str, String)> {
+        let text = |path: PathBuf| path.to_str().unwrap().to_owned();
+        vec![
+            ("SLUICE__TRIVY__BINARY", text(tool("trivy"))),
+            (
+                "SLUICE__TRIVY__CACHE_DIR",
+                text(self.folder().join("trivy")),
+            ),
+            (
+                "SLUICE__TRIVY__DATABASE_REPOSITORY",
+                format!("{}/{REPOSITORY}:{TAG}", self.upstream.host),
+            ),
+        ]
+    }
+
+    /// Starts a scanner adapter and waits until it is ready; `more` wins over the usual settings.
+    pub fn scanner(&mut self, more: &[(&str, &str)]) -> usize {
+        let number = self.begin_scanner(more);
+        crate::wait_for("the scanner adapter to be ready", 60, || {
+            (self.readiness("scanner-adapter", number)? == "ready\n").then_some(())
+        });
+        number
+    }
+
+    /// Starts a scanner adapter without waiting for it.
+    pub fn begin_scanner(&mut self, more: &[(&str, &str)]) -> usize {
+        let settings = self.scanner_settings();
+        let mut variables: Vec<(&str, &str)> = settings
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        variables.extend(more);
+        self.begin("scanner-adapter", &variables)
+    }
+
+    /// Speaks to the upstream as its publisher, and mirrors what it pushes to `library/app` as `hub/app`.
+    pub fn mirrored(&mut self) -> Upstream {
+        self.service("poller", &[]);
+        self.service("mirror-worker", &[]);
+        let mirror = self.mirror("app", "library/app", "hub/app", "every: 2s\n");
+        self.apply(&format!("{}{mirror}", self.upstream_resource()));
+        self.publisher()
+    }
+}
+
+/// Returns the processes that a process has started and that are alive.
+pub fn children(process: u32) -> Vec<u32> {
+    let mut children = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{process}/task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let listed = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        children.extend(
+            listed
+                .split_whitespace()
+                .filter_map(|id| id.parse::<u32>().ok()),
+        );
+    }
+    children.retain(|child| is_alive(*child));
+    children
+}
+
+/// Says whether a process is there and has not ended.
+pub fn is_alive(process: u32) -> bool {
+    fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// Kills a process that the test's own services have started.
+pub fn kill(process: u32) {
+    let killed = Command::new("kill")
+        .args(["-KILL", &process.to_string()])
+        .status();
+    assert!(killed.unwrap().success());
+}
+
+fn script(arguments: &[&str]) -> Output {
+    Command::new(root().join("deploy/trivy-db"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}

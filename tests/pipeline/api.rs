@@ -1,0 +1,194 @@
+//! The REST API of the gateway.
+
+use std::fs;
+use std::process::Command;
+
+use reqwest::Method;
+use reqwest::blocking::{Client, RequestBuilder};
+use serde_json::{Value, json};
+use sluice_tests::{Stack, binary, wait_for};
+
+const MIRROR: &str = "kind: Mirror\nname: app\nfrom: docker.io/library/app\nto: hub/app\n";
+
+/// Sends a request and returns the status and the body, which is JSON or nothing.
+fn ask(request: RequestBuilder) -> (u16, Value) {
+    let answer = request.send().unwrap();
+    let (status, content) = (
+        answer.status().as_u16(),
+        answer.headers().get("content-type").cloned(),
+    );
+    let body = answer.bytes().unwrap();
+    if status >= 400 {
+        assert_eq!(content.unwrap(), "application/problem+json");
+    }
+    (status, serde_json::from_slice(&body).unwrap_or_default())
+}
+
+fn call(stack: &Stack, method: Method, path: &str, body: &str) -> (u16, Value) {
+    let url = format!("http://{}/api/v1/{path}", stack.api);
+    ask(Client::new().request(method, url).body(body.to_owned()))
+}
+
+#[test]
+fn resources_are_applied_shown_and_removed_as_by_the_command() {
+    let stack = Stack::start(7_200);
+    let call = |method, path: &str, body: &str| call(&stack, method, path, body);
+    assert_eq!(call(Method::GET, "resources/mirrors", ""), (200, json!([])));
+    for changed in [true, false] {
+        let (status, answer) = call(Method::PUT, "resources/mirror/app", MIRROR);
+        assert_eq!((status, answer), (200, json!({ "changed": changed })));
+    }
+    let settings = r#"{ "kind": "Repository", "name": "hub/*", "keep": 3 }"#;
+    let (status, _) = call(Method::PUT, "resources/repository/hub/*", settings);
+    assert_eq!(status, 200);
+    let (status, shown) = call(Method::GET, "resources/repositories/hub%2F*", "");
+    assert_eq!(status, 200);
+    assert_eq!(shown["spec"]["keep"], 3);
+    assert_eq!(shown["appliedBy"], "api");
+    let listed = stack.sluice(&["get", "mirrors"]);
+    assert!(listed.contains("app"), "{listed}");
+    assert_eq!(call(Method::DELETE, "resources/mirror/app", "").0, 204);
+    let (status, problem) = call(Method::DELETE, "resources/mirror/app", "");
+    assert_eq!((status, &problem["code"]), (404, &json!("not_found")));
+    let told = stack.facts("resource.applied");
+    let actors: Vec<_> = told.iter().map(|fact| &fact["data"]["actor"]).collect();
+    assert_eq!(actors, ["api", "api", "api"]);
+}
+
+#[test]
+fn what_is_wrong_is_told_with_a_code_and_nothing_is_applied() {
+    let stack = Stack::start(7_200);
+    let call = |method, path: &str, body: &str| call(&stack, method, path, body);
+    let unknown_key = format!("{MIRROR}evry: 1h\n");
+    let bad_range = format!("{MIRROR}tags: {{ semver: '>=>1' }}\n");
+    let two = format!("{MIRROR}---\n{}", MIRROR.replace("app", "b"));
+    let put = |path: &str, body: &str| call(Method::PUT, path, body);
+    for (expected, code, (status, problem)) in [
+        (
+            422,
+            "invalid_resource",
+            put("resources/mirror/app", &unknown_key),
+        ),
+        (
+            422,
+            "invalid_resource",
+            put("resources/mirror/app", &bad_range),
+        ),
+        (422, "invalid_resource", put("resources/mirror/app", "")),
+        (
+            400,
+            "resource_mismatch",
+            put("resources/mirror/other", MIRROR),
+        ),
+        (
+            400,
+            "resource_mismatch",
+            put("resources/webhook/app", MIRROR),
+        ),
+        (400, "resource_mismatch", put("resources/mirror/app", &two)),
+        (400, "invalid_request", put("resources/miror/app", MIRROR)),
+        (400, "invalid_request", call(Method::GET, "tags/HUB", "")),
+        (
+            400,
+            "invalid_request",
+            call(Method::GET, "images/hub/app:-", ""),
+        ),
+        (
+            404,
+            "not_found",
+            call(Method::GET, "images/hub/app:1.0", ""),
+        ),
+        (
+            404,
+            "not_found",
+            call(Method::GET, "resources/mirror/app", ""),
+        ),
+        (404, "not_found", call(Method::POST, "mirrors/app/poll", "")),
+        (404, "no_such_path", call(Method::GET, "nothing", "")),
+        (
+            405,
+            "method_not_allowed",
+            call(Method::DELETE, "status", ""),
+        ),
+        (
+            400,
+            "invalid_body",
+            put("resources/mirror/app", &"#".repeat(5 << 20)),
+        ),
+    ] {
+        assert_eq!(
+            (status, &problem["code"]),
+            (expected, &json!(code)),
+            "{problem}"
+        );
+        assert_eq!(problem["status"], status);
+    }
+    let (_, problem) = put("resources/mirror/app", &unknown_key);
+    assert_eq!(problem["problems"][0]["line"], 5, "{problem}");
+    assert_eq!(stack.facts("resource.applied"), Vec::<Value>::new());
+}
+
+#[test]
+fn a_mirrored_image_is_shown_and_a_poll_can_be_asked_for() {
+    let mut stack = Stack::start(7_200);
+    let image = stack.publisher().image("library/app", "amd64", "content");
+    stack.publisher().put("library/app", "1.0", &image);
+    stack.service("poller", &[]);
+    stack.service("mirror-worker", &[]);
+    let mirror = stack.mirror("app", "library/app", "hub/app", "every: 1h\n");
+    stack.apply(&format!("{}{mirror}", stack.upstream_resource()));
+    let asked = wait_for("the mirror to be known", 10, || {
+        let (status, asked) = call(&stack, Method::POST, "mirrors/app/poll", "");
+        (status == 202).then_some(asked)
+    });
+    assert!(asked["id"].is_string());
+    let moved = wait_for("the image to arrive", 30, || {
+        let mirrored = stack.facts("tag.mirrored");
+        mirrored.first()?;
+        stack.facts("upstream.tag_moved").pop()
+    });
+    assert_eq!(moved["data"]["tag"], "1.0");
+    let (_, tags) = call(&stack, Method::GET, "tags/hub/app", "");
+    assert_eq!(tags[0]["digest"], image.digest);
+    assert_eq!(tags[0]["arrivedBy"], "mirror-worker");
+    let (_, shown) = call(&stack, Method::GET, "images/hub/app:1.0", "");
+    assert_eq!(shown["tag"]["mirror"], "app");
+    assert_eq!(shown["manifests"][0]["platform"], "linux/amd64");
+    assert_eq!(shown["manifests"][0]["verdict"], Value::Null);
+    assert_eq!(shown["decisions"], json!([]));
+    let (_, status) = call(&stack, Method::GET, "status", "");
+    assert_eq!(status["mirrors"][0]["mirror"], "app");
+    assert_eq!(status["deadLetters"], 0);
+    let (_, document) = call(&stack, Method::GET, "openapi.json", "");
+    assert!(document["paths"]["/api/v1/images/{image}"].is_object());
+}
+
+#[test]
+fn an_api_that_others_reach_is_not_served_without_a_token() {
+    let refused = Command::new(binary("sluice-gateway"))
+        .env("SLUICE__API__LISTEN", "0.0.0.0:0")
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(78));
+    let complaint = String::from_utf8(refused.stderr).unwrap();
+    assert!(complaint.contains("api.token_file"), "{complaint}");
+
+    let mut stack = Stack::start(7_200);
+    let token = stack.folder().join("api-token");
+    fs::write(&token, "hunter2\n").unwrap();
+    let (_, api) = stack.gateway(&[
+        ("SLUICE__API__LISTEN", "0.0.0.0:0"),
+        ("SLUICE__API__TOKEN_FILE", token.to_str().unwrap()),
+    ]);
+    let url = format!(
+        "http://{}/api/v1/status",
+        api.replace("0.0.0.0", "127.0.0.1")
+    );
+    let ask = |token: Option<&str>| {
+        let request = Client::new().get(&url);
+        ask(token.into_iter().fold(request, RequestBuilder::bearer_auth)).0
+    };
+    assert_eq!(ask(None), 401);
+    assert_eq!(ask(Some("hunter3")), 401);
+    assert_eq!(ask(Some("hunter2")), 200);
+}

@@ -1,0 +1,377 @@
+//! Retention: what is over the limit or meets a condition goes, and nothing else does.
+
+use std::collections::BTreeSet;
+
+use chrono::{TimeDelta, Utc};
+use sluice_bus::{Schedule, When};
+use sluice_events::commands::PruneRepositories;
+use sluice_events::facts::TagPushed;
+use sluice_events::time_to_wire;
+use sluice_events::wire::events::SeverityCounts;
+use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry, Verdict, VerdictStatus};
+use sluice_state::key;
+use sluice_tests::{BusClient, Image, Stack, wait_for};
+
+const EVERYTHING: PruneRepositories = PruneRepositories {
+    policy: None,
+    repository: None,
+};
+
+fn keep(repository: &str, tags: u32) -> String {
+    format!("---\nkind: Repository\nname: '{repository}'\nkeep: {tags}\n")
+}
+
+fn limit(repository: &str) -> PruneRepositories {
+    PruneRepositories {
+        policy: None,
+        repository: Some(repository.parse().unwrap()),
+    }
+}
+
+/// Puts an image into the internal registry with an entry, as if it had arrived so many minutes ago.
+fn hold(stack: &Stack, bus: &BusClient, repository: &str, tag: &str, minutes: i64) -> Image {
+    let image = stack
+        .reader()
+        .image(repository, "amd64", &format!("{repository}:{tag}"));
+    stack.reader().put(repository, tag, &image);
+    let entry = TagEntry {
+        repository: repository.to_owned(),
+        tag: tag.to_owned(),
+        digest: image.digest.clone(),
+        generation: 1,
+        arrived_at: Some(time_to_wire(Utc::now() - TimeDelta::minutes(minutes))),
+        arrived_by: "mirror-worker".to_owned(),
+        ..Default::default()
+    };
+    let key = key::tag(&repository.parse().unwrap(), &tag.parse().unwrap());
+    bus.run(bus.state.tags.put(&key, &entry)).unwrap();
+    image
+}
+
+/// Returns the tags that were told to be deleted, each as often as it was told.
+fn deleted(stack: &Stack) -> Vec<String> {
+    let mut tags: Vec<String> = stack
+        .facts("prune.completed")
+        .iter()
+        .flat_map(|fact| fact["data"]["deleted"].as_array().unwrap().clone())
+        .map(|pruned| pruned["tag"].as_str().unwrap().to_owned())
+        .collect();
+    tags.sort();
+    tags
+}
+
+fn has(stack: &Stack, repository: &str, tag: &str) -> bool {
+    stack.reader().get(repository, tag).is_some()
+}
+
+fn quiet(stack: &Stack) {
+    wait_for("everything to be done", 60, || {
+        stack.is_quiet().then_some(())
+    });
+}
+
+#[test]
+fn the_newest_stay_with_all_that_they_reach_and_no_poll_brings_the_others_back() {
+    let mut stack = Stack::start(1);
+    let publisher = stack.publisher();
+    let (shared, child, other) = (
+        publisher.image("library/app", "amd64", "shared"),
+        publisher.image("library/app", "arm64", "child"),
+        publisher.image("library/app", "amd64", "other"),
+    );
+    let index = publisher.index("library/app", &[("amd64", &other), ("arm64", &child)]);
+    stack.service("poller", &[]);
+    stack.service("mirror-worker", &[]);
+    let mirror = stack.mirror("app", "library/app", "hub/app", "every: 2s\n");
+    stack.apply(&format!(
+        "{}{mirror}{}",
+        stack.upstream_resource(),
+        keep("hub/*", 3)
+    ));
+    // One after the other, so that the order of their arrival is known.
+    for (tag, image) in [
+        ("1", &shared),
+        ("2", &child),
+        ("3", &other),
+        ("4", &other),
+        ("5", &index),
+        ("6", &shared),
+    ] {
+        publisher.put("library/app", tag, image);
+        stack.sluice(&["poll", "app"]);
+        wait_for("the tag to arrive", 30, || {
+            has(&stack, "hub/app", tag).then_some(())
+        });
+    }
+    stack.service("pruner", &[]);
+    wait_for("the oldest to go", 30, || {
+        (deleted(&stack) == ["1", "2", "3"]).then_some(())
+    });
+    let facts = stack.facts("prune.completed");
+    let reason = facts[0]["data"]["deleted"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("keeps 3 tags"), "{reason}");
+    let reader = stack.reader();
+    for tag in ["1", "2", "3"] {
+        assert!(!has(&stack, "hub/app", tag), "{tag}");
+    }
+    assert_eq!(reader.get("hub/app", "4").unwrap(), other.raw);
+    assert_eq!(reader.get("hub/app", "5").unwrap(), index.raw);
+    // The same digest had an older tag, which went; and a child of the index had one.
+    assert_eq!(reader.get("hub/app", "6").unwrap(), shared.raw);
+    assert_eq!(reader.get("hub/app", &child.digest).unwrap(), child.raw);
+
+    // Several more polls see the same tags upstream.
+    let bus = stack.bus();
+    for _ in 0..3 {
+        stack.sluice(&["poll", "app"]);
+        quiet(&stack);
+    }
+    assert_eq!(stack.facts("upstream.tag_moved").len(), 6);
+    // A late delivery of a move whose tag was pruned does not bring it back either.
+    let moves = bus
+        .run(bus.bus.facts("sluice.v1.upstream.tag_moved.>"))
+        .unwrap();
+    wait_for("the stream to forget", 10, || {
+        let again = bus.publish(moves[0].event.clone().unwrap(), "1");
+        (!again.duplicate).then_some(())
+    });
+    // Planning again finds nothing to do.
+    bus.command(limit("hub/app"));
+    bus.command(EVERYTHING);
+    quiet(&stack);
+    assert!(!has(&stack, "hub/app", "1"));
+    assert_eq!(deleted(&stack), ["1", "2", "3"]);
+    assert_eq!(stack.facts("tag.mirrored").len(), 6);
+}
+
+#[test]
+fn a_policy_deletes_what_meets_its_condition_whenever_its_schedule_says() {
+    let mut stack = Stack::start(7_200);
+    let bus = stack.bus();
+    hold(&stack, &bus, "hub/app", "1.0", 60);
+    hold(&stack, &bus, "hub/app", "1.1-rc1", 50);
+    hold(&stack, &bus, "hub/app", "unscanned", 40);
+    let bad = hold(&stack, &bus, "hub/app", "bad", 30);
+    hold(&stack, &bus, "other/app", "1.1-rc1", 20);
+    let verdict = |critical| Verdict {
+        status: VerdictStatus::Covered.into(),
+        counts: Some(SeverityCounts {
+            critical,
+            ..Default::default()
+        }),
+        packages: 10,
+        ..Default::default()
+    };
+    let judge = |image: &Image, critical| {
+        let key = key::verdict(&image.digest.parse().unwrap());
+        bus.run(bus.state.verdicts.put(&key, &verdict(critical)))
+            .unwrap();
+    };
+    judge(&bad, 6);
+    stack.apply(
+        "kind: PruningPolicy\nname: often\nrepositories: [hub/*]\nschedule: '0 3 * * *'\n\
+         delete: tag.endsWith('-rc1') || scan.critical > 5\n",
+    );
+    stack.service("pruner", &[]);
+    wait_for("the schedule of the policy", 20, || {
+        let names = bus.run(bus.bus.schedules("prune")).unwrap();
+        (names == ["prune.often"]).then_some(())
+    });
+    assert!(deleted(&stack).is_empty(), "applying a policy deleted");
+    // What the schedule fires at three in the morning, every two seconds.
+    let schedule = Schedule {
+        name: "test.often".to_owned(),
+        when: When::Cron("*/2 * * * * *".to_owned()),
+        command: PruneRepositories {
+            policy: Some("often".parse().unwrap()),
+            repository: None,
+        }
+        .into(),
+    };
+    bus.run(bus.bus.put_schedule(&schedule)).unwrap();
+    wait_for("both to go", 30, || {
+        (deleted(&stack) == ["1.1-rc1", "bad"]).then_some(())
+    });
+    let facts = stack.facts("prune.completed");
+    assert_eq!(facts.len(), 1);
+    assert_eq!(facts[0]["data"]["policy"], "often");
+    assert_eq!(facts[0]["data"]["kept"], 2);
+    let told = facts[0]["data"]["deleted"].to_string();
+    assert!(told.contains("scan.critical = 6"), "{told}");
+    for (repository, tag) in [
+        ("hub/app", "1.0"),
+        ("hub/app", "unscanned"),
+        ("other/app", "1.1-rc1"),
+    ] {
+        assert!(has(&stack, repository, tag), "{repository}:{tag}");
+    }
+    // Later ticks find only what came since.
+    hold(&stack, &bus, "hub/app", "1.2-rc1", 0);
+    wait_for("the newcomer to go", 30, || {
+        (deleted(&stack) == ["1.1-rc1", "1.2-rc1", "bad"]).then_some(())
+    });
+    assert_eq!(stack.facts("prune.completed").len(), 2);
+    bus.run(bus.bus.remove_schedule("test.often")).unwrap();
+}
+
+#[test]
+fn a_registry_that_is_away_is_waited_for_and_nothing_is_deleted() {
+    let mut stack = Stack::start(7_200);
+    let bus = stack.bus();
+    for (tag, minutes) in [("1", 30), ("2", 20), ("3", 10)] {
+        hold(&stack, &bus, "hub/app", tag, minutes);
+    }
+    stack.apply(&keep("hub/*", 1));
+    stack.internal.stop();
+    stack.service("pruner", &[]);
+    bus.command(limit("hub/app"));
+    wait_for("the run to wait", 30, || {
+        let status = stack.status();
+        let stages = status["stages"].as_array().unwrap();
+        let waits = |stage: &&serde_json::Value| stage["stage"] == "pruner" && stage["later"] == 1;
+        stages.iter().find(waits).map(drop)
+    });
+    assert_eq!(stack.status()["deadLetters"], 0);
+    let entries = bus.run(bus.state.tags.list(">")).unwrap();
+    assert!(
+        entries
+            .iter()
+            .all(|entry| !entry.value.pruned && entry.value.claim.is_none())
+    );
+    stack.internal.restart();
+    for tag in ["1", "2", "3"] {
+        assert!(has(&stack, "hub/app", tag), "{tag}");
+    }
+    wait_for("the run to go on", 60, || {
+        (deleted(&stack) == ["1", "2"]).then_some(())
+    });
+    assert!(has(&stack, "hub/app", "3"));
+}
+
+#[test]
+fn what_soaks_stays_and_a_target_of_promotion_is_left_alone() {
+    let mut stack = Stack::start(7_200);
+    let bus = stack.bus();
+    let waits = hold(&stack, &bus, "hub/app", "soaks", 40);
+    let denied = hold(&stack, &bus, "hub/app", "denied", 30);
+    for repository in ["hub/app", "official/app"] {
+        hold(&stack, &bus, repository, "old", 20);
+        hold(&stack, &bus, repository, "new", 10);
+    }
+    let decide = |tag: &str, image: &Image, outcome: DecisionOutcome| {
+        let decision = Decision {
+            policy: "clean".to_owned(),
+            repository: "hub/app".to_owned(),
+            tag: tag.to_owned(),
+            digest: image.digest.clone(),
+            outcome: outcome.into(),
+            ..Default::default()
+        };
+        let key = key::decision(
+            &"clean".parse().unwrap(),
+            &"hub/app".parse().unwrap(),
+            &tag.parse().unwrap(),
+            &image.digest.parse().unwrap(),
+        );
+        bus.run(bus.state.decisions.put(&key, &decision)).unwrap();
+    };
+    decide("soaks", &waits, DecisionOutcome::Wait);
+    decide("denied", &denied, DecisionOutcome::Deny);
+    stack.apply(&format!(
+        "kind: PromotionPolicy\nname: clean\nfrom: hub/*\nto: official/{{name}}\nwhen: scan.critical == 0\nsoak: 24h\n{}",
+        keep("**", 1)
+    ));
+    let pruner = stack.service("pruner", &[]);
+    bus.command(EVERYTHING);
+    bus.command(limit("official/app"));
+    wait_for("two to go", 30, || {
+        (deleted(&stack) == ["denied", "old"]).then_some(())
+    });
+    quiet(&stack);
+    for (repository, tag) in [
+        ("hub/app", "soaks"),
+        ("hub/app", "new"),
+        ("official/app", "old"),
+        ("official/app", "new"),
+    ] {
+        assert!(has(&stack, repository, tag), "{repository}:{tag}");
+    }
+    assert!(stack.log_of(pruner).contains("left alone"));
+    // Once its decision is another, nothing keeps it any more.
+    decide("soaks", &waits, DecisionOutcome::Deny);
+    bus.command(limit("hub/app"));
+    wait_for("it to go", 30, || {
+        (deleted(&stack) == ["denied", "old", "soaks"]).then_some(())
+    });
+}
+
+#[test]
+fn what_people_push_counts_and_what_moved_since_stays() {
+    let mut stack = Stack::start(7_200);
+    let bus = stack.bus();
+    stack.apply(&keep("team/*", 1));
+    stack.service("pruner", &[]);
+    let reader = stack.reader();
+    let push = |tag: &str, content: &str, actor: &str| {
+        let image = reader.image("team/app", "amd64", content);
+        reader.put("team/app", tag, &image);
+        let pushed = TagPushed {
+            registry: "registry.internal".parse().unwrap(),
+            repository: "team/app".parse().unwrap(),
+            tag: tag.parse().unwrap(),
+            digest: image.digest.parse().unwrap(),
+            media_type: image.media_type.to_owned(),
+            size_bytes: 1,
+            actor: actor.to_owned(),
+            at: Utc::now(),
+        };
+        bus.publish(pushed, content);
+    };
+    push("1", "first", "ci");
+    quiet(&stack);
+    assert!(has(&stack, "team/app", "1"));
+    // A push of Sluice's own is told by its stage.
+    push("own", "own", "mirror-worker");
+    quiet(&stack);
+    assert!(has(&stack, "team/app", "1"));
+    push("2", "second", "ci");
+    wait_for("the first to go", 30, || {
+        (deleted(&stack) == ["1"]).then_some(())
+    });
+    assert!(has(&stack, "team/app", "2") && has(&stack, "team/app", "own"));
+    // The entry of a tag says what it was; the registry has another digest by now, which nobody has told yet.
+    hold(&stack, &bus, "team/app", "moved", 60);
+    let newer = reader.image("team/app", "amd64", "newer");
+    reader.put("team/app", "moved", &newer);
+    bus.command(limit("team/app"));
+    quiet(&stack);
+    assert_eq!(reader.get("team/app", "moved").unwrap(), newer.raw);
+    assert_eq!(deleted(&stack), ["1"]);
+}
+
+#[test]
+fn a_killed_pruner_tells_each_deletion_once() {
+    let mut stack = Stack::start(7_200);
+    let bus = stack.bus();
+    let names: BTreeSet<String> = (10..60).map(|number| number.to_string()).collect();
+    for (minutes, name) in (1..).zip(&names) {
+        hold(&stack, &bus, "hub/app", name, 100 - minutes);
+    }
+    stack.apply(&keep("hub/*", 1));
+    let first = stack.service("pruner", &[]);
+    bus.command(limit("hub/app"));
+    wait_for("some to be deleted", 30, || {
+        (!has(&stack, "hub/app", "12")).then_some(())
+    });
+    stack.kill(first);
+    assert!(deleted(&stack).is_empty(), "it was killed too late");
+    stack.service("pruner", &[]);
+    // The message of the killed one comes back after `ack_wait`, which is 30 s.
+    let told = wait_for("the run to be told", 90, || {
+        Some(deleted(&stack)).filter(|tags| !tags.is_empty())
+    });
+    let expected: Vec<String> = names.into_iter().take(49).collect();
+    assert_eq!(told, expected);
+    assert!(has(&stack, "hub/app", "59"));
+    assert_eq!(stack.facts("prune.completed").len(), 1);
+}

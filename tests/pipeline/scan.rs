@@ -1,0 +1,285 @@
+//! What arrives in staging is scanned, per platform, and what the scanner does not understand is told as such.
+
+use serde_json::{Value, json};
+use sluice_bus::Bus;
+use sluice_events::wire::state::{Verdict, VerdictStatus};
+use sluice_service::BusSettings;
+use sluice_state::{State, key};
+use sluice_tests::traces::Traces;
+use sluice_tests::{Database, Image, Stack, wait_for};
+
+const UPDATED: &str = "2020-01-02T00:00:00Z";
+const DEBIAN: [(&str, &str); 2] = [
+    ("etc/os-release", "ID=debian\nVERSION_ID=\"12\"\n"),
+    ("etc/debian_version", "12.5\n"),
+];
+const STATUS: &str = "var/lib/dpkg/status";
+/// Three vulnerabilities of severity high, two of which have a score of 7.8.
+const OLD_LIBC: (&str, &str) = (
+    STATUS,
+    "Package: libc6\nStatus: install ok installed\nSource: glibc\nArchitecture: amd64\nVersion: 2.36-9\nMaintainer: a\nDescription: b\n\n",
+);
+const NEW_LIBC: (&str, &str) = (
+    STATUS,
+    "Package: libc6\nStatus: install ok installed\nSource: glibc\nArchitecture: amd64\nVersion: 2.36-9+deb12u99\nMaintainer: a\nDescription: b\n\n",
+);
+/// One of severity high with a score of 8.6, and two of medium, one of which has a score of 5.3.
+const JINJA: (&str, &str) = (
+    "usr/lib/python3/dist-packages/Jinja2-2.10.dist-info/METADATA",
+    "Metadata-Version: 2.1\nName: Jinja2\nVersion: 2.10\n\n",
+);
+
+fn scanning() -> Stack {
+    let mut stack = Stack::start(7_200);
+    Database::of(UPDATED).publish(&stack);
+    stack.scanner(&[]);
+    stack
+}
+
+fn debian(more: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
+    DEBIAN.iter().chain(more).copied().collect()
+}
+
+/// Waits for what is told of an image.
+fn told(stack: &Stack, event: &str, image: &Image) -> Value {
+    let about = |fact: &Value| fact["data"]["digest"] == image.digest;
+    wait_for(&format!("{event} of {}", image.digest), 60, || {
+        stack.facts(event).into_iter().find(about)
+    })["data"]
+        .clone()
+}
+
+/// Reads the verdict on a manifest, with its report and its bill of materials.
+fn verdict(stack: &Stack, digest: &str) -> (Option<Verdict>, Value, Value) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let settings = BusSettings {
+            url: stack.nats.url.clone(),
+            user: String::new(),
+            password_file: None,
+            ca_file: None,
+        };
+        let bus = Bus::connect(&settings, "test").await.unwrap();
+        let state = State::open(&bus).await.unwrap();
+        let entry = state
+            .verdicts
+            .get(&key::verdict(&digest.parse().unwrap()))
+            .await
+            .unwrap();
+        let verdict = entry.map(|entry| entry.value);
+        let mut documents = Vec::new();
+        for stored in verdict.iter().flat_map(|v| [&v.report_key, &v.sbom_key]) {
+            documents.push(match stored.as_str() {
+                "" => Value::Null,
+                stored => serde_json::from_slice(&state.report(stored).await.unwrap()).unwrap(),
+            });
+        }
+        documents.resize(2, Value::Null);
+        let sbom = documents.pop().unwrap();
+        (verdict, documents.pop().unwrap(), sbom)
+    })
+}
+
+#[test]
+fn findings_are_told_counted_and_kept() {
+    let mut stack = scanning();
+    let publisher = stack.mirrored();
+    let image = publisher.files("library/app", "amd64", &debian(&[OLD_LIBC, JINJA]));
+    publisher.put("library/app", "1.0", &image);
+    let fact = told(&stack, "scan.succeeded", &image);
+    let counts = json!({ "critical": 0, "high": 4, "medium": 2, "low": 0, "unknown": 0 });
+    assert_eq!(fact["counts"], counts);
+    assert_eq!(fact["databaseVersion"], UPDATED);
+    assert_eq!(
+        (&fact["repository"], &fact["tag"]),
+        (&json!("hub/app"), &json!("1.0"))
+    );
+    assert_eq!(fact["children"][0]["platform"], "linux/amd64");
+    assert_eq!(fact["children"][0]["os"], "debian 12.5");
+    let (verdict, report, sbom) = verdict(&stack, &image.digest);
+    let verdict = verdict.unwrap();
+    assert_eq!(verdict.status(), VerdictStatus::Covered);
+    assert_eq!((verdict.packages, verdict.fixable), (2, 6));
+    assert_eq!(
+        (verdict.dtr_critical, verdict.dtr_major, verdict.dtr_minor),
+        (4, 2, 0)
+    );
+    assert_eq!(verdict.database_version, UPDATED);
+    assert_eq!(report["ArtifactType"], "container_image");
+    assert_eq!(sbom["bomFormat"], "CycloneDX");
+
+    // A clean image and one whose system gets no more updates.
+    let clean = publisher.files("library/app", "amd64", &debian(&[NEW_LIBC]));
+    publisher.put("library/app", "1.1", &clean);
+    let fact = told(&stack, "scan.succeeded", &clean);
+    assert_eq!(fact["counts"]["high"], 0);
+    assert_eq!(fact["children"][0]["endOfLife"], false);
+    let old = [
+        ("etc/os-release", "ID=debian\nVERSION_ID=\"10\"\n"),
+        ("etc/debian_version", "10.13\n"),
+        NEW_LIBC,
+    ];
+    let old = publisher.files("library/app", "amd64", &old);
+    publisher.put("library/app", "1.2", &old);
+    let fact = told(&stack, "scan.succeeded", &old);
+    assert_eq!(fact["children"][0]["endOfLife"], true);
+
+    // The same digest at another tag is not scanned again, and told all the same.
+    let before = self::verdict(&stack, &image.digest).0.unwrap().scanned_at;
+    publisher.put("library/app", "1.3", &image);
+    wait_for("the second tag to be told", 60, || {
+        let facts = stack.facts("scan.succeeded");
+        facts.into_iter().find(|fact| fact["data"]["tag"] == "1.3")
+    });
+    assert_eq!(
+        self::verdict(&stack, &image.digest).0.unwrap().scanned_at,
+        before
+    );
+}
+
+#[test]
+fn an_index_is_told_once_with_all_its_platforms() {
+    let mut stack = scanning();
+    let publisher = stack.mirrored();
+    let amd64 = publisher.files("library/app", "amd64", &debian(&[OLD_LIBC]));
+    let arm64 = publisher.files("library/app", "arm64", &[JINJA]);
+    let index = publisher.index("library/app", &[("amd64", &amd64), ("arm64", &arm64)]);
+    publisher.put("library/app", "1.0", &index);
+    let fact = told(&stack, "scan.succeeded", &index);
+    let counts = json!({ "critical": 0, "high": 4, "medium": 2, "low": 0, "unknown": 0 });
+    assert_eq!(fact["counts"], counts);
+    let child = |number: usize| {
+        let child = &fact["children"][number];
+        (
+            child["platform"].as_str(),
+            child["digest"].as_str(),
+            child["counts"]["high"].as_u64(),
+        )
+    };
+    assert_eq!(
+        child(0),
+        (Some("linux/amd64"), Some(amd64.digest.as_str()), Some(3))
+    );
+    assert_eq!(
+        child(1),
+        (Some("linux/arm64"), Some(arm64.digest.as_str()), Some(1))
+    );
+    assert_eq!(fact["children"].as_array().unwrap().len(), 2);
+    assert_eq!(stack.facts("scan.succeeded").len(), 1);
+    for (digest, platform) in [
+        (&amd64.digest, "linux/amd64"),
+        (&arm64.digest, "linux/arm64"),
+    ] {
+        assert_eq!(verdict(&stack, digest).0.unwrap().platform, platform);
+    }
+}
+
+#[test]
+fn what_the_scanner_does_not_understand_is_told_as_unsupported() {
+    let mut stack = scanning();
+    let publisher = stack.mirrored();
+    let scratch = publisher.files("library/app", "amd64", &[("hello.txt", "hello")]);
+    let bare = publisher.files("library/app", "amd64", &debian(&[]));
+    let layer = publisher.blob(
+        "library/app",
+        "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
+        b"x",
+    );
+    let config = publisher.blob(
+        "library/app",
+        "application/vnd.cncf.helm.config.v1+json",
+        b"{}",
+    );
+    let chart = publisher.artifact("library/app", config, layer);
+    let good = publisher.files("library/app", "amd64", &debian(&[NEW_LIBC]));
+    let mixed = publisher.index("library/app", &[("amd64", &good), ("arm64", &scratch)]);
+    for (tag, image, reason) in [
+        ("1.0", &scratch, "neither"),
+        ("1.1", &bare, "no packages"),
+        ("1.2", &chart, "helm"),
+        ("1.3", &mixed, "neither"),
+    ] {
+        publisher.put("library/app", tag, image);
+        let fact = told(&stack, "scan.failed", image);
+        assert_eq!(fact["unsupported"], true);
+        assert!(fact["reason"].as_str().unwrap().contains(reason), "{fact}");
+    }
+    assert_eq!(
+        told(&stack, "scan.failed", &mixed)["platform"],
+        "linux/arm64"
+    );
+    for digest in [&scratch.digest, &bare.digest, &chart.digest] {
+        let verdict = verdict(&stack, digest).0.unwrap();
+        assert_eq!(verdict.status(), VerdictStatus::Unsupported);
+    }
+    assert_eq!(
+        verdict(&stack, &good.digest).0.unwrap().status(),
+        VerdictStatus::Covered
+    );
+    assert!(stack.facts("scan.succeeded").is_empty());
+}
+
+#[test]
+fn an_image_that_claims_the_layers_of_a_clean_one_is_found_out() {
+    let mut stack = scanning();
+    let publisher = stack.mirrored();
+    let (clean, vulnerable) = (debian(&[NEW_LIBC]), debian(&[OLD_LIBC]));
+    let honest = publisher.files("library/app", "amd64", &clean);
+    publisher.put("library/app", "1.0", &honest);
+    assert_eq!(told(&stack, "scan.succeeded", &honest)["counts"]["high"], 0);
+    let liar = publisher.claiming("library/app", "amd64", &clean, &vulnerable);
+    publisher.put("library/app", "1.1", &liar);
+    assert_eq!(told(&stack, "scan.succeeded", &liar)["counts"]["high"], 3);
+}
+
+#[test]
+fn an_image_that_cannot_be_scanned_is_told_with_the_reason() {
+    let mut stack = Stack::start(7_200);
+    Database::of(UPDATED).publish(&stack);
+    let publisher = stack.mirrored();
+    let image = publisher.files("library/app", "amd64", &debian(&[OLD_LIBC]));
+    publisher.put("library/app", "1.0", &image);
+    wait_for("the image to be mirrored", 60, || {
+        stack.facts("tag.mirrored").pop()
+    });
+    // It disappears between the copy and the scan, and so does what was known of it.
+    stack.reader().delete("hub/app", &image.digest);
+    stack.scanner(&[]);
+    let fact = told(&stack, "scan.failed", &image);
+    assert_eq!(fact["unsupported"], false);
+    assert!(
+        fact["reason"].as_str().unwrap().contains("no longer"),
+        "{fact}"
+    );
+    assert_eq!(verdict(&stack, &image.digest).0, None);
+    wait_for("the dead letter", 30, || {
+        (stack.status()["deadLetters"] == 1).then_some(())
+    });
+    stack.may_leave_messages();
+}
+
+#[test]
+fn one_trace_spans_poll_mirror_and_scan() {
+    let traces = Traces::start();
+    let mut stack = Stack::start(7_200);
+    Database::of(UPDATED).publish(&stack);
+    let exporter = ("OTEL_EXPORTER_OTLP_ENDPOINT", traces.endpoint.as_str());
+    let image = stack.publisher().files("library/app", "amd64", &[JINJA]);
+    stack.publisher().put("library/app", "1.0", &image);
+    stack.service("poller", &[exporter]);
+    stack.service("mirror-worker", &[exporter]);
+    stack.scanner(&[exporter]);
+    let mirror = stack.mirror("app", "library/app", "hub/app", "");
+    stack.apply(&format!("{}{mirror}", stack.upstream_resource()));
+    wait_for("the spans of the three processes in one trace", 60, || {
+        let spans = traces.spans();
+        let scan = spans.iter().find(|span| span.name == "scan")?;
+        assert_eq!(scan.service, "sluice-scanner-adapter");
+        let same = |name: &str| {
+            spans
+                .iter()
+                .any(|span| span.name == name && span.trace == scan.trace)
+        };
+        (same("poll") && same("mirror")).then_some(())
+    });
+}
