@@ -133,9 +133,10 @@ class Registries:
         return problems
 
     def summary(self):
-        return (f"Checked over HTTP: {self.same} promoted images have the same bytes upstream, in hub and in official;\n"
-                f"{self.absent} refused images are absent from official, by tag and by digest;\n"
-                "anonymous pull of hub is refused, of official works; anonymous push to official is refused.")
+        return ("Checked over HTTP:\n"
+                f"  {self.same} promoted: the same bytes upstream, in hub and in official, with every platform of an index\n"
+                f"  {self.absent} refused: 404 in official, by tag and by digest\n"
+                "  anybody: 401 for a pull of hub and for a push to official, pulls of official work")
 
 
 def digest(body):

@@ -10,7 +10,6 @@ import queue
 import re
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -313,7 +312,8 @@ class Demo:
         endpoints = start_sluice(self.group, build.binary, environment)
         say(f"  registry {endpoints['registry']}, API {endpoints['api']}, NATS {endpoints['nats']['url']}")
         say()
-        telling = Telling(self.group, Follower(self.group, build.binary))
+        follower = Follower(self.group, build.binary)
+        telling = Telling(self.group, follower)
         self.tell(telling, checks.Registries(upstream, endpoints, f"{RUN}/data"), seed, small)
         say()
         if self.problems:
@@ -321,7 +321,7 @@ class Demo:
                 say(f"missing: {problem}")
             raise oci.Failed("not everything is as it should be")
         if self.arguments.keep:
-            self.keep(endpoints, upstream, receiver, build.binary)
+            self.keep(follower, endpoints, upstream, receiver, build.binary)
         say(f"{time.monotonic() - started:.0f} s in all")
 
     def database(self, upstream, small):
@@ -344,7 +344,9 @@ class Demo:
 
         def arrived(told):
             if not expected:
-                return images and all(image.is_done() for image in images.values())
+                # How many tags there are is not known: one poll finds all of them at once.
+                found = images and time.monotonic() - telling.began > 5
+                return found and all(image.is_done() for image in images.values())
             return all(told.image(*key) and told.image(*key).is_done() for key in expected)
 
         complete = telling.until(arrived)
@@ -352,7 +354,7 @@ class Demo:
             complete = self.move(telling)
         say()
         deliveries = received()
-        say(story.table(telling.story.images.values(), lambda fact: deliveries.get(fact) == 1))
+        say(story.table(telling.story, lambda fact: deliveries.get(fact) == 1))
         self.judge(telling.story, expected, complete)
         for image in telling.story.images.values():
             if image.is_done() and deliveries.get(image.fact_id) != 1:
@@ -399,15 +401,18 @@ class Demo:
         if not complete and not self.problems:
             self.problems.append("the new digest of " + MOVED[0])
 
-    def keep(self, endpoints, upstream, receiver, binary):
-        sluice = f"{binary} --data {RUN}/data"
+    def keep(self, follower, endpoints, upstream, receiver, binary):
+        processes.end(follower.process.pid, lambda: follower.process.poll() is not None)
         host = endpoints["registry"].partition("://")[2]
         say("Everything is left running:")
-        for what, where in (("registry", f"{host}, as in: skopeo inspect --tls-verify=false docker://{host}/official/debian:12"),
+        for what, where in (("registry", f"{host}, as in: docker pull {host}/official/debian:12"),
                             ("API", endpoints["api"]), ("NATS", endpoints["nats"]["url"]),
-                            ("upstream", f"http://{upstream}"), ("webhooks", f"{RUN}/deliveries.jsonl"),
-                            ("command", f"{sluice} explain hub/debian:12"), ("stop", "deploy/demo --stop")):
+                            ("upstream", f"http://{upstream}"),
+                            ("webhooks", f"http://{receiver}/, written to {os.path.relpath(RUN)}/deliveries.jsonl"),
+                            ("command", f"{os.path.relpath(binary)} --data {os.path.relpath(RUN)}/data status"),
+                            ("stop", "deploy/demo --stop")):
             say(f"  {what:<9} {where}")
+        say()
         self.group.keep()
 
 
@@ -452,13 +457,6 @@ def alone():
         yield
 
 
-def interrupt_once(*_):
-    """The first signal ends the demo; while it cleans up, further ones change nothing."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
 def stop():
     with alone():
         names = processes.stop_recorded(STATE)
@@ -467,7 +465,7 @@ def stop():
     say("stopped " + ", ".join(names) if names else "nothing was running")
 
 
-def run(arguments):
+def run(arguments, interrupt):
     with alone():
         kept, alive = processes.recorded(STATE)
         if kept and alive:
@@ -476,7 +474,7 @@ def run(arguments):
         for folder in (RUN, LOGS):
             shutil.rmtree(folder, ignore_errors=True)
             os.makedirs(folder, mode=0o700)
-        group = processes.Processes(STATE)
+        group = processes.Processes(STATE, interrupt)
         try:
             Demo(arguments, group).run()
         except BaseException as reason:
@@ -500,20 +498,20 @@ def main():
     parser.add_argument("--from", dest="source", metavar="REPOSITORY")
     parser.add_argument("--database", choices=("auto", "small", "trivy"), default="auto")
     arguments = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt_once)
+    interrupt = processes.Interrupt()
+    interrupt.listen()
     try:
         if arguments.stop:
             stop()
         else:
-            run(arguments)
+            run(arguments, interrupt)
             say("demo: ok")
     except KeyboardInterrupt:
         say("\ndemo: interrupted; nothing is left behind")
         sys.exit(130)
     except (oci.Failed, OSError, subprocess.SubprocessError) as failure:
         say(f"demo: {failure}")
-        if os.path.isdir(LOGS):
+        if os.path.isdir(LOGS) and not os.path.exists(STATE):
             say(f"demo: the logs are in {os.path.relpath(LOGS)}")
         sys.exit(1)
 

@@ -15,20 +15,49 @@ import oci
 STOP_SECONDS = 60
 
 
+class Interrupt:
+    """Makes signals a KeyboardInterrupt; once, so that what is cleaned up then is not interrupted again."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self):
+        self.came = self.held = False
+
+    def listen(self):
+        for number in self.SIGNALS:
+            signal.signal(number, self.handle)
+
+    def handle(self, *_):
+        if not self.came:
+            self.came = True
+            if not self.held:
+                raise KeyboardInterrupt
+
+    def __enter__(self):
+        """Holds it back, for what must not be left half done."""
+        self.held = True
+
+    def __exit__(self, *_):
+        self.held = False
+        if self.came:
+            raise KeyboardInterrupt
+
+
 class Processes:
     """Processes in sessions of their own, so that Ctrl-C reaches us alone; a file says which there are."""
 
-    def __init__(self, file):
-        self.file = file
+    def __init__(self, file, interrupt):
+        self.file, self.interrupt = file, interrupt
         self.running = []
 
     def start(self, name, command, log, **more):
         """Starts a process whose output goes to a log file."""
-        with open(log, "ab") as out:
+        # A process that was started is one that is stopped.
+        with open(log, "ab") as out, self.interrupt:
             more = {"stdout": out, "stderr": out, "stdin": subprocess.DEVNULL, **more}
             process = subprocess.Popen(command, start_new_session=True, **more)
-        self.running.append((name, process))
-        self.write(False)
+            self.running.append((name, process))
+            self.write(False)
         return process
 
     def write(self, kept):

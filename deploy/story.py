@@ -30,11 +30,15 @@ def findings(counts):
     return ", ".join(found) or "no findings"
 
 
-def refusal(reasons):
-    """The rules that did not hold, each with what was found."""
+def refusing(reasons):
+    """The rules that did not hold. Those that could not be told follow from another, if there is another."""
     failed = [reason for reason in reasons if not reason.get("passed")]
-    told = [f"{reason['rule']}: {reason['detail']}" if reason.get("detail") else reason["rule"] for reason in failed]
-    return "; ".join(told) or "no rule is named"
+    return [reason for reason in failed if not reason.get("undetermined")] or failed
+
+
+def rule(reason):
+    """The rule without what is said about it in brackets."""
+    return reason["rule"].partition(" (")[0]
 
 
 class Image:
@@ -101,7 +105,7 @@ class Story:
             image.bytes = int(data.get("sizeBytes", 0))
         new, known = int(data.get("bytesCopied", 0)), int(data.get("blobsMounted", 0)) + int(data.get("blobsSkipped", 0))
         copied = f"{size(new)} copied" if new else "nothing to copy"
-        return "mirrored", f"{data['repository']}:{data['tag']}, {copied}" + (f", {known} blobs known" if known else "")
+        return "mirrored", f"{data['repository']}:{data['tag']}, {copied}" + (f", {known} {'blob' if known == 1 else 'blobs'} known" if known else "")
 
     def on_tag_mirror_failed(self, data, _):
         self.failures.append(f"{data['repository']}:{data['tag']} cannot be mirrored: {data['reason']}")
@@ -135,10 +139,11 @@ class Story:
         return "promoted", f"{data['source']}:{data['sourceTag']} to {target} by {data['policy']}"
 
     def on_image_promotion_denied(self, data, fact):
-        why = refusal(data.get("reasons") or [])
+        reasons = refusing(data.get("reasons") or [])
         if image := self.of(data):
-            image.refused, image.fact_id = why, fact["id"]
-        return "refused", f"{data['repository']}:{data['tag']} by {data['policy']}; {why}"
+            image.refused, image.fact_id = ", ".join(map(rule, reasons)), fact["id"]
+        why = [f"  {rule(reason)}: {reason.get('detail', 'does not hold')}" for reason in reasons]
+        return "refused", "\n".join([f"{data['repository']}:{data['tag']} by {data['policy']}", *why])
 
     def on_webhook_delivered(self, data, _):
         image = next((image for image in self.images.values() if image.fact_id == data["eventId"]), None)
@@ -163,27 +168,45 @@ class Story:
 def line(seconds, verb, text):
     """One step of the story; what is too long goes on below."""
     head = f"{seconds:6.1f} s  {verb:<9} "
-    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
-    return textwrap.fill(text, max(width, 60), initial_indent=head, subsequent_indent=" " * len(head),
-                         break_long_words=False, break_on_hyphens=False)
+    width = max(60, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
+    lines = []
+    for number, part in enumerate(text.split("\n")):
+        begin = head if number == 0 else " " * len(head)
+        lines.append(textwrap.fill(part, width, initial_indent=begin, subsequent_indent=" " * len(head) + "  ",
+                                   break_long_words=False, break_on_hyphens=False, drop_whitespace=True))
+    return "\n".join(lines)
 
 
-def table(images, verified):
+def table(told, verified):
     """Every image and what became of it. `verified` says of a fact's id whether its webhook came, signed."""
-    widths = (22, 12, 9, 18, 23, 9)
+    widths = (20, 12, 8, 22, 22, 8)
     rows = [("IMAGE", "DIGEST", "MIRRORED", "SCANNED", "GATE", "WEBHOOK")]
-    for image in images:
+    for image in sorted(told.images.values(), key=lambda image: (image.repository, image.tag)):
         if image.promoted:
-            gate = "promoted to " + ":".join(image.target)
+            replaced = told.image(image.repository, image.tag) is not image
+            gate = "promoted, then replaced" if replaced else "promoted"
         else:
-            gate = f"refused; {image.refused}" if image.refused is not None else "-"
+            gate = f"refused:\n{image.refused}" if image.refused is not None else "-"
         webhook = "verified" if verified(image.fact_id) else "answered " + image.told if image.told else "-"
         mirrored = size(image.bytes) if image.bytes is not None else "-"
         rows.append((image.name, short(image.digest), mirrored, image.scan or "-", gate, webhook))
     lines = []
     for row in rows:
-        cells = [textwrap.wrap(cell, width, break_on_hyphens=False) or [""] for cell, width in zip(row, widths)]
+        cells = [wrapped(cell, width) for cell, width in zip(row, widths)]
         for number in range(max(map(len, cells))):
             parts = (cell[number] if number < len(cell) else "" for cell in cells)
-            lines.append(" ".join(f"{part:<{width}}" for part, width in zip(parts, widths)).rstrip())
+            lines.append("  ".join(f"{part:<{width}}" for part, width in zip(parts, widths)).rstrip())
     return "\n".join(lines)
+
+
+def wrapped(cell, width):
+    """Lines of a cell, broken after a comma rather than within what belongs together."""
+    lines = [""]
+    for part in cell.replace(", ", ",\n").split("\n"):
+        if not lines[-1]:
+            lines[-1] = part
+        elif len(lines[-1]) + 1 + len(part) <= width:
+            lines[-1] += " " + part
+        else:
+            lines.append(part)
+    return [piece for text in lines for piece in textwrap.wrap(text, width, break_on_hyphens=False) or [""]]
