@@ -95,6 +95,11 @@ fn a_database_that_cannot_be_fetched_is_waited_for() {
         let told = stack.readiness("scanner-adapter", adapter)?;
         told.contains("trivy.database_repository").then_some(())
     });
+    let other = stack.begin_scanner(&[]);
+    wait_for("the other to answer", 30, || {
+        stack.readiness("scanner-adapter", other)
+    });
+    assert_eq!(stack.stop(other), Some(0), "it stops while it waits");
     Database::of(FIRST).publish(&stack);
     wait_for("the scanner to be ready", 60, || {
         (stack.readiness("scanner-adapter", adapter)? == "ready\n").then_some(())
@@ -142,7 +147,15 @@ fn a_newer_database_is_taken_over_and_a_broken_or_older_one_is_not() {
         stack.facts("scan.succeeded")[1]["data"]["databaseVersion"],
         THIRD
     );
-    // What was scanned by the older database is scanned again when it is asked for.
+    // An image that the older database judged is scanned again when it comes again.
+    let image = publisher.files("library/app", "amd64", &[PACKAGE, ("tag", "1.0")]);
+    publisher.put("library/app", "1.2", &image);
+    scanned(&stack, 3);
+    let again = &stack.facts("scan.succeeded")[2]["data"];
+    assert_eq!(
+        (&again["tag"], &again["databaseVersion"]),
+        (&"1.2".into(), &THIRD.into())
+    );
     assert_eq!(database_versions(&stack), [SECOND, THIRD]);
 }
 
