@@ -89,7 +89,7 @@ impl Stack {
     pub fn scanner(&mut self, more: &[(&str, &str)]) -> usize {
         let number = self.begin_scanner(more);
         crate::wait_for("the scanner adapter to be ready", 60, || {
-            (self.readiness("scanner-adapter", number)? == "ready\n").then_some(())
+            (self.readiness("scanner-adapter", number)? == "ready").then_some(())
         });
         number
     }

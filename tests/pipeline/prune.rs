@@ -33,10 +33,9 @@ fn limit(repository: &str) -> PruneRepositories {
 
 /// Puts an image into the internal registry with an entry, as if it had arrived so many minutes ago.
 fn hold(stack: &Stack, bus: &BusClient, repository: &str, tag: &str, minutes: i64) -> Image {
-    let image = stack
-        .reader()
-        .image(repository, "amd64", &format!("{repository}:{tag}"));
-    stack.reader().put(repository, tag, &image);
+    let writer = stack.as_service("mirror-worker");
+    let image = writer.image(repository, "amd64", &format!("{repository}:{tag}"));
+    writer.put(repository, tag, &image);
     let entry = TagEntry {
         repository: repository.to_owned(),
         tag: tag.to_owned(),
@@ -314,10 +313,10 @@ fn what_people_push_counts_and_what_moved_since_stays() {
     let bus = stack.bus();
     stack.apply(&keep("team/*", 1));
     stack.service("pruner", &[]);
-    let reader = stack.reader();
+    let writer = stack.as_service("mirror-worker");
     let push = |tag: &str, content: &str, actor: &str| {
-        let image = reader.image("team/app", "amd64", content);
-        reader.put("team/app", tag, &image);
+        let image = writer.image("team/app", "amd64", content);
+        writer.put("team/app", tag, &image);
         let pushed = TagPushed {
             registry: "registry.internal".parse().unwrap(),
             repository: "team/app".parse().unwrap(),
@@ -344,11 +343,11 @@ fn what_people_push_counts_and_what_moved_since_stays() {
     assert!(has(&stack, "team/app", "2") && has(&stack, "team/app", "own"));
     // The entry of a tag says what it was; the registry has another digest by now, which nobody has told yet.
     hold(&stack, &bus, "team/app", "moved", 60);
-    let newer = reader.image("team/app", "amd64", "newer");
-    reader.put("team/app", "moved", &newer);
+    let newer = writer.image("team/app", "amd64", "newer");
+    writer.put("team/app", "moved", &newer);
     bus.command(limit("team/app"));
     quiet(&stack);
-    assert_eq!(reader.get("team/app", "moved").unwrap(), newer.raw);
+    assert_eq!(writer.get("team/app", "moved").unwrap(), newer.raw);
     assert_eq!(deleted(&stack), ["1"]);
 }
 
@@ -377,7 +376,7 @@ fn a_removal_is_finished_and_told_wherever_it_was_interrupted() {
         bus.run(bus.state.tags.put(&key, &entry)).unwrap();
         image
     };
-    let reader = stack.reader();
+    let writer = stack.as_service("mirror-worker");
     interrupt("claimed", 50, None);
     interrupt("overwritten", 40, None);
     let tombstone = Image {
@@ -385,10 +384,10 @@ fn a_removal_is_finished_and_told_wherever_it_was_interrupted() {
         raw: br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[],"annotations":{"dev.sluice.tombstone":"x"}}"#.to_vec(),
         media_type: "application/vnd.oci.image.index.v1+json",
     };
-    reader.put("hub/app", "overwritten", &tombstone);
+    writer.put("hub/app", "overwritten", &tombstone);
     for (tag, minutes, digest) in [("removed", 30, None), ("settled", 20, Some(""))] {
         let image = interrupt(tag, minutes, digest);
-        reader.delete("hub/app", &image.digest);
+        writer.delete("hub/app", &image.digest);
     }
     hold(&stack, &bus, "hub/app", "stays", 10);
     stack.apply(&keep("hub/*", 1));

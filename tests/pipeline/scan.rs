@@ -243,7 +243,9 @@ fn an_image_that_cannot_be_scanned_is_told_with_the_reason() {
         stack.facts("tag.mirrored").pop()
     });
     // It disappears between the copy and the scan, and so does what was known of it.
-    stack.reader().delete("hub/app", &image.digest);
+    stack
+        .as_service("mirror-worker")
+        .delete("hub/app", &image.digest);
     stack.scanner(&[]);
     let fact = told(&stack, "scan.failed", &image);
     assert_eq!(fact["unsupported"], false);
