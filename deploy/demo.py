@@ -55,7 +55,7 @@ class Progress:
         text = f"  {now - self.began:4.0f} s  {text}"
         if self.terminal:
             print(f"\r\x1b[K{text[:story.WIDTH]}", end="", flush=True)
-        elif now - self.last >= 10:
+        elif now - self.last >= 30:
             self.last = now
             say(text)
 

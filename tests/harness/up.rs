@@ -23,6 +23,8 @@ impl Up {
         if std::env::var_os("SLUICE_TOOLS").is_none() {
             command.env("SLUICE_TOOLS", root().join(".tools"));
         }
+        // Where no database is: a test that wants one says where.
+        command.env("SLUICE__TRIVY__DATABASE_REPOSITORY", "127.0.0.1:9/none:2");
         command.arg("--data").arg(data).arg("up");
         for server in ["NATS", "REGISTRY", "TOKENS", "API", "HEALTH"] {
             command.env(format!("SLUICE_{server}_LISTEN"), "127.0.0.1:0");
@@ -134,6 +136,12 @@ pub fn sluice(data: &Path, arguments: &[&str]) -> Output {
 /// Returns the command lines of all processes that have a file of the folder among their arguments.
 pub fn processes_on(folder: &Path) -> Vec<String> {
     find(folder).map(|(_, line)| line).collect()
+}
+
+/// Returns how many of these processes are `sluice` itself or one of its two servers.
+pub fn servers_on(folder: &Path) -> usize {
+    let is_server = |line: &&String| !line.contains("trivy");
+    processes_on(folder).iter().filter(is_server).count()
 }
 
 /// Returns number and command line of all processes that have this path among their arguments.

@@ -21,7 +21,7 @@ use url::Url;
 
 use self::child::Children;
 use self::data::DataFolder;
-use self::stages::Variables;
+use self::stages::{Known, Variables};
 use crate::endpoints::{Endpoints, NatsEndpoint};
 use crate::resources;
 
@@ -83,6 +83,9 @@ pub(crate) struct Arguments {
     /// The Distribution to start, instead of the one of the tools or the path.
     #[arg(long, value_name = "FILE", env = "SLUICE_REGISTRY_PROGRAM")]
     registry_program: Option<PathBuf>,
+    /// The Trivy to scan with, instead of the one of the tools or the path.
+    #[arg(long, value_name = "FILE", env = "SLUICE_TRIVY")]
+    trivy: Option<PathBuf>,
     /// The folder that `deploy/tools` has filled.
     #[arg(
         long,
@@ -104,6 +107,7 @@ struct Plan {
     registry: Server<Url, TcpListener>,
     tokens: TcpListener,
     api: TcpListener,
+    trivy: PathBuf,
 }
 
 /// A server that runs elsewhere, or one to start and where it listens.
@@ -177,13 +181,20 @@ impl Plan {
             registry,
             tokens: reserve(arguments.tokens_listen, "--tokens-listen")?,
             api: reserve(arguments.api_listen, "--api-listen")?,
+            trivy: programs::trivy(arguments.trivy.as_deref(), tools)?,
         };
         // nats-server chooses its own port, but everything else is known and can be checked.
         let nats = NatsEndpoint {
             url: crate::NATS.to_owned(),
             ..Default::default()
         };
-        Variables::new(&plan.endpoints(nats)?, &Keys::at(PathBuf::new())).check()?;
+        let known = Known {
+            endpoints: &plan.endpoints(nats)?,
+            keys: &Keys::at(PathBuf::new()),
+            trivy: &plan.trivy,
+            trivy_folder: Path::new(""),
+        };
+        Variables::new(&known).check()?;
         Ok(plan)
     }
 
@@ -234,7 +245,12 @@ async fn start(
     };
     let applied = prepare(&nats, &plan.documents).await?;
     let mut endpoints = plan.endpoints(nats)?;
-    let variables = Variables::new(&endpoints, &keys);
+    let variables = Variables::new(&Known {
+        endpoints: &endpoints,
+        keys: &keys,
+        trivy: &plan.trivy,
+        trivy_folder: &data.join("trivy"),
+    });
     drop((plan.tokens, plan.api));
     // The registry reads no manifest and writes none without a token, so its issuer comes first.
     variables.start_gateway(host).await?;

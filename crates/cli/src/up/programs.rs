@@ -38,25 +38,45 @@ pub(crate) fn nats_server(named: Option<&Path>, tools: &Path) -> anyhow::Result<
 
 /// Finds Distribution: the one that was named, or the first of the tools and the path.
 pub(crate) fn registry(named: Option<&Path>, tools: &Path) -> anyhow::Result<PathBuf> {
-    candidates(named, tools, &REGISTRY_NAMES)
+    let otherwise = "name one with --registry-program FILE, or use a registry that runs with --registry-url URL";
+    one(
+        "Distribution's registry",
+        named,
+        tools,
+        &REGISTRY_NAMES,
+        otherwise,
+    )
+}
+
+/// Finds Trivy: the one that was named, or the first of the tools and the path.
+pub(crate) fn trivy(named: Option<&Path>, tools: &Path) -> anyhow::Result<PathBuf> {
+    let otherwise = "or name one with --trivy FILE";
+    one("Trivy", named, tools, &["trivy"], otherwise)
+}
+
+fn one(
+    what: &str,
+    named: Option<&Path>,
+    tools: &Path,
+    names: &[&str],
+    otherwise: &str,
+) -> anyhow::Result<PathBuf> {
+    let found = candidates(named, tools, names)
         .into_iter()
-        .find(|program| program.is_file())
-        .with_context(|| {
-            let why = named.map_or_else(
-                || {
-                    format!(
-                        "`docker-registry` or `registry` is in `{}/bin` or on the path",
-                        tools.display()
-                    )
-                },
-                |named| format!("`{}` is there", named.display()),
-            );
-            format!(
-                "Distribution's registry is needed, and no {why}; \
-                 install it with `deploy/tools --for demo`, name one with --registry-program FILE, \
-                 or use a registry that runs with --registry-url URL"
-            )
-        })
+        .find(|program| program.is_file());
+    found.with_context(|| {
+        let missing = match named {
+            Some(named) => format!("`{}` is no file", named.display()),
+            None => format!(
+                "no `{}` is in `{}/bin` or on the path",
+                names.join("` or `"),
+                tools.display()
+            ),
+        };
+        format!(
+            "{what} is needed, and {missing}; install it with `deploy/tools --for demo`, {otherwise}"
+        )
+    })
 }
 
 /// Finds a program on the path.
@@ -133,6 +153,7 @@ mod tests {
         for error in [
             nats_server(Some(&missing), folder.path()).unwrap_err(),
             registry(Some(&missing), folder.path()).unwrap_err(),
+            trivy(Some(&missing), folder.path()).unwrap_err(),
         ] {
             let told = error.to_string();
             assert!(

@@ -41,7 +41,14 @@ macro_rules! stage {
 const GATEWAY: Stage = stage!(sluice_gateway);
 
 /// Started once the registry answers.
-const STAGES: [Stage; 2] = [stage!(sluice_poller), stage!(sluice_mirror_worker)];
+const STAGES: [Stage; 6] = [
+    stage!(sluice_webhook_dispatcher),
+    stage!(sluice_promoter),
+    stage!(sluice_pruner),
+    stage!(sluice_scanner_adapter),
+    stage!(sluice_mirror_worker),
+    stage!(sluice_poller),
+];
 
 /// The settings of every service: those that follow from this process, and those that a person set.
 #[derive(Debug)]
@@ -51,20 +58,30 @@ pub(crate) struct Variables {
     keys: Keys,
 }
 
+/// What `up` knows that services have to know.
+#[derive(Debug)]
+pub(crate) struct Known<'a> {
+    /// Where everything is.
+    pub(crate) endpoints: &'a Endpoints,
+    /// The keys, passwords and secrets.
+    pub(crate) keys: &'a Keys,
+    /// The scanner.
+    pub(crate) trivy: &'a Path,
+    /// Where the scanner keeps its database.
+    pub(crate) trivy_folder: &'a Path,
+}
+
 impl Variables {
     /// Takes a person's settings from the environment, and adds those that follow from this process.
-    pub(crate) fn new(endpoints: &Endpoints, keys: &Keys) -> Self {
+    pub(crate) fn new(known: &Known<'_>) -> Self {
         let environment = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
-        Self::of(environment, endpoints, keys)
+        Self::of(environment, known)
     }
 
-    fn of(
-        environment: impl IntoIterator<Item = (String, String)>,
-        endpoints: &Endpoints,
-        keys: &Keys,
-    ) -> Self {
+    fn of(environment: impl IntoIterator<Item = (String, String)>, known: &Known<'_>) -> Self {
+        let (endpoints, keys) = (known.endpoints, known.keys);
         let nats = &endpoints.nats;
         let path = |path: &Path| path.display().to_string();
         let host = |url: &str| url.strip_prefix("http://").unwrap_or(url).to_owned();
@@ -81,6 +98,8 @@ impl Variables {
             ("TOKENS__ACCOUNTS_DIR", path(&keys.accounts())),
             ("NOTIFICATIONS__SECRET_FILE", path(&keys.notifications())),
             ("API__LISTEN", host(&endpoints.api)),
+            ("TRIVY__BINARY", path(known.trivy)),
+            ("TRIVY__CACHE_DIR", path(known.trivy_folder)),
         ];
         let ours = ours.map(|(key, value)| (format!("{PREFIX}{key}"), value));
         Self {
@@ -191,7 +210,13 @@ mod tests {
             api: "http://127.0.0.1:8480".to_owned(),
             health: String::new(),
         };
-        Variables::of(environment, &endpoints, &Keys::at("keys".into()))
+        let known = Known {
+            endpoints: &endpoints,
+            keys: &Keys::at("keys".into()),
+            trivy: Path::new("trivy"),
+            trivy_folder: Path::new("cache"),
+        };
+        Variables::of(environment, &known)
             .check()
             .map_err(|error| error.to_string())
     }
@@ -201,6 +226,10 @@ mod tests {
         check(&[
             ("SLUICE__POLLER__CONCURRENCY", "2"),
             ("SLUICE__MIRROR__CONCURRENCY", "3"),
+            (
+                "SLUICE__TRIVY__DATABASE_REPOSITORY",
+                "mirror.internal/trivy-db:2",
+            ),
             ("SLUICE_POLLER_SERVICE_HOST", "10.0.0.1"),
         ])
         .unwrap();
