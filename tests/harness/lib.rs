@@ -5,10 +5,13 @@
 )]
 
 pub mod bus;
+pub mod content;
+pub mod endpoint;
 pub mod image;
 pub mod scanner;
 pub mod servers;
 pub mod stack;
+pub mod subscriber;
 pub mod traces;
 pub mod up;
 

@@ -53,26 +53,12 @@ impl Database {
 
     /// Publishes it where scanner adapters of this stack look for it, as the artifact that Trivy pulls.
     pub fn publish(&self, stack: &Stack) {
-        let publisher = stack.publisher();
-        let archive = gzip(&tar(&[
-            ("trivy.db", &self.bytes),
-            ("metadata.json", &self.metadata),
-        ]));
-        let mut layer = publisher.blob(
-            REPOSITORY,
-            "application/vnd.aquasec.trivy.db.layer.v1.tar+gzip",
-            &archive,
-        );
-        layer["annotations"] = json!({ "org.opencontainers.image.title": "db.tar.gz" });
-        let config = publisher.blob(
-            REPOSITORY,
-            "application/vnd.aquasec.trivy.config.v1+json",
-            b"{}",
-        );
-        let artifact = publisher.artifact(REPOSITORY, config, layer);
-        publisher.put(REPOSITORY, TAG, &artifact);
+        let files = [
+            ("trivy.db", self.bytes.as_slice()),
+            ("metadata.json", self.metadata.as_slice()),
+        ];
+        publish(stack, (REPOSITORY, TAG), "db", &files);
     }
-
     /// Writes it into a cache folder of Trivy.
     pub fn write(&self, cache: &Path) {
         let folder = cache.join("db");
@@ -103,7 +89,7 @@ impl Stack {
     pub fn scanner(&mut self, more: &[(&str, &str)]) -> usize {
         let number = self.begin_scanner(more);
         crate::wait_for("the scanner adapter to be ready", 60, || {
-            (self.readiness("scanner-adapter", number)? == "ready\n").then_some(())
+            (self.readiness("scanner-adapter", number)? == "ready").then_some(())
         });
         number
     }
@@ -159,6 +145,45 @@ pub fn kill(process: u32) {
         .args(["-KILL", &process.to_string()])
         .status();
     assert!(killed.unwrap().success());
+}
+
+/// Publishes an index of Java archives that holds none, and returns its place.
+pub fn publish_java_index(stack: &Stack) -> String {
+    let file = stack.folder().join("trivy-java.db");
+    let make = "import sqlite3, sys\n\
+        database = sqlite3.connect(sys.argv[1])\n\
+        database.execute('CREATE TABLE artifacts(id INTEGER PRIMARY KEY, group_id TEXT, artifact_id TEXT)')\n\
+        database.execute('CREATE TABLE indices(artifact_id INTEGER, version TEXT, sha1 BLOB, archive_type TEXT)')\n\
+        database.commit()\n";
+    let made = Command::new("python3")
+        .args(["-c", make])
+        .arg(&file)
+        .status();
+    assert!(made.unwrap().success());
+    let metadata = json!({
+        "Version": 1, "UpdatedAt": "2020-01-02T00:00:00Z", "NextUpdate": "2100-01-01T00:00:00Z",
+        "DownloadedAt": "0001-01-01T00:00:00Z"
+    });
+    let (database, metadata) = (fs::read(&file).unwrap(), metadata.to_string());
+    let files = [
+        ("trivy-java.db", database.as_slice()),
+        ("metadata.json", metadata.as_bytes()),
+    ];
+    publish(stack, ("trivy-java-db", "1"), "javadb", &files);
+    format!("{}/trivy-java-db:1", stack.upstream.host)
+}
+
+/// Publishes files as the artifact that Trivy pulls.
+fn publish(stack: &Stack, (repository, tag): (&str, &str), kind: &str, files: &[(&str, &[u8])]) {
+    let publisher = stack.publisher();
+    let media_type = format!("application/vnd.aquasec.trivy.{kind}.layer.v1.tar+gzip");
+    let mut layer = publisher.blob(repository, &media_type, &gzip(&tar(files)));
+    let title = format!("{kind}.tar.gz");
+    layer["annotations"] = json!({ "org.opencontainers.image.title": title });
+    let config = "application/vnd.aquasec.trivy.config.v1+json";
+    let config = publisher.blob(repository, config, b"{}");
+    let artifact = publisher.artifact(repository, config, layer);
+    publisher.put(repository, tag, &artifact);
 }
 
 fn script(arguments: &[&str]) -> Output {

@@ -15,3 +15,4 @@ mod subscriber;
 mod trace;
 mod up;
 mod webhooks;
+mod whole;

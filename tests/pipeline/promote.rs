@@ -327,7 +327,10 @@ fn what_is_missing_in_the_target_is_mended_and_not_told_again() {
     let image = scene.arrived("app", "1.0", "content");
     scene.scan("app", "1.0", &image, CLEAN);
     scene.told("image.promoted", 1);
-    scene.reader().delete("official/app", &image.digest);
+    scene
+        .stack
+        .as_service("promoter")
+        .delete("official/app", &image.digest);
     assert_eq!(scene.status("official/app", "1.0"), 404);
     scene.tell_scanned("app", "1.0", &image);
     sluice_tests::wait_for("the image to be back", 30, || {

@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 
 use chrono::{TimeDelta, Utc};
-use sluice_bus::{Schedule, When};
+use sluice_bus::{Cause, Schedule, When};
+use sluice_events::EventId;
 use sluice_events::commands::PruneRepositories;
 use sluice_events::facts::TagPushed;
 use sluice_events::time_to_wire;
 use sluice_events::wire::events::SeverityCounts;
-use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry, Verdict, VerdictStatus};
+use sluice_events::wire::state::{
+    Claim, Decision, DecisionOutcome, Pruning, TagEntry, Verdict, VerdictStatus,
+};
 use sluice_state::key;
 use sluice_tests::{BusClient, Image, Stack, wait_for};
 
@@ -30,10 +33,9 @@ fn limit(repository: &str) -> PruneRepositories {
 
 /// Puts an image into the internal registry with an entry, as if it had arrived so many minutes ago.
 fn hold(stack: &Stack, bus: &BusClient, repository: &str, tag: &str, minutes: i64) -> Image {
-    let image = stack
-        .reader()
-        .image(repository, "amd64", &format!("{repository}:{tag}"));
-    stack.reader().put(repository, tag, &image);
+    let writer = stack.as_service("mirror-worker");
+    let image = writer.image(repository, "amd64", &format!("{repository}:{tag}"));
+    writer.put(repository, tag, &image);
     let entry = TagEntry {
         repository: repository.to_owned(),
         tag: tag.to_owned(),
@@ -311,10 +313,10 @@ fn what_people_push_counts_and_what_moved_since_stays() {
     let bus = stack.bus();
     stack.apply(&keep("team/*", 1));
     stack.service("pruner", &[]);
-    let reader = stack.reader();
+    let writer = stack.as_service("mirror-worker");
     let push = |tag: &str, content: &str, actor: &str| {
-        let image = reader.image("team/app", "amd64", content);
-        reader.put("team/app", tag, &image);
+        let image = writer.image("team/app", "amd64", content);
+        writer.put("team/app", tag, &image);
         let pushed = TagPushed {
             registry: "registry.internal".parse().unwrap(),
             repository: "team/app".parse().unwrap(),
@@ -341,12 +343,72 @@ fn what_people_push_counts_and_what_moved_since_stays() {
     assert!(has(&stack, "team/app", "2") && has(&stack, "team/app", "own"));
     // The entry of a tag says what it was; the registry has another digest by now, which nobody has told yet.
     hold(&stack, &bus, "team/app", "moved", 60);
-    let newer = reader.image("team/app", "amd64", "newer");
-    reader.put("team/app", "moved", &newer);
+    let newer = writer.image("team/app", "amd64", "newer");
+    writer.put("team/app", "moved", &newer);
     bus.command(limit("team/app"));
     quiet(&stack);
-    assert_eq!(reader.get("team/app", "moved").unwrap(), newer.raw);
+    assert_eq!(writer.get("team/app", "moved").unwrap(), newer.raw);
     assert_eq!(deleted(&stack), ["1"]);
+}
+
+#[test]
+fn a_removal_is_finished_and_told_wherever_it_was_interrupted() {
+    let mut stack = Stack::start(7_200);
+    let bus = stack.bus();
+    let run = EventId::random();
+    // Each as a pruner leaves it that is killed at that moment; claims have lapsed since.
+    let interrupt = |tag: &str, minutes: i64, digest: Option<&str>| {
+        let image = hold(&stack, &bus, "hub/app", tag, minutes);
+        let key = key::tag(&"hub/app".parse().unwrap(), &tag.parse().unwrap());
+        let mut entry = bus.run(bus.state.tags.get(&key)).unwrap().unwrap().value;
+        entry.pruning = Some(Pruning {
+            run: run.to_string(),
+            digest: image.digest.clone(),
+            reason: "too many".to_owned(),
+        });
+        entry.claim = digest.is_none().then(|| Claim {
+            digest: String::new(),
+            holder: "pruner/killed".to_owned(),
+            until: Some(time_to_wire(Utc::now())),
+        });
+        entry.pruned = digest.is_some();
+        entry.digest = digest.map_or(image.digest.clone(), ToOwned::to_owned);
+        bus.run(bus.state.tags.put(&key, &entry)).unwrap();
+        image
+    };
+    let writer = stack.as_service("mirror-worker");
+    interrupt("claimed", 50, None);
+    interrupt("overwritten", 40, None);
+    let tombstone = Image {
+        digest: String::new(),
+        raw: br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[],"annotations":{"dev.sluice.tombstone":"x"}}"#.to_vec(),
+        media_type: "application/vnd.oci.image.index.v1+json",
+    };
+    writer.put("hub/app", "overwritten", &tombstone);
+    for (tag, minutes, digest) in [("removed", 30, None), ("settled", 20, Some(""))] {
+        let image = interrupt(tag, minutes, digest);
+        writer.delete("hub/app", &image.digest);
+    }
+    hold(&stack, &bus, "hub/app", "stays", 10);
+    stack.apply(&keep("hub/*", 1));
+    stack.service("pruner", &[]);
+    let command = limit("hub/app").into();
+    let cause = Cause::root();
+    bus.run(bus.bus.command_once(&command, &cause, run, "once"))
+        .unwrap();
+    wait_for("all of them to be told", 30, || {
+        (deleted(&stack) == ["claimed", "overwritten", "removed", "settled"]).then_some(())
+    });
+    assert_eq!(stack.facts("prune.completed").len(), 1);
+    for tag in ["claimed", "overwritten", "removed", "settled"] {
+        assert!(!has(&stack, "hub/app", tag), "{tag}");
+    }
+    assert!(has(&stack, "hub/app", "stays"));
+    let entries = bus.run(bus.state.tags.list(">")).unwrap();
+    let pruned = entries.iter().filter(|entry| {
+        entry.value.pruned && entry.value.digest.is_empty() && entry.value.claim.is_none()
+    });
+    assert_eq!(pruned.count(), 4);
 }
 
 #[test]

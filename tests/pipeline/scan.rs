@@ -1,43 +1,17 @@
 //! What arrives in staging is scanned, per platform, and what the scanner does not understand is told as such.
 
 use serde_json::{Value, json};
-use sluice_bus::Bus;
 use sluice_events::wire::state::{Verdict, VerdictStatus};
-use sluice_service::BusSettings;
-use sluice_state::{State, key};
-use sluice_tests::traces::Traces;
+use sluice_state::key;
+use sluice_tests::content::{JINJA, NEW_LIBC, OLD_LIBC, debian};
 use sluice_tests::{Database, Image, Stack, wait_for};
 
 const UPDATED: &str = "2020-01-02T00:00:00Z";
-const DEBIAN: [(&str, &str); 2] = [
-    ("etc/os-release", "ID=debian\nVERSION_ID=\"12\"\n"),
-    ("etc/debian_version", "12.5\n"),
-];
-const STATUS: &str = "var/lib/dpkg/status";
-/// Three vulnerabilities of severity high, two of which have a score of 7.8.
-const OLD_LIBC: (&str, &str) = (
-    STATUS,
-    "Package: libc6\nStatus: install ok installed\nSource: glibc\nArchitecture: amd64\nVersion: 2.36-9\nMaintainer: a\nDescription: b\n\n",
-);
-const NEW_LIBC: (&str, &str) = (
-    STATUS,
-    "Package: libc6\nStatus: install ok installed\nSource: glibc\nArchitecture: amd64\nVersion: 2.36-9+deb12u99\nMaintainer: a\nDescription: b\n\n",
-);
-/// One of severity high with a score of 8.6, and two of medium, one of which has a score of 5.3.
-const JINJA: (&str, &str) = (
-    "usr/lib/python3/dist-packages/Jinja2-2.10.dist-info/METADATA",
-    "Metadata-Version: 2.1\nName: Jinja2\nVersion: 2.10\n\n",
-);
-
 fn scanning() -> Stack {
     let mut stack = Stack::start(7_200);
     Database::of(UPDATED).publish(&stack);
     stack.scanner(&[]);
     stack
-}
-
-fn debian(more: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
-    DEBIAN.iter().chain(more).copied().collect()
 }
 
 /// Waits for what is told of an image.
@@ -51,33 +25,20 @@ fn told(stack: &Stack, event: &str, image: &Image) -> Value {
 
 /// Reads the verdict on a manifest, with its report and its bill of materials.
 fn verdict(stack: &Stack, digest: &str) -> (Option<Verdict>, Value, Value) {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let settings = BusSettings {
-            url: stack.nats.url.clone(),
-            user: String::new(),
-            password_file: None,
-            ca_file: None,
-        };
-        let bus = Bus::connect(&settings, "test").await.unwrap();
-        let state = State::open(&bus).await.unwrap();
-        let entry = state
-            .verdicts
-            .get(&key::verdict(&digest.parse().unwrap()))
-            .await
-            .unwrap();
-        let verdict = entry.map(|entry| entry.value);
-        let mut documents = Vec::new();
-        for stored in verdict.iter().flat_map(|v| [&v.report_key, &v.sbom_key]) {
-            documents.push(match stored.as_str() {
-                "" => Value::Null,
-                stored => serde_json::from_slice(&state.report(stored).await.unwrap()).unwrap(),
-            });
-        }
-        documents.resize(2, Value::Null);
-        let sbom = documents.pop().unwrap();
-        (verdict, documents.pop().unwrap(), sbom)
-    })
+    let bus = stack.bus();
+    let key = key::verdict(&digest.parse().unwrap());
+    let verdict = bus.run(bus.state.verdicts.get(&key)).unwrap();
+    let verdict = verdict.map(|entry| entry.value);
+    let document = |stored: &str| match stored {
+        "" => Value::Null,
+        stored => serde_json::from_slice(&bus.run(bus.state.report(stored)).unwrap()).unwrap(),
+    };
+    let (report, sbom) = verdict
+        .as_ref()
+        .map_or((Value::Null, Value::Null), |verdict| {
+            (document(&verdict.report_key), document(&verdict.sbom_key))
+        });
+    (verdict, report, sbom)
 }
 
 #[test]
@@ -243,7 +204,9 @@ fn an_image_that_cannot_be_scanned_is_told_with_the_reason() {
         stack.facts("tag.mirrored").pop()
     });
     // It disappears between the copy and the scan, and so does what was known of it.
-    stack.reader().delete("hub/app", &image.digest);
+    stack
+        .as_service("mirror-worker")
+        .delete("hub/app", &image.digest);
     stack.scanner(&[]);
     let fact = told(&stack, "scan.failed", &image);
     assert_eq!(fact["unsupported"], false);
@@ -256,30 +219,4 @@ fn an_image_that_cannot_be_scanned_is_told_with_the_reason() {
         (stack.status()["deadLetters"] == 1).then_some(())
     });
     stack.may_leave_messages();
-}
-
-#[test]
-fn one_trace_spans_poll_mirror_and_scan() {
-    let traces = Traces::start();
-    let mut stack = Stack::start(7_200);
-    Database::of(UPDATED).publish(&stack);
-    let exporter = ("OTEL_EXPORTER_OTLP_ENDPOINT", traces.endpoint.as_str());
-    let image = stack.publisher().files("library/app", "amd64", &[JINJA]);
-    stack.publisher().put("library/app", "1.0", &image);
-    stack.service("poller", &[exporter]);
-    stack.service("mirror-worker", &[exporter]);
-    stack.scanner(&[exporter]);
-    let mirror = stack.mirror("app", "library/app", "hub/app", "");
-    stack.apply(&format!("{}{mirror}", stack.upstream_resource()));
-    wait_for("the spans of the three processes in one trace", 60, || {
-        let spans = traces.spans();
-        let scan = spans.iter().find(|span| span.name == "scan")?;
-        assert_eq!(scan.service, "sluice-scanner-adapter");
-        let same = |name: &str| {
-            spans
-                .iter()
-                .any(|span| span.name == name && span.trace == scan.trace)
-        };
-        (same("poll") && same("mirror")).then_some(())
-    });
 }

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
-use sluice_tests::scanner::{children, is_alive, kill};
+use sluice_tests::scanner::{children, is_alive, kill, publish_java_index};
 use sluice_tests::servers::Process;
 use sluice_tests::{Database, Stack, Upstream, tool, wait_for};
 
@@ -95,6 +95,11 @@ fn a_database_that_cannot_be_fetched_is_waited_for() {
         let told = stack.readiness("scanner-adapter", adapter)?;
         told.contains("trivy.database_repository").then_some(())
     });
+    let other = stack.begin_scanner(&[]);
+    wait_for("the other to answer", 30, || {
+        stack.readiness("scanner-adapter", other)
+    });
+    assert_eq!(stack.stop(other), Some(0), "it stops while it waits");
     Database::of(FIRST).publish(&stack);
     wait_for("the scanner to be ready", 60, || {
         (stack.readiness("scanner-adapter", adapter)? == "ready").then_some(())
@@ -142,7 +147,15 @@ fn a_newer_database_is_taken_over_and_a_broken_or_older_one_is_not() {
         stack.facts("scan.succeeded")[1]["data"]["databaseVersion"],
         THIRD
     );
-    // What was scanned by the older database is scanned again when it is asked for.
+    // An image that the older database judged is scanned again when it comes again.
+    let image = publisher.files("library/app", "amd64", &[PACKAGE, ("tag", "1.0")]);
+    publisher.put("library/app", "1.2", &image);
+    scanned(&stack, 3);
+    let again = &stack.facts("scan.succeeded")[2]["data"];
+    assert_eq!(
+        (&again["tag"], &again["databaseVersion"]),
+        (&"1.2".into(), &THIRD.into())
+    );
     assert_eq!(database_versions(&stack), [SECOND, THIRD]);
 }
 
@@ -258,4 +271,28 @@ fn a_server_that_runs_elsewhere_is_used_and_checked_too() {
     scanned(&stack, 2);
     // Neither adapter started a server of its own.
     assert!(children(stack.process_id(adapter)).is_empty());
+}
+
+#[test]
+fn the_index_of_java_archives_is_fetched_when_an_image_has_some() {
+    let mut stack = Stack::start(7_200);
+    Database::of(FIRST).publish(&stack);
+    let place = format!("{}/trivy-java-db:1", stack.upstream.host);
+    let adapter = stack.scanner(&[("SLUICE__TRIVY__JAVA_DATABASE_REPOSITORY", &place)]);
+    let publisher = stack.mirrored();
+    // An archive of no files, which is its end mark alone.
+    let empty = format!("PK\x05\x06{}", "\0".repeat(18));
+    let files = [PACKAGE, ("app/app.jar", empty.as_str())];
+    let image = publisher.files("library/app", "amd64", &files);
+    publisher.put("library/app", "1.0", &image);
+    let log = stack
+        .folder()
+        .join(format!("scanner-adapter-{adapter}.log"));
+    wait_for("the missing index to be told", 60, || {
+        let log = fs::read_to_string(&log).unwrap();
+        log.contains("trivy.java_database_repository").then_some(())
+    });
+    assert!(stack.facts("scan.succeeded").is_empty());
+    publish_java_index(&stack);
+    scanned(&stack, 1);
 }

@@ -1,32 +1,68 @@
 //! An image can be followed through the processes in one trace.
 
+use std::collections::BTreeSet;
+
+use sluice_tests::content::{NEW_LIBC, debian};
+use sluice_tests::endpoint::{Endpoint, webhook};
 use sluice_tests::traces::Traces;
-use sluice_tests::{Stack, wait_for};
+use sluice_tests::{Database, Stack, wait_for};
+
+/// Every span of an image's way, and the process that it comes from.
+const WAY: [(&str, &str); 5] = [
+    ("poll", "sluice-poller"),
+    ("mirror", "sluice-mirror-worker"),
+    ("scan", "sluice-scanner-adapter"),
+    ("promote", "sluice-promoter"),
+    ("deliver", "sluice-webhook-dispatcher"),
+];
 
 #[test]
-fn one_trace_spans_poll_and_mirror_in_separate_processes() {
+fn one_trace_spans_poll_mirror_scan_promote_and_deliver_in_separate_processes() {
     let traces = Traces::start();
     let mut stack = Stack::start(7_200);
-    let image = stack.publisher().image("library/app", "amd64", "content");
+    Database::of("2020-01-02T00:00:00Z").publish(&stack);
+    let folder = stack.folder().to_owned();
+    let endpoint = Endpoint::library(
+        &folder,
+        "endpoint",
+        "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+        &[],
+    );
+    let image = stack
+        .publisher()
+        .files("library/app", "amd64", &debian(&[NEW_LIBC]));
     stack.publisher().put("library/app", "1.0", &image);
     let exporter = [("OTEL_EXPORTER_OTLP_ENDPOINT", traces.endpoint.as_str())];
-    stack.service("poller", &exporter);
-    stack.service("mirror-worker", &exporter);
-    stack.apply(&format!(
-        "{}{}",
+    for stage in ["poller", "mirror-worker", "promoter", "webhook-dispatcher"] {
+        stack.service(stage, &exporter);
+    }
+    stack.scanner(&exporter);
+    let resources = [
         stack.upstream_resource(),
-        stack.mirror("app", "library/app", "hub/app", "")
-    ));
-    let (poll, mirror) = wait_for("the spans of both processes", 60, || {
+        "---\nkind: PromotionPolicy\nname: clean\nfrom: hub/*\nto: official/{name}\nwhen: scan.critical == 0 && scan.high == 0\n"
+            .to_owned(),
+        webhook(
+            &folder,
+            "hook",
+            &endpoint.url,
+            "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+            "events: [image.promoted]\n",
+        ),
+        stack.mirror("app", "library/app", "hub/app", ""),
+    ];
+    stack.apply(&resources.concat());
+    wait_for("a trace with every span of the way", 90, || {
         let spans = traces.spans();
-        let mirror = spans.iter().find(|span| span.name == "mirror")?.clone();
-        let poll = spans
-            .into_iter()
-            .find(|span| span.name == "poll" && span.trace == mirror.trace)?;
-        Some((poll, mirror))
+        let of = |(name, service): (&str, &str)| -> BTreeSet<String> {
+            let named = spans
+                .iter()
+                .filter(|span| span.name == name && span.service == service);
+            named.map(|span| span.trace.clone()).collect()
+        };
+        let common = WAY.into_iter().map(of).reduce(|one, other| &one & &other);
+        common
+            .is_some_and(|common| !common.is_empty())
+            .then_some(())
     });
-    assert_eq!(
-        (poll.service.as_str(), mirror.service.as_str()),
-        ("sluice-poller", "sluice-mirror-worker")
-    );
+    assert_eq!(stack.facts("image.promoted").len(), 1);
 }

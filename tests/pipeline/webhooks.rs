@@ -3,102 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use serde_json::Value;
 use sluice_tests::bus::{promoted, scan_failed};
-use sluice_tests::servers::Process;
-use sluice_tests::{Stack, python, root, wait_for};
+use sluice_tests::endpoint::{Endpoint, webhook};
+use sluice_tests::{Stack, wait_for};
 
 const OLD: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 const NEW: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=";
-
-/// A receiver in a process of its own.
-struct Endpoint {
-    url: String,
-    out: PathBuf,
-    _process: Process,
-}
-
-impl Endpoint {
-    /// Starts the receiver of the demo, which has its own reading of the specification.
-    fn own(folder: &Path, name: &str, secret: &str, more: &[&str]) -> Self {
-        let program = root().join("deploy/webhook-receiver");
-        Self::start(Path::new("python3"), &program, folder, name, secret, more)
-    }
-
-    /// Starts a receiver that verifies with the library of Standard Webhooks.
-    fn library(folder: &Path, name: &str, secret: &str, more: &[&str]) -> Self {
-        let program = root().join("tests/fixtures/webhook_endpoint.py");
-        Self::start(&python(), &program, folder, name, secret, more)
-    }
-
-    fn start(
-        interpreter: &Path,
-        program: &Path,
-        folder: &Path,
-        name: &str,
-        secret: &str,
-        more: &[&str],
-    ) -> Self {
-        let file = |end: &str| folder.join(format!("{name}.{end}"));
-        fs::write(file("receiver-secret"), secret).unwrap();
-        let child = Command::new(interpreter)
-            .arg(program)
-            .arg("--secret-file")
-            .arg(file("receiver-secret"))
-            .arg("--out")
-            .arg(file("jsonl"))
-            .arg("--port-file")
-            .arg(file("port"))
-            .args(more)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let process = Process(child);
-        let port = wait_for("the endpoint to say its port", 20, || {
-            fs::read_to_string(file("port")).ok()
-        });
-        Self {
-            url: format!("http://127.0.0.1:{}/hook", port.trim()),
-            out: file("jsonl"),
-            _process: process,
-        }
-    }
-
-    /// Returns every request so far.
-    fn requests(&self) -> Vec<Value> {
-        let text = fs::read_to_string(&self.out).unwrap_or_default();
-        text.lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
-    }
-
-    /// Returns how often each event was taken.
-    fn taken(&self) -> BTreeMap<String, usize> {
-        let mut taken = BTreeMap::new();
-        for request in self.requests() {
-            if request["status"] == 204 {
-                assert_eq!(request["verified"], true, "{request}");
-                *taken
-                    .entry(request["id"].as_str().unwrap().to_owned())
-                    .or_default() += 1;
-            }
-        }
-        taken
-    }
-}
-
-/// Returns a webhook that signs with the secrets in a file of its own.
-fn webhook(folder: &Path, name: &str, url: &str, secrets: &str, more: &str) -> String {
-    let file = folder.join(format!("{name}.secret"));
-    fs::write(&file, secrets).unwrap();
-    format!(
-        "---\nkind: Webhook\nname: {name}\nurl: {url}\nsecret_file: {}\nallow_private_addresses: true\n{more}",
-        file.display()
-    )
-}
 
 fn dead_letters(stack: &Stack) -> String {
     stack.sluice(&["dead-letters", "list"])

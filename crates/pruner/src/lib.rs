@@ -6,6 +6,7 @@
 mod facts;
 mod prune;
 mod removal;
+mod rules;
 mod schedules;
 mod settings;
 

@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sluice_bus::{Cause, Handler, Outcome};
-use sluice_domain::resources::PruningPolicy;
 use sluice_domain::service_account::is_service_account;
 use sluice_domain::{Class, Classify, Digest, Repository, ResourceName, Tag};
 use sluice_events::commands::PruneRepositories;
 use sluice_events::facts::{PruneCompleted, PrunedTag, TagPushed};
 use sluice_events::wire::state::TagEntry;
 use sluice_events::{Command, Decode, Event, EventId, Message, Unexpected, time_from_wire};
-use sluice_policy::condition::{Compiled, Scope};
 use sluice_policy::retention::{Plan, PlannedDeletion, Rules, TagFacts, plan};
 use sluice_registry::Client;
 use sluice_state::{Catalog, Snapshot, State, TagWriter, key};
@@ -20,6 +18,7 @@ use thiserror::Error;
 
 use crate::facts::{self, Known};
 use crate::removal::{Removal, soaking};
+use crate::rules::{chosen, compiled, is_own, keep, left_alone, nothing_to_do, protection};
 
 /// What the stage calls itself in claims and entries.
 pub(crate) const NAME: &str = "pruner";
@@ -246,8 +245,6 @@ impl Pruner {
             Err(error) if error.is_not_found() => return Ok(Outcome::done()),
             Err(error) => return Err(error.into()),
         };
-        let tags = self.facts(catalog, &rules, &held, &listed).await?;
-        let plan = finished(plan(&rules, &tags), &held, &listed);
         let run = Run {
             catalog,
             repository,
@@ -255,6 +252,14 @@ impl Pruner {
             held: &held,
             cause,
         };
+        let interrupted = self.interrupted(&run).await?;
+        let listed = listed
+            .into_iter()
+            .filter(|tag| !interrupted.iter().any(|planned| planned.tag == *tag))
+            .collect();
+        let tags = self.facts(catalog, &rules, &held, &listed).await?;
+        let mut plan = plan(&rules, &tags);
+        plan.delete.splice(..0, interrupted);
         self.carry_out(&run, plan).await
     }
 
@@ -266,6 +271,36 @@ impl Pruner {
             .filter(|entry| !entry.value.digest.is_empty() || entry.value.pruning.is_some())
             .filter_map(|entry| Some((entry.value.tag.parse().ok()?, entry.value)))
             .collect())
+    }
+
+    /// Returns the removals that were begun and whose tag is gone, but whose entry does not say so.
+    async fn interrupted(&self, run: &Run<'_>) -> Result<Vec<PlannedDeletion>, Error> {
+        let mut found = Vec::new();
+        for (tag, entry) in run.held {
+            let (Some(pruning), Ok(digest)) = (&entry.pruning, entry.digest.parse::<Digest>())
+            else {
+                continue;
+            };
+            if self.removal(run, tag, &digest).is_gone(entry).await? {
+                found.push(PlannedDeletion {
+                    tag: tag.clone(),
+                    digest,
+                    reason: pruning.reason.clone(),
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    const fn removal<'a>(&'a self, run: &Run<'a>, tag: &'a Tag, digest: &'a Digest) -> Removal<'a> {
+        Removal {
+            state: &self.state,
+            registry: &self.registry,
+            catalog: run.catalog,
+            repository: run.repository,
+            tag,
+            digest,
+        }
     }
 
     /// Returns the tags that both the entries and the registry have.
@@ -328,14 +363,7 @@ impl Pruner {
         let occurrence = &run.cause.occurrence;
         let (mut deleted, mut kept) = (run.deleted_before(), plan.kept.len());
         for deletion in plan.delete.iter().take(MOST_AT_ONCE) {
-            let removal = Removal {
-                state: &self.state,
-                registry: &self.registry,
-                catalog: run.catalog,
-                repository: run.repository,
-                tag: &deletion.tag,
-                digest: &deletion.digest,
-            };
+            let removal = self.removal(run, &deletion.tag, &deletion.digest);
             let Some(entry) = run.held.get(&deletion.tag) else {
                 continue;
             };
@@ -412,84 +440,6 @@ impl Run<'_> {
     }
 }
 
-/// Says without asking the registry that a tag limit holds and no removal was interrupted.
-fn nothing_to_do(held: &BTreeMap<Tag, TagEntry>, keep: u32, occurrence: &str) -> bool {
-    let there = held.values().filter(|entry| !entry.digest.is_empty());
-    let interrupted = held.values().any(|entry| {
-        entry
-            .pruning
-            .as_ref()
-            .is_some_and(|pruning| !entry.digest.is_empty() || pruning.run == occurrence)
-    });
-    let within = keep == 0 || there.count() <= usize::try_from(keep).unwrap_or(usize::MAX);
-    within && !interrupted
-}
-
-/// Adds removals that were begun and whose tag is gone, but whose entry does not say so.
-fn finished(mut plan: Plan, held: &BTreeMap<Tag, TagEntry>, listed: &BTreeSet<Tag>) -> Plan {
-    for (tag, entry) in held.iter().filter(|(tag, _)| !listed.contains(*tag)) {
-        if let (Some(pruning), Ok(digest)) = (&entry.pruning, entry.digest.parse()) {
-            plan.delete.push(PlannedDeletion {
-                tag: tag.clone(),
-                digest,
-                reason: pruning.reason.clone(),
-            });
-        }
-    }
-    plan
-}
-
-/// Says why a tag must stay whatever the rules say.
-fn protection(entry: &TagEntry, now: DateTime<Utc>) -> Option<String> {
-    let claim = entry.claim.as_ref()?;
-    let live = time_from_wire(claim.until.as_ref()).is_some_and(|until| until > now);
-    (live && !is_own(&claim.holder)).then(|| format!("`{}` is changing it", claim.holder))
-}
-
-/// Says whether a claim is that of some run of this stage.
-fn is_own(holder: &str) -> bool {
-    holder
-        .strip_prefix(NAME)
-        .is_some_and(|rest| rest.starts_with('/'))
-}
-
-fn keep(catalog: &Snapshot, repository: &Repository) -> u32 {
-    catalog
-        .settings(repository)
-        .map_or(0, |settings| settings.keep)
-}
-
-/// Only the promoter writes into targets, and what it put there stays until its policy withdraws it.
-fn left_alone(catalog: &Snapshot, repository: &Repository) -> bool {
-    let target = catalog.is_target(repository);
-    if target {
-        tracing::info!(image.repository = %repository, "left alone: it is a target of promotion, where only the promoter writes");
-    }
-    target
-}
-
-/// Returns a policy that is on, if it names the repository.
-fn chosen<'a>(
-    catalog: &'a Snapshot,
-    name: &ResourceName,
-    repository: &Repository,
-) -> Option<&'a PruningPolicy> {
-    catalog.pruning.get(name).filter(|policy| {
-        policy.enabled
-            && policy
-                .repositories
-                .iter()
-                .any(|pattern| pattern.matches(repository.as_str()))
-    })
-}
-
-fn compiled(policy: &PruningPolicy) -> Result<Compiled, Error> {
-    Compiled::new(&policy.delete.0, Scope::Pruning).map_err(|problems| Error::Condition {
-        policy: policy.name.clone(),
-        problems: problems.join("; "),
-    })
-}
-
 /// Asks for a run in one repository, once for each cause.
 fn ask_for(
     outcome: Outcome,
@@ -508,80 +458,4 @@ fn ask_for(
         occurrence,
     );
     outcome.command(command, id, id.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use sluice_events::time_to_wire;
-    use sluice_events::wire::state::{Claim, Pruning};
-
-    use super::*;
-
-    fn entry(tag: &str, digest: &str, run: Option<&str>) -> (Tag, TagEntry) {
-        let entry = TagEntry {
-            digest: digest.to_owned(),
-            pruning: run.map(|run| Pruning {
-                run: run.to_owned(),
-                digest: full("a"),
-                reason: "too many".to_owned(),
-            }),
-            ..Default::default()
-        };
-        (tag.parse().unwrap(), entry)
-    }
-
-    fn full(fill: &str) -> String {
-        format!("sha256:{}", fill.repeat(64))
-    }
-
-    #[test]
-    fn a_limit_that_holds_asks_nobody() {
-        let a = full("a");
-        let two = BTreeMap::from([entry("1", &a, None), entry("2", &a, None)]);
-        for (keep, nothing) in [(0, true), (1, false), (2, true), (3, true)] {
-            assert_eq!(nothing_to_do(&two, keep, "now"), nothing, "{keep}");
-        }
-        let removed = BTreeMap::from([entry("1", &a, None), entry("2", "", Some("before"))]);
-        assert!(nothing_to_do(&removed, 1, "now"));
-        assert!(!nothing_to_do(&removed, 1, "before"));
-        let begun = BTreeMap::from([entry("1", &a, Some("before"))]);
-        assert!(!nothing_to_do(&begun, 1, "now"));
-    }
-
-    #[test]
-    fn a_removal_whose_tag_is_gone_is_finished_and_others_are_left() {
-        let a = full("a");
-        let held = BTreeMap::from([
-            entry("begun", &a, Some("before")),
-            entry("listed", &a, Some("before")),
-            entry("removed", "", Some("before")),
-            entry("vanished", &a, None),
-        ]);
-        let listed = BTreeSet::from(["listed".parse().unwrap()]);
-        let plan = finished(Plan::default(), &held, &listed);
-        let names: Vec<&str> = plan.delete.iter().map(|d| d.tag.as_str()).collect();
-        assert_eq!(names, ["begun"]);
-    }
-
-    #[test]
-    fn only_a_live_claim_of_somebody_else_protects() {
-        let now = Utc::now();
-        let claimed = |holder: &str, seconds| TagEntry {
-            claim: Some(Claim {
-                digest: String::new(),
-                holder: holder.to_owned(),
-                until: Some(time_to_wire(now + TimeDelta::seconds(seconds))),
-            }),
-            ..Default::default()
-        };
-        for (entry, protected) in [
-            (claimed("mirror-worker/1", 5), true),
-            (claimed("pruner-of-others/1", 5), true),
-            (claimed("mirror-worker/1", -5), false),
-            (claimed("pruner/1", 5), false),
-            (TagEntry::default(), false),
-        ] {
-            assert_eq!(protection(&entry, now).is_some(), protected, "{entry:?}");
-        }
-    }
 }

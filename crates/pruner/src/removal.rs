@@ -25,34 +25,79 @@ pub(crate) struct Removal<'a> {
 
 impl Truth for Removal<'_> {
     /// The entry and the registry must still name the planned digest, and nothing may wait for it.
+    ///
+    /// Where the tag itself is gone already, only the entry is left to be settled.
     async fn standing(&self) -> Result<Standing, Error> {
         let entry = self
             .state
             .tags
             .get(&key::tag(self.repository, self.tag))
             .await?;
+        let Some(entry) = entry.filter(|entry| entry.value.digest == self.digest.as_str()) else {
+            return Ok(Standing::Superseded);
+        };
+        let is_current = match self.at(&entry.value).await? {
+            At::Gone => true,
+            At::Other => false,
+            At::Planned => !self.soaks().await?,
+        };
+        Ok(if is_current {
+            Standing::Current
+        } else {
+            Standing::Superseded
+        })
+    }
+}
+
+/// What the registry has at a tag.
+enum At {
+    /// What was planned to go.
+    Planned,
+    /// Nothing, or what a removal that was interrupted put there.
+    Gone,
+    /// Something else.
+    Other,
+}
+
+impl Removal<'_> {
+    /// Says whether a removal that was begun got so far that the tag is gone already.
+    pub(crate) async fn is_gone(&self, entry: &TagEntry) -> Result<bool, Error> {
+        Ok(matches!(self.at(entry).await?, At::Gone))
+    }
+
+    async fn at(&self, entry: &TagEntry) -> Result<At, Error> {
         let head = self
             .registry
             .head(self.repository, &self.tag.into())
             .await?;
+        let Some(head) = head else {
+            return Ok(At::Gone);
+        };
+        if head.digest == *self.digest {
+            return Ok(At::Planned);
+        }
+        let begun = entry.pruning.is_some();
+        if begun
+            && self
+                .registry
+                .is_tombstone(self.repository, &head.digest)
+                .await?
+        {
+            return Ok(At::Gone);
+        }
+        Ok(At::Other)
+    }
+
+    async fn soaks(&self) -> Result<bool, Error> {
         let decisions = self
             .state
             .decisions
             .list(&key::decisions_on(self.repository, self.tag))
             .await?;
-        let moved = entry.is_none_or(|entry| entry.value.digest != self.digest.as_str())
-            || head.is_some_and(|head| head.digest != *self.digest);
-        let soaks = soaking(self.catalog, self.repository, &decisions)
-            .contains_key(&(self.tag.to_string(), self.digest.to_string()));
-        Ok(if moved || soaks {
-            Standing::Superseded
-        } else {
-            Standing::Current
-        })
+        let image = (self.tag.to_string(), self.digest.to_string());
+        Ok(soaking(self.catalog, self.repository, &decisions).contains_key(&image))
     }
-}
 
-impl Removal<'_> {
     /// Says whether the tag is gone now, and by this removal.
     pub(crate) async fn carry_out(
         &self,

@@ -1,14 +1,18 @@
 //! Removing a tag without touching its siblings.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use serde::Deserialize;
 use sluice_domain::{Digest, Repository, Tag};
 
 use crate::client::{Client, what};
 use crate::error::Error;
-use crate::manifest::Manifest;
+use crate::manifest::{Content, Manifest};
 
+/// The annotation of a manifest that only serves to remove a tag.
+const MARK: &str = "dev.sluice.tombstone";
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 impl Client {
@@ -55,6 +59,22 @@ impl Client {
         Ok(Ok(()))
     }
 
+    /// Says whether a manifest is one that a tag was pointed to only to be removed, as a removal that was interrupted leaves it.
+    ///
+    /// # Errors
+    /// A failing registry.
+    pub async fn is_tombstone(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<bool, Error> {
+        match self.manifest(repository, &digest.into()).await {
+            Ok(manifest) => Ok(marks_tombstone(&manifest)),
+            Err(Error::NotFound { .. } | Error::Untrusted { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes a manifest, and on Distribution every tag that points to it; one that is gone is no error.
     ///
     /// # Errors
@@ -80,7 +100,42 @@ impl Client {
 fn tombstone(what: &str) -> Result<Manifest, Error> {
     let nonce = uuid::Uuid::new_v4();
     let body = format!(
-        r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[],"annotations":{{"dev.sluice.tombstone":"{nonce}"}}}}"#
+        r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[],"annotations":{{"{MARK}":"{nonce}"}}}}"#
     );
     Manifest::read(what, OCI_INDEX, Bytes::from(body))
+}
+
+fn marks_tombstone(manifest: &Manifest) -> bool {
+    #[derive(Deserialize)]
+    struct Marked {
+        #[serde(default)]
+        annotations: BTreeMap<String, String>,
+    }
+    let empty = matches!(&manifest.content, Content::Index { children } if children.is_empty());
+    empty
+        && serde_json::from_slice::<Marked>(&manifest.raw)
+            .is_ok_and(|index| index.annotations.contains_key(MARK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_empty_index_with_the_mark_is_a_tombstone() {
+        let index = |body: &str| {
+            let body = Bytes::from(body.to_owned());
+            Manifest::read("test", OCI_INDEX, body).unwrap()
+        };
+        assert!(marks_tombstone(&tombstone("test").unwrap()));
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        for body in [
+            format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[]}}"#),
+            format!(
+                r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{digest}","size":2}}],"annotations":{{"{MARK}":"x"}}}}"#
+            ),
+        ] {
+            assert!(!marks_tombstone(&index(&body)), "{body}");
+        }
+    }
 }

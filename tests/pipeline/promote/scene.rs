@@ -4,16 +4,13 @@ use std::collections::BTreeSet;
 
 use chrono::Utc;
 use serde_json::Value;
-use sluice_bus::{Bus, Cause};
 use sluice_domain::SeverityCounts;
 use sluice_events::facts::{ScanFailed, ScanSucceeded};
 use sluice_events::wire::events::SeverityCounts as WireCounts;
 use sluice_events::wire::state::{Decision, Verdict, VerdictStatus};
-use sluice_events::{Event, time_to_wire};
-use sluice_service::BusSettings;
-use sluice_state::{State, key};
-use sluice_tests::{Image, Stack, Upstream, wait_for};
-use tokio::runtime::Runtime;
+use sluice_events::{Event, EventId, time_to_wire};
+use sluice_state::key;
+use sluice_tests::{BusClient, Image, Stack, Upstream, wait_for};
 
 /// What the scanner says of one manifest.
 #[derive(Debug, Clone, Copy)]
@@ -30,9 +27,7 @@ pub(super) const CLEAN: Scan = Scan::Critical(0);
 
 pub(super) struct Scene {
     pub(super) stack: Stack,
-    runtime: Runtime,
-    bus: Bus,
-    state: State,
+    bus: BusClient,
 }
 
 impl Scene {
@@ -42,24 +37,8 @@ impl Scene {
         stack.service("poller", &[]);
         stack.service("mirror-worker", &[]);
         stack.apply(&stack.upstream_resource());
-        let runtime = Runtime::new().unwrap();
-        let settings = BusSettings {
-            url: stack.nats.url.clone(),
-            user: String::new(),
-            password_file: None,
-            ca_file: None,
-        };
-        let (bus, state) = runtime.block_on(async {
-            let bus = Bus::connect(&settings, "test").await.unwrap();
-            let state = State::open(&bus).await.unwrap();
-            (bus, state)
-        });
-        Self {
-            stack,
-            runtime,
-            bus,
-            state,
-        }
+        let bus = stack.bus();
+        Self { stack, bus }
     }
 
     /// Applies policies.
@@ -104,7 +83,7 @@ impl Scene {
             &tag.parse().unwrap(),
         );
         wait_for(&format!("hub/{name}:{tag} to be mirrored"), 60, || {
-            let entry = self.runtime.block_on(self.state.tags.get(&key)).unwrap()?;
+            let entry = self.bus.run(self.bus.state.tags.get(&key)).unwrap()?;
             (entry.value.digest == image.digest && entry.value.claim.is_none()).then_some(())
         });
     }
@@ -141,8 +120,8 @@ impl Scene {
             ..Default::default()
         };
         let key = key::verdict(&manifest.digest.parse().unwrap());
-        self.runtime
-            .block_on(self.state.verdicts.put(&key, &verdict))
+        self.bus
+            .run(self.bus.state.verdicts.put(&key, &verdict))
             .unwrap();
     }
 
@@ -154,8 +133,8 @@ impl Scene {
             &decision.tag.parse().unwrap(),
             &decision.digest.parse().unwrap(),
         );
-        self.runtime
-            .block_on(self.state.decisions.put(&key, decision))
+        self.bus
+            .run(self.bus.state.decisions.put(&key, decision))
             .unwrap();
     }
 
@@ -186,10 +165,8 @@ impl Scene {
     }
 
     fn tell(&self, event: &Event) {
-        let cause = Cause::root();
-        self.runtime
-            .block_on(self.bus.publish(event, &cause, &cause.occurrence))
-            .unwrap();
+        let occurrence = EventId::random().to_string();
+        self.bus.publish(event.clone(), &occurrence);
     }
 
     /// Scans an image of one manifest.
@@ -209,13 +186,8 @@ impl Scene {
 
     /// Returns the status of a GET of a manifest in the internal registry.
     pub(super) fn status(&self, repository: &str, reference: &str) -> u16 {
-        let host = &self.stack.internal.host;
-        let url = format!("http://{host}/v2/{repository}/manifests/{reference}");
-        let accept =
-            "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json";
-        let request = reqwest::blocking::Client::new().get(url);
-        let answer = request.header("accept", accept).send().unwrap();
-        answer.status().as_u16()
+        self.reader()
+            .status(&format!("{repository}/manifests/{reference}"))
     }
 
     /// Waits for so many facts of a name and returns them.
