@@ -179,7 +179,7 @@ def line(seconds, verb, text):
 
 def table(told, verified):
     """Every image and what became of it. `verified` says of a fact's id whether its webhook came, signed."""
-    widths = (20, 12, 8, 22, 22, 8)
+    widths = (20, 12, 8, 20, 22, 8)
     rows = [("IMAGE", "DIGEST", "MIRRORED", "SCANNED", "GATE", "WEBHOOK")]
     for image in sorted(told.images.values(), key=lambda image: (image.repository, image.tag)):
         if image.promoted:

@@ -1,16 +1,22 @@
 //! `sluice up`: everything in one process, and nothing left behind.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
-use std::process::Output;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use serde_json::Value;
+use sluice_tests::content::{NEW_LIBC, OLD_LIBC, debian};
+use sluice_tests::endpoint::{Endpoint, webhook};
+use sluice_tests::traces::Traces;
 use sluice_tests::up::{processes_on, servers_on, sluice};
-use sluice_tests::{Registry, Up, Upstream, wait_for};
+use sluice_tests::{Nats, Registry, Up, Upstream, root, wait_for};
 use tempfile::TempDir;
 
+const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+
 /// A folder for a data folder and its log.
-fn folder() -> (TempDir, std::path::PathBuf) {
+fn folder() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     (folder, data)
@@ -20,6 +26,15 @@ fn nothing_is_left(data: &Path) {
     wait_for("every process on the folder to be gone", 30, || {
         processes_on(data).is_empty().then_some(())
     });
+}
+
+/// Returns the resources that mirror `library/app` of a registry.
+fn mirror_of(upstream: &Registry) -> String {
+    format!(
+        "kind: Registry\nname: upstream\nhost: {0}\nplain_http: true\n---\n\
+         kind: Mirror\nname: app\nfrom: {0}/library/app\nto: hub/app\n",
+        upstream.host
+    )
 }
 
 /// Runs an `up` that is expected to refuse.
@@ -50,12 +65,7 @@ fn up_mirrors_an_image_stops_cleanly_and_goes_on_where_it_was() {
     publisher.put("library/app", "1.0", &image);
     let (folder, data) = folder();
     let resources = folder.path().join("resources.yaml");
-    let yaml = format!(
-        "kind: Registry\nname: upstream\nhost: {0}\nplain_http: true\n---\n\
-         kind: Mirror\nname: app\nfrom: {0}/library/app\nto: hub/app\n",
-        upstream.host
-    );
-    fs::write(&resources, yaml).unwrap();
+    fs::write(&resources, mirror_of(&upstream)).unwrap();
     let up = Up::start(&data, |command| {
         command.arg("--file").arg(&resources);
     });
@@ -80,6 +90,111 @@ fn up_mirrors_an_image_stops_cleanly_and_goes_on_where_it_was() {
     assert!(again.sluice(&["get", "mirrors"]).contains("hub/app"));
     assert_eq!(again.stop(), Some(0));
     nothing_is_left(&data);
+}
+
+#[test]
+fn all_stages_work_in_one_process_and_in_one_trace() {
+    let (traces, upstream, (folder, data)) = (Traces::start(), Registry::start(), folder());
+    let publisher = Upstream::new(&upstream.host);
+    let clean = publisher.files("library/app", "amd64", &debian(&[NEW_LIBC]));
+    let vulnerable = publisher.files("library/app", "amd64", &debian(&[OLD_LIBC]));
+    publisher.put("library/app", "clean", &clean);
+    publisher.put("library/app", "vulnerable", &vulnerable);
+    let database = format!("{}/trivy-db:2", upstream.host);
+    let pushed = Command::new(root().join("deploy/trivy-db"))
+        .args(["--push", &format!("http://{database}")])
+        .output();
+    assert!(pushed.unwrap().status.success());
+    let endpoint = Endpoint::own(folder.path(), "endpoint", SECRET, &[]);
+    let yaml = format!(
+        "{0}---\n\
+         kind: Repository\nname: official/*\nvisibility: public\n---\n\
+         kind: PromotionPolicy\nname: clean\nfrom: hub/*\nto: official/{{name}}\nwhen: scan.high == 0\n{1}",
+        mirror_of(&upstream),
+        webhook(
+            folder.path(),
+            "hook",
+            &endpoint.url,
+            SECRET,
+            "events: [image.*]\n"
+        )
+    );
+    let resources = folder.path().join("resources.yaml");
+    fs::write(&resources, yaml).unwrap();
+    let up = Up::start(&data, |command| {
+        command
+            .arg("--file")
+            .arg(&resources)
+            .env("SLUICE__TRIVY__DATABASE_REPOSITORY", &database)
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", &traces.endpoint);
+    });
+    wait_for("both verdicts to be delivered", 90, || {
+        (endpoint.taken().len() == 2).then_some(())
+    });
+    let registry = up.endpoints()["registry"].as_str().unwrap().to_owned();
+    let anybody = Upstream::new(registry.strip_prefix("http://").unwrap());
+    assert_eq!(anybody.get("official/app", "clean"), Some(clean.raw));
+    for reference in ["vulnerable", &vulnerable.digest] {
+        let path = format!("official/app/manifests/{reference}");
+        assert_eq!(anybody.status(&path), 404);
+    }
+    assert_eq!(up.stop(), Some(0));
+    nothing_is_left(&data);
+    let spans = traces.spans();
+    let of = |name: &str| -> BTreeSet<_> {
+        let named = spans.iter().filter(|span| span.name == name);
+        named.map(|span| span.trace.clone()).collect()
+    };
+    let way = ["poll", "mirror", "scan", "promote", "deliver"];
+    let common = way.map(of).into_iter().reduce(|one, other| &one & &other);
+    assert!(!common.unwrap().is_empty(), "{spans:?}");
+}
+
+#[test]
+fn servers_that_run_elsewhere_are_used_instead() {
+    let (nats, upstream, internal) = (Nats::start(), Registry::start(), Registry::start());
+    let image = Upstream::new(&upstream.host).image("library/app", "amd64", "content");
+    Upstream::new(&upstream.host).put("library/app", "1.0", &image);
+    let (folder, data) = folder();
+    let resources = folder.path().join("resources.yaml");
+    fs::write(&resources, mirror_of(&upstream)).unwrap();
+    let up = Up::start(&data, |command| {
+        command
+            .arg("--file")
+            .arg(&resources)
+            .args(["--nats", &nats.url, "--registry-url"])
+            .arg(format!("http://{}", internal.host))
+            .env_remove("SLUICE_REGISTRY_LISTEN");
+    });
+    let reader = Upstream::new(&internal.host);
+    wait_for("the image to be mirrored", 60, || {
+        (reader.get("hub/app", "1.0")? == image.raw).then_some(())
+    });
+    assert_eq!(servers_on(&data), 1, "{:?}", processes_on(&data));
+    assert_eq!(up.stop(), Some(0));
+    nothing_is_left(&data);
+}
+
+#[test]
+fn a_second_signal_ends_at_once_and_leaves_nothing_either() {
+    let (_folder, data) = folder();
+    let mut up = Up::start(&data, |_| {});
+    up.signal("TERM");
+    wait_for("the stop to begin", 10, || {
+        up.log().contains("\"stopping\"").then_some(())
+    });
+    up.signal("INT");
+    up.ended();
+    assert!(processes_on(&data).is_empty(), "{:?}", processes_on(&data));
+}
+
+#[test]
+fn the_resources_of_the_demo_are_valid() {
+    let (_folder, data) = folder();
+    let file = root().join("deploy/demo.yaml");
+    let output = sluice(&data, &["apply", "--dry-run", "-f", file.to_str().unwrap()]);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
 }
 
 #[test]

@@ -145,6 +145,10 @@ pub(crate) fn up(
         // There is none where the start has failed.
         std::fs::remove_file(Endpoints::file(data.path())).ok();
         children.stop().await;
+        // Told to stop a second time, services leave what they have started.
+        if let Err(error) = leftovers::stop(data.path()).await {
+            tracing::error!(error = format!("{error:#}"), "something was left behind");
+        }
         code
     });
     // A blocking call that hangs must not keep the process.

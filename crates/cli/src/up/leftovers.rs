@@ -1,4 +1,4 @@
-//! Servers of an earlier run that was killed before it could stop them.
+//! Servers of a run that was killed, or told to end at once, before it could stop them.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) async fn stop(data: &Path) -> anyhow::Result<()> {
     let found = running(data);
     for process in &found {
-        tracing::warn!(process, "stopping a server that an earlier run left behind");
+        tracing::warn!(process, "stopping a server that was left behind");
         signal("TERM", *process).await;
     }
     let deadline = Instant::now() + LIMIT;
@@ -35,7 +35,7 @@ pub(crate) async fn stop(data: &Path) -> anyhow::Result<()> {
     let left = running(data);
     anyhow::ensure!(
         left.is_empty(),
-        "servers of an earlier run still use `{}` and cannot be stopped; end these processes: {left:?}",
+        "servers that were left behind still use `{}` and cannot be stopped; end these processes: {left:?}",
         data.display()
     );
     Ok(())
