@@ -26,6 +26,16 @@ fn nothing_of_a_wrong_file_is_applied() {
             7,
             "docker.io/library/alpine",
         ),
+        (
+            "kind: Mirror\nname: a\nfrom: docker.io/library/a\nto: hub/a\ntags:\n\tsemver: '1'\n",
+            10,
+            "indent with spaces",
+        ),
+        (
+            "kind: Mirror\nname: a\nfrom: docker.io/library/a\nto: 'hub/a\n",
+            8,
+            "write the closing quote",
+        ),
     ] {
         let file = stack.folder().join("wrong.yaml");
         fs::write(&file, format!("{GOOD}---\n{wrong}")).unwrap();
@@ -41,6 +51,60 @@ fn nothing_of_a_wrong_file_is_applied() {
             "the good half was applied"
         );
     }
+}
+
+#[test]
+fn a_condition_that_could_never_decide_is_refused_with_its_place() {
+    let stack = Stack::start(7_200);
+    let policy = "kind: PromotionPolicy\nname: p\nfrom: hub/*\nto: official/{name}\nwhen: ";
+    let pruning =
+        "kind: PruningPolicy\nname: p\nrepositories: [hub/*]\nschedule: '0 3 * * *'\ndelete: ";
+    for (start, condition, told) in [
+        (policy, "scan.criticl == 0", "did you mean `critical`"),
+        (
+            policy,
+            "true || scan.criticl == 0",
+            "did you mean `critical`",
+        ),
+        (
+            policy,
+            "skan.critical == 0",
+            "unknown name `skan`, did you mean `scan`",
+        ),
+        (
+            policy,
+            "scan.critical == 'none'",
+            "int cannot be compared with string",
+        ),
+        (policy, "scan.critical + 1", "compare it, as in"),
+        (
+            policy,
+            "scan.critical ==",
+            "it ends where a value is expected",
+        ),
+        (
+            policy,
+            "scan.critical == 0 &&& true",
+            "join terms with `&&`",
+        ),
+        (policy, "allowed(tag)", "unknown function `allowed`"),
+        (policy, "''", "leave it out"),
+        (pruning, "scan.criticl > 5", "did you mean `critical`"),
+    ] {
+        let file = stack.folder().join("wrong.yaml");
+        fs::write(&file, format!("{GOOD}---\n{start}{condition}\n")).unwrap();
+        let output = stack.try_sluice(&["apply", "-f", file.to_str().unwrap()]);
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{condition}: {complaint}");
+        assert!(complaint.contains("wrong.yaml, line 9: "), "{complaint}");
+        assert!(complaint.contains(told), "{complaint}");
+        assert_eq!(
+            stack.sluice(&["get", "repositories", "-o", "json"]).trim(),
+            "[]",
+            "the good half was applied"
+        );
+    }
+    stack.apply(&format!("{policy}scan.critical == 0\n"));
 }
 
 #[test]

@@ -308,6 +308,43 @@ fn what_soaks_stays_and_a_target_of_promotion_is_left_alone() {
 }
 
 #[test]
+fn a_person_can_ask_for_retention_and_for_a_scan() {
+    let mut stack = Stack::start(7_200);
+    // No scanner runs here, so the command stays.
+    stack.may_leave_messages();
+    let bus = stack.bus();
+    stack.apply(&keep("hub/*", 1));
+    stack.service("pruner", &[]);
+    hold(&stack, &bus, "hub/app", "old", 60);
+    let new = hold(&stack, &bus, "hub/app", "new", 1);
+    quiet(&stack);
+    assert!(has(&stack, "hub/app", "old"), "nobody asked yet");
+    stack.sluice(&["prune", "hub/app"]);
+    wait_for("the old one to go", 30, || {
+        (deleted(&stack) == ["old"]).then_some(())
+    });
+    let told = stack.sluice(&["scan", "hub/app:new"]);
+    assert!(told.contains(&new.digest), "{told}");
+    let stages = stack.status()["stages"].clone();
+    let waiting = stages.as_array().unwrap().iter().any(|stage| {
+        stage["stage"] == "scanner-adapter" && stage["stream"] == "WORK" && stage["waiting"] == 1
+    });
+    assert!(waiting, "{stages}");
+    for (wrong, told) in [
+        (["scan", "hub/app:old"], "nothing is known of `hub/app:old`"),
+        (["scan", "hub/app:other"], "nothing is known"),
+        (["prune", "--policy=other"], "there is no PruningPolicy"),
+    ] {
+        let output = stack.try_sluice(&wrong);
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && complaint.contains(told),
+            "{complaint}"
+        );
+    }
+}
+
+#[test]
 fn what_people_push_counts_and_what_moved_since_stays() {
     let mut stack = Stack::start(7_200);
     let bus = stack.bus();

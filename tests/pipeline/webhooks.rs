@@ -145,6 +145,13 @@ fn an_endpoint_with_another_secret_is_retried_and_given_up_with_the_reason() {
         .value;
     assert_eq!(health.consecutive_failures, 3);
     assert!(health.last_error.contains("401"), "{}", health.last_error);
+    let status = stack.status();
+    assert_eq!(status["webhooks"][0]["failing"], true);
+    let last = &status["lastDeadLetters"][0];
+    assert_eq!(last["stage"], "webhook-dispatcher");
+    let shown = stack.sluice(&["status"]);
+    assert!(shown.contains("failed 3 times: "), "{shown}");
+    assert!(shown.contains("given up after 3 attempts"), "{shown}");
     // Secrets are read when they are used, so that none has to be restarted.
     fs::write(folder.join("hook.secret"), NEW).unwrap();
     stack.sluice(&["dead-letters", "retry", "--all"]);
@@ -159,6 +166,9 @@ fn an_endpoint_with_another_secret_is_retried_and_given_up_with_the_reason() {
             .value;
         (health.consecutive_failures == 0 && health.last_success_at.is_some()).then_some(())
     });
+    assert_eq!(stack.status()["webhooks"][0]["failing"], false);
+    stack.sluice(&["delete", "webhook", "hook"]);
+    assert_eq!(stack.status()["webhooks"], serde_json::json!([]));
 }
 
 #[test]

@@ -3,21 +3,22 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use chrono::SecondsFormat;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use sluice_bus::{Bus, Cause, Fact, ProvisionOptions};
-use sluice_domain::ResourceName;
 use sluice_domain::resources::Kind;
-use sluice_events::commands::PollMirror;
-use sluice_events::time_from_wire;
+use sluice_domain::{Repository, ResourceName};
+use sluice_events::commands::{PollMirror, PruneRepositories, ScanImage};
 use sluice_gateway::keys::Keys;
+use sluice_registry::ImageReference;
 use sluice_state::{State, key};
 
 use crate::output::{Format, line, show};
 
 /// The most dead letters that are listed or retried at once.
-const MAX_LETTERS: usize = 10_000;
+pub(crate) const MAX_LETTERS: usize = 10_000;
 
 /// Makes what is missing in a folder of keys.
 pub(crate) fn keys(folder: PathBuf) -> anyhow::Result<()> {
@@ -39,58 +40,6 @@ pub(crate) async fn provision(
     };
     bus.provision(options).await?;
     line("streams, consumers and buckets are as this version needs them")
-}
-
-/// Shows backlogs, mirrors and dead letters.
-pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
-    let stages = bus.stage_status().await?;
-    let state = State::open(bus).await?;
-    let polls = state.polls.list("*").await?;
-    let dead = bus.dead_letters(MAX_LETTERS).await?.len();
-    let mut rows: Vec<Vec<String>> = stages
-        .iter()
-        .map(|s| {
-            vec![
-                format!("stage {}", s.stage),
-                s.stream.to_owned(),
-                format!(
-                    "{} waiting, {} in flight, {} later",
-                    s.waiting, s.in_flight, s.later
-                ),
-            ]
-        })
-        .collect();
-    for poll in &polls {
-        let poll = &poll.value;
-        let at = time_from_wire(poll.polled_at.as_ref())
-            .map(|at| at.to_rfc3339_opts(SecondsFormat::Secs, true));
-        let outcome = if poll.failures == 0 {
-            format!("{} tags", poll.tags_selected)
-        } else {
-            format!("failed {} times: {}", poll.failures, poll.reason)
-        };
-        rows.push(vec![
-            format!("mirror {}", poll.mirror),
-            at.unwrap_or_default(),
-            outcome,
-        ]);
-    }
-    rows.push(vec![
-        "dead letters".to_owned(),
-        String::new(),
-        dead.to_string(),
-    ]);
-    let objects = json!({
-        "stages": stages.iter().map(|s| json!({
-            "stage": s.stage, "stream": s.stream, "waiting": s.waiting, "inFlight": s.in_flight, "later": s.later
-        })).collect::<Vec<_>>(),
-        "mirrors": polls.iter().map(|poll| json!({
-            "mirror": poll.value.mirror, "failures": poll.value.failures, "reason": poll.value.reason,
-            "tagsSelected": poll.value.tags_selected
-        })).collect::<Vec<_>>(),
-        "deadLetters": dead,
-    });
-    show(format, &["WHAT", "WHERE OR WHEN", "HOW"], rows, &objects)
 }
 
 /// Shows the log.
@@ -148,6 +97,63 @@ pub(crate) async fn poll(bus: &Bus, mirror: ResourceName) -> anyhow::Result<()> 
     )
     .await?;
     line(&format!("asked for a poll of {mirror}"))
+}
+
+/// Asks the pruner for retention: the tag limit of a repository or of all, or a policy.
+pub(crate) async fn prune(
+    bus: &Bus,
+    repository: Option<Repository>,
+    policy: Option<ResourceName>,
+) -> anyhow::Result<()> {
+    if let Some(policy) = &policy {
+        let key = key::resource(Kind::PruningPolicy.as_str(), policy);
+        anyhow::ensure!(
+            State::open(bus).await?.resources.get(&key).await?.is_some(),
+            "there is no PruningPolicy `{policy}`; `sluice get pruningpolicies` lists them"
+        );
+    }
+    let what = policy
+        .as_ref()
+        .map_or_else(|| "the tag limit".to_owned(), |p| format!("policy {p}"));
+    let place = repository
+        .as_ref()
+        .map_or_else(|| "every repository".to_owned(), ToString::to_string);
+    let command = PruneRepositories { policy, repository };
+    bus.command(&command.into(), &Cause::root()).await?;
+    line(&format!(
+        "asked for {what} in {place}; `sluice events --subject 'sluice.v1.prune.>'` tells what was deleted"
+    ))
+}
+
+/// Asks the scanner adapter to scan what a tag points to, or a digest.
+pub(crate) async fn scan(bus: &Bus, image: ImageReference) -> anyhow::Result<()> {
+    let ImageReference {
+        repository,
+        tag,
+        digest,
+    } = image;
+    let digest = match (&tag, digest) {
+        (_, Some(digest)) => digest,
+        (None, None) => anyhow::bail!("name a tag or a digest, as in `{repository}:1.0`"),
+        (Some(tag), None) => {
+            let entry = State::open(bus)
+                .await?
+                .tags
+                .get(&key::tag(&repository, tag))
+                .await?;
+            let held = entry.filter(|entry| !entry.value.digest.is_empty());
+            let held = held.with_context(|| format!("nothing is known of `{repository}:{tag}`"))?;
+            held.value.digest.parse()?
+        }
+    };
+    line(&format!("asked for a scan of {repository}@{digest}"))?;
+    let command = ScanImage {
+        repository,
+        tag,
+        digest,
+    };
+    bus.command(&command.into(), &Cause::root()).await?;
+    Ok(())
 }
 
 /// Lists dead letters.

@@ -5,6 +5,7 @@ mod endpoints;
 mod explain;
 mod output;
 mod resources;
+mod status;
 mod up;
 
 use std::path::{Path, PathBuf};
@@ -13,8 +14,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use sluice_bus::Bus;
-use sluice_domain::ResourceName;
 use sluice_domain::resources::Kind;
+use sluice_domain::{Repository, ResourceName};
 use sluice_registry::ImageReference;
 
 use crate::endpoints::{Endpoints, NatsEndpoint};
@@ -143,6 +144,19 @@ enum Command {
         /// The mirror.
         mirror: ResourceName,
     },
+    /// Runs retention now: the tag limit, or a pruning policy.
+    Prune {
+        /// Only this repository.
+        repository: Option<Repository>,
+        /// The pruning policy to run instead of the tag limit.
+        #[arg(long)]
+        policy: Option<ResourceName>,
+    },
+    /// Scans an image now.
+    Scan {
+        /// The image, as in `hub/alpine:3.20`.
+        image: ImageReference,
+    },
     /// Lists what could not be done, or tries it again.
     #[command(subcommand)]
     DeadLetters(DeadLetters),
@@ -258,7 +272,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Get { kind, name, output } => {
             resources::get(&bus, kind, name.as_ref(), output).await
         }
-        Command::Status { output } => commands::status(&bus, output).await,
+        Command::Status { output } => status::status(&bus, output).await,
         Command::Events {
             follow: true,
             from_start,
@@ -267,6 +281,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Events { subject, .. } => commands::events(&bus, &subject).await,
         Command::Explain { image, output } => explain::explain(&bus, &image, output).await,
         Command::Poll { mirror } => commands::poll(&bus, mirror).await,
+        Command::Prune { repository, policy } => commands::prune(&bus, repository, policy).await,
+        Command::Scan { image } => commands::scan(&bus, image).await,
         Command::DeadLetters(DeadLetters::List { output }) => {
             commands::dead_letters(&bus, output).await
         }

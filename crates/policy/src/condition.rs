@@ -179,6 +179,13 @@ fn syntax_fault(message: &str) -> String {
     if message.contains("input 'and'") || message.contains("input 'or'") {
         return "join terms with `&&` or `||`".to_owned();
     }
+    if message.contains("input '<EOF>'") {
+        return "it ends where a value is expected; write the rest, as in `scan.high == 0`"
+            .to_owned();
+    }
+    if message.starts_with("token recognition error at: '&") {
+        return "join terms with `&&`".to_owned();
+    }
     shortened(message)
 }
 

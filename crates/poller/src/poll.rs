@@ -147,7 +147,13 @@ impl Poller {
                 Ok(Some(head)) => answers.heads.push((tag, head.digest)),
                 // It was deleted after the listing; the next listing says so.
                 Ok(None) => {}
-                Err(error) => answers.failure = Some(told(&error)),
+                Err(error) => {
+                    answers.failure = Some(told(&error));
+                    // A quota is used up for the other tags too, and asking would prolong that.
+                    if matches!(error.class(), Class::Unavailable { .. }) {
+                        break;
+                    }
+                }
             }
         }
         answers

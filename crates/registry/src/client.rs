@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -15,13 +16,15 @@ use sluice_domain::{RegistryHost, Repository};
 use url::Url;
 
 use crate::auth::Auth;
-use crate::error::Error;
+use crate::error::{Error, quota_until};
 use crate::rate::RateLimit;
 
 /// How much of a refusal is told.
 const MAX_REFUSAL: usize = 64 << 10;
 /// The most redirects of a read, as to a content network.
 const MAX_REDIRECTS: usize = 5;
+/// The longest wait that a registry may ask for.
+const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 
 /// An account at a registry.
 #[derive(Debug, Clone)]
@@ -244,6 +247,7 @@ impl Client {
             return Ok(answer);
         }
         let retry_after = retry_after(answer.headers());
+        let limit = RateLimit::read(answer.headers());
         // What a content network says may quote the signed address.
         let body = if self.is_own(answer.url()) {
             limited(what, answer, MAX_REFUSAL).await.unwrap_or_default()
@@ -255,6 +259,14 @@ impl Client {
             .take(300)
             .flat_map(char::escape_default)
             .collect();
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            return Err(Error::Quota {
+                action,
+                what: what.to_owned(),
+                until: quota_until(retry_after, limit),
+                detail,
+            });
+        }
         Err(Error::Refused {
             action,
             what: what.to_owned(),
@@ -291,15 +303,17 @@ pub(crate) fn what(repository: &Repository, reference: &impl fmt::Display) -> St
     format!("{repository}{sign}{reference}")
 }
 
+/// Returns how long a registry asks to wait, in seconds or until a date; a day at most.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds: u64 = headers
-        .get(RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    Some(Duration::from_secs(seconds.min(86_400)))
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let until = DateTime::parse_from_rfc2822(text).ok()?;
+            (until.to_utc() - Utc::now()).to_std().unwrap_or_default()
+        }
+    };
+    Some(wait.min(LONGEST_WAIT))
 }
 
 /// Reads where a registry sends on to.

@@ -188,7 +188,7 @@ fn pause(error: &Error, tries: u32) -> Option<Duration> {
     };
     let own = BACKOFF.delay(tries, random());
     let pause = after.map_or(own, |asked| asked.max(own));
-    (pause <= PATIENCE && !error.is_quota()).then_some(pause)
+    (pause <= PATIENCE).then_some(pause)
 }
 
 /// Enough chance to spread retries.

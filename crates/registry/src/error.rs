@@ -1,10 +1,18 @@
 //! What can go wrong with a registry.
 
+use std::error::Error as _;
+use std::io;
 use std::time::Duration;
 
+use chrono::{DateTime, SubsecRound as _, Utc};
 use reqwest::StatusCode;
 use sluice_domain::{Class, Classify};
 use thiserror::Error;
+
+use crate::rate::RateLimit;
+
+/// How long a used-up quota is waited for where the registry does not say it.
+const QUOTA_WAIT: Duration = Duration::from_secs(300);
 
 /// A failure of a registry, or of an answer that must not be trusted.
 #[derive(Debug, Error)]
@@ -19,6 +27,28 @@ pub enum Error {
         what: String,
         /// What the client says, without its address.
         source: reqwest::Error,
+    },
+    /// The registry shows a certificate that is not trusted, or breaks the rules of TLS.
+    #[error("failed to {action} `{what}`: the registry's TLS certificate is not accepted")]
+    Certificate {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        what: String,
+        /// What is wrong with it.
+        source: Box<rustls::Error>,
+    },
+    /// A quota is used up; to ask before it is there again would only prolong it.
+    #[error("failed to {action} `{what}`: the registry's quota is used up until {until}: {detail}")]
+    Quota {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        what: String,
+        /// When to ask again.
+        until: DateTime<Utc>,
+        /// The beginning of its answer.
+        detail: String,
     },
     /// The registry refused.
     #[error("failed to {action} `{what}`: the registry answered {status} {detail}")]
@@ -71,10 +101,17 @@ impl Error {
     ) -> impl FnOnce(reqwest::Error) -> Self {
         let what = what.to_string();
         // The address may be signed; the message names the thing instead.
-        move |source| Self::Transport {
-            action,
-            what,
-            source: source.without_url(),
+        move |source| match tls_fault(&source) {
+            Some(source) => Self::Certificate {
+                action,
+                what,
+                source: Box::new(source),
+            },
+            None => Self::Transport {
+                action,
+                what,
+                source: source.without_url(),
+            },
         }
     }
 
@@ -83,11 +120,6 @@ impl Error {
             what: what.to_string(),
             reason: reason.into(),
         }
-    }
-
-    /// Says whether a quota is used up; never answered by trying at once.
-    pub(crate) fn is_quota(&self) -> bool {
-        matches!(self, Self::Refused { status, .. } if *status == StatusCode::TOO_MANY_REQUESTS)
     }
 
     /// Says whether the thing does not exist.
@@ -101,14 +133,12 @@ impl Classify for Error {
     fn class(&self) -> Class {
         match self {
             Self::Transport { .. } | Self::StaleToken { .. } => Class::TRANSIENT,
+            Self::Quota { until, .. } => Class::Unavailable { until: *until },
             Self::Refused {
                 status,
                 retry_after,
                 ..
             } => match status.as_u16() {
-                429 => Class::Transient {
-                    after: Some(retry_after.unwrap_or(Duration::from_secs(60))),
-                },
                 408 | 500..=599 => Class::Transient {
                     after: *retry_after,
                 },
@@ -116,9 +146,43 @@ impl Classify for Error {
                 400 | 404 => Class::TRANSIENT,
                 _ => Class::Permanent,
             },
-            Self::Untrusted { .. } | Self::NotFound { .. } | Self::Settings { .. } => {
-                Class::Permanent
-            }
+            Self::Certificate { .. }
+            | Self::Untrusted { .. }
+            | Self::NotFound { .. }
+            | Self::Settings { .. } => Class::Permanent,
         }
     }
+}
+
+/// Says from when on a quota may be there again: as the registry asks, or else when its window has let one pull pass.
+pub(crate) fn quota_until(
+    retry_after: Option<Duration>,
+    limit: Option<RateLimit>,
+) -> DateTime<Utc> {
+    let share = limit.and_then(|told| told.window.checked_div(u32::try_from(told.limit).ok()?));
+    let wait = retry_after.unwrap_or_else(|| share.unwrap_or_default().max(QUOTA_WAIT));
+    (Utc::now() + wait).trunc_subsecs(0)
+}
+
+/// Finds what TLS says of the peer's certificate.
+fn tls_fault(error: &reqwest::Error) -> Option<rustls::Error> {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        // An I/O error does not name what it wraps as its source.
+        let wrapped = cause
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        let found = match wrapped {
+            Some(wrapped) => wrapped.downcast_ref(),
+            None => cause.downcast_ref(),
+        };
+        if let Some(fault @ rustls::Error::InvalidCertificate(_)) = found {
+            return Some(fault.clone());
+        }
+        source = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => cause.source(),
+        };
+    }
+    None
 }

@@ -165,7 +165,11 @@ fn mistakes_in_types_and_syntax_are_told_too() {
             "tag == 'a' and tag == 'b'",
             "column 12: join terms with `&&` or `||`",
         ),
-        ("1 +", "line 1"),
+        (
+            "scan.high ==",
+            "column 13: it ends where a value is expected",
+        ),
+        ("true &&& true", "join terms with `&&`"),
         ("  ", "the condition is empty"),
     ] {
         assert_told(text, told);

@@ -1,6 +1,7 @@
 //! What the client does without: needless requests, and giving up where another way is open.
 
-use sluice_domain::Repository;
+use chrono::{TimeDelta, Utc};
+use sluice_domain::{Class, Classify as _, Repository};
 use sluice_registry::{CopyJob, Error, ManifestRef, digest_of};
 
 use crate::liar::Liar;
@@ -139,6 +140,37 @@ async fn a_busy_registry_that_names_a_short_wait_is_tried_again_and_a_quota_is_n
         source.on(&format!("GET {path}"), status, &[("retry-after", wait)], "");
         assert!(copy(&source, &target, &digest, &[]).await.is_err());
         assert_eq!(count(&source, "GET", &path), tries, "{status} {wait}");
+    }
+}
+
+#[tokio::test]
+async fn a_used_up_quota_is_waited_for_as_long_as_the_registry_says_and_is_no_attempt() {
+    let date = (Utc::now() + TimeDelta::seconds(900)).to_rfc2822();
+    let hub = ("ratelimit-limit", "10;w=21600");
+    let left = ("ratelimit-remaining", "0;w=21600");
+    for (headers, seconds) in [
+        (vec![("retry-after", "7")], 7),
+        (vec![("retry-after", date.as_str())], 900),
+        (vec![("retry-after", "7"), hub, left], 7),
+        (vec![hub, left], 2_160),
+        (vec![("ratelimit-limit", "0;w=0"), left], 300),
+        (vec![("retry-after", "99999999")], 86_400),
+        (vec![("retry-after", "soon")], 300),
+        (vec![], 300),
+    ] {
+        let liar = Liar::start().await;
+        liar.on("HEAD /v2/a/b/manifests/1", 429, &headers, "");
+        let tag = ManifestRef::Tag("1".parse().unwrap());
+        let error = liar.client().head(&repository(), &tag).await.unwrap_err();
+        let Class::Unavailable { until } = error.class() else {
+            panic!("{headers:?}: {error:?}");
+        };
+        let wait = (until - Utc::now()).num_seconds();
+        assert!(
+            (seconds - 5..=seconds).contains(&wait),
+            "{headers:?}: {wait}"
+        );
+        assert_eq!(liar.asked().len(), 1);
     }
 }
 

@@ -13,3 +13,4 @@ mod gentle;
 mod hostile;
 mod liar;
 mod real;
+mod tls;

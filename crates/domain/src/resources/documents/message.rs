@@ -63,6 +63,7 @@ pub(super) fn told(error: &Error) -> String {
         }
         other => UserMessageFormatter.format_message(other).into_owned(),
     };
+    let message = with_remedy(message);
     message
         .chars()
         .flat_map(|c| {
@@ -74,6 +75,18 @@ pub(super) fn told(error: &Error) -> String {
         })
         .take(LONGEST)
         .collect()
+}
+
+/// Adds what to do to the reader's own words for mistakes that people make.
+fn with_remedy(message: String) -> String {
+    let remedy = if message.starts_with("tabs disallowed") {
+        "indent with spaces"
+    } else if message.starts_with("unclosed quote") {
+        "write the closing quote"
+    } else {
+        return message;
+    };
+    format!("{message}; {remedy}")
 }
 
 /// Names what was found in the words of YAML.

@@ -1,0 +1,170 @@
+//! `status`: how far behind each stage is, and what failed last.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::{Value, json};
+use sluice_bus::{Bus, DeadLetter, StageStatus};
+use sluice_domain::resources::Kind;
+use sluice_events::subject::token;
+use sluice_events::time_from_wire;
+use sluice_events::wire::state::{Endpoint, UpstreamPoll};
+use sluice_state::State;
+
+use crate::commands::MAX_LETTERS;
+use crate::output::{Format, Section, show_sections};
+
+/// How many dead letters are shown; `dead-letters list` shows all.
+const LAST: usize = 5;
+/// How much of a reason is shown, in characters.
+const LONGEST_REASON: usize = 160;
+
+/// Shows the backlog of each stage, mirrors, webhooks, and the last dead letters with their reasons.
+pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
+    let stages = bus.stage_status().await?;
+    let state = State::open(bus).await?;
+    let polls: Vec<_> = state.polls.list("*").await?;
+    let webhooks = format!("{}.*", token(Kind::Webhook.as_str()));
+    let webhooks: HashSet<_> = state
+        .resources
+        .list(&webhooks)
+        .await?
+        .into_iter()
+        .map(|entry| entry.value.name)
+        .collect();
+    let mut endpoints = state.endpoints.list("*").await?;
+    // What is remembered of an endpoint outlives its webhook.
+    endpoints.retain(|entry| webhooks.contains(&entry.value.name));
+    let letters = bus.dead_letters(MAX_LETTERS).await?;
+    let last: Vec<&DeadLetter> = letters.iter().rev().take(LAST).collect();
+    let sections = vec![
+        Section {
+            title: "STAGES",
+            header: &["STAGE", "STREAM", "WAITING", "IN FLIGHT", "LATER"],
+            rows: stages.iter().map(stage).collect(),
+        },
+        Section {
+            title: "MIRRORS",
+            header: &["MIRROR", "POLLED", "OUTCOME"],
+            rows: polls.iter().map(|poll| mirror(&poll.value)).collect(),
+        },
+        Section {
+            title: "WEBHOOKS",
+            header: &["WEBHOOK", "DELIVERED", "OUTCOME"],
+            rows: endpoints
+                .iter()
+                .map(|entry| webhook(&entry.value))
+                .collect(),
+        },
+        Section {
+            title: "DEAD LETTERS",
+            header: &["NUMBER", "WHEN", "STAGE", "REASON"],
+            rows: dead(letters.len(), &last),
+        },
+    ];
+    let objects = json!({
+        "stages": stages.iter().map(|s| json!({
+            "stage": s.stage, "stream": s.stream, "waiting": s.waiting, "inFlight": s.in_flight, "later": s.later
+        })).collect::<Vec<_>>(),
+        "mirrors": polls.iter().map(|poll| json!({
+            "mirror": poll.value.mirror, "failures": poll.value.failures, "reason": poll.value.reason,
+            "tagsSelected": poll.value.tags_selected
+        })).collect::<Vec<_>>(),
+        "webhooks": endpoints.iter().map(|entry| endpoint(&entry.value)).collect::<Vec<_>>(),
+        "deadLetters": letters.len(),
+        "lastDeadLetters": last.iter().map(|letter| json!({
+            "number": letter.sequence, "stage": letter.stage, "at": letter.at.map(time), "reason": letter.reason
+        })).collect::<Vec<_>>(),
+    });
+    show_sections(format, sections, &objects)
+}
+
+fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+fn stage(stage: &StageStatus) -> Vec<String> {
+    vec![
+        stage.stage.to_owned(),
+        stage.stream.to_owned(),
+        stage.waiting.to_string(),
+        stage.in_flight.to_string(),
+        stage.later.to_string(),
+    ]
+}
+
+fn mirror(poll: &UpstreamPoll) -> Vec<String> {
+    let outcome = if poll.failures == 0 {
+        format!("{} tags", poll.tags_selected)
+    } else {
+        format!("failed {} times: {}", poll.failures, short(&poll.reason))
+    };
+    let at = time_from_wire(poll.polled_at.as_ref()).map(time);
+    vec![poll.mirror.clone(), at.unwrap_or_default(), outcome]
+}
+
+/// Says whether an endpoint failed since it last took an event, tried or not.
+fn is_failing(endpoint: &Endpoint) -> bool {
+    let failed = time_from_wire(endpoint.last_failure_at.as_ref());
+    failed.is_some() && failed > time_from_wire(endpoint.last_success_at.as_ref())
+}
+
+fn webhook(endpoint: &Endpoint) -> Vec<String> {
+    let outcome = if is_failing(endpoint) {
+        let (count, error) = (endpoint.consecutive_failures, short(&endpoint.last_error));
+        format!("failed {count} times: {error}")
+    } else {
+        "works".to_owned()
+    };
+    let at = time_from_wire(endpoint.last_success_at.as_ref()).map(time);
+    vec![endpoint.name.clone(), at.unwrap_or_default(), outcome]
+}
+
+fn endpoint(endpoint: &Endpoint) -> Value {
+    json!({
+        "webhook": endpoint.name, "failing": is_failing(endpoint), "failures": endpoint.consecutive_failures,
+        "deliveredAt": time_from_wire(endpoint.last_success_at.as_ref()).map(time),
+        "failedAt": time_from_wire(endpoint.last_failure_at.as_ref()).map(time),
+        "lastError": endpoint.last_error,
+    })
+}
+
+/// Shows the last dead letters, newest first, and how many more there are.
+fn dead(count: usize, last: &[&DeadLetter]) -> Vec<Vec<String>> {
+    if last.is_empty() {
+        let none = [
+            "none".to_owned(),
+            String::new(),
+            String::new(),
+            String::new(),
+        ];
+        return vec![none.to_vec()];
+    }
+    let mut rows: Vec<_> = last
+        .iter()
+        .map(|letter| {
+            vec![
+                letter.sequence.to_string(),
+                letter.at.map(time).unwrap_or_default(),
+                letter.stage.clone(),
+                short(&letter.reason),
+            ]
+        })
+        .collect();
+    let more = count.saturating_sub(last.len());
+    if more > 0 {
+        let told = format!("and {more} more; `sluice dead-letters list` shows all");
+        rows.push(vec![String::new(), String::new(), String::new(), told]);
+    }
+    rows
+}
+
+/// One line of a reason.
+fn short(reason: &str) -> String {
+    let line = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut kept: String = line.chars().take(LONGEST_REASON).collect();
+    if kept.len() < line.len() {
+        kept.push('…');
+    }
+    kept
+}
