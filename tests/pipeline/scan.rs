@@ -181,6 +181,24 @@ fn what_the_scanner_does_not_understand_is_told_as_unsupported() {
 }
 
 #[test]
+fn a_runnable_manifest_that_is_called_an_attestation_is_scanned_too() {
+    let mut stack = scanning();
+    let publisher = stack.mirrored();
+    let good = publisher.files("library/app", "amd64", &debian(&[NEW_LIBC]));
+    let hidden = publisher.files("library/app", "amd64", &[("hello.txt", "hello")]);
+    let plain = publisher.index("library/app", &[("amd64", &hidden), ("arm64", &good)]);
+    let mut index: Value = serde_json::from_slice(&plain.raw).unwrap();
+    index["manifests"][0]["annotations"] =
+        json!({ "vnd.docker.reference.type": "attestation-manifest" });
+    let index = Image::index(&index);
+    publisher.put("library/app", "1.0", &index);
+    let fact = told(&stack, "scan.failed", &index);
+    assert_eq!(fact["unsupported"], true);
+    assert_eq!(fact["platform"], "linux/amd64");
+    assert!(stack.facts("scan.succeeded").is_empty());
+}
+
+#[test]
 fn an_image_that_claims_the_layers_of_a_clean_one_is_found_out() {
     let mut stack = scanning();
     let publisher = stack.mirrored();
