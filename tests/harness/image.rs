@@ -26,6 +26,18 @@ pub struct Image {
     pub media_type: &'static str,
 }
 
+impl Image {
+    /// Makes an index of its document, without pushing it.
+    pub fn index(document: &serde_json::Value) -> Self {
+        let raw = format!("{document}\n").into_bytes();
+        Self {
+            digest: digest(&raw),
+            raw,
+            media_type: INDEX,
+        }
+    }
+}
+
 /// A registry as a client with or without an account sees it.
 #[derive(Debug)]
 pub struct Upstream {
@@ -257,12 +269,7 @@ impl Upstream {
             })
             .collect();
         let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": children });
-        let raw = format!("{index}\n").into_bytes();
-        let image = Image {
-            digest: digest(&raw),
-            raw,
-            media_type: INDEX,
-        };
+        let image = Image::index(&index);
         self.put(repository, &image.digest, &image);
         image
     }

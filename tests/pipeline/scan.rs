@@ -69,21 +69,12 @@ fn findings_are_told_counted_and_kept() {
     assert_eq!(report["ArtifactType"], "container_image");
     assert_eq!(sbom["bomFormat"], "CycloneDX");
 
-    // A clean image and one whose system gets no more updates.
+    // A clean image.
     let clean = publisher.files("library/app", "amd64", &debian(&[NEW_LIBC]));
     publisher.put("library/app", "1.1", &clean);
     let fact = told(&stack, "scan.succeeded", &clean);
     assert_eq!(fact["counts"]["high"], 0);
     assert_eq!(fact["children"][0]["endOfLife"], false);
-    let old = [
-        ("etc/os-release", "ID=debian\nVERSION_ID=\"10\"\n"),
-        ("etc/debian_version", "10.13\n"),
-        NEW_LIBC,
-    ];
-    let old = publisher.files("library/app", "amd64", &old);
-    publisher.put("library/app", "1.2", &old);
-    let fact = told(&stack, "scan.succeeded", &old);
-    assert_eq!(fact["children"][0]["endOfLife"], true);
 
     // The same digest at another tag is not scanned again, and told all the same.
     let before = self::verdict(&stack, &image.digest).0.unwrap().scanned_at;
@@ -177,6 +168,53 @@ fn what_the_scanner_does_not_understand_is_told_as_unsupported() {
         verdict(&stack, &good.digest).0.unwrap().status(),
         VerdictStatus::Covered
     );
+    assert!(stack.facts("scan.succeeded").is_empty());
+}
+
+#[test]
+fn a_system_of_which_the_database_knows_nothing_is_unsupported() {
+    let mut stack = scanning();
+    let publisher = stack.mirrored();
+    for (tag, release) in [
+        ("1.0", "ID=debian\nVERSION_ID=\"99\"\n"),
+        ("1.1", "ID=debian\nVERSION_ID=\"10\"\n"),
+    ] {
+        let mut files = debian(&[NEW_LIBC]);
+        for file in &mut files {
+            match file.0 {
+                "etc/os-release" => file.1 = release,
+                "etc/debian_version" => file.1 = if tag == "1.0" { "99.1\n" } else { "10.13\n" },
+                _ => {}
+            }
+        }
+        let image = publisher.files("library/app", "amd64", &files);
+        publisher.put("library/app", tag, &image);
+        let fact = told(&stack, "scan.failed", &image);
+        assert_eq!(fact["unsupported"], true);
+        let reason = fact["reason"].as_str().unwrap();
+        assert!(reason.contains("knows nothing of `debian"), "{reason}");
+        // Whether it gets updates is known all the same.
+        let verdict = verdict(&stack, &image.digest).0.unwrap();
+        assert_eq!(verdict.end_of_life, tag == "1.1");
+    }
+    assert!(stack.facts("scan.succeeded").is_empty());
+}
+
+#[test]
+fn a_runnable_manifest_that_is_called_an_attestation_is_scanned_too() {
+    let mut stack = scanning();
+    let publisher = stack.mirrored();
+    let good = publisher.files("library/app", "amd64", &debian(&[NEW_LIBC]));
+    let hidden = publisher.files("library/app", "amd64", &[("hello.txt", "hello")]);
+    let plain = publisher.index("library/app", &[("amd64", &hidden), ("arm64", &good)]);
+    let mut index: Value = serde_json::from_slice(&plain.raw).unwrap();
+    index["manifests"][0]["annotations"] =
+        json!({ "vnd.docker.reference.type": "attestation-manifest" });
+    let index = Image::index(&index);
+    publisher.put("library/app", "1.0", &index);
+    let fact = told(&stack, "scan.failed", &index);
+    assert_eq!(fact["unsupported"], true);
+    assert_eq!(fact["platform"], "linux/amd64");
     assert!(stack.facts("scan.succeeded").is_empty());
 }
 

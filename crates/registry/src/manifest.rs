@@ -18,6 +18,8 @@ const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// How the layers of an attestation begin; no client unpacks them into a file system.
+const STATEMENT: &str = "application/vnd.in-toto";
 
 /// How a manifest is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,9 +109,8 @@ impl DescriptorPlatform {
 }
 
 impl Descriptor {
-    /// Says whether this is an attestation beside the runnable manifests of an index.
-    #[must_use]
-    pub fn is_attestation(&self) -> bool {
+    /// Says whether the index calls this an attestation beside its runnable manifests.
+    fn is_called_attestation(&self) -> bool {
         let noted = |key: &str| {
             self.annotations
                 .as_ref()
@@ -284,6 +285,18 @@ impl Manifest {
             .filter(|blob| !blob.is_foreign())
     }
 
+    /// Says whether this is an attestation, which nothing can run, beside the runnable manifests of an index.
+    ///
+    /// What the index says of it is not enough: anybody can write that over a manifest that clients do run.
+    #[must_use]
+    pub fn is_attestation(&self, listed: &Descriptor) -> bool {
+        let Content::Image { layers, .. } = &self.content else {
+            return false;
+        };
+        let is_statement = |layer: &Descriptor| layer.media_type.starts_with(STATEMENT);
+        listed.is_called_attestation() && !layers.is_empty() && layers.iter().all(is_statement)
+    }
+
     /// Returns the manifests that belong to it.
     #[must_use]
     pub fn children(&self) -> &[Descriptor] {
@@ -303,6 +316,37 @@ mod tests {
             r#"{{"mediaType":"{name}","digest":"sha256:{}","size":2}}"#,
             "0".repeat(64)
         )
+    }
+
+    #[test]
+    fn an_attestation_has_statements_and_nothing_that_can_run() {
+        let listed: Descriptor = serde_json::from_str(&descriptor(OCI_MANIFEST)).unwrap();
+        let mut called = listed.clone();
+        let note = ("vnd.docker.reference.type", "attestation-manifest");
+        called.annotations = Some([(note.0.to_owned(), note.1.to_owned())].into());
+        let mut nowhere = listed.clone();
+        nowhere.platform =
+            serde_json::from_str(r#"{"os":"unknown","architecture":"unknown"}"#).unwrap();
+        let layer = "application/vnd.oci.image.layer.v1.tar+gzip";
+        let statement = "application/vnd.in-toto+json";
+        for (layers, is_attestation) in [
+            (vec![statement], true),
+            (vec![statement, statement], true),
+            (vec![layer], false),
+            (vec![statement, layer], false),
+            (vec![], false),
+        ] {
+            let layers: Vec<String> = layers.into_iter().map(descriptor).collect();
+            let body = format!(
+                r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#,
+                descriptor("application/vnd.oci.image.config.v1+json"),
+                layers.join(",")
+            );
+            let manifest = Manifest::read("x", OCI_MANIFEST, body.clone().into()).unwrap();
+            assert_eq!(manifest.is_attestation(&called), is_attestation, "{body}");
+            assert_eq!(manifest.is_attestation(&nowhere), is_attestation, "{body}");
+            assert!(!manifest.is_attestation(&listed), "{body}");
+        }
     }
 
     #[test]

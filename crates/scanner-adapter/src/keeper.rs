@@ -18,11 +18,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::buckets;
 use crate::canary;
 use crate::database::{Origin, metadata};
 use crate::failure::{Failed, Kind};
 use crate::folder::Folder;
 use crate::server::{Address, Server};
+use crate::systems::Systems;
 use crate::trivy::Trivy;
 
 /// The pauses after failures and after crashes.
@@ -234,6 +236,10 @@ impl Keeping {
             (Source::Elsewhere(address), None) => {
                 let server = Server::elsewhere(address.clone(), keeper.http.clone()).await?;
                 self.check(&server).await?;
+                tracing::warn!(
+                    "which operating systems the database of a server elsewhere has cannot be told; images of one that \
+                     it lacks count as scanned"
+                );
                 Ok(Some(Found {
                     server,
                     latest: true,
@@ -300,10 +306,13 @@ impl Keeping {
         let keeper = &self.keeper;
         let started = async {
             metadata(&folder.join("db"))?;
+            // Read before the server has it, for Trivy makes an empty database of a damaged one; what the server itself
+            // says of a damaged one tells more.
+            let buckets = buckets::names(&folder.join("db/trivy.db"));
             let http = keeper.http.clone();
             let server = Server::start(&keeper.trivy, &folder, http, &self.tracker).await?;
             self.check(&server).await?;
-            Ok(server)
+            Ok(server.with_systems(Systems::of(buckets?)))
         };
         let started = started.await;
         if started.is_err() {

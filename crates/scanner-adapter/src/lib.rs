@@ -2,6 +2,7 @@
 //!
 //! It must not decide anything: a verdict says what was seen, and that nothing was seen.
 
+mod buckets;
 mod canary;
 mod database;
 mod error;
@@ -13,6 +14,7 @@ mod report;
 mod scan;
 mod server;
 mod settings;
+mod systems;
 mod trivy;
 mod verdict;
 

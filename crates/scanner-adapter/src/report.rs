@@ -114,6 +114,10 @@ pub(crate) struct Summary {
     pub(crate) packages: u64,
     /// The operating system, empty where none was recognised.
     pub(crate) os: String,
+    /// The family of the operating system as Trivy names it, empty where none was recognised.
+    pub(crate) family: String,
+    /// Its version.
+    pub(crate) version: String,
     /// Whether that gets no more updates.
     pub(crate) end_of_life: bool,
     /// Whether packages of a language were recognised.
@@ -181,6 +185,8 @@ impl Report {
     fn summary(&self, os: Option<&Os>) -> Summary {
         let mut summary = Summary {
             os: os.map(Os::text).unwrap_or_default(),
+            family: os.map(Os::family).unwrap_or_default().to_owned(),
+            version: os.map(|os| os.name.clone()).unwrap_or_default(),
             end_of_life: os.is_some_and(|os| os.end_of_life),
             ..Summary::default()
         };
@@ -251,12 +257,15 @@ impl Summary {
 
 impl Os {
     fn text(&self) -> String {
-        let family = if self.family == "none" {
+        format!("{} {}", self.family(), self.name).trim().to_owned()
+    }
+
+    fn family(&self) -> &str {
+        if self.family == "none" {
             ""
         } else {
             &self.family
-        };
-        format!("{family} {}", self.name).trim().to_owned()
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use url::Url;
 
 use crate::failure::{Failed, Kind};
+use crate::systems::Systems;
 use crate::trivy::{Group, Trivy, Variables, tail, text};
 
 /// How long a server may take until it answers.
@@ -50,6 +51,8 @@ pub(crate) struct Server {
     pub(crate) version: Version,
     http: reqwest::Client,
     process: Option<Process>,
+    /// The operating systems of its database; nothing is known of one elsewhere.
+    systems: Option<Systems>,
 }
 
 /// A server process of our own, which ends when this is dropped.
@@ -107,6 +110,7 @@ impl Server {
             version,
             http,
             process: None,
+            systems: None,
         })
     }
 
@@ -193,7 +197,23 @@ impl Server {
             version,
             http,
             process: Some(process),
+            systems: None,
         })
+    }
+
+    /// Says which operating systems its database has.
+    pub(crate) fn with_systems(self, systems: Systems) -> Self {
+        Self {
+            systems: Some(systems),
+            ..self
+        }
+    }
+
+    /// Says whether its database knows anything of an operating system, as far as that can be told.
+    pub(crate) fn knows(&self, family: &str, version: &str) -> bool {
+        self.systems
+            .as_ref()
+            .is_none_or(|systems| systems.know(family, version))
     }
 
     /// Returns what the server works with at this moment; another database there than the one that was checked counts

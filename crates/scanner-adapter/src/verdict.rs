@@ -23,6 +23,8 @@ pub(crate) struct Image<'a> {
 /// A report with what was read of it.
 pub(crate) struct Scanned {
     pub(crate) summary: Summary,
+    /// Whether the database knows anything of its operating system, or it has none.
+    pub(crate) knows_system: bool,
     pub(crate) report_key: String,
     pub(crate) sbom_key: String,
 }
@@ -50,10 +52,16 @@ pub(crate) fn unsupported(blank: Verdict, reason: String) -> Verdict {
 
 pub(crate) fn told(blank: Verdict, scanned: Scanned) -> Verdict {
     let summary = scanned.summary;
-    let (status, reason) = if summary.covers() {
-        (VerdictStatus::Covered, String::new())
-    } else {
+    let (status, reason) = if !summary.covers() {
         (VerdictStatus::Unsupported, summary.uncovered())
+    } else if !scanned.knows_system {
+        let reason = format!(
+            "the vulnerability database knows nothing of `{}`, so no finding there says nothing",
+            summary.os
+        );
+        (VerdictStatus::Unsupported, reason)
+    } else {
+        (VerdictStatus::Covered, String::new())
     };
     let counts = summary.counts;
     Verdict {
@@ -161,8 +169,9 @@ mod tests {
     }
 
     #[test]
-    fn an_image_without_packages_is_unsupported_whatever_was_counted() {
+    fn an_image_without_packages_or_of_an_unknown_system_is_unsupported_whatever_was_counted() {
         let scanned = |packages| Scanned {
+            knows_system: true,
             summary: Summary {
                 os: "debian 12".to_owned(),
                 packages,
@@ -175,6 +184,13 @@ mod tests {
             told(Verdict::default(), scanned(1)).status(),
             VerdictStatus::Covered
         );
+        let unknown = Scanned {
+            knows_system: false,
+            ..scanned(1)
+        };
+        let verdict = told(Verdict::default(), unknown);
+        assert_eq!(verdict.status(), VerdictStatus::Unsupported);
+        assert!(verdict.reason.contains("`debian 12`"));
         let verdict = told(Verdict::default(), scanned(0));
         assert_eq!(verdict.status(), VerdictStatus::Unsupported);
         assert!(verdict.reason.contains("no packages"));

@@ -39,7 +39,7 @@ pub async fn describe(
                 let manifest = registry
                     .manifest(repository, &(&descriptor.digest).into())
                     .await?;
-                let mut described = if descriptor.is_attestation() {
+                let mut described = if manifest.is_attestation(descriptor) {
                     ImageChild {
                         digest: descriptor.digest.to_string(),
                         attestation: true,
