@@ -2,6 +2,7 @@
 
 use async_nats::jetstream::Message;
 use chrono::{DateTime, Utc};
+use sluice_domain::Class;
 use sluice_events::{EventId, headers};
 
 use crate::envelope::{ATTEMPTS, OCCURRENCE, header};
@@ -43,6 +44,16 @@ impl Cause {
             time: Utc::now(),
             attempt: 1,
             last_attempt: false,
+        }
+    }
+
+    /// Says whether a failure of this class is the end of the work: nobody tries again unless somebody asks.
+    #[must_use]
+    pub const fn is_final(&self, class: Class) -> bool {
+        match class {
+            Class::Permanent => true,
+            Class::Transient { .. } => self.last_attempt,
+            Class::Unavailable { .. } => false,
         }
     }
 

@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use sluice_bus::{Bus, ProvisionOptions};
 use sluice_domain::resources::Document;
 use sluice_gateway::keys::Keys;
-use sluice_service::{Host, HttpSettings};
+use sluice_service::{Host, HttpSettings, write_private};
 use url::Url;
 
 use self::child::Children;
@@ -269,7 +269,7 @@ async fn start(
         .context("the address of the health endpoint is not known")?;
     endpoints.health = format!("http://{health}");
     let json = serde_json::to_string_pretty(&endpoints)?;
-    data::write_private(&Endpoints::file(data.path()), &json)?;
+    write_private(&Endpoints::file(data.path()), &json)?;
     summary::show(&endpoints, folder, &applied);
     Ok(())
 }

@@ -1,14 +1,13 @@
 //! The folder of secrets that an installation begins with: what is missing is made, what is there is left.
 
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
 use rcgen::{CertificateParams, DnType, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256};
 use sluice_domain::SERVICE_ACCOUNTS;
+use sluice_service::{private_folder, write_private};
 
 /// For how long the certificate is valid. The registry reads it at its start only, so a renewal needs a restart.
 const VALID_DAYS: i64 = 3_650;
@@ -39,7 +38,7 @@ impl Keys {
         let accounts = SERVICE_ACCOUNTS.map(|account| self.password(account));
         for file in accounts.into_iter().chain([self.notifications()]) {
             if !exists(&file)? {
-                write(&file, &secret())?;
+                write_private(&file, &secret())?;
                 made.push(file);
             }
         }
@@ -65,11 +64,11 @@ impl Keys {
             );
             let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
                 .context("failed to make a signing key")?;
-            write(&key_file, &key.serialize_pem())?;
+            write_private(&key_file, &key.serialize_pem())?;
             made.push(key_file);
             key
         };
-        write(&certificate_file, &certificate(&key, Utc::now())?)?;
+        write_private(&certificate_file, &certificate(&key, Utc::now())?)?;
         made.push(certificate_file);
         Ok(())
     }
@@ -139,36 +138,10 @@ fn exists(file: &Path) -> anyhow::Result<bool> {
         .with_context(|| format!("failed to look for `{}`", file.display()))
 }
 
-/// Makes a folder for its owner only; one that is there is made so.
-fn private_folder(folder: &Path) -> anyhow::Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.and_then(|()| fs::set_permissions(folder, Permissions::from_mode(0o700)))
-        .with_context(|| format!("failed to make the folder `{}`", folder.display()))
-}
-
-/// Writes a file for its owner only, beside its place first, so that a crash leaves no half of it there.
-fn write(file: &Path, content: &str) -> anyhow::Result<()> {
-    let mut partial = file.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    let written = match fs::remove_file(&partial) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&partial)
-            .and_then(|mut open| {
-                open.write_all(content.as_bytes())?;
-                open.sync_all()
-            })
-            .and_then(|()| fs::rename(&partial, file)),
-    };
-    written.with_context(|| format!("failed to write `{}`", file.display()))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {

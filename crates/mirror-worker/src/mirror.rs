@@ -254,12 +254,7 @@ impl MirrorWorker {
         cause: &Cause,
         error: &Error,
     ) -> Result<(), Error> {
-        let is_final = match error.class() {
-            Class::Permanent => true,
-            Class::Transient { .. } => cause.last_attempt,
-            Class::Unavailable { .. } => false,
-        };
-        if !is_final {
+        if !cause.is_final(error.class()) {
             return Ok(());
         }
         let failed = TagMirrorFailed {

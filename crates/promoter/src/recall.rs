@@ -62,7 +62,7 @@ impl Promoter {
             // Another policy that still allows the image in the same target keeps it there.
             if !others.iter().any(allowed) {
                 if recall == Recall::Flag {
-                    self.flag(case, &mut told)?;
+                    self.flag(case, &mut told).await?;
                 } else {
                     self.withdraw(case, &mut told).await?;
                 }
@@ -88,8 +88,14 @@ impl Promoter {
             .collect())
     }
 
-    fn flag(&self, case: &Case<'_>, told: &mut Told) -> Result<(), Error> {
+    async fn flag(&self, case: &Case<'_>, told: &mut Told) -> Result<(), Error> {
         let (target, tag) = case.place()?;
+        let digest = &case.subject.digest;
+        // Refused between the decision that allowed it and the copy, it never stood there.
+        if self.registry.head(&target, &digest.into()).await?.is_none() {
+            told.record(self.record(case, |decision| decision.promoted_at = None));
+            return Ok(());
+        }
         let reason = why(&case.decision);
         tracing::warn!(image.repository = %target, image.tag = %tag, reason, "flagged");
         told.fact(

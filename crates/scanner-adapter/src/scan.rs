@@ -6,7 +6,7 @@ use futures_util::{StreamExt as _, stream};
 use sluice_bus::{Bus, Cause, Handler, Outcome};
 use sluice_domain::resources::ScanMode;
 use sluice_domain::{
-    Class, Classify as _, Digest, Platform, Repository, ResourceName, SeverityCounts, Tag,
+    Classify as _, Digest, Platform, Repository, ResourceName, SeverityCounts, Tag,
     is_service_account,
 };
 use sluice_events::commands::ScanImage;
@@ -283,12 +283,7 @@ impl ScannerAdapter {
         cause: &Cause,
         error: &ChildError,
     ) -> Result<(), Error> {
-        let is_final = match error.class() {
-            Class::Permanent => true,
-            Class::Transient { .. } => cause.last_attempt,
-            Class::Unavailable { .. } => false,
-        };
-        if !is_final {
+        if !cause.is_final(error.class()) {
             return Ok(());
         }
         let reason = error.told();

@@ -6,6 +6,7 @@ mod launch;
 mod layers;
 mod listen;
 mod names;
+mod private;
 mod run;
 mod settings;
 
@@ -13,6 +14,7 @@ pub use host::{Host, Latch};
 pub use launch::launch;
 pub use layers::{Layers, Problems};
 pub use listen::listen;
+pub use private::{private_folder, write_private};
 pub use run::run;
 pub use settings::{BusSettings, HttpSettings, RegistrySettings, Settings, given, secret_file};
 

@@ -1,5 +1,8 @@
 //! Promoted images that no longer pass: flagged or withdrawn, as the policy says, and never for want of knowledge.
 
+use chrono::Utc;
+use sluice_events::time_to_wire;
+use sluice_events::wire::state::{Decision, DecisionOutcome};
 use sluice_tests::wait_for;
 
 use super::scene::{CLEAN, Scan, Scene};
@@ -130,4 +133,31 @@ fn a_promoted_digest_is_withdrawn_although_its_tag_has_moved_on() {
     });
     scene.told("image.withdrawn", 1);
     assert_eq!(scene.status("official/app", &first.digest), 404);
+}
+
+#[test]
+fn an_image_that_was_refused_before_it_was_copied_is_not_flagged() {
+    let mut scene = Scene::start();
+    scene.policy("name: clean\nfrom: hub/*\nto: official/{name}\nwhen: scan.critical == 0\n");
+    let image = scene.arrived("app", "1.0", "content");
+    // As a promoter leaves it that dies between its decision and the copy.
+    let then = Some(time_to_wire(Utc::now()));
+    scene.decision(&Decision {
+        policy: "clean".to_owned(),
+        repository: "hub/app".to_owned(),
+        tag: "1.0".to_owned(),
+        digest: image.digest.clone(),
+        target: "official/app".to_owned(),
+        target_tag: "1.0".to_owned(),
+        outcome: DecisionOutcome::Allow.into(),
+        decided_at: then,
+        promoted_at: then,
+        ..Default::default()
+    });
+    scene.scan("app", "1.0", &image, Scan::Critical(1));
+    scene.stack.service("promoter", &[]);
+    scene.told("image.promotion_denied", 1);
+    scene.told("image.flagged", 0);
+    scene.told("image.promoted", 0);
+    assert_eq!(scene.status("official/app", &image.digest), 404);
 }

@@ -1,15 +1,14 @@
 //! The one folder that an installation keeps everything in.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use sluice_service::{private_folder, write_private};
 
-/// Readable by nobody else: state, keys, and configurations with passwords in them.
-const FOLDER_MODE: u32 = 0o700;
-const SECRET_MODE: u32 = 0o600;
+const LOCK_MODE: u32 = 0o600;
 /// Random bytes of a generated secret.
 const SECRET_BYTES: usize = 32;
 const LOCK: &str = "lock";
@@ -32,7 +31,7 @@ impl DataFolder {
                 "`{shown}` is not empty and not a data folder of Sluice; name another with --data"
             );
         }
-        make_folder(path)?;
+        private_folder(path)?;
         let path = path
             .canonicalize()
             .with_context(|| format!("failed to find `{shown}`"))?;
@@ -40,7 +39,7 @@ impl DataFolder {
             .create(true)
             .truncate(false)
             .write(true)
-            .mode(SECRET_MODE)
+            .mode(LOCK_MODE)
             .open(path.join(LOCK))
             .with_context(|| format!("failed to open the lock of `{shown}`"))?;
         match lock.try_lock() {
@@ -54,7 +53,7 @@ impl DataFolder {
         }
         let folder = Self { path, _lock: lock };
         for name in ["nats", "registry", "keys", "config", "logs", "trivy"] {
-            make_folder(&folder.path.join(name))?;
+            private_folder(&folder.path.join(name))?;
         }
         Ok(folder)
     }
@@ -98,32 +97,6 @@ impl DataFolder {
     }
 }
 
-/// Writes a file that nobody else may read, beside its place first, so that nobody reads half of it.
-pub(crate) fn write_private(file: &Path, text: &str) -> anyhow::Result<()> {
-    let partial = file.with_extension("partial");
-    let write = || -> std::io::Result<()> {
-        let mut out = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(SECRET_MODE)
-            .open(&partial)?;
-        out.write_all(text.as_bytes())?;
-        out.sync_all()?;
-        fs::rename(&partial, file)
-    };
-    write().with_context(|| format!("failed to write `{}`", file.display()))
-}
-
-fn make_folder(path: &Path) -> anyhow::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(FOLDER_MODE)
-        .create(path)
-        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(FOLDER_MODE)))
-        .with_context(|| format!("failed to make the folder `{}`", path.display()))
-}
-
 fn random() -> anyhow::Result<String> {
     let mut bytes = [0; SECRET_BYTES];
     File::open("/dev/urandom")
@@ -134,6 +107,8 @@ fn random() -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -166,12 +141,12 @@ mod tests {
         let path = parent.path().join("data");
         let (file, secret) = DataFolder::open(&path).unwrap().secret("nats").unwrap();
         assert_eq!(secret.len(), 2 * SECRET_BYTES);
-        assert_eq!((mode(&file), mode(&path)), (SECRET_MODE, FOLDER_MODE));
+        assert_eq!((mode(&file), mode(&path)), (0o600, 0o700));
         let again = DataFolder::open(&path).unwrap();
         assert_eq!(again.secret("nats").unwrap().1, secret);
         assert_ne!(again.secret("other").unwrap().1, secret);
         let config = again.write_config("server.conf", &secret).unwrap();
-        assert_eq!(mode(&config), SECRET_MODE);
+        assert_eq!(mode(&config), 0o600);
     }
 
     #[test]
