@@ -201,6 +201,26 @@ fn a_system_of_which_the_database_knows_nothing_is_unsupported() {
 }
 
 #[test]
+fn a_language_of_which_the_database_knows_nothing_is_unsupported() {
+    let mut stack = scanning();
+    let publisher = stack.mirrored();
+    let gem = (
+        "usr/lib/ruby/gems/3.0.0/specifications/rack-1.0.gemspec",
+        "Gem::Specification.new do |s|\n  s.name = \"rack\".freeze\n  s.version = \"1.0\"\nend\n",
+    );
+    let image = publisher.files("library/app", "amd64", &debian(&[NEW_LIBC, gem]));
+    publisher.put("library/app", "1.0", &image);
+    let fact = told(&stack, "scan.failed", &image);
+    assert_eq!(fact["unsupported"], true);
+    let reason = fact["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("packages of the kind `gemspec`"),
+        "{reason}"
+    );
+    assert!(stack.facts("scan.succeeded").is_empty());
+}
+
+#[test]
 fn a_runnable_manifest_that_is_called_an_attestation_is_scanned_too() {
     let mut stack = scanning();
     let publisher = stack.mirrored();

@@ -163,8 +163,7 @@ impl ImageScanner {
         server.confirm().await?;
         let bytes = read("report", &report_path).await?;
         let summary = Report::read(&bytes)?.of_image(config)?;
-        let knows_system =
-            summary.family.is_empty() || server.knows(&summary.family, &summary.version);
+        let unknown = server.unknown(&summary);
         let report_key = self.state.store_report(&bytes).await?;
         drop(bytes);
         let sbom_key = if summary.covers() {
@@ -174,7 +173,7 @@ impl ImageScanner {
         };
         Ok(Scanned {
             summary,
-            knows_system,
+            unknown,
             report_key,
             sbom_key,
         })

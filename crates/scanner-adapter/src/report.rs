@@ -2,7 +2,7 @@
 //!
 //! A report that cannot be told to be the right one is an error, never a clean result.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -120,8 +120,8 @@ pub(crate) struct Summary {
     pub(crate) version: String,
     /// Whether that gets no more updates.
     pub(crate) end_of_life: bool,
-    /// Whether packages of a language were recognised.
-    pub(crate) languages: bool,
+    /// The kinds of packages of languages that were recognised, as Trivy names them: `python-pkg`, `jar`.
+    pub(crate) languages: BTreeSet<String>,
 }
 
 /// Findings by the names that Docker Trusted Registry gave them.
@@ -195,7 +195,8 @@ impl Report {
             let seen = u64::try_from(seen).unwrap_or(u64::MAX);
             match block.class.as_str() {
                 "os-pkgs" => {}
-                "lang-pkgs" => summary.languages |= seen > 0,
+                "lang-pkgs" if seen > 0 => drop(summary.languages.insert(block.r#type.clone())),
+                "lang-pkgs" => {}
                 // Secrets, licences and misconfigurations are no packages and no vulnerabilities.
                 _ => continue,
             }
@@ -241,8 +242,8 @@ impl Report {
 
 impl Summary {
     /// Says whether the scanner understood the image: a system or language was recognised, and packages were seen.
-    pub(crate) const fn covers(&self) -> bool {
-        (!self.os.is_empty() || self.languages) && self.packages > 0
+    pub(crate) fn covers(&self) -> bool {
+        (!self.os.is_empty() || !self.languages.is_empty()) && self.packages > 0
     }
 
     /// Says in words why it does not.

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use url::Url;
 
 use crate::failure::{Failed, Kind};
+use crate::report::Summary;
 use crate::systems::Systems;
 use crate::trivy::{Group, Trivy, Variables, tail, text};
 
@@ -209,11 +210,9 @@ impl Server {
         }
     }
 
-    /// Says whether its database knows anything of an operating system, as far as that can be told.
-    pub(crate) fn knows(&self, family: &str, version: &str) -> bool {
-        self.systems
-            .as_ref()
-            .is_none_or(|systems| systems.know(family, version))
+    /// Returns what its database knows nothing of in an image, as far as that can be told.
+    pub(crate) fn unknown(&self, summary: &Summary) -> Option<String> {
+        self.systems.as_ref()?.unknown(summary)
     }
 
     /// Returns what the server works with at this moment; another database there than the one that was checked counts

@@ -1,8 +1,10 @@
-//! Of which operating systems a database knows anything. Pure.
+//! Of which operating systems and languages a database knows anything. Pure.
 //!
 //! An image of another one has no findings whatever is in it, and that is not the same as clean.
 
 use std::collections::BTreeSet;
+
+use crate::report::Summary;
 
 /// What is known of a database's buckets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,14 +52,70 @@ const FAMILIES: [(&str, &str, Precision); 17] = [
     ("ubuntu", "ubuntu", Precision::Minor),
 ];
 
+/// The kinds of packages that Trivy matches, with the ecosystem whose buckets it looks into (`npm::` and so on).
+///
+/// A kind that is not here is one that it lists and never matches, with any database.
+const LANGUAGES: [(&str, &str); 34] = [
+    ("bundler", "rubygems"),
+    ("gemspec", "rubygems"),
+    ("cargo", "cargo"),
+    ("rustbinary", "cargo"),
+    ("composer", "composer"),
+    ("composer-vendor", "composer"),
+    ("conan", "conan"),
+    ("dotnet-core", "nuget"),
+    ("nuget", "nuget"),
+    ("nuget-config", "nuget"),
+    ("packages-props", "nuget"),
+    ("gobinary", "go"),
+    ("gomod", "go"),
+    ("gradle", "maven"),
+    ("jar", "maven"),
+    ("pom", "maven"),
+    ("sbt", "maven"),
+    ("hex", "erlang"),
+    ("bun", "npm"),
+    ("javascript", "npm"),
+    ("node-pkg", "npm"),
+    ("npm", "npm"),
+    ("pnpm", "npm"),
+    ("yarn", "npm"),
+    ("pip", "pip"),
+    ("pipenv", "pip"),
+    ("poetry", "pip"),
+    ("pylock", "pip"),
+    ("python-pkg", "pip"),
+    ("uv", "pip"),
+    ("pub", "pub"),
+    ("swift", "swift"),
+    ("cocoapods", "cocoapods"),
+    ("bitnami", "bitnami"),
+];
+
 impl Systems {
+    /// Returns what the database knows nothing of in an image, in words.
+    pub(crate) fn unknown(&self, summary: &Summary) -> Option<String> {
+        if !summary.family.is_empty() && !self.know(&summary.family, &summary.version) {
+            return Some(format!("`{}`", summary.os));
+        }
+        let missing = |kind: &&String| {
+            let ecosystem = LANGUAGES.iter().find(|(name, _)| *name == kind.as_str());
+            ecosystem.is_some_and(|(_, ecosystem)| {
+                let prefix = format!("{ecosystem}::");
+                !self.0.iter().any(|bucket| bucket.starts_with(&prefix))
+            })
+        };
+        let kind = summary.languages.iter().find(missing)?;
+        Some(format!("packages of the kind `{kind}`"))
+    }
+
     /// Makes it of the names of all buckets.
     pub(crate) fn of(buckets: BTreeSet<String>) -> Self {
         Self(buckets.iter().map(|name| name.to_lowercase()).collect())
     }
 
     /// Says whether the database knows anything of a system.
-    pub(crate) fn know(&self, family: &str, version: &str) -> bool {
+    fn know(&self, family: &str, version: &str) -> bool {
         let family = family.to_lowercase();
         let rule = FAMILIES.iter().find(|(name, _, _)| *name == family);
         let (named, precision) = rule.map_or((family.as_str(), Precision::Family), |rule| {
@@ -157,6 +215,34 @@ mod tests {
             ("chainguard", "20230201", false),
         ] {
             assert_eq!(systems.know(family, version), known, "{family} {version}");
+        }
+    }
+
+    #[test]
+    fn packages_of_a_language_that_the_database_lacks_are_told() {
+        let systems = Systems::of(["debian 12", "npm::RetireJS"].map(str::to_owned).into());
+        let image = |family: &str, languages: &[&str]| Summary {
+            os: format!("{family} 12.5"),
+            family: family.to_owned(),
+            version: "12.5".to_owned(),
+            languages: languages.iter().map(ToString::to_string).collect(),
+            ..Summary::default()
+        };
+        for (summary, unknown) in [
+            (image("debian", &[]), None),
+            (image("debian", &["node-pkg"]), None),
+            (image("", &["node-pkg", "conda-pkg"]), None),
+            (
+                image("debian", &["jar", "node-pkg"]),
+                Some("packages of the kind `jar`"),
+            ),
+            (
+                image("", &["gobinary"]),
+                Some("packages of the kind `gobinary`"),
+            ),
+            (image("alpine", &["jar"]), Some("`alpine 12.5`")),
+        ] {
+            assert_eq!(systems.unknown(&summary).as_deref(), unknown);
         }
     }
 }

@@ -23,8 +23,8 @@ pub(crate) struct Image<'a> {
 /// A report with what was read of it.
 pub(crate) struct Scanned {
     pub(crate) summary: Summary,
-    /// Whether the database knows anything of its operating system, or it has none.
-    pub(crate) knows_system: bool,
+    /// What in it the database knows nothing of.
+    pub(crate) unknown: Option<String>,
     pub(crate) report_key: String,
     pub(crate) sbom_key: String,
 }
@@ -54,10 +54,9 @@ pub(crate) fn told(blank: Verdict, scanned: Scanned) -> Verdict {
     let summary = scanned.summary;
     let (status, reason) = if !summary.covers() {
         (VerdictStatus::Unsupported, summary.uncovered())
-    } else if !scanned.knows_system {
+    } else if let Some(unknown) = scanned.unknown {
         let reason = format!(
-            "the vulnerability database knows nothing of `{}`, so no finding there says nothing",
-            summary.os
+            "the vulnerability database knows nothing of {unknown}, so no finding there says nothing"
         );
         (VerdictStatus::Unsupported, reason)
     } else {
@@ -171,7 +170,7 @@ mod tests {
     #[test]
     fn an_image_without_packages_or_of_an_unknown_system_is_unsupported_whatever_was_counted() {
         let scanned = |packages| Scanned {
-            knows_system: true,
+            unknown: None,
             summary: Summary {
                 os: "debian 12".to_owned(),
                 packages,
@@ -185,7 +184,7 @@ mod tests {
             VerdictStatus::Covered
         );
         let unknown = Scanned {
-            knows_system: false,
+            unknown: Some("`debian 12`".to_owned()),
             ..scanned(1)
         };
         let verdict = told(Verdict::default(), unknown);
