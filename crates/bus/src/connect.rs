@@ -4,17 +4,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream;
 use async_nats::{ConnectOptions, Event};
 use secrecy::ExposeSecret as _;
 use sluice_service::{BusSettings, Host, Latch};
 
+use crate::backend::Link;
 use crate::error::Error;
 
 /// A connection to NATS JetStream; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Bus {
-    pub(crate) js: Context,
+    pub(crate) link: Link,
     pub(crate) service: String,
 }
 
@@ -91,14 +92,16 @@ impl Bus {
         let mut js = jetstream::new(client);
         js.set_timeout(Duration::from_secs(10));
         Ok(Self {
-            js,
+            link: Link::Server(Box::new(js)),
             service: service.to_owned(),
         })
     }
 
     /// Sends what is queued, the last acknowledgements among it.
     pub async fn flush(&self) {
-        if let Err(error) = self.js.client().flush().await {
+        if let Link::Server(js) = &self.link
+            && let Err(error) = js.client().flush().await
+        {
             tracing::warn!(%error, "the last acknowledgements were not sent; their messages come again");
         }
     }

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::{PullConsumer, pull};
-use async_nats::jetstream::{AckKind, Message};
 use futures_util::StreamExt as _;
 use sluice_domain::Backoff;
 use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::backend::Settlement;
 use crate::connect::Bus;
 use crate::error::Error;
 use crate::handler::{BoxError, Handler};
+use crate::incoming::Incoming;
 use crate::settle::{Worker, random, with_heartbeat};
 use crate::topology::Stage;
 
@@ -62,7 +63,7 @@ impl Bus {
         let mut pullers = JoinSet::new();
         for (stream, _) in stage.sources() {
             let consumer: PullConsumer = self
-                .js
+                .server()?
                 .get_consumer_from_stream(stage.name, stream)
                 .await
                 .map_err(Error::server(
@@ -129,9 +130,9 @@ impl<H: Handler> Puller<H> {
     ///
     /// The place comes first, so that nothing is pulled that would only wait here. Where no message is ready it is
     /// given back: an idle stream must not take places from a busy one.
-    async fn next(&self) -> Result<Option<(Message, OwnedSemaphorePermit)>, BoxError> {
+    async fn next(&self) -> Result<Option<(Incoming, OwnedSemaphorePermit)>, BoxError> {
         // A pull that is queued while the connection is down would be answered after it was given up.
-        if self.worker.bus.js.client().connection_state() != State::Connected {
+        if self.worker.bus.server()?.client().connection_state() != State::Connected {
             self.pause(PULL_BACKOFF.delay(1, random())).await;
             return Ok(None);
         }
@@ -174,9 +175,9 @@ impl<H: Handler> Puller<H> {
 
     async fn unless_stopping(
         &self,
-        message: Message,
+        message: Incoming,
         permit: OwnedSemaphorePermit,
-    ) -> Option<(Message, OwnedSemaphorePermit)> {
+    ) -> Option<(Incoming, OwnedSemaphorePermit)> {
         if self.stopping.is_cancelled() {
             give_back(&message).await;
             return None;
@@ -193,12 +194,13 @@ impl<H: Handler> Puller<H> {
 }
 
 /// Runs a pull of one message to its end: a message left in it would be missing until `ack_wait` has passed.
-async fn one(mut batch: pull::Batch) -> Result<Option<Message>, BoxError> {
-    batch.next().await.transpose()
+async fn one(mut batch: pull::Batch) -> Result<Option<Incoming>, BoxError> {
+    let message = batch.next().await.transpose()?;
+    message.map(Incoming::new).transpose()
 }
 
-async fn give_back(message: &Message) {
-    if let Err(error) = message.double_ack_with(AckKind::Nak(Some(GIVE_BACK))).await {
+async fn give_back(message: &Incoming) {
+    if let Err(error) = message.settle(Settlement::Again(GIVE_BACK)).await {
         tracing::warn!(
             error,
             "a message could not be given back; it comes again by itself"

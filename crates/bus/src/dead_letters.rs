@@ -65,7 +65,7 @@ impl Bus {
             ..Default::default()
         };
         let consumer = self
-            .js
+            .server()?
             .create_consumer_on_stream(config, DEAD_LETTERS)
             .await
             .map_err(Error::server("list", DEAD_LETTERS))?;
@@ -120,12 +120,12 @@ impl Bus {
             .headers(map)
             .message_id(id);
         let pending = self
-            .js
+            .server()?
             .send_publish(format!("sluice.do.redrive.{stage}"), again)
             .await
             .map_err(Error::server("redrive", &what))?;
         pending.await.map_err(Error::server("redrive", &what))?;
-        self.js
+        self.server()?
             .get_stream_no_info(DEAD_LETTERS)
             .await
             .map_err(Error::server("open stream", DEAD_LETTERS))?
@@ -137,7 +137,7 @@ impl Bus {
 
     async fn letter(&self, sequence: u64) -> Result<StreamMessage, Error> {
         let what = format!("{DEAD_LETTERS}/{sequence}");
-        self.js
+        self.server()?
             .get_stream_no_info(DEAD_LETTERS)
             .await
             .map_err(Error::server("open stream", DEAD_LETTERS))?

@@ -92,7 +92,7 @@ impl Bus {
             deliver_policy,
             ..Default::default()
         };
-        self.js
+        self.server()?
             .create_consumer_on_stream(config, EVENTS)
             .await
             .map_err(Error::server("read facts", filter))

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
@@ -12,6 +13,7 @@ use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 
+use crate::backend::{Backend, Link, Mark, Refusal};
 use crate::connect::Bus;
 use crate::error::Error;
 use crate::read::to_the_end;
@@ -20,8 +22,14 @@ use crate::read::to_the_end;
 #[derive(Debug, Clone)]
 pub struct Bucket {
     name: &'static str,
-    js: Context,
-    store: Store,
+    place: Place,
+}
+
+/// Where it is.
+#[derive(Debug, Clone)]
+enum Place {
+    Server { js: Box<Context>, store: Box<Store> },
+    Supplied(Arc<dyn Backend>),
 }
 
 /// An entry as it was read.
@@ -55,16 +63,18 @@ impl Bus {
     /// # Errors
     /// A bucket that was not provisioned.
     pub async fn bucket(&self, name: &'static str) -> Result<Bucket, Error> {
-        let store = self
-            .js
-            .get_key_value(name)
-            .await
-            .map_err(Error::server("open bucket", name))?;
-        Ok(Bucket {
-            name,
-            js: self.js.clone(),
-            store,
-        })
+        let place = match &self.link {
+            Link::Server(js) => Place::Server {
+                js: js.clone(),
+                store: Box::new(
+                    js.get_key_value(name)
+                        .await
+                        .map_err(Error::server("open bucket", name))?,
+                ),
+            },
+            Link::Supplied(backend) => Place::Supplied(backend.clone()),
+        };
+        Ok(Bucket { name, place })
     }
 }
 
@@ -74,6 +84,30 @@ impl Bucket {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         Error::server(action, format!("{}/{key}", self.name))
+    }
+
+    fn refused(&self, action: &'static str, key: &str) -> impl FnOnce(Refusal) -> Error {
+        let (conflict, failed) = (self.conflict(key), self.failed(action, key));
+        move |refusal| match refusal {
+            Refusal::Conflict => conflict,
+            Refusal::Failed(error) => failed(error),
+        }
+    }
+
+    /// Reads an entry, or the mark that it was removed.
+    async fn mark(&self, key: &str) -> Result<Option<Mark>, Error> {
+        let store = match &self.place {
+            Place::Server { store, .. } => store,
+            Place::Supplied(backend) => {
+                let mark = backend.read(self.name, key.to_owned()).await;
+                return mark.map_err(self.refused("read", key));
+            }
+        };
+        let entry = store.entry(key).await.map_err(self.failed("read", key))?;
+        Ok(entry.map(|entry| Mark {
+            revision: entry.revision,
+            value: (entry.operation == Operation::Put).then_some(entry.value),
+        }))
     }
 
     fn conflict(&self, key: &str) -> Error {
@@ -88,18 +122,14 @@ impl Bucket {
     /// # Errors
     /// A server that does not answer.
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
-        let entry = self
-            .store
-            .entry(key)
-            .await
-            .map_err(self.failed("read", key))?;
-        Ok(entry
-            .filter(|entry| entry.operation == Operation::Put)
-            .map(|entry| Entry {
-                key: entry.key,
-                value: entry.value,
-                revision: entry.revision,
-            }))
+        let mark = self.mark(key).await?;
+        Ok(mark.and_then(|mark| {
+            Some(Entry {
+                key: key.to_owned(),
+                value: mark.value?,
+                revision: mark.revision,
+            })
+        }))
     }
 
     /// Writes an entry if there is none (`revision` is `None`) or if it is still at this revision.
@@ -144,13 +174,8 @@ impl Bucket {
             settled => return settled,
         }
         // What is there may be no more than the mark that an entry was removed.
-        let found = self
-            .store
-            .entry(key)
-            .await
-            .map_err(self.failed("read", key))?;
-        match found {
-            Some(entry) if entry.operation == Operation::Put => Err(self.conflict(key)),
+        match self.mark(key).await? {
+            Some(entry) if entry.value.is_some() => Err(self.conflict(key)),
             Some(mark) => self.update(key, value, mark.revision, ttl).await,
             None => self.update(key, value, 0, ttl).await,
         }
@@ -163,9 +188,15 @@ impl Bucket {
         revision: u64,
         ttl: Option<Duration>,
     ) -> Result<u64, Error> {
+        let (js, store) = match &self.place {
+            Place::Server { js, store } => (js, store),
+            Place::Supplied(backend) => {
+                let write = backend.write(self.name, key.to_owned(), value, Some(revision));
+                return write.await.map_err(self.refused("write", key));
+            }
+        };
         let Some(ttl) = ttl else {
-            return self
-                .store
+            return store
                 .update(key, value, revision)
                 .await
                 .map_err(|error| match error.kind() {
@@ -178,9 +209,8 @@ impl Bucket {
             .payload(value)
             .ttl(ttl)
             .expected_last_subject_sequence(revision);
-        let pending = self
-            .js
-            .send_publish(format!("{}{key}", self.store.prefix), message)
+        let pending = js
+            .send_publish(format!("{}{key}", store.prefix), message)
             .await
             .map_err(self.failed("write", key))?;
         match pending.await {
@@ -197,7 +227,14 @@ impl Bucket {
     /// # Errors
     /// A server that does not answer.
     pub async fn put(&self, key: &str, value: Bytes) -> Result<u64, Error> {
-        self.store
+        let store = match &self.place {
+            Place::Server { store, .. } => store,
+            Place::Supplied(backend) => {
+                let write = backend.write(self.name, key.to_owned(), value, None);
+                return write.await.map_err(self.refused("write", key));
+            }
+        };
+        store
             .put(key, value)
             .await
             .map_err(self.failed("write", key))
@@ -208,10 +245,14 @@ impl Bucket {
     /// # Errors
     /// A server that does not answer.
     pub async fn delete(&self, key: &str) -> Result<(), Error> {
-        self.store
-            .delete(key)
-            .await
-            .map_err(self.failed("delete", key))
+        let store = match &self.place {
+            Place::Server { store, .. } => store,
+            Place::Supplied(backend) => {
+                let removal = backend.remove(self.name, key.to_owned(), None);
+                return removal.await.map_err(self.refused("delete", key));
+            }
+        };
+        store.delete(key).await.map_err(self.failed("delete", key))
     }
 
     /// Removes an entry if it is still at this revision.
@@ -219,7 +260,14 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::write`].
     pub async fn delete_at(&self, key: &str, revision: u64) -> Result<(), Error> {
-        self.store
+        let store = match &self.place {
+            Place::Server { store, .. } => store,
+            Place::Supplied(backend) => {
+                let removal = backend.remove(self.name, key.to_owned(), Some(revision));
+                return removal.await.map_err(self.refused("delete", key));
+            }
+        };
+        store
             .delete_expect_revision(key, Some(revision))
             .await
             .map_err(|error| match error.kind() {
@@ -233,13 +281,19 @@ impl Bucket {
     /// # Errors
     /// A server that does not answer, or that ends the listing early.
     pub async fn list(&self, filter: &str) -> Result<Vec<Entry>, Error> {
+        let store = match &self.place {
+            Place::Server { store, .. } => store,
+            Place::Supplied(backend) => {
+                let entries = backend.list(self.name, filter.to_owned()).await;
+                return entries.map_err(self.refused("list", filter));
+            }
+        };
         let config = pull::OrderedConfig {
-            filter_subject: format!("{}{filter}", self.store.prefix),
+            filter_subject: format!("{}{filter}", store.prefix),
             deliver_policy: DeliverPolicy::LastPerSubject,
             ..Default::default()
         };
-        let consumer = self
-            .store
+        let consumer = store
             .stream
             .create_consumer(config)
             .await
@@ -249,7 +303,7 @@ impl Bucket {
         let what = format!("{}/{filter}", self.name);
         to_the_end(consumer, "list", &what, |message| {
             let subject = message.subject.as_str();
-            let Some(key) = subject.strip_prefix(self.store.prefix.as_str()) else {
+            let Some(key) = subject.strip_prefix(store.prefix.as_str()) else {
                 return ControlFlow::Continue(());
             };
             let removed = message.headers.as_ref().is_some_and(|headers| {
@@ -279,12 +333,16 @@ impl Bucket {
         &self,
     ) -> Result<impl Stream<Item = Result<Update, Error>> + Send + Unpin + use<>, Error> {
         let name = self.name;
-        let watch = self
-            .store
-            .watch_all()
-            .await
-            .map_err(self.failed("watch", ">"))?;
-        Ok(watch.map(move |entry| {
+        let store = match &self.place {
+            Place::Server { store, .. } => store,
+            Place::Supplied(backend) => {
+                let watch = backend.watch(name).await;
+                let watch = watch.map_err(self.refused("watch", ">"))?;
+                return Ok(watch.map(Ok).boxed());
+            }
+        };
+        let watch = store.watch_all().await.map_err(self.failed("watch", ">"))?;
+        let updates = watch.map(move |entry| {
             let entry = entry.map_err(Error::server("watch", name))?;
             Ok(match entry.operation {
                 Operation::Put => Update::Put(Entry {
@@ -297,6 +355,7 @@ impl Bucket {
                     revision: entry.revision,
                 },
             })
-        }))
+        });
+        Ok(updates.boxed())
     }
 }

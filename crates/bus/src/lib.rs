@@ -2,6 +2,7 @@
 //!
 //! The only crate that names async-nats; it knows nothing of images.
 
+pub mod backend;
 mod cause;
 mod connect;
 mod consume;
@@ -10,6 +11,7 @@ mod envelope;
 mod error;
 mod handler;
 mod history;
+mod incoming;
 mod kv;
 mod objects;
 mod provision;

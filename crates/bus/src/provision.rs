@@ -55,7 +55,7 @@ impl Bus {
             let name = config.name.clone();
             let before = self.stream_config(&name).await?;
             let after = self
-                .js
+                .server()?
                 .create_or_update_stream(config)
                 .await
                 .map_err(Error::server("provision stream", &name))?;
@@ -65,7 +65,7 @@ impl Bus {
             let name = format!("KV_{}", spec.name);
             let before = self.stream_config(&name).await?;
             let store = self
-                .js
+                .server()?
                 .create_or_update_key_value(bucket(&spec, options))
                 .await
                 .map_err(Error::server("provision bucket", spec.name))?;
@@ -79,7 +79,7 @@ impl Bus {
                 num_replicas: options.replicas,
                 ..Default::default()
             };
-            self.js
+            self.server()?
                 .create_object_store(config)
                 .await
                 .map_err(Error::server("provision object store", REPORTS))?;
@@ -90,7 +90,7 @@ impl Bus {
                 let name = format!("{stream}/{}", stage.name);
                 let before = self.consumer_config(stage.name, stream).await?;
                 let after = self
-                    .js
+                    .server()?
                     .create_consumer_on_stream(consumer(stage, filters), stream)
                     .await
                     .map_err(Error::server("provision consumer", &name))?;
@@ -103,7 +103,7 @@ impl Bus {
 
     /// Reads how a stream is configured, if there is one.
     pub(crate) async fn stream_config(&self, name: &str) -> Result<Option<Config>, Error> {
-        match self.js.get_stream(name).await {
+        match self.server()?.get_stream(name).await {
             Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
             Err(error) => match error.kind() {
                 GetStreamErrorKind::JetStream(told)
@@ -122,7 +122,8 @@ impl Bus {
         name: &str,
         stream: &str,
     ) -> Result<Option<async_nats::jetstream::consumer::Config>, Error> {
-        let found: Result<PullConsumer, _> = self.js.get_consumer_from_stream(name, stream).await;
+        let found: Result<PullConsumer, _> =
+            self.server()?.get_consumer_from_stream(name, stream).await;
         match found {
             Ok(consumer) => Ok(Some(consumer.cached_info().config.clone())),
             Err(error) => match error.kind() {

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::message::PublishMessage;
-use chrono::{SecondsFormat, Utc};
+use bytes::Bytes;
+use chrono::SecondsFormat;
 use sluice_events::{Command, Event, EventId, headers};
 
+use crate::backend::{Outgoing, from_map};
 use crate::cause::Cause;
 use crate::connect::Bus;
 use crate::envelope::set;
@@ -40,14 +41,11 @@ impl Bus {
     ) -> Result<Published, Error> {
         let id = event.id(occurrence);
         let headers = self.headers(event.type_name(), &id, Some(cause));
-        let mut message = PublishMessage::build()
-            .payload(event.encode().into())
-            .headers(headers);
+        let mut message = outgoing(event.subject(), event.encode().into(), &headers);
         if matches!(event, Event::TagPulled(_) | Event::ManifestPulled(_)) {
-            message = message.ttl(PULL_TTL);
+            message.ttl = Some(PULL_TTL);
         }
-        self.send(event.subject(), message, id, &id.to_string())
-            .await
+        self.send(message, id, &id.to_string()).await
     }
 
     /// Asks a stage to do something.
@@ -71,34 +69,23 @@ impl Bus {
         message_id: &str,
     ) -> Result<Published, Error> {
         let headers = self.headers(command.type_name(), &id, Some(cause));
-        let message = PublishMessage::build()
-            .payload(command.encode().into())
-            .headers(headers);
-        self.send(
-            format!("sluice.do.{}", command.topic()),
-            message,
-            id,
-            message_id,
-        )
-        .await
+        let subject = format!("sluice.do.{}", command.topic());
+        let message = outgoing(subject, command.encode().into(), &headers);
+        self.send(message, id, message_id).await
     }
 
     async fn send(
         &self,
-        subject: String,
-        message: PublishMessage,
+        mut message: Outgoing,
         id: EventId,
         message_id: &str,
     ) -> Result<Published, Error> {
-        let message = message.message_id(message_id);
-        let pending = self
-            .js
-            .send_publish(subject.clone(), message)
+        message.message_id = Some(message_id.to_owned());
+        let subject = message.subject.clone();
+        let ack = self
+            .store(message)
             .await
-            .map_err(Error::server("publish", subject.as_str()))?;
-        let ack = pending
-            .await
-            .map_err(Error::server("publish", subject.as_str()))?;
+            .map_err(Error::server("publish", subject))?;
         Ok(Published {
             id,
             sequence: ack.sequence,
@@ -125,7 +112,7 @@ impl Bus {
         set(
             &mut map,
             headers::TIME,
-            &Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
+            &sluice_domain::now().to_rfc3339_opts(SecondsFormat::Millis, true),
         );
         set(&mut map, headers::CONTENT_TYPE, "application/protobuf");
         if let Some(cause) = cause {
@@ -134,5 +121,17 @@ impl Bus {
         }
         inject(&mut map);
         map
+    }
+}
+
+/// Makes a message with nothing asked of the stream.
+pub(crate) fn outgoing(subject: String, payload: Bytes, headers: &HeaderMap) -> Outgoing {
+    Outgoing {
+        subject,
+        headers: from_map(headers),
+        payload,
+        message_id: None,
+        expected_sequence: None,
+        ttl: None,
     }
 }

@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::TryStreamExt as _;
 use sluice_events::{Command, EventId};
 
+use crate::backend::{Last, Link, Refusal, from_map, to_map};
 use crate::connect::Bus;
 use crate::error::Error;
+use crate::handler::BoxError;
+use crate::publish::outgoing;
 use crate::topology::SCHEDULES;
 
 /// When it fires.
@@ -74,15 +75,10 @@ impl Bus {
         let subject = format!("sluice.schedule.{}", schedule.name);
         let specification = schedule.specification();
         let payload = Bytes::from(schedule.command.encode());
-        let stream = self.schedule_stream().await?;
         loop {
-            let stored = match stream.get_last_raw_message_by_subject(&subject).await {
-                Ok(stored) => Some(stored),
-                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => None,
-                Err(error) => return Err(Error::server("read schedule", subject)(error)),
-            };
+            let stored = self.stored_schedule(&subject).await?;
             let same = stored.as_ref().is_some_and(|stored| {
-                stored.payload == payload && specified(&stored.headers) == specification
+                stored.payload == payload && specified(&to_map(&stored.headers)) == specification
             });
             if same {
                 return Ok(false);
@@ -91,19 +87,12 @@ impl Bus {
             for (name, value) in &specification {
                 map.insert(*name, value.as_str());
             }
-            let message = PublishMessage::build()
-                .payload(payload.clone())
-                .headers(map)
-                .expected_last_subject_sequence(stored.map_or(0, |stored| stored.sequence));
-            let pending = self
-                .js
-                .send_publish(subject.clone(), message)
-                .await
-                .map_err(Error::server("put schedule", &subject))?;
-            match pending.await {
+            let mut message = outgoing(subject.clone(), payload.clone(), &map);
+            message.expected_sequence = Some(stored.map_or(0, |stored| stored.sequence));
+            match self.store(message).await {
                 Ok(_) => return Ok(true),
                 // Another replica put it in between, and perhaps the same.
-                Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {}
+                Err(Refusal::Conflict) => {}
                 Err(error) => return Err(Error::server("put schedule", subject)(error)),
             }
         }
@@ -115,6 +104,10 @@ impl Bus {
     /// A server that does not answer.
     pub async fn remove_schedule(&self, name: &str) -> Result<(), Error> {
         let subject = format!("sluice.schedule.{name}");
+        if let Link::Supplied(backend) = &self.link {
+            let purged = backend.purge(subject.clone()).await;
+            return purged.map_err(Error::server("remove schedule", subject));
+        }
         self.schedule_stream()
             .await?
             .purge()
@@ -130,26 +123,45 @@ impl Bus {
     /// A server that does not answer.
     pub async fn schedules(&self, prefix: &str) -> Result<Vec<String>, Error> {
         let filter = format!("sluice.schedule.{prefix}.>");
-        let info = self
-            .schedule_stream()
-            .await?
-            .info_builder()
-            .subjects(filter.as_str())
-            .fetch()
-            .await
-            .map_err(Error::server("list schedules", &filter))?;
-        let subjects: Vec<(String, usize)> = info
-            .try_collect()
+        let subjects = self
+            .schedule_subjects(&filter)
             .await
             .map_err(Error::server("list schedules", filter))?;
         Ok(subjects
             .into_iter()
-            .filter_map(|(subject, _)| Some(subject.strip_prefix("sluice.schedule.")?.to_owned()))
+            .filter_map(|subject| Some(subject.strip_prefix("sluice.schedule.")?.to_owned()))
             .collect())
     }
 
+    async fn schedule_subjects(&self, filter: &str) -> Result<Vec<String>, BoxError> {
+        if let Link::Supplied(backend) = &self.link {
+            return Ok(backend.subjects(filter.to_owned()).await?);
+        }
+        let stream = self.schedule_stream().await?;
+        let info = stream.info_builder().subjects(filter).fetch().await?;
+        let subjects: Vec<(String, usize)> = info.try_collect().await?;
+        Ok(subjects.into_iter().map(|(subject, _)| subject).collect())
+    }
+
+    async fn stored_schedule(&self, subject: &str) -> Result<Option<Last>, Error> {
+        if let Link::Supplied(backend) = &self.link {
+            let last = backend.last(subject.to_owned()).await;
+            return last.map_err(Error::server("read schedule", subject));
+        }
+        let stream = self.schedule_stream().await?;
+        match stream.get_last_raw_message_by_subject(subject).await {
+            Ok(stored) => Ok(Some(Last {
+                sequence: stored.sequence,
+                headers: from_map(&stored.headers),
+                payload: stored.payload,
+            })),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(Error::server("read schedule", subject)(error)),
+        }
+    }
+
     async fn schedule_stream(&self) -> Result<Stream<()>, Error> {
-        self.js
+        self.server()?
             .get_stream_no_info(SCHEDULES)
             .await
             .map_err(Error::server("open stream", SCHEDULES))

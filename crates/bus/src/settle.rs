@@ -4,7 +4,6 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use async_nats::jetstream::{AckKind, Message};
 use futures_util::FutureExt as _;
 use sluice_domain::{Class, Classify as _};
 use sluice_events::{Decode as _, Message as Payload, headers};
@@ -13,11 +12,13 @@ use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::MissedTickBehavior;
 use tracing::Instrument as _;
 
+use crate::backend::Settlement;
 use crate::cause::{Cause, is_tick};
 use crate::connect::Bus;
 use crate::consume::ConsumeSettings;
 use crate::envelope::header;
 use crate::handler::{BoxError, Handler, Outcome, Output};
+use crate::incoming::Incoming;
 use crate::telemetry::{InFlight, continue_trace, link_trace};
 use crate::topology::Stage;
 
@@ -57,6 +58,7 @@ impl Failure {
 }
 
 /// What the tasks of one stage share.
+#[derive(Debug)]
 pub(crate) struct Worker<H> {
     pub(crate) bus: Bus,
     pub(crate) stage: &'static Stage,
@@ -74,14 +76,14 @@ struct Turn<'a> {
 
 impl<H: Handler> Worker<H> {
     /// Settles one message; whatever cannot be settled comes again.
-    pub(crate) async fn process(&self, message: Message) {
+    pub(crate) async fn process(&self, message: Incoming) {
         let cause = Cause::of(&message, self.stage.max_attempts);
         let span = self.span(&message, &cause);
-        let in_flight = InFlight::new(self.stage.name, delivered(&message));
+        let in_flight = InFlight::new(self.stage.name, message.delivered);
         let outcome = async {
             let attempt = self.attempt(&message, &cause);
             match with_heartbeat(&message, self.stage.ack_wait, attempt).await {
-                Ok(()) => match message.double_ack().await {
+                Ok(()) => match message.settle(Settlement::Done).await {
                     Ok(()) => "done",
                     Err(error) => {
                         tracing::warn!(
@@ -100,8 +102,8 @@ impl<H: Handler> Worker<H> {
     }
 
     /// Ticks and redrives begin a new trace with a link; everything else continues the one it came in.
-    fn span(&self, message: &Message, cause: &Cause) -> tracing::Span {
-        let type_name = header(message.headers.as_ref(), headers::TYPE).unwrap_or_default();
+    fn span(&self, message: &Incoming, cause: &Cause) -> tracing::Span {
+        let type_name = header(Some(&message.headers), headers::TYPE).unwrap_or_default();
         let span = tracing::info_span!(
             parent: None,
             "stage",
@@ -112,20 +114,20 @@ impl<H: Handler> Worker<H> {
             event.r#type = type_name,
             delivery.attempt = cause.attempt,
         );
-        let subject = message.subject.as_str();
+        let subject = &message.subject;
         if subject.starts_with("sluice.do.redrive.") || is_tick(subject) {
-            link_trace(&span, message.headers.as_ref());
+            link_trace(&span, Some(&message.headers));
         } else {
-            continue_trace(&span, message.headers.as_ref());
+            continue_trace(&span, Some(&message.headers));
         }
         span
     }
 
-    async fn attempt(&self, message: &Message, cause: &Cause) -> Result<(), Failure> {
+    async fn attempt(&self, message: &Incoming, cause: &Cause) -> Result<(), Failure> {
         if cause.attempt > self.stage.max_attempts {
             return Err(Failure::permanent(Fault::Exhausted(cause.attempt - 1)));
         }
-        let type_name = header(message.headers.as_ref(), headers::TYPE).unwrap_or_default();
+        let type_name = header(Some(&message.headers), headers::TYPE).unwrap_or_default();
         let payload = Payload::decode(&type_name, &message.payload).map_err(Failure::permanent)?;
         let input = H::Input::decode(payload).map_err(Failure::permanent)?;
         let _turn = self.turn(message).await;
@@ -154,8 +156,8 @@ impl<H: Handler> Worker<H> {
     ///
     /// Innocent neighbours of a killer come back together with it. The random wait changes their order, so that they
     /// get done before it kills again.
-    async fn turn(&self, message: &Message) -> Turn<'_> {
-        if delivered(message) < SUSPECT {
+    async fn turn(&self, message: &Incoming) -> Turn<'_> {
+        if message.delivered < SUSPECT {
             return Turn {
                 _shared: Some(self.alone.read().await),
                 _alone: None,
@@ -200,7 +202,7 @@ impl<H: Handler> Worker<H> {
 
 /// Tells the server that a message is being worked on, until the work is done.
 pub(crate) async fn with_heartbeat<T>(
-    message: &Message,
+    message: &Incoming,
     ack_wait: Duration,
     work: impl Future<Output = T>,
 ) -> T {
@@ -210,19 +212,15 @@ pub(crate) async fn with_heartbeat<T>(
     beat.tick().await;
     loop {
         tokio::select! {
+            biased;
             result = &mut work => return result,
             _ = beat.tick() => {
-                if let Err(error) = message.ack_with(AckKind::Progress).await {
+                if let Err(error) = message.settle(Settlement::Working).await {
                     tracing::warn!(error, "a sign of life was lost");
                 }
             }
         }
     }
-}
-
-/// Returns how often the server has delivered this copy of a message.
-fn delivered(message: &Message) -> i64 {
-    message.info().map_or(0, |info| info.delivered)
 }
 
 /// Returns what a panic said.
@@ -236,6 +234,8 @@ fn said(panic: &(dyn Any + Send)) -> String {
 
 /// Enough chance to spread retries.
 pub(crate) fn random() -> f64 {
-    let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
+    let simulated = sluice_domain::clock::simulated_chance();
+    let id = simulated.map_or_else(uuid::Uuid::new_v4, uuid::Uuid::from_u128);
+    let (high, _) = id.as_u64_pair();
     f64::from(u32::try_from(high >> 32).unwrap_or(0)) / f64::from(u32::MAX)
 }

@@ -31,7 +31,7 @@ impl Bus {
             for (stream, _) in stage.sources() {
                 let what = format!("{stream}/{}", stage.name);
                 let consumer: PullConsumer = self
-                    .js
+                    .server()?
                     .get_consumer_from_stream(stage.name, stream)
                     .await
                     .map_err(Error::server("find consumer", what))?;

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::{AckKind, Message};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use sluice_domain::Class;
+use sluice_domain::{Class, now};
 use sluice_events::headers;
 
+use crate::backend::Settlement;
 use crate::cause::Cause;
 use crate::envelope::{
     ATTEMPTS, DEAD_ATTEMPTS, DEAD_REASON, DEAD_SUBJECT, OCCURRENCE, copied, set,
 };
 use crate::handler::{BoxError, Handler};
+use crate::incoming::Incoming;
+use crate::publish::outgoing;
 use crate::schedules::{SPEC, TARGET, at};
 use crate::settle::{Failure, Worker, random};
 use crate::telemetry::inject;
@@ -28,7 +29,7 @@ impl<H: Handler> Worker<H> {
     /// Settles a message that failed, and says how.
     pub(crate) async fn unfinished(
         &self,
-        message: &Message,
+        message: &Incoming,
         cause: &Cause,
         failure: Failure,
     ) -> &'static str {
@@ -64,21 +65,21 @@ impl<H: Handler> Worker<H> {
 
     async fn retry(
         &self,
-        message: &Message,
+        message: &Incoming,
         cause: &Cause,
         delay: Duration,
     ) -> Result<(), BoxError> {
         if delay <= LONGEST_NAK {
-            return message.double_ack_with(AckKind::Nak(Some(delay))).await;
+            return message.settle(Settlement::Again(delay)).await;
         }
-        let until = Utc::now() + delay.min(LONGEST_DELAY);
+        let until = now() + delay.min(LONGEST_DELAY);
         self.later(message, cause, until, cause.attempt).await
     }
 
     /// Leaves a copy with the scheduler and acknowledges the original.
     async fn later(
         &self,
-        message: &Message,
+        message: &Incoming,
         cause: &Cause,
         until: DateTime<Utc>,
         attempts: u32,
@@ -88,28 +89,25 @@ impl<H: Handler> Worker<H> {
         set(&mut map, ATTEMPTS, &attempts.to_string());
         // The copy continues this trace; a schedule's own context would be that of whoever made the schedule.
         inject(&mut map);
-        let now = Utc::now();
+        let now = now();
         let until = until.clamp(now + TimeDelta::seconds(1), now + LONGEST_DELAY);
         // Schedules fire on whole seconds, and never before the time that was asked for.
         let until = until + TimeDelta::milliseconds(999);
         map.insert(SPEC, at(until).as_str());
         map.insert(TARGET, format!("sluice.due.retry.{stage}").as_str());
-        let info = message.info()?;
         // One message has one copy: where the acknowledgement below is lost, the next copy replaces this one.
         let subject = format!(
             "sluice.schedule.retry.{stage}.{}.{}",
-            info.stream, info.stream_sequence
+            message.stream, message.sequence
         );
-        let copy = PublishMessage::build()
-            .payload(message.payload.clone())
-            .headers(map);
-        self.bus.js.send_publish(subject, copy).await?.await?;
-        message.double_ack().await
+        let copy = outgoing(subject, message.payload.clone(), &map);
+        self.bus.store(copy).await?;
+        message.settle(Settlement::Done).await
     }
 
     async fn give_up(
         &self,
-        message: &Message,
+        message: &Incoming,
         cause: &Cause,
         reason: &str,
     ) -> Result<&'static str, BoxError> {
@@ -123,32 +121,24 @@ impl<H: Handler> Worker<H> {
     }
 
     /// Keeps the message with its reason, then ends it.
-    async fn bury(&self, message: &Message, cause: &Cause, reason: &str) -> Result<(), BoxError> {
+    async fn bury(&self, message: &Incoming, cause: &Cause, reason: &str) -> Result<(), BoxError> {
         let mut map = self.copied_headers(message, cause);
         let reason: String = reason.chars().take(LONGEST_REASON).collect();
         set(&mut map, DEAD_REASON, &reason);
-        set(&mut map, DEAD_SUBJECT, message.subject.as_str());
+        set(&mut map, DEAD_SUBJECT, &message.subject);
         set(&mut map, DEAD_ATTEMPTS, &cause.attempt.to_string());
-        let info = message.info()?;
         let stage = self.stage.name;
-        let letter = PublishMessage::build()
-            .payload(message.payload.clone())
-            .headers(map)
-            .message_id(format!(
-                "dead/{stage}/{}/{}",
-                info.stream, info.stream_sequence
-            ));
-        self.bus
-            .js
-            .send_publish(format!("sluice.dead.{stage}"), letter)
-            .await?
-            .await?;
-        message.double_ack_with(AckKind::Term).await
+        let subject = format!("sluice.dead.{stage}");
+        let mut letter = outgoing(subject, message.payload.clone(), &map);
+        let id = format!("dead/{stage}/{}/{}", message.stream, message.sequence);
+        letter.message_id = Some(id);
+        self.bus.store(letter).await?;
+        message.settle(Settlement::Never).await
     }
 
     /// Copies the headers, and with them what this happening is called: a tick's own headers are those of all ticks.
-    fn copied_headers(&self, message: &Message, cause: &Cause) -> async_nats::HeaderMap {
-        let mut map = copied(message.headers.as_ref(), |_| true);
+    fn copied_headers(&self, message: &Incoming, cause: &Cause) -> async_nats::HeaderMap {
+        let mut map = copied(Some(&message.headers), |_| true);
         set(&mut map, headers::ID, &cause.id);
         let time = cause.time.to_rfc3339_opts(SecondsFormat::Millis, true);
         set(&mut map, headers::TIME, &time);
