@@ -11,6 +11,7 @@ use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
 use sluice_state::{attach, internal_registry};
 
+pub use mirror::MirrorWorker;
 pub use settings::Settings;
 
 /// Connects, and runs the stage on the host.
@@ -21,7 +22,7 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     let (bus, state, catalog) = attach(&settings.bus, "mirror-worker", host).await?;
     let registry = internal_registry(&settings.registry)?;
     let stopping = host.stopping();
-    let handler = mirror::MirrorWorker::new(bus.clone(), state, catalog, registry);
+    let handler = MirrorWorker::new(bus.clone(), state, catalog, registry);
     let consume = ConsumeSettings {
         concurrency: settings.mirror.concurrency,
         handler_timeout: Duration::from_secs(settings.mirror.timeout_seconds),

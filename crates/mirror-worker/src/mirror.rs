@@ -4,7 +4,7 @@ use sluice_bus::{Bus, Cause, Handler, Outcome};
 use sluice_domain::{Class, Classify, Repository, ResourceName, Tag};
 use sluice_events::facts::{TagMirrorFailed, TagMirrored, UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::{Decode, Event, Message, Unexpected};
-use sluice_registry::{Client, Copied, CopyJob};
+use sluice_registry::{Client, Copied, CopyJob, Transport};
 use sluice_state::{
     Applied, Catalog, Entry, Provenance, Snapshot, Standing, State, TagChange, TagWriter, Truth,
     describe, key, remote_registry,
@@ -16,18 +16,21 @@ const SIBLINGS: usize = 2;
 
 /// The stage.
 #[derive(Debug)]
-pub(crate) struct MirrorWorker {
+pub struct MirrorWorker {
     bus: Bus,
     state: State,
     catalog: Catalog,
     registry: Client,
     tags: TagWriter,
+    transport: Transport,
 }
 
 /// What the stage works on.
 #[derive(Debug)]
-pub(crate) enum Input {
+pub enum Input {
+    /// An upstream tag points to another digest.
     Moved(UpstreamTagMoved),
+    /// An upstream tag is no longer there.
     Gone(UpstreamTagGone),
 }
 
@@ -43,15 +46,28 @@ impl Decode for Input {
 
 /// Why an image was not mirrored.
 #[derive(Debug, Error)]
-pub(crate) enum Error {
+#[non_exhaustive]
+pub enum Error {
+    /// The state failed.
     #[error(transparent)]
     State(#[from] sluice_state::Error),
+    /// A registry failed.
     #[error(transparent)]
     Registry(#[from] sluice_registry::Error),
+    /// An upstream registry cannot be used.
     #[error("registry `{host}` cannot be used: {reason}")]
-    Remote { host: String, reason: String },
+    Remote {
+        /// Its name.
+        host: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The repository may only be written by promotion.
     #[error("`{repository}` is a target of a promotion policy; images reach it only by promotion")]
-    Target { repository: Repository },
+    Target {
+        /// It.
+        repository: Repository,
+    },
 }
 
 impl Classify for Error {
@@ -125,7 +141,9 @@ impl Handler for MirrorWorker {
 }
 
 impl MirrorWorker {
-    pub(crate) fn new(bus: Bus, state: State, catalog: Catalog, registry: Client) -> Self {
+    /// Makes the stage, with the account that writes into staging.
+    #[must_use]
+    pub fn new(bus: Bus, state: State, catalog: Catalog, registry: Client) -> Self {
         let tags = TagWriter::new(state.clone(), registry.clone());
         Self {
             bus,
@@ -133,7 +151,15 @@ impl MirrorWorker {
             catalog,
             registry,
             tags,
+            transport: Transport::default(),
         }
+    }
+
+    /// Reaches upstream registries in another way than over the wire.
+    #[must_use]
+    pub fn reaching(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        self
     }
 
     async fn moved(&self, fact: &UpstreamTagMoved) -> Result<Outcome, Error> {
@@ -187,10 +213,11 @@ impl MirrorWorker {
             });
         }
         let host = &fact.source.host;
-        let source = remote_registry(catalog, host).map_err(|error| Error::Remote {
-            host: host.to_string(),
-            reason: format!("{error:#}"),
-        })?;
+        let source =
+            remote_registry(catalog, host, &self.transport).map_err(|error| Error::Remote {
+                host: host.to_string(),
+                reason: format!("{error:#}"),
+            })?;
         let siblings: Vec<Repository> = catalog
             .mirrors
             .values()

@@ -13,6 +13,7 @@ use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
 use sluice_state::{attach, keep_schedules};
 
+pub use poll::Poller;
 pub use settings::Settings;
 
 /// Connects, and runs the stage on the host.
@@ -32,7 +33,7 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
             schedules::wanted,
         ),
     );
-    let handler = poll::Poller::new(state, catalog, settings.poller.parallel_heads);
+    let handler = Poller::new(state, catalog, settings.poller.parallel_heads);
     let consume = ConsumeSettings {
         concurrency: settings.poller.concurrency,
         handler_timeout: Duration::from_secs(settings.poller.timeout_seconds),

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
-use chrono::Utc;
 use futures_util::{StreamExt as _, stream};
 use sluice_bus::{Cause, Handler, Outcome};
 use sluice_domain::resources::{Mirror, OnDelete};
@@ -13,7 +12,7 @@ use sluice_events::facts::{UpstreamPollFailed, UpstreamPollRecovered};
 use sluice_events::subject::{text, token};
 use sluice_events::wire::state::{UpstreamPoll, UpstreamTag};
 use sluice_events::{Command, Decode, Message, Unexpected, time_to_wire};
-use sluice_registry::Client;
+use sluice_registry::{Client, Transport};
 use sluice_state::{Catalog, Entry, Snapshot, State, key, remote_registry};
 use thiserror::Error;
 
@@ -21,16 +20,17 @@ use crate::compare;
 
 /// The stage.
 #[derive(Debug)]
-pub(crate) struct Poller {
+pub struct Poller {
     state: State,
     catalog: Catalog,
     parallel_heads: usize,
+    transport: Transport,
     clients: Mutex<BTreeMap<RegistryHost, (u64, Client)>>,
 }
 
 /// What the stage works on.
 #[derive(Debug)]
-pub(crate) struct Input(PollMirror);
+pub struct Input(PollMirror);
 
 impl Decode for Input {
     fn decode(message: Message) -> Result<Self, Unexpected> {
@@ -44,7 +44,7 @@ impl Decode for Input {
 /// A poll that could not be recorded; an upstream that fails is a fact and no error.
 #[derive(Debug, Error)]
 #[error(transparent)]
-pub(crate) struct Error(#[from] sluice_state::Error);
+pub struct Error(#[from] sluice_state::Error);
 
 impl Classify for Error {
     fn class(&self) -> Class {
@@ -82,13 +82,23 @@ impl Handler for Poller {
 }
 
 impl Poller {
-    pub(crate) fn new(state: State, catalog: Catalog, parallel_heads: usize) -> Self {
+    /// Makes the stage.
+    #[must_use]
+    pub fn new(state: State, catalog: Catalog, parallel_heads: usize) -> Self {
         Self {
             state,
             catalog,
             parallel_heads,
+            transport: Transport::default(),
             clients: Mutex::default(),
         }
+    }
+
+    /// Reaches upstream registries in another way than over the wire.
+    #[must_use]
+    pub fn reaching(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        self
     }
 
     async fn known(&self, mirror: &Mirror) -> Result<BTreeMap<Tag, Entry<UpstreamTag>>, Error> {
@@ -171,7 +181,7 @@ impl Poller {
         {
             return Ok(client.clone());
         }
-        let client = remote_registry(catalog, host)?;
+        let client = remote_registry(catalog, host, &self.transport)?;
         clients.insert(host.clone(), (catalog.revision, client.clone()));
         Ok(client)
     }
@@ -182,7 +192,7 @@ impl Poller {
         known: &BTreeMap<Tag, Entry<UpstreamTag>>,
         answers: &Answers,
     ) -> Outcome {
-        let now = Utc::now();
+        let now = sluice_domain::now();
         let mut outcome = Outcome::done();
         for (tag, digest) in &answers.heads {
             let before = known.get(tag);
@@ -251,7 +261,7 @@ impl Poller {
         let mut poll = before.map(|entry| entry.value).unwrap_or_default();
         let failed_before = poll.failures;
         poll.mirror = mirror.name.to_string();
-        poll.polled_at = Some(time_to_wire(Utc::now()));
+        poll.polled_at = Some(time_to_wire(sluice_domain::now()));
         poll.tags_selected = u64::try_from(answers.selected).unwrap_or(u64::MAX);
         poll.reason = answers.failure.clone().unwrap_or_default();
         match &answers.failure {

@@ -16,7 +16,7 @@ use crate::told::Told;
 
 /// The stage.
 #[derive(Debug)]
-pub(crate) struct Promoter {
+pub struct Promoter {
     pub(crate) bus: Bus,
     pub(crate) state: State,
     pub(crate) registry: Client,
@@ -25,8 +25,10 @@ pub(crate) struct Promoter {
 
 /// What the stage works on. Only what was scanned is taken of an event, never what was found.
 #[derive(Debug)]
-pub(crate) enum Input {
+pub enum Input {
+    /// A scan of an image ended.
     Scanned(Repository, Digest),
+    /// Somebody, or a timer, asks for a judgement.
     Judge(JudgeImage),
 }
 
@@ -50,17 +52,26 @@ impl Decode for Input {
 
 /// Why an image was not judged or promoted.
 #[derive(Debug, Error)]
-pub(crate) enum Error {
+#[non_exhaustive]
+pub enum Error {
+    /// The state failed.
     #[error(transparent)]
     State(#[from] sluice_state::Error),
+    /// The registry failed.
     #[error(transparent)]
     Registry(#[from] sluice_registry::Error),
+    /// What was decided could not be published.
     #[error("failed to tell what was decided")]
     Telling {
+        /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// An entry makes no sense.
     #[error("{what} is damaged")]
-    Damaged { what: String },
+    Damaged {
+        /// It.
+        what: String,
+    },
 }
 
 impl Classify for Error {
@@ -140,7 +151,9 @@ impl Handler for Promoter {
 }
 
 impl Promoter {
-    pub(crate) fn new(bus: Bus, state: State, registry: Client) -> Self {
+    /// Makes the stage, with the account that writes into targets.
+    #[must_use]
+    pub fn new(bus: Bus, state: State, registry: Client) -> Self {
         let tags = TagWriter::new(state.clone(), registry.clone());
         Self {
             bus,
@@ -242,7 +255,7 @@ impl Promoter {
         let stored = self.state.decisions.get(&key).await?;
         let before = stored.as_ref().map(|entry| &entry.value);
         let first_seen_at = first_seen(&self.state, subject).await?;
-        let candidate = known.candidate(subject, first_seen_at, chrono::Utc::now());
+        let candidate = known.candidate(subject, first_seen_at, sluice_domain::now());
         let mut decision = decide(policy, &candidate, known.inputs(), before);
         if decision.target == repository.as_str() {
             tracing::debug!(policy = %policy.spec.name, "a policy does not promote a repository into itself");

@@ -18,6 +18,8 @@ use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
 use sluice_state::{attach, internal_registry};
 
+pub use handler::Promoter;
+pub use reconcile::reconcile;
 pub use settings::Settings;
 
 /// Connects, and runs the stage on the host.
@@ -31,7 +33,7 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         "reconcile",
         reconcile::keep(bus.clone(), state.clone(), catalog, host.stopping()),
     );
-    let handler = handler::Promoter::new(bus.clone(), state, registry);
+    let handler = Promoter::new(bus.clone(), state, registry);
     let consume = ConsumeSettings {
         concurrency: settings.promoter.concurrency,
         handler_timeout: Duration::from_secs(settings.promoter.timeout_seconds),

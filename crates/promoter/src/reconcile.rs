@@ -64,7 +64,10 @@ pub(crate) async fn keep(
 }
 
 /// Asks for every judgement that is missing, and returns how many those are.
-async fn reconcile(bus: &Bus, state: &State) -> Result<usize, Error> {
+///
+/// # Errors
+/// A failing bus, or an entry that cannot be read.
+pub async fn reconcile(bus: &Bus, state: &State) -> Result<usize, Error> {
     let cause = Cause::root();
     let mut asked = 0;
     for policy in policies::read(state).await? {
@@ -109,7 +112,7 @@ async fn missing(
     }
     let key = key::decision(&policy.spec.name, &repository, &tag, &digest);
     let wanted = match state.decisions.get(&key).await? {
-        Some(decision) => is_open(&decision.value, policy.revision, Utc::now()),
+        Some(decision) => is_open(&decision.value, policy.revision, sluice_domain::now()),
         // What no scanner has looked at yet is judged when one has.
         None => match state.images.get(&key::image(&digest)).await? {
             Some(image) => Known::read(state, &digest, &image.value)

@@ -16,6 +16,7 @@ use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
 use sluice_state::{attach, internal_registry, keep_schedules};
 
+pub use prune::Pruner;
 pub use settings::Settings;
 
 /// Connects, and runs the stage on the host.
@@ -36,7 +37,7 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
             schedules::wanted,
         ),
     );
-    let handler = prune::Pruner::new(state, catalog, registry);
+    let handler = Pruner::new(state, catalog, registry);
     let consume = ConsumeSettings {
         concurrency: settings.pruner.concurrency,
         handler_timeout: Duration::from_secs(settings.pruner.timeout_seconds),

@@ -35,7 +35,7 @@ const LIMIT_WAITS: TimeDelta = TimeDelta::hours(24);
 
 /// The stage.
 #[derive(Debug)]
-pub(crate) struct Pruner {
+pub struct Pruner {
     state: State,
     catalog: Catalog,
     registry: Client,
@@ -44,9 +44,12 @@ pub(crate) struct Pruner {
 
 /// What the stage works on.
 #[derive(Debug)]
-pub(crate) enum Input {
+pub enum Input {
+    /// A tag was mirrored into a repository.
     Mirrored(Repository),
+    /// Somebody pushed a tag.
     Pushed(TagPushed),
+    /// Somebody, or a schedule, asks for retention.
     Asked(PruneRepositories),
 }
 
@@ -63,17 +66,25 @@ impl Decode for Input {
 
 /// Why retention did not run.
 #[derive(Debug, Error)]
-pub(crate) enum Error {
+#[non_exhaustive]
+pub enum Error {
+    /// The state failed.
     #[error(transparent)]
     State(#[from] sluice_state::Error),
+    /// A policy cannot be used.
     #[error("the condition of pruning policy `{policy}` cannot be used: {problems}")]
     Condition {
+        /// Its name.
         policy: ResourceName,
+        /// What is wrong with it.
         problems: String,
     },
+    /// The registry does not answer.
     #[error("the registry does not answer, so nothing is deleted")]
     Away {
+        /// When to ask again.
         until: DateTime<Utc>,
+        /// What it said.
         source: sluice_registry::Error,
     },
 }
@@ -131,7 +142,9 @@ impl Handler for Pruner {
 }
 
 impl Pruner {
-    pub(crate) fn new(state: State, catalog: Catalog, registry: Client) -> Self {
+    /// Makes the stage, with the account that deletes in staging.
+    #[must_use]
+    pub fn new(state: State, catalog: Catalog, registry: Client) -> Self {
         let tags = TagWriter::new(state.clone(), registry.clone());
         Self {
             state,
@@ -167,7 +180,7 @@ impl Pruner {
         let Class::Transient { after } = source.class() else {
             return Err(source.into());
         };
-        let now = Utc::now();
+        let now = sluice_domain::now();
         let waited = now - cause.time;
         if by_policy && waited > POLICY_WAITS {
             tracing::warn!(error = %source, "the registry was away for too long; the next run of the policy will do it");
@@ -234,7 +247,7 @@ impl Pruner {
             repository,
             keep: keep(catalog, repository),
             policy: policy.as_ref().map(|(name, condition)| (*name, condition)),
-            now: Utc::now(),
+            now: sluice_domain::now(),
         };
         let held = self.held(repository).await?;
         if rules.policy.is_none() && nothing_to_do(&held, rules.keep, &cause.occurrence) {

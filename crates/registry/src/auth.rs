@@ -190,8 +190,10 @@ impl Client {
                 Some(credential.password.expose_secret()),
             );
         }
-        let answer = request
-            .send()
+        let answer = self
+            .shared
+            .transport
+            .send(request)
             .await
             .map_err(Error::transport("get a token for", host))?;
         let answer = self

@@ -166,9 +166,11 @@ impl Client {
         if let Some(authorization) = used.clone() {
             request = request.header(AUTHORIZATION, authorization);
         }
-        let answer = request
-            .body(reqwest::Body::wrap_stream(verified))
-            .send()
+        let request = request.body(reqwest::Body::wrap_stream(verified));
+        let answer = self
+            .shared
+            .transport
+            .send(request)
             .await
             .map_err(|error| broken(&what, error))?;
         if answer.status() == StatusCode::UNAUTHORIZED {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use futures_util::StreamExt as _;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -18,6 +18,7 @@ use url::Url;
 use crate::auth::Auth;
 use crate::error::{Error, quota_until};
 use crate::rate::RateLimit;
+use crate::transport::Transport;
 
 /// How much of a refusal is told.
 const MAX_REFUSAL: usize = 64 << 10;
@@ -85,6 +86,7 @@ impl Endpoint {
 
 pub(crate) struct Shared {
     pub(crate) http: reqwest::Client,
+    pub(crate) transport: Transport,
     pub(crate) endpoint: Endpoint,
     pub(crate) auth: Auth,
     /// It was seen to delete digests but no tags.
@@ -110,30 +112,22 @@ impl Client {
     /// # Errors
     /// A certificate file that cannot be used.
     pub fn new(endpoint: Endpoint) -> Result<Self, Error> {
-        let settings = |reason: String| Error::Settings {
-            host: endpoint.host.to_string(),
-            reason,
+        Self::over(Transport::default(), endpoint)
+    }
+
+    /// Makes a client whose requests take this way.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn over(transport: Transport, endpoint: Endpoint) -> Result<Self, Error> {
+        let http = match transport.maker() {
+            Some(maker) => maker,
+            None => wire(&endpoint)?,
         };
-        let mut builder = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .connect_timeout(Duration::from_secs(10))
-            .read_timeout(Duration::from_secs(60))
-            .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")));
-        if let Some(file) = &endpoint.ca_file {
-            let pem = std::fs::read(file)
-                .map_err(|error| settings(format!("`{}`: {error}", file.display())))?;
-            let authorities = reqwest::Certificate::from_pem_bundle(&pem)
-                .map_err(|error| settings(error.to_string()))?;
-            builder = builder.tls_certs_only(authorities);
-        }
-        let http = builder
-            .build()
-            .map_err(|error| settings(error.to_string()))?;
         Ok(Self {
             shared: Arc::new(Shared {
                 http,
+                transport,
                 endpoint,
                 auth: Auth::default(),
                 digests_only: AtomicBool::new(false),
@@ -186,10 +180,8 @@ impl Client {
             if let Some(authorization) = used.clone() {
                 builder = builder.header(AUTHORIZATION, authorization);
             }
-            let answer = builder
-                .send()
-                .await
-                .map_err(Error::transport(action, what))?;
+            let sent = self.shared.transport.send(builder);
+            let answer = sent.await.map_err(Error::transport(action, what))?;
             self.note_rate_limit(answer.headers());
             if answer.status() != StatusCode::UNAUTHORIZED || last {
                 return Ok(answer);
@@ -219,7 +211,7 @@ impl Client {
             let answer = if self.is_own(&at) {
                 self.send(action, what, scopes, request).await?
             } else {
-                let answer = request(&self.shared.http).send().await;
+                let answer = self.shared.transport.send(request(&self.shared.http)).await;
                 answer.map_err(Error::transport(action, what))?
             };
             if !answer.status().is_redirection() {
@@ -277,6 +269,29 @@ impl Client {
     }
 }
 
+/// Makes what sends over the wire.
+fn wire(endpoint: &Endpoint) -> Result<reqwest::Client, Error> {
+    let settings = |reason: String| Error::Settings {
+        host: endpoint.host.to_string(),
+        reason,
+    };
+    let mut builder = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .no_proxy()
+        .connect_timeout(Duration::from_secs(10))
+        .read_timeout(Duration::from_secs(60))
+        .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")));
+    if let Some(file) = &endpoint.ca_file {
+        let pem = std::fs::read(file)
+            .map_err(|error| settings(format!("`{}`: {error}", file.display())))?;
+        let authorities = reqwest::Certificate::from_pem_bundle(&pem)
+            .map_err(|error| settings(error.to_string()))?;
+        builder = builder.tls_certs_only(authorities);
+    }
+    builder.build().map_err(|error| settings(error.to_string()))
+}
+
 /// Reads a body up to a limit.
 pub(crate) async fn limited(what: &str, answer: Response, limit: usize) -> Result<Bytes, Error> {
     let too_large = || Error::untrusted(what, format!("the answer is larger than {limit} bytes"));
@@ -310,7 +325,9 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => {
             let until = DateTime::parse_from_rfc2822(text).ok()?;
-            (until.to_utc() - Utc::now()).to_std().unwrap_or_default()
+            (until.to_utc() - sluice_domain::now())
+                .to_std()
+                .unwrap_or_default()
         }
     };
     Some(wait.min(LONGEST_WAIT))

@@ -98,7 +98,8 @@ impl Client {
 
 /// An index that needs no blob and has a digest of its own.
 fn tombstone(what: &str) -> Result<Manifest, Error> {
-    let nonce = uuid::Uuid::new_v4();
+    let simulated = sluice_domain::clock::simulated_chance();
+    let nonce = simulated.map_or_else(uuid::Uuid::new_v4, uuid::Uuid::from_u128);
     let body = format!(
         r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[],"annotations":{{"{MARK}":"{nonce}"}}}}"#
     );

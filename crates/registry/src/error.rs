@@ -161,7 +161,7 @@ pub(crate) fn quota_until(
 ) -> DateTime<Utc> {
     let share = limit.and_then(|told| told.window.checked_div(u32::try_from(told.limit).ok()?));
     let wait = retry_after.unwrap_or_else(|| share.unwrap_or_default().max(QUOTA_WAIT));
-    (Utc::now() + wait).trunc_subsecs(0)
+    (sluice_domain::now() + wait).trunc_subsecs(0)
 }
 
 /// Finds what TLS says of the peer's certificate.

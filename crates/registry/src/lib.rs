@@ -13,6 +13,7 @@ mod manifest;
 mod rate;
 mod reference;
 mod tags;
+mod transport;
 mod turn;
 mod verify;
 
@@ -24,3 +25,4 @@ pub use manifest::{
 };
 pub use rate::RateLimit;
 pub use reference::ImageReference;
+pub use transport::{Exchange, Exchanged, Transport};

@@ -1,6 +1,5 @@
 //! Applying resources: the entry, then the fact.
 
-use chrono::Utc;
 use sluice_bus::{Bus, Cause};
 use sluice_domain::ResourceName;
 use sluice_domain::resources::{Kind, Resource};
@@ -30,7 +29,7 @@ impl State {
         {
             return Ok(false);
         }
-        let now = time_to_wire(Utc::now());
+        let now = time_to_wire(sluice_domain::now());
         let created_at = before
             .as_ref()
             .and_then(|entry| entry.value.created_at.or(entry.value.applied_at))

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sluice_domain::{Digest, Repository, Tag};
+use sluice_domain::{Digest, Repository, Tag, now};
 use sluice_events::wire::state::{Claim, Promotion, Pruning, TagEntry, Tombstone};
 use sluice_events::{time_from_wire, time_to_wire};
 use sluice_registry::{Client, Manifest};
@@ -161,7 +161,9 @@ impl TagWriter {
         change: &TagChange<'_, T>,
         pruning: Option<&Pruning>,
     ) -> Result<Applied, Error> {
-        let holder = format!("{}/{}", change.provenance.by, uuid::Uuid::new_v4());
+        let simulated = sluice_domain::clock::simulated_chance();
+        let id = simulated.map_or_else(uuid::Uuid::new_v4, uuid::Uuid::from_u128);
+        let holder = format!("{}/{id}", change.provenance.by);
         for _ in 0..ROUNDS {
             match self.round(change, pruning, &holder).await {
                 Ok(Round::Done(applied)) => return Ok(applied),
@@ -206,7 +208,7 @@ impl TagWriter {
         value.claim = Some(Claim {
             digest: text(wanted.as_ref()),
             holder: holder.to_owned(),
-            until: Some(time_to_wire(Utc::now() + CLAIM)),
+            until: Some(time_to_wire(now() + CLAIM)),
         });
         value.repository = change.repository.to_string();
         value.tag = change.tag.to_string();
@@ -216,20 +218,20 @@ impl TagWriter {
         if at != wanted {
             self.write(change).await?;
         }
-        let now = self
+        let there = self
             .registry
             .head(change.repository, &change.tag.into())
             .await?
             .map(|head| head.digest);
-        if now != wanted || change.truth.standing().await? == Standing::Superseded {
+        if there != wanted || change.truth.standing().await? == Standing::Superseded {
             // Whoever wants something else waits for this claim to go.
             value.claim = None;
             value.pruning = None;
-            value.digest = text(now.as_ref());
+            value.digest = text(there.as_ref());
             self.state.tags.write(&key, &value, Some(revision)).await?;
             return Ok(Round::Again);
         }
-        settle(&mut value, &change.provenance, wanted.as_ref(), Utc::now());
+        settle(&mut value, &change.provenance, wanted.as_ref(), now());
         self.state.tags.write(&key, &value, Some(revision)).await?;
         Ok(Round::Done(Applied::Settled { previous }))
     }
@@ -246,7 +248,7 @@ impl TagWriter {
                 digest: digest.to_string(),
                 repository: change.repository.to_string(),
                 tag: change.tag.to_string(),
-                created_at: Some(time_to_wire(Utc::now())),
+                created_at: Some(time_to_wire(now())),
                 ..Default::default()
             };
             self.state
@@ -281,12 +283,12 @@ fn refuse_foreign_claim(
     let Some(claim) = &value.claim else {
         return Ok(());
     };
-    let until = time_from_wire(claim.until.as_ref()).filter(|until| *until > Utc::now());
+    let until = time_from_wire(claim.until.as_ref()).filter(|until| *until > now());
     match until {
         Some(until) if claim.holder != holder => Err(Error::Claimed {
             tag: format!("{repository}:{tag}"),
             holder: claim.holder.clone(),
-            until: until.min(Utc::now() + LOOK_AGAIN),
+            until: until.min(now() + LOOK_AGAIN),
         }),
         _ => Ok(()),
     }
