@@ -8,6 +8,7 @@ use async_nats::jetstream::{AckKind, Message};
 use futures_util::FutureExt as _;
 use sluice_domain::{Class, Classify as _};
 use sluice_events::{Decode as _, Message as Payload, headers};
+use sluice_service::crash;
 use thiserror::Error;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::MissedTickBehavior;
@@ -81,16 +82,10 @@ impl<H: Handler> Worker<H> {
         let outcome = async {
             let attempt = self.attempt(&message, &cause);
             match with_heartbeat(&message, self.stage.ack_wait, attempt).await {
-                Ok(()) => match message.double_ack().await {
-                    Ok(()) => "done",
-                    Err(error) => {
-                        tracing::warn!(
-                            error,
-                            "an acknowledgement was lost; the message comes again"
-                        );
-                        "unacknowledged"
-                    }
-                },
+                Ok(()) => {
+                    crash::point("bus.finished");
+                    acknowledge(&message).await
+                }
                 Err(failure) => self.unfinished(&message, &cause, failure).await,
             }
         }
@@ -170,6 +165,7 @@ impl<H: Handler> Worker<H> {
 
     /// Publishes, then records; the order is what makes a crash repeat work and lose none.
     async fn finish(&self, outcome: Outcome, cause: &Cause) -> Result<(), Failure> {
+        crash::point("bus.handled");
         for output in outcome.outputs {
             match output {
                 Output::Fact { event, occurrence } => {
@@ -178,6 +174,7 @@ impl<H: Handler> Worker<H> {
                         .publish(&event, cause, occurrence)
                         .await
                         .map_err(Failure::transient)?;
+                    crash::point_of("bus.fact_published", event.name());
                 }
                 Output::Command {
                     command,
@@ -188,11 +185,13 @@ impl<H: Handler> Worker<H> {
                         .command_once(&command, cause, id, &message_id)
                         .await
                         .map_err(Failure::transient)?;
+                    crash::point("bus.command_published");
                 }
             }
         }
         for record in outcome.records {
             record.await.map_err(Failure::transient)?;
+            crash::point("bus.recorded");
         }
         Ok(())
     }
@@ -216,6 +215,19 @@ pub(crate) async fn with_heartbeat<T>(
                     tracing::warn!(error, "a sign of life was lost");
                 }
             }
+        }
+    }
+}
+
+async fn acknowledge(message: &Message) -> &'static str {
+    match message.double_ack().await {
+        Ok(()) => "done",
+        Err(error) => {
+            tracing::warn!(
+                error,
+                "an acknowledgement was lost; the message comes again"
+            );
+            "unacknowledged"
         }
     }
 }

@@ -7,6 +7,7 @@ use async_nats::jetstream::{AckKind, Message};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use sluice_domain::Class;
 use sluice_events::headers;
+use sluice_service::crash;
 
 use crate::cause::Cause;
 use crate::envelope::{
@@ -104,6 +105,7 @@ impl<H: Handler> Worker<H> {
             .payload(message.payload.clone())
             .headers(map);
         self.bus.js.send_publish(subject, copy).await?.await?;
+        crash::point("bus.postponed");
         message.double_ack().await
     }
 
@@ -143,6 +145,7 @@ impl<H: Handler> Worker<H> {
             .send_publish(format!("sluice.dead.{stage}"), letter)
             .await?
             .await?;
+        crash::point("bus.buried");
         message.double_ack_with(AckKind::Term).await
     }
 

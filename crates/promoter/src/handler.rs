@@ -6,6 +6,7 @@ use sluice_events::commands::JudgeImage;
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
 use sluice_registry::Client;
+use sluice_service::crash;
 use sluice_state::{Entry, State, TagWriter, describe, key};
 use thiserror::Error;
 
@@ -258,6 +259,7 @@ impl Promoter {
                 .decisions
                 .write(&key, &decision, revision)
                 .await?;
+            crash::point("promoter.decided");
             tracing::info!(
                 policy = decision.policy,
                 image.repository = decision.repository,

@@ -9,6 +9,7 @@ use sluice_events::subject::token;
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Decision, DecisionOutcome, Promotion, TagEntry};
 use sluice_registry::{CopyJob, Manifest};
+use sluice_service::crash;
 use sluice_state::{Applied, Provenance, Standing, State, TagChange, Truth, key};
 
 use crate::decide::decided_at;
@@ -136,6 +137,7 @@ impl Promoter {
                 }
                 Err(error) => return Err(error.into()),
             };
+            crash::point("promoter.copied");
             let change = TagChange {
                 repository: &target,
                 tag: &target_tag,
@@ -321,11 +323,12 @@ impl Promoter {
         );
         let until = time_from_wire(case.decision.wait_until.as_ref());
         let Some(until) = until.filter(|_| case.decision.outcome() == DecisionOutcome::Wait) else {
-            return Ok(self
-                .bus
+            self.bus
                 .remove_schedule(&name)
                 .await
-                .map_err(sluice_state::Error::from)?);
+                .map_err(sluice_state::Error::from)?;
+            crash::point("promoter.timer_removed");
+            return Ok(());
         };
         let command = JudgeImage {
             repository: subject.repository.clone(),
@@ -341,6 +344,7 @@ impl Promoter {
             .put_schedule(&schedule)
             .await
             .map_err(sluice_state::Error::from)?;
+        crash::point("promoter.timer_kept");
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use sluice_domain::{Digest, Repository, Tag};
 use sluice_events::commands::JudgeImage;
 use sluice_events::facts::{ImageFlagged, ImageWithdrawn};
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
+use sluice_service::crash;
 use sluice_state::{Entry, Standing, State, TagChange, Truth, describe, key};
 
 use crate::decide::{is_known_to_fail, why};
@@ -186,6 +187,7 @@ impl Promoter {
             .filter(|digest| !kept.contains(*digest))
         {
             self.registry.delete_manifest(target, manifest).await?;
+            crash::point("promoter.manifest_deleted");
             tracing::info!(image.repository = %target, image.digest = %manifest, "deleted");
         }
         // An image with a manifest in common may have been allowed since the listing, and found it there when it was

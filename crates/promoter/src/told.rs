@@ -4,6 +4,7 @@ use std::future::Future;
 
 use sluice_bus::{BoxError, Bus, Cause, Outcome, Record};
 use sluice_events::{Command, Event, EventId};
+use sluice_service::crash;
 
 /// Facts, commands and records of any number of judgements.
 #[derive(Default)]
@@ -59,13 +60,16 @@ impl Told {
     pub(crate) async fn settle(self, bus: &Bus, cause: &Cause) -> Result<(), BoxError> {
         for (event, occurrence) in self.facts {
             bus.publish(&event, cause, &occurrence).await?;
+            crash::point("promoter.fact_told");
         }
         for (command, message_id) in self.commands {
             bus.command_once(&command, cause, EventId::random(), &message_id)
                 .await?;
+            crash::point("promoter.command_given");
         }
         for record in self.records {
             record.await?;
+            crash::point("promoter.recorded");
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use sluice_domain::resources::{Kind, Resource};
 use sluice_events::facts::ResourceApplied;
 use sluice_events::time_to_wire;
 use sluice_events::wire::state as wire;
+use sluice_service::crash;
 
 use crate::State;
 use crate::error::Error;
@@ -48,6 +49,7 @@ impl State {
             .resources
             .write(&key, &value, before.map(|entry| entry.revision))
             .await?;
+        crash::point("resources.stored");
         self.tell(
             bus,
             resource.kind(),
@@ -76,6 +78,7 @@ impl State {
             return Ok(false);
         };
         self.resources.delete(&key).await?;
+        crash::point("resources.removed");
         self.tell(bus, kind, name, before.revision, true, actor)
             .await?;
         Ok(true)

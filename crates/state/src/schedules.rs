@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sluice_bus::{Bus, Cause, Schedule};
+use sluice_service::crash;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{Catalog, Snapshot};
@@ -59,6 +60,7 @@ async fn reconcile(bus: &Bus, prefix: &str, all: Vec<Wanted>) -> Result<(), slui
     let mut kept = BTreeSet::new();
     for Wanted { schedule, at_once } in all {
         if bus.put_schedule(&schedule).await? {
+            crash::point("schedules.put");
             tracing::info!(schedule = schedule.name, when = ?schedule.when, "scheduled");
             if at_once {
                 bus.command(&schedule.command, &Cause::root()).await?;

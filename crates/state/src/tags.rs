@@ -7,6 +7,7 @@ use sluice_domain::{Digest, Repository, Tag};
 use sluice_events::wire::state::{Claim, Promotion, Pruning, TagEntry, Tombstone};
 use sluice_events::{time_from_wire, time_to_wire};
 use sluice_registry::{Client, Manifest};
+use sluice_service::crash;
 
 use crate::State;
 use crate::entries::Entry;
@@ -146,7 +147,10 @@ impl TagWriter {
             };
             settle(&mut value, &provenance, Some(digest), at);
             match self.state.tags.write(&key, &value, revision).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    crash::point("tags.observed");
+                    return Ok(());
+                }
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error),
             }
@@ -213,8 +217,10 @@ impl TagWriter {
         value.generation += 1;
         value.pruning = pruning.cloned();
         let revision = self.state.tags.write(&key, &value, revision).await?;
+        crash::point("tags.claimed");
         if at != wanted {
             self.write(change).await?;
+            crash::point("tags.written");
         }
         let now = self
             .registry
@@ -230,7 +236,9 @@ impl TagWriter {
             return Ok(Round::Again);
         }
         settle(&mut value, &change.provenance, wanted.as_ref(), Utc::now());
+        crash::point("tags.checked");
         self.state.tags.write(&key, &value, Some(revision)).await?;
+        crash::point("tags.settled");
         Ok(Round::Done(Applied::Settled { previous }))
     }
 
@@ -252,8 +260,9 @@ impl TagWriter {
             self.state
                 .tombstones
                 .put(&key::image(&digest), &tombstone)
-                .await
-                .map(drop)
+                .await?;
+            crash::point("tags.tombstone_noted");
+            Ok(())
         };
         self.registry
             .delete_tag(change.repository, change.tag, remember)
