@@ -63,6 +63,8 @@ pub(crate) struct Worker<H> {
     pub(crate) stage: &'static Stage,
     pub(crate) handler: H,
     pub(crate) settings: ConsumeSettings,
+    /// After how long without a sign of life the server gives a message to somebody else, as provisioned.
+    pub(crate) ack_wait: Duration,
     /// Held for writing by a suspect, so that it takes no neighbours with it if it kills the process.
     pub(crate) alone: RwLock<()>,
 }
@@ -81,7 +83,7 @@ impl<H: Handler> Worker<H> {
         let in_flight = InFlight::new(self.stage.name, delivered(&message));
         let outcome = async {
             let attempt = self.attempt(&message, &cause);
-            match with_heartbeat(&message, self.stage.ack_wait, attempt).await {
+            match with_heartbeat(&message, self.ack_wait, attempt).await {
                 Ok(()) => {
                     crash::point("bus.finished");
                     acknowledge(&message).await
