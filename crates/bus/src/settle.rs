@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{AckKind, Message};
 use futures_util::FutureExt as _;
-use sluice_domain::{Class, Classify as _};
+use sluice_domain::Class;
 use sluice_events::{Decode as _, Message as Payload, headers};
 use sluice_service::crash;
 use thiserror::Error;
@@ -18,7 +18,7 @@ use crate::cause::{Cause, is_tick};
 use crate::connect::Bus;
 use crate::consume::ConsumeSettings;
 use crate::envelope::header;
-use crate::handler::{BoxError, Handler, Outcome, Output};
+use crate::handler::{BoxError, Failure, Handler, Outcome, Output};
 use crate::telemetry::{InFlight, continue_trace, link_trace};
 use crate::topology::Stage;
 
@@ -33,12 +33,6 @@ enum Fault {
     TimedOut(Duration),
     #[error("given up after {0} attempts, none of which came to an end")]
     Exhausted(u32),
-}
-
-/// Why a message is not done.
-pub(crate) struct Failure {
-    pub(crate) class: Class,
-    pub(crate) error: BoxError,
 }
 
 impl Failure {
@@ -129,10 +123,7 @@ impl<H: Handler> Worker<H> {
         let work = async {
             match self.handler.handle(input, cause).await {
                 Ok(outcome) => self.finish(outcome, cause).await,
-                Err(error) => Err(Failure {
-                    class: error.class(),
-                    error: error.into(),
-                }),
+                Err(error) => Err(Failure::of(error)),
             }
         };
         let limit = self.settings.handler_timeout;
@@ -175,7 +166,7 @@ impl<H: Handler> Worker<H> {
                     self.bus
                         .publish(&event, cause, occurrence)
                         .await
-                        .map_err(Failure::transient)?;
+                        .map_err(Failure::of)?;
                     crash::point_of("bus.fact_published", event.name());
                 }
                 Output::Command {
@@ -186,13 +177,13 @@ impl<H: Handler> Worker<H> {
                     self.bus
                         .command_once(&command, cause, id, &message_id)
                         .await
-                        .map_err(Failure::transient)?;
+                        .map_err(Failure::of)?;
                     crash::point("bus.command_published");
                 }
             }
         }
         for record in outcome.records {
-            record.await.map_err(Failure::transient)?;
+            record.await?;
             crash::point("bus.recorded");
         }
         Ok(())

@@ -13,9 +13,9 @@ use crate::cause::Cause;
 use crate::envelope::{
     ATTEMPTS, DEAD_ATTEMPTS, DEAD_REASON, DEAD_SUBJECT, OCCURRENCE, copied, set,
 };
-use crate::handler::{BoxError, Handler};
+use crate::handler::{BoxError, Failure, Handler};
 use crate::schedules::{SPEC, TARGET, at};
-use crate::settle::{Failure, Worker, random};
+use crate::settle::{Worker, random};
 use crate::telemetry::inject;
 
 /// Longer delays are kept by a schedule, not by the consumer.

@@ -1,6 +1,6 @@
 //! One trigger: which tags name this digest, what do their policies say of it, and what follows.
 
-use sluice_bus::{Bus, Cause, Handler, Outcome};
+use sluice_bus::{Bus, Cause, Failure, Handler, Outcome};
 use sluice_domain::{Class, Classify, Digest, Repository, Tag};
 use sluice_events::commands::JudgeImage;
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
@@ -57,9 +57,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Registry(#[from] sluice_registry::Error),
     #[error("failed to tell what was decided")]
-    Telling {
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    Telling { source: Failure },
     #[error("{what} is damaged")]
     Damaged { what: String },
 }
@@ -69,7 +67,7 @@ impl Classify for Error {
         match self {
             Self::State(error) => error.class(),
             Self::Registry(error) => error.class(),
-            Self::Telling { .. } => Class::TRANSIENT,
+            Self::Telling { source } => source.class(),
             Self::Damaged { .. } => Class::Permanent,
         }
     }
