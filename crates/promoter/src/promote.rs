@@ -101,6 +101,7 @@ pub(crate) fn provenance(case: &Case<'_>) -> Provenance {
             policy: case.decision.policy.clone(),
             repository: case.decision.repository.clone(),
             tag: case.decision.tag.clone(),
+            decided_at: case.decision.decided_at,
         }),
         ..Provenance::default()
     }
@@ -124,7 +125,7 @@ impl Promoter {
         if truth.standing().await? == Standing::Superseded {
             return self.too_late(case, &target).await;
         }
-        let mut previous = None;
+        let mut previous = self.previous(case, &target, &target_tag).await?;
         if !self.is_in_place(case, &target, &target_tag).await? {
             let top = match self.copy(case, &target).await {
                 Ok(top) => top,
@@ -146,7 +147,7 @@ impl Promoter {
                 truth: &truth,
             };
             match self.tags.apply(&change).await? {
-                Applied::Settled { previous: before } => previous = before,
+                Applied::Settled { previous: before } => previous = before.or(previous),
                 Applied::Superseded => return self.too_late(case, &target).await,
             }
             tracing::info!(
@@ -248,6 +249,20 @@ impl Promoter {
             }
         }
         Ok(true)
+    }
+
+    /// Returns what the tag named before, where this very decision was carried out but not told.
+    async fn previous(
+        &self,
+        case: &Case<'_>,
+        target: &Repository,
+        target_tag: &Tag,
+    ) -> Result<Option<Digest>, Error> {
+        let entry = self.state.tags.get(&key::tag(target, target_tag)).await?;
+        let settled = provenance(case).promotion;
+        Ok(entry
+            .filter(|entry| entry.value.promoted_from == settled)
+            .and_then(|entry| entry.value.previous.parse().ok()))
     }
 
     async fn copy(

@@ -338,7 +338,12 @@ fn settle(
     value.claim = None;
     value.pruning = value.pruning.take().filter(|_| wanted.is_none());
     value.pruned = value.pruning.is_some();
-    value.digest = text(wanted);
+    let before = std::mem::replace(&mut value.digest, text(wanted));
+    value.previous = if before == value.digest {
+        String::new()
+    } else {
+        before
+    };
     value.arrived_at = Some(time_to_wire(at));
     value.arrived_by = by;
     value.mirror = mirror;
