@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -64,6 +64,15 @@ impl Schedule {
 }
 
 impl Bus {
+    /// Says whether there is exactly this schedule.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub async fn has_schedule(&self, schedule: &Schedule) -> Result<bool, Error> {
+        let stored = self.stored_schedule(schedule).await?;
+        Ok(stored.is_some_and(|stored| is_same(&stored, schedule)))
+    }
+
     /// Puts a schedule where there is none or another one; says whether it did.
     ///
     /// An equal schedule is left alone: publishing it again would start its interval anew.
@@ -74,17 +83,12 @@ impl Bus {
         let subject = format!("sluice.schedule.{}", schedule.name);
         let specification = schedule.specification();
         let payload = Bytes::from(schedule.command.encode());
-        let stream = self.schedule_stream().await?;
         loop {
-            let stored = match stream.get_last_raw_message_by_subject(&subject).await {
-                Ok(stored) => Some(stored),
-                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => None,
-                Err(error) => return Err(Error::server("read schedule", subject)(error)),
-            };
-            let same = stored.as_ref().is_some_and(|stored| {
-                stored.payload == payload && specified(&stored.headers) == specification
-            });
-            if same {
+            let stored = self.stored_schedule(schedule).await?;
+            if stored
+                .as_ref()
+                .is_some_and(|stored| is_same(stored, schedule))
+            {
                 return Ok(false);
             }
             let mut map = self.headers(schedule.command.type_name(), &EventId::random(), None);
@@ -148,6 +152,16 @@ impl Bus {
             .collect())
     }
 
+    async fn stored_schedule(&self, schedule: &Schedule) -> Result<Option<StreamMessage>, Error> {
+        let subject = format!("sluice.schedule.{}", schedule.name);
+        let stream = self.schedule_stream().await?;
+        match stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(stored) => Ok(Some(stored)),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(Error::server("read schedule", subject)(error)),
+        }
+    }
+
     async fn schedule_stream(&self) -> Result<Stream<()>, Error> {
         self.js
             .get_stream_no_info(SCHEDULES)
@@ -159,6 +173,11 @@ impl Bus {
 /// Writes a time at which a schedule fires once.
 pub(crate) fn at(time: DateTime<Utc>) -> String {
     format!("@at {}", time.to_rfc3339_opts(SecondsFormat::Secs, true))
+}
+
+fn is_same(stored: &StreamMessage, schedule: &Schedule) -> bool {
+    stored.payload == schedule.command.encode()
+        && specified(&stored.headers) == schedule.specification()
 }
 
 fn specified(map: &HeaderMap) -> Vec<(&'static str, String)> {
