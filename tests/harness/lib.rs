@@ -6,6 +6,7 @@
 
 pub mod bus;
 pub mod content;
+pub mod crash;
 pub mod endpoint;
 pub mod image;
 pub mod scanner;

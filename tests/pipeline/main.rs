@@ -3,6 +3,7 @@
 mod access;
 mod api;
 mod apply;
+mod crash;
 mod dead_letters;
 mod mirror;
 mod notifications;

@@ -240,6 +240,7 @@ impl<H: Handler> Replica<H> {
             stage,
             handler,
             settings,
+            ack_wait: stage.ack_wait,
             alone: RwLock::new(()),
         };
         Self { worker, backend }

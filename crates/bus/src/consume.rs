@@ -52,15 +52,7 @@ impl Bus {
         stopping: CancellationToken,
     ) -> Result<(), Error> {
         self.verify(stage).await?;
-        let worker = Arc::new(Worker {
-            bus: self.clone(),
-            stage,
-            handler,
-            settings,
-            alone: RwLock::new(()),
-        });
-        let permits = Arc::new(Semaphore::new(settings.concurrency.max(1)));
-        let mut pullers = JoinSet::new();
+        let mut consumers = Vec::new();
         for (stream, _) in stage.sources() {
             let consumer: PullConsumer = self
                 .server()?
@@ -70,6 +62,22 @@ impl Bus {
                     "find consumer",
                     format!("{stream}/{}", stage.name),
                 ))?;
+            consumers.push(consumer);
+        }
+        let provisioned = consumers
+            .iter()
+            .map(|consumer| consumer.cached_info().config.ack_wait);
+        let worker = Arc::new(Worker {
+            bus: self.clone(),
+            stage,
+            handler,
+            settings,
+            ack_wait: provisioned.min().unwrap_or(stage.ack_wait),
+            alone: RwLock::new(()),
+        });
+        let permits = Arc::new(Semaphore::new(settings.concurrency.max(1)));
+        let mut pullers = JoinSet::new();
+        for consumer in consumers {
             let puller = Puller {
                 worker: worker.clone(),
                 consumer,
@@ -155,7 +163,7 @@ impl<H: Handler> Puller<H> {
             return Ok(None);
         };
         // Others may have become busy meanwhile; this one is next, and shows that it is alive until then.
-        match with_heartbeat(&message, self.worker.stage.ack_wait, self.permit()).await {
+        match with_heartbeat(&message, self.worker.ack_wait, self.permit()).await {
             Some(permit) => Ok(self.unless_stopping(message, permit).await),
             None => {
                 give_back(&message).await;

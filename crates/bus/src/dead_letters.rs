@@ -8,6 +8,7 @@ use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use chrono::{DateTime, Utc};
 use sluice_events::headers;
+use sluice_service::crash;
 
 use crate::connect::Bus;
 use crate::envelope::{ATTEMPTS, DEAD_ATTEMPTS, DEAD_REASON, DEAD_SUBJECT, copied, header};
@@ -125,6 +126,7 @@ impl Bus {
             .await
             .map_err(Error::server("redrive", &what))?;
         pending.await.map_err(Error::server("redrive", &what))?;
+        crash::point("dead-letters.redriven");
         self.server()?
             .get_stream_no_info(DEAD_LETTERS)
             .await

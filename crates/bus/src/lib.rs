@@ -30,7 +30,7 @@ pub use connect::Bus;
 pub use consume::ConsumeSettings;
 pub use dead_letters::DeadLetter;
 pub use error::Error;
-pub use handler::{BoxError, Handler, Outcome, Record};
+pub use handler::{BoxError, Failure, Handler, Outcome, Record};
 pub use history::Fact;
 pub use kv::{Bucket, Entry, Update};
 pub use objects::Objects;

@@ -24,6 +24,8 @@ pub struct ProvisionOptions {
     pub replicas: usize,
     /// For how long the same message id is dropped.
     pub duplicate_window: Duration,
+    /// After how long without a sign of life work is given to somebody else, if not as each stage has it.
+    pub ack_wait: Option<Duration>,
 }
 
 impl Default for ProvisionOptions {
@@ -31,6 +33,7 @@ impl Default for ProvisionOptions {
         Self {
             replicas: 1,
             duplicate_window: Duration::from_secs(2 * 3_600),
+            ack_wait: None,
         }
     }
 }
@@ -91,7 +94,7 @@ impl Bus {
                 let before = self.consumer_config(stage.name, stream).await?;
                 let after = self
                     .server()?
-                    .create_consumer_on_stream(consumer(stage, filters), stream)
+                    .create_consumer_on_stream(consumer(stage, filters, options), stream)
                     .await
                     .map_err(Error::server("provision consumer", &name))?;
                 let after = &after.cached_info().config;
@@ -205,12 +208,12 @@ fn bucket(spec: &BucketSpec, options: ProvisionOptions) -> kv::Config {
     }
 }
 
-pub(crate) fn consumer(stage: &Stage, filters: &[&str]) -> pull::Config {
+pub(crate) fn consumer(stage: &Stage, filters: &[&str], options: ProvisionOptions) -> pull::Config {
     pull::Config {
         durable_name: Some(stage.name.to_owned()),
         filter_subjects: filters.iter().map(ToString::to_string).collect(),
         ack_policy: AckPolicy::Explicit,
-        ack_wait: stage.ack_wait,
+        ack_wait: options.ack_wait.unwrap_or(stage.ack_wait),
         // The server would only stop delivering; attempts are counted by the loop, which says why it gives up.
         max_deliver: -1,
         max_ack_pending: MAX_IN_FLIGHT,

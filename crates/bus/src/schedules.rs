@@ -65,6 +65,15 @@ impl Schedule {
 }
 
 impl Bus {
+    /// Says whether there is exactly this schedule.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub async fn has_schedule(&self, schedule: &Schedule) -> Result<bool, Error> {
+        let stored = self.stored_schedule(schedule).await?;
+        Ok(stored.is_some_and(|stored| is_same(&stored, schedule)))
+    }
+
     /// Puts a schedule where there is none or another one; says whether it did.
     ///
     /// An equal schedule is left alone: publishing it again would start its interval anew.
@@ -76,11 +85,11 @@ impl Bus {
         let specification = schedule.specification();
         let payload = Bytes::from(schedule.command.encode());
         loop {
-            let stored = self.stored_schedule(&subject).await?;
-            let same = stored.as_ref().is_some_and(|stored| {
-                stored.payload == payload && specified(&to_map(&stored.headers)) == specification
-            });
-            if same {
+            let stored = self.stored_schedule(schedule).await?;
+            if stored
+                .as_ref()
+                .is_some_and(|stored| is_same(stored, schedule))
+            {
                 return Ok(false);
             }
             let mut map = self.headers(schedule.command.type_name(), &EventId::random(), None);
@@ -143,13 +152,14 @@ impl Bus {
         Ok(subjects.into_iter().map(|(subject, _)| subject).collect())
     }
 
-    async fn stored_schedule(&self, subject: &str) -> Result<Option<Last>, Error> {
+    async fn stored_schedule(&self, schedule: &Schedule) -> Result<Option<Last>, Error> {
+        let subject = format!("sluice.schedule.{}", schedule.name);
         if let Link::Supplied(backend) = &self.link {
-            let last = backend.last(subject.to_owned()).await;
+            let last = backend.last(subject.clone()).await;
             return last.map_err(Error::server("read schedule", subject));
         }
         let stream = self.schedule_stream().await?;
-        match stream.get_last_raw_message_by_subject(subject).await {
+        match stream.get_last_raw_message_by_subject(&subject).await {
             Ok(stored) => Ok(Some(Last {
                 sequence: stored.sequence,
                 headers: from_map(&stored.headers),
@@ -171,6 +181,11 @@ impl Bus {
 /// Writes a time at which a schedule fires once.
 pub(crate) fn at(time: DateTime<Utc>) -> String {
     format!("@at {}", time.to_rfc3339_opts(SecondsFormat::Secs, true))
+}
+
+fn is_same(stored: &Last, schedule: &Schedule) -> bool {
+    stored.payload == schedule.command.encode()
+        && specified(&to_map(&stored.headers)) == schedule.specification()
 }
 
 fn specified(map: &HeaderMap) -> Vec<(&'static str, String)> {

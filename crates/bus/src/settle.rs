@@ -5,8 +5,9 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use sluice_domain::{Class, Classify as _};
+use sluice_domain::Class;
 use sluice_events::{Decode as _, Message as Payload, headers};
+use sluice_service::crash;
 use thiserror::Error;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::MissedTickBehavior;
@@ -17,7 +18,7 @@ use crate::cause::{Cause, is_tick};
 use crate::connect::Bus;
 use crate::consume::ConsumeSettings;
 use crate::envelope::header;
-use crate::handler::{BoxError, Handler, Outcome, Output};
+use crate::handler::{BoxError, Failure, Handler, Outcome, Output};
 use crate::incoming::Incoming;
 use crate::telemetry::{InFlight, continue_trace, link_trace};
 use crate::topology::Stage;
@@ -33,12 +34,6 @@ enum Fault {
     TimedOut(Duration),
     #[error("given up after {0} attempts, none of which came to an end")]
     Exhausted(u32),
-}
-
-/// Why a message is not done.
-pub(crate) struct Failure {
-    pub(crate) class: Class,
-    pub(crate) error: BoxError,
 }
 
 impl Failure {
@@ -64,6 +59,8 @@ pub(crate) struct Worker<H> {
     pub(crate) stage: &'static Stage,
     pub(crate) handler: H,
     pub(crate) settings: ConsumeSettings,
+    /// After how long without a sign of life the server gives a message to somebody else, as provisioned.
+    pub(crate) ack_wait: Duration,
     /// Held for writing by a suspect, so that it takes no neighbours with it if it kills the process.
     pub(crate) alone: RwLock<()>,
 }
@@ -82,17 +79,11 @@ impl<H: Handler> Worker<H> {
         let in_flight = InFlight::new(self.stage.name, message.delivered);
         let outcome = async {
             let attempt = self.attempt(&message, &cause);
-            match with_heartbeat(&message, self.stage.ack_wait, attempt).await {
-                Ok(()) => match message.settle(Settlement::Done).await {
-                    Ok(()) => "done",
-                    Err(error) => {
-                        tracing::warn!(
-                            error,
-                            "an acknowledgement was lost; the message comes again"
-                        );
-                        "unacknowledged"
-                    }
-                },
+            match with_heartbeat(&message, self.ack_wait, attempt).await {
+                Ok(()) => {
+                    crash::point("bus.finished");
+                    acknowledge(&message).await
+                }
                 Err(failure) => self.unfinished(&message, &cause, failure).await,
             }
         }
@@ -134,10 +125,7 @@ impl<H: Handler> Worker<H> {
         let work = async {
             match self.handler.handle(input, cause).await {
                 Ok(outcome) => self.finish(outcome, cause).await,
-                Err(error) => Err(Failure {
-                    class: error.class(),
-                    error: error.into(),
-                }),
+                Err(error) => Err(Failure::of(error)),
             }
         };
         let limit = self.settings.handler_timeout;
@@ -172,6 +160,7 @@ impl<H: Handler> Worker<H> {
 
     /// Publishes, then records; the order is what makes a crash repeat work and lose none.
     async fn finish(&self, outcome: Outcome, cause: &Cause) -> Result<(), Failure> {
+        crash::point("bus.handled");
         for output in outcome.outputs {
             match output {
                 Output::Fact { event, occurrence } => {
@@ -179,7 +168,8 @@ impl<H: Handler> Worker<H> {
                     self.bus
                         .publish(&event, cause, occurrence)
                         .await
-                        .map_err(Failure::transient)?;
+                        .map_err(Failure::of)?;
+                    crash::point_of("bus.fact_published", event.name());
                 }
                 Output::Command {
                     command,
@@ -189,12 +179,14 @@ impl<H: Handler> Worker<H> {
                     self.bus
                         .command_once(&command, cause, id, &message_id)
                         .await
-                        .map_err(Failure::transient)?;
+                        .map_err(Failure::of)?;
+                    crash::point("bus.command_published");
                 }
             }
         }
         for record in outcome.records {
-            record.await.map_err(Failure::transient)?;
+            record.await?;
+            crash::point("bus.recorded");
         }
         Ok(())
     }
@@ -219,6 +211,19 @@ pub(crate) async fn with_heartbeat<T>(
                     tracing::warn!(error, "a sign of life was lost");
                 }
             }
+        }
+    }
+}
+
+async fn acknowledge(message: &Incoming) -> &'static str {
+    match message.settle(Settlement::Done).await {
+        Ok(()) => "done",
+        Err(error) => {
+            tracing::warn!(
+                error,
+                "an acknowledgement was lost; the message comes again"
+            );
+            "unacknowledged"
         }
     }
 }

@@ -5,17 +5,18 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use sluice_domain::{Class, now};
 use sluice_events::headers;
+use sluice_service::crash;
 
 use crate::backend::Settlement;
 use crate::cause::Cause;
 use crate::envelope::{
     ATTEMPTS, DEAD_ATTEMPTS, DEAD_REASON, DEAD_SUBJECT, OCCURRENCE, copied, set,
 };
-use crate::handler::{BoxError, Handler};
+use crate::handler::{BoxError, Failure, Handler};
 use crate::incoming::Incoming;
 use crate::publish::outgoing;
 use crate::schedules::{SPEC, TARGET, at};
-use crate::settle::{Failure, Worker, random};
+use crate::settle::{Worker, random};
 use crate::telemetry::inject;
 
 /// Longer delays are kept by a schedule, not by the consumer.
@@ -102,6 +103,7 @@ impl<H: Handler> Worker<H> {
         );
         let copy = outgoing(subject, message.payload.clone(), &map);
         self.bus.store(copy).await?;
+        crash::point("bus.postponed");
         message.settle(Settlement::Done).await
     }
 
@@ -133,6 +135,7 @@ impl<H: Handler> Worker<H> {
         let id = format!("dead/{stage}/{}/{}", message.stream, message.sequence);
         letter.message_id = Some(id);
         self.bus.store(letter).await?;
+        crash::point("bus.buried");
         message.settle(Settlement::Never).await
     }
 

@@ -24,7 +24,8 @@ impl Bus {
             settle(&needed.name, found.map(|found| of_stream(&found, &needed)))?;
         }
         for (stream, filters) in stage.sources() {
-            let needed = consumer(stage, filters).into_consumer_config();
+            let needed =
+                consumer(stage, filters, ProvisionOptions::default()).into_consumer_config();
             let found = self.consumer_config(stage.name, stream).await?;
             let what = format!("{stream}/{}", stage.name);
             settle(&what, found.map(|found| of_consumer(&found, &needed)))?;
@@ -73,7 +74,6 @@ fn of_consumer(found: &ConsumerConfig, needed: &ConsumerConfig) -> Vec<String> {
     let mut compare = Compare(&mut differences);
     compare.both("filter_subjects", &filters(found), &filters(needed));
     compare.both("ack_policy", &found.ack_policy, &needed.ack_policy);
-    compare.both("ack_wait", &found.ack_wait, &needed.ack_wait);
     compare.both("max_deliver", &found.max_deliver, &needed.max_deliver);
     compare.both("backoff", &found.backoff, &needed.backoff);
     compare.both(

@@ -10,10 +10,11 @@ mod up;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use sluice_bus::Bus;
+use sluice_bus::{Bus, ProvisionOptions};
 use sluice_domain::resources::Kind;
 use sluice_domain::{Repository, ResourceName};
 use sluice_registry::ImageReference;
@@ -81,6 +82,9 @@ enum Command {
         /// For how many seconds the same event is dropped.
         #[arg(long, default_value_t = 7_200)]
         duplicate_window_seconds: u64,
+        /// After how many seconds without a sign of life work is given to another worker [default: 30].
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+        ack_wait_seconds: Option<u64>,
     },
     /// Makes the keys, passwords and secrets of an installation; what is in the folder already is left as it is.
     Keys {
@@ -267,7 +271,15 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Provision {
             replicas,
             duplicate_window_seconds,
-        } => commands::provision(&bus, replicas, duplicate_window_seconds).await,
+            ack_wait_seconds,
+        } => {
+            let options = ProvisionOptions {
+                replicas,
+                duplicate_window: Duration::from_secs(duplicate_window_seconds),
+                ack_wait: ack_wait_seconds.map(Duration::from_secs),
+            };
+            commands::provision(&bus, options).await
+        }
         Command::Delete { kind, name } => resources::delete(&bus, kind, &name).await,
         Command::Get { kind, name, output } => {
             resources::get(&bus, kind, name.as_ref(), output).await

@@ -15,6 +15,7 @@ use sluice_bus::{Bus, Cause, Fact};
 use sluice_domain::{Digest, RegistryHost};
 use sluice_events::Event;
 use sluice_events::subject::of_repository;
+use sluice_service::crash;
 use sluice_state::{State, key};
 use tokio::sync::Semaphore;
 
@@ -149,6 +150,7 @@ impl Intake {
         let cause = Cause::outside(told.id.clone());
         for fact in &told.facts {
             self.bus.publish(fact, &cause, &told.id).await?;
+            crash::point_of("gateway.fact_told", fact.name());
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use sluice_domain::{Class, Classify, Repository, ResourceName, Tag};
 use sluice_events::facts::{TagMirrorFailed, TagMirrored, UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::{Decode, Event, Message, Unexpected};
 use sluice_registry::{Client, Copied, CopyJob, Transport};
+use sluice_service::crash;
 use sluice_state::{
     Applied, Catalog, Entry, Provenance, Snapshot, Standing, State, TagChange, TagWriter, Truth,
     describe, key, remote_registry,
@@ -170,6 +171,7 @@ impl MirrorWorker {
             return Ok(Outcome::done());
         }
         let copied = self.copy(&catalog, fact).await?;
+        crash::point_of("mirror-worker.copied", fact.tag.as_str());
         describe(&self.state, &self.registry, &fact.repository, &fact.digest).await?;
         let change = TagChange {
             repository: &fact.repository,
@@ -297,6 +299,7 @@ impl MirrorWorker {
             .publish(&failed.into(), cause, &cause.occurrence)
             .await
             .map_err(sluice_state::Error::from)?;
+        crash::point("mirror-worker.failure_told");
         Ok(())
     }
 }

@@ -1,11 +1,12 @@
 //! One trigger: which tags name this digest, what do their policies say of it, and what follows.
 
-use sluice_bus::{Bus, Cause, Handler, Outcome};
+use sluice_bus::{Bus, Cause, Failure, Handler, Outcome};
 use sluice_domain::{Class, Classify, Digest, Repository, Tag};
 use sluice_events::commands::JudgeImage;
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
 use sluice_registry::Client;
+use sluice_service::crash;
 use sluice_state::{Entry, State, TagWriter, describe, key};
 use thiserror::Error;
 
@@ -64,9 +65,8 @@ pub enum Error {
     #[error("failed to tell what was decided")]
     Telling {
         /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Failure,
     },
-    /// An entry makes no sense.
     #[error("{what} is damaged")]
     Damaged {
         /// It.
@@ -79,7 +79,7 @@ impl Classify for Error {
         match self {
             Self::State(error) => error.class(),
             Self::Registry(error) => error.class(),
-            Self::Telling { .. } => Class::TRANSIENT,
+            Self::Telling { source } => source.class(),
             Self::Damaged { .. } => Class::Permanent,
         }
     }
@@ -271,6 +271,7 @@ impl Promoter {
                 .decisions
                 .write(&key, &decision, revision)
                 .await?;
+            crash::point("promoter.decided");
             tracing::info!(
                 policy = decision.policy,
                 image.repository = decision.repository,

@@ -9,6 +9,7 @@ use sluice_events::subject::token;
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Decision, DecisionOutcome, Promotion, TagEntry};
 use sluice_registry::{CopyJob, Manifest};
+use sluice_service::crash;
 use sluice_state::{Applied, Provenance, Standing, State, TagChange, Truth, key};
 
 use crate::decide::decided_at;
@@ -100,6 +101,7 @@ pub(crate) fn provenance(case: &Case<'_>) -> Provenance {
             policy: case.decision.policy.clone(),
             repository: case.decision.repository.clone(),
             tag: case.decision.tag.clone(),
+            decided_at: case.decision.decided_at,
         }),
         ..Provenance::default()
     }
@@ -123,7 +125,7 @@ impl Promoter {
         if truth.standing().await? == Standing::Superseded {
             return self.too_late(case, &target).await;
         }
-        let mut previous = None;
+        let mut previous = self.previous(case, &target, &target_tag).await?;
         if !self.is_in_place(case, &target, &target_tag).await? {
             let top = match self.copy(case, &target).await {
                 Ok(top) => top,
@@ -136,6 +138,7 @@ impl Promoter {
                 }
                 Err(error) => return Err(error.into()),
             };
+            crash::point("promoter.copied");
             let change = TagChange {
                 repository: &target,
                 tag: &target_tag,
@@ -144,7 +147,7 @@ impl Promoter {
                 truth: &truth,
             };
             match self.tags.apply(&change).await? {
-                Applied::Settled { previous: before } => previous = before,
+                Applied::Settled { previous: before } => previous = before.or(previous),
                 Applied::Superseded => return self.too_late(case, &target).await,
             }
             tracing::info!(
@@ -248,6 +251,20 @@ impl Promoter {
         Ok(true)
     }
 
+    /// Returns what the tag named before, where this very decision was carried out but not told.
+    async fn previous(
+        &self,
+        case: &Case<'_>,
+        target: &Repository,
+        target_tag: &Tag,
+    ) -> Result<Option<Digest>, Error> {
+        let entry = self.state.tags.get(&key::tag(target, target_tag)).await?;
+        let settled = provenance(case).promotion;
+        Ok(entry
+            .filter(|entry| entry.value.promoted_from == settled)
+            .and_then(|entry| entry.value.previous.parse().ok()))
+    }
+
     async fn copy(
         &self,
         case: &Case<'_>,
@@ -321,11 +338,12 @@ impl Promoter {
         );
         let until = time_from_wire(case.decision.wait_until.as_ref());
         let Some(until) = until.filter(|_| case.decision.outcome() == DecisionOutcome::Wait) else {
-            return Ok(self
-                .bus
+            self.bus
                 .remove_schedule(&name)
                 .await
-                .map_err(sluice_state::Error::from)?);
+                .map_err(sluice_state::Error::from)?;
+            crash::point("promoter.timer_removed");
+            return Ok(());
         };
         let command = JudgeImage {
             repository: subject.repository.clone(),
@@ -341,6 +359,7 @@ impl Promoter {
             .put_schedule(&schedule)
             .await
             .map_err(sluice_state::Error::from)?;
+        crash::point("promoter.timer_kept");
         Ok(())
     }
 }

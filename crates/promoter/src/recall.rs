@@ -6,7 +6,9 @@ use sluice_domain::resources::Recall;
 use sluice_domain::{Digest, Repository, Tag};
 use sluice_events::commands::JudgeImage;
 use sluice_events::facts::{ImageFlagged, ImageWithdrawn};
-use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
+use sluice_events::time_from_wire;
+use sluice_events::wire::state::{Decision, DecisionOutcome, Promotion, TagEntry};
+use sluice_service::crash;
 use sluice_state::{Entry, Standing, State, TagChange, Truth, describe, key};
 
 use crate::decide::{is_known_to_fail, why};
@@ -118,9 +120,8 @@ impl Promoter {
         // A template with the time may have brought more than one tag; the last is told even when it is gone already.
         let mut brought = BTreeSet::from([tag]);
         for entry in self.state.tags.list(&key::tags_of(&target)).await? {
-            if is_brought_by(&entry.value, case)
-                && let Ok(tag) = entry.value.tag.parse()
-            {
+            let is_ours = is_brought_by(&entry.value, case) || is_withdrawn_by(&entry.value, case);
+            if is_ours && let Ok(tag) = entry.value.tag.parse() {
                 brought.insert(tag);
             }
         }
@@ -186,6 +187,7 @@ impl Promoter {
             .filter(|digest| !kept.contains(*digest))
         {
             self.registry.delete_manifest(target, manifest).await?;
+            crash::point("promoter.manifest_deleted");
             tracing::info!(image.repository = %target, image.digest = %manifest, "deleted");
         }
         // An image with a manifest in common may have been allowed since the listing, and found it there when it was
@@ -325,11 +327,26 @@ fn ask_again(case: &Case<'_>, others: &[Decision], told: &mut Told) {
 
 /// Says whether a tag names its digest because of this decision.
 fn is_brought_by(entry: &TagEntry, case: &Case<'_>) -> bool {
+    entry.digest == case.decision.digest && changed_by(entry, case).is_some()
+}
+
+/// Says whether a tag was removed by this withdrawal, which was interrupted before it was told.
+///
+/// One that was told before was decided before the image was promoted again.
+fn is_withdrawn_by(entry: &TagEntry, case: &Case<'_>) -> bool {
+    let time = |wire: Option<_>| time_from_wire(wire.as_ref());
+    let promoted_at = time(case.decision.promoted_at);
+    entry.digest.is_empty()
+        && entry.previous == case.decision.digest
+        && changed_by(entry, case).is_some_and(|from| time(from.decided_at) > promoted_at)
+}
+
+/// Returns the promotion or withdrawal that changed a tag last, if it was by this policy for this source.
+fn changed_by<'a>(entry: &'a TagEntry, case: &Case<'_>) -> Option<&'a Promotion> {
     let decision = &case.decision;
-    entry.digest == decision.digest
-        && entry.promoted_from.as_ref().is_some_and(|from| {
-            from.policy == decision.policy
-                && from.repository == decision.repository
-                && from.tag == decision.tag
-        })
+    entry.promoted_from.as_ref().filter(|from| {
+        from.policy == decision.policy
+            && from.repository == decision.repository
+            && from.tag == decision.tag
+    })
 }

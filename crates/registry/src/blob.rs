@@ -4,6 +4,7 @@ use futures_util::StreamExt as _;
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Method, Response, StatusCode};
 use sluice_domain::{Digest, Repository};
+use sluice_service::crash;
 use url::Url;
 
 use crate::client::{Client, location, what};
@@ -79,6 +80,7 @@ impl Client {
         let Upload::At(upload) = upload else {
             return Ok(Arrival::Mounted);
         };
+        crash::point("copy.upload_begun");
         let (source, from) = source;
         let body = source.blob(from, blob).await?;
         self.upload(repository, blob, upload, body).await?;

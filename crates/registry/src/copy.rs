@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use sluice_domain::{Backoff, Class, Classify as _, Digest, Repository};
+use sluice_service::crash;
 
 use crate::blob::Arrival;
 use crate::client::Client;
@@ -89,6 +90,7 @@ impl CopyJob<'_> {
                 self.target
                     .put_manifest(self.target_repository, &reference, manifest)
                     .await?;
+                crash::point("copy.manifest_put");
             }
         }
         let mut copied = Copied {
@@ -168,7 +170,10 @@ impl CopyJob<'_> {
                 .bring_blob(self.target_repository, blob, source, self.siblings)
                 .await
             {
-                Ok(arrival) => return Ok((blob.size, arrival)),
+                Ok(arrival) => {
+                    crash::point("copy.blob_arrived");
+                    return Ok((blob.size, arrival));
+                }
                 Err(error) => error,
             };
             let Some(pause) = pause(&error, tries).filter(|_| tries < BLOB_TRIES) else {

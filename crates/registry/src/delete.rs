@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use serde::Deserialize;
 use sluice_domain::{Digest, Repository, Tag};
+use sluice_service::crash;
 
 use crate::client::{Client, what};
 use crate::error::Error;
@@ -55,6 +56,7 @@ impl Client {
         }
         self.put_manifest(repository, &tag.into(), &tombstone)
             .await?;
+        crash::point("registry.tombstone_put");
         self.delete_manifest(repository, &tombstone.digest).await?;
         Ok(Ok(()))
     }

@@ -11,7 +11,7 @@ use sluice_bus::{Bus, Cause};
 use sluice_domain::Backoff;
 use sluice_events::Event;
 use sluice_events::facts::ScannerDatabaseUpdated;
-use sluice_service::{Host, Latch};
+use sluice_service::{Host, Latch, crash};
 use sluice_state::key::SCANNER;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -416,6 +416,7 @@ impl Keeping {
                     .bus
                     .publish(&event, &Cause::root(), &version)
                     .await?;
+                crash::point("scanner-adapter.database_told");
             }
             anyhow::Ok(())
         };

@@ -13,6 +13,7 @@ use sluice_events::commands::ScanImage;
 use sluice_events::facts::{ScanFailed, ScanSucceeded, ScannedChild, TagMirrored, TagPushed};
 use sluice_events::wire::state::{ImageChild, Verdict, VerdictStatus};
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
+use sluice_service::crash;
 use sluice_state::key;
 use sluice_state::{Catalog, Snapshot, describe};
 
@@ -299,6 +300,7 @@ impl ScannerAdapter {
             .publish(&fact.into(), cause, &cause.occurrence)
             .await
             .map_err(sluice_state::Error::from)?;
+        crash::point("scanner-adapter.failure_told");
         Ok(())
     }
 

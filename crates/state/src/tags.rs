@@ -5,8 +5,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sluice_domain::{Digest, Repository, Tag, now};
 use sluice_events::wire::state::{Claim, Promotion, Pruning, TagEntry, Tombstone};
-use sluice_events::{time_from_wire, time_to_wire};
+use sluice_events::{EventId, time_from_wire, time_to_wire};
 use sluice_registry::{Client, Manifest};
+use sluice_service::crash;
 
 use crate::State;
 use crate::entries::Entry;
@@ -146,7 +147,10 @@ impl TagWriter {
             };
             settle(&mut value, &provenance, Some(digest), at);
             match self.state.tags.write(&key, &value, revision).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    crash::point("tags.observed");
+                    return Ok(());
+                }
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error),
             }
@@ -161,9 +165,7 @@ impl TagWriter {
         change: &TagChange<'_, T>,
         pruning: Option<&Pruning>,
     ) -> Result<Applied, Error> {
-        let simulated = sluice_domain::clock::simulated_chance();
-        let id = simulated.map_or_else(uuid::Uuid::new_v4, uuid::Uuid::from_u128);
-        let holder = format!("{}/{id}", change.provenance.by);
+        let holder = holder(change, pruning);
         for _ in 0..ROUNDS {
             match self.round(change, pruning, &holder).await {
                 Ok(Round::Done(applied)) => return Ok(applied),
@@ -215,8 +217,10 @@ impl TagWriter {
         value.generation += 1;
         value.pruning = pruning.cloned();
         let revision = self.state.tags.write(&key, &value, revision).await?;
+        crash::point("tags.claimed");
         if at != wanted {
             self.write(change).await?;
+            crash::point("tags.written");
         }
         let there = self
             .registry
@@ -232,7 +236,9 @@ impl TagWriter {
             return Ok(Round::Again);
         }
         settle(&mut value, &change.provenance, wanted.as_ref(), now());
+        crash::point("tags.checked");
         self.state.tags.write(&key, &value, Some(revision)).await?;
+        crash::point("tags.settled");
         Ok(Round::Done(Applied::Settled { previous }))
     }
 
@@ -254,8 +260,9 @@ impl TagWriter {
             self.state
                 .tombstones
                 .put(&key::image(&digest), &tombstone)
-                .await
-                .map(drop)
+                .await?;
+            crash::point("tags.tombstone_noted");
+            Ok(())
         };
         self.registry
             .delete_tag(change.repository, change.tag, remember)
@@ -268,6 +275,28 @@ fn split(entry: Option<Entry<TagEntry>>) -> (TagEntry, Option<u64>) {
         || (TagEntry::default(), None),
         |entry| (entry.value, Some(entry.revision)),
     )
+}
+
+/// Names who changes a tag: the change itself, whichever process carries it out.
+///
+/// So whoever takes over the work of a process that died goes on at once and does not wait for its claim to lapse. Two
+/// that carry out the same change want the same, and only one of them settles it.
+fn holder<T>(change: &TagChange<'_, T>, pruning: Option<&Pruning>) -> String {
+    let Provenance {
+        by,
+        mirror,
+        move_number,
+        promotion,
+    } = &change.provenance;
+    let wanted = text(change.wanted.map(|manifest| &manifest.digest));
+    let from = promotion.clone().unwrap_or_default();
+    let run = pruning.map(|pruning| pruning.run.as_str());
+    let what = format!(
+        "{wanted}|{mirror}|{move_number}|{}|{}|{}",
+        from.policy, from.repository, from.tag
+    );
+    let id = EventId::of("claim", &what, run.unwrap_or_default());
+    format!("{by}/{id}")
 }
 
 fn text(digest: Option<&Digest>) -> String {
@@ -309,10 +338,52 @@ fn settle(
     value.claim = None;
     value.pruning = value.pruning.take().filter(|_| wanted.is_none());
     value.pruned = value.pruning.is_some();
-    value.digest = text(wanted);
+    let before = std::mem::replace(&mut value.digest, text(wanted));
+    value.previous = if before == value.digest {
+        String::new()
+    } else {
+        before
+    };
     value.arrived_at = Some(time_to_wire(at));
     value.arrived_by = by;
     value.mirror = mirror;
     value.move_number = move_number;
     value.promoted_from = promotion;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claimed(by: &str, move_number: u64, run: Option<&str>) -> String {
+        let change = TagChange {
+            repository: &"hub/app".parse().unwrap(),
+            tag: &"1.0".parse().unwrap(),
+            wanted: None,
+            provenance: Provenance {
+                by: by.to_owned(),
+                move_number,
+                ..Provenance::default()
+            },
+            truth: &(),
+        };
+        let pruning = run.map(|run| Pruning {
+            run: run.to_owned(),
+            ..Default::default()
+        });
+        holder(&change, pruning.as_ref())
+    }
+
+    #[test]
+    fn a_claim_is_that_of_the_change_whoever_carries_it_out() {
+        let first = claimed("mirror-worker", 1, None);
+        assert_eq!(first, claimed("mirror-worker", 1, None));
+        let others = [
+            claimed("mirror-worker", 2, None),
+            claimed("promoter", 1, None),
+            claimed("mirror-worker", 1, Some("a run")),
+        ];
+        assert!(!others.contains(&first));
+        assert!(first.starts_with("mirror-worker/"));
+    }
 }

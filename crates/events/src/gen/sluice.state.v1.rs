@@ -131,6 +131,9 @@ pub struct Promotion {
     /// The source tag.
     #[prost(string, tag = "3")]
     pub tag: ::prost::alloc::string::String,
+    /// When the decision was made that the last change of the tag carried out.
+    #[prost(message, optional, tag = "4")]
+    pub decided_at: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// Why retention removes a tag.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -187,6 +190,9 @@ pub struct TagEntry {
     /// By which run and why, from the moment the removal begins.
     #[prost(message, optional, tag = "13")]
     pub pruning: ::core::option::Option<Pruning>,
+    /// What it pointed to before the last change that was settled, empty where that was nothing or the same.
+    #[prost(string, tag = "14")]
+    pub previous: ::prost::alloc::string::String,
 }
 /// One manifest of an image.
 #[derive(Clone, PartialEq, ::prost::Message)]
