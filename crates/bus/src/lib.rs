@@ -2,6 +2,7 @@
 //!
 //! The only crate that names async-nats; it knows nothing of images.
 
+mod backup;
 mod cause;
 mod connect;
 mod consume;
@@ -23,6 +24,7 @@ pub mod topology;
 mod unfinished;
 mod verify;
 
+pub use backup::{StreamSnapshot, StreamSummary};
 pub use cause::Cause;
 pub use connect::Bus;
 pub use consume::ConsumeSettings;
