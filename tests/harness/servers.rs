@@ -28,7 +28,7 @@ pub struct Nats {
     /// Its address.
     pub url: String,
     process: Process,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Nats {
@@ -49,8 +49,33 @@ impl Nats {
     /// Starts one.
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let (process, url) = Self::launch(&folder, "-1");
+        Self {
+            url,
+            process,
+            folder,
+        }
+    }
+
+    /// Kills it, throws away all that it held, and starts it at the same address.
+    pub fn start_empty(&mut self) {
+        self.process.0.kill().ok();
+        self.process.0.wait().ok();
+        fs::remove_dir_all(self.folder.path().join("data")).unwrap();
+        let (_, port) = self.url.rsplit_once(':').unwrap();
+        (self.process, _) = Self::launch(&self.folder, port);
+    }
+
+    fn launch(folder: &TempDir, port: &str) -> (Process, String) {
+        let ports = || {
+            let files = fs::read_dir(folder.path()).unwrap().flatten();
+            let mut files = files.map(|entry| entry.path());
+            files.find(|path| path.extension().is_some_and(|end| end == "ports"))
+        };
+        // A killed one leaves its file behind.
+        ports().map(fs::remove_file);
         let process = Command::new(tool("nats-server"))
-            .args(["-a", "127.0.0.1", "-p", "-1", "-js", "-sd"])
+            .args(["-a", "127.0.0.1", "-p", port, "-js", "-sd"])
             .arg(folder.path().join("data"))
             .arg("--ports_file_dir")
             .arg(folder.path())
@@ -59,22 +84,11 @@ impl Nats {
             .spawn()
             .unwrap();
         let url = wait_for("nats-server to say its port", 20, || {
-            let file = fs::read_dir(folder.path())
-                .unwrap()
-                .flatten()
-                .map(|entry| entry.path());
-            let file = file
-                .into_iter()
-                .find(|path| path.extension().is_some_and(|end| end == "ports"))?;
-            let ports: serde_json::Value =
-                serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
-            Some(ports["nats"][0].as_str()?.to_owned())
+            let told = fs::read_to_string(ports()?).ok()?;
+            let told: serde_json::Value = serde_json::from_str(&told).ok()?;
+            Some(told["nats"][0].as_str()?.to_owned())
         });
-        Self {
-            url,
-            process: Process(process),
-            _folder: folder,
-        }
+        (Process(process), url)
     }
 }
 

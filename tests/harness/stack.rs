@@ -138,6 +138,20 @@ impl Stack {
         gateway_addresses(&place)
     }
 
+    /// Kills every service, the gateway too.
+    pub fn kill_all(&mut self) {
+        for process in &mut self.services {
+            process.0.kill().ok();
+            process.0.wait().ok();
+        }
+    }
+
+    /// Starts the gateway again at the address that the registry knows.
+    pub fn restart_gateway(&mut self) {
+        let tokens = self.tokens.clone();
+        (_, self.api) = self.gateway(&[("SLUICE__TOKENS__LISTEN", &tokens)]);
+    }
+
     /// Returns what a service has logged.
     pub fn log_of(&self, number: usize) -> String {
         let ending = format!("-{number}.log");

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::stream::DirectGetErrorKind;
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt as _};
 use sluice_events::{Event, headers};
@@ -80,6 +81,26 @@ impl Bus {
                 .map(|message| fact(&message))
                 .map_err(Error::server("follow facts", EVENTS))
         }))
+    }
+
+    /// Returns the last fact of one subject, if the log holds one; wildcards are not for this.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub async fn last_event(&self, subject: &str) -> Result<Option<Event>, Error> {
+        let stream = self
+            .server()?
+            .get_stream_no_info(EVENTS)
+            .await
+            .map_err(Error::server("read the last fact of", subject))?;
+        match stream.direct_get_last_for_subject(subject).await {
+            Ok(message) => {
+                let type_name = header(Some(&message.headers), headers::TYPE).unwrap_or_default();
+                Ok(Event::decode(&type_name, &message.payload).and_then(Result::ok))
+            }
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::server("read the last fact of", subject)(error)),
+        }
     }
 
     async fn reader(

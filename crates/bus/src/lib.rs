@@ -3,6 +3,7 @@
 //! The only crate that names async-nats; it knows nothing of images.
 
 pub mod backend;
+mod backup;
 mod cause;
 mod connect;
 mod consume;
@@ -25,6 +26,7 @@ pub mod topology;
 mod unfinished;
 mod verify;
 
+pub use backup::{StreamSnapshot, StreamSummary};
 pub use cause::Cause;
 pub use connect::Bus;
 pub use consume::ConsumeSettings;

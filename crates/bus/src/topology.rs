@@ -152,6 +152,38 @@ impl Stage {
     }
 }
 
+/// The streams in the order in which a backup takes them; stages rest from [`HELD`] up to [`HELD_LAST`].
+///
+/// What suppresses an event is taken before the log, so that the log is never older than the state: an entry that says
+/// that a move was told, in a backup whose log does not hold it, would lose the move for ever. The other way round the
+/// move is told again with the same id. In the same way what follows from something is taken before that: tags before
+/// the decisions that brought them, decisions before verdicts, verdicts before the reports that they name. The audit
+/// follows the log, so it comes before it too.
+pub const BACKUP_ORDER: [&str; 18] = [
+    AUDIT,
+    HELD,
+    "KV_endpoints",
+    "KV_deliveries",
+    "KV_tags",
+    "KV_decisions",
+    "KV_verdicts",
+    "KV_images",
+    "KV_upstream",
+    "KV_budgets",
+    "KV_leases",
+    "KV_tombstones",
+    "KV_resources",
+    WORK,
+    SCHEDULES,
+    EVENTS,
+    HELD_LAST,
+    "OBJ_reports",
+];
+/// The first stream that is taken while the stages take up no work; also the first that is restored.
+pub const HELD: &str = "KV_control";
+/// The last of those. A letter is written before what failed is acknowledged, so letters come after the rest.
+pub const HELD_LAST: &str = DEAD_LETTERS;
+
 /// A key-value bucket.
 #[derive(Debug, Clone, Copy)]
 pub struct BucketSpec {
@@ -175,7 +207,7 @@ const fn bucket(name: &'static str, history: i64) -> BucketSpec {
 }
 
 /// Every bucket.
-pub const BUCKETS: [BucketSpec; 11] = [
+pub const BUCKETS: [BucketSpec; 12] = [
     bucket("resources", 5),
     bucket("upstream", 1),
     bucket("tags", 1),
@@ -184,6 +216,7 @@ pub const BUCKETS: [BucketSpec; 11] = [
     bucket("decisions", 1),
     bucket("budgets", 1),
     bucket("endpoints", 1),
+    bucket("control", 1),
     BucketSpec {
         max_age: Some(EVENTS_AGE),
         ..bucket("deliveries", 1)
@@ -199,3 +232,37 @@ pub const BUCKETS: [BucketSpec; 11] = [
         ..bucket("leases", 1)
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_backup_takes_every_stream_once() {
+        let mut all =
+            BTreeSet::from([EVENTS, WORK, SCHEDULES, DEAD_LETTERS, AUDIT].map(str::to_owned));
+        all.extend(BUCKETS.iter().map(|bucket| format!("KV_{}", bucket.name)));
+        all.insert(format!("OBJ_{REPORTS}"));
+        let taken: BTreeSet<String> = BACKUP_ORDER.map(str::to_owned).into();
+        assert_eq!((taken, BACKUP_ORDER.len()), (all.clone(), all.len()));
+    }
+
+    #[test]
+    fn the_log_is_never_older_than_the_state_nor_than_the_work() {
+        let place = |name: &str| BACKUP_ORDER.iter().position(|taken| *taken == name);
+        for bucket in BUCKETS {
+            assert!(
+                place(&format!("KV_{}", bucket.name)) < place(EVENTS),
+                "{}",
+                bucket.name
+            );
+        }
+        for earlier in [AUDIT, WORK, SCHEDULES] {
+            assert!(place(earlier) < place(EVENTS), "{earlier}");
+        }
+        assert!(place("KV_tags") < place("KV_decisions"));
+        assert!(place("KV_verdicts") < place("OBJ_reports"));
+    }
+}

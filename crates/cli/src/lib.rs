@@ -1,10 +1,13 @@
 //! The `sluice` command: what a person does with an installation.
 
+mod backup;
 mod commands;
 mod endpoints;
 mod explain;
 mod output;
+mod pause;
 mod resources;
+mod restore;
 mod status;
 mod up;
 
@@ -161,6 +164,36 @@ enum Command {
         /// The image, as in `hub/alpine:3.20`.
         image: ImageReference,
     },
+    /// Saves all state and the log to a new folder; the stack goes on, and stages rest for a moment.
+    Backup {
+        /// The folder, which must not exist yet.
+        folder: PathBuf,
+        /// How it is told.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Makes the streams of a backup; the services must be stopped.
+    Restore {
+        /// The folder of the backup.
+        folder: PathBuf,
+        /// Removes the streams that the server has, with all that they hold.
+        #[arg(long)]
+        replace: bool,
+        /// How it is told.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Pauses promotion and deletion; mirroring, scanning and judging go on.
+    Pause {
+        /// Why, for whoever looks at the status.
+        reason: String,
+    },
+    /// Ends a pause.
+    Resume {
+        /// Also ends the pause after a restore, although the promoter has not compared the targets yet.
+        #[arg(long)]
+        unreconciled: bool,
+    },
     /// Lists what could not be done, or tries it again.
     #[command(subcommand)]
     DeadLetters(DeadLetters),
@@ -295,6 +328,14 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Poll { mirror } => commands::poll(&bus, mirror).await,
         Command::Prune { repository, policy } => commands::prune(&bus, repository, policy).await,
         Command::Scan { image } => commands::scan(&bus, image).await,
+        Command::Backup { folder, output } => backup::backup(&bus, &folder, output).await,
+        Command::Restore {
+            folder,
+            replace,
+            output,
+        } => restore::restore(&bus, &folder, replace, output).await,
+        Command::Pause { reason } => pause::pause(&bus, &reason).await,
+        Command::Resume { unreconciled } => pause::resume(&bus, unreconciled).await,
         Command::DeadLetters(DeadLetters::List { output }) => {
             commands::dead_letters(&bus, output).await
         }

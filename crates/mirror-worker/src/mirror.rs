@@ -1,9 +1,11 @@
 //! One move of one tag.
 
+use chrono::TimeDelta;
 use sluice_bus::{Bus, Cause, Handler, Outcome};
-use sluice_domain::{Class, Classify, Repository, ResourceName, Tag};
+use sluice_domain::{Class, Classify, Digest, Repository, ResourceName, Tag};
 use sluice_events::facts::{TagMirrorFailed, TagMirrored, UpstreamTagGone, UpstreamTagMoved};
-use sluice_events::{Decode, Event, Message, Unexpected};
+use sluice_events::wire::state::TagEntry;
+use sluice_events::{Decode, Event, Message, Unexpected, time_from_wire};
 use sluice_registry::{Client, Copied, CopyJob, Transport};
 use sluice_service::crash;
 use sluice_state::{
@@ -14,6 +16,8 @@ use thiserror::Error;
 
 /// How many sibling repositories are asked for a blob before it is transferred.
 const SIBLINGS: usize = 2;
+/// When it is looked again whether a mirror was polled.
+const POLLED_BY: TimeDelta = TimeDelta::seconds(5);
 
 /// The stage.
 #[derive(Debug)]
@@ -89,10 +93,55 @@ impl Classify for Error {
 /// A move whose tag retention removed again is over: a late delivery must not bring it back.
 struct Upstream<'a> {
     state: &'a State,
+    registry: &'a Client,
     mirror: &'a ResourceName,
     repository: &'a Repository,
     tag: &'a Tag,
     move_number: u64,
+    /// What the tag is to point to; nothing where it is to go.
+    digest: Option<&'a Digest>,
+}
+
+impl Upstream<'_> {
+    /// Refuses what may be older than the registry: after a restore, until the mirror was polled once.
+    ///
+    /// The poll finds what moved since the backup, as a move with a higher number, and this one is superseded.
+    async fn not_behind(&self, local: Option<&TagEntry>) -> Result<(), sluice_state::Error> {
+        let (_, restored) = self.state.control_now().await?;
+        let Some(at) = restored.and_then(|restored| time_from_wire(restored.at.as_ref())) else {
+            return Ok(());
+        };
+        let poll = self.state.polls.get(&key::poll(self.mirror)).await?;
+        let polled = poll.is_some_and(|Entry { value, .. }| {
+            value.failures == 0
+                && time_from_wire(value.polled_at.as_ref()).is_some_and(|polled| polled > at)
+        });
+        if polled {
+            return Ok(());
+        }
+        if let Some(digest) = self.digest {
+            let head = self
+                .registry
+                .head(self.repository, &self.tag.into())
+                .await?;
+            let known = |there: &str| {
+                local.is_some_and(|local| {
+                    local.digest == there
+                        || local
+                            .claim
+                            .as_ref()
+                            .is_some_and(|claim| claim.digest == there)
+                })
+            };
+            if head.is_none_or(|head| head.digest == *digest || known(head.digest.as_str())) {
+                return Ok(());
+            }
+        }
+        Err(sluice_state::Error::Behind {
+            tag: format!("{}:{}", self.repository, self.tag),
+            until: sluice_domain::now() + POLLED_BY,
+        })
+    }
 }
 
 impl Truth for Upstream<'_> {
@@ -108,16 +157,17 @@ impl Truth for Upstream<'_> {
             .tags
             .get(&key::tag(self.repository, self.tag))
             .await?;
-        let pruned = local.is_some_and(|Entry { value, .. }| {
-            value.pruned
-                && value.mirror == self.mirror.as_str()
-                && value.move_number >= self.move_number
+        let local = local.map(|entry| entry.value);
+        let pruned = local.as_ref().is_some_and(|local| {
+            local.pruned
+                && local.mirror == self.mirror.as_str()
+                && local.move_number >= self.move_number
         });
-        Ok(if newer || pruned {
-            Standing::Superseded
-        } else {
-            Standing::Current
-        })
+        if newer || pruned {
+            return Ok(Standing::Superseded);
+        }
+        self.not_behind(local.as_ref()).await?;
+        Ok(Standing::Current)
     }
 }
 
@@ -165,7 +215,8 @@ impl MirrorWorker {
 
     async fn moved(&self, fact: &UpstreamTagMoved) -> Result<Outcome, Error> {
         let catalog = self.catalog.current();
-        let truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
+        let mut truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
+        truth.digest = Some(&fact.digest);
         if truth.standing().await? == Standing::Superseded {
             tracing::info!(image.repository = %fact.repository, image.tag = %fact.tag, "superseded by a newer move, or pruned since");
             return Ok(Outcome::done());
@@ -243,6 +294,7 @@ impl MirrorWorker {
         if !fact.remove {
             return Ok(Outcome::done());
         }
+        self.state.unless_paused().await?;
         let truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
         let change = TagChange {
             repository: &fact.repository,
@@ -269,10 +321,12 @@ impl MirrorWorker {
     ) -> Upstream<'a> {
         Upstream {
             state: &self.state,
+            registry: &self.registry,
             mirror,
             repository,
             tag,
             move_number,
+            digest: None,
         }
     }
 

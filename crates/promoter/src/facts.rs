@@ -17,6 +17,8 @@ use crate::handler::Error;
 pub(crate) struct Known {
     /// Every manifest of it, the top first.
     pub(crate) manifests: Vec<Digest>,
+    /// When a scanner looked at all of it last, as far as that is known.
+    pub(crate) scanned_at: Option<DateTime<Utc>>,
     runnable: Vec<(ImageChild, Digest, Option<Verdict>)>,
 }
 
@@ -39,6 +41,7 @@ impl Known {
     ) -> Result<Self, Error> {
         let mut known = Self {
             manifests: vec![digest.clone()],
+            scanned_at: None,
             runnable: Vec::new(),
         };
         for child in &entry.children {
@@ -55,6 +58,10 @@ impl Known {
                 known.runnable.push((child.clone(), child_digest, verdict));
             }
         }
+        // Of several platforms the one that was looked at first counts; one without a verdict, as never.
+        let at = |verdict: &Option<Verdict>| time_from_wire(verdict.as_ref()?.scanned_at.as_ref());
+        let times = known.runnable.iter().map(|(_, _, verdict)| at(verdict));
+        known.scanned_at = times.min().flatten();
         Ok(known)
     }
 

@@ -13,10 +13,11 @@ use thiserror::Error;
 use crate::decide::decide;
 use crate::facts::{Known, Subject, first_seen};
 use crate::policies::{self, Policy};
+use crate::restored::keep_held;
 use crate::told::Told;
 
 /// The stage.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Promoter {
     pub(crate) bus: Bus,
     pub(crate) state: State,
@@ -115,8 +116,10 @@ impl Handler for Promoter {
     const SPAN: &'static str = sluice_telemetry::span::PROMOTE;
 
     async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, Error> {
+        let mut scanned_at = None;
         let (digest, subjects) = match input {
             Input::Scanned(repository, digest) => {
+                scanned_at = Some(cause.time);
                 let subjects = self.scanned(&repository, &digest).await?;
                 (digest, subjects)
             }
@@ -138,7 +141,8 @@ impl Handler for Promoter {
             }
             Err(error) => return Err(error.into()),
         };
-        let known = Known::read(&self.state, &digest, &entry).await?;
+        let mut known = Known::read(&self.state, &digest, &entry).await?;
+        known.scanned_at = scanned_at.max(known.scanned_at);
         // Every policy decides before any of them acts: whether an image is taken back depends on all.
         let mut cases = Vec::new();
         for subject in &subjects {
@@ -257,6 +261,7 @@ impl Promoter {
         let first_seen_at = first_seen(&self.state, subject).await?;
         let candidate = known.candidate(subject, first_seen_at, sluice_domain::now());
         let mut decision = decide(policy, &candidate, known.inputs(), before);
+        keep_held(&mut decision, before, known.scanned_at);
         if decision.target == repository.as_str() {
             tracing::debug!(policy = %policy.spec.name, "a policy does not promote a repository into itself");
             return Ok(None);

@@ -9,7 +9,10 @@ mod policies;
 mod promote;
 mod recall;
 mod reconcile;
+mod restored;
+mod revert;
 mod settings;
+mod targets;
 mod told;
 
 use std::time::Duration;
@@ -29,11 +32,11 @@ pub use settings::Settings;
 pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     let (bus, state, catalog) = attach(&settings.bus, "promoter", host).await?;
     let registry = internal_registry(&settings.registry)?;
+    let handler = Promoter::new(bus.clone(), state, registry);
     host.spawn(
         "reconcile",
-        reconcile::keep(bus.clone(), state.clone(), catalog, host.stopping()),
+        reconcile::keep(handler.clone(), catalog, host.stopping()),
     );
-    let handler = Promoter::new(bus.clone(), state, registry);
     let consume = ConsumeSettings {
         concurrency: settings.promoter.concurrency,
         handler_timeout: Duration::from_secs(settings.promoter.timeout_seconds),

@@ -8,18 +8,20 @@ use sluice_events::facts::{ImagePromoted, ImagePromotionDenied, Reason};
 use sluice_events::subject::token;
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Decision, DecisionOutcome, Promotion, TagEntry};
-use sluice_registry::{CopyJob, Manifest};
+use sluice_registry::{Client, CopyJob, Manifest};
 use sluice_service::crash;
 use sluice_state::{Applied, Provenance, Standing, State, TagChange, Truth, key};
 
 use crate::decide::decided_at;
 use crate::handler::{Case, Error, Promoter};
 use crate::policies;
+use crate::recall::Sweep;
 use crate::told::Told;
 
 /// The source of truth of a promoted tag: the decision, the source's tag, and who promoted into the target last.
 struct Allowed<'a> {
     state: &'a State,
+    registry: &'a Client,
     case: &'a Case<'a>,
     target: &'a Repository,
     target_tag: &'a Tag,
@@ -40,8 +42,12 @@ impl Truth for Allowed<'_> {
         let source = self.state.tags.get(&source).await?;
         let still_named =
             source.is_some_and(|source| source.value.digest == subject.digest.as_str());
-        let taken = self.is_taken().await?;
-        Ok(if still_allowed && still_named && !taken {
+        let stands = still_allowed
+            && still_named
+            && self.is_there().await?
+            && !self.is_taken().await?
+            && !self.is_kept().await?;
+        Ok(if stands {
             Standing::Current
         } else {
             Standing::Superseded
@@ -50,6 +56,35 @@ impl Truth for Allowed<'_> {
 }
 
 impl Allowed<'_> {
+    /// Says whether the registry's own source tag names the image: after a restore the entry may be older than that.
+    async fn is_there(&self) -> Result<bool, sluice_state::Error> {
+        let subject = self.case.subject;
+        let head = self
+            .registry
+            .head(&subject.repository, &(&subject.tag).into())
+            .await?;
+        Ok(head.is_some_and(|head| head.digest == subject.digest))
+    }
+
+    /// Says whether the target's tag names something that the first look after a restore found there.
+    ///
+    /// It may be newer than everything that the state knew then; only what was decided since comes over it.
+    async fn is_kept(&self) -> Result<bool, sluice_state::Error> {
+        let key = key::unauthorised(self.target, self.target_tag);
+        let Some(found) = self.state.unauthorised.get(&key).await? else {
+            return Ok(false);
+        };
+        let found = found.value;
+        let before = time_from_wire(self.case.decision.promoted_at.as_ref())
+            < time_from_wire(found.found_at.as_ref());
+        if !found.kept || !before || found.digest == self.case.decision.digest {
+            return Ok(false);
+        }
+        let tag = self.target_tag.into();
+        let head = self.registry.head(self.target, &tag).await?;
+        Ok(head.is_some_and(|head| head.digest.as_str() == found.digest))
+    }
+
     /// Says whether a newer decision, of another source or policy, has the target's tag.
     ///
     /// The tag's entry names the promotion that was settled last, and stays so while the tag is claimed. If the decision
@@ -83,7 +118,7 @@ impl Allowed<'_> {
 }
 
 /// Returns the key of the decision by which a tag names its digest.
-fn key_of_holder(entry: &TagEntry) -> Option<String> {
+pub(crate) fn key_of_holder(entry: &TagEntry) -> Option<String> {
     let from = entry.promoted_from.as_ref()?;
     Some(key::decision(
         &from.policy.parse().ok()?,
@@ -118,6 +153,7 @@ impl Promoter {
         let (target, target_tag) = case.place()?;
         let truth = Allowed {
             state: &self.state,
+            registry: &self.registry,
             case,
             target: &target,
             target_tag: &target_tag,
@@ -127,6 +163,7 @@ impl Promoter {
         }
         let mut previous = self.previous(case, &target, &target_tag).await?;
         if !self.is_in_place(case, &target, &target_tag).await? {
+            self.state.unless_paused().await?;
             let top = match self.copy(case, &target).await {
                 Ok(top) => top,
                 // A source that moved on may be gone by now.
@@ -215,7 +252,7 @@ impl Promoter {
         });
         let mut told = Told::default();
         if withdrawn {
-            self.sweep(case, target, &mut told).await?;
+            self.sweep(&Sweep::of(case, target), &mut told).await?;
         }
         Ok(told)
     }

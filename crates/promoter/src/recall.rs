@@ -8,6 +8,7 @@ use sluice_events::commands::JudgeImage;
 use sluice_events::facts::{ImageFlagged, ImageWithdrawn};
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Decision, DecisionOutcome, Promotion, TagEntry};
+use sluice_registry::Client;
 use sluice_service::crash;
 use sluice_state::{Entry, Standing, State, TagChange, Truth, describe, key};
 
@@ -20,6 +21,7 @@ use crate::told::Told;
 /// The source of truth of a withdrawal: the decision still refuses what the tag names.
 struct Refused<'a> {
     state: &'a State,
+    registry: &'a Client,
     case: &'a Case<'a>,
     target: &'a Repository,
     tag: &'a Tag,
@@ -37,11 +39,48 @@ impl Truth for Refused<'_> {
         // Somebody may have promoted another digest meanwhile, which must stay.
         let still_named =
             entry.is_some_and(|entry| entry.value.digest == self.case.decision.digest);
-        Ok(if still_refused && still_named {
+        // What the registry's tag names otherwise, no decision of this image speaks of: after a restore it may be newer.
+        let head = self.registry.head(self.target, &self.tag.into()).await?;
+        let other = match head {
+            Some(head) if head.digest.as_str() != self.case.decision.digest => {
+                !self
+                    .registry
+                    .is_tombstone(self.target, &head.digest)
+                    .await?
+            }
+            _ => false,
+        };
+        Ok(if still_refused && still_named && !other {
             Standing::Current
         } else {
             Standing::Superseded
         })
+    }
+}
+
+/// The manifests of an image that is to leave a target.
+#[derive(Debug)]
+pub(crate) struct Sweep<'a> {
+    pub(crate) target: &'a Repository,
+    pub(crate) manifests: &'a [Digest],
+    /// The key of the decision that does not count any more; empty for what no decision brought.
+    pub(crate) without: &'a str,
+    /// Where the image came from, if a decision brought it.
+    pub(crate) source: Option<&'a Repository>,
+    /// What tells this from the next time.
+    pub(crate) occurrence: String,
+}
+
+impl<'a> Sweep<'a> {
+    /// Makes that of an image that a decision brought.
+    pub(crate) fn of(case: &'a Case<'_>, target: &'a Repository) -> Self {
+        Self {
+            target,
+            manifests: case.manifests,
+            without: &case.key,
+            source: Some(&case.subject.repository),
+            occurrence: occurrence(&case.decision),
+        }
     }
 }
 
@@ -116,6 +155,7 @@ impl Promoter {
 
     /// Removes the tags that this decision brought, then by digest what nothing else there reaches.
     async fn withdraw(&self, case: &Case<'_>, told: &mut Told) -> Result<(), Error> {
+        self.state.unless_paused().await?;
         let (target, tag) = case.place()?;
         // A template with the time may have brought more than one tag; the last is told even when it is gone already.
         let mut brought = BTreeSet::from([tag]);
@@ -128,6 +168,7 @@ impl Promoter {
         for tag in &brought {
             let truth = Refused {
                 state: &self.state,
+                registry: &self.registry,
                 case,
                 target: &target,
                 tag,
@@ -149,7 +190,7 @@ impl Promoter {
         if now.is_none_or(|now| now.value.outcome() != DecisionOutcome::Deny) {
             return Ok(());
         }
-        self.sweep(case, &target, told).await?;
+        self.sweep(&Sweep::of(case, &target), told).await?;
         let reason = why(&case.decision);
         for tag in brought {
             tracing::warn!(image.repository = %target, image.tag = %tag, reason, "withdrawn");
@@ -174,25 +215,23 @@ impl Promoter {
     /// Deletes the manifests of an image that no other permitted image of the target reaches (invariants 1 and 5).
     ///
     /// Whatever cannot be listed or read ends this before anything is deleted.
-    pub(crate) async fn sweep(
-        &self,
-        case: &Case<'_>,
-        target: &Repository,
-        told: &mut Told,
-    ) -> Result<(), Error> {
-        let kept = self.kept(case, target).await?;
-        for manifest in case
+    pub(crate) async fn sweep(&self, sweep: &Sweep<'_>, told: &mut Told) -> Result<(), Error> {
+        self.state.unless_paused().await?;
+        let kept = self.kept(sweep).await?;
+        for manifest in sweep
             .manifests
             .iter()
             .filter(|digest| !kept.contains(*digest))
         {
-            self.registry.delete_manifest(target, manifest).await?;
+            self.registry
+                .delete_manifest(sweep.target, manifest)
+                .await?;
             crash::point("promoter.manifest_deleted");
-            tracing::info!(image.repository = %target, image.digest = %manifest, "deleted");
+            tracing::info!(image.repository = %sweep.target, image.digest = %manifest, "deleted");
         }
         // An image with a manifest in common may have been allowed since the listing, and found it there when it was
         // copied. Its effect is verified once more, and mended.
-        for entry in self.permitted(case, target).await? {
+        for entry in self.permitted(sweep).await? {
             if entry.value.outcome() != DecisionOutcome::Allow {
                 continue;
             }
@@ -203,9 +242,12 @@ impl Promoter {
             ) else {
                 continue;
             };
-            let reached = self.reached(&digest, target).await?;
-            if reached.iter().any(|digest| case.manifests.contains(digest)) {
-                let id = format!("judge/mend/{}/{}", entry.key, occurrence(&case.decision));
+            let reached = self.reached(&digest, sweep.target).await?;
+            if reached
+                .iter()
+                .any(|digest| sweep.manifests.contains(digest))
+            {
+                let id = format!("judge/mend/{}/{}", entry.key, sweep.occurrence);
                 let command = JudgeImage {
                     repository,
                     tag,
@@ -218,9 +260,10 @@ impl Promoter {
     }
 
     /// Returns every manifest that must stay in a target, apart from what only this decision brought there.
-    async fn kept(&self, case: &Case<'_>, target: &Repository) -> Result<BTreeSet<Digest>, Error> {
+    async fn kept(&self, sweep: &Sweep<'_>) -> Result<BTreeSet<Digest>, Error> {
+        let target = sweep.target;
         let mut tops = BTreeSet::new();
-        for entry in self.permitted(case, target).await? {
+        for entry in self.permitted(sweep).await? {
             tops.extend(entry.value.digest.parse::<Digest>().ok());
         }
         for entry in self.state.tags.list(&key::tags_of(target)).await? {
@@ -249,16 +292,20 @@ impl Promoter {
     ///
     /// One that is about to be withdrawn by its own policy does not count: two that go at the same time would else keep
     /// what they share. Decisions are found by their source; these are the sources of what the target's tags name, or
-    /// named.
-    async fn permitted(
-        &self,
-        case: &Case<'_>,
-        target: &Repository,
-    ) -> Result<Vec<Entry<Decision>>, Error> {
-        let mut sources = BTreeSet::from([case.subject.repository.clone()]);
-        for entry in self.state.tags.list(&key::tags_of(target)).await? {
-            let from = entry.value.promoted_from;
-            sources.extend(from.and_then(|from| from.repository.parse::<Repository>().ok()));
+    /// named. For what no decision brought, all decisions are read.
+    async fn permitted(&self, sweep: &Sweep<'_>) -> Result<Vec<Entry<Decision>>, Error> {
+        let mut filters = Vec::new();
+        match sweep.source {
+            None => filters.push(">".to_owned()),
+            Some(source) => {
+                let mut sources = BTreeSet::from([source.clone()]);
+                for entry in self.state.tags.list(&key::tags_of(sweep.target)).await? {
+                    let from = entry.value.promoted_from;
+                    sources
+                        .extend(from.and_then(|from| from.repository.parse::<Repository>().ok()));
+                }
+                filters.extend(sources.iter().map(key::decisions_in));
+            }
         }
         let policies = policies::read(&self.state).await?;
         let goes = |decision: &Decision| {
@@ -269,15 +316,11 @@ impl Promoter {
                 })
         };
         let mut permitted = Vec::new();
-        for source in sources {
-            let decisions = self
-                .state
-                .decisions
-                .list(&key::decisions_in(&source))
-                .await?;
+        for filter in filters {
+            let decisions = self.state.decisions.list(&filter).await?;
             permitted.extend(decisions.into_iter().filter(|entry| {
-                entry.key != case.key
-                    && entry.value.target == target.as_str()
+                entry.key != sweep.without
+                    && entry.value.target == sweep.target.as_str()
                     && entry.value.promoted_at.is_some()
                     && !goes(&entry.value)
             }));

@@ -16,8 +16,9 @@ use sluice_state::{Catalog, State, key};
 use tokio_util::sync::CancellationToken;
 
 use crate::facts::Known;
-use crate::handler::Error;
+use crate::handler::{Error, Promoter};
 use crate::policies::{self, Policy};
+use crate::targets;
 
 /// How often it runs although nothing changed.
 const RECONCILE: Duration = Duration::from_secs(3_600);
@@ -29,19 +30,15 @@ const LATE: TimeDelta = TimeDelta::seconds(60);
 
 /// Runs until it is told to stop.
 pub(crate) async fn keep(
-    bus: Bus,
-    state: State,
+    promoter: Promoter,
     mut catalog: Catalog,
     stopping: CancellationToken,
 ) -> anyhow::Result<()> {
     loop {
         let wait = tokio::select! {
-            reconciled = reconcile(&bus, &state) => match reconciled {
-                Ok(0) => RECONCILE,
-                Ok(asked) => {
-                    tracing::info!(asked, "images are to be judged");
-                    RECONCILE
-                }
+            reconciled = once(&promoter, &catalog) => match reconciled {
+                Ok(true) => RECONCILE,
+                Ok(false) => SOON,
                 Err(error) => {
                     tracing::warn!(%error, "what is to be judged could not be found out; trying again");
                     SOON
@@ -61,6 +58,15 @@ pub(crate) async fn keep(
             return Ok(());
         }
     }
+}
+
+/// Asks for what is missing and compares the targets; false if some of that has to be tried again soon.
+async fn once(promoter: &Promoter, catalog: &Catalog) -> Result<bool, Error> {
+    let asked = reconcile(&promoter.bus, &promoter.state).await?;
+    if asked > 0 {
+        tracing::info!(asked, "images are to be judged");
+    }
+    targets::compare(promoter, &catalog.current(), &Cause::root()).await
 }
 
 /// Asks for every judgement that is missing, and returns how many those are.

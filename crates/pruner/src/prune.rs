@@ -374,6 +374,9 @@ impl Pruner {
 
     async fn carry_out(&self, run: &Run<'_>, plan: Plan) -> Result<Outcome, Error> {
         let occurrence = &run.cause.occurrence;
+        if !plan.delete.is_empty() {
+            self.state.unless_paused().await?;
+        }
         let (mut deleted, mut kept) = (run.deleted_before(), plan.kept.len());
         for deletion in plan.delete.iter().take(MOST_AT_ONCE) {
             let removal = self.removal(run, &deletion.tag, &deletion.digest);

@@ -37,6 +37,7 @@ macro_rules! stored {
     )* };
 }
 stored!(
+    Control,
     Decision,
     Delivery,
     Endpoint,
@@ -44,6 +45,7 @@ stored!(
     Resource,
     TagEntry,
     Tombstone,
+    Unauthorised,
     UpstreamPoll,
     UpstreamTag,
     Verdict

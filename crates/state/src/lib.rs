@@ -3,6 +3,7 @@
 mod apply;
 mod catalog;
 mod connect;
+mod control;
 mod entries;
 mod error;
 mod images;
@@ -16,6 +17,7 @@ use sluice_events::wire::state as wire;
 
 pub use catalog::{Catalog, CatalogFeed, Snapshot};
 pub use connect::{attach, internal_registry, remote_registry};
+pub use control::{Held, note_restore, reconciled};
 pub use entries::{Entries, Entry, Stored};
 pub use error::Error;
 pub use images::describe;
@@ -43,6 +45,10 @@ pub struct State {
     pub endpoints: Entries<wire::Endpoint>,
     /// Deliveries to endpoints.
     pub deliveries: Entries<wire::Delivery>,
+    /// What holds up promotion and deletion: one entry.
+    pub control: Entries<wire::Control>,
+    /// What targets hold that no decision put there.
+    pub unauthorised: Entries<wire::Unauthorised>,
     /// Manifests that only serve to delete a tag.
     pub tombstones: Entries<wire::Tombstone>,
     reports: Objects,
@@ -55,6 +61,7 @@ impl State {
     /// A bucket that was not provisioned.
     pub async fn open(bus: &Bus) -> Result<Self, Error> {
         let upstream = bus.bucket("upstream").await?;
+        let control = bus.bucket("control").await?;
         Ok(Self {
             resources: Entries::new(bus.bucket("resources").await?),
             upstream: Entries::new(upstream.clone()),
@@ -65,6 +72,8 @@ impl State {
             decisions: Entries::new(bus.bucket("decisions").await?),
             endpoints: Entries::new(bus.bucket("endpoints").await?),
             deliveries: Entries::new(bus.bucket("deliveries").await?),
+            control: Entries::new(control.clone()),
+            unauthorised: Entries::new(control),
             tombstones: Entries::new(bus.bucket("tombstones").await?),
             reports: bus.reports().await?,
         })

@@ -560,9 +560,18 @@ pub struct ImageUnauthorised {
     /// The digest of the image or index.
     #[prost(string, tag = "3")]
     pub digest: ::prost::alloc::string::String,
-    /// Whether it was removed.
+    /// Whether it was removed, or the tag put back.
     #[prost(bool, tag = "4")]
     pub reverted: bool,
+    /// Why it is not authorised.
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+    /// Who pushed it, empty where nobody knows.
+    #[prost(string, tag = "6")]
+    pub pushed_by: ::prost::alloc::string::String,
+    /// What the tag should name by the decisions, empty for nothing.
+    #[prost(string, tag = "7")]
+    pub expected: ::prost::alloc::string::String,
 }
 /// Retention ran in a repository.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -294,6 +294,9 @@ fn images() -> Vec<Event> {
             tag: Some(tag("3.20")),
             digest: digest(),
             reverted: true,
+            reason: String::new(),
+            pushed_by: String::new(),
+            expected: None,
         }
         .into(),
     ]
