@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sluice_domain::{Digest, Repository, Tag};
 use sluice_events::wire::state::{Claim, Promotion, Pruning, TagEntry, Tombstone};
-use sluice_events::{EventId, time_from_wire, time_to_wire};
+use sluice_events::{time_from_wire, time_to_wire};
 use sluice_registry::{Client, Manifest};
 use sluice_service::crash;
 
@@ -165,7 +165,7 @@ impl TagWriter {
         change: &TagChange<'_, T>,
         pruning: Option<&Pruning>,
     ) -> Result<Applied, Error> {
-        let holder = holder(change, pruning);
+        let holder = format!("{}/{}", change.provenance.by, uuid::Uuid::new_v4());
         for _ in 0..ROUNDS {
             match self.round(change, pruning, &holder).await {
                 Ok(Round::Done(applied)) => return Ok(applied),
@@ -277,28 +277,6 @@ fn split(entry: Option<Entry<TagEntry>>) -> (TagEntry, Option<u64>) {
     )
 }
 
-/// Names who changes a tag: the change itself, whichever process carries it out.
-///
-/// So whoever takes over the work of a process that died goes on at once and does not wait for its claim to lapse. Two
-/// that carry out the same change want the same, and only one of them settles it.
-fn holder<T>(change: &TagChange<'_, T>, pruning: Option<&Pruning>) -> String {
-    let Provenance {
-        by,
-        mirror,
-        move_number,
-        promotion,
-    } = &change.provenance;
-    let wanted = text(change.wanted.map(|manifest| &manifest.digest));
-    let from = promotion.clone().unwrap_or_default();
-    let run = pruning.map(|pruning| pruning.run.as_str());
-    let what = format!(
-        "{wanted}|{mirror}|{move_number}|{}|{}|{}",
-        from.policy, from.repository, from.tag
-    );
-    let id = EventId::of("claim", &what, run.unwrap_or_default());
-    format!("{by}/{id}")
-}
-
 fn text(digest: Option<&Digest>) -> String {
     digest.map(ToString::to_string).unwrap_or_default()
 }
@@ -349,41 +327,4 @@ fn settle(
     value.mirror = mirror;
     value.move_number = move_number;
     value.promoted_from = promotion;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn claimed(by: &str, move_number: u64, run: Option<&str>) -> String {
-        let change = TagChange {
-            repository: &"hub/app".parse().unwrap(),
-            tag: &"1.0".parse().unwrap(),
-            wanted: None,
-            provenance: Provenance {
-                by: by.to_owned(),
-                move_number,
-                ..Provenance::default()
-            },
-            truth: &(),
-        };
-        let pruning = run.map(|run| Pruning {
-            run: run.to_owned(),
-            ..Default::default()
-        });
-        holder(&change, pruning.as_ref())
-    }
-
-    #[test]
-    fn a_claim_is_that_of_the_change_whoever_carries_it_out() {
-        let first = claimed("mirror-worker", 1, None);
-        assert_eq!(first, claimed("mirror-worker", 1, None));
-        let others = [
-            claimed("mirror-worker", 2, None),
-            claimed("promoter", 1, None),
-            claimed("mirror-worker", 1, Some("a run")),
-        ];
-        assert!(!others.contains(&first));
-        assert!(first.starts_with("mirror-worker/"));
-    }
 }
