@@ -1,5 +1,7 @@
 //! One move of one tag.
 
+use std::time::Duration;
+
 use sluice_bus::{Bus, Cause, Handler, Outcome};
 use sluice_domain::{Class, Classify, Repository, ResourceName, Tag};
 use sluice_events::facts::{TagMirrorFailed, TagMirrored, UpstreamTagGone, UpstreamTagMoved};
@@ -126,8 +128,14 @@ impl Handler for MirrorWorker {
 }
 
 impl MirrorWorker {
-    pub(crate) fn new(bus: Bus, state: State, catalog: Catalog, registry: Client) -> Self {
-        let tags = TagWriter::new(state.clone(), registry.clone());
+    pub(crate) fn new(
+        bus: Bus,
+        state: State,
+        catalog: Catalog,
+        registry: Client,
+        claim: Duration,
+    ) -> Self {
+        let tags = TagWriter::new(state.clone(), registry.clone()).claiming_for(claim);
         Self {
             bus,
             state,

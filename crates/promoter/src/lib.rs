@@ -31,7 +31,8 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         "reconcile",
         reconcile::keep(bus.clone(), state.clone(), catalog, host.stopping()),
     );
-    let handler = handler::Promoter::new(bus.clone(), state, registry);
+    let claim = bus.ack_wait(&topology::PROMOTER).await?;
+    let handler = handler::Promoter::new(bus.clone(), state, registry, claim);
     let consume = ConsumeSettings {
         concurrency: settings.promoter.concurrency,
         handler_timeout: Duration::from_secs(settings.promoter.timeout_seconds),

@@ -131,8 +131,8 @@ impl Handler for Pruner {
 }
 
 impl Pruner {
-    pub(crate) fn new(state: State, catalog: Catalog, registry: Client) -> Self {
-        let tags = TagWriter::new(state.clone(), registry.clone());
+    pub(crate) fn new(state: State, catalog: Catalog, registry: Client, claim: Duration) -> Self {
+        let tags = TagWriter::new(state.clone(), registry.clone()).claiming_for(claim);
         Self {
             state,
             catalog,
