@@ -372,12 +372,14 @@ fn until_ready(folder: &Path, service: (&str, usize), process: &mut Process) {
 
 /// Runs the command and returns what it did.
 fn run(nats: &Nats, arguments: &[&str]) -> Output {
-    Command::new(binary("sluice"))
-        .arg("--nats")
-        .arg(&nats.url)
-        .args(arguments)
-        .output()
-        .unwrap()
+    command(nats, arguments).output().unwrap()
+}
+
+/// Returns the command, ready to be run.
+pub(crate) fn command(nats: &Nats, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary("sluice"));
+    command.arg("--nats").arg(&nats.url).args(arguments);
+    command
 }
 
 /// Returns what a command wrote that must have succeeded.
