@@ -44,9 +44,9 @@ impl Stack {
         Self::provisioned(duplicate_window_seconds, &[])
     }
 
-    /// As [`Stack::start`], but the work of a process that died is given to another after 2 s instead of 30.
+    /// As [`Stack::start`], but the work of a process that died is given to another after 1 s instead of 30.
     pub fn quick(duplicate_window_seconds: u64) -> Self {
-        Self::provisioned(duplicate_window_seconds, &["--ack-wait-seconds", "2"])
+        Self::provisioned(duplicate_window_seconds, &["--ack-wait-seconds", "1"])
     }
 
     fn provisioned(duplicate_window_seconds: u64, more: &[&str]) -> Self {
