@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use crate::Stack;
+use crate::scanner::kill;
+use crate::stack::command;
 
 impl Stack {
     /// Returns the variables that let a process die at a point, as in `tags.claimed:2`.
@@ -24,9 +26,35 @@ impl Stack {
         self.begin(name, &variables)
     }
 
+    /// Runs the command, which must die at a point.
+    pub fn sluice_dying(&self, at: &str, arguments: &[&str]) {
+        let death = self.death(at);
+        let output = command(&self.nats, arguments).envs(death).output().unwrap();
+        assert!(!output.status.success(), "it did not die at `{at}`");
+        died_there(self.folder(), at);
+    }
+
+    /// Kills the scanners that adapters of this stack have started and left behind when they died.
+    fn kill_leftovers(&self) {
+        let theirs = self.folder().join("trivy");
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let told = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let is_theirs = String::from_utf8_lossy(&told).contains(theirs.to_str().unwrap());
+            if let Some(id) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+                && is_theirs
+            {
+                kill(id);
+            }
+        }
+    }
+
     /// Waits until a service that was to die at a point has died, and asserts that it died there.
     pub fn until_dead(&mut self, number: usize, at: &str) {
         self.wait_until_dead(number);
+        self.kill_leftovers();
         died_there(self.folder(), at);
     }
 }

@@ -44,9 +44,9 @@ impl Stack {
         Self::provisioned(duplicate_window_seconds, &[])
     }
 
-    /// As [`Stack::start`], but the work of a process that died is given to another after 2 s instead of 30.
+    /// As [`Stack::start`], but the work of a process that died is given to another after 1 s instead of 30.
     pub fn quick(duplicate_window_seconds: u64) -> Self {
-        Self::provisioned(duplicate_window_seconds, &["--ack-wait-seconds", "2"])
+        Self::provisioned(duplicate_window_seconds, &["--ack-wait-seconds", "1"])
     }
 
     fn provisioned(duplicate_window_seconds: u64, more: &[&str]) -> Self {
@@ -386,12 +386,14 @@ fn until_ready(folder: &Path, service: (&str, usize), process: &mut Process) {
 
 /// Runs the command and returns what it did.
 fn run(nats: &Nats, arguments: &[&str]) -> Output {
-    Command::new(binary("sluice"))
-        .arg("--nats")
-        .arg(&nats.url)
-        .args(arguments)
-        .output()
-        .unwrap()
+    command(nats, arguments).output().unwrap()
+}
+
+/// Returns the command, ready to be run.
+pub(crate) fn command(nats: &Nats, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary("sluice"));
+    command.arg("--nats").arg(&nats.url).args(arguments);
+    command
 }
 
 /// Returns what a command wrote that must have succeeded.

@@ -3,13 +3,20 @@
 //! Each scenario has one test for each of its crash points, and one without a death, so that what is compared with is
 //! itself tested. A test of the repository's rules holds that no point is without a test and no test without a point.
 
+mod commands;
+mod deliver;
+mod intake;
 mod mirror;
 mod poll;
+mod promote;
+mod prune;
+mod recall;
+mod scan;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{TimeDelta, Utc};
-use sluice_events::wire::state::TagEntry;
+use sluice_events::wire::state::{Decision, TagEntry};
 use sluice_events::{Event, time_to_wire};
 use sluice_state::key;
 use sluice_tests::{BusClient, Image, Stack, wait_for};
@@ -142,6 +149,18 @@ impl Play {
         let facts = self.bus.run(self.bus.bus.facts("sluice.v1.>")).unwrap();
         let events = facts.into_iter().filter_map(|fact| fact.event);
         events.filter(|event| event.name() == name).collect()
+    }
+
+    /// Returns the decision on an image in `hub/app`.
+    fn decision(&self, policy: &str, tag: &str, image: &Image) -> Decision {
+        let key = key::decision(
+            &policy.parse().unwrap(),
+            &"hub/app".parse().unwrap(),
+            &tag.parse().unwrap(),
+            &image.digest.parse().unwrap(),
+        );
+        let entry = self.bus.run(self.bus.state.decisions.get(&key)).unwrap();
+        entry.unwrap().value
     }
 
     /// Returns the entry of a tag.

@@ -52,27 +52,13 @@ impl Bus {
         stopping: CancellationToken,
     ) -> Result<(), Error> {
         self.verify(stage).await?;
-        let mut consumers = Vec::new();
-        for (stream, _) in stage.sources() {
-            let consumer: PullConsumer = self
-                .server()?
-                .get_consumer_from_stream(stage.name, stream)
-                .await
-                .map_err(Error::server(
-                    "find consumer",
-                    format!("{stream}/{}", stage.name),
-                ))?;
-            consumers.push(consumer);
-        }
-        let provisioned = consumers
-            .iter()
-            .map(|consumer| consumer.cached_info().config.ack_wait);
+        let consumers = self.consumers(stage).await?;
         let worker = Arc::new(Worker {
             bus: self.clone(),
             stage,
             handler,
             settings,
-            ack_wait: provisioned.min().unwrap_or(stage.ack_wait),
+            ack_wait: shortest(stage, &consumers),
             alone: RwLock::new(()),
         });
         let permits = Arc::new(Semaphore::new(settings.concurrency.max(1)));
@@ -93,6 +79,36 @@ impl Bus {
         self.flush().await;
         Ok(())
     }
+
+    /// Returns after how long silent work of a stage is given to somebody else, as it is provisioned.
+    ///
+    /// # Errors
+    /// A consumer that was not provisioned, or a server that does not answer.
+    pub async fn ack_wait(&self, stage: &Stage) -> Result<Duration, Error> {
+        Ok(shortest(stage, &self.consumers(stage).await?))
+    }
+
+    async fn consumers(&self, stage: &Stage) -> Result<Vec<PullConsumer>, Error> {
+        let mut consumers = Vec::new();
+        for (stream, _) in stage.sources() {
+            let what = format!("{stream}/{}", stage.name);
+            let consumer = self
+                .server()?
+                .get_consumer_from_stream(stage.name, stream)
+                .await
+                .map_err(Error::server("find consumer", what))?;
+            consumers.push(consumer);
+        }
+        Ok(consumers)
+    }
+}
+
+fn shortest(stage: &Stage, consumers: &[PullConsumer]) -> Duration {
+    consumers
+        .iter()
+        .map(|consumer| consumer.cached_info().config.ack_wait)
+        .min()
+        .unwrap_or(stage.ack_wait)
 }
 
 struct Puller<H> {

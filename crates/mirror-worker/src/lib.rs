@@ -22,7 +22,8 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     let (bus, state, catalog) = attach(&settings.bus, "mirror-worker", host).await?;
     let registry = internal_registry(&settings.registry)?;
     let stopping = host.stopping();
-    let handler = MirrorWorker::new(bus.clone(), state, catalog, registry);
+    let claim = bus.ack_wait(&topology::MIRROR_WORKER).await?;
+    let handler = MirrorWorker::new(bus.clone(), state, catalog, registry, claim);
     let consume = ConsumeSettings {
         concurrency: settings.mirror.concurrency,
         handler_timeout: Duration::from_secs(settings.mirror.timeout_seconds),

@@ -1,5 +1,7 @@
 //! One move of one tag.
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
 use sluice_bus::{Bus, Cause, Handler, Outcome};
 use sluice_domain::{Class, Classify, Digest, Repository, ResourceName, Tag};
@@ -192,10 +194,16 @@ impl Handler for MirrorWorker {
 }
 
 impl MirrorWorker {
-    /// Makes the stage, with the account that writes into staging.
+    /// Makes the stage, with the account that writes into staging; a claim of a tag lapses after this long.
     #[must_use]
-    pub fn new(bus: Bus, state: State, catalog: Catalog, registry: Client) -> Self {
-        let tags = TagWriter::new(state.clone(), registry.clone());
+    pub fn new(
+        bus: Bus,
+        state: State,
+        catalog: Catalog,
+        registry: Client,
+        claim: Duration,
+    ) -> Self {
+        let tags = TagWriter::new(state.clone(), registry.clone()).claiming_for(claim);
         Self {
             bus,
             state,

@@ -1,5 +1,7 @@
 //! One trigger: which tags name this digest, what do their policies say of it, and what follows.
 
+use std::time::Duration;
+
 use sluice_bus::{Bus, Cause, Failure, Handler, Outcome};
 use sluice_domain::{Class, Classify, Digest, Repository, Tag};
 use sluice_events::commands::JudgeImage;
@@ -155,10 +157,10 @@ impl Handler for Promoter {
 }
 
 impl Promoter {
-    /// Makes the stage, with the account that writes into targets.
+    /// Makes the stage, with the account that writes into targets; a claim of a tag lapses after this long.
     #[must_use]
-    pub fn new(bus: Bus, state: State, registry: Client) -> Self {
-        let tags = TagWriter::new(state.clone(), registry.clone());
+    pub fn new(bus: Bus, state: State, registry: Client, claim: Duration) -> Self {
+        let tags = TagWriter::new(state.clone(), registry.clone()).claiming_for(claim);
         Self {
             bus,
             state,

@@ -32,7 +32,8 @@ pub use settings::Settings;
 pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     let (bus, state, catalog) = attach(&settings.bus, "promoter", host).await?;
     let registry = internal_registry(&settings.registry)?;
-    let handler = Promoter::new(bus.clone(), state, registry);
+    let claim = bus.ack_wait(&topology::PROMOTER).await?;
+    let handler = Promoter::new(bus.clone(), state, registry, claim);
     host.spawn(
         "reconcile",
         reconcile::keep(handler.clone(), catalog, host.stopping()),

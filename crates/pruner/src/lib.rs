@@ -37,7 +37,8 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
             schedules::wanted,
         ),
     );
-    let handler = Pruner::new(state, catalog, registry);
+    let claim = bus.ack_wait(&topology::PRUNER).await?;
+    let handler = Pruner::new(state, catalog, registry, claim);
     let consume = ConsumeSettings {
         concurrency: settings.pruner.concurrency,
         handler_timeout: Duration::from_secs(settings.pruner.timeout_seconds),

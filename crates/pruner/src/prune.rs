@@ -142,10 +142,10 @@ impl Handler for Pruner {
 }
 
 impl Pruner {
-    /// Makes the stage, with the account that deletes in staging.
+    /// Makes the stage, with the account that deletes in staging; a claim of a tag lapses after this long.
     #[must_use]
-    pub fn new(state: State, catalog: Catalog, registry: Client) -> Self {
-        let tags = TagWriter::new(state.clone(), registry.clone());
+    pub fn new(state: State, catalog: Catalog, registry: Client, claim: Duration) -> Self {
+        let tags = TagWriter::new(state.clone(), registry.clone()).claiming_for(claim);
         Self {
             state,
             catalog,

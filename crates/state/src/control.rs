@@ -47,7 +47,7 @@ impl State {
     /// Also a failing bus: whether it is paused is then not known.
     pub async fn unless_paused(&self) -> Result<(), Error> {
         match held(&self.read_control().await?) {
-            Some(held) => Err(held.refusal(Utc::now())),
+            Some(held) => Err(held.refusal(sluice_domain::now())),
             None => Ok(()),
         }
     }
@@ -73,7 +73,7 @@ impl State {
     pub async fn pause(&self, by: &str, reason: &str) -> Result<(), Error> {
         self.change_control(|control| {
             control.pause = Some(Pause {
-                since: Some(time_to_wire(Utc::now())),
+                since: Some(time_to_wire(sluice_domain::now())),
                 by: by.to_owned(),
                 reason: reason.to_owned(),
             });
@@ -89,7 +89,7 @@ impl State {
         self.change_control(|control| {
             control.pause = None;
             if let Some(restored) = control.restored.as_mut().filter(|_| unreconciled) {
-                let now = Some(time_to_wire(Utc::now()));
+                let now = Some(time_to_wire(sluice_domain::now()));
                 restored.ended_at = restored.ended_at.or(now);
             }
         })
@@ -109,7 +109,7 @@ impl State {
             if reconciled(restored, stage) {
                 return;
             }
-            let now = Some(time_to_wire(Utc::now()));
+            let now = Some(time_to_wire(sluice_domain::now()));
             restored.reconciled.push(Reconciled {
                 stage: stage.to_owned(),
                 at: now,
@@ -132,7 +132,7 @@ pub async fn note_restore(bus: &Bus, taken_at: DateTime<Utc>, taken_by: &str) ->
     let control = Entries::new(bus.bucket("control").await?);
     change_in(&control, |control| {
         control.restored = Some(Restored {
-            at: Some(time_to_wire(Utc::now())),
+            at: Some(time_to_wire(sluice_domain::now())),
             taken_at: Some(time_to_wire(taken_at)),
             taken_by: taken_by.to_owned(),
             reconciled: Vec::new(),

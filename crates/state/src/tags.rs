@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sluice_domain::{Digest, Repository, Tag, now};
 use sluice_events::wire::state::{Claim, Promotion, Pruning, TagEntry, Tombstone};
-use sluice_events::{EventId, time_from_wire, time_to_wire};
+use sluice_events::{time_from_wire, time_to_wire};
 use sluice_registry::{Client, Manifest};
 use sluice_service::crash;
 
@@ -14,7 +14,7 @@ use crate::entries::Entry;
 use crate::error::Error;
 use crate::key;
 
-/// For how long a tag is claimed; whoever takes longer starts again, so this only has to be longer than is usual.
+/// For how long a tag is claimed, unless the stage says otherwise; this only has to be longer than is usual.
 const CLAIM: Duration = Duration::from_secs(30);
 /// When a foreign claim is looked at again; most are gone in milliseconds.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -81,6 +81,7 @@ pub enum Applied {
 pub struct TagWriter {
     state: State,
     registry: Client,
+    claim: Duration,
 }
 
 enum Round {
@@ -92,7 +93,19 @@ impl TagWriter {
     /// Makes a writer with the registry account of the service.
     #[must_use]
     pub const fn new(state: State, registry: Client) -> Self {
-        Self { state, registry }
+        Self {
+            state,
+            registry,
+            claim: CLAIM,
+        }
+    }
+
+    /// Sets for how long a tag is claimed: the time after which the message of somebody who died comes again, which
+    /// then finds the claim of the dead one lapsed.
+    #[must_use]
+    pub const fn claiming_for(mut self, claim: Duration) -> Self {
+        self.claim = claim;
+        self
     }
 
     /// Carries out a change, so that no late worker leaves an older digest over a newer one.
@@ -165,9 +178,16 @@ impl TagWriter {
         change: &TagChange<'_, T>,
         pruning: Option<&Pruning>,
     ) -> Result<Applied, Error> {
-        let holder = holder(change, pruning);
+        let simulated = sluice_domain::clock::simulated_chance();
+        let id = simulated.map_or_else(uuid::Uuid::new_v4, uuid::Uuid::from_u128);
+        let holder = format!("{}/{id}", change.provenance.by);
+        let mut has_written = false;
         for _ in 0..ROUNDS {
-            match self.round(change, pruning, &holder).await {
+            match self.round(change, pruning, &holder, &mut has_written).await {
+                Ok(Round::Done(Applied::Superseded)) if has_written => {
+                    self.take_back(change, &holder).await?;
+                    return Ok(Applied::Superseded);
+                }
                 Ok(Round::Done(applied)) => return Ok(applied),
                 Ok(Round::Again) => {}
                 Err(error) if error.is_conflict() => {}
@@ -184,6 +204,7 @@ impl TagWriter {
         change: &TagChange<'_, T>,
         pruning: Option<&Pruning>,
         holder: &str,
+        has_written: &mut bool,
     ) -> Result<Round, Error> {
         let key = key::tag(change.repository, change.tag);
         let wanted = change.wanted.map(|manifest| manifest.digest.clone());
@@ -210,7 +231,7 @@ impl TagWriter {
         value.claim = Some(Claim {
             digest: text(wanted.as_ref()),
             holder: holder.to_owned(),
-            until: Some(time_to_wire(now() + CLAIM)),
+            until: Some(time_to_wire(now() + self.claim)),
         });
         value.repository = change.repository.to_string();
         value.tag = change.tag.to_string();
@@ -219,6 +240,7 @@ impl TagWriter {
         let revision = self.state.tags.write(&key, &value, revision).await?;
         crash::point("tags.claimed");
         if at != wanted {
+            *has_written = true;
             self.write(change).await?;
             crash::point("tags.written");
         }
@@ -228,10 +250,9 @@ impl TagWriter {
             .await?
             .map(|head| head.digest);
         if there != wanted || change.truth.standing().await? == Standing::Superseded {
-            // Whoever wants something else waits for this claim to go.
+            // Whoever wants something else waits for this claim to go. What the entry names stays what was settled last.
             value.claim = None;
             value.pruning = None;
-            value.digest = text(there.as_ref());
             self.state.tags.write(&key, &value, Some(revision)).await?;
             return Ok(Round::Again);
         }
@@ -242,6 +263,69 @@ impl TagWriter {
         Ok(Round::Done(Applied::Settled { previous }))
     }
 
+    /// Takes back a write that came too late: the tag must not stay as a change left it that nobody wants any more.
+    ///
+    /// Somebody may have settled the tag between the claim of that change and its write, or be about to. The one who is
+    /// about to finds the entry changed, and looks at the tag again.
+    async fn take_back<T: Truth>(
+        &self,
+        change: &TagChange<'_, T>,
+        holder: &str,
+    ) -> Result<(), Error> {
+        let key = key::tag(change.repository, change.tag);
+        let mut ours = vec![change.wanted.map(|manifest| manifest.digest.clone())];
+        for _ in 0..ROUNDS {
+            let (mut value, revision) = split(self.state.tags.get(&key).await?);
+            let head = self
+                .registry
+                .head(change.repository, &change.tag.into())
+                .await?;
+            let at = head.map(|head| head.digest);
+            let settled: Option<Digest> = value.digest.parse().ok();
+            let is_claimed =
+                refuse_foreign_claim(change.repository, change.tag, &value, holder).is_err();
+            if !ours.contains(&at) || (at == settled && !is_claimed) {
+                return Ok(());
+            }
+            value.generation += 1;
+            match self.state.tags.write(&key, &value, revision).await {
+                Ok(_) if is_claimed => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.is_conflict() => continue,
+                Err(error) => return Err(error),
+            }
+            self.restore(change, settled.as_ref()).await?;
+            // A change that began meanwhile may have looked at the tag before, so it is looked at once more.
+            ours.push(settled);
+        }
+        Err(Error::Restless {
+            tag: format!("{}:{}", change.repository, change.tag),
+        })
+    }
+
+    /// Points a tag to what was settled last, or removes it where nothing was.
+    async fn restore<T>(
+        &self,
+        change: &TagChange<'_, T>,
+        settled: Option<&Digest>,
+    ) -> Result<(), Error> {
+        let Some(settled) = settled else {
+            return self.remove(change).await;
+        };
+        let manifest = match self
+            .registry
+            .manifest(change.repository, &settled.into())
+            .await
+        {
+            Err(error) if error.is_not_found() => return self.remove(change).await,
+            manifest => manifest?,
+        };
+        self.registry
+            .put_manifest(change.repository, &change.tag.into(), &manifest)
+            .await?;
+        Ok(())
+    }
+
     async fn write<T>(&self, change: &TagChange<'_, T>) -> Result<(), Error> {
         if let Some(manifest) = change.wanted {
             return Ok(self
@@ -249,6 +333,10 @@ impl TagWriter {
                 .put_manifest(change.repository, &change.tag.into(), manifest)
                 .await?);
         }
+        self.remove(change).await
+    }
+
+    async fn remove<T>(&self, change: &TagChange<'_, T>) -> Result<(), Error> {
         let remember = |digest: Digest| async move {
             let tombstone = Tombstone {
                 digest: digest.to_string(),
@@ -275,28 +363,6 @@ fn split(entry: Option<Entry<TagEntry>>) -> (TagEntry, Option<u64>) {
         || (TagEntry::default(), None),
         |entry| (entry.value, Some(entry.revision)),
     )
-}
-
-/// Names who changes a tag: the change itself, whichever process carries it out.
-///
-/// So whoever takes over the work of a process that died goes on at once and does not wait for its claim to lapse. Two
-/// that carry out the same change want the same, and only one of them settles it.
-fn holder<T>(change: &TagChange<'_, T>, pruning: Option<&Pruning>) -> String {
-    let Provenance {
-        by,
-        mirror,
-        move_number,
-        promotion,
-    } = &change.provenance;
-    let wanted = text(change.wanted.map(|manifest| &manifest.digest));
-    let from = promotion.clone().unwrap_or_default();
-    let run = pruning.map(|pruning| pruning.run.as_str());
-    let what = format!(
-        "{wanted}|{mirror}|{move_number}|{}|{}|{}",
-        from.policy, from.repository, from.tag
-    );
-    let id = EventId::of("claim", &what, run.unwrap_or_default());
-    format!("{by}/{id}")
 }
 
 fn text(digest: Option<&Digest>) -> String {
@@ -349,41 +415,4 @@ fn settle(
     value.mirror = mirror;
     value.move_number = move_number;
     value.promoted_from = promotion;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn claimed(by: &str, move_number: u64, run: Option<&str>) -> String {
-        let change = TagChange {
-            repository: &"hub/app".parse().unwrap(),
-            tag: &"1.0".parse().unwrap(),
-            wanted: None,
-            provenance: Provenance {
-                by: by.to_owned(),
-                move_number,
-                ..Provenance::default()
-            },
-            truth: &(),
-        };
-        let pruning = run.map(|run| Pruning {
-            run: run.to_owned(),
-            ..Default::default()
-        });
-        holder(&change, pruning.as_ref())
-    }
-
-    #[test]
-    fn a_claim_is_that_of_the_change_whoever_carries_it_out() {
-        let first = claimed("mirror-worker", 1, None);
-        assert_eq!(first, claimed("mirror-worker", 1, None));
-        let others = [
-            claimed("mirror-worker", 2, None),
-            claimed("promoter", 1, None),
-            claimed("mirror-worker", 1, Some("a run")),
-        ];
-        assert!(!others.contains(&first));
-        assert!(first.starts_with("mirror-worker/"));
-    }
 }

@@ -1,8 +1,11 @@
 //! The mirror worker dies while it copies, while it points a tag, and while it removes one.
 
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use sluice_domain::RemoteRepository;
 use sluice_events::facts::{UpstreamTagGone, UpstreamTagMoved};
+use sluice_events::time_to_wire;
+use sluice_events::wire::state::{Claim, TagEntry};
+use sluice_state::key;
 use sluice_tests::Image;
 
 use super::{Play, dies};
@@ -97,6 +100,35 @@ dies!(removal:
     a_tag_goes_after_it_was_deleted at "tags.written",
     a_tag_goes_before_it_is_settled at "tags.checked",
     a_tag_goes_after_it_was_settled at "tags.settled",
+);
+
+/// Somebody else is changing the tag, so the message waits.
+fn waiting(at: &str) {
+    let mut play = Play::of("mirror-worker");
+    let image = play
+        .stack
+        .publisher()
+        .image("library/app", "amd64", "content");
+    play.stack.apply(&play.stack.upstream_resource());
+    let entry = TagEntry {
+        claim: Some(Claim {
+            digest: image.digest.clone(),
+            holder: "promoter/other".to_owned(),
+            until: Some(time_to_wire(Utc::now() + TimeDelta::seconds(4))),
+        }),
+        ..Default::default()
+    };
+    let key = key::tag(&"hub/app".parse().unwrap(), &"1.0".parse().unwrap());
+    play.bus.run(play.bus.state.tags.put(&key, &entry)).unwrap();
+    play.bus.publish(moved(&play, "1.0", &image), "1");
+    play.run(at, &[]);
+    play.told(&[("upstream.tag_moved", 1), ("tag.mirrored", 1)]);
+    assert_eq!(play.tag("hub/app", "1.0").digest, image.digest);
+}
+
+dies!(waiting:
+    a_message_waits_without_a_death at "",
+    a_message_waits_after_its_copy_was_left at "bus.postponed",
 );
 
 /// An image that is gone upstream fails for good.
