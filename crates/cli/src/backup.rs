@@ -26,8 +26,10 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const SUMS: &str = "SHA256SUMS";
 /// How long the stages rest at most; the pause ends by itself if the backup dies.
 const REST: TimeDelta = TimeDelta::minutes(15);
-/// How long work in flight is waited for. What takes longer is done again after a restore.
+/// How long work in flight is waited for, and for how long while none of it is finished: what failed waits for its next
+/// attempt, which does not come while the stages rest. What is left is done again after a restore.
 const DRAIN: Duration = Duration::from_secs(20);
+const NO_PROGRESS: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What is in the folder of a backup.
@@ -156,7 +158,8 @@ async fn take_all(bus: &Bus, folder: &Path) -> anyhow::Result<Vec<Saved>> {
 }
 
 async fn drain(bus: &Bus) -> anyhow::Result<()> {
-    let deadline = tokio::time::Instant::now() + DRAIN;
+    let now = tokio::time::Instant::now;
+    let (deadline, mut before, mut finished_at) = (now() + DRAIN, u64::MAX, now());
     loop {
         let stages = bus.stage_status().await?;
         let in_flight: u64 = stages.iter().map(|stage| stage.in_flight).sum();

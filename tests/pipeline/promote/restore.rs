@@ -118,14 +118,22 @@ fn a_backup_that_is_older_than_the_registry_moves_nothing_back_and_removes_nothi
     let mut scene = Scene::start();
     scene.policy(&format!("{CLEAN_TO_OFFICIAL}recall: withdraw\n"));
     scene.unauthorised("revert", "private");
-    scene.stack.service("promoter", &[]);
+    let promoter = scene.stack.service("promoter", &[]);
     let old = scene.arrived("app", "1.0", "old");
     let gone = scene.arrived("gone", "1.0", "found to be bad");
     for (name, image) in [("app", &old), ("gone", &gone)] {
         scene.scan(name, "1.0", image, CLEAN);
     }
     scene.told("image.promoted", 2);
+    // One promotion is due when the backup is made, and its source moves on before it is carried out.
+    scene.stack.kill(promoter);
+    let due = scene.publish("app", "moved", "due");
+    scene.mirrored("app", "moved", &due);
+    scene.scan("app", "moved", &due, CLEAN);
     let backup = scene.backup();
+    let moved_on = scene.publish("app", "moved", "moved on");
+    scene.mirrored("app", "moved", &moved_on);
+    scene.stack.service("promoter", &[]);
     // Three promotions, one move and a withdrawal that the backup does not know.
     let tags = ["new-1", "new-2", "new-3", "1.0"];
     let images: Vec<Image> = tags
@@ -149,6 +157,9 @@ fn a_backup_that_is_older_than_the_registry_moves_nothing_back_and_removes_nothi
                 assert_eq!(reader.get(repository, tag).unwrap(), image.raw, "{tag}");
             }
         }
+        assert_eq!(reader.get("hub/app", "moved").unwrap(), moved_on.raw);
+        assert!(reader.get("official/app", "moved").is_none());
+        assert!(reader.get("official/app", &due.digest).is_none());
         assert!(reader.get("official/gone", "1.0").is_none());
     };
     // Old news of both stages: the verdicts in the restored state still allow the old digest.
@@ -206,11 +217,17 @@ fn a_backup_that_is_older_than_the_registry_moves_nothing_back_and_removes_nothi
         (scene.remembered() == 0).then_some(())
     });
     as_left(&scene);
-    let moved = scene.stack.facts("image.promoted");
-    assert_eq!(moved.last().unwrap()["data"]["digest"], newer.digest);
+    let adopted = scene.stack.facts("image.promoted");
+    let moved = adopted
+        .iter()
+        .find(|fact| fact["data"]["digest"] == newer.digest);
+    assert_eq!(moved.unwrap()["data"]["previous"], old.digest);
+    scene.mirrored("app", "moved", &moved_on);
+    scene.scan("app", "moved", &moved_on, CLEAN);
+    scene.told("image.promoted", 7);
     // What had left its target comes back only when a scanner has looked at it since.
     scene.scan("gone", "1.0", &gone, CLEAN);
-    scene.told("image.promoted", 7);
+    scene.told("image.promoted", 8);
     assert_eq!(scene.status("official/gone", "1.0"), 200);
     scene.told("image.withdrawn", 0);
     scene.told("image.unauthorised", 4);
