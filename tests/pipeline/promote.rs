@@ -1,7 +1,9 @@
 //! What is clean reaches its target, byte for byte; what is not stays out, and it is told why.
 
 mod recall;
+mod restore;
 mod scene;
+mod unauthorised;
 
 use serde_json::Value;
 use sluice_events::wire::state::{Decision, DecisionOutcome};

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use sluice_bus::topology::{BACKUP_ORDER, HELD, HELD_LAST};
 use sluice_bus::{Bus, StreamSnapshot};
 use sluice_service::{private_folder, write_private};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::output::{Format, line, progress, show};
 
@@ -26,8 +27,10 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const SUMS: &str = "SHA256SUMS";
 /// How long the stages rest at most; the pause ends by itself if the backup dies.
 const REST: TimeDelta = TimeDelta::minutes(15);
-/// How long work in flight is waited for. What takes longer is done again after a restore.
+/// How long work in flight is waited for, and for how long while none of it is finished: what failed waits for its next
+/// attempt, which does not come while the stages rest. What is left is done again after a restore.
 const DRAIN: Duration = Duration::from_secs(20);
+const NO_PROGRESS: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What is in the folder of a backup.
@@ -84,7 +87,14 @@ pub(crate) async fn backup(bus: &Bus, folder: &Path, format: Format) -> anyhow::
     }
     let mut partial = begin(folder)?;
     let taken_at = Utc::now();
-    let streams = take_all(bus, &partial.folder).await?;
+    let taken = tokio::select! {
+        taken = take_all(bus, &partial.folder) => taken,
+        stopped = stopped() => Err(stopped),
+    };
+    progress("");
+    // Whatever came of it, the stages go on; they would only in a while by themselves.
+    bus.rest_stages(None).await?;
+    let streams = taken?;
     let manifest = Manifest {
         format: FORMAT,
         taken_at,
@@ -136,34 +146,47 @@ fn finish(partial: &mut Partial, folder: &Path) -> anyhow::Result<()> {
 /// Takes the streams in their order; the stages rest while those are taken that depend on each other.
 async fn take_all(bus: &Bus, folder: &Path) -> anyhow::Result<Vec<Saved>> {
     let mut saved = Vec::new();
-    let mut resting = false;
     for name in BACKUP_ORDER {
         if name == HELD {
             bus.rest_stages(Some(Utc::now() + REST)).await?;
-            resting = true;
             drain(bus).await?;
         }
-        let taken = take(bus, folder, name).await;
-        // Whatever came of it, the stages go on.
-        if resting && (name == HELD_LAST || taken.is_err()) {
+        saved.push(take(bus, folder, name).await?);
+        if name == HELD_LAST {
             bus.rest_stages(None).await?;
-            resting = false;
         }
-        saved.push(taken?);
     }
-    progress("");
     Ok(saved)
 }
 
+/// Returns why the backup is not finished, once somebody ends it.
+async fn stopped() -> anyhow::Error {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminated) => drop(terminated.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+    anyhow::anyhow!("interrupted; nothing was saved")
+}
+
 async fn drain(bus: &Bus) -> anyhow::Result<()> {
-    let deadline = tokio::time::Instant::now() + DRAIN;
+    let now = tokio::time::Instant::now;
+    let (deadline, mut before, mut finished_at) = (now() + DRAIN, u64::MAX, now());
     loop {
         let stages = bus.stage_status().await?;
         let in_flight: u64 = stages.iter().map(|stage| stage.in_flight).sum();
         if in_flight == 0 {
             return Ok(());
         }
-        if tokio::time::Instant::now() > deadline {
+        if in_flight < before {
+            (before, finished_at) = (in_flight, now());
+        }
+        if now() > deadline || now() > finished_at + NO_PROGRESS {
             tracing::warn!(
                 in_flight,
                 "some work takes long; it is done again after a restore"
@@ -191,7 +214,7 @@ async fn take(bus: &Bus, folder: &Path, name: &str) -> anyhow::Result<Saved> {
             open.write_all(chunk)?;
             hash.update(chunk);
             size_bytes = size_bytes.saturating_add(u64::try_from(chunk.len())?);
-            progress(&format!("{name} {}", megabytes(size_bytes)));
+            progress(&format!("{name} {}", size(size_bytes)));
             Ok(())
         })
         .await?;
@@ -209,8 +232,13 @@ pub(crate) fn sum(sha256: &str, file: &str) -> String {
     format!("{sha256}  {file}\n")
 }
 
-pub(crate) fn megabytes(bytes: u64) -> String {
-    format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000)
+pub(crate) fn size(bytes: u64) -> String {
+    let (unit, name) = if bytes < 1_000_000 {
+        (1_000, "kB")
+    } else {
+        (1_000_000, "MB")
+    };
+    format!("{}.{} {name}", bytes / unit, bytes % unit / (unit / 10))
 }
 
 fn tell(folder: &Path, manifest: &Manifest, format: Format) -> anyhow::Result<()> {
@@ -219,7 +247,7 @@ fn tell(folder: &Path, manifest: &Manifest, format: Format) -> anyhow::Result<()
         return line(&format!(
             "{} streams, {}, saved to {}; the images of the registry and the keys are not in it",
             manifest.streams.len(),
-            megabytes(total),
+            size(total),
             folder.display()
         ));
     }

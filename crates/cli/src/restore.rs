@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use chrono::SecondsFormat;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use sluice_bus::topology::{BACKUP_ORDER, EVENTS, HELD};
 use sluice_bus::{Bus, ProvisionOptions, StreamSummary};
 use sluice_state::note_restore;
 
-use crate::backup::{FORMAT, MANIFEST, Manifest, SUMS, Saved, megabytes, sum};
+use crate::backup::{FORMAT, MANIFEST, Manifest, SUMS, Saved, size, sum};
 use crate::output::{Format, line, progress, show};
 
 /// How much of a file is read and sent at once.
@@ -164,10 +165,7 @@ async fn fill(bus: &Bus, folder: &Path, manifest: &Manifest) -> anyhow::Result<b
         bus.restore_stream(&saved.stream, || {
             let chunk = next(&mut file)?;
             sent += chunk.as_ref().map_or(0, Bytes::len);
-            progress(&format!(
-                "restoring {name} {}",
-                megabytes(u64::try_from(sent)?)
-            ));
+            progress(&format!("restoring {name} {}", size(u64::try_from(sent)?)));
             Ok(chunk)
         })
         .await?;
@@ -229,7 +227,7 @@ fn tell(
     line(&format!(
         "{} streams restored as of {}",
         manifest.streams.len(),
-        manifest.taken_at
+        manifest.taken_at.to_rfc3339_opts(SecondsFormat::Secs, true)
     ))?;
     line(
         "Promotion and deletion are paused until the promoter has compared every target with the decisions.",

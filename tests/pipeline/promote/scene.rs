@@ -27,7 +27,7 @@ pub(super) const CLEAN: Scan = Scan::Critical(0);
 
 pub(super) struct Scene {
     pub(super) stack: Stack,
-    bus: BusClient,
+    pub(super) bus: BusClient,
 }
 
 impl Scene {
