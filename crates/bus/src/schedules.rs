@@ -13,7 +13,7 @@ use sluice_events::{Command, EventId};
 
 use crate::connect::Bus;
 use crate::error::Error;
-use crate::topology::SCHEDULES;
+use crate::topology::{SCHEDULE, Stage};
 
 /// When it fires.
 pub(crate) const SPEC: &str = "Nats-Schedule";
@@ -71,10 +71,10 @@ impl Bus {
     /// # Errors
     /// A server that does not answer.
     pub async fn put_schedule(&self, schedule: &Schedule) -> Result<bool, Error> {
-        let subject = format!("sluice.schedule.{}", schedule.name);
+        let subject = format!("{SCHEDULE}{}", schedule.name);
         let specification = schedule.specification();
         let payload = Bytes::from(schedule.command.encode());
-        let stream = self.schedule_stream().await?;
+        let stream = self.schedule_stream(&schedule.name).await?;
         loop {
             let stored = match stream.get_last_raw_message_by_subject(&subject).await {
                 Ok(stored) => Some(stored),
@@ -114,8 +114,8 @@ impl Bus {
     /// # Errors
     /// A server that does not answer.
     pub async fn remove_schedule(&self, name: &str) -> Result<(), Error> {
-        let subject = format!("sluice.schedule.{name}");
-        self.schedule_stream()
+        let subject = format!("{SCHEDULE}{name}");
+        self.schedule_stream(name)
             .await?
             .purge()
             .filter(&subject)
@@ -129,9 +129,9 @@ impl Bus {
     /// # Errors
     /// A server that does not answer.
     pub async fn schedules(&self, prefix: &str) -> Result<Vec<String>, Error> {
-        let filter = format!("sluice.schedule.{prefix}.>");
+        let filter = format!("{SCHEDULE}{prefix}.>");
         let info = self
-            .schedule_stream()
+            .schedule_stream(prefix)
             .await?
             .info_builder()
             .subjects(filter.as_str())
@@ -144,15 +144,18 @@ impl Bus {
             .map_err(Error::server("list schedules", filter))?;
         Ok(subjects
             .into_iter()
-            .filter_map(|(subject, _)| Some(subject.strip_prefix("sluice.schedule.")?.to_owned()))
+            .filter_map(|(subject, _)| Some(subject.strip_prefix(SCHEDULE)?.to_owned()))
             .collect())
     }
 
-    async fn schedule_stream(&self) -> Result<Stream<()>, Error> {
+    async fn schedule_stream(&self, name: &str) -> Result<Stream<()>, Error> {
+        let stage = Stage::of_schedule(name).ok_or_else(|| Error::Missing {
+            what: format!("a stage with schedules `{name}`"),
+        })?;
         self.js
-            .get_stream_no_info(SCHEDULES)
+            .get_stream_no_info(stage.schedules)
             .await
-            .map_err(Error::server("open stream", SCHEDULES))
+            .map_err(Error::server("open stream", stage.schedules))
     }
 }
 
