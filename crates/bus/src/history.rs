@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::stream::DirectGetErrorKind;
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt as _};
 use sluice_events::{Event, headers};
@@ -54,6 +55,25 @@ impl Bus {
         })
         .await?;
         Ok(facts.into())
+    }
+
+    /// Returns the last fact of a subject, if the log holds one.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub async fn last_fact(&self, subject: &str) -> Result<Option<Event>, Error> {
+        let stream = self
+            .js
+            .get_stream_no_info(EVENTS)
+            .await
+            .map_err(Error::server("open stream", EVENTS))?;
+        let message = match stream.direct_get_last_for_subject(subject).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::server("read the last fact of", subject)(error)),
+        };
+        let type_name = header(Some(&message.headers), headers::TYPE).unwrap_or_default();
+        Ok(Event::decode(&type_name, &message.payload).and_then(Result::ok))
     }
 
     /// Returns the facts of a subject filter from now on, or first those that the log holds.
