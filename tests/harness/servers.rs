@@ -6,7 +6,8 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use sluice_gateway::keys::Keys;
+use sluice_bus::ServerConfig;
+use sluice_gateway::keys::{Keys, PASSWORDS};
 use tempfile::TempDir;
 
 use crate::{tool, wait_for};
@@ -28,7 +29,7 @@ pub struct Nats {
     /// Its address.
     pub url: String,
     process: Process,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Nats {
@@ -46,19 +47,61 @@ impl Nats {
         assert!(sent.unwrap().success());
     }
 
-    /// Starts one.
+    /// Starts one that anybody may do everything at.
     pub fn start() -> Self {
+        Self::launch(|command, folder| {
+            command.args(["-a", "127.0.0.1", "-p", "-1", "-js", "-sd"]);
+            command.arg(folder.join("data"));
+            command.arg("--ports_file_dir").arg(folder);
+        })
+    }
+
+    /// Starts one with the users and permissions of an installation.
+    ///
+    /// Whoever gives no name is the test itself, which may do everything.
+    pub fn guarded(keys: &Keys) -> Self {
+        Self::configured(keys, |config| {
+            let of_the_test =
+                "jetstream: enabled\n    users: [\n      { user: test, password: test }";
+            config.replacen("jetstream: enabled\n    users: [", of_the_test, 1)
+                + "no_auth_user: test\n"
+        })
+    }
+
+    /// Starts one with the configuration of an installation, changed by the test.
+    pub fn configured(keys: &Keys, change: impl FnOnce(&str) -> String) -> Self {
+        Self::launch(|command, folder| {
+            let store = folder.join("data");
+            let config = ServerConfig {
+                listen: "127.0.0.1:0".parse().unwrap(),
+                store: &store,
+                ports: Some(folder),
+                tls: None,
+                passwords: PASSWORDS,
+            };
+            // Tests kill processes, not machines, and the disk is what they would wait for most.
+            let config = change(&config.text().replace(", sync_interval: always", ""));
+            fs::write(folder.join("nats.conf"), config).unwrap();
+            fs::copy(keys.nats_passwords(), folder.join(PASSWORDS)).unwrap();
+            command.arg("-c").arg(folder.join("nats.conf"));
+        })
+    }
+
+    fn launch(arrange: impl FnOnce(&mut Command, &Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let process = Command::new(tool("nats-server"))
-            .args(["-a", "127.0.0.1", "-p", "-1", "-js", "-sd"])
-            .arg(folder.path().join("data"))
-            .arg("--ports_file_dir")
-            .arg(folder.path())
+        let mut command = Command::new(tool("nats-server"));
+        arrange(&mut command, folder.path());
+        let log = folder.path().join("log");
+        let process = command
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
+        let mut process = Process(process);
         let url = wait_for("nats-server to say its port", 20, || {
+            if process.0.try_wait().unwrap().is_some() {
+                panic!("nats-server: {}", fs::read_to_string(&log).unwrap());
+            }
             let file = fs::read_dir(folder.path())
                 .unwrap()
                 .flatten()
@@ -72,9 +115,14 @@ impl Nats {
         });
         Self {
             url,
-            process: Process(process),
-            _folder: folder,
+            process,
+            folder,
         }
+    }
+
+    /// Returns what it has logged, permissions that were missing among it.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 }
 
