@@ -108,6 +108,8 @@ impl Bus {
         deliver_policy: DeliverPolicy,
     ) -> Result<async_nats::jetstream::consumer::Consumer<pull::OrderedConfig>, Error> {
         let config = pull::OrderedConfig {
+            // With a name the request says in its subject what is read, which is what permissions are about.
+            name: Some(format!("reader-{}", uuid::Uuid::new_v4().simple())),
             filter_subject: filter.to_owned(),
             deliver_policy,
             ..Default::default()

@@ -319,10 +319,19 @@ fn own_work(stage: &Stage) -> Vec<Grant> {
 }
 
 /// Returns what reading a whole stream takes: consumers that live for as long as the reading.
+///
+/// Only for streams that no stage consumes: a request that does not name the consumer in its subject may name it in its
+/// body, and would replace that of a stage.
 fn listing(stream: &str) -> Vec<Grant> {
+    let mut grants = named_listing(stream, ">");
+    grants.push(api(&format!("CONSUMER.CREATE.{stream}")));
+    grants
+}
+
+/// Returns what reading part of a stream takes, by consumers that are named in the subject.
+fn named_listing(stream: &str, part: &str) -> Vec<Grant> {
     vec![
-        api(&format!("CONSUMER.CREATE.{stream}")),
-        api(&format!("CONSUMER.CREATE.{stream}.>")),
+        api(&format!("CONSUMER.CREATE.{stream}.{part}")),
         api(&format!("CONSUMER.INFO.{stream}.*")),
         api(&format!("CONSUMER.DELETE.{stream}.*")),
         many(format!("{API}CONSUMER.MSG.NEXT.{stream}.*")),
@@ -343,9 +352,9 @@ fn storing(stream: &str) -> Vec<Grant> {
 
 /// Returns what reading the log and the dead letters takes, and looking how far behind the stages are.
 fn watching() -> Vec<Grant> {
-    let mut grants = Vec::new();
-    for stream in [EVENTS, DEAD_LETTERS] {
-        grants.extend(listing(stream));
+    let mut grants = named_listing(EVENTS, "*.sluice.v1.>");
+    grants.extend(listing(DEAD_LETTERS));
+    for stream in [EVENTS, DEAD_LETTERS, WORK] {
         grants.push(api(&format!("STREAM.INFO.{stream}")));
     }
     for stage in STAGES {
@@ -354,7 +363,6 @@ fn watching() -> Vec<Grant> {
             grants.push(api(&format!("CONSUMER.INFO.{stream}.{}", stage.name)));
         }
     }
-    grants.push(api(&format!("STREAM.INFO.{WORK}")));
     grants
 }
 
