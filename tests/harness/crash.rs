@@ -29,7 +29,10 @@ impl Stack {
     /// Runs the command, which must die at a point.
     pub fn sluice_dying(&self, at: &str, arguments: &[&str]) {
         let death = self.death(at);
-        let output = command(&self.nats, arguments).envs(death).output().unwrap();
+        let output = command(&self.nats, &self.keys, arguments)
+            .envs(death)
+            .output()
+            .unwrap();
         assert!(!output.status.success(), "it did not die at `{at}`");
         died_there(self.folder(), at);
     }

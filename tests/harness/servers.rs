@@ -1,12 +1,14 @@
 //! nats-server and Distribution as child processes on free ports.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use sluice_gateway::keys::Keys;
+use sluice_bus::ServerConfig;
+use sluice_gateway::keys::{Keys, PASSWORDS};
 use tempfile::TempDir;
 
 use crate::{tool, wait_for};
@@ -29,9 +31,65 @@ pub struct Nats {
     pub url: String,
     process: Process,
     folder: TempDir,
+    store: PathBuf,
+    arguments: Vec<OsString>,
 }
 
 impl Nats {
+    /// Starts one that anybody may do everything at.
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("data");
+        let arguments = vec!["-js".into(), "-sd".into(), store.clone().into()];
+        Self::begin(folder, store, arguments)
+    }
+
+    /// Starts one with the users and permissions of an installation, which keeps its data in this folder if one is given.
+    ///
+    /// Whoever gives no name is the test itself, which may do everything.
+    pub fn guarded(keys: &Keys, store: Option<&Path>) -> Self {
+        Self::configured(keys, store, |config| {
+            let of_the_test =
+                "jetstream: enabled\n    users: [\n      { user: test, password: test }";
+            config.replacen("jetstream: enabled\n    users: [", of_the_test, 1)
+                + "no_auth_user: test\n"
+        })
+    }
+
+    /// Starts one with the configuration of an installation, changed by the test.
+    pub fn configured(
+        keys: &Keys,
+        store: Option<&Path>,
+        change: impl FnOnce(&str) -> String,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store.map_or_else(|| folder.path().join("data"), Path::to_path_buf);
+        let config = ServerConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            store: &store,
+            ports: None,
+            tls: None,
+            passwords: PASSWORDS,
+        };
+        // Tests kill processes, not machines, and the disk is what they would wait for most.
+        let config = change(&config.text().replace(", sync_interval: always", ""));
+        let file = folder.path().join("nats.conf");
+        fs::write(&file, config).unwrap();
+        fs::copy(keys.nats_passwords(), folder.path().join(PASSWORDS)).unwrap();
+        Self::begin(folder, store, vec!["-c".into(), file.into()])
+    }
+
+    fn begin(folder: TempDir, store: PathBuf, arguments: Vec<OsString>) -> Self {
+        let (process, url) = launch(folder.path(), &arguments, "-1");
+        Self {
+            url,
+            process,
+            folder,
+            store,
+            arguments,
+        }
+    }
+
     /// Kills it at once.
     pub fn kill(&mut self) {
         self.process.0.kill().unwrap();
@@ -40,56 +98,64 @@ impl Nats {
 
     /// Stops it in its tracks, so that it answers nobody, or lets it go on.
     pub fn freeze(&self, frozen: bool) {
-        let signal = if frozen { "-STOP" } else { "-CONT" };
-        let process = self.process.0.id().to_string();
-        let sent = Command::new("kill").args([signal, &process]).status();
-        assert!(sent.unwrap().success());
+        freeze(&self.process, frozen);
     }
 
-    /// Starts one.
-    pub fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (process, url) = Self::launch(&folder, "-1");
-        Self {
-            url,
-            process,
-            folder,
-        }
+    /// Starts it again at the same address with what it held, after it was killed.
+    pub fn restart(&mut self) {
+        let (_, port) = self.url.rsplit_once(':').unwrap();
+        (self.process, _) = launch(self.folder.path(), &self.arguments, port);
     }
 
     /// Kills it, throws away all that it held, and starts it at the same address.
     pub fn start_empty(&mut self) {
         self.process.0.kill().ok();
         self.process.0.wait().ok();
-        fs::remove_dir_all(self.folder.path().join("data")).unwrap();
-        let (_, port) = self.url.rsplit_once(':').unwrap();
-        (self.process, _) = Self::launch(&self.folder, port);
+        fs::remove_dir_all(&self.store).unwrap();
+        self.restart();
     }
 
-    fn launch(folder: &TempDir, port: &str) -> (Process, String) {
-        let ports = || {
-            let files = fs::read_dir(folder.path()).unwrap().flatten();
-            let mut files = files.map(|entry| entry.path());
-            files.find(|path| path.extension().is_some_and(|end| end == "ports"))
-        };
-        // A killed one leaves its file behind.
-        ports().map(fs::remove_file);
-        let process = Command::new(tool("nats-server"))
-            .args(["-a", "127.0.0.1", "-p", port, "-js", "-sd"])
-            .arg(folder.path().join("data"))
-            .arg("--ports_file_dir")
-            .arg(folder.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let url = wait_for("nats-server to say its port", 20, || {
-            let told = fs::read_to_string(ports()?).ok()?;
-            let told: serde_json::Value = serde_json::from_str(&told).ok()?;
-            Some(told["nats"][0].as_str()?.to_owned())
-        });
-        (Process(process), url)
+    /// Returns what it has logged, permissions that were missing among it.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
+}
+
+/// Starts nats-server and waits until it says its address.
+fn launch(folder: &Path, arguments: &[OsString], port: &str) -> (Process, String) {
+    let (ports, log) = (folder.join("ports"), folder.join("log"));
+    // A killed one leaves its file behind.
+    fs::remove_dir_all(&ports).ok();
+    fs::create_dir(&ports).unwrap();
+    let log_file = File::options().create(true).append(true).open(&log);
+    let process = Command::new(tool("nats-server"))
+        .args(arguments)
+        .args(["-a", "127.0.0.1", "-p", port, "--ports_file_dir"])
+        .arg(&ports)
+        .stdout(Stdio::null())
+        .stderr(log_file.unwrap())
+        .spawn()
+        .unwrap();
+    let mut process = Process(process);
+    let url = wait_for("nats-server to say its port", 20, || {
+        if process.0.try_wait().unwrap().is_some() {
+            panic!("nats-server: {}", fs::read_to_string(&log).unwrap());
+        }
+        let files = fs::read_dir(&ports).unwrap().flatten();
+        let mut files = files.map(|entry| entry.path());
+        let file = files.find(|path| path.extension().is_some_and(|end| end == "ports"))?;
+        let told: serde_json::Value = serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
+        Some(told["nats"][0].as_str()?.to_owned())
+    });
+    (process, url)
+}
+
+/// Stops a process in its tracks, so that it answers nobody, or lets it go on.
+fn freeze(process: &Process, frozen: bool) {
+    let signal = if frozen { "-STOP" } else { "-CONT" };
+    let process = process.0.id().to_string();
+    let sent = Command::new("kill").args([signal, &process]).status();
+    assert!(sent.unwrap().success());
 }
 
 /// A port of this machine that nobody else takes until it is given up.

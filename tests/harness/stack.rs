@@ -50,12 +50,13 @@ impl Stack {
     }
 
     fn provisioned(duplicate_window_seconds: u64, more: &[&str]) -> Self {
-        let (nats, folder) = (Nats::start(), tempfile::tempdir().unwrap());
+        let folder = tempfile::tempdir().unwrap();
         let keys = Keys::at(folder.path().join("keys"));
         keys.create().unwrap();
+        let nats = Nats::guarded(&keys, None);
         let window = duplicate_window_seconds.to_string();
         let provision = [&["provision", "--duplicate-window-seconds", &window], more].concat();
-        succeeded(&provision, run(&nats, &provision));
+        succeeded(&provision, run(&nats, &keys, &provision));
         // The gateway names the registry in its facts, and the registry names the gateway in its challenges.
         let port = Port::free();
         let registry = format!("http://{}", port.host());
@@ -101,7 +102,7 @@ impl Stack {
     /// Starts a service without waiting for it; returns its place.
     pub fn begin(&mut self, name: &str, environment: &[(&str, &str)]) -> usize {
         let number = self.services.len();
-        let mut settings = vec![("SLUICE__BUS__URL", self.nats.url.clone())];
+        let mut settings = bus_settings(&self.nats, &self.keys, name);
         if !WITHOUT_REGISTRY.contains(&name) {
             let password = self.keys.password(name).to_str().unwrap().to_owned();
             settings.extend([
@@ -198,7 +199,7 @@ impl Stack {
 
     /// Runs the command and returns what it did.
     pub fn try_sluice(&self, arguments: &[&str]) -> Output {
-        run(&self.nats, arguments)
+        run(&self.nats, &self.keys, arguments)
     }
 
     /// Runs the command, which must succeed, and returns what it wrote.
@@ -304,8 +305,8 @@ fn gateway_settings(
 ) -> Vec<(&'static str, String)> {
     let path = |path: PathBuf| path.to_str().unwrap().to_owned();
     let free = || "127.0.0.1:0".to_owned();
-    vec![
-        ("SLUICE__BUS__URL", nats.url.clone()),
+    let mut settings = bus_settings(nats, keys, "gateway");
+    settings.extend([
         ("SLUICE__REGISTRY__URL", registry.to_owned()),
         (
             "SLUICE__REGISTRY__PASSWORD_FILE",
@@ -328,6 +329,17 @@ fn gateway_settings(
             "SLUICE__API__ADDRESS_FILE",
             path(place.with_extension("api")),
         ),
+    ]);
+    settings
+}
+
+/// Returns how a service reaches the bus, as the user that has its permissions and no others.
+fn bus_settings(nats: &Nats, keys: &Keys, name: &str) -> Vec<(&'static str, String)> {
+    let password = keys.nats_password(name).to_str().unwrap().to_owned();
+    vec![
+        ("SLUICE__BUS__URL", nats.url.clone()),
+        ("SLUICE__BUS__USER", name.to_owned()),
+        ("SLUICE__BUS__PASSWORD_FILE", password),
     ]
 }
 
@@ -385,14 +397,18 @@ fn until_ready(folder: &Path, service: (&str, usize), process: &mut Process) {
 }
 
 /// Runs the command and returns what it did.
-fn run(nats: &Nats, arguments: &[&str]) -> Output {
-    command(nats, arguments).output().unwrap()
+fn run(nats: &Nats, keys: &Keys, arguments: &[&str]) -> Output {
+    command(nats, keys, arguments).output().unwrap()
 }
 
 /// Returns the command, ready to be run.
-pub(crate) fn command(nats: &Nats, arguments: &[&str]) -> Command {
+pub(crate) fn command(nats: &Nats, keys: &Keys, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary("sluice"));
-    command.arg("--nats").arg(&nats.url).args(arguments);
+    command
+        .args(["--nats", &nats.url, "--nats-user", "admin"])
+        .arg("--nats-password-file")
+        .arg(keys.nats_password("admin"))
+        .args(arguments);
     command
 }
 
@@ -421,6 +437,13 @@ impl Drop for Stack {
             }
             return;
         }
+        // A service that lacks a right may get on without what it wanted, and nobody would know.
+        let log = self.nats.log();
+        let denied: Vec<_> = log
+            .lines()
+            .filter(|line| line.contains("Violation"))
+            .collect();
+        assert!(denied.is_empty(), "NATS denied: {denied:#?}");
         if self.expect_quiet {
             wait_for(
                 "every stage to be done and no dead letter to be there",

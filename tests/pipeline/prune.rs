@@ -182,7 +182,7 @@ fn a_policy_deletes_what_meets_its_condition_whenever_its_schedule_says() {
     assert!(deleted(&stack).is_empty(), "applying a policy deleted");
     // What the schedule fires at three in the morning, every two seconds.
     let schedule = Schedule {
-        name: "test.often".to_owned(),
+        name: "prune.test".to_owned(),
         when: When::Cron("*/2 * * * * *".to_owned()),
         command: PruneRepositories {
             policy: Some("often".parse().unwrap()),
@@ -213,7 +213,7 @@ fn a_policy_deletes_what_meets_its_condition_whenever_its_schedule_says() {
         (deleted(&stack) == ["1.1-rc1", "1.2-rc1", "bad"]).then_some(())
     });
     assert_eq!(stack.facts("prune.completed").len(), 2);
-    bus.run(bus.bus.remove_schedule("test.often")).unwrap();
+    bus.run(bus.bus.remove_schedule("prune.test")).unwrap();
 }
 
 #[test]

@@ -60,9 +60,14 @@ impl Bus {
             "`bus.user` is set without `bus.password_file`; give both or neither"
         );
         let notice = Arc::new(notice);
+        // Answers arrive where this user alone may listen.
+        let inbox = match settings.user.as_str() {
+            "" => service,
+            user => user,
+        };
         let mut options = ConnectOptions::new()
             .name(format!("sluice-{service}"))
-            .custom_inbox_prefix(format!("_INBOX_{service}"))
+            .custom_inbox_prefix(format!("_INBOX_{inbox}"))
             .max_reconnects(None)
             .event_callback(move |event| {
                 let notice = notice.clone();

@@ -57,6 +57,25 @@ impl Bus {
         Ok(facts.into())
     }
 
+    /// Returns the last fact of a subject, if the log holds one.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub async fn last_fact(&self, subject: &str) -> Result<Option<Event>, Error> {
+        let stream = self
+            .server()?
+            .get_stream_no_info(EVENTS)
+            .await
+            .map_err(Error::server("open stream", EVENTS))?;
+        let message = match stream.direct_get_last_for_subject(subject).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::server("read the last fact of", subject)(error)),
+        };
+        let type_name = header(Some(&message.headers), headers::TYPE).unwrap_or_default();
+        Ok(Event::decode(&type_name, &message.payload).and_then(Result::ok))
+    }
+
     /// Returns the facts of a subject filter from now on, or first those that the log holds.
     ///
     /// # Errors
@@ -109,6 +128,8 @@ impl Bus {
         deliver_policy: DeliverPolicy,
     ) -> Result<async_nats::jetstream::consumer::Consumer<pull::OrderedConfig>, Error> {
         let config = pull::OrderedConfig {
+            // With a name the request says in its subject what is read, which is what permissions are about.
+            name: Some(format!("reader-{}", uuid::Uuid::new_v4().simple())),
             filter_subject: filter.to_owned(),
             deliver_policy,
             ..Default::default()

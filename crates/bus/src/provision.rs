@@ -10,8 +10,7 @@ use async_nats::jetstream::{ErrorCode, kv, object_store};
 use crate::connect::Bus;
 use crate::error::Error;
 use crate::topology::{
-    AUDIT, BUCKETS, BucketSpec, DEAD_LETTERS, EVENTS, EVENTS_AGE, REPORTS, SCHEDULES, STAGES,
-    Stage, WORK,
+    AUDIT, BUCKETS, BucketSpec, DEAD_LETTERS, EVENTS, EVENTS_AGE, REPORTS, STAGES, Stage, WORK,
 };
 
 /// Consumers hold at most so many messages at once over all replicas.
@@ -168,7 +167,7 @@ pub(crate) fn streams(options: ProvisionOptions) -> Vec<Config> {
         filter_subject: Some(subject.to_owned()),
         ..Default::default()
     };
-    vec![
+    let mut all = vec![
         Config {
             max_age: EVENTS_AGE,
             allow_message_ttl: true,
@@ -177,13 +176,6 @@ pub(crate) fn streams(options: ProvisionOptions) -> Vec<Config> {
         Config {
             retention: RetentionPolicy::WorkQueue,
             ..stream(WORK, &["sluice.do.>"])
-        },
-        // No age: it would delete the schedules themselves.
-        Config {
-            retention: RetentionPolicy::WorkQueue,
-            allow_message_schedules: true,
-            allow_rollup: true,
-            ..stream(SCHEDULES, &["sluice.schedule.>", "sluice.due.>"])
         },
         stream(DEAD_LETTERS, &["sluice.dead.>"]),
         Config {
@@ -194,7 +186,19 @@ pub(crate) fn streams(options: ProvisionOptions) -> Vec<Config> {
             ]),
             ..stream(AUDIT, &[])
         },
-    ]
+    ];
+    // No age: it would delete the schedules themselves.
+    all.extend(STAGES.map(|stage| {
+        let mut config = Config {
+            retention: RetentionPolicy::WorkQueue,
+            allow_message_schedules: true,
+            allow_rollup: true,
+            ..stream(stage.schedules, stage.due)
+        };
+        config.subjects.extend(stage.schedule_subjects());
+        config
+    }));
+    all
 }
 
 fn bucket(spec: &BucketSpec, options: ProvisionOptions) -> kv::Config {

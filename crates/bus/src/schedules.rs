@@ -14,7 +14,7 @@ use crate::connect::Bus;
 use crate::error::Error;
 use crate::handler::BoxError;
 use crate::publish::outgoing;
-use crate::topology::SCHEDULES;
+use crate::topology::{SCHEDULE, Stage};
 
 /// When it fires.
 pub(crate) const SPEC: &str = "Nats-Schedule";
@@ -81,7 +81,7 @@ impl Bus {
     /// # Errors
     /// A server that does not answer.
     pub async fn put_schedule(&self, schedule: &Schedule) -> Result<bool, Error> {
-        let subject = format!("sluice.schedule.{}", schedule.name);
+        let subject = format!("{SCHEDULE}{}", schedule.name);
         let specification = schedule.specification();
         let payload = Bytes::from(schedule.command.encode());
         loop {
@@ -112,12 +112,12 @@ impl Bus {
     /// # Errors
     /// A server that does not answer.
     pub async fn remove_schedule(&self, name: &str) -> Result<(), Error> {
-        let subject = format!("sluice.schedule.{name}");
+        let subject = format!("{SCHEDULE}{name}");
         if let Link::Supplied(backend) = &self.link {
             let purged = backend.purge(subject.clone()).await;
             return purged.map_err(Error::server("remove schedule", subject));
         }
-        self.schedule_stream()
+        self.schedule_stream(name)
             .await?
             .purge()
             .filter(&subject)
@@ -131,34 +131,34 @@ impl Bus {
     /// # Errors
     /// A server that does not answer.
     pub async fn schedules(&self, prefix: &str) -> Result<Vec<String>, Error> {
-        let filter = format!("sluice.schedule.{prefix}.>");
+        let filter = format!("{SCHEDULE}{prefix}.>");
         let subjects = self
-            .schedule_subjects(&filter)
+            .schedule_subjects(prefix, &filter)
             .await
             .map_err(Error::server("list schedules", filter))?;
         Ok(subjects
             .into_iter()
-            .filter_map(|subject| Some(subject.strip_prefix("sluice.schedule.")?.to_owned()))
+            .filter_map(|subject| Some(subject.strip_prefix(SCHEDULE)?.to_owned()))
             .collect())
     }
 
-    async fn schedule_subjects(&self, filter: &str) -> Result<Vec<String>, BoxError> {
+    async fn schedule_subjects(&self, prefix: &str, filter: &str) -> Result<Vec<String>, BoxError> {
         if let Link::Supplied(backend) = &self.link {
             return Ok(backend.subjects(filter.to_owned()).await?);
         }
-        let stream = self.schedule_stream().await?;
+        let stream = self.schedule_stream(prefix).await?;
         let info = stream.info_builder().subjects(filter).fetch().await?;
         let subjects: Vec<(String, usize)> = info.try_collect().await?;
         Ok(subjects.into_iter().map(|(subject, _)| subject).collect())
     }
 
     async fn stored_schedule(&self, schedule: &Schedule) -> Result<Option<Last>, Error> {
-        let subject = format!("sluice.schedule.{}", schedule.name);
+        let subject = format!("{SCHEDULE}{}", schedule.name);
         if let Link::Supplied(backend) = &self.link {
             let last = backend.last(subject.clone()).await;
             return last.map_err(Error::server("read schedule", subject));
         }
-        let stream = self.schedule_stream().await?;
+        let stream = self.schedule_stream(&schedule.name).await?;
         match stream.get_last_raw_message_by_subject(&subject).await {
             Ok(stored) => Ok(Some(Last {
                 sequence: stored.sequence,
@@ -170,11 +170,14 @@ impl Bus {
         }
     }
 
-    async fn schedule_stream(&self) -> Result<Stream<()>, Error> {
+    async fn schedule_stream(&self, name: &str) -> Result<Stream<()>, Error> {
+        let stage = Stage::of_schedule(name).ok_or_else(|| Error::Missing {
+            what: format!("a stage with schedules `{name}`"),
+        })?;
         self.server()?
-            .get_stream_no_info(SCHEDULES)
+            .get_stream_no_info(stage.schedules)
             .await
-            .map_err(Error::server("open stream", SCHEDULES))
+            .map_err(Error::server("open stream", stage.schedules))
     }
 }
 

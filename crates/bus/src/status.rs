@@ -2,7 +2,7 @@
 
 use crate::connect::Bus;
 use crate::error::Error;
-use crate::topology::{SCHEDULES, STAGES};
+use crate::topology::STAGES;
 use async_nats::jetstream::consumer::PullConsumer;
 
 /// The backlog of a stage in one stream.
@@ -16,7 +16,7 @@ pub struct StageStatus {
     pub waiting: u64,
     /// Messages being worked on, or waiting to be tried again.
     pub in_flight: u64,
-    /// Messages that the scheduler keeps for a later attempt; told with [`SCHEDULES`].
+    /// Messages that the scheduler keeps for a later attempt; told with the stream of its schedules.
     pub later: u64,
 }
 
@@ -35,7 +35,7 @@ impl Bus {
                     .get_consumer_from_stream(stage.name, stream)
                     .await
                     .map_err(Error::server("find consumer", what))?;
-                let later = if stream == SCHEDULES {
+                let later = if stream == stage.schedules {
                     self.schedules(&format!("retry.{}", stage.name))
                         .await?
                         .len()

@@ -8,8 +8,6 @@ use sluice_domain::Backoff;
 pub const EVENTS: &str = "EVENTS";
 /// Commands, deliveries and redrives, until they are done.
 pub const WORK: &str = "WORK";
-/// Schedules and what they fired.
-pub const SCHEDULES: &str = "SCHEDULES";
 /// What could not be done, with its reason.
 pub const DEAD_LETTERS: &str = "DEAD_LETTERS";
 /// Decisions, resources and scans, for ever.
@@ -31,6 +29,9 @@ pub struct Stage {
     pub work: &'static [&'static str],
     /// The schedules that it serves.
     pub due: &'static [&'static str],
+    /// The stream of its schedules and of what they fired: whoever may write a schedule may also make it fire at any
+    /// subject of its stream, and may empty that stream, so no two stages share one.
+    pub schedules: &'static str,
     /// After how long without a sign of life work is given to somebody else.
     pub ack_wait: Duration,
     /// How often work is tried before it is a dead letter.
@@ -38,6 +39,11 @@ pub struct Stage {
     /// The delays between attempts.
     pub backoff: Backoff,
 }
+
+/// What stands before the name of a schedule in its subject.
+pub(crate) const SCHEDULE: &str = "sluice.schedule.";
+/// What stands before the topic in the subject of what a schedule fired.
+const DUE: &str = "sluice.due.";
 
 const ACK_WAIT: Duration = Duration::from_secs(30);
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(300));
@@ -48,6 +54,7 @@ pub const POLLER: Stage = Stage {
     events: &[],
     work: &["sluice.do.poll.>", "sluice.do.redrive.poller"],
     due: &["sluice.due.poll.>", "sluice.due.retry.poller"],
+    schedules: "SCHEDULES_poller",
     ack_wait: ACK_WAIT,
     max_attempts: 5,
     backoff: BACKOFF,
@@ -62,6 +69,7 @@ pub const MIRROR_WORKER: Stage = Stage {
     ],
     work: &["sluice.do.redrive.mirror-worker"],
     due: &["sluice.due.retry.mirror-worker"],
+    schedules: "SCHEDULES_mirror-worker",
     ack_wait: ACK_WAIT,
     max_attempts: 8,
     backoff: BACKOFF,
@@ -73,6 +81,7 @@ pub const SCANNER_ADAPTER: Stage = Stage {
     events: &["sluice.v1.tag.mirrored.>", "sluice.v1.tag.pushed.>"],
     work: &["sluice.do.scan", "sluice.do.redrive.scanner-adapter"],
     due: &["sluice.due.retry.scanner-adapter"],
+    schedules: "SCHEDULES_scanner-adapter",
     ack_wait: ACK_WAIT,
     max_attempts: 6,
     backoff: BACKOFF,
@@ -88,6 +97,7 @@ pub const PROMOTER: Stage = Stage {
     ],
     work: &["sluice.do.judge", "sluice.do.redrive.promoter"],
     due: &["sluice.due.judge", "sluice.due.retry.promoter"],
+    schedules: "SCHEDULES_promoter",
     ack_wait: ACK_WAIT,
     max_attempts: 8,
     backoff: BACKOFF,
@@ -99,6 +109,7 @@ pub const PRUNER: Stage = Stage {
     events: &["sluice.v1.tag.mirrored.>", "sluice.v1.tag.pushed.>"],
     work: &["sluice.do.prune.>", "sluice.do.redrive.pruner"],
     due: &["sluice.due.prune.>", "sluice.due.retry.pruner"],
+    schedules: "SCHEDULES_pruner",
     ack_wait: ACK_WAIT,
     max_attempts: 6,
     backoff: BACKOFF,
@@ -122,6 +133,7 @@ pub const WEBHOOK_DISPATCHER: Stage = Stage {
         "sluice.do.redrive.webhook-dispatcher",
     ],
     due: &["sluice.due.retry.webhook-dispatcher"],
+    schedules: "SCHEDULES_webhook-dispatcher",
     ack_wait: ACK_WAIT,
     max_attempts: 12,
     backoff: Backoff::new(Duration::from_secs(2), Duration::from_secs(3_600)),
@@ -144,11 +156,41 @@ impl Stage {
         [
             (EVENTS, self.events),
             (WORK, self.work),
-            (SCHEDULES, self.due),
+            (self.schedules, self.due),
         ]
         .into_iter()
         .filter(|(_, filters)| !filters.is_empty())
         .collect()
+    }
+
+    /// Returns the subjects of its schedules, which are named as what they fire.
+    #[must_use]
+    pub fn schedule_subjects(&self) -> Vec<String> {
+        let mut subjects = Vec::new();
+        for topic in self.topics() {
+            let subject = format!("{SCHEDULE}{topic}");
+            if !topic.ends_with(".>") {
+                subjects.push(format!("{subject}.>"));
+            }
+            subjects.push(subject);
+        }
+        subjects
+    }
+
+    /// Finds the stage that a schedule belongs to by its name, as in `poll.alpine`, or by what that begins with.
+    #[must_use]
+    pub fn of_schedule(name: &str) -> Option<&'static Self> {
+        let belongs = |topic: &str| {
+            let rest = name.strip_prefix(topic.trim_end_matches(".>"));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        STAGES.into_iter().find(|stage| stage.topics().any(belongs))
+    }
+
+    fn topics(&self) -> impl Iterator<Item = &'static str> {
+        self.due
+            .iter()
+            .filter_map(|subject| subject.strip_prefix(DUE))
     }
 }
 
@@ -159,7 +201,7 @@ impl Stage {
 /// move is told again with the same id. In the same way what follows from something is taken before that: tags before
 /// the decisions that brought them, decisions before verdicts, verdicts before the reports that they name. The audit
 /// follows the log, so it comes before it too.
-pub const BACKUP_ORDER: [&str; 18] = [
+pub const BACKUP_ORDER: [&str; 23] = [
     AUDIT,
     HELD,
     "KV_endpoints",
@@ -174,7 +216,12 @@ pub const BACKUP_ORDER: [&str; 18] = [
     "KV_tombstones",
     "KV_resources",
     WORK,
-    SCHEDULES,
+    POLLER.schedules,
+    MIRROR_WORKER.schedules,
+    SCANNER_ADAPTER.schedules,
+    PROMOTER.schedules,
+    PRUNER.schedules,
+    WEBHOOK_DISPATCHER.schedules,
     EVENTS,
     HELD_LAST,
     "OBJ_reports",
@@ -241,8 +288,8 @@ mod tests {
 
     #[test]
     fn a_backup_takes_every_stream_once() {
-        let mut all =
-            BTreeSet::from([EVENTS, WORK, SCHEDULES, DEAD_LETTERS, AUDIT].map(str::to_owned));
+        let mut all = BTreeSet::from([EVENTS, WORK, DEAD_LETTERS, AUDIT].map(str::to_owned));
+        all.extend(STAGES.map(|stage| stage.schedules.to_owned()));
         all.extend(BUCKETS.iter().map(|bucket| format!("KV_{}", bucket.name)));
         all.insert(format!("OBJ_{REPORTS}"));
         let taken: BTreeSet<String> = BACKUP_ORDER.map(str::to_owned).into();
@@ -259,10 +306,42 @@ mod tests {
                 bucket.name
             );
         }
-        for earlier in [AUDIT, WORK, SCHEDULES] {
+        for earlier in [AUDIT, WORK]
+            .into_iter()
+            .chain(STAGES.map(|stage| stage.schedules))
+        {
             assert!(place(earlier) < place(EVENTS), "{earlier}");
         }
         assert!(place("KV_tags") < place("KV_decisions"));
         assert!(place("KV_verdicts") < place("OBJ_reports"));
+    }
+
+    #[test]
+    fn each_schedule_belongs_to_the_stage_that_it_wakes() {
+        for (name, stage) in [
+            ("poll.alpine", "poller"),
+            ("poll", "poller"),
+            ("judge.clean.hub/alpine.1", "promoter"),
+            ("prune.nightly", "pruner"),
+            ("retry.mirror-worker.EVENTS.7", "mirror-worker"),
+            ("retry.webhook-dispatcher", "webhook-dispatcher"),
+        ] {
+            assert_eq!(Stage::of_schedule(name).unwrap().name, stage, "{name}");
+        }
+        for name in ["", "retry", "polls.a", "reports.a"] {
+            assert!(Stage::of_schedule(name).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_schedule_is_kept_in_the_stream_of_its_stage() {
+        assert_eq!(
+            POLLER.schedule_subjects(),
+            [
+                "sluice.schedule.poll.>",
+                "sluice.schedule.retry.poller.>",
+                "sluice.schedule.retry.poller"
+            ]
+        );
     }
 }

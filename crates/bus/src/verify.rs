@@ -8,16 +8,17 @@ use async_nats::jetstream::stream::Config as StreamConfig;
 use crate::connect::Bus;
 use crate::error::Error;
 use crate::provision::{ProvisionOptions, consumer, streams};
-use crate::topology::{AUDIT, Stage};
+use crate::topology::{DEAD_LETTERS, EVENTS, Stage, WORK};
 
 impl Bus {
     /// Compares the streams and the consumers of a stage with what this version needs.
     ///
     /// What an installation may choose, and what a server fills in, is left alone.
     pub(crate) async fn verify(&self, stage: &Stage) -> Result<(), Error> {
+        // No stage works with the audit, nor with the schedules of another.
+        let used = [EVENTS, WORK, DEAD_LETTERS, stage.schedules];
         for needed in streams(ProvisionOptions::default()) {
-            // No stage works with the audit.
-            if needed.name == AUDIT {
+            if !used.contains(&needed.name.as_str()) {
                 continue;
             }
             let found = self.stream_config(&needed.name).await?;

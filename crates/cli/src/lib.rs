@@ -4,6 +4,7 @@ mod backup;
 mod commands;
 mod endpoints;
 mod explain;
+mod nats_config;
 mod output;
 mod pause;
 mod resources;
@@ -71,6 +72,9 @@ struct Connection {
         value_name = "FILE"
     )]
     nats_password_file: Option<PathBuf>,
+    /// A PEM file with the authorities to trust there; then nothing is sent in plain text.
+    #[arg(long, global = true, env = "SLUICE_NATS_CA_FILE", value_name = "FILE")]
+    nats_ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -94,6 +98,8 @@ enum Command {
         /// The folder, which is made for its owner only.
         folder: PathBuf,
     },
+    /// Writes the configuration of a nats-server that lets each service do what it must and no more.
+    NatsConfig(nats_config::Arguments),
     /// Applies resources from a file; nothing of a file with a problem is applied.
     Apply {
         /// The YAML file.
@@ -252,11 +258,17 @@ impl Connection {
 
     /// Returns the server that was named, if one was.
     fn elsewhere(&self) -> Option<NatsEndpoint> {
-        Some(NatsEndpoint {
-            url: self.nats.clone()?,
+        self.nats.clone().map(|url| self.at(url))
+    }
+
+    fn at(&self, url: String) -> NatsEndpoint {
+        NatsEndpoint {
+            url,
             user: self.nats_user.clone(),
             password_file: self.nats_password_file.clone(),
-        })
+            ca_file: self.nats_ca_file.clone(),
+            passwords: None,
+        }
     }
 
     /// Returns the server that was named, or the one that a running `sluice up` has written down.
@@ -270,11 +282,7 @@ impl Connection {
                 "`{0}` does not say where NATS is; `sluice up --data {0}` has to be running",
                 self.folder().display()
             ),
-            None => Ok(NatsEndpoint {
-                url: NATS.to_owned(),
-                user: self.nats_user.clone(),
-                password_file: self.nats_password_file.clone(),
-            }),
+            None => Ok(self.at(NATS.to_owned())),
         }
     }
 
@@ -297,10 +305,15 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Command::Keys { folder } = arguments.command {
         return commands::keys(folder);
     }
+    if let Command::NatsConfig(config) = &arguments.command {
+        return nats_config::show(config);
+    }
     let bus = arguments.connection.open().await?;
     match arguments.command {
         // These were carried out before there was a connection.
-        Command::Up(_) | Command::Apply { .. } | Command::Keys { .. } => Ok(()),
+        Command::Up(_) | Command::Apply { .. } | Command::Keys { .. } | Command::NatsConfig(_) => {
+            Ok(())
+        }
         Command::Provision {
             replicas,
             duplicate_window_seconds,

@@ -404,13 +404,9 @@ impl Keeping {
                 updated_at: server.version.database,
             };
             let event = Event::from(fact);
-            let facts = self.keeper.bus.facts(&event.subject()).await?;
-            let known = facts.iter().any(|fact| match &fact.event {
-                Some(Event::ScannerDatabaseUpdated(known)) => {
-                    known.updated_at >= server.version.database
-                }
-                _ => false,
-            });
+            let last = self.keeper.bus.last_fact(&event.subject()).await?;
+            let known = matches!(last, Some(Event::ScannerDatabaseUpdated(last))
+                if last.updated_at >= server.version.database);
             if !known {
                 self.keeper
                     .bus

@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
-use sluice_gateway::keys::Keys;
+use sluice_bus::ServerConfig;
+use sluice_bus::permissions::ADMIN;
+use sluice_gateway::keys::{Keys, PASSWORDS};
 use sluice_service::{Host, secret_file};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -18,8 +20,6 @@ use super::child::Children;
 use super::data::DataFolder;
 use crate::endpoints::NatsEndpoint;
 
-/// The user that our own services have at our own nats-server.
-const USER: &str = "sluice";
 /// What the gateway calls itself and the registry in its tokens; as its defaults have it.
 const TOKEN_ISSUER: &str = "sluice";
 const TOKEN_SERVICE: &str = "sluice-registry";
@@ -35,15 +35,23 @@ pub(crate) async fn start_nats(
     program: &Path,
     listen: SocketAddr,
     data: &DataFolder,
+    keys: &Keys,
 ) -> anyhow::Result<NatsEndpoint> {
-    let (password_file, password) = data.secret("nats")?;
     let ports = data.join("nats");
     for file in port_files(&ports) {
         fs::remove_file(&file).with_context(|| format!("failed to remove `{}`", file.display()))?;
     }
-    // The configuration language of nats-server includes JSON, which needs no thought about quoting.
-    let config = nats_config(listen, data, &password).to_string();
-    let config = data.write_config("nats-server.conf", &config)?;
+    let config = ServerConfig {
+        listen,
+        store: &ports,
+        ports: Some(&ports),
+        tls: None,
+        passwords: PASSWORDS,
+    };
+    let passwords = fs::read_to_string(keys.nats_passwords())
+        .with_context(|| format!("failed to read `{}`", keys.nats_passwords().display()))?;
+    data.write_config(PASSWORDS, &passwords)?;
+    let config = data.write_config("nats-server.conf", &config.text())?;
     let arguments = ["-c", text(&config)?];
     children.spawn(
         host,
@@ -55,25 +63,10 @@ pub(crate) async fn start_nats(
     let url = ready("nats-server", || async { bound(&ports) }).await?;
     Ok(NatsEndpoint {
         url,
-        user: USER.to_owned(),
-        password_file: Some(password_file),
-    })
-}
-
-fn nats_config(listen: SocketAddr, data: &DataFolder, password: &str) -> Value {
-    let port = if listen.port() == 0 {
-        -1
-    } else {
-        i32::from(listen.port())
-    };
-    json!({
-        "server_name": "sluice",
-        "host": listen.ip(),
-        "port": port,
-        "ports_file_dir": data.join("nats"),
-        // One node has no replica to fall back on: an acknowledgement must mean that it is on the disk.
-        "jetstream": { "store_dir": data.join("nats"), "sync_interval": "always" },
-        "authorization": { "user": USER, "password": password },
+        user: ADMIN.to_owned(),
+        password_file: Some(keys.nats_password(ADMIN)),
+        ca_file: None,
+        passwords: Some(keys.nats()),
     })
 }
 
