@@ -1,6 +1,8 @@
 //! The consume loop, schedules and buckets on a real nats-server.
 #![allow(clippy::disallowed_methods, reason = "a test joins what it spawns")]
 
+mod tags;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

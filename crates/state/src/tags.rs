@@ -182,10 +182,6 @@ impl TagWriter {
         let mut has_written = false;
         for _ in 0..ROUNDS {
             match self.round(change, pruning, &holder, &mut has_written).await {
-                Ok(Round::Done(Applied::Superseded)) if has_written => {
-                    self.take_back(change, &holder).await?;
-                    return Ok(Applied::Superseded);
-                }
                 Ok(Round::Done(applied)) => return Ok(applied),
                 Ok(Round::Again) => {}
                 Err(error) if error.is_conflict() => {}
@@ -209,6 +205,14 @@ impl TagWriter {
         let entry = self.state.tags.get(&key).await?;
         let (mut value, revision) = split(entry);
         if change.truth.standing().await? == Standing::Superseded {
+            let is_left = |claim: &Claim| claim.digest == text(wanted.as_ref());
+            if *has_written {
+                self.take_back(change, holder).await?;
+            } else if value.claim.as_ref().is_some_and(is_left) {
+                // Somebody who carried out this very change may have died, or lost the answer to its write.
+                refuse_foreign_claim(change.repository, change.tag, &value, holder)?;
+                self.take_back(change, holder).await?;
+            }
             return Ok(Round::Done(Applied::Superseded));
         }
         refuse_foreign_claim(change.repository, change.tag, &value, holder)?;
@@ -282,12 +286,17 @@ impl TagWriter {
             let settled: Option<Digest> = value.digest.parse().ok();
             let is_claimed =
                 refuse_foreign_claim(change.repository, change.tag, &value, holder).is_err();
-            if !ours.contains(&at) || (at == settled && !is_claimed) {
+            let is_right = !ours.contains(&at) || (at == settled && !is_claimed);
+            if is_right && (is_claimed || value.claim.is_none()) {
                 return Ok(());
             }
             value.generation += 1;
+            if !is_claimed {
+                value.claim = None;
+                value.pruning = None;
+            }
             match self.state.tags.write(&key, &value, revision).await {
-                Ok(_) if is_claimed => return Ok(()),
+                Ok(_) if is_claimed || is_right => return Ok(()),
                 Ok(_) => {}
                 Err(error) if error.is_conflict() => continue,
                 Err(error) => return Err(error),
