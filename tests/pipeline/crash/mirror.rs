@@ -15,7 +15,7 @@ fn source(play: &Play, name: &str) -> RemoteRepository {
     format!("{host}/library/{name}").parse().unwrap()
 }
 
-fn moved(play: &Play, tag: &str, image: &Image) -> UpstreamTagMoved {
+pub(super) fn moved(play: &Play, tag: &str, image: &Image) -> UpstreamTagMoved {
     UpstreamTagMoved {
         mirror: "app".parse().unwrap(),
         source: source(play, "app"),
