@@ -22,13 +22,15 @@ use super::provisioned;
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const TAG: &str = "/v2/hub/app/manifests/1.0";
 
+/// What somebody else does: what the tag moves to, if it does, and the entry.
+type Meanwhile = (Option<Vec<u8>>, TagEntry);
+
 /// A registry of manifests in memory, whose first PUT of the tag takes long: meanwhile somebody else comes.
 #[derive(Clone)]
 struct Slow {
     stored: Arc<Mutex<HashMap<String, Vec<u8>>>>,
     state: State,
-    /// What somebody else does meanwhile: the tag, if it moves, and the entry.
-    meanwhile: Arc<Mutex<Option<(Option<Vec<u8>>, TagEntry)>>>,
+    meanwhile: Arc<Mutex<Option<Meanwhile>>>,
     is_wanted: Arc<AtomicBool>,
 }
 
