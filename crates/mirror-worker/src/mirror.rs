@@ -150,6 +150,9 @@ impl MirrorWorker {
         let truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
         if truth.standing().await? == Standing::Superseded {
             tracing::info!(image.repository = %fact.repository, image.tag = %fact.tag, "superseded by a newer move, or pruned since");
+            self.tags
+                .abandon(&fact.repository, &fact.tag, Some(&fact.digest))
+                .await?;
             return Ok(Outcome::done());
         }
         let copied = self.copy(&catalog, fact).await?;
