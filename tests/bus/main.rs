@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test joins what it spawns")]
 
 mod backup;
+mod tags;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -224,6 +224,19 @@ impl Registry {
         self.process.0.wait().unwrap();
     }
 
+    /// Lets it serve other bytes for a blob, as many as before; returns what puts the true ones back.
+    pub fn forge(&self, digest: &str) -> Genuine {
+        let hex = digest.strip_prefix("sha256:").unwrap();
+        let blobs = self
+            .folder
+            .path()
+            .join("data/docker/registry/v2/blobs/sha256");
+        let path = blobs.join(&hex[..2]).join(hex).join("data");
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, vec![b'x'; bytes.len()]).unwrap();
+        Genuine { path, bytes }
+    }
+
     /// Starts it again with what it held, at the same address.
     pub fn restart(&mut self) {
         self.stop();
@@ -252,6 +265,20 @@ impl Registry {
             .unwrap();
         let host = wait_for("docker-registry to say its port", 20, || port_of(&log));
         (Process(process), host)
+    }
+}
+
+/// What a blob was before it was forged.
+#[derive(Debug)]
+pub struct Genuine {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Genuine {
+    /// Puts it back.
+    pub fn restore(self) {
+        fs::write(self.path, self.bytes).unwrap();
     }
 }
 

@@ -185,6 +185,11 @@ impl Stack {
         .code()
     }
 
+    /// Says whether a service has ended.
+    pub fn is_dead(&mut self, number: usize) -> bool {
+        self.services[number].0.try_wait().unwrap().is_some()
+    }
+
     /// Waits until a service has died by itself.
     pub fn wait_until_dead(&mut self, number: usize) {
         wait_for("the service to die", 60, || {

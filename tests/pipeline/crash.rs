@@ -7,6 +7,7 @@ mod commands;
 mod deliver;
 mod intake;
 mod mirror;
+mod poison;
 mod poll;
 mod promote;
 mod prune;

@@ -450,7 +450,7 @@ fn a_removal_is_finished_and_told_wherever_it_was_interrupted() {
 
 #[test]
 fn a_killed_pruner_tells_each_deletion_once() {
-    let mut stack = Stack::start(7_200);
+    let mut stack = Stack::quick(7_200);
     let bus = stack.bus();
     let names: BTreeSet<String> = (10..60).map(|number| number.to_string()).collect();
     for (minutes, name) in (1..).zip(&names) {
@@ -465,7 +465,7 @@ fn a_killed_pruner_tells_each_deletion_once() {
     stack.kill(first);
     assert!(deleted(&stack).is_empty(), "it was killed too late");
     stack.service("pruner", &[]);
-    // The message of the killed one comes back after `ack_wait`, which is 30 s.
+    // The message of the killed one comes back after `ack_wait`, which is 1 s here.
     let told = wait_for("the run to be told", 90, || {
         Some(deleted(&stack)).filter(|tags| !tags.is_empty())
     });

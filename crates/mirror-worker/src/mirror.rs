@@ -227,6 +227,9 @@ impl MirrorWorker {
         truth.digest = Some(&fact.digest);
         if truth.standing().await? == Standing::Superseded {
             tracing::info!(image.repository = %fact.repository, image.tag = %fact.tag, "superseded by a newer move, or pruned since");
+            self.tags
+                .abandon(&fact.repository, &fact.tag, Some(&fact.digest))
+                .await?;
             return Ok(Outcome::done());
         }
         let copied = self.copy(&catalog, fact).await?;

@@ -246,6 +246,10 @@ impl Promoter {
             image.digest = case.decision.digest,
             "superseded"
         );
+        let (_, target_tag) = case.place()?;
+        self.tags
+            .abandon(target, &target_tag, Some(&case.subject.digest))
+            .await?;
         let now = self.state.decisions.get(&case.key).await?;
         let withdrawn = now.is_some_and(|now| {
             now.value.outcome() != DecisionOutcome::Allow && now.value.promoted_at.is_none()

@@ -1,5 +1,7 @@
 //! The one tag operation: the only code that writes or removes a tag (invariant 2).
 
+mod late;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -9,6 +11,7 @@ use sluice_events::{time_from_wire, time_to_wire};
 use sluice_registry::{Client, Manifest};
 use sluice_service::crash;
 
+use self::late::Late;
 use crate::State;
 use crate::entries::Entry;
 use crate::error::Error;
@@ -184,10 +187,6 @@ impl TagWriter {
         let mut has_written = false;
         for _ in 0..ROUNDS {
             match self.round(change, pruning, &holder, &mut has_written).await {
-                Ok(Round::Done(Applied::Superseded)) if has_written => {
-                    self.take_back(change, &holder).await?;
-                    return Ok(Applied::Superseded);
-                }
                 Ok(Round::Done(applied)) => return Ok(applied),
                 Ok(Round::Again) => {}
                 Err(error) if error.is_conflict() => {}
@@ -211,6 +210,17 @@ impl TagWriter {
         let entry = self.state.tags.get(&key).await?;
         let (mut value, revision) = split(entry);
         if change.truth.standing().await? == Standing::Superseded {
+            let late = Late {
+                repository: change.repository,
+                tag: change.tag,
+                wanted: wanted.as_ref(),
+                holder,
+            };
+            if *has_written {
+                self.take_back(late).await?;
+            } else {
+                self.abandon_if_left(late, &value).await?;
+            }
             return Ok(Round::Done(Applied::Superseded));
         }
         refuse_foreign_claim(change.repository, change.tag, &value, holder)?;
@@ -250,10 +260,6 @@ impl TagWriter {
             .await?
             .map(|head| head.digest);
         if there != wanted || change.truth.standing().await? == Standing::Superseded {
-            // Whoever wants something else waits for this claim to go. What the entry names stays what was settled last.
-            value.claim = None;
-            value.pruning = None;
-            self.state.tags.write(&key, &value, Some(revision)).await?;
             return Ok(Round::Again);
         }
         settle(&mut value, &change.provenance, wanted.as_ref(), now());
@@ -263,69 +269,6 @@ impl TagWriter {
         Ok(Round::Done(Applied::Settled { previous }))
     }
 
-    /// Takes back a write that came too late: the tag must not stay as a change left it that nobody wants any more.
-    ///
-    /// Somebody may have settled the tag between the claim of that change and its write, or be about to. The one who is
-    /// about to finds the entry changed, and looks at the tag again.
-    async fn take_back<T: Truth>(
-        &self,
-        change: &TagChange<'_, T>,
-        holder: &str,
-    ) -> Result<(), Error> {
-        let key = key::tag(change.repository, change.tag);
-        let mut ours = vec![change.wanted.map(|manifest| manifest.digest.clone())];
-        for _ in 0..ROUNDS {
-            let (mut value, revision) = split(self.state.tags.get(&key).await?);
-            let head = self
-                .registry
-                .head(change.repository, &change.tag.into())
-                .await?;
-            let at = head.map(|head| head.digest);
-            let settled: Option<Digest> = value.digest.parse().ok();
-            let is_claimed =
-                refuse_foreign_claim(change.repository, change.tag, &value, holder).is_err();
-            if !ours.contains(&at) || (at == settled && !is_claimed) {
-                return Ok(());
-            }
-            value.generation += 1;
-            match self.state.tags.write(&key, &value, revision).await {
-                Ok(_) if is_claimed => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.is_conflict() => continue,
-                Err(error) => return Err(error),
-            }
-            self.restore(change, settled.as_ref()).await?;
-            // A change that began meanwhile may have looked at the tag before, so it is looked at once more.
-            ours.push(settled);
-        }
-        Err(Error::Restless {
-            tag: format!("{}:{}", change.repository, change.tag),
-        })
-    }
-
-    /// Points a tag to what was settled last, or removes it where nothing was.
-    async fn restore<T>(
-        &self,
-        change: &TagChange<'_, T>,
-        settled: Option<&Digest>,
-    ) -> Result<(), Error> {
-        let Some(settled) = settled else {
-            return self.remove(change).await;
-        };
-        let manifest = match self
-            .registry
-            .manifest(change.repository, &settled.into())
-            .await
-        {
-            Err(error) if error.is_not_found() => return self.remove(change).await,
-            manifest => manifest?,
-        };
-        self.registry
-            .put_manifest(change.repository, &change.tag.into(), &manifest)
-            .await?;
-        Ok(())
-    }
-
     async fn write<T>(&self, change: &TagChange<'_, T>) -> Result<(), Error> {
         if let Some(manifest) = change.wanted {
             return Ok(self
@@ -333,15 +276,15 @@ impl TagWriter {
                 .put_manifest(change.repository, &change.tag.into(), manifest)
                 .await?);
         }
-        self.remove(change).await
+        self.remove(change.repository, change.tag).await
     }
 
-    async fn remove<T>(&self, change: &TagChange<'_, T>) -> Result<(), Error> {
+    async fn remove(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
         let remember = |digest: Digest| async move {
             let tombstone = Tombstone {
                 digest: digest.to_string(),
-                repository: change.repository.to_string(),
-                tag: change.tag.to_string(),
+                repository: repository.to_string(),
+                tag: tag.to_string(),
                 created_at: Some(time_to_wire(now())),
                 ..Default::default()
             };
@@ -352,9 +295,7 @@ impl TagWriter {
             crash::point("tags.tombstone_noted");
             Ok(())
         };
-        self.registry
-            .delete_tag(change.repository, change.tag, remember)
-            .await?
+        self.registry.delete_tag(repository, tag, remember).await?
     }
 }
 

@@ -33,7 +33,15 @@ pub(super) struct Scene {
 impl Scene {
     /// Starts everything before the promoter.
     pub(super) fn start() -> Self {
-        let mut stack = Stack::start(7_200);
+        Self::of(Stack::start(7_200))
+    }
+
+    /// As [`Scene::start`], but the work of a promoter that died is soon given to another.
+    pub(super) fn quick() -> Self {
+        Self::of(Stack::quick(7_200))
+    }
+
+    fn of(mut stack: Stack) -> Self {
         stack.service("poller", &[]);
         stack.service("mirror-worker", &[]);
         stack.apply(&stack.upstream_resource());
