@@ -18,6 +18,15 @@ async fn taken(bus: &Bus, name: &str) -> (StreamSnapshot, Vec<Bytes>) {
     (snapshot, chunks)
 }
 
+/// Says whether the audit holds so many facts; once more what it has already would be too many.
+async fn audited(bus: &Bus, count: u64) -> bool {
+    let streams = bus.streams().await.unwrap();
+    let mut audit = streams.iter().filter(|one| one.name == topology::AUDIT);
+    let messages = audit.next().unwrap().messages;
+    assert!(messages <= count, "{messages} facts are audited");
+    messages == count
+}
+
 async fn given(
     bus: &Bus,
     snapshot: &StreamSnapshot,
@@ -55,6 +64,7 @@ async fn a_stream_comes_back_with_revisions_and_with_what_is_acknowledged() {
     let done = Stage::default();
     ask(&bus, "done").await;
     work(&bus, &done, 1).await;
+    until("the audit", || audited(&bus, 1)).await;
     ask(&bus, "waiting").await;
     // More than the server sends without an acknowledgement, and many chunks.
     let reports = bus.reports().await.unwrap();
@@ -90,12 +100,7 @@ async fn a_stream_comes_back_with_revisions_and_with_what_is_acknowledged() {
     work(&bus, &rest, 2).await;
     let calls = rest.calls.load(Ordering::SeqCst);
     assert_eq!(calls, 1, "only what was waiting");
-    until("the audit to go on", || async {
-        let streams = bus.streams().await.unwrap();
-        let mut audit = streams.iter().filter(|one| one.name == topology::AUDIT);
-        audit.next().unwrap().messages == 2
-    })
-    .await;
+    until("the audit to go on", || audited(&bus, 2)).await;
     // The topology is as it was.
     let options = ProvisionOptions::default();
     assert_eq!(bus.provision(options).await.unwrap(), []);

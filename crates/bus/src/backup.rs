@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::stream::Info;
+use base64::Engine as _;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::StreamExt as _;
@@ -26,6 +27,8 @@ const STALL: Duration = Duration::from_secs(60);
 const LOAD: Duration = Duration::from_secs(600);
 /// What the server says at the end of a snapshot.
 const NO_CONTENT: u16 = 204;
+/// What the server says where there is no such message.
+const NOT_FOUND: u64 = 404;
 
 /// What the server refused.
 #[derive(Debug, ThisError)]
@@ -224,7 +227,9 @@ impl Bus {
     ) -> Result<(), Error> {
         const ACTION: &str = "restore";
         let name = snapshot.name.as_str();
-        let request = json!({ "config": snapshot.config, "state": snapshot.state });
+        let mut config = snapshot.config.clone();
+        let sources = config.as_object_mut().and_then(|all| all.remove("sources"));
+        let request = json!({ "config": config, "state": snapshot.state });
         let subject = format!("$JS.API.STREAM.RESTORE.{name}");
         let answer = self
             .ask(&subject, request.to_string().into(), ACTION, name)
@@ -235,7 +240,11 @@ impl Bus {
             .ok_or("the server says nowhere to send it to")
             .map_err(Error::server(ACTION, name))?
             .to_owned();
-        match self.fill(&deliver, snapshot, read).await {
+        let mut filled = self.fill(&deliver, snapshot, read).await;
+        if let (Ok(()), Some(sources)) = (&filled, sources) {
+            filled = self.go_on(snapshot, sources).await;
+        }
+        match filled {
             Ok(()) => Ok(()),
             Err(error) => {
                 // The server keeps what it understood of a snapshot that it does not understand.
@@ -243,6 +252,50 @@ impl Bus {
                 Err(error)
             }
         }
+    }
+
+    /// Has a stream go on to follow its sources, from where it was.
+    ///
+    /// For the server a source that was restored is another one than before, of which nothing has been taken yet; left
+    /// to itself it would take everything once more.
+    async fn go_on(&self, snapshot: &StreamSnapshot, mut sources: Value) -> Result<(), Error> {
+        const ACTION: &str = "restore the sources of";
+        let name = snapshot.name.as_str();
+        for source in sources.as_array_mut().into_iter().flatten() {
+            let filter = source.get("filter_subject").and_then(Value::as_str);
+            let request = json!({ "last_by_subj": filter.unwrap_or(">") }).to_string();
+            let request = async_nats::Request::new()
+                .payload(request.into())
+                .timeout(Some(STALL));
+            let subject = format!("$JS.API.STREAM.MSG.GET.{name}");
+            let answer = self
+                .js
+                .client()
+                .send_request(subject, request)
+                .await
+                .map_err(Error::server(ACTION, name))?;
+            let answer: Value =
+                serde_json::from_slice(&answer.payload).map_err(Error::server(ACTION, name))?;
+            let code = answer.pointer("/error/code").and_then(Value::as_u64);
+            // There may have been nothing yet.
+            if code != Some(NOT_FOUND) {
+                refused(&answer).map_err(Error::server(ACTION, name))?;
+                let last = taken_last(&answer)
+                    .ok_or("a message does not say where it came from")
+                    .map_err(Error::server(ACTION, name))?;
+                if let Some(source) = source.as_object_mut() {
+                    source.insert("opt_start_seq".to_owned(), json!(last.saturating_add(1)));
+                }
+            }
+        }
+        let mut config = snapshot.config.clone();
+        if let Some(config) = config.as_object_mut() {
+            config.insert("sources".to_owned(), sources);
+        }
+        let subject = format!("$JS.API.STREAM.UPDATE.{name}");
+        self.ask(&subject, config.to_string().into(), ACTION, name)
+            .await?;
+        Ok(())
     }
 
     async fn fill(
@@ -328,6 +381,17 @@ impl Bus {
         refused(&answer).map_err(Error::server(action, what))?;
         Ok(answer)
     }
+}
+
+/// Reads where a message stood in the stream that it was taken from.
+fn taken_last(answer: &Value) -> Option<u64> {
+    let headers = answer.pointer("/message/hdrs")?.as_str()?;
+    let headers = base64::engine::general_purpose::STANDARD
+        .decode(headers)
+        .ok()?;
+    let headers = String::from_utf8(headers).ok()?;
+    let (_, told) = headers.split_once("Nats-Stream-Source: ")?;
+    told.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn refused(answer: &Value) -> Result<(), Refusal> {

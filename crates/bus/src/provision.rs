@@ -53,9 +53,10 @@ impl Bus {
     /// A server that refuses, naming the stream, consumer or bucket.
     pub async fn provision(&self, options: ProvisionOptions) -> Result<Vec<Change>, Error> {
         let mut changes = Vec::new();
-        for config in streams(options) {
+        for mut config in streams(options) {
             let name = config.name.clone();
             let before = self.stream_config(&name).await?;
+            keep_places(&mut config, before.as_ref());
             let after = self
                 .server()?
                 .create_or_update_stream(config)
@@ -141,6 +142,18 @@ impl Bus {
                 )(error)),
             },
         }
+    }
+}
+
+/// Where a restored stream goes on in its source stays as it is; without it the server would take everything again.
+fn keep_places(config: &mut Config, before: Option<&Config>) {
+    let known = before.and_then(|before| before.sources.as_ref());
+    for source in config.sources.iter_mut().flatten() {
+        let same = |known: &&Source| {
+            known.name == source.name && known.filter_subject == source.filter_subject
+        };
+        let known = known.and_then(|known| known.iter().find(same));
+        source.start_sequence = known.and_then(|known| known.start_sequence);
     }
 }
 

@@ -3,7 +3,7 @@
 //! It may have been withdrawn for a finding that the restored verdict does not know. So it is not brought back before a
 //! scanner has looked at it after the restore.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use sluice_domain::{Digest, Repository, Tag};
@@ -20,12 +20,11 @@ use crate::targets::Comparison;
 /// The rule that holds an image up.
 const RULE: &str = "restore";
 
-/// Holds up what the decisions say to be in a target, and what is not there.
+/// Holds up what the decisions say to be in one of the targets that were listed, and what is not there.
 pub(crate) async fn hold_missing(
     comparison: &Comparison<'_>,
     restored: &Restored,
-    target: &Repository,
-    names: &BTreeMap<Tag, Digest>,
+    listed: &BTreeMap<Repository, BTreeSet<Tag>>,
 ) -> Result<(), Error> {
     let promoter = comparison.promoter;
     let state = &promoter.state;
@@ -34,7 +33,8 @@ pub(crate) async fn hold_missing(
     };
     for entry in state.decisions.list(">").await? {
         let decision = &entry.value;
-        let (Ok(repository), Ok(tag), Ok(digest), Ok(target_tag)) = (
+        let (Ok(target), Ok(repository), Ok(tag), Ok(digest), Ok(target_tag)) = (
+            decision.target.parse::<Repository>(),
             decision.repository.parse::<Repository>(),
             decision.tag.parse::<Tag>(),
             decision.digest.parse::<Digest>(),
@@ -43,11 +43,11 @@ pub(crate) async fn hold_missing(
             continue;
         };
         // One that was not announced may not have been carried out yet, and is carried out now.
-        let stood = decision.target == target.as_str()
-            && decision.promoted_at.is_some()
+        let stood = decision.promoted_at.is_some()
             && decision.announced
             && decision.outcome() == DecisionOutcome::Allow;
-        if !stood || names.contains_key(&target_tag) {
+        let is_missing = |tags: &BTreeSet<Tag>| !tags.contains(&target_tag);
+        if !stood || !listed.get(&target).is_some_and(is_missing) {
             continue;
         }
         // Only what its source still names could be brought back.

@@ -126,6 +126,8 @@ impl Promoter {
             return Ok(None);
         }
         // It may be carried out just now, or be what another source or policy has put there.
+        let claimed = entry.and_then(|entry| entry.claim.as_ref());
+        let begun = claimed.is_some_and(|claim| claim.digest == digest.as_str());
         let mut older = false;
         for other in self
             .state
@@ -144,7 +146,7 @@ impl Promoter {
             let newer = holder.as_ref().is_some_and(|holder| {
                 holder.outcome() == DecisionOutcome::Allow && promoted(holder) > promoted(&other)
             });
-            if !newer {
+            if begun || !newer {
                 return Ok(None);
             }
             older = true;

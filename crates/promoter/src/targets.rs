@@ -46,10 +46,15 @@ pub(crate) async fn compare(
         restored: restored.filter(|restored| !reconciled(restored, NAME)),
         paused: held.is_some(),
     };
-    let mut complete = true;
+    let (mut complete, mut listed) = (true, BTreeMap::new());
     for repository in comparison.repositories().await? {
         match comparison.repository(&repository).await {
-            Ok(done) => complete &= done,
+            Ok((done, tags)) => {
+                complete &= done;
+                if comparison.restored.is_some() {
+                    listed.insert(repository, tags);
+                }
+            }
             Err(Error::State(sluice_state::Error::Bus(error))) => {
                 return Err(sluice_state::Error::from(error).into());
             }
@@ -59,9 +64,11 @@ pub(crate) async fn compare(
             }
         }
     }
-    if let Some(restored) = &comparison.restored
-        && complete
-    {
+    if let Some(restored) = &comparison.restored {
+        restored::hold_missing(&comparison, restored, &listed).await?;
+        if !complete {
+            return Ok(false);
+        }
         promoter.state.note_reconciled(NAME, restored).await?;
         tracing::info!("every target was compared since the restore");
     }
@@ -104,7 +111,8 @@ impl Comparison<'_> {
         Ok(targets)
     }
 
-    async fn repository(&self, repository: &Repository) -> Result<bool, Error> {
+    /// Compares one target; returns whether nothing is left to be done, and its tags.
+    async fn repository(&self, repository: &Repository) -> Result<(bool, BTreeSet<Tag>), Error> {
         let Promoter {
             state, registry, ..
         } = self.promoter;
@@ -128,7 +136,7 @@ impl Comparison<'_> {
             Err(error) if error.is_not_found() => Vec::new(),
             listed => listed?,
         };
-        let (mut complete, mut names) = (true, BTreeMap::new());
+        let (mut complete, mut names) = (true, BTreeSet::new());
         for tag in listed {
             let Some(head) = registry.head(repository, &(&tag).into()).await? else {
                 continue;
@@ -137,16 +145,13 @@ impl Comparison<'_> {
             complete &= self
                 .tag((repository, &tag, &head.digest), entries.get(&tag), known)
                 .await?;
-            names.insert(tag, head.digest);
+            names.insert(tag);
         }
         // What was found before is gone.
         for (tag, before) in found {
             self.forget(repository, &tag, &before, true).await?;
         }
-        if let Some(restored) = &self.restored {
-            restored::hold_missing(self, restored, repository, &names).await?;
-        }
-        Ok(complete)
+        Ok((complete, names))
     }
 
     async fn tag(
