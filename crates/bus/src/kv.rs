@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::context::PublishErrorKind;
@@ -47,6 +48,15 @@ pub enum Update {
         /// The revision of the removal.
         revision: u64,
     },
+}
+
+/// A part of a bucket.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// Its entries, in the order in which they were written.
+    pub entries: Vec<Entry>,
+    /// After which place the next part begins, if there is one.
+    pub next: Option<u64>,
 }
 
 impl Bus {
@@ -252,10 +262,7 @@ impl Bucket {
             let Some(key) = subject.strip_prefix(self.store.prefix.as_str()) else {
                 return ControlFlow::Continue(());
             };
-            let removed = message.headers.as_ref().is_some_and(|headers| {
-                headers.get("KV-Operation").is_some() || headers.get("Nats-Marker-Reason").is_some()
-            });
-            if removed {
+            if is_removal(message.headers.as_ref()) {
                 entries.remove(key);
             } else {
                 let entry = Entry {
@@ -269,6 +276,52 @@ impl Bucket {
         })
         .await?;
         Ok(entries.into_values().collect())
+    }
+
+    /// Returns entries in the order in which they were written, at most `limit`, and where to go on.
+    ///
+    /// Only for buckets with history 1. An entry that is written meanwhile moves to the end, so a walk misses none.
+    ///
+    /// # Errors
+    /// As [`Bucket::list`].
+    pub async fn page(&self, filter: &str, after: u64, limit: usize) -> Result<Page, Error> {
+        let config = pull::OrderedConfig {
+            filter_subject: format!("{}{filter}", self.store.prefix),
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: after.saturating_add(1),
+            },
+            ..Default::default()
+        };
+        let consumer = self
+            .store
+            .stream
+            .create_consumer(config)
+            .await
+            .map_err(self.failed("list", filter))?;
+        let mut page = Page::default();
+        let what = format!("{}/{filter}", self.name);
+        to_the_end(consumer, "list", &what, |message| {
+            let subject = message.subject.as_str();
+            let (sequence, pending) = message
+                .info()
+                .map_or((0, 0), |info| (info.stream_sequence, info.pending));
+            if let Some(key) = subject.strip_prefix(self.store.prefix.as_str())
+                && !is_removal(message.headers.as_ref())
+            {
+                page.entries.push(Entry {
+                    key: key.to_owned(),
+                    value: message.payload.clone(),
+                    revision: sequence,
+                });
+            }
+            if page.entries.len() >= limit {
+                page.next = (pending > 0).then_some(sequence);
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })
+        .await?;
+        Ok(page)
     }
 
     /// Watches every change from now on.
@@ -299,4 +352,11 @@ impl Bucket {
             })
         }))
     }
+}
+
+/// Says whether a message only marks that an entry is gone.
+fn is_removal(headers: Option<&HeaderMap>) -> bool {
+    headers.is_some_and(|headers| {
+        headers.get("KV-Operation").is_some() || headers.get("Nats-Marker-Reason").is_some()
+    })
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use chrono::{SecondsFormat, Utc};
 use sluice_events::{Command, Event, EventId, headers};
@@ -81,6 +82,35 @@ impl Bus {
             message_id,
         )
         .await
+    }
+
+    /// Asks for something unless the same is asked for already: a command waits on its subject, or this message id is known.
+    ///
+    /// # Errors
+    /// As [`Bus::publish`].
+    pub async fn command_unless_waiting(
+        &self,
+        command: &Command,
+        cause: &Cause,
+        message_id: &str,
+    ) -> Result<bool, Error> {
+        let subject = format!("sluice.do.{}", command.topic());
+        let headers = self.headers(command.type_name(), &EventId::random(), Some(cause));
+        let message = PublishMessage::build()
+            .payload(command.encode().into())
+            .headers(headers)
+            .expected_last_subject_sequence(0)
+            .message_id(message_id);
+        let pending = self
+            .js
+            .send_publish(subject.clone(), message)
+            .await
+            .map_err(Error::server("publish", subject.as_str()))?;
+        match pending.await {
+            Ok(ack) => Ok(!ack.duplicate),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(false),
+            Err(error) => Err(Error::server("publish", subject)(error)),
+        }
     }
 
     async fn send(

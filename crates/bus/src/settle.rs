@@ -189,6 +189,15 @@ impl<H: Handler> Worker<H> {
                         .await
                         .map_err(Failure::transient)?;
                 }
+                Output::Ask {
+                    command,
+                    message_id,
+                } => {
+                    self.bus
+                        .command_unless_waiting(&command, cause, &message_id)
+                        .await
+                        .map_err(Failure::transient)?;
+                }
             }
         }
         for record in outcome.records {

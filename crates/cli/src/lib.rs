@@ -4,16 +4,19 @@ mod commands;
 mod endpoints;
 mod explain;
 mod output;
+mod reconcile;
 mod resources;
 mod status;
 mod up;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use sluice_bus::Bus;
+use sluice_bus::topology::Stage;
 use sluice_domain::resources::Kind;
 use sluice_domain::{Repository, ResourceName};
 use sluice_registry::ImageReference;
@@ -157,6 +160,18 @@ enum Command {
         /// The image, as in `hub/alpine:3.20`.
         image: ImageReference,
     },
+    /// Lets stages search for missing work from what is stored alone, and says what they found and asked for.
+    Reconcile {
+        /// The stages, as in `promoter`; all of them where none is named.
+        #[arg(value_parser = reconcile::stage)]
+        stages: Vec<&'static Stage>,
+        /// For how many seconds it is waited until they have searched.
+        #[arg(long, default_value_t = 60)]
+        timeout_seconds: u64,
+        /// How it is shown.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
     /// Lists what could not be done, or tries it again.
     #[command(subcommand)]
     DeadLetters(DeadLetters),
@@ -283,6 +298,14 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Poll { mirror } => commands::poll(&bus, mirror).await,
         Command::Prune { repository, policy } => commands::prune(&bus, repository, policy).await,
         Command::Scan { image } => commands::scan(&bus, image).await,
+        Command::Reconcile {
+            stages,
+            timeout_seconds,
+            output,
+        } => {
+            let limit = Duration::from_secs(timeout_seconds);
+            reconcile::reconcile(&bus, stages, limit, output).await
+        }
         Command::DeadLetters(DeadLetters::List { output }) => {
             commands::dead_letters(&bus, output).await
         }

@@ -1,11 +1,12 @@
 //! One trigger: which tags name this digest, what do their policies say of it, and what follows.
 
-use sluice_bus::{Bus, Cause, Handler, Outcome};
+use sluice_bus::{Bus, Cause, Handler, Outcome, topology};
 use sluice_domain::{Class, Classify, Digest, Repository, Tag};
-use sluice_events::commands::JudgeImage;
+use sluice_events::commands::{JudgeImage, Reconcile};
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
 use sluice_registry::Client;
+use sluice_state::reconcile::after_events;
 use sluice_state::{Entry, State, TagWriter, describe, key};
 use thiserror::Error;
 
@@ -28,6 +29,7 @@ pub(crate) struct Promoter {
 pub(crate) enum Input {
     Scanned(Repository, Digest),
     Judge(JudgeImage),
+    Reconcile(Reconcile),
 }
 
 impl Decode for Input {
@@ -43,6 +45,7 @@ impl Decode for Input {
                 Ok(Self::Scanned(fact.repository, fact.digest))
             }
             Message::Command(Command::JudgeImage(command)) => Ok(Self::Judge(command)),
+            Message::Command(Command::Reconcile(command)) => Ok(Self::Reconcile(command)),
             other => Err(other.unexpected()),
         }
     }
@@ -59,6 +62,11 @@ pub(crate) enum Error {
     Telling {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error("the registry does not answer, so what is missing there cannot be found out")]
+    Away {
+        until: chrono::DateTime<chrono::Utc>,
+        source: sluice_registry::Error,
+    },
     #[error("{what} is damaged")]
     Damaged { what: String },
 }
@@ -69,6 +77,7 @@ impl Classify for Error {
             Self::State(error) => error.class(),
             Self::Registry(error) => error.class(),
             Self::Telling { .. } => Class::TRANSIENT,
+            Self::Away { until, .. } => Class::Unavailable { until: *until },
             Self::Damaged { .. } => Class::Permanent,
         }
     }
@@ -105,6 +114,11 @@ impl Handler for Promoter {
 
     async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, Error> {
         let (digest, subjects) = match input {
+            Input::Reconcile(command) => {
+                after_events(&self.bus, &topology::PROMOTER, &command, cause).await?;
+                let found = self.missing(&command).await?;
+                return Ok(found.into_outcome(&self.state, &command, cause));
+            }
             Input::Scanned(repository, digest) => {
                 let subjects = self.scanned(&repository, &digest).await?;
                 (digest, subjects)

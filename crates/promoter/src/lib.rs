@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
+use sluice_state::reconcile::keep_complete;
 use sluice_state::{attach, internal_registry};
 
 pub use settings::Settings;
@@ -29,7 +30,11 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     let registry = internal_registry(&settings.registry)?;
     host.spawn(
         "reconcile",
-        reconcile::keep(bus.clone(), state.clone(), catalog, host.stopping()),
+        keep_complete(bus.clone(), &topology::PROMOTER, host.stopping()),
+    );
+    host.spawn(
+        "changes",
+        reconcile::follow(bus.clone(), catalog, host.stopping()),
     );
     let handler = handler::Promoter::new(bus.clone(), state, registry);
     let consume = ConsumeSettings {

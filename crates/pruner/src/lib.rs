@@ -5,6 +5,7 @@
 
 mod facts;
 mod prune;
+mod reconcile;
 mod removal;
 mod rules;
 mod schedules;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
+use sluice_state::reconcile::keep_complete;
 use sluice_state::{attach, internal_registry, keep_schedules};
 
 pub use settings::Settings;
@@ -36,7 +38,11 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
             schedules::wanted,
         ),
     );
-    let handler = prune::Pruner::new(state, catalog, registry);
+    host.spawn(
+        "reconcile",
+        keep_complete(bus.clone(), &topology::PRUNER, stopping.clone()),
+    );
+    let handler = prune::Pruner::new(bus.clone(), state, catalog, registry);
     let consume = ConsumeSettings {
         concurrency: settings.pruner.concurrency,
         handler_timeout: Duration::from_secs(settings.pruner.timeout_seconds),

@@ -7,6 +7,7 @@ mod entries;
 mod error;
 mod images;
 pub mod key;
+pub mod reconcile;
 mod reports;
 mod schedules;
 mod tags;
@@ -16,7 +17,7 @@ use sluice_events::wire::state as wire;
 
 pub use catalog::{Catalog, CatalogFeed, Snapshot};
 pub use connect::{attach, internal_registry, remote_registry};
-pub use entries::{Entries, Entry, Stored};
+pub use entries::{Entries, Entry, Page, Stored};
 pub use error::Error;
 pub use images::describe;
 pub use schedules::{Wanted, keep_schedules};
@@ -43,6 +44,8 @@ pub struct State {
     pub endpoints: Entries<wire::Endpoint>,
     /// Deliveries to endpoints.
     pub deliveries: Entries<wire::Delivery>,
+    /// How each stage's last search for missing work went.
+    pub reconciliations: Entries<wire::Reconciliation>,
     /// Manifests that only serve to delete a tag.
     pub tombstones: Entries<wire::Tombstone>,
     reports: Objects,
@@ -65,6 +68,7 @@ impl State {
             decisions: Entries::new(bus.bucket("decisions").await?),
             endpoints: Entries::new(bus.bucket("endpoints").await?),
             deliveries: Entries::new(bus.bucket("deliveries").await?),
+            reconciliations: Entries::new(bus.bucket("reconciliations").await?),
             tombstones: Entries::new(bus.bucket("tombstones").await?),
             reports: bus.reports().await?,
         })
