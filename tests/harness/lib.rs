@@ -9,6 +9,7 @@ pub mod content;
 pub mod endpoint;
 pub mod image;
 pub mod scanner;
+mod server_api;
 pub mod servers;
 pub mod stack;
 pub mod subscriber;

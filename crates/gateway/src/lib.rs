@@ -53,7 +53,13 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         tokens.lifetime_seconds,
     )?;
     let secret = secret_file(&settings.notifications.secret_file)?;
-    let registry = internal_registry(&settings.registry)?;
+    let listener = listen(tokens.listen, tokens.address_file.as_deref(), "tokens").await?;
+    let mut registry = settings.registry;
+    if registry.token_host.is_none() {
+        // The registry sends this service, too, to the tokens that it issues itself.
+        registry.token_host = Some(listener.local_addr()?.to_string());
+    }
+    let registry = internal_registry(&registry)?;
     let (bus, state, catalog) = attach(&settings.bus, "gateway", host).await?;
     let comparer = Comparer {
         bus: bus.clone(),
@@ -74,7 +80,6 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     let api = api::routes(api, token.transpose()?);
     let intake = Intake::new(bus.clone(), state, registry.host().clone(), secret);
     let edge = edge::routes(issuer, intake);
-    let listener = listen(tokens.listen, tokens.address_file.as_deref(), "tokens").await?;
     let (address, file) = (settings.api.listen, settings.api.address_file);
     let api_listener = listen(address, file.as_deref(), "the API").await?;
     host.spawn("api", serve(api_listener, api, host.stopping()));

@@ -100,7 +100,15 @@ impl Handler for Comparer {
         if command.reason == reason::RESTARTED && settled > Utc::now() {
             return Err(Error::Starting { until: settled });
         }
-        let found = self.missing(&command).await?;
+        let found = match self.missing(&command).await {
+            Ok(found) => found,
+            // Another message would fare the same. The search counts as not made, which is what the alarm goes by.
+            Err(Error::State(sluice_state::Error::Registry(error))) => {
+                tracing::error!(%error, "the registry cannot be compared with what is known of it; see `registry` in the settings");
+                return Ok(Outcome::done());
+            }
+            Err(error) => return Err(error),
+        };
         Ok(found.into_outcome(&self.state, &command, cause))
     }
 }

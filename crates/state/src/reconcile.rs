@@ -291,18 +291,26 @@ impl Watch {
                 }
             }
         } else {
-            self.start().await?;
+            self.start(&now).await?;
             self.started = true;
         }
         self.before = now;
         Ok(())
     }
 
-    async fn start(&self) -> Result<(), Error> {
+    async fn start(&self, now: &[Look]) -> Result<(), Error> {
+        // A counter that begins with its first loss would hide that one from a rate.
+        metrics::count(
+            "sluice_log_messages_lost_total",
+            0,
+            &[("stage", self.stage.name)],
+        );
         self.bus.put_schedule(&hourly(self.stage)).await?;
-        // A log that lost something since another start is another reason.
-        let mark = self.bus.mark_of_log().await?;
-        let id = format!("{mark}/{}", Utc::now().timestamp() / TOGETHER_SECONDS);
+        // A stream that lost something since another start is another reason.
+        let marks: Vec<String> = now.iter().map(Look::mark).collect();
+        let log = self.bus.mark_of_log().await?;
+        let together = Utc::now().timestamp() / TOGETHER_SECONDS;
+        let id = format!("{log}/{}/{together}", marks.join("/"));
         ask(&self.bus, self.stage, reason::START, &id).await
     }
 
@@ -315,6 +323,7 @@ impl Watch {
             Loss::Middle => self.holes_at = Some(now),
             Loss::Beginning(_) | Loss::Replaced => {}
         }
+        // The number is an upper bound.
         let messages = if let Loss::Beginning(messages) = lost {
             messages
         } else {
