@@ -10,6 +10,7 @@ pub mod crash;
 pub mod endpoint;
 pub mod image;
 pub mod scanner;
+mod server_api;
 pub mod servers;
 pub mod stack;
 pub mod subscriber;

@@ -126,6 +126,14 @@ impl Stack {
         readiness(self.folder.path(), (name, number))
     }
 
+    /// Returns what a service tells of itself in numbers.
+    pub fn metrics(&self, name: &str, number: usize) -> String {
+        let address = place(self.folder.path(), (name, number), "address");
+        let address = fs::read_to_string(address).unwrap();
+        let answer = reqwest::blocking::get(format!("http://{address}/metrics"));
+        answer.unwrap().text().unwrap()
+    }
+
     /// Starts another gateway and returns the host and port of its token endpoint and of its REST API.
     pub fn gateway(&mut self, environment: &[(&str, &str)]) -> (String, String) {
         let number = self.services.len();

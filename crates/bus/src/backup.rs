@@ -269,7 +269,7 @@ impl Bus {
                 .timeout(Some(STALL));
             let subject = format!("$JS.API.STREAM.MSG.GET.{name}");
             let answer = self
-                .js
+                .server()?
                 .client()
                 .send_request(subject, request)
                 .await

@@ -77,6 +77,10 @@ pub(crate) enum Output {
         id: EventId,
         message_id: String,
     },
+    Ask {
+        command: Command,
+        message_id: String,
+    },
 }
 
 /// The facts to publish, then what to record.
@@ -130,6 +134,17 @@ impl Outcome {
         self.outputs.push(Output::Command {
             command: command.into(),
             id,
+            message_id,
+        });
+        self
+    }
+
+    /// Adds a command that is given unless one waits on its subject, or this id is known: whoever finds the same missing
+    /// again asks once.
+    #[must_use]
+    pub fn ask(mut self, command: impl Into<Command>, message_id: String) -> Self {
+        self.outputs.push(Output::Ask {
+            command: command.into(),
             message_id,
         });
         self

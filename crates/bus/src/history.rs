@@ -30,6 +30,8 @@ pub struct Fact {
     pub subject: String,
     /// Its id.
     pub id: String,
+    /// The process that published it, as in `/sluice/poller`.
+    pub source: String,
     /// The id of what caused it.
     pub causation: Option<String>,
     /// The id of what everything began with.
@@ -155,6 +157,7 @@ fn fact(message: &Message) -> Fact {
         at,
         subject: message.subject.to_string(),
         id: read(headers::ID).unwrap_or_default(),
+        source: read(headers::SOURCE).unwrap_or_default(),
         causation: read(headers::CAUSATION_ID),
         correlation: read(headers::CORRELATION_ID),
         event: Event::decode(&type_name, &message.payload).and_then(Result::ok),

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::context::PublishErrorKind;
@@ -55,6 +56,15 @@ pub enum Update {
         /// The revision of the removal.
         revision: u64,
     },
+}
+
+/// A part of a bucket.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// Its entries, in the order in which they were written.
+    pub entries: Vec<Entry>,
+    /// After which place the next part begins, if there is one.
+    pub next: Option<u64>,
 }
 
 impl Bus {
@@ -306,10 +316,7 @@ impl Bucket {
             let Some(key) = subject.strip_prefix(store.prefix.as_str()) else {
                 return ControlFlow::Continue(());
             };
-            let removed = message.headers.as_ref().is_some_and(|headers| {
-                headers.get("KV-Operation").is_some() || headers.get("Nats-Marker-Reason").is_some()
-            });
-            if removed {
+            if is_removal(message.headers.as_ref()) {
                 entries.remove(key);
             } else {
                 let entry = Entry {
@@ -323,6 +330,59 @@ impl Bucket {
         })
         .await?;
         Ok(entries.into_values().collect())
+    }
+
+    /// Returns entries in the order in which they were written, at most `limit`, and where to go on.
+    ///
+    /// Only for buckets with history 1. An entry that is written meanwhile moves to the end, so a walk misses none.
+    ///
+    /// # Errors
+    /// As [`Bucket::list`].
+    pub async fn page(&self, filter: &str, after: u64, limit: usize) -> Result<Page, Error> {
+        let store = match &self.place {
+            Place::Server { store, .. } => store,
+            Place::Supplied(backend) => {
+                let entries = backend.list(self.name, filter.to_owned()).await;
+                let entries = entries.map_err(self.refused("list", filter))?;
+                return Ok(page_of(entries, after, limit));
+            }
+        };
+        let config = pull::OrderedConfig {
+            filter_subject: format!("{}{filter}", store.prefix),
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: after.saturating_add(1),
+            },
+            ..Default::default()
+        };
+        let consumer = store
+            .stream
+            .create_consumer(config)
+            .await
+            .map_err(self.failed("list", filter))?;
+        let mut page = Page::default();
+        let what = format!("{}/{filter}", self.name);
+        to_the_end(consumer, "list", &what, |message| {
+            let subject = message.subject.as_str();
+            let (sequence, pending) = message
+                .info()
+                .map_or((0, 0), |info| (info.stream_sequence, info.pending));
+            if let Some(key) = subject.strip_prefix(store.prefix.as_str())
+                && !is_removal(message.headers.as_ref())
+            {
+                page.entries.push(Entry {
+                    key: key.to_owned(),
+                    value: message.payload.clone(),
+                    revision: sequence,
+                });
+            }
+            if page.entries.len() >= limit {
+                page.next = (pending > 0).then_some(sequence);
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })
+        .await?;
+        Ok(page)
     }
 
     /// Watches every change from now on.
@@ -357,5 +417,23 @@ impl Bucket {
             })
         });
         Ok(updates.boxed())
+    }
+}
+
+/// Says whether a message only marks that an entry is gone.
+fn is_removal(headers: Option<&HeaderMap>) -> bool {
+    headers.is_some_and(|headers| {
+        headers.get("KV-Operation").is_some() || headers.get("Nats-Marker-Reason").is_some()
+    })
+}
+
+fn page_of(mut entries: Vec<Entry>, after: u64, limit: usize) -> Page {
+    entries.retain(|entry| entry.revision > after);
+    entries.sort_by_key(|entry| entry.revision);
+    let next = (entries.len() > limit).then_some(limit);
+    entries.truncate(limit);
+    Page {
+        next: next.and(entries.last().map(|entry| entry.revision)),
+        entries,
     }
 }

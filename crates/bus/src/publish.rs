@@ -7,7 +7,7 @@ use bytes::Bytes;
 use chrono::SecondsFormat;
 use sluice_events::{Command, Event, EventId, headers};
 
-use crate::backend::{Outgoing, from_map};
+use crate::backend::{Outgoing, Refusal, from_map};
 use crate::cause::Cause;
 use crate::connect::Bus;
 use crate::envelope::set;
@@ -72,6 +72,28 @@ impl Bus {
         let subject = format!("sluice.do.{}", command.topic());
         let message = outgoing(subject, command.encode().into(), &headers);
         self.send(message, id, message_id).await
+    }
+
+    /// Asks for something unless the same is asked for already: a command waits on its subject, or this message id is known.
+    ///
+    /// # Errors
+    /// As [`Bus::publish`].
+    pub async fn command_unless_waiting(
+        &self,
+        command: &Command,
+        cause: &Cause,
+        message_id: &str,
+    ) -> Result<bool, Error> {
+        let subject = format!("sluice.do.{}", command.topic());
+        let headers = self.headers(command.type_name(), &EventId::random(), Some(cause));
+        let mut message = outgoing(subject.clone(), command.encode().into(), &headers);
+        message.message_id = Some(message_id.to_owned());
+        message.expected_sequence = Some(0);
+        match self.store(message).await {
+            Ok(stored) => Ok(!stored.duplicate),
+            Err(Refusal::Conflict) => Ok(false),
+            Err(error) => Err(Error::server("publish", subject)(error)),
+        }
     }
 
     async fn send(

@@ -182,6 +182,15 @@ impl<H: Handler> Worker<H> {
                         .map_err(Failure::of)?;
                     crash::point("bus.command_published");
                 }
+                Output::Ask {
+                    command,
+                    message_id,
+                } => {
+                    self.bus
+                        .command_unless_waiting(&command, cause, &message_id)
+                        .await
+                        .map_err(Failure::transient)?;
+                }
             }
         }
         for record in outcome.records {

@@ -2,7 +2,7 @@
 
 use crate::connect::Bus;
 use crate::error::Error;
-use crate::topology::STAGES;
+use crate::topology::{STAGES, Stage};
 use async_nats::jetstream::consumer::PullConsumer;
 
 /// The backlog of a stage in one stream.
@@ -28,29 +28,39 @@ impl Bus {
     pub async fn stage_status(&self) -> Result<Vec<StageStatus>, Error> {
         let mut all = Vec::new();
         for stage in STAGES {
-            for (stream, _) in stage.sources() {
-                let what = format!("{stream}/{}", stage.name);
-                let consumer: PullConsumer = self
-                    .server()?
-                    .get_consumer_from_stream(stage.name, stream)
-                    .await
-                    .map_err(Error::server("find consumer", what))?;
-                let later = if stream == stage.schedules {
-                    self.schedules(&format!("retry.{}", stage.name))
-                        .await?
-                        .len()
-                } else {
-                    0
-                };
-                let info = consumer.cached_info();
-                all.push(StageStatus {
-                    stage: stage.name,
-                    stream,
-                    waiting: info.num_pending,
-                    in_flight: u64::try_from(info.num_ack_pending).unwrap_or(0),
-                    later: u64::try_from(later).unwrap_or(u64::MAX),
-                });
-            }
+            all.extend(self.status_of(stage).await?);
+        }
+        Ok(all)
+    }
+
+    /// Returns the backlog of one stage.
+    ///
+    /// # Errors
+    /// As [`Bus::stage_status`].
+    pub async fn status_of(&self, stage: &Stage) -> Result<Vec<StageStatus>, Error> {
+        let mut all = Vec::new();
+        for (stream, _) in stage.sources() {
+            let what = format!("{stream}/{}", stage.name);
+            let consumer: PullConsumer = self
+                .server()?
+                .get_consumer_from_stream(stage.name, stream)
+                .await
+                .map_err(Error::server("find consumer", what))?;
+            let later = if stream == stage.schedules {
+                self.schedules(&format!("retry.{}", stage.name))
+                    .await?
+                    .len()
+            } else {
+                0
+            };
+            let info = consumer.cached_info();
+            all.push(StageStatus {
+                stage: stage.name,
+                stream,
+                waiting: info.num_pending,
+                in_flight: u64::try_from(info.num_ack_pending).unwrap_or(0),
+                later: u64::try_from(later).unwrap_or(u64::MAX),
+            });
         }
         Ok(all)
     }

@@ -52,8 +52,16 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_sec
 pub const POLLER: Stage = Stage {
     name: "poller",
     events: &[],
-    work: &["sluice.do.poll.>", "sluice.do.redrive.poller"],
-    due: &["sluice.due.poll.>", "sluice.due.retry.poller"],
+    work: &[
+        "sluice.do.poll.>",
+        "sluice.do.reconcile.poller",
+        "sluice.do.redrive.poller",
+    ],
+    due: &[
+        "sluice.due.poll.>",
+        "sluice.due.reconcile.poller",
+        "sluice.due.retry.poller",
+    ],
     schedules: "SCHEDULES_poller",
     ack_wait: ACK_WAIT,
     max_attempts: 5,
@@ -67,8 +75,15 @@ pub const MIRROR_WORKER: Stage = Stage {
         "sluice.v1.upstream.tag_moved.>",
         "sluice.v1.upstream.tag_gone.>",
     ],
-    work: &["sluice.do.redrive.mirror-worker"],
-    due: &["sluice.due.retry.mirror-worker"],
+    work: &[
+        "sluice.do.mirror.>",
+        "sluice.do.reconcile.mirror-worker",
+        "sluice.do.redrive.mirror-worker",
+    ],
+    due: &[
+        "sluice.due.reconcile.mirror-worker",
+        "sluice.due.retry.mirror-worker",
+    ],
     schedules: "SCHEDULES_mirror-worker",
     ack_wait: ACK_WAIT,
     max_attempts: 8,
@@ -79,8 +94,15 @@ pub const MIRROR_WORKER: Stage = Stage {
 pub const SCANNER_ADAPTER: Stage = Stage {
     name: "scanner-adapter",
     events: &["sluice.v1.tag.mirrored.>", "sluice.v1.tag.pushed.>"],
-    work: &["sluice.do.scan", "sluice.do.redrive.scanner-adapter"],
-    due: &["sluice.due.retry.scanner-adapter"],
+    work: &[
+        "sluice.do.scan.>",
+        "sluice.do.reconcile.scanner-adapter",
+        "sluice.do.redrive.scanner-adapter",
+    ],
+    due: &[
+        "sluice.due.reconcile.scanner-adapter",
+        "sluice.due.retry.scanner-adapter",
+    ],
     schedules: "SCHEDULES_scanner-adapter",
     ack_wait: ACK_WAIT,
     max_attempts: 6,
@@ -95,8 +117,16 @@ pub const PROMOTER: Stage = Stage {
         "sluice.v1.scan.failed.>",
         "sluice.v1.scan.findings_changed.>",
     ],
-    work: &["sluice.do.judge", "sluice.do.redrive.promoter"],
-    due: &["sluice.due.judge", "sluice.due.retry.promoter"],
+    work: &[
+        "sluice.do.judge.>",
+        "sluice.do.reconcile.promoter",
+        "sluice.do.redrive.promoter",
+    ],
+    due: &[
+        "sluice.due.judge.>",
+        "sluice.due.reconcile.promoter",
+        "sluice.due.retry.promoter",
+    ],
     schedules: "SCHEDULES_promoter",
     ack_wait: ACK_WAIT,
     max_attempts: 8,
@@ -107,8 +137,16 @@ pub const PROMOTER: Stage = Stage {
 pub const PRUNER: Stage = Stage {
     name: "pruner",
     events: &["sluice.v1.tag.mirrored.>", "sluice.v1.tag.pushed.>"],
-    work: &["sluice.do.prune.>", "sluice.do.redrive.pruner"],
-    due: &["sluice.due.prune.>", "sluice.due.retry.pruner"],
+    work: &[
+        "sluice.do.prune.>",
+        "sluice.do.reconcile.pruner",
+        "sluice.do.redrive.pruner",
+    ],
+    due: &[
+        "sluice.due.prune.>",
+        "sluice.due.reconcile.pruner",
+        "sluice.due.retry.pruner",
+    ],
     schedules: "SCHEDULES_pruner",
     ack_wait: ACK_WAIT,
     max_attempts: 6,
@@ -130,23 +168,40 @@ pub const WEBHOOK_DISPATCHER: Stage = Stage {
     ],
     work: &[
         "sluice.do.deliver.>",
+        "sluice.do.reconcile.webhook-dispatcher",
         "sluice.do.redrive.webhook-dispatcher",
     ],
-    due: &["sluice.due.retry.webhook-dispatcher"],
+    due: &[
+        "sluice.due.reconcile.webhook-dispatcher",
+        "sluice.due.retry.webhook-dispatcher",
+    ],
     schedules: "SCHEDULES_webhook-dispatcher",
     ack_wait: ACK_WAIT,
     max_attempts: 12,
     backoff: Backoff::new(Duration::from_secs(2), Duration::from_secs(3_600)),
 };
 
+/// Compares the registry with what is known of it; all else that the gateway does comes over HTTP.
+pub const GATEWAY: Stage = Stage {
+    name: "gateway",
+    events: &[],
+    work: &["sluice.do.reconcile.gateway", "sluice.do.redrive.gateway"],
+    due: &["sluice.due.reconcile.gateway", "sluice.due.retry.gateway"],
+    schedules: "SCHEDULES_gateway",
+    ack_wait: ACK_WAIT,
+    max_attempts: 6,
+    backoff: BACKOFF,
+};
+
 /// Every stage.
-pub const STAGES: [&Stage; 6] = [
+pub const STAGES: [&Stage; 7] = [
     &POLLER,
     &MIRROR_WORKER,
     &SCANNER_ADAPTER,
     &PROMOTER,
     &PRUNER,
     &WEBHOOK_DISPATCHER,
+    &GATEWAY,
 ];
 
 impl Stage {
@@ -201,9 +256,10 @@ impl Stage {
 /// move is told again with the same id. In the same way what follows from something is taken before that: tags before
 /// the decisions that brought them, decisions before verdicts, verdicts before the reports that they name. The audit
 /// follows the log, so it comes before it too.
-pub const BACKUP_ORDER: [&str; 23] = [
+pub const BACKUP_ORDER: [&str; 25] = [
     AUDIT,
     HELD,
+    "KV_reconciliations",
     "KV_endpoints",
     "KV_deliveries",
     "KV_tags",
@@ -222,6 +278,7 @@ pub const BACKUP_ORDER: [&str; 23] = [
     PROMOTER.schedules,
     PRUNER.schedules,
     WEBHOOK_DISPATCHER.schedules,
+    GATEWAY.schedules,
     EVENTS,
     HELD_LAST,
     "OBJ_reports",
@@ -254,7 +311,7 @@ const fn bucket(name: &'static str, history: i64) -> BucketSpec {
 }
 
 /// Every bucket.
-pub const BUCKETS: [BucketSpec; 12] = [
+pub const BUCKETS: [BucketSpec; 13] = [
     bucket("resources", 5),
     bucket("upstream", 1),
     bucket("tags", 1),
@@ -264,6 +321,7 @@ pub const BUCKETS: [BucketSpec; 12] = [
     bucket("budgets", 1),
     bucket("endpoints", 1),
     bucket("control", 1),
+    bucket("reconciliations", 1),
     BucketSpec {
         max_age: Some(EVENTS_AGE),
         ..bucket("deliveries", 1)

@@ -7,6 +7,7 @@ mod explain;
 mod nats_config;
 mod output;
 mod pause;
+mod reconcile;
 mod resources;
 mod restore;
 mod status;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use sluice_bus::topology::Stage;
 use sluice_bus::{Bus, ProvisionOptions};
 use sluice_domain::resources::Kind;
 use sluice_domain::{Repository, ResourceName};
@@ -200,6 +202,18 @@ enum Command {
         #[arg(long)]
         unreconciled: bool,
     },
+    /// Lets stages search for missing work from what is stored alone, and says what they found and asked for.
+    Reconcile {
+        /// The stages, as in `promoter`; all of them where none is named.
+        #[arg(value_parser = reconcile::stage)]
+        stages: Vec<&'static Stage>,
+        /// For how many seconds it is waited until they have searched.
+        #[arg(long, default_value_t = 60)]
+        timeout_seconds: u64,
+        /// How it is shown.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
     /// Lists what could not be done, or tries it again.
     #[command(subcommand)]
     DeadLetters(DeadLetters),
@@ -349,6 +363,14 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         } => restore::restore(&bus, &folder, replace, output).await,
         Command::Pause { reason } => pause::pause(&bus, &reason).await,
         Command::Resume { unreconciled } => pause::resume(&bus, unreconciled).await,
+        Command::Reconcile {
+            stages,
+            timeout_seconds,
+            output,
+        } => {
+            let limit = Duration::from_secs(timeout_seconds);
+            reconcile::reconcile(&bus, stages, limit, output).await
+        }
         Command::DeadLetters(DeadLetters::List { output }) => {
             commands::dead_letters(&bus, output).await
         }

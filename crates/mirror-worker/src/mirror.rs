@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use sluice_bus::{Bus, Cause, Handler, Outcome};
+use sluice_bus::{Bus, Cause, Handler, Outcome, topology};
 use sluice_domain::{Class, Classify, Digest, Repository, ResourceName, Tag};
+use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::{TagMirrorFailed, TagMirrored, UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::wire::state::TagEntry;
-use sluice_events::{Decode, Event, Message, Unexpected, time_from_wire};
+use sluice_events::{Command, Decode, Event, Message, Unexpected, time_from_wire};
 use sluice_registry::{Client, Copied, CopyJob, Transport};
 use sluice_service::crash;
+use sluice_state::reconcile::after_events;
 use sluice_state::{
     Applied, Catalog, Entry, Provenance, Snapshot, Standing, State, TagChange, TagWriter, Truth,
     describe, key, remote_registry,
@@ -24,9 +26,9 @@ const POLLED_BY: TimeDelta = TimeDelta::seconds(5);
 /// The stage.
 #[derive(Debug)]
 pub struct MirrorWorker {
-    bus: Bus,
-    state: State,
-    catalog: Catalog,
+    pub(crate) bus: Bus,
+    pub(crate) state: State,
+    pub(crate) catalog: Catalog,
     registry: Client,
     tags: TagWriter,
     transport: Transport,
@@ -39,6 +41,10 @@ pub enum Input {
     Moved(UpstreamTagMoved),
     /// An upstream tag is no longer there.
     Gone(UpstreamTagGone),
+    /// A tag is to be mirrored whose event is gone.
+    Asked(MirrorTag),
+    /// Missing work is to be found.
+    Reconcile(Reconcile),
 }
 
 impl Decode for Input {
@@ -46,6 +52,8 @@ impl Decode for Input {
         match message {
             Message::Event(Event::UpstreamTagMoved(fact)) => Ok(Self::Moved(fact)),
             Message::Event(Event::UpstreamTagGone(fact)) => Ok(Self::Gone(fact)),
+            Message::Command(Command::MirrorTag(command)) => Ok(Self::Asked(command)),
+            Message::Command(Command::Reconcile(command)) => Ok(Self::Reconcile(command)),
             other => Err(other.unexpected()),
         }
     }
@@ -181,14 +189,14 @@ impl Handler for MirrorWorker {
 
     async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, Error> {
         match input {
-            Input::Moved(fact) => match self.moved(&fact).await {
-                Ok(outcome) => Ok(outcome),
-                Err(error) => {
-                    self.tell_failure(&fact, cause, &error).await?;
-                    Err(error)
-                }
-            },
+            Input::Moved(fact) => self.moved_or_told(&fact, cause).await,
             Input::Gone(fact) => self.gone(&fact).await,
+            Input::Asked(command) => self.asked(&command, cause).await,
+            Input::Reconcile(command) => {
+                after_events(&self.bus, &topology::MIRROR_WORKER, &command, cause).await?;
+                let found = self.missing(&command).await?;
+                Ok(found.into_outcome(&self.state, &command, cause))
+            }
         }
     }
 }
@@ -219,6 +227,21 @@ impl MirrorWorker {
     pub fn reaching(mut self, transport: Transport) -> Self {
         self.transport = transport;
         self
+    }
+
+    /// Mirrors a tag, and tells a failure that is final.
+    pub(crate) async fn moved_or_told(
+        &self,
+        fact: &UpstreamTagMoved,
+        cause: &Cause,
+    ) -> Result<Outcome, Error> {
+        match self.moved(fact).await {
+            Ok(outcome) => Ok(outcome),
+            Err(error) => {
+                self.tell_failure(fact, cause, &error).await?;
+                Err(error)
+            }
+        }
     }
 
     async fn moved(&self, fact: &UpstreamTagMoved) -> Result<Outcome, Error> {
@@ -254,7 +277,9 @@ impl MirrorWorker {
             image.repository = %fact.repository, image.tag = %fact.tag, image.digest = %fact.digest,
             size_bytes = copied.size_bytes, copied = copied.blobs_copied, mounted = copied.blobs_mounted, "mirrored"
         );
-        Ok(Outcome::done().fact(TagMirrored {
+        // Whatever led here: one move is mirrored once.
+        let occurrence = fact.move_number.to_string();
+        let mirrored = TagMirrored {
             mirror: fact.mirror.clone(),
             source: fact.source.clone(),
             repository: fact.repository.clone(),
@@ -267,7 +292,8 @@ impl MirrorWorker {
             blobs_skipped: copied.blobs_skipped,
             bytes_copied: copied.bytes_copied,
             move_number: fact.move_number,
-        }))
+        };
+        Ok(Outcome::done().fact_at(mirrored, occurrence))
     }
 
     async fn copy(&self, catalog: &Snapshot, fact: &UpstreamTagMoved) -> Result<Copied, Error> {
@@ -301,7 +327,7 @@ impl MirrorWorker {
         Ok(job.run().await?)
     }
 
-    async fn gone(&self, fact: &UpstreamTagGone) -> Result<Outcome, Error> {
+    pub(crate) async fn gone(&self, fact: &UpstreamTagGone) -> Result<Outcome, Error> {
         if !fact.remove {
             return Ok(Outcome::done());
         }
@@ -361,7 +387,7 @@ impl MirrorWorker {
             move_number: fact.move_number,
         };
         self.bus
-            .publish(&failed.into(), cause, &cause.occurrence)
+            .publish(&failed.into(), cause, &fact.move_number.to_string())
             .await
             .map_err(sluice_state::Error::from)?;
         crash::point("mirror-worker.failure_told");

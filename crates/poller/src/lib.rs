@@ -4,6 +4,7 @@
 
 mod compare;
 mod poll;
+mod reconcile;
 mod schedules;
 mod settings;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
+use sluice_state::reconcile::keep_complete;
 use sluice_state::{attach, keep_schedules};
 
 pub use poll::Poller;
@@ -32,6 +34,10 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
             schedules::PREFIX,
             schedules::wanted,
         ),
+    );
+    host.spawn(
+        "reconcile",
+        keep_complete(bus.clone(), &topology::POLLER, stopping.clone()),
     );
     let handler = Poller::new(state, catalog, settings.poller.parallel_heads);
     let consume = ConsumeSettings {

@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use futures_util::{StreamExt as _, stream};
 use sluice_bus::{Cause, Handler, Outcome};
 use sluice_domain::resources::{Mirror, OnDelete};
-use sluice_domain::{Class, Classify, RegistryHost, Tag};
-use sluice_events::commands::PollMirror;
+use sluice_domain::{Class, Classify, RegistryHost, ResourceName, Tag};
+use sluice_events::commands::{PollMirror, Reconcile};
 use sluice_events::facts::{UpstreamPollFailed, UpstreamPollRecovered};
 use sluice_events::subject::{text, token};
 use sluice_events::wire::state::{UpstreamPoll, UpstreamTag};
@@ -16,13 +16,13 @@ use sluice_registry::{Client, Transport};
 use sluice_state::{Catalog, Entry, Snapshot, State, key, remote_registry};
 use thiserror::Error;
 
-use crate::compare;
+use crate::{compare, reconcile};
 
 /// The stage.
 #[derive(Debug)]
 pub struct Poller {
-    state: State,
-    catalog: Catalog,
+    pub(crate) state: State,
+    pub(crate) catalog: Catalog,
     parallel_heads: usize,
     transport: Transport,
     clients: Mutex<BTreeMap<RegistryHost, (u64, Client)>>,
@@ -30,12 +30,18 @@ pub struct Poller {
 
 /// What the stage works on.
 #[derive(Debug)]
-pub struct Input(PollMirror);
+pub enum Input {
+    /// A mirror is to be polled.
+    Poll(PollMirror),
+    /// Missing work is to be found.
+    Reconcile(Reconcile),
+}
 
 impl Decode for Input {
     fn decode(message: Message) -> Result<Self, Unexpected> {
         match message {
-            Message::Command(Command::PollMirror(command)) => Ok(Self(command)),
+            Message::Command(Command::PollMirror(command)) => Ok(Self::Poll(command)),
+            Message::Command(Command::Reconcile(command)) => Ok(Self::Reconcile(command)),
             other => Err(other.unexpected()),
         }
     }
@@ -66,9 +72,20 @@ impl Handler for Poller {
 
     const SPAN: &'static str = sluice_telemetry::span::POLL;
 
-    async fn handle(&self, input: Input, _cause: &Cause) -> Result<Outcome, Error> {
+    async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, Error> {
+        match input {
+            Input::Poll(command) => self.poll(&command.mirror).await,
+            Input::Reconcile(command) => {
+                let found = self.missing().await?;
+                Ok(found.into_outcome(&self.state, &command, cause))
+            }
+        }
+    }
+}
+
+impl Poller {
+    async fn poll(&self, name: &ResourceName) -> Result<Outcome, Error> {
         let catalog = self.catalog.current();
-        let name = &input.0.mirror;
         let Some(mirror) = catalog.mirrors.get(name).filter(|mirror| mirror.enabled) else {
             tracing::info!(mirror = %name, "no such mirror is enabled; nothing to poll");
             return Ok(Outcome::done());
@@ -79,9 +96,7 @@ impl Handler for Poller {
         let outcome = self.outcome(mirror, &known, &answers);
         Ok(self.poll_outcome(outcome, mirror, poll, &answers))
     }
-}
 
-impl Poller {
     /// Makes the stage.
     #[must_use]
     pub fn new(state: State, catalog: Catalog, parallel_heads: usize) -> Self {
@@ -281,6 +296,7 @@ impl Poller {
             }
             None => {
                 poll.failures = 0;
+                poll.succeeded_at = poll.polled_at;
                 if std::mem::take(&mut poll.failure_announced) {
                     outcome = outcome.fact(UpstreamPollRecovered {
                         mirror: mirror.name.clone(),
@@ -291,6 +307,7 @@ impl Poller {
                 }
             }
         }
+        reconcile::tell(&poll);
         let (polls, key) = (self.state.polls.clone(), key::poll(&mirror.name));
         outcome.then(async move { polls.put(&key, &poll).await.map(drop) })
     }

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use sluice_bus::{Bus, Cause, Failure, Handler, Outcome};
+use chrono::{DateTime, Utc};
+use sluice_bus::{Bus, Cause, Failure, Handler, Outcome, topology};
 use sluice_domain::{Class, Classify, Digest, Repository, Tag};
-use sluice_events::commands::JudgeImage;
+use sluice_events::commands::{JudgeImage, Reconcile};
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
 use sluice_registry::Client;
 use sluice_service::crash;
-use sluice_state::{Entry, State, TagWriter, describe, key};
+use sluice_state::reconcile::after_events;
+use sluice_state::{Catalog, Entry, State, TagWriter, describe, key};
 use thiserror::Error;
 
 use crate::decide::decide;
@@ -23,6 +25,7 @@ use crate::told::Told;
 pub struct Promoter {
     pub(crate) bus: Bus,
     pub(crate) state: State,
+    pub(crate) catalog: Catalog,
     pub(crate) registry: Client,
     pub(crate) tags: TagWriter,
 }
@@ -34,6 +37,8 @@ pub enum Input {
     Scanned(Repository, Digest),
     /// Somebody, or a timer, asks for a judgement.
     Judge(JudgeImage),
+    /// Missing work is to be found.
+    Reconcile(Reconcile),
 }
 
 impl Decode for Input {
@@ -49,6 +54,7 @@ impl Decode for Input {
                 Ok(Self::Scanned(fact.repository, fact.digest))
             }
             Message::Command(Command::JudgeImage(command)) => Ok(Self::Judge(command)),
+            Message::Command(Command::Reconcile(command)) => Ok(Self::Reconcile(command)),
             other => Err(other.unexpected()),
         }
     }
@@ -70,6 +76,18 @@ pub enum Error {
         /// Why.
         source: Failure,
     },
+    #[error("the registry does not answer, so what is missing there cannot be found out")]
+    Away {
+        until: DateTime<Utc>,
+        source: sluice_registry::Error,
+    },
+    /// A target could not be compared with the decisions.
+    #[error("not every target could be compared with the decisions")]
+    Uncompared {
+        /// When to try again.
+        until: DateTime<Utc>,
+    },
+    /// An entry makes no sense.
     #[error("{what} is damaged")]
     Damaged {
         /// It.
@@ -83,6 +101,9 @@ impl Classify for Error {
             Self::State(error) => error.class(),
             Self::Registry(error) => error.class(),
             Self::Telling { source } => source.class(),
+            Self::Away { until, .. } | Self::Uncompared { until } => {
+                Class::Unavailable { until: *until }
+            }
             Self::Damaged { .. } => Class::Permanent,
         }
     }
@@ -120,6 +141,11 @@ impl Handler for Promoter {
     async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, Error> {
         let mut scanned_at = None;
         let (digest, subjects) = match input {
+            Input::Reconcile(command) => {
+                after_events(&self.bus, &topology::PROMOTER, &command, cause).await?;
+                let found = self.missing(&command, cause).await?;
+                return Ok(found.into_outcome(&self.state, &command, cause));
+            }
             Input::Scanned(repository, digest) => {
                 scanned_at = Some(cause.time);
                 let subjects = self.scanned(&repository, &digest).await?;
@@ -159,11 +185,18 @@ impl Handler for Promoter {
 impl Promoter {
     /// Makes the stage, with the account that writes into targets; a claim of a tag lapses after this long.
     #[must_use]
-    pub fn new(bus: Bus, state: State, registry: Client, claim: Duration) -> Self {
+    pub fn new(
+        bus: Bus,
+        state: State,
+        catalog: Catalog,
+        registry: Client,
+        claim: Duration,
+    ) -> Self {
         let tags = TagWriter::new(state.clone(), registry.clone()).claiming_for(claim);
         Self {
             bus,
             state,
+            catalog,
             registry,
             tags,
         }

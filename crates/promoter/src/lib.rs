@@ -19,10 +19,10 @@ use std::time::Duration;
 
 use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
+use sluice_state::reconcile::keep_complete;
 use sluice_state::{attach, internal_registry};
 
 pub use handler::Promoter;
-pub use reconcile::reconcile;
 pub use settings::Settings;
 
 /// Connects, and runs the stage on the host.
@@ -33,10 +33,14 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     let (bus, state, catalog) = attach(&settings.bus, "promoter", host).await?;
     let registry = internal_registry(&settings.registry)?;
     let claim = bus.ack_wait(&topology::PROMOTER).await?;
-    let handler = Promoter::new(bus.clone(), state, registry, claim);
+    let handler = Promoter::new(bus.clone(), state, catalog.clone(), registry, claim);
     host.spawn(
         "reconcile",
-        reconcile::keep(handler.clone(), catalog, host.stopping()),
+        keep_complete(bus.clone(), &topology::PROMOTER, host.stopping()),
+    );
+    host.spawn(
+        "changes",
+        reconcile::follow(bus.clone(), catalog, host.stopping()),
     );
     let consume = ConsumeSettings {
         concurrency: settings.promoter.concurrency,

@@ -5,6 +5,7 @@
 
 mod facts;
 mod prune;
+mod reconcile;
 mod removal;
 mod rules;
 mod schedules;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
+use sluice_state::reconcile::keep_complete;
 use sluice_state::{attach, internal_registry, keep_schedules};
 
 pub use prune::Pruner;
@@ -37,8 +39,12 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
             schedules::wanted,
         ),
     );
+    host.spawn(
+        "reconcile",
+        keep_complete(bus.clone(), &topology::PRUNER, stopping.clone()),
+    );
     let claim = bus.ack_wait(&topology::PRUNER).await?;
-    let handler = Pruner::new(state, catalog, registry, claim);
+    let handler = Pruner::new(bus.clone(), state, catalog, registry, claim);
     let consume = ConsumeSettings {
         concurrency: settings.pruner.concurrency,
         handler_timeout: Duration::from_secs(settings.pruner.timeout_seconds),

@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sluice_bus::{Cause, Handler, Outcome};
+use sluice_bus::{Bus, Cause, Handler, Outcome, topology};
 use sluice_domain::service_account::is_service_account;
 use sluice_domain::{Class, Classify, Digest, Repository, ResourceName, Tag};
-use sluice_events::commands::PruneRepositories;
+use sluice_events::commands::{PruneRepositories, Reconcile};
 use sluice_events::facts::{PruneCompleted, PrunedTag, TagPushed};
 use sluice_events::wire::state::TagEntry;
 use sluice_events::{Command, Decode, Event, EventId, Message, Unexpected, time_from_wire};
 use sluice_policy::retention::{Plan, PlannedDeletion, Rules, TagFacts, plan};
 use sluice_registry::Client;
+use sluice_state::reconcile::after_events;
 use sluice_state::{Catalog, Snapshot, State, TagWriter, key};
 use thiserror::Error;
 
@@ -36,8 +37,9 @@ const LIMIT_WAITS: TimeDelta = TimeDelta::hours(24);
 /// The stage.
 #[derive(Debug)]
 pub struct Pruner {
-    state: State,
-    catalog: Catalog,
+    bus: Bus,
+    pub(crate) state: State,
+    pub(crate) catalog: Catalog,
     registry: Client,
     tags: TagWriter,
 }
@@ -51,6 +53,8 @@ pub enum Input {
     Pushed(TagPushed),
     /// Somebody, or a schedule, asks for retention.
     Asked(PruneRepositories),
+    /// Missing work is to be found.
+    Reconcile(Reconcile),
 }
 
 impl Decode for Input {
@@ -59,6 +63,7 @@ impl Decode for Input {
             Message::Event(Event::TagMirrored(fact)) => Ok(Self::Mirrored(fact.repository)),
             Message::Event(Event::TagPushed(fact)) => Ok(Self::Pushed(fact)),
             Message::Command(Command::PruneRepositories(command)) => Ok(Self::Asked(command)),
+            Message::Command(Command::Reconcile(command)) => Ok(Self::Reconcile(command)),
             other => Err(other.unexpected()),
         }
     }
@@ -130,6 +135,11 @@ impl Handler for Pruner {
                 policy,
                 repository: None,
             }) => return self.fan_out(&catalog, policy.as_ref(), cause).await,
+            Input::Reconcile(command) => {
+                after_events(&self.bus, &topology::PRUNER, &command, cause).await?;
+                let found = self.missing(&command).await?;
+                return Ok(found.into_outcome(&self.state, &command, cause));
+            }
         };
         match self
             .prune(&catalog, &repository, policy.as_ref(), cause)
@@ -144,9 +154,16 @@ impl Handler for Pruner {
 impl Pruner {
     /// Makes the stage, with the account that deletes in staging; a claim of a tag lapses after this long.
     #[must_use]
-    pub fn new(state: State, catalog: Catalog, registry: Client, claim: Duration) -> Self {
+    pub fn new(
+        bus: Bus,
+        state: State,
+        catalog: Catalog,
+        registry: Client,
+        claim: Duration,
+    ) -> Self {
         let tags = TagWriter::new(state.clone(), registry.clone()).claiming_for(claim);
         Self {
+            bus,
             state,
             catalog,
             registry,

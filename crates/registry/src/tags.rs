@@ -98,6 +98,44 @@ impl Client {
         Err(Error::untrusted(what, "its list has more than 1000 pages"))
     }
 
+    /// Lists the repositories after a name, at most about `limit`, and says after which name to go on.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a registry that does not list its repositories.
+    pub async fn repositories_after(
+        &self,
+        after: &str,
+        limit: usize,
+    ) -> Result<(Vec<Repository>, Option<String>), Error> {
+        let what = "_catalog";
+        let scope = ["registry:catalog:*".to_owned()];
+        let mut url = self.url(what)?;
+        url.query_pairs_mut().append_pair("n", &limit.to_string());
+        if !after.is_empty() {
+            url.query_pairs_mut().append_pair("last", after);
+        }
+        let answer = self
+            .send("list", what, &scope, |http| http.get(url.clone()))
+            .await?;
+        let answer = self.accept("list", what, answer, &[200]).await?;
+        let more = self.next_page(what, &url, answer.headers())?.is_some();
+        let body = limited(what, answer, MAX_PAGE).await?;
+        let page: RepositoryPage = serde_json::from_slice(&body).map_err(|error| {
+            Error::untrusted(
+                what,
+                format!("its list of repositories is not understood: {error}"),
+            )
+        })?;
+        let names = page.repositories.unwrap_or_default();
+        // A page that does not go on would be asked for again and again.
+        let last = names.last().filter(|last| more && last.as_str() != after);
+        let last = last.cloned();
+        Ok((
+            names.iter().filter_map(|name| name.parse().ok()).collect(),
+            last,
+        ))
+    }
+
     fn next_page(
         &self,
         what: &str,

@@ -13,6 +13,7 @@ use sluice_events::Event;
 use sluice_events::facts::ScannerDatabaseUpdated;
 use sluice_service::{Host, Latch, crash};
 use sluice_state::key::SCANNER;
+use sluice_telemetry::metrics;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -332,6 +333,11 @@ impl Keeping {
             scanner = version.scanner,
             database = version.database_text(),
             "the vulnerability database was checked and is used"
+        );
+        metrics::gauge(
+            "sluice_vulnerability_database_timestamp_seconds",
+            version.database.timestamp() as f64,
+            &[],
         );
         let age = Utc::now() - version.database;
         if age > OLD {

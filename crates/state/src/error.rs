@@ -66,6 +66,14 @@ pub enum Error {
         /// When to look again.
         until: DateTime<Utc>,
     },
+    /// A stage's events wait, which come before the search for what is missing.
+    #[error("stage `{stage}` works on its events first")]
+    EventsFirst {
+        /// The stage.
+        stage: &'static str,
+        /// When to look again.
+        until: DateTime<Utc>,
+    },
     /// The tag could not be brought to rest.
     #[error("tag `{tag}` kept changing while it was written")]
     Restless {
@@ -105,7 +113,8 @@ impl Classify for Error {
             Self::Registry(error) => error.class(),
             Self::Claimed { until, .. }
             | Self::Paused { until, .. }
-            | Self::Behind { until, .. } => Class::Unavailable { until: *until },
+            | Self::Behind { until, .. }
+            | Self::EventsFirst { until, .. } => Class::Unavailable { until: *until },
             Self::Restless { .. } => Class::TRANSIENT,
             Self::Unreadable { .. }
             | Self::Newer { .. }

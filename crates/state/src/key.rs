@@ -99,6 +99,12 @@ pub fn endpoint(name: &ResourceName) -> String {
     token(name.as_str())
 }
 
+/// `stage`.
+#[must_use]
+pub fn reconciliation(stage: &str) -> String {
+    token(stage)
+}
+
 /// `endpoint.event`.
 #[must_use]
 pub fn delivery(endpoint: &ResourceName, event: &str) -> String {

@@ -8,6 +8,7 @@ mod entries;
 mod error;
 mod images;
 pub mod key;
+pub mod reconcile;
 mod reports;
 mod schedules;
 mod tags;
@@ -18,7 +19,7 @@ use sluice_events::wire::state as wire;
 pub use catalog::{Catalog, CatalogFeed, Snapshot};
 pub use connect::{attach, internal_registry, remote_registry};
 pub use control::{Held, note_restore, reconciled};
-pub use entries::{Entries, Entry, Stored};
+pub use entries::{Entries, Entry, Page, Stored};
 pub use error::Error;
 pub use images::describe;
 pub use schedules::{Wanted, keep_schedules};
@@ -49,6 +50,8 @@ pub struct State {
     pub control: Entries<wire::Control>,
     /// What targets hold that no decision put there.
     pub unauthorised: Entries<wire::Unauthorised>,
+    /// How each stage's last search for missing work went.
+    pub reconciliations: Entries<wire::Reconciliation>,
     /// Manifests that only serve to delete a tag.
     pub tombstones: Entries<wire::Tombstone>,
     reports: Objects,
@@ -74,6 +77,7 @@ impl State {
             deliveries: Entries::new(bus.bucket("deliveries").await?),
             control: Entries::new(control.clone()),
             unauthorised: Entries::new(control),
+            reconciliations: Entries::new(bus.bucket("reconciliations").await?),
             tombstones: Entries::new(bus.bucket("tombstones").await?),
             reports: bus.reports().await?,
         })

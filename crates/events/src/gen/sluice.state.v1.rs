@@ -105,6 +105,9 @@ pub struct UpstreamPoll {
     /// Whether the failure was published.
     #[prost(bool, tag = "7")]
     pub failure_announced: bool,
+    /// When one last succeeded.
+    #[prost(message, optional, tag = "8")]
+    pub succeeded_at: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// Who is about to change a tag.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -562,6 +565,31 @@ pub struct Unauthorised {
     /// Whether its reversal was begun.
     #[prost(bool, tag = "11")]
     pub reverting: bool,
+}
+/// How a stage's last search for missing work went.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Reconciliation {
+    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    #[prost(uint32, tag = "1")]
+    pub schema: u32,
+    /// The stage.
+    #[prost(string, tag = "2")]
+    pub stage: ::prost::alloc::string::String,
+    /// The search.
+    #[prost(string, tag = "3")]
+    pub run: ::prost::alloc::string::String,
+    /// Why it was made.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// When it ended.
+    #[prost(message, optional, tag = "5")]
+    pub ended_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// How many entries were looked at.
+    #[prost(uint64, tag = "6")]
+    pub looked_at: u64,
+    /// How many pieces of missing work were found and asked for.
+    #[prost(uint64, tag = "7")]
+    pub found: u64,
 }
 /// Whether a scanner understood a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
