@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use sluice_bus::ServerConfig;
@@ -118,6 +118,11 @@ impl Nats {
             process,
             folder,
         }
+    }
+
+    /// Returns the folder of its streams.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
     }
 
     /// Returns what it has logged, permissions that were missing among it.

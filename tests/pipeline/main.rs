@@ -11,6 +11,7 @@ mod promote;
 mod prune;
 mod scan;
 mod scan_database;
+mod secrets;
 mod subscriber;
 mod trace;
 mod up;

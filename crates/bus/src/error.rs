@@ -14,7 +14,7 @@ pub enum Error {
         action: &'static str,
         /// On what.
         what: String,
-        /// What the client says; a missing permission looks like a timeout here and is logged by its subject.
+        /// What the client says.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Somebody else changed the entry first.
@@ -40,6 +40,16 @@ pub enum Error {
         size_bytes: usize,
         /// The limit.
         limit_bytes: usize,
+    },
+    /// The user lacks a permission.
+    #[error(
+        "user `{user}` may not use `{subject}` at NATS; `sluice nats-config` writes what each service needs"
+    )]
+    Denied {
+        /// The user.
+        user: String,
+        /// What was refused.
+        subject: String,
     },
     /// The server is too old.
     #[error(
@@ -83,6 +93,7 @@ impl Classify for Error {
     fn class(&self) -> Class {
         match self {
             Self::Server { .. } | Self::Conflict { .. } => Class::TRANSIENT,
+            Self::Denied { .. } => crate::denied::class(),
             Self::Missing { .. }
             | Self::TooLarge { .. }
             | Self::OldServer { .. }

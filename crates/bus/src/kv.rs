@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 
 use crate::connect::Bus;
+use crate::denied::Denials;
 use crate::error::Error;
 use crate::read::to_the_end;
 
@@ -21,6 +22,7 @@ use crate::read::to_the_end;
 pub struct Bucket {
     name: &'static str,
     js: Context,
+    denials: Denials,
     store: Store,
 }
 
@@ -55,14 +57,17 @@ impl Bus {
     /// # Errors
     /// A bucket that was not provisioned.
     pub async fn bucket(&self, name: &'static str) -> Result<Bucket, Error> {
-        let store = self
-            .js
-            .get_key_value(name)
-            .await
-            .map_err(Error::server("open bucket", name))?;
+        let open = async {
+            self.js
+                .get_key_value(name)
+                .await
+                .map_err(Error::server("open bucket", name))
+        };
+        let store = heed(&self.denials, name, open).await?;
         Ok(Bucket {
             name,
             js: self.js.clone(),
+            denials: self.denials.clone(),
             store,
         })
     }
@@ -88,6 +93,10 @@ impl Bucket {
     /// # Errors
     /// A server that does not answer.
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
+        heed(&self.denials, self.name, self.read(key)).await
+    }
+
+    async fn read(&self, key: &str) -> Result<Option<Entry>, Error> {
         let entry = self
             .store
             .entry(key)
@@ -112,7 +121,8 @@ impl Bucket {
         value: Bytes,
         revision: Option<u64>,
     ) -> Result<u64, Error> {
-        self.compare_and_set(key, value, revision, None).await
+        let written = self.compare_and_set(key, value, revision, None);
+        heed(&self.denials, self.name, written).await
     }
 
     /// Writes an entry as [`Bucket::write`] does, for a time of one second or more; only in buckets with history 1.
@@ -126,7 +136,8 @@ impl Bucket {
         revision: Option<u64>,
         ttl: Duration,
     ) -> Result<u64, Error> {
-        self.compare_and_set(key, value, revision, Some(ttl)).await
+        let written = self.compare_and_set(key, value, revision, Some(ttl));
+        heed(&self.denials, self.name, written).await
     }
 
     async fn compare_and_set(
@@ -197,10 +208,13 @@ impl Bucket {
     /// # Errors
     /// A server that does not answer.
     pub async fn put(&self, key: &str, value: Bytes) -> Result<u64, Error> {
-        self.store
-            .put(key, value)
-            .await
-            .map_err(self.failed("write", key))
+        let put = async {
+            self.store
+                .put(key, value)
+                .await
+                .map_err(self.failed("write", key))
+        };
+        heed(&self.denials, self.name, put).await
     }
 
     /// Removes an entry.
@@ -208,10 +222,13 @@ impl Bucket {
     /// # Errors
     /// A server that does not answer.
     pub async fn delete(&self, key: &str) -> Result<(), Error> {
-        self.store
-            .delete(key)
-            .await
-            .map_err(self.failed("delete", key))
+        let delete = async {
+            self.store
+                .delete(key)
+                .await
+                .map_err(self.failed("delete", key))
+        };
+        heed(&self.denials, self.name, delete).await
     }
 
     /// Removes an entry if it is still at this revision.
@@ -219,6 +236,10 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::write`].
     pub async fn delete_at(&self, key: &str, revision: u64) -> Result<(), Error> {
+        heed(&self.denials, self.name, self.remove_at(key, revision)).await
+    }
+
+    async fn remove_at(&self, key: &str, revision: u64) -> Result<(), Error> {
         self.store
             .delete_expect_revision(key, Some(revision))
             .await
@@ -233,6 +254,10 @@ impl Bucket {
     /// # Errors
     /// A server that does not answer, or that ends the listing early.
     pub async fn list(&self, filter: &str) -> Result<Vec<Entry>, Error> {
+        heed(&self.denials, self.name, self.listed(filter)).await
+    }
+
+    async fn listed(&self, filter: &str) -> Result<Vec<Entry>, Error> {
         let config = pull::OrderedConfig {
             filter_subject: format!("{}{filter}", self.store.prefix),
             deliver_policy: DeliverPolicy::LastPerSubject,
@@ -279,11 +304,13 @@ impl Bucket {
         &self,
     ) -> Result<impl Stream<Item = Result<Update, Error>> + Send + Unpin + use<>, Error> {
         let name = self.name;
-        let watch = self
-            .store
-            .watch_all()
-            .await
-            .map_err(self.failed("watch", ">"))?;
+        let watch = async {
+            self.store
+                .watch_all()
+                .await
+                .map_err(self.failed("watch", ">"))
+        };
+        let watch = heed(&self.denials, self.name, watch).await?;
         Ok(watch.map(move |entry| {
             let entry = entry.map_err(Error::server("watch", name))?;
             Ok(match entry.operation {
@@ -299,4 +326,14 @@ impl Bucket {
             })
         }))
     }
+}
+
+/// Fails at once where a permission for the bucket is missing.
+async fn heed<T>(
+    denials: &Denials,
+    bucket: &str,
+    operation: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let (entries, stream) = (format!("$KV.{bucket}."), format!("KV_{bucket}"));
+    denials.heed(&[&entries, &stream], operation).await
 }

@@ -90,6 +90,18 @@ impl Bus {
         id: EventId,
         message_id: &str,
     ) -> Result<Published, Error> {
+        let told = subject.clone();
+        let sent = self.confirmed(subject, message, id, message_id);
+        self.denials.heed(&[&told], sent).await
+    }
+
+    async fn confirmed(
+        &self,
+        subject: String,
+        message: PublishMessage,
+        id: EventId,
+        message_id: &str,
+    ) -> Result<Published, Error> {
         let message = message.message_id(message_id);
         let pending = self
             .js

@@ -16,7 +16,9 @@ use tracing::Instrument as _;
 use crate::cause::{Cause, is_tick};
 use crate::connect::Bus;
 use crate::consume::ConsumeSettings;
+use crate::denied;
 use crate::envelope::header;
+use crate::error::Error as BusError;
 use crate::handler::{BoxError, Handler, Outcome, Output};
 use crate::telemetry::{InFlight, continue_trace, link_trace};
 use crate::topology::Stage;
@@ -42,10 +44,12 @@ pub(crate) struct Failure {
 
 impl Failure {
     fn transient(error: impl Into<BoxError>) -> Self {
-        Self {
-            class: Class::TRANSIENT,
-            error: error.into(),
-        }
+        let error = error.into();
+        let class = match error.downcast_ref() {
+            Some(BusError::Denied { .. }) => denied::class(),
+            _ => Class::TRANSIENT,
+        };
+        Self { class, error }
     }
 
     fn permanent(error: impl Into<BoxError>) -> Self {

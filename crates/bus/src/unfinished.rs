@@ -12,6 +12,7 @@ use crate::cause::Cause;
 use crate::envelope::{
     ATTEMPTS, DEAD_ATTEMPTS, DEAD_REASON, DEAD_SUBJECT, OCCURRENCE, copied, set,
 };
+use crate::error::Error;
 use crate::handler::{BoxError, Handler};
 use crate::schedules::{SPEC, TARGET, at};
 use crate::settle::{Failure, Worker, random};
@@ -103,7 +104,7 @@ impl<H: Handler> Worker<H> {
         let copy = PublishMessage::build()
             .payload(message.payload.clone())
             .headers(map);
-        self.bus.js.send_publish(subject, copy).await?.await?;
+        self.store(subject, copy).await?;
         message.double_ack().await
     }
 
@@ -138,12 +139,19 @@ impl<H: Handler> Worker<H> {
                 "dead/{stage}/{}/{}",
                 info.stream, info.stream_sequence
             ));
-        self.bus
-            .js
-            .send_publish(format!("sluice.dead.{stage}"), letter)
-            .await?
-            .await?;
+        self.store(format!("sluice.dead.{stage}"), letter).await?;
         message.double_ack_with(AckKind::Term).await
+    }
+
+    async fn store(&self, subject: String, copy: PublishMessage) -> Result<(), BoxError> {
+        let stored = async {
+            let pending = self.bus.js.send_publish(subject.clone(), copy).await;
+            let confirmed = pending.map_err(Error::server("publish", &subject))?.await;
+            confirmed
+                .map(drop)
+                .map_err(Error::server("publish", &subject))
+        };
+        Ok(self.bus.denials.heed(&[&subject], stored).await?)
     }
 
     /// Copies the headers, and with them what this happening is called: a tick's own headers are those of all ticks.
