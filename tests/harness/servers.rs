@@ -115,6 +115,11 @@ impl Nats {
         self.restart();
     }
 
+    /// Returns the folder of its streams.
+    pub fn data(&self) -> &Path {
+        &self.store
+    }
+
     /// Returns what it has logged, permissions that were missing among it.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap()

@@ -14,6 +14,7 @@ mod prune;
 mod reconcile;
 mod scan;
 mod scan_database;
+mod secrets;
 mod subscriber;
 mod trace;
 mod up;

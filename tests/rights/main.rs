@@ -2,9 +2,11 @@
 //!
 //! The tables here are written from the services' rows in the architecture, and not from the code that grants.
 
+mod denied;
 mod raw;
 mod reflected;
 mod tables;
+mod tls;
 
 use sluice_bus::permissions::users;
 use sluice_bus::{Bus, ProvisionOptions};
@@ -20,7 +22,7 @@ use crate::tables::{BUCKETS, COMMANDS, FACTS, READERS, SERVICES, STAGES, WRITERS
 struct Scene {
     nats: Nats,
     keys: Keys,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Scene {
@@ -29,11 +31,7 @@ impl Scene {
         let keys = Keys::at(folder.path().join("keys"));
         keys.create().unwrap();
         let nats = Nats::configured(&keys, None, str::to_owned);
-        let scene = Self {
-            nats,
-            keys,
-            _folder: folder,
-        };
+        let scene = Self { nats, keys, folder };
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let bus = Bus::connect(&scene.settings("admin"), "test")

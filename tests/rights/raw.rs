@@ -136,6 +136,9 @@ impl Raw {
         let mut refused = Vec::new();
         loop {
             let line = self.line();
+            if line.is_empty() && refused.is_empty() {
+                refused.push("the server ended the connection".to_owned());
+            }
             if line.is_empty() || line == "PONG" {
                 return refused;
             }
@@ -162,7 +165,8 @@ impl Raw {
     }
 
     fn send(&mut self, text: &str) {
-        self.writer.write_all(text.as_bytes()).unwrap();
+        // Where the server has ended the connection, that is what is read next.
+        self.writer.write_all(text.as_bytes()).ok();
     }
 
     fn line(&mut self) -> String {

@@ -17,6 +17,7 @@ use tokio::sync::RwLock;
 
 use crate::connect::Bus;
 use crate::consume::ConsumeSettings;
+use crate::denied::Denials;
 use crate::error::Error;
 use crate::handler::{BoxError, Handler};
 use crate::incoming::Incoming;
@@ -45,6 +46,12 @@ pub enum Refusal {
 impl Refusal {
     pub(crate) fn failed(error: impl Into<BoxError>) -> Self {
         Self::Failed(error.into())
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::failed(error)
     }
 }
 
@@ -169,6 +176,7 @@ impl Bus {
     pub fn supplied(backend: Arc<dyn Backend>, service: &str) -> Self {
         Self {
             link: Link::Supplied(backend),
+            denials: Denials::new(service),
             service: service.to_owned(),
         }
     }
@@ -189,32 +197,36 @@ impl Bus {
             Link::Server(context) => context,
             Link::Supplied(backend) => return backend.publish(message).await,
         };
-        let mut publish = PublishMessage::build()
-            .payload(message.payload)
-            .headers(to_map(&message.headers));
-        if let Some(id) = message.message_id {
-            publish = publish.message_id(id);
-        }
-        if let Some(sequence) = message.expected_sequence {
-            publish = publish.expected_last_subject_sequence(sequence);
-        }
-        if let Some(ttl) = message.ttl {
-            publish = publish.ttl(ttl);
-        }
-        let pending = context
-            .send_publish(message.subject, publish)
-            .await
-            .map_err(Refusal::failed)?;
-        match pending.await {
-            Ok(ack) => Ok(Stored {
-                sequence: ack.sequence,
-                duplicate: ack.duplicate,
-            }),
-            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
-                Err(Refusal::Conflict)
-            }
-            Err(error) => Err(Refusal::failed(error)),
-        }
+        let subject = message.subject.clone();
+        let confirmed = confirmed(context, message);
+        self.denials.heed(&[&subject], confirmed).await
+    }
+}
+
+async fn confirmed(context: &Context, message: Outgoing) -> Result<Stored, Refusal> {
+    let mut publish = PublishMessage::build()
+        .payload(message.payload)
+        .headers(to_map(&message.headers));
+    if let Some(id) = message.message_id {
+        publish = publish.message_id(id);
+    }
+    if let Some(sequence) = message.expected_sequence {
+        publish = publish.expected_last_subject_sequence(sequence);
+    }
+    if let Some(ttl) = message.ttl {
+        publish = publish.ttl(ttl);
+    }
+    let pending = context
+        .send_publish(message.subject, publish)
+        .await
+        .map_err(Refusal::failed)?;
+    match pending.await {
+        Ok(ack) => Ok(Stored {
+            sequence: ack.sequence,
+            duplicate: ack.duplicate,
+        }),
+        Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Err(Refusal::Conflict),
+        Err(error) => Err(Refusal::failed(error)),
     }
 }
 

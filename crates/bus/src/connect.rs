@@ -10,12 +10,14 @@ use secrecy::ExposeSecret as _;
 use sluice_service::{BusSettings, Host, Latch};
 
 use crate::backend::Link;
+use crate::denied::Denials;
 use crate::error::Error;
 
 /// A connection to NATS JetStream; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Bus {
     pub(crate) link: Link,
+    pub(crate) denials: Denials,
     pub(crate) service: String,
 }
 
@@ -65,14 +67,17 @@ impl Bus {
             "" => service,
             user => user,
         };
+        let denials = Denials::new(inbox);
+        let told = denials.clone();
         let mut options = ConnectOptions::new()
             .name(format!("sluice-{service}"))
             .custom_inbox_prefix(format!("_INBOX_{inbox}"))
             .max_reconnects(None)
             .event_callback(move |event| {
-                let notice = notice.clone();
+                let (notice, denials) = (notice.clone(), told.clone());
                 async move {
                     log(&event);
+                    denials.notice(&event);
                     notice(&event);
                 }
             });
@@ -98,6 +103,7 @@ impl Bus {
         js.set_timeout(Duration::from_secs(10));
         Ok(Self {
             link: Link::Server(Box::new(js)),
+            denials,
             service: service.to_owned(),
         })
     }
@@ -116,7 +122,7 @@ fn log(event: &Event) {
     match event {
         Event::Connected => tracing::info!("connected to NATS"),
         Event::Disconnected => tracing::warn!("disconnected from NATS; reconnecting"),
-        // A missing permission surfaces only here; the call itself sees a timeout.
+        // A missing permission is told here with its subject, and by `Denials` to the call.
         Event::ServerError(error) => tracing::error!(%error, "NATS refused an operation"),
         // We ended it ourselves: it is the last thing of every command and every stop.
         Event::Closed => tracing::debug!("left NATS"),

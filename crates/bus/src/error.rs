@@ -3,6 +3,9 @@
 use sluice_domain::{Class, Classify};
 use thiserror::Error;
 
+use crate::backend::Refusal;
+use crate::handler::BoxError;
+
 /// A failure of the bus.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -14,7 +17,7 @@ pub enum Error {
         action: &'static str,
         /// On what.
         what: String,
-        /// What the client says; a missing permission looks like a timeout here and is logged by its subject.
+        /// What the client says.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Somebody else changed the entry first.
@@ -41,6 +44,16 @@ pub enum Error {
         /// The limit.
         limit_bytes: usize,
     },
+    /// The user lacks a permission.
+    #[error(
+        "user `{user}` may not use `{subject}` at NATS; `sluice nats-config` writes what each service needs"
+    )]
+    Denied {
+        /// The user.
+        user: String,
+        /// What was refused.
+        subject: String,
+    },
     /// The server is too old.
     #[error(
         "nats-server `{version}` is too old: 2.14 or newer is needed; older ones ignore settings silently"
@@ -65,10 +78,13 @@ impl Error {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let what = what.into();
-        move |source| Self::Server {
-            action,
-            what,
-            source: source.into(),
+        move |source| match own(source.into()) {
+            Ok(error) => error,
+            Err(source) => Self::Server {
+                action,
+                what,
+                source,
+            },
         }
     }
 
@@ -79,10 +95,25 @@ impl Error {
     }
 }
 
+/// Finds what already says what was refused; it needs no second telling.
+fn own(source: BoxError) -> Result<Error, BoxError> {
+    match source.downcast::<Error>() {
+        Ok(error) => Ok(*error),
+        Err(source) => match source.downcast::<Refusal>() {
+            Ok(refusal) => match *refusal {
+                Refusal::Failed(source) => own(source),
+                other @ Refusal::Conflict => Err(other.into()),
+            },
+            Err(source) => Err(source),
+        },
+    }
+}
+
 impl Classify for Error {
     fn class(&self) -> Class {
         match self {
             Self::Server { .. } | Self::Conflict { .. } => Class::TRANSIENT,
+            Self::Denied { .. } => crate::denied::class(),
             Self::Missing { .. }
             | Self::TooLarge { .. }
             | Self::OldServer { .. }

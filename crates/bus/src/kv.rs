@@ -16,6 +16,7 @@ use futures_util::{Stream, StreamExt as _};
 
 use crate::backend::{Backend, Link, Mark, Refusal};
 use crate::connect::Bus;
+use crate::denied::Denials;
 use crate::error::Error;
 use crate::read::to_the_end;
 
@@ -23,6 +24,7 @@ use crate::read::to_the_end;
 #[derive(Debug, Clone)]
 pub struct Bucket {
     name: &'static str,
+    denials: Denials,
     place: Place,
 }
 
@@ -74,17 +76,24 @@ impl Bus {
     /// A bucket that was not provisioned.
     pub async fn bucket(&self, name: &'static str) -> Result<Bucket, Error> {
         let place = match &self.link {
-            Link::Server(js) => Place::Server {
-                js: js.clone(),
-                store: Box::new(
+            Link::Server(js) => {
+                let open = async {
                     js.get_key_value(name)
                         .await
-                        .map_err(Error::server("open bucket", name))?,
-                ),
-            },
+                        .map_err(Error::server("open bucket", name))
+                };
+                Place::Server {
+                    js: js.clone(),
+                    store: Box::new(heed(&self.denials, name, open).await?),
+                }
+            }
             Link::Supplied(backend) => Place::Supplied(backend.clone()),
         };
-        Ok(Bucket { name, place })
+        Ok(Bucket {
+            name,
+            denials: self.denials.clone(),
+            place,
+        })
     }
 }
 
@@ -132,7 +141,7 @@ impl Bucket {
     /// # Errors
     /// A server that does not answer.
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
-        let mark = self.mark(key).await?;
+        let mark = heed(&self.denials, self.name, self.mark(key)).await?;
         Ok(mark.and_then(|mark| {
             Some(Entry {
                 key: key.to_owned(),
@@ -152,7 +161,8 @@ impl Bucket {
         value: Bytes,
         revision: Option<u64>,
     ) -> Result<u64, Error> {
-        self.compare_and_set(key, value, revision, None).await
+        let written = self.compare_and_set(key, value, revision, None);
+        heed(&self.denials, self.name, written).await
     }
 
     /// Writes an entry as [`Bucket::write`] does, for a time of one second or more; only in buckets with history 1.
@@ -166,7 +176,8 @@ impl Bucket {
         revision: Option<u64>,
         ttl: Duration,
     ) -> Result<u64, Error> {
-        self.compare_and_set(key, value, revision, Some(ttl)).await
+        let written = self.compare_and_set(key, value, revision, Some(ttl));
+        heed(&self.denials, self.name, written).await
     }
 
     async fn compare_and_set(
@@ -244,10 +255,11 @@ impl Bucket {
                 return write.await.map_err(self.refused("write", key));
             }
         };
-        store
-            .put(key, value)
-            .await
-            .map_err(self.failed("write", key))
+        let put = async {
+            let put = store.put(key, value).await;
+            put.map_err(self.failed("write", key))
+        };
+        heed(&self.denials, self.name, put).await
     }
 
     /// Removes an entry.
@@ -262,7 +274,11 @@ impl Bucket {
                 return removal.await.map_err(self.refused("delete", key));
             }
         };
-        store.delete(key).await.map_err(self.failed("delete", key))
+        let delete = async {
+            let deleted = store.delete(key).await;
+            deleted.map_err(self.failed("delete", key))
+        };
+        heed(&self.denials, self.name, delete).await
     }
 
     /// Removes an entry if it is still at this revision.
@@ -270,6 +286,10 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::write`].
     pub async fn delete_at(&self, key: &str, revision: u64) -> Result<(), Error> {
+        heed(&self.denials, self.name, self.remove_at(key, revision)).await
+    }
+
+    async fn remove_at(&self, key: &str, revision: u64) -> Result<(), Error> {
         let store = match &self.place {
             Place::Server { store, .. } => store,
             Place::Supplied(backend) => {
@@ -291,6 +311,10 @@ impl Bucket {
     /// # Errors
     /// A server that does not answer, or that ends the listing early.
     pub async fn list(&self, filter: &str) -> Result<Vec<Entry>, Error> {
+        heed(&self.denials, self.name, self.listed(filter)).await
+    }
+
+    async fn listed(&self, filter: &str) -> Result<Vec<Entry>, Error> {
         let store = match &self.place {
             Place::Server { store, .. } => store,
             Place::Supplied(backend) => {
@@ -339,6 +363,10 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::list`].
     pub async fn page(&self, filter: &str, after: u64, limit: usize) -> Result<Page, Error> {
+        heed(&self.denials, self.name, self.paged(filter, after, limit)).await
+    }
+
+    async fn paged(&self, filter: &str, after: u64, limit: usize) -> Result<Page, Error> {
         let store = match &self.place {
             Place::Server { store, .. } => store,
             Place::Supplied(backend) => {
@@ -401,7 +429,8 @@ impl Bucket {
                 return Ok(watch.map(Ok).boxed());
             }
         };
-        let watch = store.watch_all().await.map_err(self.failed("watch", ">"))?;
+        let watch = async { store.watch_all().await.map_err(self.failed("watch", ">")) };
+        let watch = heed(&self.denials, name, watch).await?;
         let updates = watch.map(move |entry| {
             let entry = entry.map_err(Error::server("watch", name))?;
             Ok(match entry.operation {
@@ -436,4 +465,14 @@ fn page_of(mut entries: Vec<Entry>, after: u64, limit: usize) -> Page {
         next: next.and(entries.last().map(|entry| entry.revision)),
         entries,
     }
+}
+
+/// Fails at once where a permission for the bucket is missing.
+async fn heed<T>(
+    denials: &Denials,
+    bucket: &str,
+    operation: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let (entries, stream) = (format!("$KV.{bucket}."), format!("KV_{bucket}"));
+    denials.heed(&[&entries, &stream], operation).await
 }

@@ -8,6 +8,7 @@ mod cause;
 mod connect;
 mod consume;
 mod dead_letters;
+mod denied;
 mod envelope;
 mod error;
 mod handler;

@@ -106,7 +106,8 @@ impl Bus {
 
     /// Reads how a stream is configured, if there is one.
     pub(crate) async fn stream_config(&self, name: &str) -> Result<Option<Config>, Error> {
-        match self.server()?.get_stream(name).await {
+        let look = async { Ok::<_, Error>(self.server()?.get_stream(name).await) };
+        match self.denials.heed(&[name], look).await? {
             Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
             Err(error) => match error.kind() {
                 GetStreamErrorKind::JetStream(told)
@@ -125,8 +126,12 @@ impl Bus {
         name: &str,
         stream: &str,
     ) -> Result<Option<async_nats::jetstream::consumer::Config>, Error> {
-        let found: Result<PullConsumer, _> =
-            self.server()?.get_consumer_from_stream(name, stream).await;
+        let about = format!("{stream}.{name}");
+        let look = async {
+            let server = self.server()?;
+            Ok::<_, Error>(server.get_consumer_from_stream(name, stream).await)
+        };
+        let found: Result<PullConsumer, _> = self.denials.heed(&[&about], look).await?;
         match found {
             Ok(consumer) => Ok(Some(consumer.cached_info().config.clone())),
             Err(error) => match error.kind() {

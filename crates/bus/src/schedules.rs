@@ -81,6 +81,11 @@ impl Bus {
     /// # Errors
     /// A server that does not answer.
     pub async fn put_schedule(&self, schedule: &Schedule) -> Result<bool, Error> {
+        let put = self.put(schedule);
+        self.heed_schedules(&schedule.name, put).await
+    }
+
+    async fn put(&self, schedule: &Schedule) -> Result<bool, Error> {
         let subject = format!("{SCHEDULE}{}", schedule.name);
         let specification = schedule.specification();
         let payload = Bytes::from(schedule.command.encode());
@@ -112,6 +117,10 @@ impl Bus {
     /// # Errors
     /// A server that does not answer.
     pub async fn remove_schedule(&self, name: &str) -> Result<(), Error> {
+        self.heed_schedules(name, self.purge(name)).await
+    }
+
+    async fn purge(&self, name: &str) -> Result<(), Error> {
         let subject = format!("{SCHEDULE}{name}");
         if let Link::Supplied(backend) = &self.link {
             let purged = backend.purge(subject.clone()).await;
@@ -131,6 +140,10 @@ impl Bus {
     /// # Errors
     /// A server that does not answer.
     pub async fn schedules(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        self.heed_schedules(prefix, self.names(prefix)).await
+    }
+
+    async fn names(&self, prefix: &str) -> Result<Vec<String>, Error> {
         let filter = format!("{SCHEDULE}{prefix}.>");
         let subjects = self
             .schedule_subjects(prefix, &filter)
@@ -168,6 +181,16 @@ impl Bus {
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(Error::server("read schedule", subject)(error)),
         }
+    }
+
+    async fn heed_schedules<T>(
+        &self,
+        name: &str,
+        operation: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let subject = format!("{SCHEDULE}{name}");
+        let stream = Stage::of_schedule(name).map_or(subject.as_str(), |stage| stage.schedules);
+        self.denials.heed(&[&subject, stream], operation).await
     }
 
     async fn schedule_stream(&self, name: &str) -> Result<Stream<()>, Error> {

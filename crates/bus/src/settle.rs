@@ -17,7 +17,9 @@ use crate::backend::Settlement;
 use crate::cause::{Cause, is_tick};
 use crate::connect::Bus;
 use crate::consume::ConsumeSettings;
+use crate::denied;
 use crate::envelope::header;
+use crate::error::Error as BusError;
 use crate::handler::{BoxError, Failure, Handler, Outcome, Output};
 use crate::incoming::Incoming;
 use crate::telemetry::{InFlight, continue_trace, link_trace};
@@ -38,10 +40,12 @@ enum Fault {
 
 impl Failure {
     fn transient(error: impl Into<BoxError>) -> Self {
-        Self {
-            class: Class::TRANSIENT,
-            error: error.into(),
-        }
+        let error = error.into();
+        let class = match error.downcast_ref() {
+            Some(BusError::Denied { .. }) => denied::class(),
+            _ => Class::TRANSIENT,
+        };
+        Self { class, error }
     }
 
     fn permanent(error: impl Into<BoxError>) -> Self {
