@@ -250,7 +250,7 @@ enabled: false
             ])
         );
         assert_eq!(
-            told(&Requester::Service("promoter"))[2],
+            told(&Requester::Service("promoter"))[3],
             serde_json::json!({ "type": "registry", "name": "catalog", "actions": ["*"] })
         );
         assert_eq!(
