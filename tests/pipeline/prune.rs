@@ -230,7 +230,10 @@ fn a_registry_that_is_away_is_waited_for_and_nothing_is_deleted() {
     wait_for("the run to wait", 30, || {
         let status = stack.status();
         let stages = status["stages"].as_array().unwrap();
-        let waits = |stage: &&serde_json::Value| stage["stage"] == "pruner" && stage["later"] == 1;
+        // The search at the start finds the same repository over its limit; its run waits too.
+        let waits = |stage: &&serde_json::Value| {
+            stage["stage"] == "pruner" && stage["later"].as_u64() >= Some(1)
+        };
         stages.iter().find(waits).map(drop)
     });
     assert_eq!(stack.status()["deadLetters"], 0);
