@@ -1,7 +1,7 @@
 //! One move of one tag.
 
 use sluice_bus::{Bus, Cause, Handler, Outcome};
-use sluice_domain::{Class, Classify, Repository, ResourceName, Tag};
+use sluice_domain::{Class, Classify, Digest, Repository, ResourceName, Tag};
 use sluice_events::facts::{TagMirrorFailed, TagMirrored, UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::{Decode, Event, Message, Unexpected};
 use sluice_registry::{Client, Copied, CopyJob, Transport};
@@ -85,12 +85,15 @@ impl Classify for Error {
 /// The source of truth of a mirrored tag: its `upstream` entry.
 ///
 /// An entry that is behind the event is no contradiction: the event is published before the entry is written.
-/// A move whose tag retention removed again is over: a late delivery must not bring it back.
+/// Two moves may have one number: the poller may die before it records the first, and find another digest then. The one
+/// that was recorded counts. A move whose tag retention removed again is over: a late delivery must not bring it back.
 struct Upstream<'a> {
     state: &'a State,
     mirror: &'a ResourceName,
     repository: &'a Repository,
     tag: &'a Tag,
+    /// What the move led to; nothing if the tag is gone.
+    digest: Option<&'a Digest>,
     move_number: u64,
 }
 
@@ -101,7 +104,13 @@ impl Truth for Upstream<'_> {
             .upstream
             .get(&key::upstream(self.mirror, self.tag))
             .await?;
-        let newer = entry.is_some_and(|entry| entry.value.move_number > self.move_number);
+        let newer = entry.is_some_and(|Entry { value, .. }| {
+            let same = match self.digest {
+                Some(digest) => !value.gone && value.digest == digest.as_str(),
+                None => value.gone,
+            };
+            value.move_number > self.move_number || (value.move_number == self.move_number && !same)
+        });
         let local = self
             .state
             .tags
@@ -140,6 +149,15 @@ impl Handler for MirrorWorker {
     }
 }
 
+fn provenance(fact: &UpstreamTagMoved) -> Provenance {
+    Provenance {
+        by: "mirror-worker".to_owned(),
+        mirror: fact.mirror.to_string(),
+        move_number: fact.move_number,
+        promotion: None,
+    }
+}
+
 impl MirrorWorker {
     /// Makes the stage, with the account that writes into staging.
     #[must_use]
@@ -164,9 +182,16 @@ impl MirrorWorker {
 
     async fn moved(&self, fact: &UpstreamTagMoved) -> Result<Outcome, Error> {
         let catalog = self.catalog.current();
-        let truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
+        let truth = Upstream {
+            digest: Some(&fact.digest),
+            ..self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number)
+        };
         if truth.standing().await? == Standing::Superseded {
             tracing::info!(image.repository = %fact.repository, image.tag = %fact.tag, "superseded by a newer move, or pruned since");
+            let ours = (&fact.digest, &provenance(fact));
+            self.tags
+                .end_claim(&fact.repository, &fact.tag, ours)
+                .await?;
             return Ok(Outcome::done());
         }
         let copied = self.copy(&catalog, fact).await?;
@@ -175,12 +200,7 @@ impl MirrorWorker {
             repository: &fact.repository,
             tag: &fact.tag,
             wanted: Some(&copied.top),
-            provenance: Provenance {
-                by: "mirror-worker".to_owned(),
-                mirror: fact.mirror.to_string(),
-                move_number: fact.move_number,
-                promotion: None,
-            },
+            provenance: provenance(fact),
             truth: &truth,
         };
         if self.tags.apply(&change).await? == Applied::Superseded {
@@ -270,6 +290,7 @@ impl MirrorWorker {
             mirror,
             repository,
             tag,
+            digest: None,
             move_number,
         }
     }

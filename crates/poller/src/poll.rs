@@ -18,6 +18,9 @@ use thiserror::Error;
 
 use crate::compare;
 
+/// The revision of an entry that is not there.
+const UNRECORDED: u64 = 0;
+
 /// The stage.
 #[derive(Debug)]
 pub struct Poller {
@@ -108,10 +111,34 @@ impl Poller {
             .list(&format!("{}.*", token(mirror.name.as_str())))
             .await?;
         let tag = |entry: &Entry<UpstreamTag>| text(entry.key.rsplit('.').next()?)?.parse().ok();
-        Ok(entries
+        let mut known: BTreeMap<Tag, Entry<UpstreamTag>> = entries
             .into_iter()
             .filter_map(|entry| Some((tag(&entry)?, entry)))
-            .collect())
+            .collect();
+        // A move that was told, but not recorded, may have been carried out all the same.
+        for entry in self.state.tags.list(&key::tags_of(&mirror.to)).await? {
+            let local = entry.value;
+            let Ok(tag) = local.tag.parse::<Tag>() else {
+                continue;
+            };
+            if local.mirror != mirror.name.as_str() || local.digest.is_empty() {
+                continue;
+            }
+            known.entry(tag).or_insert_with_key(|tag| Entry {
+                key: key::upstream(&mirror.name, tag),
+                value: UpstreamTag {
+                    mirror: local.mirror,
+                    source: mirror.from.to_string(),
+                    repository: local.repository,
+                    tag: local.tag,
+                    digest: local.digest,
+                    move_number: local.move_number,
+                    ..Default::default()
+                },
+                revision: UNRECORDED,
+            });
+        }
+        Ok(known)
     }
 
     /// Asks the upstream; whatever fails is told and the rest still counts.
@@ -195,7 +222,10 @@ impl Poller {
         let now = sluice_domain::now();
         let mut outcome = Outcome::done();
         for (tag, digest) in &answers.heads {
-            let before = known.get(tag);
+            // One that was never recorded is told and recorded as it was the first time.
+            let before = known.get(tag).filter(|before| {
+                before.revision != UNRECORDED || before.value.digest != digest.as_str()
+            });
             if let Some((fact, entry)) =
                 compare::seen(mirror, tag, before.map(|entry| &entry.value), digest, now)
             {

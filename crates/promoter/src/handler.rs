@@ -66,6 +66,12 @@ pub enum Error {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The image was refused while it was promoted.
+    #[error("the image was refused while it was promoted")]
+    Overtaken {
+        /// When to look again.
+        until: chrono::DateTime<chrono::Utc>,
+    },
     /// An entry makes no sense.
     #[error("{what} is damaged")]
     Damaged {
@@ -80,6 +86,7 @@ impl Classify for Error {
             Self::State(error) => error.class(),
             Self::Registry(error) => error.class(),
             Self::Telling { .. } => Class::TRANSIENT,
+            Self::Overtaken { until } => Class::Unavailable { until: *until },
             Self::Damaged { .. } => Class::Permanent,
         }
     }

@@ -11,7 +11,6 @@ use sluice_state::{Entry, Standing, State, TagChange, Truth, describe, key};
 
 use crate::decide::{is_known_to_fail, why};
 use crate::handler::{Case, Error, Promoter};
-use crate::policies;
 use crate::promote::{occurrence, provenance};
 use crate::told::Told;
 
@@ -32,9 +31,11 @@ impl Truth for Refused<'_> {
             .tags
             .get(&key::tag(self.target, self.tag))
             .await?;
-        // Somebody may have promoted another digest meanwhile, which must stay.
-        let still_named =
-            entry.is_some_and(|entry| entry.value.digest == self.case.decision.digest);
+        // Somebody may have promoted another digest meanwhile, which must stay. While the tag is claimed, its entry
+        // does not say yet what it names.
+        let still_named = entry.is_some_and(|entry| {
+            entry.value.claim.is_some() || entry.value.digest == self.case.decision.digest
+        });
         Ok(if still_refused && still_named {
             Standing::Current
         } else {
@@ -50,6 +51,7 @@ impl Promoter {
         if !case.decision.announced {
             self.tell_refusal(case, &mut told)?;
         }
+        self.end_claim(case).await?;
         let recall = case.policy.spec.recall;
         let asked_for = match recall {
             Recall::Flag => case.decision.flagged.is_empty(),
@@ -70,10 +72,30 @@ impl Promoter {
                 return Ok(told);
             }
         }
+        if case.decision.promoted_at.is_none() && self.is_left(case).await? {
+            self.clear(case, &mut told).await?;
+        }
         if !case.decision.announced {
             told.record(self.record(case, |_| {}));
         }
         Ok(told)
+    }
+
+    /// Says whether something is in the target of an image that nothing brought there for good.
+    ///
+    /// A promotion that was carried out while the image was withdrawn cleans up behind itself; one that died does so
+    /// when its message comes again, and finds the refusal.
+    async fn is_left(&self, case: &Case<'_>) -> Result<bool, Error> {
+        let Ok((target, _)) = case.place() else {
+            return Ok(false);
+        };
+        for manifest in case.manifests {
+            let head = self.registry.head(&target, &manifest.into()).await?;
+            if head.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Returns the other decisions by which this image stands in the same target.
@@ -112,43 +134,12 @@ impl Promoter {
         Ok(())
     }
 
-    /// Removes the tags that this decision brought, then by digest what nothing else there reaches.
+    /// Takes an image back, and tells it.
     async fn withdraw(&self, case: &Case<'_>, told: &mut Told) -> Result<(), Error> {
-        let (target, tag) = case.place()?;
-        // A template with the time may have brought more than one tag; the last is told even when it is gone already.
-        let mut brought = BTreeSet::from([tag]);
-        for entry in self.state.tags.list(&key::tags_of(&target)).await? {
-            if is_brought_by(&entry.value, case)
-                && let Ok(tag) = entry.value.tag.parse()
-            {
-                brought.insert(tag);
-            }
-        }
-        for tag in &brought {
-            let truth = Refused {
-                state: &self.state,
-                case,
-                target: &target,
-                tag,
-            };
-            let entry = self.state.tags.get(&key::tag(&target, tag)).await?;
-            if entry.is_some_and(|entry| is_brought_by(&entry.value, case)) {
-                let change = TagChange {
-                    repository: &target,
-                    tag,
-                    wanted: None,
-                    provenance: provenance(case),
-                    truth: &truth,
-                };
-                self.tags.apply(&change).await?;
-            }
-        }
-        // A decision that changed meanwhile has its own message, which mends what was removed.
-        let now = self.state.decisions.get(&case.key).await?;
-        if now.is_none_or(|now| now.value.outcome() != DecisionOutcome::Deny) {
+        let (target, _) = case.place()?;
+        let Some(brought) = self.clear(case, told).await? else {
             return Ok(());
-        }
-        self.sweep(case, &target, told).await?;
+        };
         let reason = why(&case.decision);
         for tag in brought {
             tracing::warn!(image.repository = %target, image.tag = %tag, reason, "withdrawn");
@@ -170,10 +161,75 @@ impl Promoter {
         Ok(())
     }
 
+    /// Removes the tags that this decision brought, then by digest what nothing else there reaches.
+    ///
+    /// Returns the tags, or nothing if the decision is another one by now.
+    pub(crate) async fn clear(
+        &self,
+        case: &Case<'_>,
+        told: &mut Told,
+    ) -> Result<Option<BTreeSet<Tag>>, Error> {
+        let (target, tag) = case.place()?;
+        // A template with the time may have brought more than one tag; the last is told even when it is gone already.
+        let mut brought = BTreeSet::from([tag]);
+        for entry in self.state.tags.list(&key::tags_of(&target)).await? {
+            if is_brought_by(&entry.value, case)
+                && let Ok(tag) = entry.value.tag.parse()
+            {
+                brought.insert(tag);
+            }
+        }
+        for tag in &brought {
+            let truth = Refused {
+                state: &self.state,
+                case,
+                target: &target,
+                tag,
+            };
+            let entry = self.state.tags.get(&key::tag(&target, tag)).await?;
+            if let Some(entry) = entry
+                && (is_brought_by(&entry.value, case)
+                    || self.is_begun(&entry.value, case, &target, tag).await?)
+            {
+                let change = TagChange {
+                    repository: &target,
+                    tag,
+                    wanted: None,
+                    provenance: provenance(case),
+                    truth: &truth,
+                };
+                self.tags.apply(&change).await?;
+            }
+        }
+        // A decision that changed meanwhile has its own message, which mends what was removed.
+        let now = self.state.decisions.get(&case.key).await?;
+        if now.is_none_or(|now| now.value.outcome() != DecisionOutcome::Deny) {
+            return Ok(None);
+        }
+        self.sweep(case, &target, told).await?;
+        Ok(Some(brought))
+    }
+
+    /// Says whether a promotion of this image began to write a tag, and did not come to its end.
+    async fn is_begun(
+        &self,
+        entry: &TagEntry,
+        case: &Case<'_>,
+        target: &Repository,
+        tag: &Tag,
+    ) -> Result<bool, Error> {
+        let claim = entry.claim.as_ref();
+        if claim.is_none_or(|claim| claim.digest != case.decision.digest) {
+            return Ok(false);
+        }
+        let head = self.registry.head(target, &tag.into()).await?;
+        Ok(head.is_some_and(|head| head.digest == case.subject.digest))
+    }
+
     /// Deletes the manifests of an image that no other permitted image of the target reaches (invariants 1 and 5).
     ///
     /// Whatever cannot be listed or read ends this before anything is deleted.
-    pub(crate) async fn sweep(
+    async fn sweep(
         &self,
         case: &Case<'_>,
         target: &Repository,
@@ -223,7 +279,9 @@ impl Promoter {
         }
         for entry in self.state.tags.list(&key::tags_of(target)).await? {
             tops.extend(entry.value.digest.parse::<Digest>().ok());
+            // One that is claimed for this very image is that of a promotion that comes too late.
             let claimed = entry.value.claim.map(|claim| claim.digest);
+            let claimed = claimed.filter(|digest| *digest != case.decision.digest);
             tops.extend(claimed.and_then(|digest| digest.parse::<Digest>().ok()));
         }
         // The registry may have tags that no entry knows.
@@ -245,8 +303,8 @@ impl Promoter {
 
     /// Returns the other decisions by which an image may be in a target: allowed now, or promoted and not withdrawn.
     ///
-    /// One that is about to be withdrawn by its own policy does not count: two that go at the same time would else keep
-    /// what they share. Decisions are found by their source; these are the sources of what the target's tags name, or
+    /// One that fails and is not flagged does not count: it is about to be withdrawn, and two that go at the same time
+    /// would else keep what they share. Where it is about to be flagged instead, its tag keeps what it needs. Decisions are found by their source; these are the sources of what the target's tags name, or
     /// named.
     async fn permitted(
         &self,
@@ -258,14 +316,7 @@ impl Promoter {
             let from = entry.value.promoted_from;
             sources.extend(from.and_then(|from| from.repository.parse::<Repository>().ok()));
         }
-        let policies = policies::read(&self.state).await?;
-        let goes = |decision: &Decision| {
-            is_known_to_fail(decision)
-                && policies.iter().any(|policy| {
-                    policy.spec.recall == Recall::Withdraw
-                        && policy.spec.name.as_str() == decision.policy
-                })
-        };
+        let goes = |decision: &Decision| is_known_to_fail(decision) && decision.flagged.is_empty();
         let mut permitted = Vec::new();
         for source in sources {
             let decisions = self

@@ -156,6 +156,45 @@ impl TagWriter {
         })
     }
 
+    /// Ends the claim of somebody who died, so that the entry says again what the tag names.
+    ///
+    /// `ours` is what the caller would have brought: if the tag names that now, it was brought by an earlier life of
+    /// the same work.
+    ///
+    /// # Errors
+    /// [`Error::Claimed`] while that work may be alive, or a failing bus or registry.
+    pub async fn end_claim(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        ours: (&Digest, &Provenance),
+    ) -> Result<(), Error> {
+        let (digest, provenance) = ours;
+        let key = key::tag(repository, tag);
+        let (mut value, revision) = split(self.state.tags.get(&key).await?);
+        let Some(claim) = value.claim.clone() else {
+            return Ok(());
+        };
+        let is_ours = claim.digest == digest.as_str();
+        if let Err(error) = refuse_foreign_claim(repository, tag, &value, "") {
+            return if is_ours { Err(error) } else { Ok(()) };
+        }
+        let head = self.registry.head(repository, &tag.into()).await?;
+        let there = text(head.as_ref().map(|head| &head.digest));
+        if is_ours && there == claim.digest {
+            settle(&mut value, provenance, Some(digest), now());
+        } else if there == value.digest {
+            value.claim = None;
+            value.pruning = None;
+        } else {
+            return Ok(());
+        }
+        match self.state.tags.write(&key, &value, revision).await {
+            Err(error) if !error.is_conflict() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     async fn carry_out<T: Truth>(
         &self,
         change: &TagChange<'_, T>,
@@ -188,7 +227,7 @@ impl TagWriter {
         let entry = self.state.tags.get(&key).await?;
         let (mut value, revision) = split(entry);
         if change.truth.standing().await? == Standing::Superseded {
-            return Ok(Round::Done(Applied::Superseded));
+            return self.leave(change, value, revision, holder).await;
         }
         refuse_foreign_claim(change.repository, change.tag, &value, holder)?;
         let at = self
@@ -224,16 +263,109 @@ impl TagWriter {
             .await?
             .map(|head| head.digest);
         if there != wanted || change.truth.standing().await? == Standing::Superseded {
-            // Whoever wants something else waits for this claim to go.
-            value.claim = None;
+            // Whoever wants something else waits for this claim to go, and has to know whose doing this is.
             value.pruning = None;
-            value.digest = text(there.as_ref());
+            if there == wanted {
+                settle(&mut value, &change.provenance, wanted.as_ref(), now());
+            } else {
+                value.claim = None;
+                value.digest = text(there.as_ref());
+            }
             self.state.tags.write(&key, &value, Some(revision)).await?;
             return Ok(Round::Again);
         }
         settle(&mut value, &change.provenance, wanted.as_ref(), now());
         self.state.tags.write(&key, &value, Some(revision)).await?;
         Ok(Round::Done(Applied::Settled { previous }))
+    }
+
+    /// Leaves a tag to whoever wants something else, and nothing of this change behind.
+    ///
+    /// It, or an earlier life of it, may have been so slow that its claim had lapsed, and have written over what was
+    /// settled meanwhile. Or it died with its claim, which nobody else would end.
+    async fn leave<T: Truth>(
+        &self,
+        change: &TagChange<'_, T>,
+        mut value: TagEntry,
+        revision: Option<u64>,
+        holder: &str,
+    ) -> Result<Round, Error> {
+        let done = Ok(Round::Done(Applied::Superseded));
+        let wanted = change.wanted.map(|manifest| manifest.digest.clone());
+        let own = |claim: &Claim| claim.digest == text(wanted.as_ref());
+        if revision.is_none() || (value.claim.is_none() && value.digest == text(wanted.as_ref())) {
+            return done;
+        }
+        if refuse_foreign_claim(change.repository, change.tag, &value, holder).is_err() {
+            return done;
+        }
+        let there = self
+            .registry
+            .head(change.repository, &change.tag.into())
+            .await?
+            .map(|head| head.digest);
+        let key = key::tag(change.repository, change.tag);
+        if let Some(claim) = value.claim.take() {
+            if there == wanted && own(&claim) {
+                settle(&mut value, &change.provenance, wanted.as_ref(), now());
+            } else if text(there.as_ref()) != value.digest {
+                // Somebody else wrote it; whoever that was comes back to it.
+                return done;
+            }
+            self.state.tags.write(&key, &value, revision).await?;
+            return done;
+        }
+        if there != wanted {
+            return done;
+        }
+        self.restore(change, value, revision, holder).await
+    }
+
+    /// Brings a settled tag back to what its entry says.
+    async fn restore<T>(
+        &self,
+        change: &TagChange<'_, T>,
+        settled: TagEntry,
+        revision: Option<u64>,
+        holder: &str,
+    ) -> Result<Round, Error> {
+        let key = key::tag(change.repository, change.tag);
+        let digest: Option<Digest> = settled.digest.parse().ok();
+        let manifest = match &digest {
+            Some(digest) => Some(
+                self.registry
+                    .manifest(change.repository, &digest.into())
+                    .await?,
+            ),
+            None => None,
+        };
+        tracing::warn!(
+            image.repository = %change.repository, image.tag = %change.tag, image.digest = settled.digest,
+            "a late change wrote over a newer one, which is brought back"
+        );
+        let mut claimed = settled.clone();
+        claimed.generation += 1;
+        claimed.claim = Some(Claim {
+            digest: settled.digest.clone(),
+            holder: holder.to_owned(),
+            until: Some(time_to_wire(now() + CLAIM)),
+        });
+        let revision = self.state.tags.write(&key, &claimed, revision).await?;
+        let back = TagChange {
+            repository: change.repository,
+            tag: change.tag,
+            wanted: manifest.as_ref(),
+            provenance: Provenance::default(),
+            truth: change.truth,
+        };
+        self.write(&back).await?;
+        let again = TagEntry {
+            generation: claimed.generation,
+            ..settled
+        };
+        self.state.tags.write(&key, &again, Some(revision)).await?;
+        // Another look, since this may have been late too.
+        Ok(Round::Again)
     }
 
     async fn write<T>(&self, change: &TagChange<'_, T>) -> Result<(), Error> {
