@@ -55,7 +55,7 @@ impl Plan {
         let two = whole && chance.percent(50);
         Self {
             scenario,
-            acts: if whole { 8 + chance.below(14) } else { 6 },
+            acts: if whole { 4 + chance.below(8) } else { 5 },
             faults: chance.below(5),
             fault_percent: 1 + chance.next() % 4,
             crashes: chance.below(4),

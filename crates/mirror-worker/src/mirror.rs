@@ -192,7 +192,7 @@ impl MirrorWorker {
             self.tags
                 .end_claim(&fact.repository, &fact.tag, ours)
                 .await?;
-            return Ok(Outcome::done());
+            return self.told_late(fact).await;
         }
         let copied = self.copy(&catalog, fact).await?;
         describe(&self.state, &self.registry, &fact.repository, &fact.digest).await?;
@@ -222,6 +222,36 @@ impl MirrorWorker {
             blobs_mounted: copied.blobs_mounted,
             blobs_skipped: copied.blobs_skipped,
             bytes_copied: copied.bytes_copied,
+            move_number: fact.move_number,
+        }))
+    }
+
+    /// Tells a move that is superseded by now, but was carried out before that: what is there is to be scanned.
+    async fn told_late(&self, fact: &UpstreamTagMoved) -> Result<Outcome, Error> {
+        let key = key::tag(&fact.repository, &fact.tag);
+        let entry = self.state.tags.get(&key).await?;
+        let there = entry.is_some_and(|Entry { value, .. }| {
+            value.claim.is_none()
+                && value.digest == fact.digest.as_str()
+                && value.mirror == fact.mirror.as_str()
+                && value.move_number == fact.move_number
+        });
+        if !there {
+            return Ok(Outcome::done());
+        }
+        let image = describe(&self.state, &self.registry, &fact.repository, &fact.digest).await?;
+        Ok(Outcome::done().fact(TagMirrored {
+            mirror: fact.mirror.clone(),
+            source: fact.source.clone(),
+            repository: fact.repository.clone(),
+            tag: fact.tag.clone(),
+            digest: fact.digest.clone(),
+            media_type: image.media_type,
+            size_bytes: image.size_bytes,
+            blobs_copied: 0,
+            blobs_mounted: 0,
+            blobs_skipped: 0,
+            bytes_copied: 0,
             move_number: fact.move_number,
         }))
     }

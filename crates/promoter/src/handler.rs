@@ -269,6 +269,14 @@ impl Promoter {
             return Ok(None);
         }
         if subject.current.is_none() && !for_the_promoted(&mut decision, before) {
+            if let Some(Entry {
+                value, revision, ..
+            }) = stored.filter(|stored| stored.value.promoted_at.is_some())
+            {
+                // Nothing follows any more, but somebody may have died while he carried it out.
+                let was = case(policy, subject, known, key, value, revision);
+                self.end_claim(&was).await?;
+            }
             return Ok(None);
         }
         if before != Some(&decision) {

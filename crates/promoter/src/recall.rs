@@ -3,14 +3,16 @@
 use std::collections::BTreeSet;
 
 use sluice_domain::resources::Recall;
-use sluice_domain::{Digest, Repository, Tag};
+use sluice_domain::{Digest, Repository, Tag, now};
 use sluice_events::commands::JudgeImage;
 use sluice_events::facts::{ImageFlagged, ImageWithdrawn};
+use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
 use sluice_state::{Entry, Standing, State, TagChange, Truth, describe, key};
 
 use crate::decide::{is_known_to_fail, why};
 use crate::handler::{Case, Error, Promoter};
+use crate::policies;
 use crate::promote::{occurrence, provenance};
 use crate::told::Told;
 
@@ -279,8 +281,12 @@ impl Promoter {
         }
         for entry in self.state.tags.list(&key::tags_of(target)).await? {
             tops.extend(entry.value.digest.parse::<Digest>().ok());
-            // One that is claimed for this very image is that of a promotion that comes too late.
-            let claimed = entry.value.claim.map(|claim| claim.digest);
+            // One that is claimed for this very image is that of a promotion that comes too late, and a claim that has
+            // lapsed is that of somebody who died.
+            let claim = entry.value.claim.filter(|claim| {
+                time_from_wire(claim.until.as_ref()).is_some_and(|until| until > now())
+            });
+            let claimed = claim.map(|claim| claim.digest);
             let claimed = claimed.filter(|digest| *digest != case.decision.digest);
             tops.extend(claimed.and_then(|digest| digest.parse::<Digest>().ok()));
         }
@@ -303,7 +309,7 @@ impl Promoter {
 
     /// Returns the other decisions by which an image may be in a target: allowed now, or promoted and not withdrawn.
     ///
-    /// One that fails and is not flagged does not count: it is about to be withdrawn, and two that go at the same time
+    /// One that fails and is not flagged for good does not count: it is about to be withdrawn, and two that go at the same time
     /// would else keep what they share. Where it is about to be flagged instead, its tag keeps what it needs. Decisions are found by their source; these are the sources of what the target's tags name, or
     /// named.
     async fn permitted(
@@ -316,7 +322,16 @@ impl Promoter {
             let from = entry.value.promoted_from;
             sources.extend(from.and_then(|from| from.repository.parse::<Repository>().ok()));
         }
-        let goes = |decision: &Decision| is_known_to_fail(decision) && decision.flagged.is_empty();
+        let policies = policies::read(&self.state).await?;
+        let withdraws = |decision: &Decision| {
+            policies.iter().any(|policy| {
+                policy.spec.recall == Recall::Withdraw
+                    && policy.spec.name.as_str() == decision.policy
+            })
+        };
+        let goes = |decision: &Decision| {
+            is_known_to_fail(decision) && (decision.flagged.is_empty() || withdraws(decision))
+        };
         let mut permitted = Vec::new();
         for source in sources {
             let decisions = self

@@ -183,6 +183,9 @@ impl TagWriter {
         let there = text(head.as_ref().map(|head| &head.digest));
         if is_ours && there == claim.digest {
             settle(&mut value, provenance, Some(digest), now());
+        } else if there.is_empty() && claim.digest.is_empty() && value.pruning.is_none() {
+            // A removal that was carried out, and not noted; one by retention has to be told, and is looked for.
+            settle(&mut value, provenance, None, now());
         } else if there == value.digest {
             value.claim = None;
             value.pruning = None;
