@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt::{Debug, Formatter};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use axum::http::Method;
 use bytes::Bytes;
@@ -158,7 +159,10 @@ impl Debug for Wire {
 }
 
 /// Makes requests; nothing is ever sent with it.
-static MAKER: LazyLock<reqwest::Client> = LazyLock::new(reqwest::Client::new);
+static MAKER: LazyLock<reqwest::Client> = LazyLock::new(|| {
+    let builder = reqwest::Client::builder().timeout(Duration::from_secs(1));
+    builder.build().unwrap()
+});
 
 impl Exchange for Wire {
     fn exchange(&self, request: reqwest::Request) -> Exchanged<'_> {

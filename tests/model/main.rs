@@ -14,9 +14,10 @@ mod registry;
 mod stages;
 mod world;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use history::{Scenario, run};
+use tokio::time::Instant;
 use world::Bug;
 
 /// How many histories one test of the whole runs; there are four such tests.
@@ -39,7 +40,7 @@ fn told(seed: u64, scenario: Scenario, violation: &str) -> String {
 }
 
 fn setting(name: &str) -> Option<String> {
-    std::env::var(name).ok()
+    std::env::var_os(name)?.into_string().ok()
 }
 
 fn scenario() -> Scenario {

@@ -43,7 +43,7 @@ pub enum Machine {
     /// A scanner that knows the truth.
     Scanner(Arc<Replica<Scanner>>),
     /// The promoter.
-    Promoter(Arc<Replica<Promoter>>, Bus, State),
+    Promoter(Arc<Replica<Promoter>>, Box<(Bus, State)>),
     /// The pruner.
     Pruner(Arc<Replica<Pruner>>),
 }
@@ -62,9 +62,10 @@ impl Machine {
 
     /// Derives from state alone what is missing, where the stage can.
     pub fn reconcile(&self) -> Option<Work> {
-        let Self::Promoter(_, bus, state) = self.clone() else {
+        let Self::Promoter(_, held) = self.clone() else {
             return None;
         };
+        let (bus, state) = *held;
         Some(Box::pin(async move {
             while sluice_promoter::reconcile(&bus, &state).await.is_err() {
                 tokio::time::sleep(Duration::from_secs(5)).await;
@@ -131,8 +132,7 @@ pub fn start(shared: &Shared, stage: &str) -> (Machine, CatalogFeed) {
                 Promoter::new(bus.clone(), state.clone(), registry),
                 SETTINGS,
             )),
-            bus,
-            state,
+            Box::new((bus, state)),
         ),
         "pruner" => Machine::Pruner(Arc::new(Replica::new(
             backend,

@@ -208,13 +208,16 @@ impl Shared {
     }
 }
 
+/// What a step does.
+type Effect<T> = Box<dyn FnOnce(&mut World) -> T + Send>;
+
 /// A step of some task.
 pub struct Step<T> {
     world: Shared,
     what: String,
     watch: Option<usize>,
     number: Option<u64>,
-    effect: Option<Box<dyn FnOnce(&mut World) -> T + Send>>,
+    effect: Option<Effect<T>>,
 }
 
 /// The connection broke; whether it happened is not known.

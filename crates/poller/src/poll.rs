@@ -10,7 +10,7 @@ use sluice_domain::{Class, Classify, RegistryHost, Tag};
 use sluice_events::commands::PollMirror;
 use sluice_events::facts::{UpstreamPollFailed, UpstreamPollRecovered};
 use sluice_events::subject::{text, token};
-use sluice_events::wire::state::{UpstreamPoll, UpstreamTag};
+use sluice_events::wire::state::{FirstSeen, UpstreamPoll, UpstreamTag};
 use sluice_events::{Command, Decode, Message, Unexpected, time_to_wire};
 use sluice_registry::{Client, Transport};
 use sluice_state::{Catalog, Entry, Snapshot, State, key, remote_registry};
@@ -131,6 +131,11 @@ impl Poller {
                     source: mirror.from.to_string(),
                     repository: local.repository,
                     tag: local.tag,
+                    // It was seen first some time before it arrived.
+                    first_seen: vec![FirstSeen {
+                        digest: local.digest.clone(),
+                        at: local.arrived_at,
+                    }],
                     digest: local.digest,
                     move_number: local.move_number,
                     ..Default::default()

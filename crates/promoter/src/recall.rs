@@ -87,7 +87,7 @@ impl Promoter {
     ///
     /// A promotion that was carried out while the image was withdrawn cleans up behind itself; one that died does so
     /// when its message comes again, and finds the refusal.
-    async fn is_left(&self, case: &Case<'_>) -> Result<bool, Error> {
+    pub(crate) async fn is_left(&self, case: &Case<'_>) -> Result<bool, Error> {
         let Ok((target, _)) = case.place() else {
             return Ok(false);
         };
