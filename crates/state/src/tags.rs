@@ -335,11 +335,17 @@ impl TagWriter {
         let key = key::tag(change.repository, change.tag);
         let digest: Option<Digest> = settled.digest.parse().ok();
         let manifest = match &digest {
-            Some(digest) => Some(
-                self.registry
-                    .manifest(change.repository, &digest.into())
-                    .await?,
-            ),
+            Some(digest) => match self
+                .registry
+                .manifest(change.repository, &digest.into())
+                .await
+            {
+                // Whoever removed it meanwhile has changed the entry too, or will.
+                Err(error) if error.is_not_found() => {
+                    return Ok(Round::Done(Applied::Superseded));
+                }
+                found => Some(found?),
+            },
             None => None,
         };
         tracing::warn!(
