@@ -12,6 +12,7 @@ use futures_util::TryStreamExt as _;
 use sluice_events::{Message, headers};
 use sluice_service::crash;
 
+use crate::backend::Link;
 use crate::connect::Bus;
 use crate::envelope::{ATTEMPTS, DEAD_ATTEMPTS, DEAD_REASON, DEAD_SUBJECT, copied, header};
 use crate::error::Error;
@@ -94,21 +95,19 @@ impl Bus {
         Ok(letters)
     }
 
-    /// Returns the messages that a stage gave up, as far as they can be read; only the newest 10,000.
+    /// Returns the messages that a stage gave up, as far as they can be read; only the newest 10,000. A bus that leads to
+    /// no server keeps none.
     ///
     /// # Errors
     /// A server that does not answer.
     pub async fn given_up(&self, stage: &Stage) -> Result<Vec<Message>, Error> {
-        let config = pull::OrderedConfig {
-            filter_subject: format!("{SUBJECT}{}", stage.name),
-            deliver_policy: DeliverPolicy::All,
-            ..Default::default()
-        };
+        if matches!(self.link, Link::Supplied(_)) {
+            return Ok(Vec::new());
+        }
+        let filter = format!("{SUBJECT}{}", stage.name);
         let consumer = self
-            .server()?
-            .create_consumer_on_stream(config, DEAD_LETTERS)
-            .await
-            .map_err(Error::server("read", DEAD_LETTERS))?;
+            .reader(DEAD_LETTERS, &filter, DeliverPolicy::All)
+            .await?;
         let mut messages = VecDeque::new();
         to_the_end(consumer, "read", DEAD_LETTERS, |letter| {
             if messages.len() == MOST_GIVEN_UP {

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use async_nats::{Event, ServerError};
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use sluice_domain::Class;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -73,7 +73,7 @@ impl Denials {
 /// Says that a denied operation waits, which is not an attempt: no message is lost for a right that somebody forgot.
 pub(crate) fn class() -> Class {
     Class::Unavailable {
-        until: Utc::now() + LOOK_AGAIN,
+        until: sluice_domain::now() + LOOK_AGAIN,
     }
 }
 

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt as _};
 use sluice_events::{Event, headers};
 
+use crate::backend::Link;
 use crate::connect::Bus;
 use crate::envelope::header;
 use crate::error::Error;
@@ -46,7 +47,7 @@ impl Bus {
     /// # Errors
     /// A server that does not answer.
     pub async fn facts(&self, filter: &str) -> Result<Vec<Fact>, Error> {
-        let consumer = self.reader(filter, DeliverPolicy::All).await?;
+        let consumer = self.reader(EVENTS, filter, DeliverPolicy::All).await?;
         let mut facts = VecDeque::new();
         to_the_end(consumer, "read facts", filter, |message| {
             if facts.len() == MAX_FACTS {
@@ -92,7 +93,7 @@ impl Bus {
         } else {
             DeliverPolicy::New
         };
-        let consumer = self.reader(filter, from).await?;
+        let consumer = self.reader(EVENTS, filter, from).await?;
         let messages = consumer
             .messages()
             .await
@@ -109,6 +110,9 @@ impl Bus {
     /// # Errors
     /// A server that does not answer.
     pub async fn last_event(&self, subject: &str) -> Result<Option<Event>, Error> {
+        if matches!(self.link, Link::Supplied(_)) {
+            return Ok(None);
+        }
         let stream = self
             .server()?
             .get_stream_no_info(EVENTS)
@@ -124,8 +128,9 @@ impl Bus {
         }
     }
 
-    async fn reader(
+    pub(crate) async fn reader(
         &self,
+        stream: &str,
         filter: &str,
         deliver_policy: DeliverPolicy,
     ) -> Result<async_nats::jetstream::consumer::Consumer<pull::OrderedConfig>, Error> {
@@ -137,9 +142,9 @@ impl Bus {
             ..Default::default()
         };
         self.server()?
-            .create_consumer_on_stream(config, EVENTS)
+            .create_consumer_on_stream(config, stream)
             .await
-            .map_err(Error::server("read facts", filter))
+            .map_err(Error::server("read", filter))
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use crate::topology::{
-    BUCKETS, DEAD_LETTERS, EVENTS, MIRROR_WORKER, POLLER, PROMOTER, PRUNER, REPORTS,
+    BUCKETS, DEAD_LETTERS, EVENTS, GATEWAY, MIRROR_WORKER, POLLER, PROMOTER, PRUNER, REPORTS,
     SCANNER_ADAPTER, STAGES, Stage, WEBHOOK_DISPATCHER, WORK,
 };
 
@@ -41,6 +41,10 @@ pub(crate) struct Service {
     pub(crate) reports: bool,
     /// Whether it reads the log and the dead letters, and how far behind the stages are.
     pub(crate) watches: bool,
+    /// Whether it reads any facts from the log.
+    pub(crate) log: bool,
+    /// Whether it reads what its stage gave up.
+    pub(crate) letters: bool,
     /// Single facts whose last one it reads from the log.
     pub(crate) last: &'static [&'static str],
 }
@@ -55,6 +59,8 @@ const SERVICE: Service = Service {
     tags: false,
     reports: false,
     watches: false,
+    log: false,
+    letters: false,
     last: &[],
 };
 
@@ -81,6 +87,7 @@ pub(crate) const SERVICES: [Service; 7] = [
         reads: &["upstream"],
         writes: &["images"],
         tags: true,
+        letters: true,
         ..SERVICE
     },
     Service {
@@ -92,10 +99,11 @@ pub(crate) const SERVICES: [Service; 7] = [
             "scan.findings_changed",
             "scanner.database_updated",
         ],
-        commands: &["scan", "reconcile.scanner-adapter"],
+        commands: &["scan.>", "reconcile.scanner-adapter"],
         reads: &["tags"],
         writes: &["images", "verdicts"],
         reports: true,
+        letters: true,
         last: &["scanner.database_updated"],
         ..SERVICE
     },
@@ -109,10 +117,12 @@ pub(crate) const SERVICES: [Service; 7] = [
             "image.withdrawn",
             "image.unauthorised",
         ],
-        commands: &["judge", "reconcile.promoter"],
+        // After a restore it asks for scans of what left a target.
+        commands: &["judge.>", "scan.>", "reconcile.promoter"],
         reads: &["upstream", "verdicts"],
         writes: &["images", "decisions", "control"],
         tags: true,
+        last: &["tag.pushed"],
         ..SERVICE
     },
     Service {
@@ -131,10 +141,12 @@ pub(crate) const SERVICES: [Service; 7] = [
         facts: &["webhook.delivered", "webhook.failed"],
         commands: &["deliver.>", "reconcile.webhook-dispatcher"],
         writes: &["endpoints", "deliveries"],
+        log: true,
         ..SERVICE
     },
     Service {
-        name: "gateway",
+        name: GATEWAY.name,
+        stage: Some(&GATEWAY),
         facts: &[
             "tag.pushed",
             "tag.pulled",
@@ -157,6 +169,7 @@ pub(crate) const SERVICES: [Service; 7] = [
         ],
         writes: &["resources"],
         watches: true,
+        log: true,
         ..SERVICE
     },
 ];
@@ -276,10 +289,17 @@ impl Service {
         for fact in self.last {
             grants.insert(api(&format!("DIRECT.GET.{EVENTS}.sluice.v1.{fact}.>")));
         }
-        let mut deny = Vec::new();
+        if let Some(stage) = self.stage.filter(|_| self.letters) {
+            let part = format!("*.sluice.dead.{}", stage.name);
+            grants.extend(named_listing(DEAD_LETTERS, &part));
+        }
         if self.watches {
             grants.extend(watching());
-            deny = consumers_of_stages(EVENTS);
+        }
+        let mut deny = Vec::new();
+        if self.log {
+            grants.extend(named_listing(EVENTS, "*.sluice.v1.>"));
+            deny = consumers_of_stages(EVENTS, self.name);
         }
         Rights {
             user: self.name,
@@ -298,7 +318,11 @@ impl Service {
 /// Returns what a stage does with its messages: take and settle them, put them off, bury them.
 fn own_work(stage: &Stage) -> Vec<Grant> {
     let name = stage.name;
-    let mut grants = vec![one(format!("sluice.dead.{name}"))];
+    let mut grants = vec![
+        one(format!("sluice.dead.{name}")),
+        // How its last search went.
+        one(format!("$KV.reconciliations.{name}")),
+    ];
     for (stream, _) in stage.sources() {
         grants.extend([
             api(&format!("CONSUMER.INFO.{stream}.{name}")),
@@ -352,8 +376,7 @@ fn storing(stream: &str) -> Vec<Grant> {
 
 /// Returns what reading the log and the dead letters takes, and looking how far behind the stages are.
 fn watching() -> Vec<Grant> {
-    let mut grants = named_listing(EVENTS, "*.sluice.v1.>");
-    grants.extend(listing(DEAD_LETTERS));
+    let mut grants = listing(DEAD_LETTERS);
     for stream in [EVENTS, DEAD_LETTERS, WORK] {
         grants.push(api(&format!("STREAM.INFO.{stream}")));
     }
@@ -366,8 +389,8 @@ fn watching() -> Vec<Grant> {
     grants
 }
 
-/// Returns what would take messages away from stages, or change how they get them.
-fn consumers_of_stages(stream: &str) -> Vec<String> {
+/// Returns what would take messages away from other stages, or change how any gets them.
+fn consumers_of_stages(stream: &str, own: &str) -> Vec<String> {
     let consumes = |stage: &&Stage| stage.sources().iter().any(|(name, _)| *name == stream);
     let mut subjects = Vec::new();
     for stage in STAGES.into_iter().filter(consumes) {
@@ -376,8 +399,10 @@ fn consumers_of_stages(stream: &str) -> Vec<String> {
             format!("{API}CONSUMER.CREATE.{consumer}"),
             format!("{API}CONSUMER.CREATE.{consumer}.>"),
             format!("{API}CONSUMER.DELETE.{consumer}"),
-            format!("{API}CONSUMER.MSG.NEXT.{consumer}"),
         ]);
+        if stage.name != own {
+            subjects.push(format!("{API}CONSUMER.MSG.NEXT.{consumer}"));
+        }
     }
     subjects
 }

@@ -100,16 +100,17 @@ impl Classify for Error {
 /// The source of truth of a mirrored tag: its `upstream` entry.
 ///
 /// An entry that is behind the event is no contradiction: the event is published before the entry is written.
-/// A move whose tag retention removed again is over: a late delivery must not bring it back.
+/// Two moves may have one number: the poller may die before it records the first, and find another digest then. The one
+/// that was recorded counts. A move whose tag retention removed again is over: a late delivery must not bring it back.
 struct Upstream<'a> {
     state: &'a State,
     registry: &'a Client,
     mirror: &'a ResourceName,
     repository: &'a Repository,
     tag: &'a Tag,
-    move_number: u64,
-    /// What the tag is to point to; nothing where it is to go.
+    /// What the move led to; nothing if the tag is gone.
     digest: Option<&'a Digest>,
+    move_number: u64,
 }
 
 impl Upstream<'_> {
@@ -161,7 +162,13 @@ impl Truth for Upstream<'_> {
             .upstream
             .get(&key::upstream(self.mirror, self.tag))
             .await?;
-        let newer = entry.is_some_and(|entry| entry.value.move_number > self.move_number);
+        let newer = entry.is_some_and(|Entry { value, .. }| {
+            let same = match self.digest {
+                Some(digest) => !value.gone && value.digest == digest.as_str(),
+                None => value.gone,
+            };
+            value.move_number > self.move_number || (value.move_number == self.move_number && !same)
+        });
         let local = self
             .state
             .tags
@@ -198,6 +205,15 @@ impl Handler for MirrorWorker {
                 Ok(found.into_outcome(&self.state, &command, cause))
             }
         }
+    }
+}
+
+fn provenance(fact: &UpstreamTagMoved) -> Provenance {
+    Provenance {
+        by: "mirror-worker".to_owned(),
+        mirror: fact.mirror.to_string(),
+        move_number: fact.move_number,
+        promotion: None,
     }
 }
 
@@ -253,7 +269,7 @@ impl MirrorWorker {
             self.tags
                 .abandon(&fact.repository, &fact.tag, Some(&fact.digest))
                 .await?;
-            return Ok(Outcome::done());
+            return self.told_late(fact).await;
         }
         let copied = self.copy(&catalog, fact).await?;
         crash::point_of("mirror-worker.copied", fact.tag.as_str());
@@ -262,16 +278,11 @@ impl MirrorWorker {
             repository: &fact.repository,
             tag: &fact.tag,
             wanted: Some(&copied.top),
-            provenance: Provenance {
-                by: "mirror-worker".to_owned(),
-                mirror: fact.mirror.to_string(),
-                move_number: fact.move_number,
-                promotion: None,
-            },
+            provenance: provenance(fact),
             truth: &truth,
         };
         if self.tags.apply(&change).await? == Applied::Superseded {
-            return Ok(Outcome::done());
+            return self.told_late(fact).await;
         }
         tracing::info!(
             image.repository = %fact.repository, image.tag = %fact.tag, image.digest = %fact.digest,
@@ -294,6 +305,36 @@ impl MirrorWorker {
             move_number: fact.move_number,
         };
         Ok(Outcome::done().fact_at(mirrored, occurrence))
+    }
+
+    /// Tells a move that is superseded by now, but was carried out before that: what is there is to be scanned.
+    async fn told_late(&self, fact: &UpstreamTagMoved) -> Result<Outcome, Error> {
+        let key = key::tag(&fact.repository, &fact.tag);
+        let entry = self.state.tags.get(&key).await?;
+        let there = entry.is_some_and(|Entry { value, .. }| {
+            value.claim.is_none()
+                && value.digest == fact.digest.as_str()
+                && value.mirror == fact.mirror.as_str()
+                && value.move_number == fact.move_number
+        });
+        if !there {
+            return Ok(Outcome::done());
+        }
+        let image = describe(&self.state, &self.registry, &fact.repository, &fact.digest).await?;
+        Ok(Outcome::done().fact(TagMirrored {
+            mirror: fact.mirror.clone(),
+            source: fact.source.clone(),
+            repository: fact.repository.clone(),
+            tag: fact.tag.clone(),
+            digest: fact.digest.clone(),
+            media_type: image.media_type,
+            size_bytes: image.size_bytes,
+            blobs_copied: 0,
+            blobs_mounted: 0,
+            blobs_skipped: 0,
+            bytes_copied: 0,
+            move_number: fact.move_number,
+        }))
     }
 
     async fn copy(&self, catalog: &Snapshot, fact: &UpstreamTagMoved) -> Result<Copied, Error> {
@@ -362,8 +403,8 @@ impl MirrorWorker {
             mirror,
             repository,
             tag,
-            move_number,
             digest: None,
+            move_number,
         }
     }
 

@@ -10,13 +10,16 @@ use sluice_domain::{Class, Classify, RegistryHost, ResourceName, Tag};
 use sluice_events::commands::{PollMirror, Reconcile};
 use sluice_events::facts::{UpstreamPollFailed, UpstreamPollRecovered};
 use sluice_events::subject::{text, token};
-use sluice_events::wire::state::{UpstreamPoll, UpstreamTag};
+use sluice_events::wire::state::{FirstSeen, UpstreamPoll, UpstreamTag};
 use sluice_events::{Command, Decode, Message, Unexpected, time_to_wire};
 use sluice_registry::{Client, Transport};
 use sluice_state::{Catalog, Entry, Snapshot, State, key, remote_registry};
 use thiserror::Error;
 
 use crate::{compare, reconcile};
+
+/// The revision of an entry that is not there.
+const UNRECORDED: u64 = 0;
 
 /// The stage.
 #[derive(Debug)]
@@ -123,10 +126,39 @@ impl Poller {
             .list(&format!("{}.*", token(mirror.name.as_str())))
             .await?;
         let tag = |entry: &Entry<UpstreamTag>| text(entry.key.rsplit('.').next()?)?.parse().ok();
-        Ok(entries
+        let mut known: BTreeMap<Tag, Entry<UpstreamTag>> = entries
             .into_iter()
             .filter_map(|entry| Some((tag(&entry)?, entry)))
-            .collect())
+            .collect();
+        // A move that was told, but not recorded, may have been carried out all the same.
+        for entry in self.state.tags.list(&key::tags_of(&mirror.to)).await? {
+            let local = entry.value;
+            let Ok(tag) = local.tag.parse::<Tag>() else {
+                continue;
+            };
+            if local.mirror != mirror.name.as_str() || local.digest.is_empty() {
+                continue;
+            }
+            known.entry(tag).or_insert_with_key(|tag| Entry {
+                key: key::upstream(&mirror.name, tag),
+                value: UpstreamTag {
+                    mirror: local.mirror,
+                    source: mirror.from.to_string(),
+                    repository: local.repository,
+                    tag: local.tag,
+                    // It was seen first some time before it arrived.
+                    first_seen: vec![FirstSeen {
+                        digest: local.digest.clone(),
+                        at: local.arrived_at,
+                    }],
+                    digest: local.digest,
+                    move_number: local.move_number,
+                    ..Default::default()
+                },
+                revision: UNRECORDED,
+            });
+        }
+        Ok(known)
     }
 
     /// Asks the upstream; whatever fails is told and the rest still counts.
@@ -210,7 +242,10 @@ impl Poller {
         let now = sluice_domain::now();
         let mut outcome = Outcome::done();
         for (tag, digest) in &answers.heads {
-            let before = known.get(tag);
+            // One that was never recorded is told and recorded as it was the first time.
+            let before = known.get(tag).filter(|before| {
+                before.revision != UNRECORDED || before.value.digest != digest.as_str()
+            });
             if let Some((fact, entry)) =
                 compare::seen(mirror, tag, before.map(|entry| &entry.value), digest, now)
             {

@@ -26,7 +26,7 @@ impl Poller {
                 tell(poll);
             }
             found.looked_at += 1;
-            if is_overdue(mirror, poll.as_ref(), Utc::now()) {
+            if is_overdue(mirror, poll.as_ref(), sluice_domain::now()) {
                 let command = PollMirror {
                     mirror: mirror.name.clone(),
                 };

@@ -11,6 +11,7 @@ use sluice_policy::promotion::{Candidate, ChildFacts, ChildVerdict, Coverage};
 use sluice_state::{State, key};
 
 use crate::handler::Error;
+use crate::policies::Policy;
 
 /// An image with the verdicts on its runnable children.
 #[derive(Debug)]
@@ -30,6 +31,14 @@ pub(crate) struct Subject {
     pub(crate) digest: Digest,
     /// Its entry, if the tag still names the digest.
     pub(crate) current: Option<TagEntry>,
+}
+
+impl Subject {
+    /// Returns the key of a policy's decision on it.
+    pub(crate) fn key(&self, policy: &Policy) -> String {
+        let name = &policy.spec.name;
+        key::decision(name, &self.repository, &self.tag, &self.digest)
+    }
 }
 
 impl Known {

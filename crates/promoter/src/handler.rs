@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sluice_bus::{Bus, Cause, Failure, Handler, Outcome, topology};
-use sluice_domain::{Class, Classify, Digest, Repository, Tag};
+use sluice_domain::{Class, Classify, Digest, Repository, Tag, now};
 use sluice_events::commands::{JudgeImage, Reconcile};
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
@@ -87,6 +87,18 @@ pub enum Error {
         /// When to try again.
         until: DateTime<Utc>,
     },
+    /// Somebody judged by a newer policy already.
+    #[error("policy `{policy}` was changed while it was read")]
+    Outdated {
+        /// Its name.
+        policy: String,
+    },
+    /// The image was refused while it was promoted.
+    #[error("the image was refused while it was promoted")]
+    Overtaken {
+        /// When to look again.
+        until: DateTime<Utc>,
+    },
     /// An entry makes no sense.
     #[error("{what} is damaged")]
     Damaged {
@@ -101,12 +113,19 @@ impl Classify for Error {
             Self::State(error) => error.class(),
             Self::Registry(error) => error.class(),
             Self::Telling { source } => source.class(),
-            Self::Away { until, .. } | Self::Uncompared { until } => {
+            Self::Outdated { .. } => Class::TRANSIENT,
+            Self::Away { until, .. } | Self::Uncompared { until } | Self::Overtaken { until } => {
                 Class::Unavailable { until: *until }
             }
             Self::Damaged { .. } => Class::Permanent,
         }
     }
+}
+
+/// What is stored of a decision before it is judged anew.
+struct Was {
+    key: String,
+    decision: Option<Entry<Decision>>,
 }
 
 /// A decision as it is stored, with what it was made of.
@@ -161,6 +180,16 @@ impl Handler for Promoter {
             return Ok(Outcome::done());
         };
         let policies = policies::read(&self.state).await?;
+        // What is stored is read before what it is judged by: whoever judges by something newer meanwhile has written
+        // it, and this judgement is not written over that.
+        let mut stored = Vec::new();
+        for subject in &subjects {
+            for policy in policies.iter().filter(|policy| judges(policy, subject)) {
+                let key = subject.key(policy);
+                let decision = self.state.decisions.get(&key).await?;
+                stored.push((policy, subject, key, decision));
+            }
+        }
         let entry = match describe(&self.state, &self.registry, &first.repository, &digest).await {
             Ok(entry) => entry,
             Err(sluice_state::Error::Registry(error)) if error.is_not_found() => {
@@ -173,10 +202,9 @@ impl Handler for Promoter {
         known.scanned_at = scanned_at.max(known.scanned_at);
         // Every policy decides before any of them acts: whether an image is taken back depends on all.
         let mut cases = Vec::new();
-        for subject in &subjects {
-            for policy in policies.iter().filter(|policy| judges(policy, subject)) {
-                cases.extend(self.judge(policy, subject, &known).await?);
-            }
+        for (policy, subject, key, decision) in stored {
+            let was = Was { key, decision };
+            cases.extend(self.judge(policy, subject, was, &known, cause).await?);
         }
         self.act_on_all(&cases, cause).await
     }
@@ -223,8 +251,9 @@ impl Promoter {
         }
         let filter = key::decisions_about(digest);
         let place = repository.as_str();
+        // Of one that was refused, something may be left that was on its way when it was refused.
         let is_here = |decision: &Decision| {
-            decision.promoted_at.is_some()
+            (decision.promoted_at.is_some() || decision.outcome() == DecisionOutcome::Deny)
                 && (decision.repository == place || decision.target == place)
         };
         for entry in self.state.decisions.list(&filter).await? {
@@ -240,7 +269,7 @@ impl Promoter {
         Ok(subjects)
     }
 
-    /// Returns the one tag of a command; nothing if it names another digest now and this one was never promoted.
+    /// Returns the one tag of a command; nothing if it names another digest now and nothing was decided on this one.
     async fn asked(&self, command: &JudgeImage) -> Result<Vec<Subject>, Error> {
         let JudgeImage {
             repository,
@@ -253,10 +282,10 @@ impl Promoter {
         }
         let filter = key::decisions_on(&subject.repository, &subject.tag);
         let decisions = self.state.decisions.list(&filter).await?;
-        let promoted = decisions.iter().any(|entry| {
-            entry.value.promoted_at.is_some() && entry.value.digest == subject.digest.as_str()
-        });
-        Ok(promoted.then_some(subject).into_iter().collect())
+        let decided = decisions
+            .iter()
+            .any(|entry| entry.value.digest == subject.digest.as_str());
+        Ok(decided.then_some(subject).into_iter().collect())
     }
 
     async fn subject(
@@ -282,26 +311,37 @@ impl Promoter {
         &self,
         policy: &'a Policy,
         subject: &'a Subject,
+        was: Was,
         known: &'a Known,
+        cause: &Cause,
     ) -> Result<Option<Case<'a>>, Error> {
-        let Subject {
-            repository,
-            tag,
-            digest,
-            ..
-        } = subject;
-        let key = key::decision(&policy.spec.name, repository, tag, digest);
-        let stored = self.state.decisions.get(&key).await?;
+        let repository = &subject.repository;
+        let Was {
+            key,
+            decision: stored,
+        } = was;
         let before = stored.as_ref().map(|entry| &entry.value);
         let first_seen_at = first_seen(&self.state, subject).await?;
-        let candidate = known.candidate(subject, first_seen_at, sluice_domain::now());
+        let candidate = known.candidate(subject, first_seen_at, now());
         let mut decision = decide(policy, &candidate, known.inputs(), before);
         keep_held(&mut decision, before, known.scanned_at);
+        if before.is_some_and(|before| before.policy_revision > policy.revision) {
+            return Err(Error::Outdated {
+                policy: policy.spec.name.to_string(),
+            });
+        }
         if decision.target == repository.as_str() {
             tracing::debug!(policy = %policy.spec.name, "a policy does not promote a repository into itself");
             return Ok(None);
         }
         if subject.current.is_none() && !for_the_promoted(&mut decision, before) {
+            if let Some(Entry {
+                value, revision, ..
+            }) = stored
+            {
+                let was = case(policy, subject, known, key, value, revision);
+                self.end(&was, cause).await?;
+            }
             return Ok(None);
         }
         if before != Some(&decision) {
@@ -324,6 +364,18 @@ impl Promoter {
         }
         let revision = stored.map_or(0, |Entry { revision, .. }| revision);
         Ok(Some(case(policy, subject, known, key, decision, revision)))
+    }
+
+    /// Ends what somebody who died had begun by a decision from which nothing follows any more.
+    async fn end(&self, case: &Case<'_>, cause: &Cause) -> Result<(), Error> {
+        self.end_claim(case).await?;
+        let mut told = Told::default();
+        let refused = case.decision.outcome() == DecisionOutcome::Deny;
+        if refused && case.decision.promoted_at.is_none() && self.is_left(case).await? {
+            self.clear(case, &mut told).await?;
+        }
+        let settled = told.settle(&self.bus, cause).await;
+        settled.map_err(|source| Error::Telling { source })
     }
 
     /// Acts on every decision; one that fails does not hold up what the others have to tell.

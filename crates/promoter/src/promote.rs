@@ -15,8 +15,10 @@ use sluice_state::{Applied, Provenance, Standing, State, TagChange, Truth, key};
 use crate::decide::decided_at;
 use crate::handler::{Case, Error, Promoter};
 use crate::policies;
-use crate::recall::Sweep;
 use crate::told::Told;
+
+/// When an image that was refused while it was promoted is looked at again.
+const LOOK_AGAIN: TimeDelta = TimeDelta::seconds(2);
 
 /// The source of truth of a promoted tag: the decision, the source's tag, and who promoted into the target last.
 struct Allowed<'a> {
@@ -90,7 +92,8 @@ impl Allowed<'_> {
     /// The tag's entry names the promotion that was settled last, and stays so while the tag is claimed. If the decision
     /// of that promotion still allows what the tag names and is newer than this one, this one comes too late. A newer
     /// one that is not settled yet finds this one settled, or its claim, and comes after it. So the newest decision has
-    /// the tag in the end, in whatever order they are carried out.
+    /// the tag in the end, in whatever order they are carried out. One whose own source has moved on does not count,
+    /// however new it is: clocks differ, and a tag may come back to what it named before.
     async fn is_taken(&self) -> Result<bool, sluice_state::Error> {
         let entry = self
             .state
@@ -109,11 +112,19 @@ impl Allowed<'_> {
         let other = other.value;
         let newer =
             (decided_at(&other), &holder) > (decided_at(&self.case.decision), &self.case.key);
-        Ok(newer
+        let holds = newer
             && other.digest != self.case.decision.digest
             && other.outcome() == DecisionOutcome::Allow
             && other.target == self.target.as_str()
-            && other.target_tag == self.target_tag.as_str())
+            && other.target_tag == self.target_tag.as_str();
+        if !holds {
+            return Ok(false);
+        }
+        let (Ok(repository), Ok(tag)) = (other.repository.parse(), other.tag.parse()) else {
+            return Ok(false);
+        };
+        let source = self.state.tags.get(&key::tag(&repository, &tag)).await?;
+        Ok(source.is_some_and(|source| source.value.digest == other.digest))
     }
 }
 
@@ -159,7 +170,7 @@ impl Promoter {
             target_tag: &target_tag,
         };
         if truth.standing().await? == Standing::Superseded {
-            return self.too_late(case, &target).await;
+            return self.too_late(case).await;
         }
         let mut previous = self.previous(case, &target, &target_tag).await?;
         if !self.is_in_place(case, &target, &target_tag).await? {
@@ -169,7 +180,7 @@ impl Promoter {
                 // A source that moved on may be gone by now.
                 Err(error) if error.is_not_found() => {
                     return match truth.standing().await? {
-                        Standing::Superseded => self.too_late(case, &target).await,
+                        Standing::Superseded => self.too_late(case).await,
                         Standing::Current => Err(error.into()),
                     };
                 }
@@ -185,7 +196,7 @@ impl Promoter {
             };
             match self.tags.apply(&change).await? {
                 Applied::Settled { previous: before } => previous = before.or(previous),
-                Applied::Superseded => return self.too_late(case, &target).await,
+                Applied::Superseded => return self.too_late(case).await,
             }
             tracing::info!(
                 policy = case.decision.policy, image.repository = %target, image.tag = %target_tag,
@@ -240,25 +251,36 @@ impl Promoter {
     }
 
     /// Leaves nothing behind of a decision that was withdrawn while it was carried out.
-    async fn too_late(&self, case: &Case<'_>, target: &Repository) -> Result<Told, Error> {
+    async fn too_late(&self, case: &Case<'_>) -> Result<Told, Error> {
         tracing::info!(
             policy = case.decision.policy,
             image.digest = case.decision.digest,
             "superseded"
         );
-        let (_, target_tag) = case.place()?;
-        self.tags
-            .abandon(target, &target_tag, Some(&case.subject.digest))
-            .await?;
-        let now = self.state.decisions.get(&case.key).await?;
-        let withdrawn = now.is_some_and(|now| {
-            now.value.outcome() != DecisionOutcome::Allow && now.value.promoted_at.is_none()
-        });
         let mut told = Told::default();
-        if withdrawn {
-            self.sweep(&Sweep::of(case, target), &mut told).await?;
+        let now = self.state.decisions.get(&case.key).await?;
+        if let Some(now) = now.filter(|now| now.value.outcome() == DecisionOutcome::Deny) {
+            if now.value.promoted_at.is_some() {
+                // Whoever takes it back may have looked before this copy was there, and does not look again.
+                return Err(Error::Overtaken {
+                    until: sluice_domain::now() + LOOK_AGAIN,
+                });
+            }
+            self.clear(case, &mut told).await?;
         }
+        self.end_claim(case).await?;
         Ok(told)
+    }
+
+    /// Ends what somebody who died began to write for this decision.
+    pub(crate) async fn end_claim(&self, case: &Case<'_>) -> Result<(), Error> {
+        // A policy that cannot say where to has written nothing.
+        let Ok((target, target_tag)) = case.place() else {
+            return Ok(());
+        };
+        let left = Some(&case.subject.digest);
+        let ended = self.tags.abandon(&target, &target_tag, left).await;
+        ended.map_err(Error::from)
     }
 
     /// Says whether the tag and every manifest of the image are in the target.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use sluice_domain::resources::Recall;
-use sluice_domain::{Digest, Repository, Tag};
+use sluice_domain::{Digest, Repository, Tag, now};
 use sluice_events::commands::JudgeImage;
 use sluice_events::facts::{ImageFlagged, ImageWithdrawn};
 use sluice_events::time_from_wire;
@@ -36,9 +36,11 @@ impl Truth for Refused<'_> {
             .tags
             .get(&key::tag(self.target, self.tag))
             .await?;
-        // Somebody may have promoted another digest meanwhile, which must stay.
-        let still_named =
-            entry.is_some_and(|entry| entry.value.digest == self.case.decision.digest);
+        // Somebody may have promoted another digest meanwhile, which must stay. While the tag is claimed, its entry
+        // does not say yet what it names.
+        let still_named = entry.is_some_and(|entry| {
+            entry.value.claim.is_some() || entry.value.digest == self.case.decision.digest
+        });
         // What the registry's tag names otherwise, no decision of this image speaks of: after a restore it may be newer.
         let head = self.registry.head(self.target, &self.tag.into()).await?;
         let other = match head {
@@ -65,7 +67,9 @@ pub(crate) struct Sweep<'a> {
     pub(crate) manifests: &'a [Digest],
     /// The key of the decision that does not count any more; empty for what no decision brought.
     pub(crate) without: &'a str,
-    /// Where the image came from, if a decision brought it.
+    /// The image itself, if a decision brought it.
+    pub(crate) digest: Option<&'a str>,
+    /// Where it came from, if a decision brought it.
     pub(crate) source: Option<&'a Repository>,
     /// What tells this from the next time.
     pub(crate) occurrence: String,
@@ -78,6 +82,7 @@ impl<'a> Sweep<'a> {
             target,
             manifests: case.manifests,
             without: &case.key,
+            digest: Some(&case.decision.digest),
             source: Some(&case.subject.repository),
             occurrence: occurrence(&case.decision),
         }
@@ -91,6 +96,7 @@ impl Promoter {
         if !case.decision.announced {
             self.tell_refusal(case, &mut told)?;
         }
+        self.end_claim(case).await?;
         let recall = case.policy.spec.recall;
         let asked_for = match recall {
             Recall::Flag => case.decision.flagged.is_empty(),
@@ -111,10 +117,30 @@ impl Promoter {
                 return Ok(told);
             }
         }
+        if case.decision.promoted_at.is_none() && self.is_left(case).await? {
+            self.clear(case, &mut told).await?;
+        }
         if !case.decision.announced {
             told.record(self.record(case, |_| {}));
         }
         Ok(told)
+    }
+
+    /// Says whether something is in the target of an image that nothing brought there for good.
+    ///
+    /// A promotion that was carried out while the image was withdrawn cleans up behind itself; one that died does so
+    /// when its message comes again, and finds the refusal.
+    pub(crate) async fn is_left(&self, case: &Case<'_>) -> Result<bool, Error> {
+        let Ok((target, _)) = case.place() else {
+            return Ok(false);
+        };
+        for manifest in case.manifests {
+            let head = self.registry.head(&target, &manifest.into()).await?;
+            if head.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Returns the other decisions by which this image stands in the same target.
@@ -153,44 +179,12 @@ impl Promoter {
         Ok(())
     }
 
-    /// Removes the tags that this decision brought, then by digest what nothing else there reaches.
+    /// Takes an image back, and tells it.
     async fn withdraw(&self, case: &Case<'_>, told: &mut Told) -> Result<(), Error> {
-        self.state.unless_paused().await?;
-        let (target, tag) = case.place()?;
-        // A template with the time may have brought more than one tag; the last is told even when it is gone already.
-        let mut brought = BTreeSet::from([tag]);
-        for entry in self.state.tags.list(&key::tags_of(&target)).await? {
-            let is_ours = is_brought_by(&entry.value, case) || is_withdrawn_by(&entry.value, case);
-            if is_ours && let Ok(tag) = entry.value.tag.parse() {
-                brought.insert(tag);
-            }
-        }
-        for tag in &brought {
-            let truth = Refused {
-                state: &self.state,
-                registry: &self.registry,
-                case,
-                target: &target,
-                tag,
-            };
-            let entry = self.state.tags.get(&key::tag(&target, tag)).await?;
-            if entry.is_some_and(|entry| is_brought_by(&entry.value, case)) {
-                let change = TagChange {
-                    repository: &target,
-                    tag,
-                    wanted: None,
-                    provenance: provenance(case),
-                    truth: &truth,
-                };
-                self.tags.apply(&change).await?;
-            }
-        }
-        // A decision that changed meanwhile has its own message, which mends what was removed.
-        let now = self.state.decisions.get(&case.key).await?;
-        if now.is_none_or(|now| now.value.outcome() != DecisionOutcome::Deny) {
+        let (target, _) = case.place()?;
+        let Some(brought) = self.clear(case, told).await? else {
             return Ok(());
-        }
-        self.sweep(&Sweep::of(case, &target), told).await?;
+        };
         let reason = why(&case.decision);
         for tag in brought {
             tracing::warn!(image.repository = %target, image.tag = %tag, reason, "withdrawn");
@@ -210,6 +204,72 @@ impl Promoter {
             decision.flagged = String::new();
         }));
         Ok(())
+    }
+
+    /// Removes the tags that this decision brought, then by digest what nothing else there reaches.
+    ///
+    /// Returns the tags, or nothing if the decision is another one by now.
+    pub(crate) async fn clear(
+        &self,
+        case: &Case<'_>,
+        told: &mut Told,
+    ) -> Result<Option<BTreeSet<Tag>>, Error> {
+        self.state.unless_paused().await?;
+        let (target, tag) = case.place()?;
+        // A template with the time may have brought more than one tag; the last is told even when it is gone already.
+        let mut brought = BTreeSet::from([tag]);
+        for entry in self.state.tags.list(&key::tags_of(&target)).await? {
+            let is_ours = is_brought_by(&entry.value, case) || is_withdrawn_by(&entry.value, case);
+            if is_ours && let Ok(tag) = entry.value.tag.parse() {
+                brought.insert(tag);
+            }
+        }
+        for tag in &brought {
+            let truth = Refused {
+                state: &self.state,
+                registry: &self.registry,
+                case,
+                target: &target,
+                tag,
+            };
+            let entry = self.state.tags.get(&key::tag(&target, tag)).await?;
+            if let Some(entry) = entry
+                && (is_brought_by(&entry.value, case)
+                    || self.is_begun(&entry.value, case, &target, tag).await?)
+            {
+                let change = TagChange {
+                    repository: &target,
+                    tag,
+                    wanted: None,
+                    provenance: provenance(case),
+                    truth: &truth,
+                };
+                self.tags.apply(&change).await?;
+            }
+        }
+        // A decision that changed meanwhile has its own message, which mends what was removed.
+        let now = self.state.decisions.get(&case.key).await?;
+        if now.is_none_or(|now| now.value.outcome() != DecisionOutcome::Deny) {
+            return Ok(None);
+        }
+        self.sweep(&Sweep::of(case, &target), told).await?;
+        Ok(Some(brought))
+    }
+
+    /// Says whether a promotion of this image began to write a tag, and did not come to its end.
+    async fn is_begun(
+        &self,
+        entry: &TagEntry,
+        case: &Case<'_>,
+        target: &Repository,
+        tag: &Tag,
+    ) -> Result<bool, Error> {
+        let claim = entry.claim.as_ref();
+        if claim.is_none_or(|claim| claim.digest != case.decision.digest) {
+            return Ok(false);
+        }
+        let head = self.registry.head(target, &tag.into()).await?;
+        Ok(head.is_some_and(|head| head.digest == case.subject.digest))
     }
 
     /// Deletes the manifests of an image that no other permitted image of the target reaches (invariants 1 and 5).
@@ -268,7 +328,13 @@ impl Promoter {
         }
         for entry in self.state.tags.list(&key::tags_of(target)).await? {
             tops.extend(entry.value.digest.parse::<Digest>().ok());
-            let claimed = entry.value.claim.map(|claim| claim.digest);
+            // One that is claimed for this very image is that of a promotion that comes too late, and a claim that has
+            // lapsed is that of somebody who died.
+            let claim = entry.value.claim.filter(|claim| {
+                time_from_wire(claim.until.as_ref()).is_some_and(|until| until > now())
+            });
+            let claimed = claim.map(|claim| claim.digest);
+            let claimed = claimed.filter(|digest| Some(digest.as_str()) != sweep.digest);
             tops.extend(claimed.and_then(|digest| digest.parse::<Digest>().ok()));
         }
         // The registry may have tags that no entry knows.
@@ -290,8 +356,8 @@ impl Promoter {
 
     /// Returns the other decisions by which an image may be in a target: allowed now, or promoted and not withdrawn.
     ///
-    /// One that is about to be withdrawn by its own policy does not count: two that go at the same time would else keep
-    /// what they share. Decisions are found by their source; these are the sources of what the target's tags name, or
+    /// One that fails and is not flagged for good does not count: it is about to be withdrawn, and two that go at the same
+    /// time would else keep what they share. Where it is about to be flagged instead, its tag keeps what it needs. Decisions are found by their source; these are the sources of what the target's tags name, or
     /// named. For what no decision brought, all decisions are read.
     async fn permitted(&self, sweep: &Sweep<'_>) -> Result<Vec<Entry<Decision>>, Error> {
         let mut filters = Vec::new();
@@ -308,12 +374,14 @@ impl Promoter {
             }
         }
         let policies = policies::read(&self.state).await?;
+        let withdraws = |decision: &Decision| {
+            policies.iter().any(|policy| {
+                policy.spec.recall == Recall::Withdraw
+                    && policy.spec.name.as_str() == decision.policy
+            })
+        };
         let goes = |decision: &Decision| {
-            is_known_to_fail(decision)
-                && policies.iter().any(|policy| {
-                    policy.spec.recall == Recall::Withdraw
-                        && policy.spec.name.as_str() == decision.policy
-                })
+            is_known_to_fail(decision) && (decision.flagged.is_empty() || withdraws(decision))
         };
         let mut permitted = Vec::new();
         for filter in filters {

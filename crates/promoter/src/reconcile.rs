@@ -210,7 +210,9 @@ async fn missing(
 fn is_open(decision: &Decision, revision: u64, now: DateTime<Utc>) -> bool {
     let waits = decision.outcome() == DecisionOutcome::Wait;
     let over = time_from_wire(decision.wait_until.as_ref()).is_none_or(|until| until + LATE < now);
-    decision.policy_revision < revision || !decision.announced || (waits && over)
+    // What could not be told may be known by now, as when a digest was first seen.
+    let unknown = decision.outcome() == DecisionOutcome::Undetermined;
+    decision.policy_revision < revision || !decision.announced || unknown || (waits && over)
 }
 
 #[cfg(test)]

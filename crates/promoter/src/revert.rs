@@ -330,6 +330,7 @@ impl Promoter {
             target: repository,
             manifests: &manifests,
             without: "",
+            digest: None,
             source: None,
             occurrence: found.occurrence(),
         };

@@ -172,7 +172,7 @@ fn ended(
             reason,
             looked_at,
             found,
-            ended_at: Some(time_to_wire(Utc::now())),
+            ended_at: Some(time_to_wire(sluice_domain::now())),
             stage: stage.clone(),
             ..Default::default()
         };
@@ -191,7 +191,7 @@ pub async fn after_events(
     command: &Reconcile,
     cause: &Cause,
 ) -> Result<(), Error> {
-    let now = Utc::now();
+    let now = sluice_domain::now();
     let begins = command.run.is_empty() && command.reason != reason::ASKED;
     if !begins || stage.events.is_empty() || cause.time + PATIENCE < now {
         return Ok(());
@@ -309,13 +309,13 @@ impl Watch {
         // A stream that lost something since another start is another reason.
         let marks: Vec<String> = now.iter().map(Look::mark).collect();
         let log = self.bus.mark_of_log().await?;
-        let together = Utc::now().timestamp() / TOGETHER_SECONDS;
+        let together = sluice_domain::now().timestamp() / TOGETHER_SECONDS;
         let id = format!("{log}/{}/{together}", marks.join("/"));
         ask(&self.bus, self.stage, reason::START, &id).await
     }
 
     async fn lost(&mut self, look: &Look, lost: Loss) -> Result<(), Error> {
-        let now = Utc::now();
+        let now = sluice_domain::now();
         match lost {
             // What is done leaves a work queue, so only another stream is a sign there.
             Loss::Beginning(_) | Loss::Middle if look.stream != EVENTS => return Ok(()),
