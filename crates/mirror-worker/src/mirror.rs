@@ -204,7 +204,7 @@ impl MirrorWorker {
             truth: &truth,
         };
         if self.tags.apply(&change).await? == Applied::Superseded {
-            return Ok(Outcome::done());
+            return self.told_late(fact).await;
         }
         tracing::info!(
             image.repository = %fact.repository, image.tag = %fact.tag, image.digest = %fact.digest,

@@ -299,8 +299,12 @@ impl TagWriter {
         if revision.is_none() || (value.claim.is_none() && value.digest == text(wanted.as_ref())) {
             return done;
         }
-        if refuse_foreign_claim(change.repository, change.tag, &value, holder).is_err() {
-            return done;
+        if let Err(claimed) = refuse_foreign_claim(change.repository, change.tag, &value, holder) {
+            // Another life of this very change may end without an end, and then this is the last that looks.
+            return match &value.claim {
+                Some(claim) if own(claim) => Err(claimed),
+                _ => done,
+            };
         }
         let there = self
             .registry
