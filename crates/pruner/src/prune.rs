@@ -13,7 +13,7 @@ use sluice_events::wire::state::TagEntry;
 use sluice_events::{Command, Decode, Event, EventId, Message, Unexpected, time_from_wire};
 use sluice_policy::retention::{Plan, PlannedDeletion, Rules, TagFacts, plan};
 use sluice_registry::Client;
-use sluice_state::{Catalog, Snapshot, State, TagWriter, key};
+use sluice_state::{Catalog, Provenance, Snapshot, State, TagWriter, key};
 use thiserror::Error;
 
 use crate::facts::{self, Known};
@@ -273,6 +273,7 @@ impl Pruner {
         let tags = self.facts(catalog, &rules, &held, &listed).await?;
         let mut plan = plan(&rules, &tags);
         plan.delete.splice(..0, interrupted);
+        self.give_up_the_begun(&run, &plan).await?;
         self.carry_out(&run, plan).await
     }
 
@@ -303,6 +304,19 @@ impl Pruner {
             }
         }
         Ok(found)
+    }
+
+    /// Ends removals that were begun, changed nothing, and are no longer planned.
+    async fn give_up_the_begun(&self, run: &Run<'_>, plan: &Plan) -> Result<(), Error> {
+        for (tag, entry) in run.held {
+            let begun = entry.pruning.is_some() && entry.claim.is_some();
+            let planned = plan.delete.iter().any(|deletion| deletion.tag == *tag);
+            if let (true, false, Ok(digest)) = (begun, planned, entry.digest.parse()) {
+                let ours = (&digest, &Provenance::default());
+                self.tags.end_claim(run.repository, tag, ours).await?;
+            }
+        }
+        Ok(())
     }
 
     const fn removal<'a>(&'a self, run: &Run<'a>, tag: &'a Tag, digest: &'a Digest) -> Removal<'a> {
