@@ -145,10 +145,10 @@ impl World {
                     continue;
                 }
                 // What an index lists goes with it, and that may be owed.
-                let lists = |top: &&String| {
-                    images::of_digest(top).is_some_and(|image| image.children.contains(digest))
-                };
-                let mut tops = place.manifests.keys().filter(lists).chain([digest]);
+                let lists = images::POOL
+                    .iter()
+                    .filter(|top| top.children.contains(digest));
+                let mut tops = lists.map(|top| &top.digest).chain([digest]);
                 if !(under_way && tops.any(|top| self.writer_is_live(name, top))) {
                     wrong.push(format!("gate: nothing permits {digest} in {name}"));
                 }
