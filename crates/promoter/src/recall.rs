@@ -310,8 +310,9 @@ impl Promoter {
     /// Returns the other decisions by which an image may be in a target: allowed now, or promoted and not withdrawn.
     ///
     /// One that fails and is not flagged for good does not count: it is about to be withdrawn, and two that go at the same time
-    /// would else keep what they share. Where it is about to be flagged instead, its tag keeps what it needs. Decisions are found by their source; these are the sources of what the target's tags name, or
-    /// named.
+    /// would else keep what they share. Where it is about to be flagged instead, its tag keeps what it needs. Decisions
+    /// are found by their source, which the target's tags name, and by the policies that promote there: what is on its
+    /// way has no tag yet.
     async fn permitted(
         &self,
         case: &Case<'_>,
@@ -332,19 +333,22 @@ impl Promoter {
         let goes = |decision: &Decision| {
             is_known_to_fail(decision) && (decision.flagged.is_empty() || withdraws(decision))
         };
-        let mut permitted = Vec::new();
-        for source in sources {
-            let decisions = self
-                .state
-                .decisions
-                .list(&key::decisions_in(&source))
-                .await?;
-            permitted.extend(decisions.into_iter().filter(|entry| {
-                entry.key != case.key
+        let mut filters: Vec<String> = sources.iter().map(key::decisions_in).collect();
+        for policy in policies.iter().filter(|p| p.spec.to.could_produce(target)) {
+            filters.push(key::decisions_by(&policy.spec.name));
+        }
+        let mut permitted: Vec<Entry<Decision>> = Vec::new();
+        for filter in filters {
+            for entry in self.state.decisions.list(&filter).await? {
+                let known = permitted.iter().any(|known| known.key == entry.key);
+                let permits = entry.key != case.key
                     && entry.value.target == target.as_str()
                     && entry.value.promoted_at.is_some()
-                    && !goes(&entry.value)
-            }));
+                    && !goes(&entry.value);
+                if permits && !known {
+                    permitted.push(entry);
+                }
+            }
         }
         Ok(permitted)
     }
