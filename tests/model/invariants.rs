@@ -144,7 +144,12 @@ impl World {
                 if !is_image || decisions.any(|decision| permits(decision, name, digest)) {
                     continue;
                 }
-                if !(under_way && self.writer_is_live(name, digest)) {
+                // What an index lists goes with it, and that may be owed.
+                let lists = images::POOL
+                    .iter()
+                    .filter(|top| top.children.contains(digest));
+                let mut tops = lists.map(|top| &top.digest).chain([digest]);
+                if !(under_way && tops.any(|top| self.writer_is_live(name, top))) {
                     wrong.push(format!("gate: nothing permits {digest} in {name}"));
                 }
             }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use sluice_bus::{Bus, Cause, Handler, Outcome, topology};
+use sluice_domain::resources::OnDelete;
 use sluice_domain::{Class, Classify, Digest, Repository, ResourceName, Tag};
 use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::{TagMirrorFailed, TagMirrored, UpstreamTagGone, UpstreamTagMoved};
@@ -267,9 +268,14 @@ impl MirrorWorker {
         if truth.standing().await? == Standing::Superseded {
             tracing::info!(image.repository = %fact.repository, image.tag = %fact.tag, "superseded by a newer move, or pruned since");
             self.tags
-                .abandon(&fact.repository, &fact.tag, Some(&fact.digest))
+                .leave(
+                    &fact.repository,
+                    &fact.tag,
+                    Some(&fact.digest),
+                    &provenance(fact),
+                )
                 .await?;
-            return self.told_late(fact).await;
+            return self.superseded(&catalog, fact).await;
         }
         let copied = self.copy(&catalog, fact).await?;
         crash::point_of("mirror-worker.copied", fact.tag.as_str());
@@ -282,7 +288,7 @@ impl MirrorWorker {
             truth: &truth,
         };
         if self.tags.apply(&change).await? == Applied::Superseded {
-            return self.told_late(fact).await;
+            return self.superseded(&catalog, fact).await;
         }
         tracing::info!(
             image.repository = %fact.repository, image.tag = %fact.tag, image.digest = %fact.digest,
@@ -308,7 +314,30 @@ impl MirrorWorker {
     }
 
     /// Tells a move that is superseded by now, but was carried out before that: what is there is to be scanned.
-    async fn told_late(&self, fact: &UpstreamTagMoved) -> Result<Outcome, Error> {
+    ///
+    /// If the tag is gone upstream, it may have been removed here before this move, which was late, brought it.
+    async fn superseded(
+        &self,
+        catalog: &Snapshot,
+        fact: &UpstreamTagMoved,
+    ) -> Result<Outcome, Error> {
+        let upstream = key::upstream(&fact.mirror, &fact.tag);
+        let upstream = self.state.upstream.get(&upstream).await?;
+        let mirror = catalog.mirrors.get(&fact.mirror);
+        let removes = mirror.is_some_and(|mirror| mirror.on_delete == OnDelete::Delete);
+        if let Some(gone) = upstream.filter(|entry| entry.value.gone && removes) {
+            return self
+                .gone(&UpstreamTagGone {
+                    mirror: fact.mirror.clone(),
+                    source: fact.source.clone(),
+                    repository: fact.repository.clone(),
+                    tag: fact.tag.clone(),
+                    last_digest: None,
+                    move_number: gone.value.move_number,
+                    remove: true,
+                })
+                .await;
+        }
         let key = key::tag(&fact.repository, &fact.tag);
         let entry = self.state.tags.get(&key).await?;
         let there = entry.is_some_and(|Entry { value, .. }| {

@@ -278,9 +278,9 @@ impl Promoter {
         let Ok((target, target_tag)) = case.place() else {
             return Ok(());
         };
-        let left = Some(&case.subject.digest);
-        let ended = self.tags.abandon(&target, &target_tag, left).await;
-        ended.map_err(Error::from)
+        let ours = (Some(&case.subject.digest), &provenance(case));
+        let left = self.tags.leave(&target, &target_tag, ours.0, ours.1).await;
+        left.map_err(Error::from)
     }
 
     /// Says whether the tag and every manifest of the image are in the target.

@@ -357,21 +357,16 @@ impl Promoter {
     /// Returns the other decisions by which an image may be in a target: allowed now, or promoted and not withdrawn.
     ///
     /// One that fails and is not flagged for good does not count: it is about to be withdrawn, and two that go at the same
-    /// time would else keep what they share. Where it is about to be flagged instead, its tag keeps what it needs. Decisions are found by their source; these are the sources of what the target's tags name, or
-    /// named. For what no decision brought, all decisions are read.
+    /// time would else keep what they share. Where it is about to be flagged instead, its tag keeps what it needs.
+    /// Decisions are found by their source, which the target's tags name, and by the policies that promote there: what is
+    /// on its way has no tag yet. For what no decision brought, all decisions are read.
     async fn permitted(&self, sweep: &Sweep<'_>) -> Result<Vec<Entry<Decision>>, Error> {
-        let mut filters = Vec::new();
-        match sweep.source {
-            None => filters.push(">".to_owned()),
-            Some(source) => {
-                let mut sources = BTreeSet::from([source.clone()]);
-                for entry in self.state.tags.list(&key::tags_of(sweep.target)).await? {
-                    let from = entry.value.promoted_from;
-                    sources
-                        .extend(from.and_then(|from| from.repository.parse::<Repository>().ok()));
-                }
-                filters.extend(sources.iter().map(key::decisions_in));
-            }
+        let target = sweep.target;
+        let mut sources = BTreeSet::new();
+        sources.extend(sweep.source.cloned());
+        for entry in self.state.tags.list(&key::tags_of(target)).await? {
+            let from = entry.value.promoted_from;
+            sources.extend(from.and_then(|from| from.repository.parse::<Repository>().ok()));
         }
         let policies = policies::read(&self.state).await?;
         let withdraws = |decision: &Decision| {
@@ -383,15 +378,25 @@ impl Promoter {
         let goes = |decision: &Decision| {
             is_known_to_fail(decision) && (decision.flagged.is_empty() || withdraws(decision))
         };
-        let mut permitted = Vec::new();
+        let mut filters: Vec<String> = sources.iter().map(key::decisions_in).collect();
+        for policy in policies.iter().filter(|p| p.spec.to.could_produce(target)) {
+            filters.push(key::decisions_by(&policy.spec.name));
+        }
+        if sweep.source.is_none() {
+            filters = vec![">".to_owned()];
+        }
+        let mut permitted: Vec<Entry<Decision>> = Vec::new();
         for filter in filters {
-            let decisions = self.state.decisions.list(&filter).await?;
-            permitted.extend(decisions.into_iter().filter(|entry| {
-                entry.key != sweep.without
-                    && entry.value.target == sweep.target.as_str()
+            for entry in self.state.decisions.list(&filter).await? {
+                let known = permitted.iter().any(|known| known.key == entry.key);
+                let permits = entry.key != sweep.without
+                    && entry.value.target == target.as_str()
                     && entry.value.promoted_at.is_some()
-                    && !goes(&entry.value)
-            }));
+                    && !goes(&entry.value);
+                if permits && !known {
+                    permitted.push(entry);
+                }
+            }
         }
         Ok(permitted)
     }

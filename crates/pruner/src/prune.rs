@@ -14,7 +14,7 @@ use sluice_events::{Command, Decode, Event, EventId, Message, Unexpected, time_f
 use sluice_policy::retention::{Plan, PlannedDeletion, Rules, TagFacts, plan};
 use sluice_registry::Client;
 use sluice_state::reconcile::after_events;
-use sluice_state::{Catalog, Snapshot, State, TagWriter, key};
+use sluice_state::{Catalog, Provenance, Snapshot, State, TagWriter, key};
 use thiserror::Error;
 
 use crate::facts::{self, Known};
@@ -290,6 +290,7 @@ impl Pruner {
         let tags = self.facts(catalog, &rules, &held, &listed).await?;
         let mut plan = plan(&rules, &tags);
         plan.delete.splice(..0, interrupted);
+        self.give_up_the_begun(&run, &plan).await?;
         self.carry_out(&run, plan).await
     }
 
@@ -320,6 +321,24 @@ impl Pruner {
             }
         }
         Ok(found)
+    }
+
+    /// Ends removals that were begun, changed nothing, and are no longer planned.
+    async fn give_up_the_begun(&self, run: &Run<'_>, plan: &Plan) -> Result<(), Error> {
+        for (tag, entry) in run.held {
+            let begun = entry.pruning.is_some() && entry.claim.is_some();
+            let planned = plan.delete.iter().any(|deletion| deletion.tag == *tag);
+            if let (true, false, Ok(digest)) = (begun, planned, entry.digest.parse()) {
+                let ours = Provenance::default();
+                let left = self.tags.leave(run.repository, tag, Some(&digest), &ours);
+                match left.await {
+                    // Whoever is at it ends it.
+                    Err(sluice_state::Error::Claimed { .. }) => {}
+                    left => left?,
+                }
+            }
+        }
+        Ok(())
     }
 
     const fn removal<'a>(&'a self, run: &Run<'a>, tag: &'a Tag, digest: &'a Digest) -> Removal<'a> {

@@ -78,6 +78,12 @@ pub fn decisions_in(repository: &Repository) -> String {
     format!("*.{}.*.*", token(repository.as_str()))
 }
 
+/// The filter of a policy's decisions.
+#[must_use]
+pub fn decisions_by(policy: &ResourceName) -> String {
+    format!("{}.*.*.*", token(policy.as_str()))
+}
+
 /// The filter of every decision on a digest, wherever it is.
 #[must_use]
 pub fn decisions_about(digest: &Digest) -> String {

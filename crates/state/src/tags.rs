@@ -181,12 +181,9 @@ impl TagWriter {
         change: &TagChange<'_, T>,
         pruning: Option<&Pruning>,
     ) -> Result<Applied, Error> {
-        let simulated = sluice_domain::clock::simulated_chance();
-        let id = simulated.map_or_else(uuid::Uuid::new_v4, uuid::Uuid::from_u128);
-        let holder = format!("{}/{id}", change.provenance.by);
-        let mut has_written = false;
+        let holder = holder(&change.provenance.by);
         for _ in 0..ROUNDS {
-            match self.round(change, pruning, &holder, &mut has_written).await {
+            match self.round(change, pruning, &holder).await {
                 Ok(Round::Done(applied)) => return Ok(applied),
                 Ok(Round::Again) => {}
                 Err(error) if error.is_conflict() => {}
@@ -203,7 +200,6 @@ impl TagWriter {
         change: &TagChange<'_, T>,
         pruning: Option<&Pruning>,
         holder: &str,
-        has_written: &mut bool,
     ) -> Result<Round, Error> {
         let key = key::tag(change.repository, change.tag);
         let wanted = change.wanted.map(|manifest| manifest.digest.clone());
@@ -214,14 +210,14 @@ impl TagWriter {
                 repository: change.repository,
                 tag: change.tag,
                 wanted: wanted.as_ref(),
+                provenance: &change.provenance,
                 holder,
             };
-            if *has_written {
-                self.take_back(late).await?;
+            return Ok(if self.is_left(late).await? {
+                Round::Done(Applied::Superseded)
             } else {
-                self.abandon_if_left(late, &value).await?;
-            }
-            return Ok(Round::Done(Applied::Superseded));
+                Round::Again
+            });
         }
         refuse_foreign_claim(change.repository, change.tag, &value, holder)?;
         let at = self
@@ -250,8 +246,8 @@ impl TagWriter {
         let revision = self.state.tags.write(&key, &value, revision).await?;
         crash::point("tags.claimed");
         if at != wanted {
-            *has_written = true;
-            self.write(change).await?;
+            self.write(change.repository, change.tag, change.wanted)
+                .await?;
             crash::point("tags.written");
         }
         let there = self
@@ -260,6 +256,15 @@ impl TagWriter {
             .await?
             .map(|head| head.digest);
         if there != wanted || change.truth.standing().await? == Standing::Superseded {
+            // Whoever wants something else waits for this claim to go, and has to know whose doing this is.
+            value.pruning = None;
+            if there == wanted {
+                settle(&mut value, &change.provenance, wanted.as_ref(), now());
+            } else {
+                value.claim = None;
+                value.digest = text(there.as_ref());
+            }
+            self.state.tags.write(&key, &value, Some(revision)).await?;
             return Ok(Round::Again);
         }
         settle(&mut value, &change.provenance, wanted.as_ref(), now());
@@ -269,14 +274,20 @@ impl TagWriter {
         Ok(Round::Done(Applied::Settled { previous }))
     }
 
-    async fn write<T>(&self, change: &TagChange<'_, T>) -> Result<(), Error> {
-        if let Some(manifest) = change.wanted {
-            return Ok(self
+    /// Points a tag to a manifest that is there by digest, or removes it.
+    async fn write(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        wanted: Option<&Manifest>,
+    ) -> Result<(), Error> {
+        match wanted {
+            Some(manifest) => Ok(self
                 .registry
-                .put_manifest(change.repository, &change.tag.into(), manifest)
-                .await?);
+                .put_manifest(repository, &tag.into(), manifest)
+                .await?),
+            None => self.remove(repository, tag).await,
         }
-        self.remove(change.repository, change.tag).await
     }
 
     async fn remove(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
@@ -304,6 +315,13 @@ fn split(entry: Option<Entry<TagEntry>>) -> (TagEntry, Option<u64>) {
         || (TagEntry::default(), None),
         |entry| (entry.value, Some(entry.revision)),
     )
+}
+
+/// Names whoever carries out a change now.
+fn holder(by: &str) -> String {
+    let simulated = sluice_domain::clock::simulated_chance();
+    let id = simulated.map_or_else(uuid::Uuid::new_v4, uuid::Uuid::from_u128);
+    format!("{by}/{id}")
 }
 
 fn text(digest: Option<&Digest>) -> String {
