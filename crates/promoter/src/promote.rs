@@ -175,28 +175,17 @@ impl Promoter {
         let mut previous = self.previous(case, &target, &target_tag).await?;
         if !self.is_in_place(case, &target, &target_tag).await? {
             self.state.unless_paused().await?;
-            let top = match self.copy(case, &target).await {
-                Ok(top) => top,
-                // A source that moved on may be gone by now.
-                Err(error) if error.is_not_found() => {
+            match self.bring(case, &truth).await {
+                Ok(Applied::Settled { previous: before }) => previous = before.or(previous),
+                Ok(Applied::Superseded) => return self.too_late(case).await,
+                // A source that moved on may be gone by now; and whoever took the image back meanwhile may have done this
+                // message too, so that nobody would look again at what was brought until here.
+                Err(error) => {
                     return match truth.standing().await? {
                         Standing::Superseded => self.too_late(case).await,
-                        Standing::Current => Err(error.into()),
+                        Standing::Current => Err(error),
                     };
                 }
-                Err(error) => return Err(error.into()),
-            };
-            crash::point("promoter.copied");
-            let change = TagChange {
-                repository: &target,
-                tag: &target_tag,
-                wanted: Some(&top),
-                provenance: provenance(case),
-                truth: &truth,
-            };
-            match self.tags.apply(&change).await? {
-                Applied::Settled { previous: before } => previous = before.or(previous),
-                Applied::Superseded => return self.too_late(case).await,
             }
             tracing::info!(
                 policy = case.decision.policy, image.repository = %target, image.tag = %target_tag,
@@ -224,6 +213,20 @@ impl Promoter {
         self.chain(case, target, target_tag, &mut told).await?;
         told.record(self.record(case, |_| {}));
         Ok(told)
+    }
+
+    /// Copies the image, then points the tag to it.
+    async fn bring(&self, case: &Case<'_>, truth: &Allowed<'_>) -> Result<Applied, Error> {
+        let top = self.copy(case, truth.target).await?;
+        crash::point("promoter.copied");
+        let change = TagChange {
+            repository: truth.target,
+            tag: truth.target_tag,
+            wanted: Some(&top),
+            provenance: provenance(case),
+            truth,
+        };
+        Ok(self.tags.apply(&change).await?)
     }
 
     /// Asks for a judgement of the promoted image where the target is a source of further policies.
