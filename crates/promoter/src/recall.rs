@@ -97,6 +97,12 @@ impl Promoter {
             self.tell_refusal(case, &mut told)?;
         }
         self.end_claim(case).await?;
+        if !case.decision.flagged.is_empty() && !self.is_whole(case).await? {
+            // What it shares with another image went with that while it was on its way. Half of a refused image is of
+            // no use to anybody.
+            self.withdraw(case, &mut told).await?;
+            return Ok(told);
+        }
         let recall = case.policy.spec.recall;
         let asked_for = match recall {
             Recall::Flag => case.decision.flagged.is_empty(),
@@ -141,6 +147,18 @@ impl Promoter {
             }
         }
         Ok(false)
+    }
+
+    /// Says whether every manifest of an image is in its target.
+    async fn is_whole(&self, case: &Case<'_>) -> Result<bool, Error> {
+        let (target, _) = case.place()?;
+        for manifest in case.manifests {
+            let head = self.registry.head(&target, &manifest.into()).await?;
+            if head.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Returns the other decisions by which this image stands in the same target.
@@ -292,9 +310,6 @@ impl Promoter {
         // An image with a manifest in common may have been allowed since the listing, and found it there when it was
         // copied. Its effect is verified once more, and mended.
         for entry in self.permitted(sweep).await? {
-            if entry.value.outcome() != DecisionOutcome::Allow {
-                continue;
-            }
             let (Ok(repository), Ok(tag), Ok(digest)) = (
                 entry.value.repository.parse(),
                 entry.value.tag.parse(),
