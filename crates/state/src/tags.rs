@@ -187,12 +187,31 @@ impl TagWriter {
                 Ok(Round::Done(applied)) => return Ok(applied),
                 Ok(Round::Again) => {}
                 Err(error) if error.is_conflict() => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.release(change, &holder).await;
+                    return Err(error);
+                }
             }
         }
         Err(Error::Restless {
             tag: format!("{}:{}", change.repository, change.tag),
         })
+    }
+
+    /// Ends the claim of a change that failed, if what the tag names can be told; otherwise it lapses.
+    ///
+    /// What a live claim is for is kept, so it must not outlive the work.
+    async fn release<T>(&self, change: &TagChange<'_, T>, holder: &str) {
+        let late = Late {
+            repository: change.repository,
+            tag: change.tag,
+            wanted: change.wanted.map(|manifest| &manifest.digest),
+            provenance: &change.provenance,
+            holder,
+        };
+        if let Err(error) = self.is_left(late).await {
+            tracing::debug!(%error, "a claim is left to lapse");
+        }
     }
 
     async fn round<T: Truth>(
