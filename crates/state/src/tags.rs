@@ -209,7 +209,15 @@ impl TagWriter {
             provenance: &change.provenance,
             holder,
         };
-        if let Err(error) = self.is_left(late).await {
+        let released = async {
+            let entry = self.state.tags.get(&key::tag(late.repository, late.tag));
+            let claim = entry.await?.and_then(|entry| entry.value.claim);
+            if claim.is_some_and(|claim| claim.holder == holder) {
+                self.is_left(late).await?;
+            }
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = released.await {
             tracing::debug!(%error, "a claim is left to lapse");
         }
     }
