@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use sluice_bus::{Bus, ProvisionOptions};
 use sluice_gateway::keys::Keys;
 use sluice_service::BusSettings;
 use sluice_tests::Nats;
+use tokio::time::Instant;
 
 use crate::raw::Raw;
 
