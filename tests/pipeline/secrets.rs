@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use sluice_tests::bus::promoted;
-use sluice_tests::{Stack, binary, wait_for};
+use sluice_tests::{Stack, binary, tool, wait_for};
 
 const UPSTREAM: &str = "planted-upstream-7c1f";
 const WRONG: &str = "planted-wrong-login-51d0";
@@ -119,9 +119,13 @@ fn planted_secrets_are_found_nowhere() {
         stack.service(name, &[]);
     }
     stack.service("webhook-dispatcher", &[]);
+    let trivy = tool("trivy");
     stack.begin(
         "scanner-adapter",
-        &[("SLUICE__TRIVY__DATABASE_REPOSITORY", "127.0.0.1:9/none:2")],
+        &[
+            ("SLUICE__TRIVY__DATABASE_REPOSITORY", "127.0.0.1:9/none:2"),
+            ("SLUICE__TRIVY__BINARY", trivy.to_str().unwrap()),
+        ],
     );
     let running = 0..7;
     let publisher = stack.publisher();
@@ -138,7 +142,7 @@ fn planted_secrets_are_found_nowhere() {
          url: {hook_url}\nevents: ['image.*', 'tag.*', 'upstream.*']\nsecret_file: {secret}\nallow_private_addresses: true\n{}{}",
         stack.upstream_resource(),
         stack.mirror("fine", "lib/fine", "hub/fine", ""),
-        stack.account("dev", ""),
+        stack.account("dev", "pull: [hub/*]\n"),
         password = folder.join("upstream.password").display(),
         secret = folder.join("hook.secret").display(),
     ));

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::fs::File;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sluice_bus::{Bus, Cause, ConsumeSettings, Handler, Outcome, topology};
 use sluice_domain::{Class, Classify};
@@ -13,6 +13,7 @@ use sluice_events::{Decode, Event, Message, Unexpected};
 use sluice_tests::servers::Process;
 use sluice_tests::{binary, wait_for};
 use thiserror::Error;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Scene;

@@ -56,7 +56,7 @@ impl Scene {
     }
 
     /// Tries one subject as every service and as the command.
-    fn each<'a>(&self, subject: &str, allowed: &[&'a str]) {
+    fn each(&self, subject: &str, allowed: &[&str]) {
         self.each_of(std::slice::from_ref(&subject.to_owned()), |_| {
             allowed.to_vec()
         });

@@ -246,7 +246,9 @@ impl Client {
         } else {
             Bytes::new()
         };
-        let detail: String = String::from_utf8_lossy(&body)
+        // Nor may it quote to everybody what it was told in confidence.
+        let text = self.without_secrets(&String::from_utf8_lossy(&body)).await;
+        let detail: String = text
             .chars()
             .take(300)
             .flat_map(char::escape_default)
