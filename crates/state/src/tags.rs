@@ -210,8 +210,9 @@ impl TagWriter {
             holder,
         };
         let released = async {
-            let entry = self.state.tags.get(&key::tag(late.repository, late.tag));
-            let claim = entry.await?.and_then(|entry| entry.value.claim);
+            let key = key::tag(late.repository, late.tag);
+            let claim = self.state.tags.get(&key).await?;
+            let claim = claim.and_then(|entry| entry.value.claim);
             if claim.is_some_and(|claim| claim.holder == holder) {
                 self.is_left(late).await?;
             }
