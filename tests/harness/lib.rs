@@ -8,6 +8,7 @@ pub mod bus;
 pub mod content;
 pub mod endpoint;
 pub mod image;
+pub mod proxy;
 pub mod scanner;
 pub mod servers;
 pub mod stack;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 pub use bus::BusClient;
 pub use image::{Image, Upstream};
+pub use proxy::{Faults, Proxy};
 pub use scanner::Database;
 pub use servers::{Nats, Registry};
 pub use stack::Stack;
