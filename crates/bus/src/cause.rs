@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use sluice_domain::Class;
 use sluice_events::{EventId, headers};
 
-use crate::envelope::{ATTEMPTS, OCCURRENCE, header};
+use crate::envelope::{ATTEMPTS, OCCURRENCE, WAITS, header};
 
 /// The message that is being worked on, as the cause of what it leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Cause {
     pub attempt: u32,
     /// Whether a failure now is final.
     pub last_attempt: bool,
+    /// How often the work has waited for something that was away.
+    pub waits: u32,
 }
 
 impl Cause {
@@ -44,7 +46,14 @@ impl Cause {
             time: Utc::now(),
             attempt: 1,
             last_attempt: false,
+            waits: 0,
         }
+    }
+
+    /// Says whether a schedule asked, and nobody in particular.
+    #[must_use]
+    pub fn is_scheduled(&self) -> bool {
+        self.occurrence.starts_with("sluice.schedule.")
     }
 
     /// Says whether a failure of this class is the end of the work: nobody tries again unless somebody asks.
@@ -65,9 +74,8 @@ impl Cause {
             )
         });
         let read = |name: &str| header(message.headers.as_ref(), name);
-        let before: u32 = read(ATTEMPTS)
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(0);
+        let number = |name| read(name).and_then(|text| text.parse::<u32>().ok());
+        let before = number(ATTEMPTS).unwrap_or(0);
         let attempt = before.saturating_add(delivered);
         let subject = message.subject.as_str();
         let tick = is_tick(subject);
@@ -100,6 +108,7 @@ impl Cause {
             time,
             attempt,
             last_attempt: attempt >= max_attempts,
+            waits: number(WAITS).unwrap_or(0),
         }
     }
 }

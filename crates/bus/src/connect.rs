@@ -10,12 +10,17 @@ use secrecy::ExposeSecret as _;
 use sluice_service::{BusSettings, Host, Latch};
 
 use crate::error::Error;
+use crate::storing::Storing;
+
+/// How often the server is asked whether it is there; after three silences the connection is made anew.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A connection to NATS JetStream; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Bus {
     pub(crate) js: Context,
     pub(crate) service: String,
+    pub(crate) storing: Storing,
 }
 
 impl Bus {
@@ -24,7 +29,7 @@ impl Bus {
     /// # Errors
     /// A secret that cannot be read, a server that cannot be reached or is older than 2.14.
     pub async fn connect(settings: &BusSettings, service: &str) -> anyhow::Result<Self> {
-        Self::open(settings, service, |_| {}).await
+        Self::open(settings, service, Storing::default(), |_| {}).await
     }
 
     /// Connects as a service, which is not ready for as long as the connection is down.
@@ -38,7 +43,8 @@ impl Bus {
     ) -> anyhow::Result<Self> {
         let down: Mutex<Option<Latch>> = Mutex::default();
         let host = host.clone();
-        Self::open(settings, service, move |event| {
+        let storing = Storing::of(host.clone());
+        Self::open(settings, service, storing, move |event| {
             let mut down = down.lock().unwrap_or_else(PoisonError::into_inner);
             match event {
                 Event::Connected => *down = None,
@@ -52,6 +58,7 @@ impl Bus {
     async fn open(
         settings: &BusSettings,
         service: &str,
+        storing: Storing,
         notice: impl Fn(&Event) + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
         anyhow::ensure!(
@@ -59,14 +66,19 @@ impl Bus {
             "`bus.user` is set without `bus.password_file`; give both or neither"
         );
         let notice = Arc::new(notice);
+        let heard = storing.clone();
         let mut options = ConnectOptions::new()
             .name(format!("sluice-{service}"))
             .custom_inbox_prefix(format!("_INBOX_{service}"))
             .max_reconnects(None)
+            .ping_interval(PING_INTERVAL)
             .event_callback(move |event| {
-                let notice = notice.clone();
+                let (notice, heard) = (notice.clone(), heard.clone());
                 async move {
                     log(&event);
+                    if matches!(event, Event::Connected) {
+                        heard.connected();
+                    }
                     notice(&event);
                 }
             });
@@ -93,6 +105,7 @@ impl Bus {
         Ok(Self {
             js,
             service: service.to_owned(),
+            storing,
         })
     }
 

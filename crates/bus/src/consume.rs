@@ -7,7 +7,7 @@ use async_nats::connection::State;
 use async_nats::jetstream::consumer::{PullConsumer, pull};
 use async_nats::jetstream::{AckKind, Message};
 use futures_util::StreamExt as _;
-use sluice_domain::Backoff;
+use sluice_domain::{Backoff, Classify as _};
 use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -50,25 +50,20 @@ impl Bus {
         settings: ConsumeSettings,
         stopping: CancellationToken,
     ) -> Result<(), Error> {
-        self.verify(stage).await?;
+        let Some(consumers) = self.begin(stage, &stopping).await? else {
+            return Ok(());
+        };
         let worker = Arc::new(Worker {
             bus: self.clone(),
             stage,
             handler,
             settings,
             alone: RwLock::new(()),
+            stopping: stopping.clone(),
         });
         let permits = Arc::new(Semaphore::new(settings.concurrency.max(1)));
         let mut pullers = JoinSet::new();
-        for (stream, _) in stage.sources() {
-            let consumer: PullConsumer = self
-                .js
-                .get_consumer_from_stream(stage.name, stream)
-                .await
-                .map_err(Error::server(
-                    "find consumer",
-                    format!("{stream}/{}", stage.name),
-                ))?;
+        for consumer in consumers {
             let puller = Puller {
                 worker: worker.clone(),
                 consumer,
@@ -83,6 +78,40 @@ impl Bus {
         }
         self.flush().await;
         Ok(())
+    }
+
+    /// Finds the consumers of a stage; nothing if it is told to stop before.
+    ///
+    /// A server that is away at the start is waited for, as it is later; a topology that is not as needed is not.
+    async fn begin(
+        &self,
+        stage: &'static Stage,
+        stopping: &CancellationToken,
+    ) -> Result<Option<Vec<PullConsumer>>, Error> {
+        for failures in 1.. {
+            match self.consumers(stage).await {
+                Err(error) if error.class().is_outage() => {
+                    tracing::warn!(stage = stage.name, %error, "cannot begin; trying again");
+                }
+                found => return found.map(Some),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PULL_BACKOFF.delay(failures, random())) => {}
+                () = stopping.cancelled() => break,
+            }
+        }
+        Ok(None)
+    }
+
+    async fn consumers(&self, stage: &'static Stage) -> Result<Vec<PullConsumer>, Error> {
+        self.verify(stage).await?;
+        let mut consumers = Vec::new();
+        for (stream, _) in stage.sources() {
+            let what = format!("{stream}/{}", stage.name);
+            let found = self.js.get_consumer_from_stream(stage.name, stream).await;
+            consumers.push(found.map_err(Error::server("find consumer", what))?);
+        }
+        Ok(consumers)
     }
 }
 

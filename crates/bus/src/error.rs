@@ -1,5 +1,6 @@
 //! What can go wrong on the bus.
 
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use sluice_domain::{Class, Classify};
 use thiserror::Error;
 
@@ -68,7 +69,7 @@ impl Error {
         move |source| Self::Server {
             action,
             what,
-            source: source.into(),
+            source: Box::new(ServerFault(source.into())),
         }
     }
 
@@ -82,11 +83,69 @@ impl Error {
 impl Classify for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Server { .. } | Self::Conflict { .. } => Class::TRANSIENT,
+            Self::Server { source, .. } if is_too_large(source.as_ref()) => Class::Permanent,
+            // A server that is away says nothing of the work; a permission or a stream that is missing has to be mended.
+            Self::Server { .. } => Class::OUTAGE,
+            Self::Conflict { .. } => Class::TRANSIENT,
             Self::Missing { .. }
             | Self::TooLarge { .. }
             | Self::OldServer { .. }
             | Self::Topology { .. } => Class::Permanent,
         }
+    }
+}
+
+/// Marks what the client says of the server, so that it is known again inside an error of another crate.
+#[derive(Debug, Error)]
+#[error(transparent)]
+struct ServerFault(Box<dyn std::error::Error + Send + Sync>);
+
+/// Says whether the bus itself failed, however deep in the error that is.
+pub(crate) fn is_of_server(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<ServerFault>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// Says whether something was refused for its size, which waiting does not change.
+fn is_too_large(error: &(dyn std::error::Error + 'static)) -> bool {
+    let fault = error.downcast_ref::<ServerFault>();
+    let refused = fault.and_then(|fault| fault.0.downcast_ref::<PublishError>());
+    refused.is_some_and(|refused| refused.kind() == PublishErrorKind::MaxPayloadExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Error)]
+    #[error(transparent)]
+    struct Wrapped(#[from] Error);
+
+    #[test]
+    fn the_bus_is_known_again_inside_other_errors_and_a_size_is_no_outage() {
+        let of =
+            |source: PublishErrorKind| Error::server("publish", "x")(PublishError::new(source));
+        let away = of(PublishErrorKind::TimedOut);
+        assert!(away.class().is_outage());
+        let told = std::error::Error::source(&away).map(ToString::to_string);
+        assert_eq!(
+            told.as_deref(),
+            Some("timed out: didn't receive ack in time")
+        );
+        assert!(is_of_server(&Wrapped(away)));
+        let missing = Error::Missing {
+            what: "x".to_owned(),
+        };
+        assert!(!is_of_server(&Wrapped(missing)));
+        assert_eq!(
+            of(PublishErrorKind::MaxPayloadExceeded).class(),
+            Class::Permanent
+        );
     }
 }

@@ -15,6 +15,7 @@ use futures_util::{Stream, StreamExt as _};
 use crate::connect::Bus;
 use crate::error::Error;
 use crate::read::to_the_end;
+use crate::storing::Storing;
 
 /// A bucket.
 #[derive(Debug, Clone)]
@@ -22,6 +23,7 @@ pub struct Bucket {
     name: &'static str,
     js: Context,
     store: Store,
+    storing: Storing,
 }
 
 /// An entry as it was read.
@@ -64,6 +66,7 @@ impl Bus {
             name,
             js: self.js.clone(),
             store,
+            storing: self.storing.clone(),
         })
     }
 }
@@ -74,6 +77,10 @@ impl Bucket {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         Error::server(action, format!("{}/{key}", self.name))
+    }
+
+    fn note<T, E: std::error::Error + 'static>(&self, sent: Result<T, E>) -> Result<T, E> {
+        self.storing.note(&self.js.client(), self.name, sent)
     }
 
     fn conflict(&self, key: &str) -> Error {
@@ -164,14 +171,11 @@ impl Bucket {
         ttl: Option<Duration>,
     ) -> Result<u64, Error> {
         let Some(ttl) = ttl else {
-            return self
-                .store
-                .update(key, value, revision)
-                .await
-                .map_err(|error| match error.kind() {
-                    UpdateErrorKind::WrongLastRevision => self.conflict(key),
-                    _ => self.failed("write", key)(error),
-                });
+            let sent = self.store.update(key, value, revision).await;
+            return self.note(sent).map_err(|error| match error.kind() {
+                UpdateErrorKind::WrongLastRevision => self.conflict(key),
+                _ => self.failed("write", key)(error),
+            });
         };
         // The client has no update with a time to live, and its create forgets the time where a removal left a mark.
         let message = PublishMessage::build()
@@ -183,7 +187,7 @@ impl Bucket {
             .send_publish(format!("{}{key}", self.store.prefix), message)
             .await
             .map_err(self.failed("write", key))?;
-        match pending.await {
+        match self.note(pending.await) {
             Ok(ack) => Ok(ack.sequence),
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
                 Err(self.conflict(key))
@@ -197,10 +201,8 @@ impl Bucket {
     /// # Errors
     /// A server that does not answer.
     pub async fn put(&self, key: &str, value: Bytes) -> Result<u64, Error> {
-        self.store
-            .put(key, value)
-            .await
-            .map_err(self.failed("write", key))
+        let sent = self.store.put(key, value).await;
+        self.note(sent).map_err(self.failed("write", key))
     }
 
     /// Removes an entry.

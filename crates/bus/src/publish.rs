@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
 use chrono::{SecondsFormat, Utc};
 use sluice_events::{Command, Event, EventId, headers};
 
@@ -12,6 +14,7 @@ use crate::connect::Bus;
 use crate::envelope::set;
 use crate::error::Error;
 use crate::telemetry::inject;
+use crate::topology::{DEAD_LETTERS, EVENTS, SCHEDULES, WORK};
 
 /// Pulls are many and soon of no interest.
 const PULL_TTL: Duration = Duration::from_secs(24 * 3_600);
@@ -91,12 +94,8 @@ impl Bus {
         message_id: &str,
     ) -> Result<Published, Error> {
         let message = message.message_id(message_id);
-        let pending = self
-            .js
-            .send_publish(subject.clone(), message)
-            .await
-            .map_err(Error::server("publish", subject.as_str()))?;
-        let ack = pending
+        let ack = self
+            .confirmed(&subject, message)
             .await
             .map_err(Error::server("publish", subject.as_str()))?;
         Ok(Published {
@@ -104,6 +103,22 @@ impl Bus {
             sequence: ack.sequence,
             duplicate: ack.duplicate,
         })
+    }
+
+    /// Sends a message and waits until its stream holds it.
+    pub(crate) async fn confirmed(
+        &self,
+        subject: &str,
+        message: PublishMessage,
+    ) -> Result<PublishAck, PublishError> {
+        let sent = async {
+            self.js
+                .send_publish(subject.to_owned(), message)
+                .await?
+                .await
+        };
+        self.storing
+            .note(&self.js.client(), stream_of(subject), sent.await)
     }
 
     /// Makes the CloudEvents headers, with the trace context of the current span.
@@ -134,5 +149,16 @@ impl Bus {
         }
         inject(&mut map);
         map
+    }
+}
+
+/// Names the stream that holds a subject.
+fn stream_of(subject: &str) -> &str {
+    match subject.split('.').nth(1) {
+        Some("v1") => EVENTS,
+        Some("do") => WORK,
+        Some("schedule" | "due") => SCHEDULES,
+        Some("dead") => DEAD_LETTERS,
+        _ => subject,
     }
 }

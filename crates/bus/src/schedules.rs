@@ -12,6 +12,7 @@ use futures_util::TryStreamExt as _;
 use sluice_events::{Command, EventId};
 
 use crate::connect::Bus;
+use crate::envelope::{WAITS_FOR, header};
 use crate::error::Error;
 use crate::topology::SCHEDULES;
 
@@ -146,6 +147,19 @@ impl Bus {
             .into_iter()
             .filter_map(|(subject, _)| Some(subject.strip_prefix("sluice.schedule.")?.to_owned()))
             .collect())
+    }
+
+    /// Returns what the newest waiting copy below a prefix waits for; nothing once it has fired.
+    pub(crate) async fn waits_for(&self, prefix: &str) -> Result<String, Error> {
+        let filter = format!("sluice.schedule.{prefix}.>");
+        let stream = self.schedule_stream().await?;
+        match stream.get_last_raw_message_by_subject(&filter).await {
+            Ok(copy) => Ok(header(Some(&copy.headers), WAITS_FOR).unwrap_or_default()),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                Ok(String::new())
+            }
+            Err(error) => Err(Error::server("read schedule", filter)(error)),
+        }
     }
 
     async fn schedule_stream(&self) -> Result<Stream<()>, Error> {

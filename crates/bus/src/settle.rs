@@ -4,27 +4,33 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream::{AckKind, Message};
 use futures_util::FutureExt as _;
 use sluice_domain::{Class, Classify as _};
 use sluice_events::{Decode as _, Message as Payload, headers};
-use thiserror::Error;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::cause::{Cause, is_tick};
 use crate::connect::Bus;
 use crate::consume::ConsumeSettings;
 use crate::envelope::header;
+use crate::error::{Error, is_of_server};
 use crate::handler::{BoxError, Handler, Outcome, Output};
 use crate::telemetry::{InFlight, continue_trace, link_trace};
 use crate::topology::Stage;
 
 /// From this delivery on a message runs alone: it may have killed the processes that had it before.
 const SUSPECT: i64 = 3;
+/// How often an acknowledgement is tried; after that the message comes again.
+const ACKNOWLEDGEMENTS: usize = 3;
+/// How often a connection that is down is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 enum Fault {
     #[error("the handler panicked: {0}")]
     Panicked(String),
@@ -48,6 +54,13 @@ impl Failure {
         }
     }
 
+    fn of(error: Error) -> Self {
+        Self {
+            class: error.class(),
+            error: error.into(),
+        }
+    }
+
     fn permanent(error: impl Into<BoxError>) -> Self {
         Self {
             class: Class::Permanent,
@@ -64,6 +77,7 @@ pub(crate) struct Worker<H> {
     pub(crate) settings: ConsumeSettings,
     /// Held for writing by a suspect, so that it takes no neighbours with it if it kills the process.
     pub(crate) alone: RwLock<()>,
+    pub(crate) stopping: CancellationToken,
 }
 
 /// Keeps others out, or only suspects.
@@ -81,22 +95,33 @@ impl<H: Handler> Worker<H> {
         let outcome = async {
             let attempt = self.attempt(&message, &cause);
             match with_heartbeat(&message, self.stage.ack_wait, attempt).await {
-                Ok(()) => match message.double_ack().await {
-                    Ok(()) => "done",
-                    Err(error) => {
-                        tracing::warn!(
-                            error,
-                            "an acknowledgement was lost; the message comes again"
-                        );
-                        "unacknowledged"
-                    }
-                },
-                Err(failure) => self.unfinished(&message, &cause, failure).await,
+                Ok(()) => self.acknowledge(&message).await,
+                Err(failure) => {
+                    let settled = self.unfinished(&message, &cause, failure);
+                    with_heartbeat(&message, self.stage.ack_wait, settled).await
+                }
             }
         }
         .instrument(span)
         .await;
         in_flight.settled(outcome);
+    }
+
+    /// Says that the work is done; one that is lost with the connection is said again, or the work would be repeated.
+    async fn acknowledge(&self, message: &Message) -> &'static str {
+        for _ in 0..ACKNOWLEDGEMENTS {
+            match message.double_ack().await {
+                Ok(()) => return "done",
+                Err(error) => tracing::warn!(error, "an acknowledgement was lost"),
+            }
+            while self.bus.js.client().connection_state() != State::Connected {
+                tokio::select! {
+                    () = self.stopping.cancelled() => return "unacknowledged",
+                    () = tokio::time::sleep(LOOK_AGAIN) => {}
+                }
+            }
+        }
+        "unacknowledged"
     }
 
     /// Ticks and redrives begin a new trace with a link; everything else continues the one it came in.
@@ -177,7 +202,7 @@ impl<H: Handler> Worker<H> {
                     self.bus
                         .publish(&event, cause, occurrence)
                         .await
-                        .map_err(Failure::transient)?;
+                        .map_err(Failure::of)?;
                 }
                 Output::Command {
                     command,
@@ -187,12 +212,22 @@ impl<H: Handler> Worker<H> {
                     self.bus
                         .command_once(&command, cause, id, &message_id)
                         .await
-                        .map_err(Failure::transient)?;
+                        .map_err(Failure::of)?;
                 }
             }
         }
         for record in outcome.records {
-            record.await.map_err(Failure::transient)?;
+            record.await.map_err(|error| {
+                let away = is_of_server(error.as_ref());
+                Failure {
+                    class: if away {
+                        Class::OUTAGE
+                    } else {
+                        Class::TRANSIENT
+                    },
+                    error,
+                }
+            })?;
         }
         Ok(())
     }

@@ -17,10 +17,11 @@ use crate::output::{Format, Section, show_sections};
 /// How many dead letters are shown; `dead-letters list` shows all.
 const LAST: usize = 5;
 /// How much of a reason is shown, in characters.
-const LONGEST_REASON: usize = 160;
+const LONGEST_REASON: usize = 240;
 
 /// Shows the backlog of each stage, mirrors, webhooks, and the last dead letters with their reasons.
 pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
+    let trouble = bus.storing().await?;
     let stages = bus.stage_status().await?;
     let state = State::open(bus).await?;
     let polls: Vec<_> = state.polls.list("*").await?;
@@ -37,10 +38,17 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
     endpoints.retain(|entry| webhooks.contains(&entry.value.name));
     let letters = bus.dead_letters(MAX_LETTERS).await?;
     let last: Vec<&DeadLetter> = letters.iter().rev().take(LAST).collect();
-    let sections = vec![
+    let mut sections = vec![
         Section {
             title: "STAGES",
-            header: &["STAGE", "STREAM", "WAITING", "IN FLIGHT", "LATER"],
+            header: &[
+                "STAGE",
+                "STREAM",
+                "WAITING",
+                "IN FLIGHT",
+                "LATER",
+                "WAITS FOR",
+            ],
             rows: stages.iter().map(stage).collect(),
         },
         Section {
@@ -62,9 +70,19 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
             rows: dead(letters.len(), &last),
         },
     ];
+    if let Some(trouble) = &trouble {
+        let bus = Section {
+            title: "BUS",
+            header: &["TROUBLE"],
+            rows: vec![vec![trouble.clone()]],
+        };
+        sections.insert(0, bus);
+    }
     let objects = json!({
+        "trouble": trouble,
         "stages": stages.iter().map(|s| json!({
-            "stage": s.stage, "stream": s.stream, "waiting": s.waiting, "inFlight": s.in_flight, "later": s.later
+            "stage": s.stage, "stream": s.stream, "waiting": s.waiting, "inFlight": s.in_flight, "later": s.later,
+            "waitsFor": s.waits_for
         })).collect::<Vec<_>>(),
         "mirrors": polls.iter().map(|poll| json!({
             "mirror": poll.value.mirror, "failures": poll.value.failures, "reason": poll.value.reason,
@@ -90,6 +108,7 @@ fn stage(stage: &StageStatus) -> Vec<String> {
         stage.waiting.to_string(),
         stage.in_flight.to_string(),
         stage.later.to_string(),
+        short(&stage.waits_for),
     ]
 }
 

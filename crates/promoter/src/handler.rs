@@ -68,7 +68,11 @@ impl Classify for Error {
         match self {
             Self::State(error) => error.class(),
             Self::Registry(error) => error.class(),
-            Self::Telling { .. } => Class::TRANSIENT,
+            Self::Telling { source } => {
+                let bus = source.downcast_ref().map(sluice_bus::Error::class);
+                let state = source.downcast_ref().map(sluice_state::Error::class);
+                bus.or(state).unwrap_or(Class::TRANSIENT)
+            }
             Self::Damaged { .. } => Class::Permanent,
         }
     }
