@@ -7,6 +7,7 @@ use url::Url;
 
 use crate::client::{Client, limited};
 use crate::error::Error;
+use crate::patience::patiently;
 
 const MAX_PAGE: usize = 8 << 20;
 const MAX_PAGES: usize = 1_000;
@@ -22,6 +23,10 @@ impl Client {
     /// # Errors
     /// [`Error::NotFound`] for an unknown repository; a listing that leads elsewhere or does not end.
     pub async fn tags(&self, repository: &Repository) -> Result<Vec<Tag>, Error> {
+        patiently(|| self.tags_once(repository)).await
+    }
+
+    async fn tags_once(&self, repository: &Repository) -> Result<Vec<Tag>, Error> {
         let what = repository.as_str();
         let scope = [format!("repository:{repository}:pull")];
         let mut next = Some(self.url(&format!("{repository}/tags/list?n=1000"))?);
