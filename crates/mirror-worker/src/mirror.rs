@@ -14,6 +14,9 @@ use thiserror::Error;
 /// How many sibling repositories are asked for a blob before it is transferred.
 const SIBLINGS: usize = 2;
 
+/// How often an image has waited for a registry that is away when that is told; about ten minutes.
+const WAITS_UNTOLD: u32 = 8;
+
 /// The stage.
 #[derive(Debug)]
 pub(crate) struct MirrorWorker {
@@ -141,6 +144,10 @@ impl MirrorWorker {
         let truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
         if truth.standing().await? == Standing::Superseded {
             tracing::info!(image.repository = %fact.repository, image.tag = %fact.tag, "superseded by a newer move, or pruned since");
+            // An earlier attempt may have written the tag after it had given up waiting for an answer.
+            self.tags
+                .mend(&fact.repository, &fact.tag, Some(&fact.digest))
+                .await?;
             return Ok(Outcome::done());
         }
         let copied = self.copy(&catalog, fact).await?;
@@ -247,14 +254,15 @@ impl MirrorWorker {
         }
     }
 
-    /// Tells a failure that is final; the message itself becomes a dead letter.
+    /// Tells a failure that is final, whose message becomes a dead letter, or once that something is away for long.
     async fn tell_failure(
         &self,
         fact: &UpstreamTagMoved,
         cause: &Cause,
         error: &Error,
     ) -> Result<(), Error> {
-        if !cause.is_final(error.class()) {
+        let is_away = error.class().is_outage() && cause.waits == WAITS_UNTOLD;
+        if !is_away && !cause.is_final(error.class()) {
             return Ok(());
         }
         let failed = TagMirrorFailed {

@@ -17,7 +17,7 @@ use sluice_registry::Client;
 use sluice_state::{Catalog, Entry, Snapshot, State, key, remote_registry};
 use thiserror::Error;
 
-use crate::compare;
+use crate::{compare, patience};
 
 /// The stage.
 #[derive(Debug)]
@@ -66,15 +66,23 @@ impl Handler for Poller {
 
     const SPAN: &'static str = sluice_telemetry::span::POLL;
 
-    async fn handle(&self, input: Input, _cause: &Cause) -> Result<Outcome, Error> {
+    async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, Error> {
         let catalog = self.catalog.current();
         let name = &input.0.mirror;
         let Some(mirror) = catalog.mirrors.get(name).filter(|mirror| mirror.enabled) else {
             tracing::info!(mirror = %name, "no such mirror is enabled; nothing to poll");
             return Ok(Outcome::done());
         };
-        let known = self.known(mirror).await?;
         let poll = self.state.polls.get(&key::poll(&mirror.name)).await?;
+        let until = poll
+            .as_ref()
+            .and_then(|poll| patience::leave_alone_until(&poll.value, mirror.every.duration()));
+        // Whoever asks for a poll gets it.
+        if let Some(until) = until.filter(|until| cause.is_scheduled() && *until > Utc::now()) {
+            tracing::debug!(mirror = %name, %until, "its upstream keeps failing; it is left alone");
+            return Ok(Outcome::done());
+        }
+        let known = self.known(mirror).await?;
         let answers = self.ask(&catalog, mirror).await;
         let outcome = self.outcome(mirror, &known, &answers);
         Ok(self.poll_outcome(outcome, mirror, poll, &answers))
@@ -148,9 +156,10 @@ impl Poller {
                 // It was deleted after the listing; the next listing says so.
                 Ok(None) => {}
                 Err(error) => {
+                    let used_up = matches!(error, sluice_registry::Error::Quota { .. });
                     answers.failure = Some(told(&error));
                     // A quota is used up for the other tags too, and asking would prolong that.
-                    if matches!(error.class(), Class::Unavailable { .. }) {
+                    if used_up {
                         break;
                     }
                 }

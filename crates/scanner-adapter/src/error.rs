@@ -92,6 +92,7 @@ impl Classify for Error {
                 Remedy::Never => Class::Permanent,
                 Remedy::Again(after) => Class::Transient { after },
                 Remedy::Wait => wait(),
+                Remedy::Outage => Class::OUTAGE,
             },
             // A report that was cut off is whole the next time; the number of attempts is the limit.
             Self::Unusable(_) | Self::TimedOut(_) | Self::Files { .. } => Class::TRANSIENT,

@@ -95,6 +95,8 @@ pub(crate) enum Remedy {
     Again(Option<Duration>),
     /// The scanner has to be mended first; the work waits and counts as untried.
     Wait,
+    /// Something else is away; so does the work.
+    Outage,
 }
 
 /// A run of Trivy that failed.
@@ -130,12 +132,11 @@ impl Kind {
         match self {
             Self::Gone | Self::Refused | Self::NoPlatform => Remedy::Never,
             Self::TooMany => Remedy::Again(Some(Duration::from_secs(60))),
-            Self::Unreachable
-            | Self::TimedOut
+            Self::Unreachable | Self::DiskFull => Remedy::Outage,
+            Self::TimedOut
             | Self::ServerFailed
             | Self::JavaDatabase
             | Self::Locked
-            | Self::DiskFull
             | Self::Unknown => Remedy::Again(None),
             Self::WrongToken
             | Self::ServerGone
