@@ -1,5 +1,7 @@
 //! The one tag operation: the only code that writes or removes a tag (invariant 2).
 
+mod mend;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -162,8 +164,17 @@ impl TagWriter {
         pruning: Option<&Pruning>,
     ) -> Result<Applied, Error> {
         let holder = format!("{}/{}", change.provenance.by, uuid::Uuid::new_v4());
+        let mut wrote = false;
         for _ in 0..ROUNDS {
-            match self.round(change, pruning, &holder).await {
+            match self.round(change, pruning, &holder, &mut wrote).await {
+                Ok(Round::Done(Applied::Superseded)) => {
+                    // What was written may have arrived after whoever superseded it had looked.
+                    if wrote || change.wanted.is_some() {
+                        let ours = change.wanted.map(|manifest| &manifest.digest);
+                        self.mend(change.repository, change.tag, ours).await?;
+                    }
+                    return Ok(Applied::Superseded);
+                }
                 Ok(Round::Done(applied)) => return Ok(applied),
                 Ok(Round::Again) => {}
                 Err(error) if error.is_conflict() => {}
@@ -180,6 +191,7 @@ impl TagWriter {
         change: &TagChange<'_, T>,
         pruning: Option<&Pruning>,
         holder: &str,
+        wrote: &mut bool,
     ) -> Result<Round, Error> {
         let key = key::tag(change.repository, change.tag);
         let wanted = change.wanted.map(|manifest| manifest.digest.clone());
@@ -214,6 +226,7 @@ impl TagWriter {
         value.pruning = pruning.cloned();
         let revision = self.state.tags.write(&key, &value, revision).await?;
         if at != wanted {
+            *wrote = true;
             self.write(change).await?;
         }
         let now = self
@@ -241,24 +254,32 @@ impl TagWriter {
                 .put_manifest(change.repository, &change.tag.into(), manifest)
                 .await?);
         }
-        let remember = |digest: Digest| async move {
-            let tombstone = Tombstone {
-                digest: digest.to_string(),
-                repository: change.repository.to_string(),
-                tag: change.tag.to_string(),
-                created_at: Some(time_to_wire(Utc::now())),
-                ..Default::default()
-            };
-            self.state
-                .tombstones
-                .put(&key::image(&digest), &tombstone)
-                .await
-                .map(drop)
-        };
-        self.registry
-            .delete_tag(change.repository, change.tag, remember)
-            .await?
+        remove(&self.state, &self.registry, change.repository, change.tag).await
     }
+}
+
+/// Removes a tag at the registry, and only it.
+async fn remove(
+    state: &State,
+    registry: &Client,
+    repository: &Repository,
+    tag: &Tag,
+) -> Result<(), Error> {
+    let remember = |digest: Digest| async move {
+        let tombstone = Tombstone {
+            digest: digest.to_string(),
+            repository: repository.to_string(),
+            tag: tag.to_string(),
+            created_at: Some(time_to_wire(Utc::now())),
+            ..Default::default()
+        };
+        state
+            .tombstones
+            .put(&key::image(&digest), &tombstone)
+            .await
+            .map(drop)
+    };
+    registry.delete_tag(repository, tag, remember).await?
 }
 
 fn split(entry: Option<Entry<TagEntry>>) -> (TagEntry, Option<u64>) {
@@ -270,6 +291,12 @@ fn split(entry: Option<Entry<TagEntry>>) -> (TagEntry, Option<u64>) {
 
 fn text(digest: Option<&Digest>) -> String {
     digest.map(ToString::to_string).unwrap_or_default()
+}
+
+fn is_none_or_lapsed(value: &TagEntry) -> bool {
+    value.claim.as_ref().is_none_or(|claim| {
+        time_from_wire(claim.until.as_ref()).is_none_or(|until| until <= Utc::now())
+    })
 }
 
 fn refuse_foreign_claim(
