@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::child::Children;
 use super::data::DataFolder;
+use super::disk;
 use crate::endpoints::NatsEndpoint;
 
 /// The user that our own services have at our own nats-server.
@@ -42,10 +43,10 @@ pub(crate) async fn start_nats(
         fs::remove_file(&file).with_context(|| format!("failed to remove `{}`", file.display()))?;
     }
     // The configuration language of nats-server includes JSON, which needs no thought about quoting.
-    let config = nats_config(listen, data, &password).to_string();
+    let config = nats_config(listen.port(), listen, data, &password).to_string();
     let config = data.write_config("nats-server.conf", &config)?;
     let arguments = ["-c", text(&config)?];
-    children.spawn(
+    let restart = children.spawn(
         host,
         "nats-server",
         program,
@@ -53,6 +54,11 @@ pub(crate) async fn start_nats(
         data.log("nats-server")?,
     )?;
     let url = ready("nats-server", || async { bound(&ports) }).await?;
+    // Started anew, it has to be where it was.
+    let port = url.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    let again = nats_config(port.unwrap_or(listen.port()), listen, data, &password).to_string();
+    data.write_config("nats-server.conf", &again)?;
+    host.spawn("disk", disk::mend(host.clone(), ports, restart));
     Ok(NatsEndpoint {
         url,
         user: USER.to_owned(),
@@ -60,12 +66,8 @@ pub(crate) async fn start_nats(
     })
 }
 
-fn nats_config(listen: SocketAddr, data: &DataFolder, password: &str) -> Value {
-    let port = if listen.port() == 0 {
-        -1
-    } else {
-        i32::from(listen.port())
-    };
+fn nats_config(port: u16, listen: SocketAddr, data: &DataFolder, password: &str) -> Value {
+    let port = if port == 0 { -1 } else { i32::from(port) };
     json!({
         "server_name": "sluice",
         "host": listen.ip(),
