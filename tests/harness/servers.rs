@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use sluice_gateway::keys::Keys;
@@ -28,7 +28,8 @@ pub struct Nats {
     /// Its address.
     pub url: String,
     process: Process,
-    _folder: TempDir,
+    folder: TempDir,
+    store: PathBuf,
 }
 
 impl Nats {
@@ -40,26 +41,56 @@ impl Nats {
 
     /// Stops it in its tracks, so that it answers nobody, or lets it go on.
     pub fn freeze(&self, frozen: bool) {
-        let signal = if frozen { "-STOP" } else { "-CONT" };
-        let process = self.process.0.id().to_string();
-        let sent = Command::new("kill").args([signal, &process]).status();
-        assert!(sent.unwrap().success());
+        freeze(&self.process, frozen);
+    }
+
+    /// Starts it again at the same address with what it held, after it was killed.
+    pub fn restart(&mut self) {
+        let (_, port) = self.url.rsplit_once(':').unwrap();
+        let port = port.to_owned();
+        (self.process, _) = Self::launch(&self.folder, &self.store, &port);
+    }
+
+    /// Returns what it logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
     /// Starts one.
     pub fn start() -> Self {
+        Self::storing_in(None)
+    }
+
+    /// Starts one that keeps its data in this folder.
+    pub fn storing_in(store: Option<&Path>) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let store = store.map_or_else(|| folder.path().join("data"), Path::to_path_buf);
+        let (process, url) = Self::launch(&folder, &store, "-1");
+        Self {
+            url,
+            process,
+            folder,
+            store,
+        }
+    }
+
+    fn launch(folder: &TempDir, store: &Path, port: &str) -> (Process, String) {
+        let ports = folder.path().join("ports");
+        fs::remove_dir_all(&ports).ok();
+        fs::create_dir(&ports).unwrap();
         let process = Command::new(tool("nats-server"))
-            .args(["-a", "127.0.0.1", "-p", "-1", "-js", "-sd"])
-            .arg(folder.path().join("data"))
+            .args(["-a", "127.0.0.1", "-p", port, "-js", "-sd"])
+            .arg(store)
             .arg("--ports_file_dir")
-            .arg(folder.path())
+            .arg(&ports)
+            .arg("-l")
+            .arg(folder.path().join("log"))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let url = wait_for("nats-server to say its port", 20, || {
-            let file = fs::read_dir(folder.path())
+            let file = fs::read_dir(&ports)
                 .unwrap()
                 .flatten()
                 .map(|entry| entry.path());
@@ -70,12 +101,16 @@ impl Nats {
                 serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
             Some(ports["nats"][0].as_str()?.to_owned())
         });
-        Self {
-            url,
-            process: Process(process),
-            _folder: folder,
-        }
+        (Process(process), url)
     }
+}
+
+/// Stops a process in its tracks, so that it answers nobody, or lets it go on.
+fn freeze(process: &Process, frozen: bool) {
+    let signal = if frozen { "-STOP" } else { "-CONT" };
+    let process = process.0.id().to_string();
+    let sent = Command::new("kill").args([signal, &process]).status();
+    assert!(sent.unwrap().success());
 }
 
 /// A port of this machine that nobody else takes until it is given up.
@@ -101,6 +136,7 @@ pub struct Registry {
     pub host: String,
     process: Process,
     folder: TempDir,
+    storage: PathBuf,
     /// What its configuration says of access and notifications.
     more: String,
 }
@@ -108,11 +144,11 @@ pub struct Registry {
 impl Registry {
     /// Starts one that anybody may use.
     pub fn start() -> Self {
-        Self::serve("127.0.0.1:0", "")
+        Self::serve("127.0.0.1:0", "", None)
     }
 
     /// Starts one that trusts the tokens of a gateway and notifies it.
-    pub fn guarded(port: Port, gateway: &str, keys: &Keys) -> Self {
+    pub fn guarded(port: Port, gateway: &str, keys: &Keys, storage: Option<&Path>) -> Self {
         let secret = fs::read_to_string(keys.notifications()).unwrap();
         let more = format!(
             "auth:\n  token:\n    realm: http://{gateway}/token\n    service: sluice-registry\n    issuer: sluice\n    \
@@ -124,16 +160,18 @@ impl Registry {
         );
         let host = port.host();
         drop(port);
-        Self::serve(&host, &more)
+        Self::serve(&host, &more, storage)
     }
 
-    fn serve(address: &str, more: &str) -> Self {
+    fn serve(address: &str, more: &str, storage: Option<&Path>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (process, host) = Self::launch(&folder, address, more);
+        let storage = storage.map_or_else(|| folder.path().join("data"), Path::to_path_buf);
+        let (process, host) = Self::launch(&folder, &storage, address, more);
         Self {
             host,
             process,
             folder,
+            storage,
             more: more.to_owned(),
         }
     }
@@ -144,13 +182,18 @@ impl Registry {
         self.process.0.wait().unwrap();
     }
 
+    /// Stops it in its tracks, so that it answers nobody, or lets it go on.
+    pub fn freeze(&self, frozen: bool) {
+        freeze(&self.process, frozen);
+    }
+
     /// Starts it again with what it held, at the same address.
     pub fn restart(&mut self) {
         self.stop();
-        (self.process, _) = Self::launch(&self.folder, &self.host, &self.more);
+        (self.process, _) = Self::launch(&self.folder, &self.storage, &self.host, &self.more);
     }
 
-    fn launch(folder: &TempDir, address: &str, more: &str) -> (Process, String) {
+    fn launch(folder: &TempDir, storage: &Path, address: &str, more: &str) -> (Process, String) {
         let config = folder.path().join("config.yml");
         fs::write(
             &config,
@@ -158,7 +201,7 @@ impl Registry {
                 "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
                  storage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\n\
                  http: {{addr: '{address}', relativeurls: true}}\n{more}",
-                folder.path().join("data").display()
+                storage.display()
             ),
         )
         .unwrap();

@@ -17,8 +17,10 @@ use crate::error::Error;
 
 /// A bucket whose entries go by themselves.
 const PROBED: &str = "tombstones";
+/// More than a page, so that it does not fit into what is left of the last one.
+const PROBE: Bytes = Bytes::from_static(&[0; 6 << 10]);
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
-const PROBE_INTERVAL: Duration = Duration::from_secs(15);
+const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 /// How it begins what a process waits for that cannot store anything.
 pub const STORES_NOTHING: &str = "nats-server stores nothing";
 /// What to do about a stream that confirms nothing.
@@ -112,7 +114,7 @@ impl Bus {
     pub async fn storing(&self) -> Result<Option<String>, Error> {
         let bucket = self.bucket(PROBED).await?;
         let key = self.probe();
-        let probe = bucket.put(&key, Bytes::new());
+        let probe = bucket.put(&key, PROBE);
         let stored = tokio::time::timeout(PROBE_LIMIT, probe).await;
         Ok(match stored {
             Ok(Ok(_)) => None,
@@ -134,7 +136,7 @@ impl Bus {
                 () = stopping.cancelled() => return Ok(()),
                 () = tokio::time::sleep(PROBE_INTERVAL) => {}
             }
-            if let Err(error) = bucket.put(&self.probe(), Bytes::new()).await {
+            if let Err(error) = bucket.put(&self.probe(), PROBE).await {
                 tracing::warn!(%error, "a probe was not stored");
             }
         }
