@@ -79,8 +79,15 @@ impl Bucket {
         Error::server(action, format!("{}/{key}", self.name))
     }
 
-    fn note<T, E: std::error::Error + 'static>(&self, sent: Result<T, E>) -> Result<T, E> {
-        self.storing.note(&self.js.client(), self.name, sent)
+    /// Takes note of whether the bucket's stream stores.
+    async fn noted<T, E: std::error::Error + 'static>(
+        &self,
+        sent: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let moment = self.storing.moment();
+        let sent = sent.await;
+        self.storing
+            .note(&self.js.client(), moment, self.name, sent)
     }
 
     fn conflict(&self, key: &str) -> Error {
@@ -171,8 +178,8 @@ impl Bucket {
         ttl: Option<Duration>,
     ) -> Result<u64, Error> {
         let Some(ttl) = ttl else {
-            let sent = self.store.update(key, value, revision).await;
-            return self.note(sent).map_err(|error| match error.kind() {
+            let sent = self.store.update(key, value, revision);
+            return self.noted(sent).await.map_err(|error| match error.kind() {
                 UpdateErrorKind::WrongLastRevision => self.conflict(key),
                 _ => self.failed("write", key)(error),
             });
@@ -187,7 +194,7 @@ impl Bucket {
             .send_publish(format!("{}{key}", self.store.prefix), message)
             .await
             .map_err(self.failed("write", key))?;
-        match self.note(pending.await) {
+        match self.noted(pending.into_future()).await {
             Ok(ack) => Ok(ack.sequence),
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
                 Err(self.conflict(key))
@@ -201,8 +208,8 @@ impl Bucket {
     /// # Errors
     /// A server that does not answer.
     pub async fn put(&self, key: &str, value: Bytes) -> Result<u64, Error> {
-        let sent = self.store.put(key, value).await;
-        self.note(sent).map_err(self.failed("write", key))
+        let sent = self.store.put(key, value);
+        self.noted(sent).await.map_err(self.failed("write", key))
     }
 
     /// Removes an entry.

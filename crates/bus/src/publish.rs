@@ -111,6 +111,7 @@ impl Bus {
         subject: &str,
         message: PublishMessage,
     ) -> Result<PublishAck, PublishError> {
+        let moment = self.storing.moment();
         let sent = async {
             self.js
                 .send_publish(subject.to_owned(), message)
@@ -118,7 +119,7 @@ impl Bus {
                 .await
         };
         self.storing
-            .note(&self.js.client(), stream_of(subject), sent.await)
+            .note(&self.js.client(), moment, stream_of(subject), sent.await)
     }
 
     /// Makes the CloudEvents headers, with the trace context of the current span.

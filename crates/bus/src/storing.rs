@@ -3,6 +3,7 @@
 //! It does not say why it stays silent, and stays so when there is room again, until it is started anew.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,7 +33,13 @@ const ADVICE: &str =
 pub(crate) struct Storing {
     host: Option<Host>,
     silent: Arc<Mutex<BTreeMap<String, Option<Latch>>>>,
+    /// How often the server was connected to.
+    connections: Arc<AtomicU64>,
 }
+
+/// The connection over which something is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment(u64);
 
 impl Storing {
     /// Keeps this host from being ready where a stream is silent.
@@ -43,10 +50,16 @@ impl Storing {
         }
     }
 
+    /// Returns what [`Storing::note`] has to know of the moment in which something is sent.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment(self.connections.load(Ordering::Relaxed))
+    }
+
     /// Takes note of how something was sent to a stream, and hands the result on.
     pub(crate) fn note<T, E>(
         &self,
         client: &Client,
+        sent_in: Moment,
         stream: &str,
         sent: Result<T, E>,
     ) -> Result<T, E>
@@ -55,7 +68,8 @@ impl Storing {
     {
         match &sent {
             Err(error) if timed_out(error) => {
-                if client.connection_state() == State::Connected {
+                // What was lost together with a connection says nothing of the server behind the next.
+                if client.connection_state() == State::Connected && sent_in == self.moment() {
                     self.is_silent(stream);
                 }
             }
@@ -88,6 +102,7 @@ impl Storing {
 
     /// Forgets everything: a server that was connected to anew may store again.
     pub(crate) fn connected(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         silent.clear();
     }
