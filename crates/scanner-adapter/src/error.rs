@@ -175,6 +175,11 @@ mod tests {
         assert!(waits(Failed::new(Kind::ServerGone, "").into()));
         assert!(waits(Failed::new(Kind::DatabaseMissing, "").into()));
         assert!(waits(Error::not_ready("no database")));
+        // So does a registry that is away, which says nothing of the scanner.
+        for kind in [Kind::Unreachable, Kind::DiskFull] {
+            let error = Error::from(Failed::new(kind, ""));
+            assert!(error.class().is_outage() && !error.is_scanner());
+        }
         assert_eq!(
             Error::from(Failed::new(Kind::Unknown, "")).class(),
             Class::TRANSIENT
