@@ -1,6 +1,9 @@
 //! The consume loop, schedules and buckets on a real nats-server.
 #![allow(clippy::disallowed_methods, reason = "a test joins what it spawns")]
 
+mod backup;
+mod tags;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -74,6 +77,7 @@ impl Handler for Stage {
             _ => {}
         }
         let recorded = self.recorded.clone();
+        let recordable = input.0.as_str() != "unrecordable";
         let fact = ResourceApplied {
             kind: "Mirror".to_owned(),
             name: input.0,
@@ -83,7 +87,7 @@ impl Handler for Stage {
         };
         Ok(Outcome::done().fact(fact).then(async move {
             recorded.fetch_add(1, Ordering::SeqCst);
-            Ok::<_, std::io::Error>(())
+            recordable.then_some(()).ok_or(Failure(Class::Permanent))
         }))
     }
 }
@@ -170,6 +174,19 @@ async fn a_failure_that_passes_is_tried_again_and_told_once() {
         nothing_is_left(&bus).await;
         assert!(bus.dead_letters(10).await.unwrap().is_empty());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_can_never_be_written_is_not_tried_again() {
+    let (_nats, bus) = provisioned().await;
+    let stage = Stage::default();
+    ask(&bus, "unrecordable").await;
+    work(&bus, &stage, 1).await;
+    let letters = bus.dead_letters(10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].reason, "as the test wants it");
+    assert_eq!(stage.recorded.load(Ordering::SeqCst), 1);
+    nothing_is_left(&bus).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

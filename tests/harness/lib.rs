@@ -6,12 +6,14 @@
 
 pub mod bus;
 pub mod content;
+pub mod crash;
 pub mod disk;
 pub mod endpoint;
 pub mod image;
 pub mod liar;
 pub mod proxy;
 pub mod scanner;
+mod server_api;
 pub mod servers;
 pub mod stack;
 pub mod subscriber;

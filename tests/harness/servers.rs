@@ -1,12 +1,14 @@
 //! nats-server and Distribution as child processes on free ports.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use sluice_gateway::keys::Keys;
+use sluice_bus::ServerConfig;
+use sluice_gateway::keys::{Keys, PASSWORDS};
 use tempfile::TempDir;
 
 use crate::{tool, wait_for};
@@ -30,9 +32,64 @@ pub struct Nats {
     process: Process,
     folder: TempDir,
     store: PathBuf,
+    arguments: Vec<OsString>,
 }
 
 impl Nats {
+    /// Starts one that anybody may do everything at.
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("data");
+        let arguments = vec!["-js".into(), "-sd".into(), store.clone().into()];
+        Self::begin(folder, store, arguments)
+    }
+
+    /// Starts one with the users and permissions of an installation, which keeps its data in this folder if one is given.
+    ///
+    /// Whoever gives no name is the test itself, which may do everything.
+    pub fn guarded(keys: &Keys, store: Option<&Path>) -> Self {
+        Self::configured(keys, store, |config| {
+            let of_the_test =
+                "jetstream: enabled\n    users: [\n      { user: test, password: test }";
+            config.replacen("jetstream: enabled\n    users: [", of_the_test, 1)
+                + "no_auth_user: test\n"
+        })
+    }
+
+    /// Starts one with the configuration of an installation, changed by the test.
+    pub fn configured(
+        keys: &Keys,
+        store: Option<&Path>,
+        change: impl FnOnce(&str) -> String,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store.map_or_else(|| folder.path().join("data"), Path::to_path_buf);
+        let config = ServerConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            store: &store,
+            ports: None,
+            tls: None,
+            passwords: PASSWORDS,
+        };
+        // Tests kill processes, not machines, and the disk is what they would wait for most.
+        let config = change(&config.text().replace(", sync_interval: always", ""));
+        let file = folder.path().join("nats.conf");
+        fs::write(&file, config).unwrap();
+        fs::copy(keys.nats_passwords(), folder.path().join(PASSWORDS)).unwrap();
+        Self::begin(folder, store, vec!["-c".into(), file.into()])
+    }
+
+    fn begin(folder: TempDir, store: PathBuf, arguments: Vec<OsString>) -> Self {
+        let (process, url) = launch(folder.path(), &arguments, "-1");
+        Self {
+            url,
+            process,
+            folder,
+            store,
+            arguments,
+        }
+    }
+
     /// Kills it at once.
     pub fn kill(&mut self) {
         self.process.0.kill().unwrap();
@@ -47,62 +104,55 @@ impl Nats {
     /// Starts it again at the same address with what it held, after it was killed.
     pub fn restart(&mut self) {
         let (_, port) = self.url.rsplit_once(':').unwrap();
-        let port = port.to_owned();
-        (self.process, _) = Self::launch(&self.folder, &self.store, &port);
+        (self.process, _) = launch(self.folder.path(), &self.arguments, port);
     }
 
-    /// Returns what it logged.
+    /// Kills it, throws away all that it held, and starts it at the same address.
+    pub fn start_empty(&mut self) {
+        self.process.0.kill().ok();
+        self.process.0.wait().ok();
+        fs::remove_dir_all(&self.store).unwrap();
+        self.restart();
+    }
+
+    /// Returns the folder of its streams.
+    pub fn data(&self) -> &Path {
+        &self.store
+    }
+
+    /// Returns what it has logged, permissions that were missing among it.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
+}
 
-    /// Starts one.
-    pub fn start() -> Self {
-        Self::storing_in(None)
-    }
-
-    /// Starts one that keeps its data in this folder.
-    pub fn storing_in(store: Option<&Path>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = store.map_or_else(|| folder.path().join("data"), Path::to_path_buf);
-        let (process, url) = Self::launch(&folder, &store, "-1");
-        Self {
-            url,
-            process,
-            folder,
-            store,
+/// Starts nats-server and waits until it says its address.
+fn launch(folder: &Path, arguments: &[OsString], port: &str) -> (Process, String) {
+    let (ports, log) = (folder.join("ports"), folder.join("log"));
+    // A killed one leaves its file behind.
+    fs::remove_dir_all(&ports).ok();
+    fs::create_dir(&ports).unwrap();
+    let log_file = File::options().create(true).append(true).open(&log);
+    let process = Command::new(tool("nats-server"))
+        .args(arguments)
+        .args(["-a", "127.0.0.1", "-p", port, "--ports_file_dir"])
+        .arg(&ports)
+        .stdout(Stdio::null())
+        .stderr(log_file.unwrap())
+        .spawn()
+        .unwrap();
+    let mut process = Process(process);
+    let url = wait_for("nats-server to say its port", 20, || {
+        if process.0.try_wait().unwrap().is_some() {
+            panic!("nats-server: {}", fs::read_to_string(&log).unwrap());
         }
-    }
-
-    fn launch(folder: &TempDir, store: &Path, port: &str) -> (Process, String) {
-        let ports = folder.path().join("ports");
-        fs::remove_dir_all(&ports).ok();
-        fs::create_dir(&ports).unwrap();
-        let process = Command::new(tool("nats-server"))
-            .args(["-a", "127.0.0.1", "-p", port, "-js", "-sd"])
-            .arg(store)
-            .arg("--ports_file_dir")
-            .arg(&ports)
-            .arg("-l")
-            .arg(folder.path().join("log"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let url = wait_for("nats-server to say its port", 20, || {
-            let file = fs::read_dir(&ports)
-                .unwrap()
-                .flatten()
-                .map(|entry| entry.path());
-            let file = file
-                .into_iter()
-                .find(|path| path.extension().is_some_and(|end| end == "ports"))?;
-            let ports: serde_json::Value =
-                serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
-            Some(ports["nats"][0].as_str()?.to_owned())
-        });
-        (Process(process), url)
-    }
+        let files = fs::read_dir(&ports).unwrap().flatten();
+        let mut files = files.map(|entry| entry.path());
+        let file = files.find(|path| path.extension().is_some_and(|end| end == "ports"))?;
+        let told: serde_json::Value = serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
+        Some(told["nats"][0].as_str()?.to_owned())
+    });
+    (process, url)
 }
 
 /// Stops a process in its tracks, so that it answers nobody, or lets it go on.
@@ -187,6 +237,16 @@ impl Registry {
         freeze(&self.process, frozen);
     }
 
+    /// Lets it serve other bytes for a blob, as many as before; returns what puts the true ones back.
+    pub fn forge(&self, digest: &str) -> Genuine {
+        let hex = digest.strip_prefix("sha256:").unwrap();
+        let blobs = self.storage.join("docker/registry/v2/blobs/sha256");
+        let path = blobs.join(&hex[..2]).join(hex).join("data");
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, vec![b'x'; bytes.len()]).unwrap();
+        Genuine { path, bytes }
+    }
+
     /// Starts it again with what it held, at the same address.
     pub fn restart(&mut self) {
         self.stop();
@@ -215,6 +275,20 @@ impl Registry {
             .unwrap();
         let host = wait_for("docker-registry to say its port", 20, || port_of(&log));
         (Process(process), host)
+    }
+}
+
+/// What a blob was before it was forged.
+#[derive(Debug)]
+pub struct Genuine {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Genuine {
+    /// Puts it back.
+    pub fn restore(self) {
+        fs::write(self.path, self.bytes).unwrap();
     }
 }
 

@@ -58,12 +58,23 @@ impl Stack {
 
     /// As [`Stack::start`], with the servers' data on these disks.
     pub fn on(disks: Disks<'_>, duplicate_window_seconds: u64) -> Self {
-        let (nats, folder) = (Nats::storing_in(disks.nats), tempfile::tempdir().unwrap());
+        Self::provisioned(disks, duplicate_window_seconds, &[])
+    }
+
+    /// As [`Stack::start`], but the work of a process that died is given to another after 1 s instead of 30.
+    pub fn quick(duplicate_window_seconds: u64) -> Self {
+        let more = ["--ack-wait-seconds", "1"];
+        Self::provisioned(Disks::default(), duplicate_window_seconds, &more)
+    }
+
+    fn provisioned(disks: Disks<'_>, duplicate_window_seconds: u64, more: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let keys = Keys::at(folder.path().join("keys"));
         keys.create().unwrap();
+        let nats = Nats::guarded(&keys, disks.nats);
         let window = duplicate_window_seconds.to_string();
-        let provision = ["provision", "--duplicate-window-seconds", &window];
-        succeeded(&provision, run(&nats, &provision));
+        let provision = [&["provision", "--duplicate-window-seconds", &window], more].concat();
+        succeeded(&provision, run(&nats, &keys, &provision));
         // The gateway names the registry in its facts, and the registry names the gateway in its challenges.
         let port = Port::free();
         let registry = format!("http://{}", port.host());
@@ -112,7 +123,7 @@ impl Stack {
     /// Starts a service without waiting for it; returns its place.
     pub fn begin(&mut self, name: &str, environment: &[(&str, &str)]) -> usize {
         let number = self.services.len();
-        let mut settings = vec![("SLUICE__BUS__URL", self.nats.url.clone())];
+        let mut settings = bus_settings(&self.nats, &self.keys, name);
         if !WITHOUT_REGISTRY.contains(&name) {
             let password = self.keys.password(name).to_str().unwrap().to_owned();
             settings.extend([
@@ -136,6 +147,14 @@ impl Stack {
         readiness(self.folder.path(), (name, number))
     }
 
+    /// Returns what a service tells of itself in numbers.
+    pub fn metrics(&self, name: &str, number: usize) -> String {
+        let address = place(self.folder.path(), (name, number), "address");
+        let address = fs::read_to_string(address).unwrap();
+        let answer = reqwest::blocking::get(format!("http://{address}/metrics"));
+        answer.unwrap().text().unwrap()
+    }
+
     /// Starts another gateway and returns the host and port of its token endpoint and of its REST API.
     pub fn gateway(&mut self, environment: &[(&str, &str)]) -> (String, String) {
         let number = self.services.len();
@@ -147,6 +166,20 @@ impl Stack {
         until_ready(self.folder.path(), ("gateway", number), &mut process);
         self.services.push(process);
         gateway_addresses(&place)
+    }
+
+    /// Kills every service, the gateway too.
+    pub fn kill_all(&mut self) {
+        for process in &mut self.services {
+            process.0.kill().ok();
+            process.0.wait().ok();
+        }
+    }
+
+    /// Starts the gateway again at the address that the registry knows.
+    pub fn restart_gateway(&mut self) {
+        let tokens = self.tokens.clone();
+        (_, self.api) = self.gateway(&[("SLUICE__TOKENS__LISTEN", &tokens)]);
     }
 
     /// Returns what a service has logged.
@@ -181,6 +214,18 @@ impl Stack {
         .code()
     }
 
+    /// Says whether a service has ended.
+    pub fn is_dead(&mut self, number: usize) -> bool {
+        self.services[number].0.try_wait().unwrap().is_some()
+    }
+
+    /// Waits until a service has died by itself.
+    pub fn wait_until_dead(&mut self, number: usize) {
+        wait_for("the service to die", 60, || {
+            self.services[number].0.try_wait().unwrap()
+        });
+    }
+
     /// Returns the process id of a service.
     pub fn process_id(&self, number: usize) -> u32 {
         self.services[number].0.id()
@@ -188,7 +233,7 @@ impl Stack {
 
     /// Runs the command and returns what it did.
     pub fn try_sluice(&self, arguments: &[&str]) -> Output {
-        run(&self.nats, arguments)
+        run(&self.nats, &self.keys, arguments)
     }
 
     /// Runs the command, which must succeed, and returns what it wrote.
@@ -294,8 +339,8 @@ fn gateway_settings(
 ) -> Vec<(&'static str, String)> {
     let path = |path: PathBuf| path.to_str().unwrap().to_owned();
     let free = || "127.0.0.1:0".to_owned();
-    vec![
-        ("SLUICE__BUS__URL", nats.url.clone()),
+    let mut settings = bus_settings(nats, keys, "gateway");
+    settings.extend([
         ("SLUICE__REGISTRY__URL", registry.to_owned()),
         (
             "SLUICE__REGISTRY__PASSWORD_FILE",
@@ -318,6 +363,17 @@ fn gateway_settings(
             "SLUICE__API__ADDRESS_FILE",
             path(place.with_extension("api")),
         ),
+    ]);
+    settings
+}
+
+/// Returns how a service reaches the bus, as the user that has its permissions and no others.
+fn bus_settings(nats: &Nats, keys: &Keys, name: &str) -> Vec<(&'static str, String)> {
+    let password = keys.nats_password(name).to_str().unwrap().to_owned();
+    vec![
+        ("SLUICE__BUS__URL", nats.url.clone()),
+        ("SLUICE__BUS__USER", name.to_owned()),
+        ("SLUICE__BUS__PASSWORD_FILE", password),
     ]
 }
 
@@ -375,13 +431,19 @@ fn until_ready(folder: &Path, service: (&str, usize), process: &mut Process) {
 }
 
 /// Runs the command and returns what it did.
-fn run(nats: &Nats, arguments: &[&str]) -> Output {
-    Command::new(binary("sluice"))
-        .arg("--nats")
-        .arg(&nats.url)
-        .args(arguments)
-        .output()
-        .unwrap()
+fn run(nats: &Nats, keys: &Keys, arguments: &[&str]) -> Output {
+    command(nats, keys, arguments).output().unwrap()
+}
+
+/// Returns the command, ready to be run.
+pub(crate) fn command(nats: &Nats, keys: &Keys, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary("sluice"));
+    command
+        .args(["--nats", &nats.url, "--nats-user", "admin"])
+        .arg("--nats-password-file")
+        .arg(keys.nats_password("admin"))
+        .args(arguments);
+    command
 }
 
 /// Returns what a command wrote that must have succeeded.
@@ -409,6 +471,13 @@ impl Drop for Stack {
             }
             return;
         }
+        // A service that lacks a right may get on without what it wanted, and nobody would know.
+        let log = self.nats.log();
+        let denied: Vec<_> = log
+            .lines()
+            .filter(|line| line.contains("Violation"))
+            .collect();
+        assert!(denied.is_empty(), "NATS denied: {denied:#?}");
         if self.expect_quiet {
             wait_for(
                 "every stage to be done and no dead letter to be there",

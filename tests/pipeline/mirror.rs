@@ -120,7 +120,7 @@ fn a_tag_that_is_gone_upstream_goes_only_where_the_mirror_asks_for_it() {
 #[test]
 fn forty_tags_arrive_once_each_although_workers_are_killed() {
     // A duplicate window of one second leaves the once to the state.
-    let mut stack = Stack::start(1);
+    let mut stack = Stack::quick(1);
     let publisher = stack.publisher();
     let mut expected = Vec::new();
     let mut resources = stack.upstream_resource();
@@ -155,7 +155,7 @@ fn forty_tags_arrive_once_each_although_workers_are_killed() {
     for (repository, tag, image) in &expected {
         arrived(&reader, repository, tag, &image.raw);
     }
-    // A killed worker's message comes back after `ack_wait`, which is 30 s.
+    // A killed worker's message comes back after `ack_wait`, which is 1 s here.
     wait_for("every stage to be done", 90, || {
         stack.is_quiet().then_some(())
     });

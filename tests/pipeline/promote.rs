@@ -1,7 +1,9 @@
 //! What is clean reaches its target, byte for byte; what is not stays out, and it is told why.
 
 mod recall;
+mod restore;
 mod scene;
+mod unauthorised;
 
 use serde_json::Value;
 use sluice_events::wire::state::{Decision, DecisionOutcome};
@@ -131,7 +133,7 @@ fn what_is_not_known_to_be_clean_is_absent_by_tag_and_digest_and_explained() {
 
 #[test]
 fn a_killed_promoter_leaves_no_image_behind_and_tells_each_once() {
-    let mut scene = Scene::start();
+    let mut scene = Scene::quick();
     scene.policy(CLEAN_TO_OFFICIAL);
     let images: Vec<_> = (0..10)
         .map(|number| {

@@ -182,7 +182,7 @@ fn a_policy_deletes_what_meets_its_condition_whenever_its_schedule_says() {
     assert!(deleted(&stack).is_empty(), "applying a policy deleted");
     // What the schedule fires at three in the morning, every two seconds.
     let schedule = Schedule {
-        name: "test.often".to_owned(),
+        name: "prune.test".to_owned(),
         when: When::Cron("*/2 * * * * *".to_owned()),
         command: PruneRepositories {
             policy: Some("often".parse().unwrap()),
@@ -213,7 +213,7 @@ fn a_policy_deletes_what_meets_its_condition_whenever_its_schedule_says() {
         (deleted(&stack) == ["1.1-rc1", "1.2-rc1", "bad"]).then_some(())
     });
     assert_eq!(stack.facts("prune.completed").len(), 2);
-    bus.run(bus.bus.remove_schedule("test.often")).unwrap();
+    bus.run(bus.bus.remove_schedule("prune.test")).unwrap();
 }
 
 #[test]
@@ -230,7 +230,10 @@ fn a_registry_that_is_away_is_waited_for_and_nothing_is_deleted() {
     wait_for("the run to wait", 30, || {
         let status = stack.status();
         let stages = status["stages"].as_array().unwrap();
-        let waits = |stage: &&serde_json::Value| stage["stage"] == "pruner" && stage["later"] == 1;
+        // The search at the start finds the same repository over its limit; its run waits too.
+        let waits = |stage: &&serde_json::Value| {
+            stage["stage"] == "pruner" && stage["later"].as_u64() >= Some(1)
+        };
         stages.iter().find(waits).map(drop)
     });
     assert_eq!(stack.status()["deadLetters"], 0);
@@ -450,7 +453,7 @@ fn a_removal_is_finished_and_told_wherever_it_was_interrupted() {
 
 #[test]
 fn a_killed_pruner_tells_each_deletion_once() {
-    let mut stack = Stack::start(7_200);
+    let mut stack = Stack::quick(7_200);
     let bus = stack.bus();
     let names: BTreeSet<String> = (10..60).map(|number| number.to_string()).collect();
     for (minutes, name) in (1..).zip(&names) {
@@ -465,7 +468,7 @@ fn a_killed_pruner_tells_each_deletion_once() {
     stack.kill(first);
     assert!(deleted(&stack).is_empty(), "it was killed too late");
     stack.service("pruner", &[]);
-    // The message of the killed one comes back after `ack_wait`, which is 30 s.
+    // The message of the killed one comes back after `ack_wait`, which is 1 s here.
     let told = wait_for("the run to be told", 90, || {
         Some(deleted(&stack)).filter(|tags| !tags.is_empty())
     });

@@ -256,7 +256,7 @@ fn redirects_are_not_followed_and_private_addresses_not_spoken_to() {
 
 #[test]
 fn a_killed_dispatcher_loses_no_delivery() {
-    let mut stack = Stack::start(1);
+    let mut stack = Stack::quick(1);
     let folder = stack.folder().to_owned();
     let endpoint = Endpoint::own(&folder, "hook", OLD, &["--fail-first", "1"]);
     stack.apply(&webhook(
@@ -282,7 +282,7 @@ fn a_killed_dispatcher_loses_no_delivery() {
     let before = endpoint.taken().len();
     assert!(before < ids.len(), "it was killed too late");
     stack.service("webhook-dispatcher", &[]);
-    // What the killed one had comes back after `ack_wait`, which is 30 s.
+    // What the killed one had comes back after `ack_wait`, which is 1 s here.
     wait_for("every event to be taken", 120, || {
         (endpoint.taken().len() == ids.len()).then_some(())
     });

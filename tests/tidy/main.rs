@@ -1,5 +1,7 @@
 //! Rules of the repository that no compiler checks.
 
+mod crash_points;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

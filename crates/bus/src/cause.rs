@@ -1,11 +1,11 @@
 //! Why something happens: the message that led to it.
 
-use async_nats::jetstream::Message;
 use chrono::{DateTime, Utc};
 use sluice_domain::Class;
 use sluice_events::{EventId, headers};
 
 use crate::envelope::{ATTEMPTS, OCCURRENCE, WAITS, header};
+use crate::incoming::Incoming;
 
 /// The message that is being worked on, as the cause of what it leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Cause {
             occurrence: id.clone(),
             id,
             source: String::new(),
-            time: Utc::now(),
+            time: sluice_domain::now(),
             attempt: 1,
             last_attempt: false,
             waits: 0,
@@ -66,14 +66,10 @@ impl Cause {
         }
     }
 
-    pub(crate) fn of(message: &Message, max_attempts: u32) -> Self {
-        let (delivered, sequence) = message.info().map_or((1, 0), |info| {
-            (
-                u32::try_from(info.delivered).unwrap_or(u32::MAX),
-                info.stream_sequence,
-            )
-        });
-        let read = |name: &str| header(message.headers.as_ref(), name);
+    pub(crate) fn of(message: &Incoming, max_attempts: u32) -> Self {
+        let delivered = u32::try_from(message.delivered).unwrap_or(u32::MAX);
+        let sequence = message.sequence;
+        let read = |name: &str| header(Some(&message.headers), name);
         let number = |name| read(name).and_then(|text| text.parse::<u32>().ok());
         let before = number(ATTEMPTS).unwrap_or(0);
         let attempt = before.saturating_add(delivered);
@@ -99,7 +95,7 @@ impl Cause {
         let time = read(headers::TIME)
             .filter(|_| !tick)
             .and_then(|text| text.parse().ok())
-            .unwrap_or_else(Utc::now);
+            .unwrap_or_else(sluice_domain::now);
         Self {
             id,
             correlation,

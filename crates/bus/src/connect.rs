@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream;
 use async_nats::{ConnectOptions, Event};
 use secrecy::ExposeSecret as _;
 use sluice_service::{BusSettings, Host, Latch};
 
+use crate::backend::Link;
+use crate::denied::Denials;
 use crate::error::Error;
 use crate::storing::Storing;
 
@@ -18,7 +20,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// A connection to NATS JetStream; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Bus {
-    pub(crate) js: Context,
+    pub(crate) link: Link,
+    pub(crate) denials: Denials,
     pub(crate) service: String,
     pub(crate) storing: Storing,
 }
@@ -66,16 +69,23 @@ impl Bus {
             "`bus.user` is set without `bus.password_file`; give both or neither"
         );
         let notice = Arc::new(notice);
-        let heard = storing.clone();
+        // Answers arrive where this user alone may listen.
+        let inbox = match settings.user.as_str() {
+            "" => service,
+            user => user,
+        };
+        let denials = Denials::new(inbox);
+        let (heard, told) = (storing.clone(), denials.clone());
         let mut options = ConnectOptions::new()
             .name(format!("sluice-{service}"))
-            .custom_inbox_prefix(format!("_INBOX_{service}"))
+            .custom_inbox_prefix(format!("_INBOX_{inbox}"))
             .max_reconnects(None)
             .ping_interval(PING_INTERVAL)
             .event_callback(move |event| {
-                let (notice, heard) = (notice.clone(), heard.clone());
+                let (notice, heard, denials) = (notice.clone(), heard.clone(), told.clone());
                 async move {
                     log(&event);
+                    denials.notice(&event);
                     if matches!(event, Event::Connected) {
                         heard.connected();
                     }
@@ -103,7 +113,8 @@ impl Bus {
         let mut js = jetstream::new(client);
         js.set_timeout(Duration::from_secs(10));
         Ok(Self {
-            js,
+            link: Link::Server(Box::new(js)),
+            denials,
             service: service.to_owned(),
             storing,
         })
@@ -111,7 +122,9 @@ impl Bus {
 
     /// Sends what is queued, the last acknowledgements among it.
     pub async fn flush(&self) {
-        if let Err(error) = self.js.client().flush().await {
+        if let Link::Server(js) = &self.link
+            && let Err(error) = js.client().flush().await
+        {
             tracing::warn!(%error, "the last acknowledgements were not sent; their messages come again");
         }
     }
@@ -121,7 +134,7 @@ fn log(event: &Event) {
     match event {
         Event::Connected => tracing::info!("connected to NATS"),
         Event::Disconnected => tracing::warn!("disconnected from NATS; reconnecting"),
-        // A missing permission surfaces only here; the call itself sees a timeout.
+        // A missing permission is told here with its subject, and by `Denials` to the call.
         Event::ServerError(error) => tracing::error!(%error, "NATS refused an operation"),
         // We ended it ourselves: it is the last thing of every command and every stop.
         Event::Closed => tracing::debug!("left NATS"),

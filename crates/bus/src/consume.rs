@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::{PullConsumer, pull};
-use async_nats::jetstream::{AckKind, Message};
 use futures_util::StreamExt as _;
 use sluice_domain::{Backoff, Classify as _};
 use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::backend::Settlement;
 use crate::connect::Bus;
 use crate::error::Error;
 use crate::handler::{BoxError, Handler};
+use crate::incoming::Incoming;
 use crate::settle::{Worker, random, with_heartbeat};
 use crate::topology::Stage;
 
@@ -58,6 +59,7 @@ impl Bus {
             stage,
             handler,
             settings,
+            ack_wait: shortest(stage, &consumers),
             alone: RwLock::new(()),
             stopping: stopping.clone(),
         });
@@ -89,7 +91,11 @@ impl Bus {
         stopping: &CancellationToken,
     ) -> Result<Option<Vec<PullConsumer>>, Error> {
         for failures in 1.. {
-            match self.consumers(stage).await {
+            let found = async {
+                self.verify(stage).await?;
+                self.consumers(stage).await
+            };
+            match found.await {
                 Err(error) if error.class().is_outage() => {
                     tracing::warn!(stage = stage.name, %error, "cannot begin; trying again");
                 }
@@ -103,16 +109,35 @@ impl Bus {
         Ok(None)
     }
 
-    async fn consumers(&self, stage: &'static Stage) -> Result<Vec<PullConsumer>, Error> {
-        self.verify(stage).await?;
+    /// Returns after how long silent work of a stage is given to somebody else, as it is provisioned.
+    ///
+    /// # Errors
+    /// A consumer that was not provisioned, or a server that does not answer.
+    pub async fn ack_wait(&self, stage: &Stage) -> Result<Duration, Error> {
+        Ok(shortest(stage, &self.consumers(stage).await?))
+    }
+
+    async fn consumers(&self, stage: &Stage) -> Result<Vec<PullConsumer>, Error> {
         let mut consumers = Vec::new();
         for (stream, _) in stage.sources() {
             let what = format!("{stream}/{}", stage.name);
-            let found = self.js.get_consumer_from_stream(stage.name, stream).await;
-            consumers.push(found.map_err(Error::server("find consumer", what))?);
+            let consumer = self
+                .server()?
+                .get_consumer_from_stream(stage.name, stream)
+                .await
+                .map_err(Error::server("find consumer", what))?;
+            consumers.push(consumer);
         }
         Ok(consumers)
     }
+}
+
+fn shortest(stage: &Stage, consumers: &[PullConsumer]) -> Duration {
+    consumers
+        .iter()
+        .map(|consumer| consumer.cached_info().config.ack_wait)
+        .min()
+        .unwrap_or(stage.ack_wait)
 }
 
 struct Puller<H> {
@@ -158,9 +183,9 @@ impl<H: Handler> Puller<H> {
     ///
     /// The place comes first, so that nothing is pulled that would only wait here. Where no message is ready it is
     /// given back: an idle stream must not take places from a busy one.
-    async fn next(&self) -> Result<Option<(Message, OwnedSemaphorePermit)>, BoxError> {
+    async fn next(&self) -> Result<Option<(Incoming, OwnedSemaphorePermit)>, BoxError> {
         // A pull that is queued while the connection is down would be answered after it was given up.
-        if self.worker.bus.js.client().connection_state() != State::Connected {
+        if self.worker.bus.server()?.client().connection_state() != State::Connected {
             self.pause(PULL_BACKOFF.delay(1, random())).await;
             return Ok(None);
         }
@@ -183,7 +208,7 @@ impl<H: Handler> Puller<H> {
             return Ok(None);
         };
         // Others may have become busy meanwhile; this one is next, and shows that it is alive until then.
-        match with_heartbeat(&message, self.worker.stage.ack_wait, self.permit()).await {
+        match with_heartbeat(&message, self.worker.ack_wait, self.permit()).await {
             Some(permit) => Ok(self.unless_stopping(message, permit).await),
             None => {
                 give_back(&message).await;
@@ -203,9 +228,9 @@ impl<H: Handler> Puller<H> {
 
     async fn unless_stopping(
         &self,
-        message: Message,
+        message: Incoming,
         permit: OwnedSemaphorePermit,
-    ) -> Option<(Message, OwnedSemaphorePermit)> {
+    ) -> Option<(Incoming, OwnedSemaphorePermit)> {
         if self.stopping.is_cancelled() {
             give_back(&message).await;
             return None;
@@ -222,12 +247,13 @@ impl<H: Handler> Puller<H> {
 }
 
 /// Runs a pull of one message to its end: a message left in it would be missing until `ack_wait` has passed.
-async fn one(mut batch: pull::Batch) -> Result<Option<Message>, BoxError> {
-    batch.next().await.transpose()
+async fn one(mut batch: pull::Batch) -> Result<Option<Incoming>, BoxError> {
+    let message = batch.next().await.transpose()?;
+    message.map(Incoming::new).transpose()
 }
 
-async fn give_back(message: &Message) {
-    if let Err(error) = message.double_ack_with(AckKind::Nak(Some(GIVE_BACK))).await {
+async fn give_back(message: &Incoming) {
+    if let Err(error) = message.settle(Settlement::Again(GIVE_BACK)).await {
         tracing::warn!(
             error,
             "a message could not be given back; it comes again by itself"

@@ -1,5 +1,6 @@
 //! What could not be done: list it, and drive it again into the stage that failed.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 use async_nats::HeaderMap;
@@ -7,18 +8,24 @@ use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use chrono::{DateTime, Utc};
-use sluice_events::headers;
+use futures_util::TryStreamExt as _;
+use sluice_events::{Message, headers};
+use sluice_service::crash;
 
+use crate::backend::Link;
 use crate::connect::Bus;
 use crate::envelope::{
     ATTEMPTS, DEAD_ATTEMPTS, DEAD_REASON, DEAD_SUBJECT, WAITS, WAITS_FOR, copied, header,
 };
 use crate::error::Error;
 use crate::read::to_the_end;
-use crate::topology::DEAD_LETTERS;
+use crate::topology::{DEAD_LETTERS, STAGES, Stage};
 
 /// What stands before the stage in the subject of a dead letter.
 const SUBJECT: &str = "sluice.dead.";
+
+/// The most messages that one reading returns; memory does not grow with what was given up.
+const MOST_GIVEN_UP: usize = 10_000;
 
 /// A message that could not be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +74,7 @@ impl Bus {
             ..Default::default()
         };
         let consumer = self
-            .js
+            .server()?
             .create_consumer_on_stream(config, DEAD_LETTERS)
             .await
             .map_err(Error::server("list", DEAD_LETTERS))?;
@@ -88,6 +95,59 @@ impl Bus {
         })
         .await?;
         Ok(letters)
+    }
+
+    /// Returns the messages that a stage gave up, as far as they can be read; only the newest 10,000. A bus that leads to
+    /// no server keeps none.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub async fn given_up(&self, stage: &Stage) -> Result<Vec<Message>, Error> {
+        if matches!(self.link, Link::Supplied(_)) {
+            return Ok(Vec::new());
+        }
+        let filter = format!("{SUBJECT}{}", stage.name);
+        let consumer = self
+            .reader(DEAD_LETTERS, &filter, DeliverPolicy::All)
+            .await?;
+        let mut messages = VecDeque::new();
+        to_the_end(consumer, "read", DEAD_LETTERS, |letter| {
+            if messages.len() == MOST_GIVEN_UP {
+                messages.pop_front();
+            }
+            let type_name = header(letter.headers.as_ref(), headers::TYPE).unwrap_or_default();
+            messages.extend(Message::decode(&type_name, &letter.payload).ok());
+            ControlFlow::Continue(())
+        })
+        .await?;
+        Ok(messages.into())
+    }
+
+    /// Returns how many dead letters each stage has.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub async fn dead_letter_counts(&self) -> Result<Vec<(&'static str, usize)>, Error> {
+        let info = self
+            .server()?
+            .get_stream_no_info(DEAD_LETTERS)
+            .await
+            .map_err(Error::server("open stream", DEAD_LETTERS))?
+            .info_builder()
+            .subjects(format!("{SUBJECT}>"))
+            .fetch()
+            .await
+            .map_err(Error::server("count", DEAD_LETTERS))?;
+        let subjects: Vec<(String, usize)> = info
+            .try_collect()
+            .await
+            .map_err(Error::server("count", DEAD_LETTERS))?;
+        let count = |stage: &Stage| {
+            let own =
+                |(subject, _): &&(String, usize)| subject.strip_prefix(SUBJECT) == Some(stage.name);
+            subjects.iter().find(own).map_or(0, |(_, count)| *count)
+        };
+        Ok(STAGES.map(|stage| (stage.name, count(stage))).into())
     }
 
     /// Reads one dead letter.
@@ -122,12 +182,13 @@ impl Bus {
             .headers(map)
             .message_id(id);
         let pending = self
-            .js
+            .server()?
             .send_publish(format!("sluice.do.redrive.{stage}"), again)
             .await
             .map_err(Error::server("redrive", &what))?;
         pending.await.map_err(Error::server("redrive", &what))?;
-        self.js
+        crash::point("dead-letters.redriven");
+        self.server()?
             .get_stream_no_info(DEAD_LETTERS)
             .await
             .map_err(Error::server("open stream", DEAD_LETTERS))?
@@ -139,7 +200,7 @@ impl Bus {
 
     async fn letter(&self, sequence: u64) -> Result<StreamMessage, Error> {
         let what = format!("{DEAD_LETTERS}/{sequence}");
-        self.js
+        self.server()?
             .get_stream_no_info(DEAD_LETTERS)
             .await
             .map_err(Error::server("open stream", DEAD_LETTERS))?

@@ -4,6 +4,9 @@ use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use sluice_domain::{Class, Classify};
 use thiserror::Error;
 
+use crate::backend::Refusal;
+use crate::handler::BoxError;
+
 /// A failure of the bus.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -15,7 +18,7 @@ pub enum Error {
         action: &'static str,
         /// On what.
         what: String,
-        /// What the client says; a missing permission looks like a timeout here and is logged by its subject.
+        /// What the client says.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Somebody else changed the entry first.
@@ -42,6 +45,16 @@ pub enum Error {
         /// The limit.
         limit_bytes: usize,
     },
+    /// The user lacks a permission.
+    #[error(
+        "user `{user}` may not use `{subject}` at NATS; `sluice nats-config` writes what each service needs"
+    )]
+    Denied {
+        /// The user.
+        user: String,
+        /// What was refused.
+        subject: String,
+    },
     /// The server is too old.
     #[error(
         "nats-server `{version}` is too old: 2.14 or newer is needed; older ones ignore settings silently"
@@ -66,10 +79,13 @@ impl Error {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let what = what.into();
-        move |source| Self::Server {
-            action,
-            what,
-            source: Box::new(ServerFault(source.into())),
+        move |source| match own(source.into()) {
+            Ok(error) => error,
+            Err(source) => Self::Server {
+                action,
+                what,
+                source,
+            },
         }
     }
 
@@ -80,6 +96,20 @@ impl Error {
     }
 }
 
+/// Finds what already says what was refused; it needs no second telling.
+fn own(source: BoxError) -> Result<Error, BoxError> {
+    match source.downcast::<Error>() {
+        Ok(error) => Ok(*error),
+        Err(source) => match source.downcast::<Refusal>() {
+            Ok(refusal) => match *refusal {
+                Refusal::Failed(source) => own(source),
+                other @ Refusal::Conflict => Err(other.into()),
+            },
+            Err(source) => Err(source),
+        },
+    }
+}
+
 impl Classify for Error {
     fn class(&self) -> Class {
         match self {
@@ -87,6 +117,7 @@ impl Classify for Error {
             // A server that is away says nothing of the work; a permission or a stream that is missing has to be mended.
             Self::Server { .. } => Class::OUTAGE,
             Self::Conflict { .. } => Class::TRANSIENT,
+            Self::Denied { .. } => crate::denied::class(),
             Self::Missing { .. }
             | Self::TooLarge { .. }
             | Self::OldServer { .. }
@@ -95,42 +126,23 @@ impl Classify for Error {
     }
 }
 
-/// Marks what the client says of the server, so that it is known again inside an error of another crate.
-#[derive(Debug, Error)]
-#[error(transparent)]
-struct ServerFault(Box<dyn std::error::Error + Send + Sync>);
-
-/// Says whether the bus itself failed, however deep in the error that is.
-pub(crate) fn is_of_server(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.is::<ServerFault>() {
-            return true;
-        }
-        next = error.source();
-    }
-    false
-}
-
 /// Says whether something was refused for its size, which waiting does not change.
 fn is_too_large(error: &(dyn std::error::Error + 'static)) -> bool {
-    let fault = error.downcast_ref::<ServerFault>();
-    let refused = fault.and_then(|fault| fault.0.downcast_ref::<PublishError>());
-    refused.is_some_and(|refused| refused.kind() == PublishErrorKind::MaxPayloadExceeded)
+    error
+        .downcast_ref::<PublishError>()
+        .is_some_and(|refused| refused.kind() == PublishErrorKind::MaxPayloadExceeded)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[derive(Debug, Error)]
-    #[error(transparent)]
-    struct Wrapped(#[from] Error);
-
     #[test]
-    fn the_bus_is_known_again_inside_other_errors_and_a_size_is_no_outage() {
-        let of =
-            |source: PublishErrorKind| Error::server("publish", "x")(PublishError::new(source));
+    fn a_server_that_does_not_answer_is_an_outage_and_a_size_that_is_refused_is_none() {
+        let of = |kind: PublishErrorKind| {
+            let refusal = Refusal::failed(PublishError::new(kind));
+            Error::server("publish", "x")(refusal)
+        };
         let away = of(PublishErrorKind::TimedOut);
         assert!(away.class().is_outage());
         let told = std::error::Error::source(&away).map(ToString::to_string);
@@ -138,14 +150,14 @@ mod tests {
             told.as_deref(),
             Some("timed out: didn't receive ack in time")
         );
-        assert!(is_of_server(&Wrapped(away)));
-        let missing = Error::Missing {
-            what: "x".to_owned(),
-        };
-        assert!(!is_of_server(&Wrapped(missing)));
         assert_eq!(
             of(PublishErrorKind::MaxPayloadExceeded).class(),
             Class::Permanent
         );
+        let denied = Error::Denied {
+            user: "poller".to_owned(),
+            subject: "$KV.tags.a".to_owned(),
+        };
+        assert!(matches!(denied.class(), Class::Unavailable { .. }) && !denied.class().is_outage());
     }
 }

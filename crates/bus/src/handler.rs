@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use sluice_domain::Classify;
+use sluice_domain::{Class, Classify};
 use sluice_events::{Command, Decode, Event, EventId};
 
 use crate::cause::Cause;
@@ -11,8 +11,43 @@ use crate::cause::Cause;
 /// Any error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Why a message is not done, and whether another attempt may help.
+#[derive(Debug)]
+pub struct Failure {
+    pub(crate) class: Class,
+    pub(crate) error: BoxError,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+impl Failure {
+    /// Keeps an error together with its class.
+    pub fn of<E: Classify + std::error::Error + Send + Sync + 'static>(error: E) -> Self {
+        Self {
+            class: error.class(),
+            error: error.into(),
+        }
+    }
+}
+
+impl Classify for Failure {
+    fn class(&self) -> Class {
+        self.class
+    }
+}
+
 /// What is recorded once the facts are held by the stream.
-pub type Record = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
+pub type Record = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
 
 /// One stage. It knows nothing of NATS.
 pub trait Handler: Send + Sync + 'static {
@@ -40,6 +75,10 @@ pub(crate) enum Output {
     Command {
         command: Command,
         id: EventId,
+        message_id: String,
+    },
+    Ask {
+        command: Command,
         message_id: String,
     },
 }
@@ -100,15 +139,26 @@ impl Outcome {
         self
     }
 
+    /// Adds a command that is given unless one waits on its subject, or this id is known: whoever finds the same missing
+    /// again asks once.
+    #[must_use]
+    pub fn ask(mut self, command: impl Into<Command>, message_id: String) -> Self {
+        self.outputs.push(Output::Ask {
+            command: command.into(),
+            message_id,
+        });
+        self
+    }
+
     /// Adds what is recorded after the facts are held and before the message is acknowledged.
     #[must_use]
     pub fn then<F, E>(mut self, record: F) -> Self
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
-        E: Into<BoxError>,
+        E: Classify + std::error::Error + Send + Sync + 'static,
     {
         self.records
-            .push(Box::pin(async move { record.await.map_err(Into::into) }));
+            .push(Box::pin(async move { record.await.map_err(Failure::of) }));
         self
     }
 }

@@ -5,10 +5,12 @@ use std::ops::ControlFlow;
 
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::stream::DirectGetErrorKind;
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt as _};
 use sluice_events::{Event, headers};
 
+use crate::backend::Link;
 use crate::connect::Bus;
 use crate::envelope::header;
 use crate::error::Error;
@@ -29,6 +31,8 @@ pub struct Fact {
     pub subject: String,
     /// Its id.
     pub id: String,
+    /// The process that published it, as in `/sluice/poller`.
+    pub source: String,
     /// The id of what caused it.
     pub causation: Option<String>,
     /// The id of what everything began with.
@@ -43,7 +47,7 @@ impl Bus {
     /// # Errors
     /// A server that does not answer.
     pub async fn facts(&self, filter: &str) -> Result<Vec<Fact>, Error> {
-        let consumer = self.reader(filter, DeliverPolicy::All).await?;
+        let consumer = self.reader(EVENTS, filter, DeliverPolicy::All).await?;
         let mut facts = VecDeque::new();
         to_the_end(consumer, "read facts", filter, |message| {
             if facts.len() == MAX_FACTS {
@@ -54,6 +58,25 @@ impl Bus {
         })
         .await?;
         Ok(facts.into())
+    }
+
+    /// Returns the last fact of a subject, if the log holds one.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub async fn last_fact(&self, subject: &str) -> Result<Option<Event>, Error> {
+        let stream = self
+            .server()?
+            .get_stream_no_info(EVENTS)
+            .await
+            .map_err(Error::server("open stream", EVENTS))?;
+        let message = match stream.direct_get_last_for_subject(subject).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::server("read the last fact of", subject)(error)),
+        };
+        let type_name = header(Some(&message.headers), headers::TYPE).unwrap_or_default();
+        Ok(Event::decode(&type_name, &message.payload).and_then(Result::ok))
     }
 
     /// Returns the facts of a subject filter from now on, or first those that the log holds.
@@ -70,7 +93,7 @@ impl Bus {
         } else {
             DeliverPolicy::New
         };
-        let consumer = self.reader(filter, from).await?;
+        let consumer = self.reader(EVENTS, filter, from).await?;
         let messages = consumer
             .messages()
             .await
@@ -82,20 +105,46 @@ impl Bus {
         }))
     }
 
-    async fn reader(
+    /// Returns the last fact of one subject, if the log holds one; wildcards are not for this.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub async fn last_event(&self, subject: &str) -> Result<Option<Event>, Error> {
+        if matches!(self.link, Link::Supplied(_)) {
+            return Ok(None);
+        }
+        let stream = self
+            .server()?
+            .get_stream_no_info(EVENTS)
+            .await
+            .map_err(Error::server("read the last fact of", subject))?;
+        match stream.direct_get_last_for_subject(subject).await {
+            Ok(message) => {
+                let type_name = header(Some(&message.headers), headers::TYPE).unwrap_or_default();
+                Ok(Event::decode(&type_name, &message.payload).and_then(Result::ok))
+            }
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::server("read the last fact of", subject)(error)),
+        }
+    }
+
+    pub(crate) async fn reader(
         &self,
+        stream: &str,
         filter: &str,
         deliver_policy: DeliverPolicy,
     ) -> Result<async_nats::jetstream::consumer::Consumer<pull::OrderedConfig>, Error> {
         let config = pull::OrderedConfig {
+            // With a name the request says in its subject what is read, which is what permissions are about.
+            name: Some(format!("reader-{}", uuid::Uuid::new_v4().simple())),
             filter_subject: filter.to_owned(),
             deliver_policy,
             ..Default::default()
         };
-        self.js
-            .create_consumer_on_stream(config, EVENTS)
+        self.server()?
+            .create_consumer_on_stream(config, stream)
             .await
-            .map_err(Error::server("read facts", filter))
+            .map_err(Error::server("read", filter))
     }
 }
 
@@ -113,6 +162,7 @@ fn fact(message: &Message) -> Fact {
         at,
         subject: message.subject.to_string(),
         id: read(headers::ID).unwrap_or_default(),
+        source: read(headers::SOURCE).unwrap_or_default(),
         causation: read(headers::CAUSATION_ID),
         correlation: read(headers::CORRELATION_ID),
         event: Event::decode(&type_name, &message.payload).and_then(Result::ok),

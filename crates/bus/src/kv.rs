@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::context::PublishErrorKind;
@@ -12,7 +14,9 @@ use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 
+use crate::backend::{Backend, Link, Mark, Refusal};
 use crate::connect::Bus;
+use crate::denied::Denials;
 use crate::error::Error;
 use crate::read::to_the_end;
 use crate::storing::Storing;
@@ -21,9 +25,16 @@ use crate::storing::Storing;
 #[derive(Debug, Clone)]
 pub struct Bucket {
     name: &'static str,
-    js: Context,
-    store: Store,
+    denials: Denials,
+    place: Place,
     storing: Storing,
+}
+
+/// Where it is.
+#[derive(Debug, Clone)]
+enum Place {
+    Server { js: Box<Context>, store: Box<Store> },
+    Supplied(Arc<dyn Backend>),
 }
 
 /// An entry as it was read.
@@ -51,21 +62,39 @@ pub enum Update {
     },
 }
 
+/// A part of a bucket.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// Its entries, in the order in which they were written.
+    pub entries: Vec<Entry>,
+    /// After which place the next part begins, if there is one.
+    pub next: Option<u64>,
+}
+
 impl Bus {
     /// Opens a bucket of the topology.
     ///
     /// # Errors
     /// A bucket that was not provisioned.
     pub async fn bucket(&self, name: &'static str) -> Result<Bucket, Error> {
-        let store = self
-            .js
-            .get_key_value(name)
-            .await
-            .map_err(Error::server("open bucket", name))?;
+        let place = match &self.link {
+            Link::Server(js) => {
+                let open = async {
+                    js.get_key_value(name)
+                        .await
+                        .map_err(Error::server("open bucket", name))
+                };
+                Place::Server {
+                    js: js.clone(),
+                    store: Box::new(heed(&self.denials, name, open).await?),
+                }
+            }
+            Link::Supplied(backend) => Place::Supplied(backend.clone()),
+        };
         Ok(Bucket {
             name,
-            js: self.js.clone(),
-            store,
+            denials: self.denials.clone(),
+            place,
             storing: self.storing.clone(),
         })
     }
@@ -82,12 +111,36 @@ impl Bucket {
     /// Takes note of whether the bucket's stream stores.
     async fn noted<T, E: std::error::Error + 'static>(
         &self,
+        js: &Context,
         sent: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let moment = self.storing.moment();
         let sent = sent.await;
-        self.storing
-            .note(&self.js.client(), moment, self.name, sent)
+        self.storing.note(&js.client(), moment, self.name, sent)
+    }
+
+    fn refused(&self, action: &'static str, key: &str) -> impl FnOnce(Refusal) -> Error {
+        let (conflict, failed) = (self.conflict(key), self.failed(action, key));
+        move |refusal| match refusal {
+            Refusal::Conflict => conflict,
+            Refusal::Failed(error) => failed(error),
+        }
+    }
+
+    /// Reads an entry, or the mark that it was removed.
+    async fn mark(&self, key: &str) -> Result<Option<Mark>, Error> {
+        let store = match &self.place {
+            Place::Server { store, .. } => store,
+            Place::Supplied(backend) => {
+                let mark = backend.read(self.name, key.to_owned()).await;
+                return mark.map_err(self.refused("read", key));
+            }
+        };
+        let entry = store.entry(key).await.map_err(self.failed("read", key))?;
+        Ok(entry.map(|entry| Mark {
+            revision: entry.revision,
+            value: (entry.operation == Operation::Put).then_some(entry.value),
+        }))
     }
 
     fn conflict(&self, key: &str) -> Error {
@@ -102,18 +155,14 @@ impl Bucket {
     /// # Errors
     /// A server that does not answer.
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
-        let entry = self
-            .store
-            .entry(key)
-            .await
-            .map_err(self.failed("read", key))?;
-        Ok(entry
-            .filter(|entry| entry.operation == Operation::Put)
-            .map(|entry| Entry {
-                key: entry.key,
-                value: entry.value,
-                revision: entry.revision,
-            }))
+        let mark = heed(&self.denials, self.name, self.mark(key)).await?;
+        Ok(mark.and_then(|mark| {
+            Some(Entry {
+                key: key.to_owned(),
+                value: mark.value?,
+                revision: mark.revision,
+            })
+        }))
     }
 
     /// Writes an entry if there is none (`revision` is `None`) or if it is still at this revision.
@@ -126,7 +175,8 @@ impl Bucket {
         value: Bytes,
         revision: Option<u64>,
     ) -> Result<u64, Error> {
-        self.compare_and_set(key, value, revision, None).await
+        let written = self.compare_and_set(key, value, revision, None);
+        heed(&self.denials, self.name, written).await
     }
 
     /// Writes an entry as [`Bucket::write`] does, for a time of one second or more; only in buckets with history 1.
@@ -140,7 +190,8 @@ impl Bucket {
         revision: Option<u64>,
         ttl: Duration,
     ) -> Result<u64, Error> {
-        self.compare_and_set(key, value, revision, Some(ttl)).await
+        let written = self.compare_and_set(key, value, revision, Some(ttl));
+        heed(&self.denials, self.name, written).await
     }
 
     async fn compare_and_set(
@@ -158,13 +209,8 @@ impl Bucket {
             settled => return settled,
         }
         // What is there may be no more than the mark that an entry was removed.
-        let found = self
-            .store
-            .entry(key)
-            .await
-            .map_err(self.failed("read", key))?;
-        match found {
-            Some(entry) if entry.operation == Operation::Put => Err(self.conflict(key)),
+        match self.mark(key).await? {
+            Some(entry) if entry.value.is_some() => Err(self.conflict(key)),
             Some(mark) => self.update(key, value, mark.revision, ttl).await,
             None => self.update(key, value, 0, ttl).await,
         }
@@ -177,9 +223,16 @@ impl Bucket {
         revision: u64,
         ttl: Option<Duration>,
     ) -> Result<u64, Error> {
+        let (js, store) = match &self.place {
+            Place::Server { js, store } => (js, store),
+            Place::Supplied(backend) => {
+                let write = backend.write(self.name, key.to_owned(), value, Some(revision));
+                return write.await.map_err(self.refused("write", key));
+            }
+        };
         let Some(ttl) = ttl else {
-            let sent = self.store.update(key, value, revision);
-            return self.noted(sent).await.map_err(|error| match error.kind() {
+            let sent = self.noted(js, store.update(key, value, revision)).await;
+            return sent.map_err(|error| match error.kind() {
                 UpdateErrorKind::WrongLastRevision => self.conflict(key),
                 _ => self.failed("write", key)(error),
             });
@@ -189,12 +242,11 @@ impl Bucket {
             .payload(value)
             .ttl(ttl)
             .expected_last_subject_sequence(revision);
-        let pending = self
-            .js
-            .send_publish(format!("{}{key}", self.store.prefix), message)
+        let pending = js
+            .send_publish(format!("{}{key}", store.prefix), message)
             .await
             .map_err(self.failed("write", key))?;
-        match self.noted(pending.into_future()).await {
+        match self.noted(js, pending.into_future()).await {
             Ok(ack) => Ok(ack.sequence),
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
                 Err(self.conflict(key))
@@ -208,8 +260,18 @@ impl Bucket {
     /// # Errors
     /// A server that does not answer.
     pub async fn put(&self, key: &str, value: Bytes) -> Result<u64, Error> {
-        let sent = self.store.put(key, value);
-        self.noted(sent).await.map_err(self.failed("write", key))
+        let (js, store) = match &self.place {
+            Place::Server { js, store } => (js, store),
+            Place::Supplied(backend) => {
+                let write = backend.write(self.name, key.to_owned(), value, None);
+                return write.await.map_err(self.refused("write", key));
+            }
+        };
+        let put = async {
+            let put = self.noted(js, store.put(key, value)).await;
+            put.map_err(self.failed("write", key))
+        };
+        heed(&self.denials, self.name, put).await
     }
 
     /// Removes an entry.
@@ -217,10 +279,18 @@ impl Bucket {
     /// # Errors
     /// A server that does not answer.
     pub async fn delete(&self, key: &str) -> Result<(), Error> {
-        self.store
-            .delete(key)
-            .await
-            .map_err(self.failed("delete", key))
+        let store = match &self.place {
+            Place::Server { store, .. } => store,
+            Place::Supplied(backend) => {
+                let removal = backend.remove(self.name, key.to_owned(), None);
+                return removal.await.map_err(self.refused("delete", key));
+            }
+        };
+        let delete = async {
+            let deleted = store.delete(key).await;
+            deleted.map_err(self.failed("delete", key))
+        };
+        heed(&self.denials, self.name, delete).await
     }
 
     /// Removes an entry if it is still at this revision.
@@ -228,7 +298,18 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::write`].
     pub async fn delete_at(&self, key: &str, revision: u64) -> Result<(), Error> {
-        self.store
+        heed(&self.denials, self.name, self.remove_at(key, revision)).await
+    }
+
+    async fn remove_at(&self, key: &str, revision: u64) -> Result<(), Error> {
+        let store = match &self.place {
+            Place::Server { store, .. } => store,
+            Place::Supplied(backend) => {
+                let removal = backend.remove(self.name, key.to_owned(), Some(revision));
+                return removal.await.map_err(self.refused("delete", key));
+            }
+        };
+        store
             .delete_expect_revision(key, Some(revision))
             .await
             .map_err(|error| match error.kind() {
@@ -242,13 +323,23 @@ impl Bucket {
     /// # Errors
     /// A server that does not answer, or that ends the listing early.
     pub async fn list(&self, filter: &str) -> Result<Vec<Entry>, Error> {
+        heed(&self.denials, self.name, self.listed(filter)).await
+    }
+
+    async fn listed(&self, filter: &str) -> Result<Vec<Entry>, Error> {
+        let store = match &self.place {
+            Place::Server { store, .. } => store,
+            Place::Supplied(backend) => {
+                let entries = backend.list(self.name, filter.to_owned()).await;
+                return entries.map_err(self.refused("list", filter));
+            }
+        };
         let config = pull::OrderedConfig {
-            filter_subject: format!("{}{filter}", self.store.prefix),
+            filter_subject: format!("{}{filter}", store.prefix),
             deliver_policy: DeliverPolicy::LastPerSubject,
             ..Default::default()
         };
-        let consumer = self
-            .store
+        let consumer = store
             .stream
             .create_consumer(config)
             .await
@@ -258,13 +349,10 @@ impl Bucket {
         let what = format!("{}/{filter}", self.name);
         to_the_end(consumer, "list", &what, |message| {
             let subject = message.subject.as_str();
-            let Some(key) = subject.strip_prefix(self.store.prefix.as_str()) else {
+            let Some(key) = subject.strip_prefix(store.prefix.as_str()) else {
                 return ControlFlow::Continue(());
             };
-            let removed = message.headers.as_ref().is_some_and(|headers| {
-                headers.get("KV-Operation").is_some() || headers.get("Nats-Marker-Reason").is_some()
-            });
-            if removed {
+            if is_removal(message.headers.as_ref()) {
                 entries.remove(key);
             } else {
                 let entry = Entry {
@@ -280,6 +368,63 @@ impl Bucket {
         Ok(entries.into_values().collect())
     }
 
+    /// Returns entries in the order in which they were written, at most `limit`, and where to go on.
+    ///
+    /// Only for buckets with history 1. An entry that is written meanwhile moves to the end, so a walk misses none.
+    ///
+    /// # Errors
+    /// As [`Bucket::list`].
+    pub async fn page(&self, filter: &str, after: u64, limit: usize) -> Result<Page, Error> {
+        heed(&self.denials, self.name, self.paged(filter, after, limit)).await
+    }
+
+    async fn paged(&self, filter: &str, after: u64, limit: usize) -> Result<Page, Error> {
+        let store = match &self.place {
+            Place::Server { store, .. } => store,
+            Place::Supplied(backend) => {
+                let entries = backend.list(self.name, filter.to_owned()).await;
+                let entries = entries.map_err(self.refused("list", filter))?;
+                return Ok(page_of(entries, after, limit));
+            }
+        };
+        let config = pull::OrderedConfig {
+            filter_subject: format!("{}{filter}", store.prefix),
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: after.saturating_add(1),
+            },
+            ..Default::default()
+        };
+        let consumer = store
+            .stream
+            .create_consumer(config)
+            .await
+            .map_err(self.failed("list", filter))?;
+        let mut page = Page::default();
+        let what = format!("{}/{filter}", self.name);
+        to_the_end(consumer, "list", &what, |message| {
+            let subject = message.subject.as_str();
+            let (sequence, pending) = message
+                .info()
+                .map_or((0, 0), |info| (info.stream_sequence, info.pending));
+            if let Some(key) = subject.strip_prefix(store.prefix.as_str())
+                && !is_removal(message.headers.as_ref())
+            {
+                page.entries.push(Entry {
+                    key: key.to_owned(),
+                    value: message.payload.clone(),
+                    revision: sequence,
+                });
+            }
+            if page.entries.len() >= limit {
+                page.next = (pending > 0).then_some(sequence);
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })
+        .await?;
+        Ok(page)
+    }
+
     /// Watches every change from now on.
     ///
     /// # Errors
@@ -288,12 +433,17 @@ impl Bucket {
         &self,
     ) -> Result<impl Stream<Item = Result<Update, Error>> + Send + Unpin + use<>, Error> {
         let name = self.name;
-        let watch = self
-            .store
-            .watch_all()
-            .await
-            .map_err(self.failed("watch", ">"))?;
-        Ok(watch.map(move |entry| {
+        let store = match &self.place {
+            Place::Server { store, .. } => store,
+            Place::Supplied(backend) => {
+                let watch = backend.watch(name).await;
+                let watch = watch.map_err(self.refused("watch", ">"))?;
+                return Ok(watch.map(Ok).boxed());
+            }
+        };
+        let watch = async { store.watch_all().await.map_err(self.failed("watch", ">")) };
+        let watch = heed(&self.denials, name, watch).await?;
+        let updates = watch.map(move |entry| {
             let entry = entry.map_err(Error::server("watch", name))?;
             Ok(match entry.operation {
                 Operation::Put => Update::Put(Entry {
@@ -306,6 +456,35 @@ impl Bucket {
                     revision: entry.revision,
                 },
             })
-        }))
+        });
+        Ok(updates.boxed())
     }
+}
+
+/// Says whether a message only marks that an entry is gone.
+fn is_removal(headers: Option<&HeaderMap>) -> bool {
+    headers.is_some_and(|headers| {
+        headers.get("KV-Operation").is_some() || headers.get("Nats-Marker-Reason").is_some()
+    })
+}
+
+fn page_of(mut entries: Vec<Entry>, after: u64, limit: usize) -> Page {
+    entries.retain(|entry| entry.revision > after);
+    entries.sort_by_key(|entry| entry.revision);
+    let next = (entries.len() > limit).then_some(limit);
+    entries.truncate(limit);
+    Page {
+        next: next.and(entries.last().map(|entry| entry.revision)),
+        entries,
+    }
+}
+
+/// Fails at once where a permission for the bucket is missing.
+async fn heed<T>(
+    denials: &Denials,
+    bucket: &str,
+    operation: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let (entries, stream) = (format!("$KV.{bucket}."), format!("KV_{bucket}"));
+    denials.heed(&[&entries, &stream], operation).await
 }

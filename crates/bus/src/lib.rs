@@ -2,20 +2,27 @@
 //!
 //! The only crate that names async-nats; it knows nothing of images.
 
+pub mod backend;
+mod backup;
 mod cause;
 mod connect;
 mod consume;
 mod dead_letters;
+mod denied;
 mod envelope;
 mod error;
 mod handler;
 mod history;
+mod incoming;
 mod kv;
+mod look;
 mod objects;
+pub mod permissions;
 mod provision;
 mod publish;
 mod read;
 mod schedules;
+mod server_config;
 mod settle;
 mod status;
 mod storing;
@@ -24,17 +31,20 @@ pub mod topology;
 mod unfinished;
 mod verify;
 
+pub use backup::{StreamSnapshot, StreamSummary};
 pub use cause::Cause;
 pub use connect::Bus;
 pub use consume::ConsumeSettings;
 pub use dead_letters::DeadLetter;
 pub use error::Error;
-pub use handler::{BoxError, Handler, Outcome, Record};
+pub use handler::{BoxError, Failure, Handler, Outcome, Record};
 pub use history::Fact;
-pub use kv::{Bucket, Entry, Update};
+pub use kv::{Bucket, Entry, Page, Update};
+pub use look::{Look, Loss};
 pub use objects::Objects;
 pub use provision::{Change, ProvisionOptions};
 pub use publish::Published;
 pub use schedules::{Schedule, When};
+pub use server_config::{ServerConfig, passwords};
 pub use status::StageStatus;
 pub use storing::STORES_NOTHING;

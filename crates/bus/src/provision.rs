@@ -10,8 +10,7 @@ use async_nats::jetstream::{ErrorCode, kv, object_store};
 use crate::connect::Bus;
 use crate::error::Error;
 use crate::topology::{
-    AUDIT, BUCKETS, BucketSpec, DEAD_LETTERS, EVENTS, EVENTS_AGE, REPORTS, SCHEDULES, STAGES,
-    Stage, WORK,
+    AUDIT, BUCKETS, BucketSpec, DEAD_LETTERS, EVENTS, EVENTS_AGE, REPORTS, STAGES, Stage, WORK,
 };
 
 /// Consumers hold at most so many messages at once over all replicas.
@@ -24,6 +23,8 @@ pub struct ProvisionOptions {
     pub replicas: usize,
     /// For how long the same message id is dropped.
     pub duplicate_window: Duration,
+    /// After how long without a sign of life work is given to somebody else, if not as each stage has it.
+    pub ack_wait: Option<Duration>,
 }
 
 impl Default for ProvisionOptions {
@@ -31,6 +32,7 @@ impl Default for ProvisionOptions {
         Self {
             replicas: 1,
             duplicate_window: Duration::from_secs(2 * 3_600),
+            ack_wait: None,
         }
     }
 }
@@ -51,11 +53,12 @@ impl Bus {
     /// A server that refuses, naming the stream, consumer or bucket.
     pub async fn provision(&self, options: ProvisionOptions) -> Result<Vec<Change>, Error> {
         let mut changes = Vec::new();
-        for config in streams(options) {
+        for mut config in streams(options) {
             let name = config.name.clone();
             let before = self.stream_config(&name).await?;
+            keep_places(&mut config, before.as_ref());
             let after = self
-                .js
+                .server()?
                 .create_or_update_stream(config)
                 .await
                 .map_err(Error::server("provision stream", &name))?;
@@ -65,7 +68,7 @@ impl Bus {
             let name = format!("KV_{}", spec.name);
             let before = self.stream_config(&name).await?;
             let store = self
-                .js
+                .server()?
                 .create_or_update_key_value(bucket(&spec, options))
                 .await
                 .map_err(Error::server("provision bucket", spec.name))?;
@@ -79,7 +82,7 @@ impl Bus {
                 num_replicas: options.replicas,
                 ..Default::default()
             };
-            self.js
+            self.server()?
                 .create_object_store(config)
                 .await
                 .map_err(Error::server("provision object store", REPORTS))?;
@@ -90,8 +93,8 @@ impl Bus {
                 let name = format!("{stream}/{}", stage.name);
                 let before = self.consumer_config(stage.name, stream).await?;
                 let after = self
-                    .js
-                    .create_consumer_on_stream(consumer(stage, filters), stream)
+                    .server()?
+                    .create_consumer_on_stream(consumer(stage, filters, options), stream)
                     .await
                     .map_err(Error::server("provision consumer", &name))?;
                 let after = &after.cached_info().config;
@@ -103,7 +106,8 @@ impl Bus {
 
     /// Reads how a stream is configured, if there is one.
     pub(crate) async fn stream_config(&self, name: &str) -> Result<Option<Config>, Error> {
-        match self.js.get_stream(name).await {
+        let look = async { Ok::<_, Error>(self.server()?.get_stream(name).await) };
+        match self.denials.heed(&[name], look).await? {
             Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
             Err(error) => match error.kind() {
                 GetStreamErrorKind::JetStream(told)
@@ -122,7 +126,12 @@ impl Bus {
         name: &str,
         stream: &str,
     ) -> Result<Option<async_nats::jetstream::consumer::Config>, Error> {
-        let found: Result<PullConsumer, _> = self.js.get_consumer_from_stream(name, stream).await;
+        let about = format!("{stream}.{name}");
+        let look = async {
+            let server = self.server()?;
+            Ok::<_, Error>(server.get_consumer_from_stream(name, stream).await)
+        };
+        let found: Result<PullConsumer, _> = self.denials.heed(&[&about], look).await?;
         match found {
             Ok(consumer) => Ok(Some(consumer.cached_info().config.clone())),
             Err(error) => match error.kind() {
@@ -138,6 +147,18 @@ impl Bus {
                 )(error)),
             },
         }
+    }
+}
+
+/// Where a restored stream goes on in its source stays as it is; without it the server would take everything again.
+fn keep_places(config: &mut Config, before: Option<&Config>) {
+    let known = before.and_then(|before| before.sources.as_ref());
+    for source in config.sources.iter_mut().flatten() {
+        let same = |known: &&Source| {
+            known.name == source.name && known.filter_subject == source.filter_subject
+        };
+        let known = known.and_then(|known| known.iter().find(same));
+        source.start_sequence = known.and_then(|known| known.start_sequence);
     }
 }
 
@@ -164,7 +185,7 @@ pub(crate) fn streams(options: ProvisionOptions) -> Vec<Config> {
         filter_subject: Some(subject.to_owned()),
         ..Default::default()
     };
-    vec![
+    let mut all = vec![
         Config {
             max_age: EVENTS_AGE,
             allow_message_ttl: true,
@@ -173,13 +194,6 @@ pub(crate) fn streams(options: ProvisionOptions) -> Vec<Config> {
         Config {
             retention: RetentionPolicy::WorkQueue,
             ..stream(WORK, &["sluice.do.>"])
-        },
-        // No age: it would delete the schedules themselves.
-        Config {
-            retention: RetentionPolicy::WorkQueue,
-            allow_message_schedules: true,
-            allow_rollup: true,
-            ..stream(SCHEDULES, &["sluice.schedule.>", "sluice.due.>"])
         },
         stream(DEAD_LETTERS, &["sluice.dead.>"]),
         Config {
@@ -190,7 +204,19 @@ pub(crate) fn streams(options: ProvisionOptions) -> Vec<Config> {
             ]),
             ..stream(AUDIT, &[])
         },
-    ]
+    ];
+    // No age: it would delete the schedules themselves.
+    all.extend(STAGES.map(|stage| {
+        let mut config = Config {
+            retention: RetentionPolicy::WorkQueue,
+            allow_message_schedules: true,
+            allow_rollup: true,
+            ..stream(stage.schedules, stage.due)
+        };
+        config.subjects.extend(stage.schedule_subjects());
+        config
+    }));
+    all
 }
 
 fn bucket(spec: &BucketSpec, options: ProvisionOptions) -> kv::Config {
@@ -204,12 +230,12 @@ fn bucket(spec: &BucketSpec, options: ProvisionOptions) -> kv::Config {
     }
 }
 
-pub(crate) fn consumer(stage: &Stage, filters: &[&str]) -> pull::Config {
+pub(crate) fn consumer(stage: &Stage, filters: &[&str], options: ProvisionOptions) -> pull::Config {
     pull::Config {
         durable_name: Some(stage.name.to_owned()),
         filter_subjects: filters.iter().map(ToString::to_string).collect(),
         ack_policy: AckPolicy::Explicit,
-        ack_wait: stage.ack_wait,
+        ack_wait: options.ack_wait.unwrap_or(stage.ack_wait),
         // The server would only stop delivering; attempts are counted by the loop, which says why it gives up.
         max_deliver: -1,
         max_ack_pending: MAX_IN_FLIGHT,

@@ -3,18 +3,17 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::PublishError;
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::publish::PublishAck;
-use chrono::{SecondsFormat, Utc};
+use bytes::Bytes;
+use chrono::SecondsFormat;
 use sluice_events::{Command, Event, EventId, headers};
 
+use crate::backend::{Outgoing, Refusal, from_map};
 use crate::cause::Cause;
 use crate::connect::Bus;
 use crate::envelope::set;
 use crate::error::Error;
 use crate::telemetry::inject;
-use crate::topology::{DEAD_LETTERS, EVENTS, SCHEDULES, WORK};
+use crate::topology::{DEAD_LETTERS, EVENTS, SCHEDULE, Stage, WORK};
 
 /// Pulls are many and soon of no interest.
 const PULL_TTL: Duration = Duration::from_secs(24 * 3_600);
@@ -43,14 +42,11 @@ impl Bus {
     ) -> Result<Published, Error> {
         let id = event.id(occurrence);
         let headers = self.headers(event.type_name(), &id, Some(cause));
-        let mut message = PublishMessage::build()
-            .payload(event.encode().into())
-            .headers(headers);
+        let mut message = outgoing(event.subject(), event.encode().into(), &headers);
         if matches!(event, Event::TagPulled(_) | Event::ManifestPulled(_)) {
-            message = message.ttl(PULL_TTL);
+            message.ttl = Some(PULL_TTL);
         }
-        self.send(event.subject(), message, id, &id.to_string())
-            .await
+        self.send(message, id, &id.to_string()).await
     }
 
     /// Asks a stage to do something.
@@ -74,52 +70,50 @@ impl Bus {
         message_id: &str,
     ) -> Result<Published, Error> {
         let headers = self.headers(command.type_name(), &id, Some(cause));
-        let message = PublishMessage::build()
-            .payload(command.encode().into())
-            .headers(headers);
-        self.send(
-            format!("sluice.do.{}", command.topic()),
-            message,
-            id,
-            message_id,
-        )
-        .await
+        let subject = format!("sluice.do.{}", command.topic());
+        let message = outgoing(subject, command.encode().into(), &headers);
+        self.send(message, id, message_id).await
+    }
+
+    /// Asks for something unless the same is asked for already: a command waits on its subject, or this message id is known.
+    ///
+    /// # Errors
+    /// As [`Bus::publish`].
+    pub async fn command_unless_waiting(
+        &self,
+        command: &Command,
+        cause: &Cause,
+        message_id: &str,
+    ) -> Result<bool, Error> {
+        let subject = format!("sluice.do.{}", command.topic());
+        let headers = self.headers(command.type_name(), &EventId::random(), Some(cause));
+        let mut message = outgoing(subject.clone(), command.encode().into(), &headers);
+        message.message_id = Some(message_id.to_owned());
+        message.expected_sequence = Some(0);
+        match self.store(message).await {
+            Ok(stored) => Ok(!stored.duplicate),
+            Err(Refusal::Conflict) => Ok(false),
+            Err(error) => Err(Error::server("publish", subject)(error)),
+        }
     }
 
     async fn send(
         &self,
-        subject: String,
-        message: PublishMessage,
+        mut message: Outgoing,
         id: EventId,
         message_id: &str,
     ) -> Result<Published, Error> {
-        let message = message.message_id(message_id);
+        message.message_id = Some(message_id.to_owned());
+        let subject = message.subject.clone();
         let ack = self
-            .confirmed(&subject, message)
+            .store(message)
             .await
-            .map_err(Error::server("publish", subject.as_str()))?;
+            .map_err(Error::server("publish", subject))?;
         Ok(Published {
             id,
             sequence: ack.sequence,
             duplicate: ack.duplicate,
         })
-    }
-
-    /// Sends a message and waits until its stream holds it.
-    pub(crate) async fn confirmed(
-        &self,
-        subject: &str,
-        message: PublishMessage,
-    ) -> Result<PublishAck, PublishError> {
-        let moment = self.storing.moment();
-        let sent = async {
-            self.js
-                .send_publish(subject.to_owned(), message)
-                .await?
-                .await
-        };
-        self.storing
-            .note(&self.js.client(), moment, stream_of(subject), sent.await)
     }
 
     /// Makes the CloudEvents headers, with the trace context of the current span.
@@ -141,7 +135,7 @@ impl Bus {
         set(
             &mut map,
             headers::TIME,
-            &Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
+            &sluice_domain::now().to_rfc3339_opts(SecondsFormat::Millis, true),
         );
         set(&mut map, headers::CONTENT_TYPE, "application/protobuf");
         if let Some(cause) = cause {
@@ -154,12 +148,26 @@ impl Bus {
 }
 
 /// Names the stream that holds a subject.
-fn stream_of(subject: &str) -> &str {
+pub(crate) fn stream_of(subject: &str) -> &str {
+    if let Some(name) = subject.strip_prefix(SCHEDULE) {
+        return Stage::of_schedule(name).map_or(subject, |stage| stage.schedules);
+    }
     match subject.split('.').nth(1) {
         Some("v1") => EVENTS,
         Some("do") => WORK,
-        Some("schedule" | "due") => SCHEDULES,
         Some("dead") => DEAD_LETTERS,
         _ => subject,
+    }
+}
+
+/// Makes a message with nothing asked of the stream.
+pub(crate) fn outgoing(subject: String, payload: Bytes, headers: &HeaderMap) -> Outgoing {
+    Outgoing {
+        subject,
+        headers: from_map(headers),
+        payload,
+        message_id: None,
+        expected_sequence: None,
+        ttl: None,
     }
 }

@@ -3,18 +3,19 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::TryStreamExt as _;
 use sluice_events::{Command, EventId};
 
+use crate::backend::{Last, Link, Refusal, from_map, to_map};
 use crate::connect::Bus;
 use crate::envelope::{WAITS_FOR, header};
 use crate::error::Error;
-use crate::topology::SCHEDULES;
+use crate::handler::BoxError;
+use crate::publish::outgoing;
+use crate::topology::{SCHEDULE, Stage};
 
 /// When it fires.
 pub(crate) const SPEC: &str = "Nats-Schedule";
@@ -65,6 +66,15 @@ impl Schedule {
 }
 
 impl Bus {
+    /// Says whether there is exactly this schedule.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub async fn has_schedule(&self, schedule: &Schedule) -> Result<bool, Error> {
+        let stored = self.stored_schedule(schedule).await?;
+        Ok(stored.is_some_and(|stored| is_same(&stored, schedule)))
+    }
+
     /// Puts a schedule where there is none or another one; says whether it did.
     ///
     /// An equal schedule is left alone: publishing it again would start its interval anew.
@@ -72,39 +82,32 @@ impl Bus {
     /// # Errors
     /// A server that does not answer.
     pub async fn put_schedule(&self, schedule: &Schedule) -> Result<bool, Error> {
-        let subject = format!("sluice.schedule.{}", schedule.name);
+        let put = self.put(schedule);
+        self.heed_schedules(&schedule.name, put).await
+    }
+
+    async fn put(&self, schedule: &Schedule) -> Result<bool, Error> {
+        let subject = format!("{SCHEDULE}{}", schedule.name);
         let specification = schedule.specification();
         let payload = Bytes::from(schedule.command.encode());
-        let stream = self.schedule_stream().await?;
         loop {
-            let stored = match stream.get_last_raw_message_by_subject(&subject).await {
-                Ok(stored) => Some(stored),
-                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => None,
-                Err(error) => return Err(Error::server("read schedule", subject)(error)),
-            };
-            let same = stored.as_ref().is_some_and(|stored| {
-                stored.payload == payload && specified(&stored.headers) == specification
-            });
-            if same {
+            let stored = self.stored_schedule(schedule).await?;
+            if stored
+                .as_ref()
+                .is_some_and(|stored| is_same(stored, schedule))
+            {
                 return Ok(false);
             }
             let mut map = self.headers(schedule.command.type_name(), &EventId::random(), None);
             for (name, value) in &specification {
                 map.insert(*name, value.as_str());
             }
-            let message = PublishMessage::build()
-                .payload(payload.clone())
-                .headers(map)
-                .expected_last_subject_sequence(stored.map_or(0, |stored| stored.sequence));
-            let pending = self
-                .js
-                .send_publish(subject.clone(), message)
-                .await
-                .map_err(Error::server("put schedule", &subject))?;
-            match pending.await {
+            let mut message = outgoing(subject.clone(), payload.clone(), &map);
+            message.expected_sequence = Some(stored.map_or(0, |stored| stored.sequence));
+            match self.store(message).await {
                 Ok(_) => return Ok(true),
                 // Another replica put it in between, and perhaps the same.
-                Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {}
+                Err(Refusal::Conflict) => {}
                 Err(error) => return Err(Error::server("put schedule", subject)(error)),
             }
         }
@@ -115,8 +118,16 @@ impl Bus {
     /// # Errors
     /// A server that does not answer.
     pub async fn remove_schedule(&self, name: &str) -> Result<(), Error> {
-        let subject = format!("sluice.schedule.{name}");
-        self.schedule_stream()
+        self.heed_schedules(name, self.purge(name)).await
+    }
+
+    async fn purge(&self, name: &str) -> Result<(), Error> {
+        let subject = format!("{SCHEDULE}{name}");
+        if let Link::Supplied(backend) = &self.link {
+            let purged = backend.purge(subject.clone()).await;
+            return purged.map_err(Error::server("remove schedule", subject));
+        }
+        self.schedule_stream(name)
             .await?
             .purge()
             .filter(&subject)
@@ -130,49 +141,94 @@ impl Bus {
     /// # Errors
     /// A server that does not answer.
     pub async fn schedules(&self, prefix: &str) -> Result<Vec<String>, Error> {
-        let filter = format!("sluice.schedule.{prefix}.>");
-        let info = self
-            .schedule_stream()
-            .await?
-            .info_builder()
-            .subjects(filter.as_str())
-            .fetch()
-            .await
-            .map_err(Error::server("list schedules", &filter))?;
-        let subjects: Vec<(String, usize)> = info
-            .try_collect()
+        self.heed_schedules(prefix, self.names(prefix)).await
+    }
+
+    async fn names(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        let filter = format!("{SCHEDULE}{prefix}.>");
+        let subjects = self
+            .schedule_subjects(prefix, &filter)
             .await
             .map_err(Error::server("list schedules", filter))?;
         Ok(subjects
             .into_iter()
-            .filter_map(|(subject, _)| Some(subject.strip_prefix("sluice.schedule.")?.to_owned()))
+            .filter_map(|subject| Some(subject.strip_prefix(SCHEDULE)?.to_owned()))
             .collect())
     }
 
     /// Returns what the newest waiting copy below a prefix waits for; nothing once it has fired.
     pub(crate) async fn waits_for(&self, prefix: &str) -> Result<String, Error> {
-        let filter = format!("sluice.schedule.{prefix}.>");
-        let stream = self.schedule_stream().await?;
-        match stream.get_last_raw_message_by_subject(&filter).await {
-            Ok(copy) => Ok(header(Some(&copy.headers), WAITS_FOR).unwrap_or_default()),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
-                Ok(String::new())
+        let waits_for = async {
+            let filter = format!("{SCHEDULE}{prefix}.>");
+            let stream = self.schedule_stream(prefix).await?;
+            match stream.get_last_raw_message_by_subject(&filter).await {
+                Ok(copy) => Ok(header(Some(&copy.headers), WAITS_FOR).unwrap_or_default()),
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                    Ok(String::new())
+                }
+                Err(error) => Err(Error::server("read schedule", filter)(error)),
             }
-            Err(error) => Err(Error::server("read schedule", filter)(error)),
+        };
+        self.heed_schedules(prefix, waits_for).await
+    }
+
+    async fn schedule_subjects(&self, prefix: &str, filter: &str) -> Result<Vec<String>, BoxError> {
+        if let Link::Supplied(backend) = &self.link {
+            return Ok(backend.subjects(filter.to_owned()).await?);
+        }
+        let stream = self.schedule_stream(prefix).await?;
+        let info = stream.info_builder().subjects(filter).fetch().await?;
+        let subjects: Vec<(String, usize)> = info.try_collect().await?;
+        Ok(subjects.into_iter().map(|(subject, _)| subject).collect())
+    }
+
+    async fn stored_schedule(&self, schedule: &Schedule) -> Result<Option<Last>, Error> {
+        let subject = format!("{SCHEDULE}{}", schedule.name);
+        if let Link::Supplied(backend) = &self.link {
+            let last = backend.last(subject.clone()).await;
+            return last.map_err(Error::server("read schedule", subject));
+        }
+        let stream = self.schedule_stream(&schedule.name).await?;
+        match stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(stored) => Ok(Some(Last {
+                sequence: stored.sequence,
+                headers: from_map(&stored.headers),
+                payload: stored.payload,
+            })),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(Error::server("read schedule", subject)(error)),
         }
     }
 
-    async fn schedule_stream(&self) -> Result<Stream<()>, Error> {
-        self.js
-            .get_stream_no_info(SCHEDULES)
+    async fn heed_schedules<T>(
+        &self,
+        name: &str,
+        operation: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let subject = format!("{SCHEDULE}{name}");
+        let stream = Stage::of_schedule(name).map_or(subject.as_str(), |stage| stage.schedules);
+        self.denials.heed(&[&subject, stream], operation).await
+    }
+
+    async fn schedule_stream(&self, name: &str) -> Result<Stream<()>, Error> {
+        let stage = Stage::of_schedule(name).ok_or_else(|| Error::Missing {
+            what: format!("a stage with schedules `{name}`"),
+        })?;
+        self.server()?
+            .get_stream_no_info(stage.schedules)
             .await
-            .map_err(Error::server("open stream", SCHEDULES))
+            .map_err(Error::server("open stream", stage.schedules))
     }
 }
 
 /// Writes a time at which a schedule fires once.
 pub(crate) fn at(time: DateTime<Utc>) -> String {
     format!("@at {}", time.to_rfc3339_opts(SecondsFormat::Secs, true))
+}
+
+fn is_same(stored: &Last, schedule: &Schedule) -> bool {
+    stored.payload == schedule.command.encode()
+        && specified(&to_map(&stored.headers)) == schedule.specification()
 }
 
 fn specified(map: &HeaderMap) -> Vec<(&'static str, String)> {

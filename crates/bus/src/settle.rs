@@ -4,22 +4,23 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use async_nats::connection::State;
-use async_nats::jetstream::{AckKind, Message};
 use futures_util::FutureExt as _;
-use sluice_domain::{Class, Classify as _};
+use sluice_domain::Class;
 use sluice_events::{Decode as _, Message as Payload, headers};
+use sluice_service::crash;
+use thiserror::Error;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use crate::backend::Settlement;
 use crate::cause::{Cause, is_tick};
 use crate::connect::Bus;
 use crate::consume::ConsumeSettings;
 use crate::envelope::header;
-use crate::error::{Error, is_of_server};
-use crate::handler::{BoxError, Handler, Outcome, Output};
+use crate::handler::{BoxError, Failure, Handler, Outcome, Output};
+use crate::incoming::Incoming;
 use crate::telemetry::{InFlight, continue_trace, link_trace};
 use crate::topology::Stage;
 
@@ -30,7 +31,7 @@ const ACKNOWLEDGEMENTS: usize = 3;
 /// How often a connection that is down is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Error)]
 enum Fault {
     #[error("the handler panicked: {0}")]
     Panicked(String),
@@ -40,23 +41,10 @@ enum Fault {
     Exhausted(u32),
 }
 
-/// Why a message is not done.
-pub(crate) struct Failure {
-    pub(crate) class: Class,
-    pub(crate) error: BoxError,
-}
-
 impl Failure {
     fn transient(error: impl Into<BoxError>) -> Self {
         Self {
             class: Class::TRANSIENT,
-            error: error.into(),
-        }
-    }
-
-    fn of(error: Error) -> Self {
-        Self {
-            class: error.class(),
             error: error.into(),
         }
     }
@@ -70,11 +58,14 @@ impl Failure {
 }
 
 /// What the tasks of one stage share.
+#[derive(Debug)]
 pub(crate) struct Worker<H> {
     pub(crate) bus: Bus,
     pub(crate) stage: &'static Stage,
     pub(crate) handler: H,
     pub(crate) settings: ConsumeSettings,
+    /// After how long without a sign of life the server gives a message to somebody else, as provisioned.
+    pub(crate) ack_wait: Duration,
     /// Held for writing by a suspect, so that it takes no neighbours with it if it kills the process.
     pub(crate) alone: RwLock<()>,
     pub(crate) stopping: CancellationToken,
@@ -88,17 +79,20 @@ struct Turn<'a> {
 
 impl<H: Handler> Worker<H> {
     /// Settles one message; whatever cannot be settled comes again.
-    pub(crate) async fn process(&self, message: Message) {
+    pub(crate) async fn process(&self, message: Incoming) {
         let cause = Cause::of(&message, self.stage.max_attempts);
         let span = self.span(&message, &cause);
-        let in_flight = InFlight::new(self.stage.name, delivered(&message));
+        let in_flight = InFlight::new(self.stage.name, message.delivered);
         let outcome = async {
             let attempt = self.attempt(&message, &cause);
-            match with_heartbeat(&message, self.stage.ack_wait, attempt).await {
-                Ok(()) => self.acknowledge(&message).await,
+            match with_heartbeat(&message, self.ack_wait, attempt).await {
+                Ok(()) => {
+                    crash::point("bus.finished");
+                    self.acknowledge(&message).await
+                }
                 Err(failure) => {
                     let settled = self.unfinished(&message, &cause, failure);
-                    with_heartbeat(&message, self.stage.ack_wait, settled).await
+                    with_heartbeat(&message, self.ack_wait, settled).await
                 }
             }
         }
@@ -108,13 +102,13 @@ impl<H: Handler> Worker<H> {
     }
 
     /// Says that the work is done; one that is lost with the connection is said again, or the work would be repeated.
-    async fn acknowledge(&self, message: &Message) -> &'static str {
+    async fn acknowledge(&self, message: &Incoming) -> &'static str {
         for _ in 0..ACKNOWLEDGEMENTS {
-            match message.double_ack().await {
+            match message.settle(Settlement::Done).await {
                 Ok(()) => return "done",
                 Err(error) => tracing::warn!(error, "an acknowledgement was lost"),
             }
-            while self.bus.js.client().connection_state() != State::Connected {
+            while !self.bus.is_connected() {
                 tokio::select! {
                     () = self.stopping.cancelled() => return "unacknowledged",
                     () = tokio::time::sleep(LOOK_AGAIN) => {}
@@ -125,8 +119,8 @@ impl<H: Handler> Worker<H> {
     }
 
     /// Ticks and redrives begin a new trace with a link; everything else continues the one it came in.
-    fn span(&self, message: &Message, cause: &Cause) -> tracing::Span {
-        let type_name = header(message.headers.as_ref(), headers::TYPE).unwrap_or_default();
+    fn span(&self, message: &Incoming, cause: &Cause) -> tracing::Span {
+        let type_name = header(Some(&message.headers), headers::TYPE).unwrap_or_default();
         let span = tracing::info_span!(
             parent: None,
             "stage",
@@ -137,30 +131,27 @@ impl<H: Handler> Worker<H> {
             event.r#type = type_name,
             delivery.attempt = cause.attempt,
         );
-        let subject = message.subject.as_str();
+        let subject = &message.subject;
         if subject.starts_with("sluice.do.redrive.") || is_tick(subject) {
-            link_trace(&span, message.headers.as_ref());
+            link_trace(&span, Some(&message.headers));
         } else {
-            continue_trace(&span, message.headers.as_ref());
+            continue_trace(&span, Some(&message.headers));
         }
         span
     }
 
-    async fn attempt(&self, message: &Message, cause: &Cause) -> Result<(), Failure> {
+    async fn attempt(&self, message: &Incoming, cause: &Cause) -> Result<(), Failure> {
         if cause.attempt > self.stage.max_attempts {
             return Err(Failure::permanent(Fault::Exhausted(cause.attempt - 1)));
         }
-        let type_name = header(message.headers.as_ref(), headers::TYPE).unwrap_or_default();
+        let type_name = header(Some(&message.headers), headers::TYPE).unwrap_or_default();
         let payload = Payload::decode(&type_name, &message.payload).map_err(Failure::permanent)?;
         let input = H::Input::decode(payload).map_err(Failure::permanent)?;
         let _turn = self.turn(message).await;
         let work = async {
             match self.handler.handle(input, cause).await {
                 Ok(outcome) => self.finish(outcome, cause).await,
-                Err(error) => Err(Failure {
-                    class: error.class(),
-                    error: error.into(),
-                }),
+                Err(error) => Err(Failure::of(error)),
             }
         };
         let limit = self.settings.handler_timeout;
@@ -179,8 +170,8 @@ impl<H: Handler> Worker<H> {
     ///
     /// Innocent neighbours of a killer come back together with it. The random wait changes their order, so that they
     /// get done before it kills again.
-    async fn turn(&self, message: &Message) -> Turn<'_> {
-        if delivered(message) < SUSPECT {
+    async fn turn(&self, message: &Incoming) -> Turn<'_> {
+        if message.delivered < SUSPECT {
             return Turn {
                 _shared: Some(self.alone.read().await),
                 _alone: None,
@@ -195,6 +186,7 @@ impl<H: Handler> Worker<H> {
 
     /// Publishes, then records; the order is what makes a crash repeat work and lose none.
     async fn finish(&self, outcome: Outcome, cause: &Cause) -> Result<(), Failure> {
+        crash::point("bus.handled");
         for output in outcome.outputs {
             match output {
                 Output::Fact { event, occurrence } => {
@@ -203,6 +195,7 @@ impl<H: Handler> Worker<H> {
                         .publish(&event, cause, occurrence)
                         .await
                         .map_err(Failure::of)?;
+                    crash::point_of("bus.fact_published", event.name());
                 }
                 Output::Command {
                     command,
@@ -213,21 +206,22 @@ impl<H: Handler> Worker<H> {
                         .command_once(&command, cause, id, &message_id)
                         .await
                         .map_err(Failure::of)?;
+                    crash::point("bus.command_published");
+                }
+                Output::Ask {
+                    command,
+                    message_id,
+                } => {
+                    self.bus
+                        .command_unless_waiting(&command, cause, &message_id)
+                        .await
+                        .map_err(Failure::of)?;
                 }
             }
         }
         for record in outcome.records {
-            record.await.map_err(|error| {
-                let away = is_of_server(error.as_ref());
-                Failure {
-                    class: if away {
-                        Class::OUTAGE
-                    } else {
-                        Class::TRANSIENT
-                    },
-                    error,
-                }
-            })?;
+            record.await?;
+            crash::point("bus.recorded");
         }
         Ok(())
     }
@@ -235,7 +229,7 @@ impl<H: Handler> Worker<H> {
 
 /// Tells the server that a message is being worked on, until the work is done.
 pub(crate) async fn with_heartbeat<T>(
-    message: &Message,
+    message: &Incoming,
     ack_wait: Duration,
     work: impl Future<Output = T>,
 ) -> T {
@@ -245,19 +239,15 @@ pub(crate) async fn with_heartbeat<T>(
     beat.tick().await;
     loop {
         tokio::select! {
+            biased;
             result = &mut work => return result,
             _ = beat.tick() => {
-                if let Err(error) = message.ack_with(AckKind::Progress).await {
+                if let Err(error) = message.settle(Settlement::Working).await {
                     tracing::warn!(error, "a sign of life was lost");
                 }
             }
         }
     }
-}
-
-/// Returns how often the server has delivered this copy of a message.
-fn delivered(message: &Message) -> i64 {
-    message.info().map_or(0, |info| info.delivered)
 }
 
 /// Returns what a panic said.
@@ -271,6 +261,8 @@ fn said(panic: &(dyn Any + Send)) -> String {
 
 /// Enough chance to spread retries.
 pub(crate) fn random() -> f64 {
-    let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
+    let simulated = sluice_domain::clock::simulated_chance();
+    let id = simulated.map_or_else(uuid::Uuid::new_v4, uuid::Uuid::from_u128);
+    let (high, _) = id.as_u64_pair();
     f64::from(u32::try_from(high >> 32).unwrap_or(0)) / f64::from(u32::MAX)
 }

@@ -2,7 +2,7 @@
 
 use crate::connect::Bus;
 use crate::error::Error;
-use crate::topology::{SCHEDULES, STAGES};
+use crate::topology::{STAGES, Stage};
 use async_nats::jetstream::consumer::PullConsumer;
 
 /// The backlog of a stage in one stream.
@@ -16,7 +16,7 @@ pub struct StageStatus {
     pub waiting: u64,
     /// Messages being worked on, or waiting to be tried again.
     pub in_flight: u64,
-    /// Messages that the scheduler keeps for a later attempt; told with [`SCHEDULES`].
+    /// Messages that the scheduler keeps for a later attempt; told with the stream of its schedules.
     pub later: u64,
     /// What the last of those waits for, empty where there is none.
     pub waits_for: String,
@@ -30,31 +30,41 @@ impl Bus {
     pub async fn stage_status(&self) -> Result<Vec<StageStatus>, Error> {
         let mut all = Vec::new();
         for stage in STAGES {
-            for (stream, _) in stage.sources() {
-                let what = format!("{stream}/{}", stage.name);
-                let consumer: PullConsumer = self
-                    .js
-                    .get_consumer_from_stream(stage.name, stream)
-                    .await
-                    .map_err(Error::server("find consumer", what))?;
-                let (mut later, mut waits_for) = (0, String::new());
-                if stream == SCHEDULES {
-                    let copies = format!("retry.{}", stage.name);
-                    later = self.schedules(&copies).await?.len();
-                    if later > 0 {
-                        waits_for = self.waits_for(&copies).await?;
-                    }
+            all.extend(self.status_of(stage).await?);
+        }
+        Ok(all)
+    }
+
+    /// Returns the backlog of one stage.
+    ///
+    /// # Errors
+    /// As [`Bus::stage_status`].
+    pub async fn status_of(&self, stage: &Stage) -> Result<Vec<StageStatus>, Error> {
+        let mut all = Vec::new();
+        for (stream, _) in stage.sources() {
+            let what = format!("{stream}/{}", stage.name);
+            let consumer: PullConsumer = self
+                .server()?
+                .get_consumer_from_stream(stage.name, stream)
+                .await
+                .map_err(Error::server("find consumer", what))?;
+            let (mut later, mut waits_for) = (0, String::new());
+            if stream == stage.schedules {
+                let copies = format!("retry.{}", stage.name);
+                later = self.schedules(&copies).await?.len();
+                if later > 0 {
+                    waits_for = self.waits_for(&copies).await?;
                 }
-                let info = consumer.cached_info();
-                all.push(StageStatus {
-                    stage: stage.name,
-                    stream,
-                    waiting: info.num_pending,
-                    in_flight: u64::try_from(info.num_ack_pending).unwrap_or(0),
-                    later: u64::try_from(later).unwrap_or(u64::MAX),
-                    waits_for,
-                });
             }
+            let info = consumer.cached_info();
+            all.push(StageStatus {
+                stage: stage.name,
+                stream,
+                waiting: info.num_pending,
+                in_flight: u64::try_from(info.num_ack_pending).unwrap_or(0),
+                later: u64::try_from(later).unwrap_or(u64::MAX),
+                waits_for,
+            });
         }
         Ok(all)
     }

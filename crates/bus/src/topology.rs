@@ -8,8 +8,6 @@ use sluice_domain::Backoff;
 pub const EVENTS: &str = "EVENTS";
 /// Commands, deliveries and redrives, until they are done.
 pub const WORK: &str = "WORK";
-/// Schedules and what they fired.
-pub const SCHEDULES: &str = "SCHEDULES";
 /// What could not be done, with its reason.
 pub const DEAD_LETTERS: &str = "DEAD_LETTERS";
 /// Decisions, resources and scans, for ever.
@@ -31,6 +29,9 @@ pub struct Stage {
     pub work: &'static [&'static str],
     /// The schedules that it serves.
     pub due: &'static [&'static str],
+    /// The stream of its schedules and of what they fired: whoever may write a schedule may also make it fire at any
+    /// subject of its stream, and may empty that stream, so no two stages share one.
+    pub schedules: &'static str,
     /// After how long without a sign of life work is given to somebody else.
     pub ack_wait: Duration,
     /// How often work is tried before it is a dead letter.
@@ -39,6 +40,11 @@ pub struct Stage {
     pub backoff: Backoff,
 }
 
+/// What stands before the name of a schedule in its subject.
+pub(crate) const SCHEDULE: &str = "sluice.schedule.";
+/// What stands before the topic in the subject of what a schedule fired.
+const DUE: &str = "sluice.due.";
+
 const ACK_WAIT: Duration = Duration::from_secs(30);
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(300));
 
@@ -46,8 +52,17 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_sec
 pub const POLLER: Stage = Stage {
     name: "poller",
     events: &[],
-    work: &["sluice.do.poll.>", "sluice.do.redrive.poller"],
-    due: &["sluice.due.poll.>", "sluice.due.retry.poller"],
+    work: &[
+        "sluice.do.poll.>",
+        "sluice.do.reconcile.poller",
+        "sluice.do.redrive.poller",
+    ],
+    due: &[
+        "sluice.due.poll.>",
+        "sluice.due.reconcile.poller",
+        "sluice.due.retry.poller",
+    ],
+    schedules: "SCHEDULES_poller",
     ack_wait: ACK_WAIT,
     max_attempts: 5,
     backoff: BACKOFF,
@@ -60,8 +75,16 @@ pub const MIRROR_WORKER: Stage = Stage {
         "sluice.v1.upstream.tag_moved.>",
         "sluice.v1.upstream.tag_gone.>",
     ],
-    work: &["sluice.do.redrive.mirror-worker"],
-    due: &["sluice.due.retry.mirror-worker"],
+    work: &[
+        "sluice.do.mirror.>",
+        "sluice.do.reconcile.mirror-worker",
+        "sluice.do.redrive.mirror-worker",
+    ],
+    due: &[
+        "sluice.due.reconcile.mirror-worker",
+        "sluice.due.retry.mirror-worker",
+    ],
+    schedules: "SCHEDULES_mirror-worker",
     ack_wait: ACK_WAIT,
     max_attempts: 8,
     backoff: BACKOFF,
@@ -71,8 +94,16 @@ pub const MIRROR_WORKER: Stage = Stage {
 pub const SCANNER_ADAPTER: Stage = Stage {
     name: "scanner-adapter",
     events: &["sluice.v1.tag.mirrored.>", "sluice.v1.tag.pushed.>"],
-    work: &["sluice.do.scan", "sluice.do.redrive.scanner-adapter"],
-    due: &["sluice.due.retry.scanner-adapter"],
+    work: &[
+        "sluice.do.scan.>",
+        "sluice.do.reconcile.scanner-adapter",
+        "sluice.do.redrive.scanner-adapter",
+    ],
+    due: &[
+        "sluice.due.reconcile.scanner-adapter",
+        "sluice.due.retry.scanner-adapter",
+    ],
+    schedules: "SCHEDULES_scanner-adapter",
     ack_wait: ACK_WAIT,
     max_attempts: 6,
     backoff: BACKOFF,
@@ -86,8 +117,17 @@ pub const PROMOTER: Stage = Stage {
         "sluice.v1.scan.failed.>",
         "sluice.v1.scan.findings_changed.>",
     ],
-    work: &["sluice.do.judge", "sluice.do.redrive.promoter"],
-    due: &["sluice.due.judge", "sluice.due.retry.promoter"],
+    work: &[
+        "sluice.do.judge.>",
+        "sluice.do.reconcile.promoter",
+        "sluice.do.redrive.promoter",
+    ],
+    due: &[
+        "sluice.due.judge.>",
+        "sluice.due.reconcile.promoter",
+        "sluice.due.retry.promoter",
+    ],
+    schedules: "SCHEDULES_promoter",
     ack_wait: ACK_WAIT,
     max_attempts: 8,
     backoff: BACKOFF,
@@ -97,8 +137,17 @@ pub const PROMOTER: Stage = Stage {
 pub const PRUNER: Stage = Stage {
     name: "pruner",
     events: &["sluice.v1.tag.mirrored.>", "sluice.v1.tag.pushed.>"],
-    work: &["sluice.do.prune.>", "sluice.do.redrive.pruner"],
-    due: &["sluice.due.prune.>", "sluice.due.retry.pruner"],
+    work: &[
+        "sluice.do.prune.>",
+        "sluice.do.reconcile.pruner",
+        "sluice.do.redrive.pruner",
+    ],
+    due: &[
+        "sluice.due.prune.>",
+        "sluice.due.reconcile.pruner",
+        "sluice.due.retry.pruner",
+    ],
+    schedules: "SCHEDULES_pruner",
     ack_wait: ACK_WAIT,
     max_attempts: 6,
     backoff: BACKOFF,
@@ -119,22 +168,40 @@ pub const WEBHOOK_DISPATCHER: Stage = Stage {
     ],
     work: &[
         "sluice.do.deliver.>",
+        "sluice.do.reconcile.webhook-dispatcher",
         "sluice.do.redrive.webhook-dispatcher",
     ],
-    due: &["sluice.due.retry.webhook-dispatcher"],
+    due: &[
+        "sluice.due.reconcile.webhook-dispatcher",
+        "sluice.due.retry.webhook-dispatcher",
+    ],
+    schedules: "SCHEDULES_webhook-dispatcher",
     ack_wait: ACK_WAIT,
     max_attempts: 12,
     backoff: Backoff::new(Duration::from_secs(2), Duration::from_secs(3_600)),
 };
 
+/// Compares the registry with what is known of it; all else that the gateway does comes over HTTP.
+pub const GATEWAY: Stage = Stage {
+    name: "gateway",
+    events: &[],
+    work: &["sluice.do.reconcile.gateway", "sluice.do.redrive.gateway"],
+    due: &["sluice.due.reconcile.gateway", "sluice.due.retry.gateway"],
+    schedules: "SCHEDULES_gateway",
+    ack_wait: ACK_WAIT,
+    max_attempts: 6,
+    backoff: BACKOFF,
+};
+
 /// Every stage.
-pub const STAGES: [&Stage; 6] = [
+pub const STAGES: [&Stage; 7] = [
     &POLLER,
     &MIRROR_WORKER,
     &SCANNER_ADAPTER,
     &PROMOTER,
     &PRUNER,
     &WEBHOOK_DISPATCHER,
+    &GATEWAY,
 ];
 
 impl Stage {
@@ -144,13 +211,82 @@ impl Stage {
         [
             (EVENTS, self.events),
             (WORK, self.work),
-            (SCHEDULES, self.due),
+            (self.schedules, self.due),
         ]
         .into_iter()
         .filter(|(_, filters)| !filters.is_empty())
         .collect()
     }
+
+    /// Returns the subjects of its schedules, which are named as what they fire.
+    #[must_use]
+    pub fn schedule_subjects(&self) -> Vec<String> {
+        let mut subjects = Vec::new();
+        for topic in self.topics() {
+            let subject = format!("{SCHEDULE}{topic}");
+            if !topic.ends_with(".>") {
+                subjects.push(format!("{subject}.>"));
+            }
+            subjects.push(subject);
+        }
+        subjects
+    }
+
+    /// Finds the stage that a schedule belongs to by its name, as in `poll.alpine`, or by what that begins with.
+    #[must_use]
+    pub fn of_schedule(name: &str) -> Option<&'static Self> {
+        let belongs = |topic: &str| {
+            let rest = name.strip_prefix(topic.trim_end_matches(".>"));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        STAGES.into_iter().find(|stage| stage.topics().any(belongs))
+    }
+
+    fn topics(&self) -> impl Iterator<Item = &'static str> {
+        self.due
+            .iter()
+            .filter_map(|subject| subject.strip_prefix(DUE))
+    }
 }
+
+/// The streams in the order in which a backup takes them; stages rest from [`HELD`] up to [`HELD_LAST`].
+///
+/// What suppresses an event is taken before the log, so that the log is never older than the state: an entry that says
+/// that a move was told, in a backup whose log does not hold it, would lose the move for ever. The other way round the
+/// move is told again with the same id. In the same way what follows from something is taken before that: tags before
+/// the decisions that brought them, decisions before verdicts, verdicts before the reports that they name. The audit
+/// follows the log, so it comes before it too.
+pub const BACKUP_ORDER: [&str; 25] = [
+    AUDIT,
+    HELD,
+    "KV_reconciliations",
+    "KV_endpoints",
+    "KV_deliveries",
+    "KV_tags",
+    "KV_decisions",
+    "KV_verdicts",
+    "KV_images",
+    "KV_upstream",
+    "KV_budgets",
+    "KV_leases",
+    "KV_tombstones",
+    "KV_resources",
+    WORK,
+    POLLER.schedules,
+    MIRROR_WORKER.schedules,
+    SCANNER_ADAPTER.schedules,
+    PROMOTER.schedules,
+    PRUNER.schedules,
+    WEBHOOK_DISPATCHER.schedules,
+    GATEWAY.schedules,
+    EVENTS,
+    HELD_LAST,
+    "OBJ_reports",
+];
+/// The first stream that is taken while the stages take up no work; also the first that is restored.
+pub const HELD: &str = "KV_control";
+/// The last of those. A letter is written before what failed is acknowledged, so letters come after the rest.
+pub const HELD_LAST: &str = DEAD_LETTERS;
 
 /// A key-value bucket.
 #[derive(Debug, Clone, Copy)]
@@ -175,7 +311,7 @@ const fn bucket(name: &'static str, history: i64) -> BucketSpec {
 }
 
 /// Every bucket.
-pub const BUCKETS: [BucketSpec; 11] = [
+pub const BUCKETS: [BucketSpec; 13] = [
     bucket("resources", 5),
     bucket("upstream", 1),
     bucket("tags", 1),
@@ -184,6 +320,8 @@ pub const BUCKETS: [BucketSpec; 11] = [
     bucket("decisions", 1),
     bucket("budgets", 1),
     bucket("endpoints", 1),
+    bucket("control", 1),
+    bucket("reconciliations", 1),
     BucketSpec {
         max_age: Some(EVENTS_AGE),
         ..bucket("deliveries", 1)
@@ -199,3 +337,69 @@ pub const BUCKETS: [BucketSpec; 11] = [
         ..bucket("leases", 1)
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_backup_takes_every_stream_once() {
+        let mut all = BTreeSet::from([EVENTS, WORK, DEAD_LETTERS, AUDIT].map(str::to_owned));
+        all.extend(STAGES.map(|stage| stage.schedules.to_owned()));
+        all.extend(BUCKETS.iter().map(|bucket| format!("KV_{}", bucket.name)));
+        all.insert(format!("OBJ_{REPORTS}"));
+        let taken: BTreeSet<String> = BACKUP_ORDER.map(str::to_owned).into();
+        assert_eq!((taken, BACKUP_ORDER.len()), (all.clone(), all.len()));
+    }
+
+    #[test]
+    fn the_log_is_never_older_than_the_state_nor_than_the_work() {
+        let place = |name: &str| BACKUP_ORDER.iter().position(|taken| *taken == name);
+        for bucket in BUCKETS {
+            assert!(
+                place(&format!("KV_{}", bucket.name)) < place(EVENTS),
+                "{}",
+                bucket.name
+            );
+        }
+        for earlier in [AUDIT, WORK]
+            .into_iter()
+            .chain(STAGES.map(|stage| stage.schedules))
+        {
+            assert!(place(earlier) < place(EVENTS), "{earlier}");
+        }
+        assert!(place("KV_tags") < place("KV_decisions"));
+        assert!(place("KV_verdicts") < place("OBJ_reports"));
+    }
+
+    #[test]
+    fn each_schedule_belongs_to_the_stage_that_it_wakes() {
+        for (name, stage) in [
+            ("poll.alpine", "poller"),
+            ("poll", "poller"),
+            ("judge.clean.hub/alpine.1", "promoter"),
+            ("prune.nightly", "pruner"),
+            ("retry.mirror-worker.EVENTS.7", "mirror-worker"),
+            ("retry.webhook-dispatcher", "webhook-dispatcher"),
+        ] {
+            assert_eq!(Stage::of_schedule(name).unwrap().name, stage, "{name}");
+        }
+        for name in ["", "retry", "polls.a", "reports.a"] {
+            assert!(Stage::of_schedule(name).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_schedule_is_kept_in_the_stream_of_its_stage() {
+        assert_eq!(
+            POLLER.schedule_subjects(),
+            [
+                "sluice.schedule.poll.>",
+                "sluice.schedule.retry.poller.>",
+                "sluice.schedule.retry.poller"
+            ]
+        );
+    }
+}

@@ -2,19 +2,21 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::{AckKind, Message};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use sluice_domain::{Backoff, Class};
+use sluice_domain::{Backoff, Class, now};
 use sluice_events::headers;
+use sluice_service::crash;
 
+use crate::backend::Settlement;
 use crate::cause::Cause;
 use crate::envelope::{
     ATTEMPTS, DEAD_ATTEMPTS, DEAD_REASON, DEAD_SUBJECT, OCCURRENCE, WAITS, WAITS_FOR, copied, set,
 };
-use crate::handler::{BoxError, Handler};
+use crate::handler::{BoxError, Failure, Handler};
+use crate::incoming::Incoming;
+use crate::publish::outgoing;
 use crate::schedules::{SPEC, TARGET, at};
-use crate::settle::{Failure, Worker, random};
+use crate::settle::{Worker, random};
 use crate::telemetry::inject;
 
 /// Longer delays are kept by a schedule, not by the consumer.
@@ -36,7 +38,7 @@ impl<H: Handler> Worker<H> {
     /// A bus that does not take it is waited for: given up, the message would come again as another attempt.
     pub(crate) async fn unfinished(
         &self,
-        message: &Message,
+        message: &Incoming,
         cause: &Cause,
         failure: Failure,
     ) -> &'static str {
@@ -60,7 +62,7 @@ impl<H: Handler> Worker<H> {
 
     async fn settle(
         &self,
-        message: &Message,
+        message: &Incoming,
         cause: &Cause,
         class: Class,
         told: &str,
@@ -80,7 +82,7 @@ impl<H: Handler> Worker<H> {
             }
             Class::Unavailable { mut until } => {
                 if class.is_outage() {
-                    until = Utc::now() + OUTAGE.delay(cause.waits.saturating_add(1), random());
+                    until = now() + OUTAGE.delay(cause.waits.saturating_add(1), random());
                     tracing::warn!(reason = told, %until, waits = cause.waits, "something is away; waiting");
                 } else {
                     tracing::info!(reason = told, %until, "waiting");
@@ -97,15 +99,15 @@ impl<H: Handler> Worker<H> {
 
     async fn retry(
         &self,
-        message: &Message,
+        message: &Incoming,
         cause: &Cause,
         delay: Duration,
         told: &str,
     ) -> Result<(), BoxError> {
         if delay <= LONGEST_NAK {
-            return message.double_ack_with(AckKind::Nak(Some(delay))).await;
+            return message.settle(Settlement::Again(delay)).await;
         }
-        let until = Utc::now() + delay.min(LONGEST_DELAY);
+        let until = now() + delay.min(LONGEST_DELAY);
         let counts = (cause.attempt, cause.waits);
         self.later(message, cause, until, counts, told).await
     }
@@ -113,7 +115,7 @@ impl<H: Handler> Worker<H> {
     /// Leaves a copy with the scheduler and acknowledges the original.
     async fn later(
         &self,
-        message: &Message,
+        message: &Incoming,
         cause: &Cause,
         until: DateTime<Utc>,
         (attempts, waits): (u32, u32),
@@ -127,28 +129,26 @@ impl<H: Handler> Worker<H> {
         set(&mut map, ATTEMPTS, &attempts.to_string());
         // The copy continues this trace; a schedule's own context would be that of whoever made the schedule.
         inject(&mut map);
-        let now = Utc::now();
+        let now = now();
         let until = until.clamp(now + TimeDelta::seconds(1), now + LONGEST_DELAY);
         // Schedules fire on whole seconds, and never before the time that was asked for.
         let until = until + TimeDelta::milliseconds(999);
         map.insert(SPEC, at(until).as_str());
         map.insert(TARGET, format!("sluice.due.retry.{stage}").as_str());
-        let info = message.info()?;
         // One message has one copy: where the acknowledgement below is lost, the next copy replaces this one.
         let subject = format!(
             "sluice.schedule.retry.{stage}.{}.{}",
-            info.stream, info.stream_sequence
+            message.stream, message.sequence
         );
-        let copy = PublishMessage::build()
-            .payload(message.payload.clone())
-            .headers(map);
-        self.bus.confirmed(&subject, copy).await?;
-        message.double_ack().await
+        let copy = outgoing(subject, message.payload.clone(), &map);
+        self.bus.store(copy).await?;
+        crash::point("bus.postponed");
+        message.settle(Settlement::Done).await
     }
 
     async fn give_up(
         &self,
-        message: &Message,
+        message: &Incoming,
         cause: &Cause,
         reason: &str,
     ) -> Result<&'static str, BoxError> {
@@ -162,30 +162,25 @@ impl<H: Handler> Worker<H> {
     }
 
     /// Keeps the message with its reason, then ends it.
-    async fn bury(&self, message: &Message, cause: &Cause, reason: &str) -> Result<(), BoxError> {
+    async fn bury(&self, message: &Incoming, cause: &Cause, reason: &str) -> Result<(), BoxError> {
         let mut map = self.copied_headers(message, cause);
         let reason: String = reason.chars().take(LONGEST_REASON).collect();
         set(&mut map, DEAD_REASON, &reason);
-        set(&mut map, DEAD_SUBJECT, message.subject.as_str());
+        set(&mut map, DEAD_SUBJECT, &message.subject);
         set(&mut map, DEAD_ATTEMPTS, &cause.attempt.to_string());
-        let info = message.info()?;
         let stage = self.stage.name;
-        let letter = PublishMessage::build()
-            .payload(message.payload.clone())
-            .headers(map)
-            .message_id(format!(
-                "dead/{stage}/{}/{}",
-                info.stream, info.stream_sequence
-            ));
-        self.bus
-            .confirmed(&format!("sluice.dead.{stage}"), letter)
-            .await?;
-        message.double_ack_with(AckKind::Term).await
+        let subject = format!("sluice.dead.{stage}");
+        let mut letter = outgoing(subject, message.payload.clone(), &map);
+        let id = format!("dead/{stage}/{}/{}", message.stream, message.sequence);
+        letter.message_id = Some(id);
+        self.bus.store(letter).await?;
+        crash::point("bus.buried");
+        message.settle(Settlement::Never).await
     }
 
     /// Copies the headers, and with them what this happening is called: a tick's own headers are those of all ticks.
-    fn copied_headers(&self, message: &Message, cause: &Cause) -> async_nats::HeaderMap {
-        let mut map = copied(message.headers.as_ref(), |_| true);
+    fn copied_headers(&self, message: &Incoming, cause: &Cause) -> async_nats::HeaderMap {
+        let mut map = copied(Some(&message.headers), |_| true);
         set(&mut map, headers::ID, &cause.id);
         let time = cause.time.to_rfc3339_opts(SecondsFormat::Millis, true);
         set(&mut map, headers::TIME, &time);

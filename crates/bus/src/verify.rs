@@ -8,23 +8,25 @@ use async_nats::jetstream::stream::Config as StreamConfig;
 use crate::connect::Bus;
 use crate::error::Error;
 use crate::provision::{ProvisionOptions, consumer, streams};
-use crate::topology::{AUDIT, Stage};
+use crate::topology::{DEAD_LETTERS, EVENTS, Stage, WORK};
 
 impl Bus {
     /// Compares the streams and the consumers of a stage with what this version needs.
     ///
     /// What an installation may choose, and what a server fills in, is left alone.
     pub(crate) async fn verify(&self, stage: &Stage) -> Result<(), Error> {
+        // No stage works with the audit, nor with the schedules of another.
+        let used = [EVENTS, WORK, DEAD_LETTERS, stage.schedules];
         for needed in streams(ProvisionOptions::default()) {
-            // No stage works with the audit.
-            if needed.name == AUDIT {
+            if !used.contains(&needed.name.as_str()) {
                 continue;
             }
             let found = self.stream_config(&needed.name).await?;
             settle(&needed.name, found.map(|found| of_stream(&found, &needed)))?;
         }
         for (stream, filters) in stage.sources() {
-            let needed = consumer(stage, filters).into_consumer_config();
+            let needed =
+                consumer(stage, filters, ProvisionOptions::default()).into_consumer_config();
             let found = self.consumer_config(stage.name, stream).await?;
             let what = format!("{stream}/{}", stage.name);
             settle(&what, found.map(|found| of_consumer(&found, &needed)))?;
@@ -73,7 +75,6 @@ fn of_consumer(found: &ConsumerConfig, needed: &ConsumerConfig) -> Vec<String> {
     let mut compare = Compare(&mut differences);
     compare.both("filter_subjects", &filters(found), &filters(needed));
     compare.both("ack_policy", &found.ack_policy, &needed.ack_policy);
-    compare.both("ack_wait", &found.ack_wait, &needed.ack_wait);
     compare.both("max_deliver", &found.max_deliver, &needed.max_deliver);
     compare.both("backoff", &found.backoff, &needed.backoff);
     compare.both(

@@ -1,7 +1,6 @@
 //! Everything that is one call to the bus and one table.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use chrono::SecondsFormat;
@@ -29,15 +28,7 @@ pub(crate) fn keys(folder: PathBuf) -> anyhow::Result<()> {
 }
 
 /// Creates the topology.
-pub(crate) async fn provision(
-    bus: &Bus,
-    replicas: usize,
-    window_seconds: u64,
-) -> anyhow::Result<()> {
-    let options = ProvisionOptions {
-        replicas,
-        duplicate_window: Duration::from_secs(window_seconds),
-    };
+pub(crate) async fn provision(bus: &Bus, options: ProvisionOptions) -> anyhow::Result<()> {
     bus.provision(options).await?;
     line("streams, consumers and buckets are as this version needs them")
 }

@@ -36,6 +36,12 @@ pub(crate) struct NatsEndpoint {
     pub(crate) user: String,
     /// The file that holds the password.
     pub(crate) password_file: Option<PathBuf>,
+    /// A PEM file with the authorities to trust.
+    #[serde(default)]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// The folder with a password for each service; without it they use the user above.
+    #[serde(skip)]
+    pub(crate) passwords: Option<PathBuf>,
 }
 
 impl NatsEndpoint {
@@ -45,7 +51,7 @@ impl NatsEndpoint {
             url: self.url.clone(),
             user: self.user.clone(),
             password_file: self.password_file.clone(),
-            ca_file: None,
+            ca_file: self.ca_file.clone(),
         }
     }
 }

@@ -1,19 +1,26 @@
 //! The `sluice` command: what a person does with an installation.
 
+mod backup;
 mod commands;
 mod endpoints;
 mod explain;
+mod nats_config;
 mod output;
+mod pause;
+mod reconcile;
 mod resources;
+mod restore;
 mod status;
 mod up;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use sluice_bus::Bus;
+use sluice_bus::topology::Stage;
+use sluice_bus::{Bus, ProvisionOptions};
 use sluice_domain::resources::Kind;
 use sluice_domain::{Repository, ResourceName};
 use sluice_registry::ImageReference;
@@ -67,6 +74,9 @@ struct Connection {
         value_name = "FILE"
     )]
     nats_password_file: Option<PathBuf>,
+    /// A PEM file with the authorities to trust there; then nothing is sent in plain text.
+    #[arg(long, global = true, env = "SLUICE_NATS_CA_FILE", value_name = "FILE")]
+    nats_ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -81,12 +91,17 @@ enum Command {
         /// For how many seconds the same event is dropped.
         #[arg(long, default_value_t = 7_200)]
         duplicate_window_seconds: u64,
+        /// After how many seconds without a sign of life work is given to another worker [default: 30].
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+        ack_wait_seconds: Option<u64>,
     },
     /// Makes the keys, passwords and secrets of an installation; what is in the folder already is left as it is.
     Keys {
         /// The folder, which is made for its owner only.
         folder: PathBuf,
     },
+    /// Writes the configuration of a nats-server that lets each service do what it must and no more.
+    NatsConfig(nats_config::Arguments),
     /// Applies resources from a file; nothing of a file with a problem is applied.
     Apply {
         /// The YAML file.
@@ -157,6 +172,48 @@ enum Command {
         /// The image, as in `hub/alpine:3.20`.
         image: ImageReference,
     },
+    /// Saves all state and the log to a new folder; the stack goes on, and stages rest for a moment.
+    Backup {
+        /// The folder, which must not exist yet.
+        folder: PathBuf,
+        /// How it is told.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Makes the streams of a backup; the services must be stopped.
+    Restore {
+        /// The folder of the backup.
+        folder: PathBuf,
+        /// Removes the streams that the server has, with all that they hold.
+        #[arg(long)]
+        replace: bool,
+        /// How it is told.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Pauses promotion and deletion; mirroring, scanning and judging go on.
+    Pause {
+        /// Why, for whoever looks at the status.
+        reason: String,
+    },
+    /// Ends a pause.
+    Resume {
+        /// Also ends the pause after a restore, although the promoter has not compared the targets yet.
+        #[arg(long)]
+        unreconciled: bool,
+    },
+    /// Lets stages search for missing work from what is stored alone, and says what they found and asked for.
+    Reconcile {
+        /// The stages, as in `promoter`; all of them where none is named.
+        #[arg(value_parser = reconcile::stage)]
+        stages: Vec<&'static Stage>,
+        /// For how many seconds it is waited until they have searched.
+        #[arg(long, default_value_t = 60)]
+        timeout_seconds: u64,
+        /// How it is shown.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
     /// Lists what could not be done, or tries it again.
     #[command(subcommand)]
     DeadLetters(DeadLetters),
@@ -215,11 +272,17 @@ impl Connection {
 
     /// Returns the server that was named, if one was.
     fn elsewhere(&self) -> Option<NatsEndpoint> {
-        Some(NatsEndpoint {
-            url: self.nats.clone()?,
+        self.nats.clone().map(|url| self.at(url))
+    }
+
+    fn at(&self, url: String) -> NatsEndpoint {
+        NatsEndpoint {
+            url,
             user: self.nats_user.clone(),
             password_file: self.nats_password_file.clone(),
-        })
+            ca_file: self.nats_ca_file.clone(),
+            passwords: None,
+        }
     }
 
     /// Returns the server that was named, or the one that a running `sluice up` has written down.
@@ -233,11 +296,7 @@ impl Connection {
                 "`{0}` does not say where NATS is; `sluice up --data {0}` has to be running",
                 self.folder().display()
             ),
-            None => Ok(NatsEndpoint {
-                url: NATS.to_owned(),
-                user: self.nats_user.clone(),
-                password_file: self.nats_password_file.clone(),
-            }),
+            None => Ok(self.at(NATS.to_owned())),
         }
     }
 
@@ -260,14 +319,27 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Command::Keys { folder } = arguments.command {
         return commands::keys(folder);
     }
+    if let Command::NatsConfig(config) = &arguments.command {
+        return nats_config::show(config);
+    }
     let bus = arguments.connection.open().await?;
     match arguments.command {
         // These were carried out before there was a connection.
-        Command::Up(_) | Command::Apply { .. } | Command::Keys { .. } => Ok(()),
+        Command::Up(_) | Command::Apply { .. } | Command::Keys { .. } | Command::NatsConfig(_) => {
+            Ok(())
+        }
         Command::Provision {
             replicas,
             duplicate_window_seconds,
-        } => commands::provision(&bus, replicas, duplicate_window_seconds).await,
+            ack_wait_seconds,
+        } => {
+            let options = ProvisionOptions {
+                replicas,
+                duplicate_window: Duration::from_secs(duplicate_window_seconds),
+                ack_wait: ack_wait_seconds.map(Duration::from_secs),
+            };
+            commands::provision(&bus, options).await
+        }
         Command::Delete { kind, name } => resources::delete(&bus, kind, &name).await,
         Command::Get { kind, name, output } => {
             resources::get(&bus, kind, name.as_ref(), output).await
@@ -283,6 +355,22 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Poll { mirror } => commands::poll(&bus, mirror).await,
         Command::Prune { repository, policy } => commands::prune(&bus, repository, policy).await,
         Command::Scan { image } => commands::scan(&bus, image).await,
+        Command::Backup { folder, output } => backup::backup(&bus, &folder, output).await,
+        Command::Restore {
+            folder,
+            replace,
+            output,
+        } => restore::restore(&bus, &folder, replace, output).await,
+        Command::Pause { reason } => pause::pause(&bus, &reason).await,
+        Command::Resume { unreconciled } => pause::resume(&bus, unreconciled).await,
+        Command::Reconcile {
+            stages,
+            timeout_seconds,
+            output,
+        } => {
+            let limit = Duration::from_secs(timeout_seconds);
+            reconcile::reconcile(&bus, stages, limit, output).await
+        }
         Command::DeadLetters(DeadLetters::List { output }) => {
             commands::dead_letters(&bus, output).await
         }

@@ -1,6 +1,6 @@
 //! Where the command writes: results to stdout, complaints to stderr.
 
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 
 use comfy_table::{Table, presets};
 use serde_json::Value;
@@ -72,6 +72,17 @@ fn table(header: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<()> {
 /// Writes a line.
 pub(crate) fn line(text: &str) -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout(), "{text}")?)
+}
+
+/// Shows how far something is, on a line that the next call replaces; only where a person looks.
+pub(crate) fn progress(text: &str) {
+    let mut stderr = std::io::stderr();
+    if stderr.is_terminal() {
+        // Whoever closed the terminal does not look.
+        write!(stderr, "\r\x1b[K{text}")
+            .and_then(|()| stderr.flush())
+            .ok();
+    }
 }
 
 /// Says whether a command ended because its reader has seen enough, which is no failure.

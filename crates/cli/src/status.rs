@@ -13,6 +13,7 @@ use sluice_state::State;
 
 use crate::commands::MAX_LETTERS;
 use crate::output::{Format, Section, show_sections};
+use crate::pause;
 
 /// How many dead letters are shown; `dead-letters list` shows all.
 const LAST: usize = 5;
@@ -36,6 +37,7 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
     let mut endpoints = state.endpoints.list("*").await?;
     // What is remembered of an endpoint outlives its webhook.
     endpoints.retain(|entry| webhooks.contains(&entry.value.name));
+    let (held, restored) = state.control_now().await?;
     let letters = bus.dead_letters(MAX_LETTERS).await?;
     let last: Vec<&DeadLetter> = letters.iter().rev().take(LAST).collect();
     let mut sections = vec![
@@ -65,18 +67,18 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
                 .collect(),
         },
         Section {
+            title: "CONTROL",
+            header: &["WHAT", "SINCE", ""],
+            rows: pause::rows(held.as_ref(), restored.as_ref()),
+        },
+        Section {
             title: "DEAD LETTERS",
             header: &["NUMBER", "WHEN", "STAGE", "REASON"],
             rows: dead(letters.len(), &last),
         },
     ];
     if let Some(trouble) = &trouble {
-        let bus = Section {
-            title: "BUS",
-            header: &["TROUBLE"],
-            rows: vec![vec![trouble.clone()]],
-        };
-        sections.insert(0, bus);
+        sections.insert(0, bus_section(trouble));
     }
     let objects = json!({
         "trouble": trouble,
@@ -89,12 +91,21 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
             "tagsSelected": poll.value.tags_selected
         })).collect::<Vec<_>>(),
         "webhooks": endpoints.iter().map(|entry| endpoint(&entry.value)).collect::<Vec<_>>(),
+        "control": pause::object(held.as_ref(), restored.as_ref()),
         "deadLetters": letters.len(),
         "lastDeadLetters": last.iter().map(|letter| json!({
             "number": letter.sequence, "stage": letter.stage, "at": letter.at.map(time), "reason": letter.reason
         })).collect::<Vec<_>>(),
     });
     show_sections(format, sections, &objects)
+}
+
+fn bus_section(trouble: &str) -> Section {
+    Section {
+        title: "BUS",
+        header: &["TROUBLE"],
+        rows: vec![vec![trouble.to_owned()]],
+    }
 }
 
 fn time(at: DateTime<Utc>) -> String {

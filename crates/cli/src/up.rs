@@ -75,6 +75,10 @@ pub(crate) struct Arguments {
         default_value = "127.0.0.1:8479"
     )]
     health_listen: SocketAddr,
+    /// The folder with a password for each service at the NATS that `--nats` names, as `sluice keys` makes it;
+    /// without it every service uses the user of this command.
+    #[arg(long, value_name = "DIR", env = "SLUICE_NATS_PASSWORDS")]
+    nats_passwords: Option<PathBuf>,
     /// Uses a registry that runs instead of starting one.
     #[arg(long, value_name = "URL", conflicts_with = "registry_listen")]
     registry_url: Option<Url>,
@@ -164,7 +168,10 @@ impl Plan {
         let documents = documents.collect::<anyhow::Result<_>>()?;
         let tools = &arguments.tools;
         let nats = match nats {
-            Some(nats) => Server::Elsewhere(nats),
+            Some(nats) => Server::Elsewhere(NatsEndpoint {
+                passwords: arguments.nats_passwords.clone(),
+                ..nats
+            }),
             None => {
                 let program = programs::nats_server(arguments.nats_server.as_deref(), tools)?;
                 drop(reserve(arguments.nats_listen, "--nats-listen")?);
@@ -245,7 +252,7 @@ async fn start(
     let nats = match &mut plan.nats {
         Server::Elsewhere(nats) => std::mem::take(nats),
         Server::Ours(program, listen) => {
-            servers::start_nats(children, host, program, *listen, data).await?
+            servers::start_nats(children, host, program, *listen, data, &keys).await?
         }
     };
     let applied = prepare(&nats, &plan.documents).await?;

@@ -4,6 +4,7 @@
 
 pub mod backoff;
 pub mod classify;
+pub mod clock;
 pub mod digest;
 pub mod duration;
 pub mod name;
@@ -15,6 +16,7 @@ pub mod severity;
 
 pub use backoff::Backoff;
 pub use classify::{Class, Classify};
+pub use clock::now;
 pub use digest::Digest;
 pub use duration::DurationText;
 pub use name::{

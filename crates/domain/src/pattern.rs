@@ -1,5 +1,7 @@
 //! Glob patterns over repository and tag names.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -7,6 +9,13 @@ use globset::{GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
 
 use crate::name::InvalidName;
+
+/// How many compiled patterns a thread keeps. Resources are read again and again, and compiling is what takes the time.
+const KEPT: usize = 256;
+
+thread_local! {
+    static COMPILED: RefCell<HashMap<String, GlobMatcher>> = RefCell::default();
+}
 
 /// A glob: `*` stays within one path component, `**` crosses them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -54,13 +63,27 @@ impl FromStr for Pattern {
         if text.is_empty() || text.len() > 256 {
             return Err(invalid());
         }
-        let glob = GlobBuilder::new(text)
-            .literal_separator(true)
-            .build()
-            .map_err(|_| invalid())?;
+        let known = COMPILED.with_borrow(|compiled| compiled.get(text).cloned());
+        let matcher = match known {
+            Some(matcher) => matcher,
+            None => {
+                let glob = GlobBuilder::new(text)
+                    .literal_separator(true)
+                    .build()
+                    .map_err(|_| invalid())?;
+                let matcher = glob.compile_matcher();
+                COMPILED.with_borrow_mut(|compiled| {
+                    if compiled.len() >= KEPT {
+                        compiled.clear();
+                    }
+                    compiled.insert(text.to_owned(), matcher.clone());
+                });
+                matcher
+            }
+        };
         Ok(Self {
             text: text.to_owned(),
-            matcher: glob.compile_matcher(),
+            matcher,
         })
     }
 }

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{InvalidName, ResourceName};
 
-pub use access::{Account, Registry, RepositorySettings, ScanMode, Visibility, settings_for};
+pub use access::{
+    Account, Registry, RepositorySettings, ScanMode, Unauthorised, Visibility, settings_for,
+};
 pub use documents::{Document, Problem, documents};
 pub use mirror::{Mirror, OnDelete, Platforms, TagSelection};
 pub use promotion::{PromotionPolicy, Recall, Require, Rule, UnknownFindings};

@@ -53,6 +53,36 @@ DeliverEvent {
     payload: Vec<u8>,
     /// Who published it, as in `/sluice/promoter`.
     event_source: String,
+}
+/// Look for work that is missing, from state alone, and ask for it.
+Reconcile {
+    /// The stage, by its name.
+    stage: String,
+    /// Why: start, hourly, asked, changed, lost or restarted.
+    reason: String,
+    /// The search that this is a page of, empty for one that begins.
+    run: String,
+    /// Which of the stage's scans goes on.
+    scan: u64,
+    /// The place in the bucket after which it goes on.
+    after: u64,
+    /// How many entries were looked at before.
+    looked_at: u64,
+    /// How many pieces of missing work were found before.
+    found: u64,
+    /// What the scan has counted before, as each stage means it.
+    counted: u64,
+    /// The name after which it goes on, where what is looked at has no places.
+    after_name: String,
+}
+/// Bring a mirrored tag to what upstream says it is.
+MirrorTag {
+    /// The mirror, by its resource name.
+    mirror: ResourceName,
+    /// The tag.
+    tag: Tag,
+    /// Which move of the tag led to this, counted from 1.
+    move_number: u64,
 }}
 
 macro_rules! commands {
@@ -104,7 +134,9 @@ commands!(
     ScanImage,
     JudgeImage,
     PruneRepositories,
-    DeliverEvent
+    DeliverEvent,
+    Reconcile,
+    MirrorTag
 );
 
 impl Command {
@@ -113,16 +145,33 @@ impl Command {
     pub fn topic(&self) -> String {
         match self {
             Self::PollMirror(command) => format!("poll.{}", token(command.mirror.as_str())),
-            Self::ScanImage(_) => "scan".to_owned(),
-            Self::JudgeImage(_) => "judge".to_owned(),
-            Self::PruneRepositories(command) => format!(
-                "prune.{}",
-                command
-                    .policy
-                    .as_ref()
-                    .map_or_else(|| "_".to_owned(), |policy| token(policy.as_str()))
+            // One subject for each image, so that the stream can tell whether the same is asked for already.
+            Self::ScanImage(command) => format!(
+                "scan.{}.{}",
+                token(command.repository.as_str()),
+                token(command.digest.as_str())
             ),
+            Self::JudgeImage(command) => format!(
+                "judge.{}.{}.{}",
+                token(command.repository.as_str()),
+                token(command.tag.as_str()),
+                token(command.digest.as_str())
+            ),
+            Self::PruneRepositories(command) => {
+                let policy = command.policy.as_ref();
+                let policy = policy.map_or_else(|| "_".to_owned(), |name| token(name.as_str()));
+                match &command.repository {
+                    Some(repository) => format!("prune.{policy}.{}", token(repository.as_str())),
+                    None => format!("prune.{policy}"),
+                }
+            }
             Self::DeliverEvent(command) => format!("deliver.{}", token(command.endpoint.as_str())),
+            Self::Reconcile(command) => format!("reconcile.{}", token(&command.stage)),
+            Self::MirrorTag(command) => format!(
+                "mirror.{}.{}",
+                token(command.mirror.as_str()),
+                token(command.tag.as_str())
+            ),
         }
     }
 }

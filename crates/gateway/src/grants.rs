@@ -43,7 +43,8 @@ impl Requester {
     }
 
     fn may_list_repositories(&self) -> bool {
-        *self == Self::Service("gateway")
+        // The promoter looks for what stands in targets that no policy made.
+        matches!(self, Self::Service("gateway" | "promoter"))
     }
 }
 
@@ -247,6 +248,10 @@ enabled: false
                 { "type": "repository", "name": "official/app", "actions": ["pull"] },
                 { "type": "registry", "name": "catalog", "actions": ["*"] },
             ])
+        );
+        assert_eq!(
+            told(&Requester::Service("promoter"))[3],
+            serde_json::json!({ "type": "registry", "name": "catalog", "actions": ["*"] })
         );
         assert_eq!(
             told(&Requester::Anonymous),

@@ -3,6 +3,7 @@
 //! The registry sends one notification at a time and repeats it until it is taken, and everything behind it waits. So
 //! what can never be understood is taken too, with an error in the log, and only what may work later is refused.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +16,12 @@ use sluice_bus::{Bus, Cause, Fact};
 use sluice_domain::{Digest, RegistryHost};
 use sluice_events::Event;
 use sluice_events::subject::of_repository;
+use sluice_service::crash;
 use sluice_state::{State, key};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 
 use crate::notifications::{Envelope, Told};
+use crate::reconcile::restarted;
 use crate::secret::is_bearer;
 
 /// The largest body; without references, which are not needed, a notification has about a thousand bytes.
@@ -30,6 +33,9 @@ const AT_ONCE: usize = 16;
 /// The most events of one notification; Distribution sends one.
 const MOST_EVENTS: usize = 1_000;
 
+/// How many processes of the registry are remembered; each that is not leads to a comparison.
+const MOST_INSTANCES: usize = 64;
+
 /// Takes notifications.
 pub(crate) struct Intake {
     pub(crate) bus: Bus,
@@ -38,6 +44,8 @@ pub(crate) struct Intake {
     pub(crate) registry: RegistryHost,
     pub(crate) secret: SecretString,
     pub(crate) places: Semaphore,
+    /// The processes of the registry that have spoken, the latest last.
+    pub(crate) instances: Mutex<VecDeque<String>>,
 }
 
 impl Intake {
@@ -53,6 +61,7 @@ impl Intake {
             registry,
             secret,
             places: Semaphore::new(AT_ONCE),
+            instances: Mutex::default(),
         }
     }
 }
@@ -80,6 +89,10 @@ pub(crate) async fn take(
         }
     };
     for notification in envelope.events {
+        if let Err(error) = intake.note(notification.instance()).await {
+            tracing::warn!(%error, "a restart of the registry could not be told; the registry sends this again");
+            return StatusCode::SERVICE_UNAVAILABLE;
+        }
         let told = match notification.read(&intake.registry) {
             Ok(Some(told)) => told,
             Ok(None) => continue,
@@ -130,6 +143,26 @@ async fn read(body: Body) -> Result<Envelope, Unread> {
 }
 
 impl Intake {
+    /// Notes which process of the registry speaks. What an earlier one had not told yet, nobody tells any more.
+    async fn note(&self, instance: Option<&str>) -> Result<(), sluice_state::Error> {
+        let Some(instance) = instance else {
+            return Ok(());
+        };
+        let known = |instances: &VecDeque<String>| instances.iter().any(|known| known == instance);
+        if known(&*self.instances.lock().await) {
+            return Ok(());
+        }
+        restarted(&self.bus, instance).await?;
+        let mut instances = self.instances.lock().await;
+        if !known(&instances) {
+            instances.push_back(instance.to_owned());
+        }
+        if instances.len() > MOST_INSTANCES {
+            instances.pop_front();
+        }
+        Ok(())
+    }
+
     async fn tell(&self, told: Told) -> Result<(), sluice_state::Error> {
         if let Some(digest) = &told.digest
             && self
@@ -149,6 +182,7 @@ impl Intake {
         let cause = Cause::outside(told.id.clone());
         for fact in &told.facts {
             self.bus.publish(fact, &cause, &told.id).await?;
+            crash::point_of("gateway.fact_told", fact.name());
         }
         Ok(())
     }

@@ -6,11 +6,16 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
 use rcgen::{CertificateParams, DnType, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256};
+use secrecy::ExposeSecret as _;
+use sluice_bus::permissions::users;
 use sluice_domain::SERVICE_ACCOUNTS;
-use sluice_service::{private_folder, write_private};
+use sluice_service::{private_folder, secret_file, write_private};
 
 /// For how long the certificate is valid. The registry reads it at its start only, so a renewal needs a restart.
 const VALID_DAYS: i64 = 3_650;
+
+/// What the configuration of nats-server includes, beside itself.
+pub const PASSWORDS: &str = "passwords.conf";
 
 /// The folder of keys, with the names of what is in it.
 #[derive(Debug, Clone)]
@@ -31,18 +36,43 @@ impl Keys {
     /// A folder that cannot be written, or a certificate whose key is gone.
     pub fn create(&self) -> anyhow::Result<Vec<PathBuf>> {
         let mut made = Vec::new();
-        for folder in [self.folder.clone(), self.accounts()] {
+        for folder in [self.folder.clone(), self.accounts(), self.nats()] {
             private_folder(&folder)?;
         }
         self.issuer(&mut made)?;
         let accounts = SERVICE_ACCOUNTS.map(|account| self.password(account));
-        for file in accounts.into_iter().chain([self.notifications()]) {
+        let users = users().into_iter().map(|user| self.nats_password(user));
+        for file in accounts
+            .into_iter()
+            .chain([self.notifications()])
+            .chain(users)
+        {
             if !exists(&file)? {
                 write_private(&file, &secret())?;
                 made.push(file);
             }
         }
+        self.include(&mut made)?;
         Ok(made)
+    }
+
+    /// Writes the passwords once more where nats-server reads them; a password that was changed is taken over.
+    fn include(&self, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+        let mut all = Vec::new();
+        for user in users() {
+            all.push((user, secret_file(&self.nats_password(user))?));
+        }
+        let all: Vec<_> = all
+            .iter()
+            .map(|(user, password)| (*user, password.expose_secret()))
+            .collect();
+        let (file, text) = (self.nats_passwords(), sluice_bus::passwords(&all));
+        if fs::read_to_string(&file).is_ok_and(|there| there == text) {
+            return Ok(());
+        }
+        write_private(&file, &text)?;
+        made.push(file);
+        Ok(())
     }
 
     fn issuer(&self, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
@@ -95,6 +125,24 @@ impl Keys {
     #[must_use]
     pub fn password(&self, account: &str) -> PathBuf {
         self.accounts().join(account)
+    }
+
+    /// Returns the folder with the passwords of the users at NATS.
+    #[must_use]
+    pub fn nats(&self) -> PathBuf {
+        self.folder.join("nats")
+    }
+
+    /// Returns the password of a user at NATS.
+    #[must_use]
+    pub fn nats_password(&self, user: &str) -> PathBuf {
+        self.nats().join(user)
+    }
+
+    /// Returns the file with all these passwords, which the configuration of nats-server includes.
+    #[must_use]
+    pub fn nats_passwords(&self) -> PathBuf {
+        self.nats().join(PASSWORDS)
     }
 
     /// Returns the secret of the registry's notifications.
@@ -153,7 +201,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let keys = Keys::at(folder.path().join("deep/keys"));
         let made = keys.create().unwrap();
-        assert_eq!(made.len(), SERVICE_ACCOUNTS.len() + 3);
+        assert_eq!(made.len(), SERVICE_ACCOUNTS.len() + 3 + users().len() + 1);
         let before: Vec<_> = made.iter().map(|file| fs::read(file).unwrap()).collect();
         for file in &made {
             assert_eq!(mode(file), 0o600, "{}", file.display());
@@ -180,6 +228,22 @@ mod tests {
     }
 
     #[test]
+    fn the_server_gets_the_passwords_that_the_services_have() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = Keys::at(folder.path().to_owned());
+        keys.create().unwrap();
+        let changed = keys.nats_password("mirror-worker");
+        fs::write(&changed, "another\n").unwrap();
+        assert_eq!(keys.create().unwrap(), [keys.nats_passwords()]);
+        let text = fs::read_to_string(keys.nats_passwords()).unwrap();
+        assert!(text.contains("PASSWORD_MIRROR_WORKER: \"another\"\n"));
+        for user in users() {
+            let password = fs::read_to_string(keys.nats_password(user)).unwrap();
+            assert!(text.contains(password.trim()), "{user}");
+        }
+    }
+
+    #[test]
     fn a_certificate_without_its_key_is_not_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let keys = Keys::at(folder.path().to_owned());
@@ -200,9 +264,12 @@ mod tests {
             .map(|account| fs::read_to_string(keys.password(account)).unwrap())
             .collect();
         secrets.push(fs::read_to_string(keys.notifications()).unwrap());
+        let users = users();
+        let of_nats = users.iter().map(|user| keys.nats_password(user));
+        secrets.extend(of_nats.map(|file| fs::read_to_string(file).unwrap()));
         assert!(secrets.iter().all(|secret| secret.len() == 64));
         secrets.sort();
         secrets.dedup();
-        assert_eq!(secrets.len(), SERVICE_ACCOUNTS.len() + 1);
+        assert_eq!(secrets.len(), SERVICE_ACCOUNTS.len() + 1 + users.len());
     }
 }

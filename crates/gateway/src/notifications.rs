@@ -35,6 +35,15 @@ pub(crate) struct Notification {
     request: Request,
     #[serde(default)]
     actor: Actor,
+    #[serde(default)]
+    source: Source,
+}
+
+/// Which process of the registry speaks.
+#[derive(Debug, Default, Deserialize)]
+struct Source {
+    #[serde(default, rename = "instanceID")]
+    instance: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -93,6 +102,11 @@ impl Notification {
     /// Returns the registry's id, for the log.
     pub(crate) fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Returns which process of the registry speaks, if it says so; another one than before was started anew.
+    pub(crate) fn instance(&self) -> Option<&str> {
+        Some(self.source.instance.as_str()).filter(|id| !id.is_empty() && id.len() <= LONGEST_ID)
     }
 
     /// Says what happened; `None` where nothing did that anybody is told.

@@ -3,14 +3,17 @@
 //! It must not judge what it copies, and writes tags only through the one tag operation.
 
 mod mirror;
+mod reconcile;
 mod settings;
 
 use std::time::Duration;
 
 use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
+use sluice_state::reconcile::keep_complete;
 use sluice_state::{attach, internal_registry};
 
+pub use mirror::MirrorWorker;
 pub use settings::Settings;
 
 /// Connects, and runs the stage on the host.
@@ -21,7 +24,12 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     let (bus, state, catalog) = attach(&settings.bus, "mirror-worker", host).await?;
     let registry = internal_registry(&settings.registry)?;
     let stopping = host.stopping();
-    let handler = mirror::MirrorWorker::new(bus.clone(), state, catalog, registry);
+    host.spawn(
+        "reconcile",
+        keep_complete(bus.clone(), &topology::MIRROR_WORKER, stopping.clone()),
+    );
+    let claim = bus.ack_wait(&topology::MIRROR_WORKER).await?;
+    let handler = MirrorWorker::new(bus.clone(), state, catalog, registry, claim);
     let consume = ConsumeSettings {
         concurrency: settings.mirror.concurrency,
         handler_timeout: Duration::from_secs(settings.mirror.timeout_seconds),

@@ -1,10 +1,18 @@
 //! One move of one tag.
 
-use sluice_bus::{Bus, Cause, Handler, Outcome};
-use sluice_domain::{Class, Classify, Repository, ResourceName, Tag};
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use sluice_bus::{Bus, Cause, Handler, Outcome, topology};
+use sluice_domain::resources::OnDelete;
+use sluice_domain::{Class, Classify, Digest, Repository, ResourceName, Tag};
+use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::{TagMirrorFailed, TagMirrored, UpstreamTagGone, UpstreamTagMoved};
-use sluice_events::{Decode, Event, Message, Unexpected};
-use sluice_registry::{Client, Copied, CopyJob};
+use sluice_events::wire::state::TagEntry;
+use sluice_events::{Command, Decode, Event, Message, Unexpected, time_from_wire};
+use sluice_registry::{Client, Copied, CopyJob, Transport};
+use sluice_service::crash;
+use sluice_state::reconcile::after_events;
 use sluice_state::{
     Applied, Catalog, Entry, Provenance, Snapshot, Standing, State, TagChange, TagWriter, Truth,
     describe, key, remote_registry,
@@ -13,25 +21,34 @@ use thiserror::Error;
 
 /// How many sibling repositories are asked for a blob before it is transferred.
 const SIBLINGS: usize = 2;
+/// When it is looked again whether a mirror was polled.
+const POLLED_BY: TimeDelta = TimeDelta::seconds(5);
 
 /// How often an image has waited for a registry that is away when that is told; about ten minutes.
 const WAITS_UNTOLD: u32 = 8;
 
 /// The stage.
 #[derive(Debug)]
-pub(crate) struct MirrorWorker {
-    bus: Bus,
-    state: State,
-    catalog: Catalog,
+pub struct MirrorWorker {
+    pub(crate) bus: Bus,
+    pub(crate) state: State,
+    pub(crate) catalog: Catalog,
     registry: Client,
     tags: TagWriter,
+    transport: Transport,
 }
 
 /// What the stage works on.
 #[derive(Debug)]
-pub(crate) enum Input {
+pub enum Input {
+    /// An upstream tag points to another digest.
     Moved(UpstreamTagMoved),
+    /// An upstream tag is no longer there.
     Gone(UpstreamTagGone),
+    /// A tag is to be mirrored whose event is gone.
+    Asked(MirrorTag),
+    /// Missing work is to be found.
+    Reconcile(Reconcile),
 }
 
 impl Decode for Input {
@@ -39,6 +56,8 @@ impl Decode for Input {
         match message {
             Message::Event(Event::UpstreamTagMoved(fact)) => Ok(Self::Moved(fact)),
             Message::Event(Event::UpstreamTagGone(fact)) => Ok(Self::Gone(fact)),
+            Message::Command(Command::MirrorTag(command)) => Ok(Self::Asked(command)),
+            Message::Command(Command::Reconcile(command)) => Ok(Self::Reconcile(command)),
             other => Err(other.unexpected()),
         }
     }
@@ -46,15 +65,28 @@ impl Decode for Input {
 
 /// Why an image was not mirrored.
 #[derive(Debug, Error)]
-pub(crate) enum Error {
+#[non_exhaustive]
+pub enum Error {
+    /// The state failed.
     #[error(transparent)]
     State(#[from] sluice_state::Error),
+    /// A registry failed.
     #[error(transparent)]
     Registry(#[from] sluice_registry::Error),
+    /// An upstream registry cannot be used.
     #[error("registry `{host}` cannot be used: {reason}")]
-    Remote { host: String, reason: String },
+    Remote {
+        /// Its name.
+        host: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The repository may only be written by promotion.
     #[error("`{repository}` is a target of a promotion policy; images reach it only by promotion")]
-    Target { repository: Repository },
+    Target {
+        /// It.
+        repository: Repository,
+    },
 }
 
 impl Classify for Error {
@@ -72,13 +104,59 @@ impl Classify for Error {
 /// The source of truth of a mirrored tag: its `upstream` entry.
 ///
 /// An entry that is behind the event is no contradiction: the event is published before the entry is written.
-/// A move whose tag retention removed again is over: a late delivery must not bring it back.
+/// Two moves may have one number: the poller may die before it records the first, and find another digest then. The one
+/// that was recorded counts. A move whose tag retention removed again is over: a late delivery must not bring it back.
 struct Upstream<'a> {
     state: &'a State,
+    registry: &'a Client,
     mirror: &'a ResourceName,
     repository: &'a Repository,
     tag: &'a Tag,
+    /// What the move led to; nothing if the tag is gone.
+    digest: Option<&'a Digest>,
     move_number: u64,
+}
+
+impl Upstream<'_> {
+    /// Refuses what may be older than the registry: after a restore, until the mirror was polled once.
+    ///
+    /// The poll finds what moved since the backup, as a move with a higher number, and this one is superseded.
+    async fn not_behind(&self, local: Option<&TagEntry>) -> Result<(), sluice_state::Error> {
+        let (_, restored) = self.state.control_now().await?;
+        let Some(at) = restored.and_then(|restored| time_from_wire(restored.at.as_ref())) else {
+            return Ok(());
+        };
+        let poll = self.state.polls.get(&key::poll(self.mirror)).await?;
+        let polled = poll.is_some_and(|Entry { value, .. }| {
+            value.failures == 0
+                && time_from_wire(value.polled_at.as_ref()).is_some_and(|polled| polled > at)
+        });
+        if polled {
+            return Ok(());
+        }
+        if let Some(digest) = self.digest {
+            let head = self
+                .registry
+                .head(self.repository, &self.tag.into())
+                .await?;
+            let known = |there: &str| {
+                local.is_some_and(|local| {
+                    local.digest == there
+                        || local
+                            .claim
+                            .as_ref()
+                            .is_some_and(|claim| claim.digest == there)
+                })
+            };
+            if head.is_none_or(|head| head.digest == *digest || known(head.digest.as_str())) {
+                return Ok(());
+            }
+        }
+        Err(sluice_state::Error::Behind {
+            tag: format!("{}:{}", self.repository, self.tag),
+            until: sluice_domain::now() + POLLED_BY,
+        })
+    }
 }
 
 impl Truth for Upstream<'_> {
@@ -88,22 +166,29 @@ impl Truth for Upstream<'_> {
             .upstream
             .get(&key::upstream(self.mirror, self.tag))
             .await?;
-        let newer = entry.is_some_and(|entry| entry.value.move_number > self.move_number);
+        let newer = entry.is_some_and(|Entry { value, .. }| {
+            let same = match self.digest {
+                Some(digest) => !value.gone && value.digest == digest.as_str(),
+                None => value.gone,
+            };
+            value.move_number > self.move_number || (value.move_number == self.move_number && !same)
+        });
         let local = self
             .state
             .tags
             .get(&key::tag(self.repository, self.tag))
             .await?;
-        let pruned = local.is_some_and(|Entry { value, .. }| {
-            value.pruned
-                && value.mirror == self.mirror.as_str()
-                && value.move_number >= self.move_number
+        let local = local.map(|entry| entry.value);
+        let pruned = local.as_ref().is_some_and(|local| {
+            local.pruned
+                && local.mirror == self.mirror.as_str()
+                && local.move_number >= self.move_number
         });
-        Ok(if newer || pruned {
-            Standing::Superseded
-        } else {
-            Standing::Current
-        })
+        if newer || pruned {
+            return Ok(Standing::Superseded);
+        }
+        self.not_behind(local.as_ref()).await?;
+        Ok(Standing::Current)
     }
 }
 
@@ -115,63 +200,106 @@ impl Handler for MirrorWorker {
 
     async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, Error> {
         match input {
-            Input::Moved(fact) => match self.moved(&fact).await {
-                Ok(outcome) => Ok(outcome),
-                Err(error) => {
-                    self.tell_failure(&fact, cause, &error).await?;
-                    Err(error)
-                }
-            },
+            Input::Moved(fact) => self.moved_or_told(&fact, cause).await,
             Input::Gone(fact) => self.gone(&fact).await,
+            Input::Asked(command) => self.asked(&command, cause).await,
+            Input::Reconcile(command) => {
+                after_events(&self.bus, &topology::MIRROR_WORKER, &command, cause).await?;
+                let found = self.missing(&command).await?;
+                Ok(found.into_outcome(&self.state, &command, cause))
+            }
         }
     }
 }
 
+fn provenance(fact: &UpstreamTagMoved) -> Provenance {
+    Provenance {
+        by: "mirror-worker".to_owned(),
+        mirror: fact.mirror.to_string(),
+        move_number: fact.move_number,
+        promotion: None,
+    }
+}
+
 impl MirrorWorker {
-    pub(crate) fn new(bus: Bus, state: State, catalog: Catalog, registry: Client) -> Self {
-        let tags = TagWriter::new(state.clone(), registry.clone());
+    /// Makes the stage, with the account that writes into staging; a claim of a tag lapses after this long.
+    #[must_use]
+    pub fn new(
+        bus: Bus,
+        state: State,
+        catalog: Catalog,
+        registry: Client,
+        claim: Duration,
+    ) -> Self {
+        let tags = TagWriter::new(state.clone(), registry.clone()).claiming_for(claim);
         Self {
             bus,
             state,
             catalog,
             registry,
             tags,
+            transport: Transport::default(),
+        }
+    }
+
+    /// Reaches upstream registries in another way than over the wire.
+    #[must_use]
+    pub fn reaching(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        self
+    }
+
+    /// Mirrors a tag, and tells a failure that is final.
+    pub(crate) async fn moved_or_told(
+        &self,
+        fact: &UpstreamTagMoved,
+        cause: &Cause,
+    ) -> Result<Outcome, Error> {
+        match self.moved(fact).await {
+            Ok(outcome) => Ok(outcome),
+            Err(error) => {
+                self.tell_failure(fact, cause, &error).await?;
+                Err(error)
+            }
         }
     }
 
     async fn moved(&self, fact: &UpstreamTagMoved) -> Result<Outcome, Error> {
         let catalog = self.catalog.current();
-        let truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
+        let mut truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
+        truth.digest = Some(&fact.digest);
         if truth.standing().await? == Standing::Superseded {
             tracing::info!(image.repository = %fact.repository, image.tag = %fact.tag, "superseded by a newer move, or pruned since");
-            // An earlier attempt may have written the tag after it had given up waiting for an answer.
             self.tags
-                .mend(&fact.repository, &fact.tag, Some(&fact.digest))
+                .leave(
+                    &fact.repository,
+                    &fact.tag,
+                    Some(&fact.digest),
+                    &provenance(fact),
+                )
                 .await?;
-            return Ok(Outcome::done());
+            return self.superseded(&catalog, fact).await;
         }
         let copied = self.copy(&catalog, fact).await?;
+        crash::point_of("mirror-worker.copied", fact.tag.as_str());
         describe(&self.state, &self.registry, &fact.repository, &fact.digest).await?;
         let change = TagChange {
             repository: &fact.repository,
             tag: &fact.tag,
             wanted: Some(&copied.top),
-            provenance: Provenance {
-                by: "mirror-worker".to_owned(),
-                mirror: fact.mirror.to_string(),
-                move_number: fact.move_number,
-                promotion: None,
-            },
+            provenance: provenance(fact),
             truth: &truth,
         };
         if self.tags.apply(&change).await? == Applied::Superseded {
-            return Ok(Outcome::done());
+            return self.superseded(&catalog, fact).await;
         }
         tracing::info!(
             image.repository = %fact.repository, image.tag = %fact.tag, image.digest = %fact.digest,
             size_bytes = copied.size_bytes, copied = copied.blobs_copied, mounted = copied.blobs_mounted, "mirrored"
         );
-        Ok(Outcome::done().fact(TagMirrored {
+        // Whatever led here: one move is mirrored once.
+        let occurrence = fact.move_number.to_string();
+        let mirrored = TagMirrored {
             mirror: fact.mirror.clone(),
             source: fact.source.clone(),
             repository: fact.repository.clone(),
@@ -184,6 +312,60 @@ impl MirrorWorker {
             blobs_skipped: copied.blobs_skipped,
             bytes_copied: copied.bytes_copied,
             move_number: fact.move_number,
+        };
+        Ok(Outcome::done().fact_at(mirrored, occurrence))
+    }
+
+    /// Tells a move that is superseded by now, but was carried out before that: what is there is to be scanned.
+    ///
+    /// If the tag is gone upstream, it may have been removed here before this move, which was late, brought it.
+    async fn superseded(
+        &self,
+        catalog: &Snapshot,
+        fact: &UpstreamTagMoved,
+    ) -> Result<Outcome, Error> {
+        let upstream = key::upstream(&fact.mirror, &fact.tag);
+        let upstream = self.state.upstream.get(&upstream).await?;
+        let mirror = catalog.mirrors.get(&fact.mirror);
+        let removes = mirror.is_some_and(|mirror| mirror.on_delete == OnDelete::Delete);
+        if let Some(gone) = upstream.filter(|entry| entry.value.gone && removes) {
+            return self
+                .gone(&UpstreamTagGone {
+                    mirror: fact.mirror.clone(),
+                    source: fact.source.clone(),
+                    repository: fact.repository.clone(),
+                    tag: fact.tag.clone(),
+                    last_digest: None,
+                    move_number: gone.value.move_number,
+                    remove: true,
+                })
+                .await;
+        }
+        let key = key::tag(&fact.repository, &fact.tag);
+        let entry = self.state.tags.get(&key).await?;
+        let there = entry.is_some_and(|Entry { value, .. }| {
+            value.claim.is_none()
+                && value.digest == fact.digest.as_str()
+                && value.mirror == fact.mirror.as_str()
+                && value.move_number == fact.move_number
+        });
+        if !there {
+            return Ok(Outcome::done());
+        }
+        let image = describe(&self.state, &self.registry, &fact.repository, &fact.digest).await?;
+        Ok(Outcome::done().fact(TagMirrored {
+            mirror: fact.mirror.clone(),
+            source: fact.source.clone(),
+            repository: fact.repository.clone(),
+            tag: fact.tag.clone(),
+            digest: fact.digest.clone(),
+            media_type: image.media_type,
+            size_bytes: image.size_bytes,
+            blobs_copied: 0,
+            blobs_mounted: 0,
+            blobs_skipped: 0,
+            bytes_copied: 0,
+            move_number: fact.move_number,
         }))
     }
 
@@ -194,10 +376,11 @@ impl MirrorWorker {
             });
         }
         let host = &fact.source.host;
-        let source = remote_registry(catalog, host).map_err(|error| Error::Remote {
-            host: host.to_string(),
-            reason: format!("{error:#}"),
-        })?;
+        let source =
+            remote_registry(catalog, host, &self.transport).map_err(|error| Error::Remote {
+                host: host.to_string(),
+                reason: format!("{error:#}"),
+            })?;
         let siblings: Vec<Repository> = catalog
             .mirrors
             .values()
@@ -217,10 +400,11 @@ impl MirrorWorker {
         Ok(job.run().await?)
     }
 
-    async fn gone(&self, fact: &UpstreamTagGone) -> Result<Outcome, Error> {
+    pub(crate) async fn gone(&self, fact: &UpstreamTagGone) -> Result<Outcome, Error> {
         if !fact.remove {
             return Ok(Outcome::done());
         }
+        self.state.unless_paused().await?;
         let truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
         let change = TagChange {
             repository: &fact.repository,
@@ -247,9 +431,11 @@ impl MirrorWorker {
     ) -> Upstream<'a> {
         Upstream {
             state: &self.state,
+            registry: &self.registry,
             mirror,
             repository,
             tag,
+            digest: None,
             move_number,
         }
     }
@@ -275,9 +461,10 @@ impl MirrorWorker {
             move_number: fact.move_number,
         };
         self.bus
-            .publish(&failed.into(), cause, &cause.occurrence)
+            .publish(&failed.into(), cause, &fact.move_number.to_string())
             .await
             .map_err(sluice_state::Error::from)?;
+        crash::point("mirror-worker.failure_told");
         Ok(())
     }
 }

@@ -4,6 +4,10 @@
 
 mod reasons;
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use sluice_domain::resources::{PromotionPolicy, UnknownFindings};
 use sluice_domain::{Class, Classify, Digest, InvalidName, Platform, Repository, Tag};
@@ -120,6 +124,9 @@ impl ChildFacts {
     }
 }
 
+/// How many compiled conditions a thread keeps.
+const KEPT: usize = 64;
+
 /// What a policy says about an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
@@ -165,12 +172,39 @@ pub struct Reason {
 /// # Errors
 /// Every problem in it.
 pub fn compile(policy: &PromotionPolicy) -> Result<Option<Compiled>, Vec<String>> {
-    let text = match &policy.when {
-        Some(condition) => condition.0.clone(),
-        None if policy.rules.is_empty() => return Ok(None),
-        None => rules::compile(&policy.rules)?,
+    let text = condition_of(policy)?;
+    text.map(|text| Compiled::new(&text, Scope::Promotion))
+        .transpose()
+}
+
+fn condition_of(policy: &PromotionPolicy) -> Result<Option<String>, Vec<String>> {
+    match &policy.when {
+        Some(condition) => Ok(Some(condition.0.clone())),
+        None if policy.rules.is_empty() => Ok(None),
+        None => rules::compile(&policy.rules).map(Some),
+    }
+}
+
+/// Compiles the condition of a policy, or finds it compiled: policies are read anew for every judgement, and compiling
+/// takes longer than judging.
+fn compiled(policy: &PromotionPolicy) -> Result<Option<Rc<Compiled>>, Vec<String>> {
+    thread_local! {
+        static COMPILED: RefCell<HashMap<String, Rc<Compiled>>> = RefCell::default();
+    }
+    let Some(text) = condition_of(policy)? else {
+        return Ok(None);
     };
-    Compiled::new(&text, Scope::Promotion).map(Some)
+    if let Some(known) = COMPILED.with_borrow(|compiled| compiled.get(&text).cloned()) {
+        return Ok(Some(known));
+    }
+    let new = Rc::new(Compiled::new(&text, Scope::Promotion)?);
+    COMPILED.with_borrow_mut(|compiled| {
+        if compiled.len() >= KEPT {
+            compiled.clear();
+        }
+        compiled.insert(text, new.clone());
+    });
+    Ok(Some(new))
 }
 
 /// Judges an image by an enabled policy whose `from` matches its repository.
@@ -231,7 +265,7 @@ fn weigh(policy: &PromotionPolicy, candidate: &Candidate) -> (Outcome, Vec<Reaso
 }
 
 fn condition_reasons(policy: &PromotionPolicy, candidate: &Candidate) -> Vec<Reason> {
-    let compiled = match compile(policy) {
+    let compiled = match compiled(policy) {
         Ok(None) => return Vec::new(),
         Ok(Some(compiled)) => compiled,
         Err(problems) => {

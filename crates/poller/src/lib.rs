@@ -5,6 +5,7 @@
 mod compare;
 mod patience;
 mod poll;
+mod reconcile;
 mod schedules;
 mod settings;
 
@@ -12,8 +13,10 @@ use std::time::Duration;
 
 use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
+use sluice_state::reconcile::keep_complete;
 use sluice_state::{attach, keep_schedules};
 
+pub use poll::Poller;
 pub use settings::Settings;
 
 /// Connects, and runs the stage on the host.
@@ -33,7 +36,11 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
             schedules::wanted,
         ),
     );
-    let handler = poll::Poller::new(state, catalog, settings.poller.parallel_heads);
+    host.spawn(
+        "reconcile",
+        keep_complete(bus.clone(), &topology::POLLER, stopping.clone()),
+    );
+    let handler = Poller::new(state, catalog, settings.poller.parallel_heads);
     let consume = ConsumeSettings {
         concurrency: settings.poller.concurrency,
         handler_timeout: Duration::from_secs(settings.poller.timeout_seconds),

@@ -3,39 +3,48 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
-use chrono::Utc;
 use futures_util::{StreamExt as _, stream};
 use sluice_bus::{Cause, Handler, Outcome};
 use sluice_domain::resources::{Mirror, OnDelete};
-use sluice_domain::{Class, Classify, RegistryHost, Tag};
-use sluice_events::commands::PollMirror;
+use sluice_domain::{Class, Classify, RegistryHost, ResourceName, Tag};
+use sluice_events::commands::{PollMirror, Reconcile};
 use sluice_events::facts::{UpstreamPollFailed, UpstreamPollRecovered};
 use sluice_events::subject::{text, token};
-use sluice_events::wire::state::{UpstreamPoll, UpstreamTag};
+use sluice_events::wire::state::{FirstSeen, UpstreamPoll, UpstreamTag};
 use sluice_events::{Command, Decode, Message, Unexpected, time_to_wire};
-use sluice_registry::Client;
+use sluice_registry::{Client, Transport};
 use sluice_state::{Catalog, Entry, Snapshot, State, key, remote_registry};
 use thiserror::Error;
 
-use crate::{compare, patience};
+use crate::{compare, patience, reconcile};
+
+/// The revision of an entry that is not there.
+const UNRECORDED: u64 = 0;
 
 /// The stage.
 #[derive(Debug)]
-pub(crate) struct Poller {
-    state: State,
-    catalog: Catalog,
+pub struct Poller {
+    pub(crate) state: State,
+    pub(crate) catalog: Catalog,
     parallel_heads: usize,
+    transport: Transport,
     clients: Mutex<BTreeMap<RegistryHost, (u64, Client)>>,
 }
 
 /// What the stage works on.
 #[derive(Debug)]
-pub(crate) struct Input(PollMirror);
+pub enum Input {
+    /// A mirror is to be polled.
+    Poll(PollMirror),
+    /// Missing work is to be found.
+    Reconcile(Reconcile),
+}
 
 impl Decode for Input {
     fn decode(message: Message) -> Result<Self, Unexpected> {
         match message {
-            Message::Command(Command::PollMirror(command)) => Ok(Self(command)),
+            Message::Command(Command::PollMirror(command)) => Ok(Self::Poll(command)),
+            Message::Command(Command::Reconcile(command)) => Ok(Self::Reconcile(command)),
             other => Err(other.unexpected()),
         }
     }
@@ -44,7 +53,7 @@ impl Decode for Input {
 /// A poll that could not be recorded; an upstream that fails is a fact and no error.
 #[derive(Debug, Error)]
 #[error(transparent)]
-pub(crate) struct Error(#[from] sluice_state::Error);
+pub struct Error(#[from] sluice_state::Error);
 
 impl Classify for Error {
     fn class(&self) -> Class {
@@ -67,8 +76,19 @@ impl Handler for Poller {
     const SPAN: &'static str = sluice_telemetry::span::POLL;
 
     async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, Error> {
+        match input {
+            Input::Poll(command) => self.poll(&command.mirror, cause).await,
+            Input::Reconcile(command) => {
+                let found = self.missing().await?;
+                Ok(found.into_outcome(&self.state, &command, cause))
+            }
+        }
+    }
+}
+
+impl Poller {
+    async fn poll(&self, name: &ResourceName, cause: &Cause) -> Result<Outcome, Error> {
         let catalog = self.catalog.current();
-        let name = &input.0.mirror;
         let Some(mirror) = catalog.mirrors.get(name).filter(|mirror| mirror.enabled) else {
             tracing::info!(mirror = %name, "no such mirror is enabled; nothing to poll");
             return Ok(Outcome::done());
@@ -78,7 +98,9 @@ impl Handler for Poller {
             .as_ref()
             .and_then(|poll| patience::leave_alone_until(&poll.value, mirror.every.duration()));
         // Whoever asks for a poll gets it.
-        if let Some(until) = until.filter(|until| cause.is_scheduled() && *until > Utc::now()) {
+        if let Some(until) =
+            until.filter(|until| cause.is_scheduled() && *until > sluice_domain::now())
+        {
             tracing::debug!(mirror = %name, %until, "its upstream keeps failing; it is left alone");
             return Ok(Outcome::done());
         }
@@ -87,16 +109,24 @@ impl Handler for Poller {
         let outcome = self.outcome(mirror, &known, &answers);
         Ok(self.poll_outcome(outcome, mirror, poll, &answers))
     }
-}
 
-impl Poller {
-    pub(crate) fn new(state: State, catalog: Catalog, parallel_heads: usize) -> Self {
+    /// Makes the stage.
+    #[must_use]
+    pub fn new(state: State, catalog: Catalog, parallel_heads: usize) -> Self {
         Self {
             state,
             catalog,
             parallel_heads,
+            transport: Transport::default(),
             clients: Mutex::default(),
         }
+    }
+
+    /// Reaches upstream registries in another way than over the wire.
+    #[must_use]
+    pub fn reaching(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        self
     }
 
     async fn known(&self, mirror: &Mirror) -> Result<BTreeMap<Tag, Entry<UpstreamTag>>, Error> {
@@ -106,10 +136,39 @@ impl Poller {
             .list(&format!("{}.*", token(mirror.name.as_str())))
             .await?;
         let tag = |entry: &Entry<UpstreamTag>| text(entry.key.rsplit('.').next()?)?.parse().ok();
-        Ok(entries
+        let mut known: BTreeMap<Tag, Entry<UpstreamTag>> = entries
             .into_iter()
             .filter_map(|entry| Some((tag(&entry)?, entry)))
-            .collect())
+            .collect();
+        // A move that was told, but not recorded, may have been carried out all the same.
+        for entry in self.state.tags.list(&key::tags_of(&mirror.to)).await? {
+            let local = entry.value;
+            let Ok(tag) = local.tag.parse::<Tag>() else {
+                continue;
+            };
+            if local.mirror != mirror.name.as_str() || local.digest.is_empty() {
+                continue;
+            }
+            known.entry(tag).or_insert_with_key(|tag| Entry {
+                key: key::upstream(&mirror.name, tag),
+                value: UpstreamTag {
+                    mirror: local.mirror,
+                    source: mirror.from.to_string(),
+                    repository: local.repository,
+                    tag: local.tag,
+                    // It was seen first some time before it arrived.
+                    first_seen: vec![FirstSeen {
+                        digest: local.digest.clone(),
+                        at: local.arrived_at,
+                    }],
+                    digest: local.digest,
+                    move_number: local.move_number,
+                    ..Default::default()
+                },
+                revision: UNRECORDED,
+            });
+        }
+        Ok(known)
     }
 
     /// Asks the upstream; whatever fails is told and the rest still counts.
@@ -180,7 +239,7 @@ impl Poller {
         {
             return Ok(client.clone());
         }
-        let client = remote_registry(catalog, host)?;
+        let client = remote_registry(catalog, host, &self.transport)?;
         clients.insert(host.clone(), (catalog.revision, client.clone()));
         Ok(client)
     }
@@ -191,10 +250,13 @@ impl Poller {
         known: &BTreeMap<Tag, Entry<UpstreamTag>>,
         answers: &Answers,
     ) -> Outcome {
-        let now = Utc::now();
+        let now = sluice_domain::now();
         let mut outcome = Outcome::done();
         for (tag, digest) in &answers.heads {
-            let before = known.get(tag);
+            // One that was never recorded is told and recorded as it was the first time.
+            let before = known.get(tag).filter(|before| {
+                before.revision != UNRECORDED || before.value.digest != digest.as_str()
+            });
             if let Some((fact, entry)) =
                 compare::seen(mirror, tag, before.map(|entry| &entry.value), digest, now)
             {
@@ -260,7 +322,7 @@ impl Poller {
         let mut poll = before.map(|entry| entry.value).unwrap_or_default();
         let failed_before = poll.failures;
         poll.mirror = mirror.name.to_string();
-        poll.polled_at = Some(time_to_wire(Utc::now()));
+        poll.polled_at = Some(time_to_wire(sluice_domain::now()));
         poll.tags_selected = u64::try_from(answers.selected).unwrap_or(u64::MAX);
         poll.reason = answers.failure.clone().unwrap_or_default();
         match &answers.failure {
@@ -280,6 +342,7 @@ impl Poller {
             }
             None => {
                 poll.failures = 0;
+                poll.succeeded_at = poll.polled_at;
                 if std::mem::take(&mut poll.failure_announced) {
                     outcome = outcome.fact(UpstreamPollRecovered {
                         mirror: mirror.name.clone(),
@@ -290,6 +353,7 @@ impl Poller {
                 }
             }
         }
+        reconcile::tell(&poll);
         let (polls, key) = (self.state.polls.clone(), key::poll(&mirror.name));
         outcome.then(async move { polls.put(&key, &poll).await.map(drop) })
     }

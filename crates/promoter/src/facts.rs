@@ -11,12 +11,15 @@ use sluice_policy::promotion::{Candidate, ChildFacts, ChildVerdict, Coverage};
 use sluice_state::{State, key};
 
 use crate::handler::Error;
+use crate::policies::Policy;
 
 /// An image with the verdicts on its runnable children.
 #[derive(Debug)]
 pub(crate) struct Known {
     /// Every manifest of it, the top first.
     pub(crate) manifests: Vec<Digest>,
+    /// When a scanner looked at all of it last, as far as that is known.
+    pub(crate) scanned_at: Option<DateTime<Utc>>,
     runnable: Vec<(ImageChild, Digest, Option<Verdict>)>,
 }
 
@@ -30,6 +33,14 @@ pub(crate) struct Subject {
     pub(crate) current: Option<TagEntry>,
 }
 
+impl Subject {
+    /// Returns the key of a policy's decision on it.
+    pub(crate) fn key(&self, policy: &Policy) -> String {
+        let name = &policy.spec.name;
+        key::decision(name, &self.repository, &self.tag, &self.digest)
+    }
+}
+
 impl Known {
     /// Reads the verdicts on an image.
     pub(crate) async fn read(
@@ -39,6 +50,7 @@ impl Known {
     ) -> Result<Self, Error> {
         let mut known = Self {
             manifests: vec![digest.clone()],
+            scanned_at: None,
             runnable: Vec::new(),
         };
         for child in &entry.children {
@@ -55,6 +67,10 @@ impl Known {
                 known.runnable.push((child.clone(), child_digest, verdict));
             }
         }
+        // Of several platforms the one that was looked at first counts; one without a verdict, as never.
+        let at = |verdict: &Option<Verdict>| time_from_wire(verdict.as_ref()?.scanned_at.as_ref());
+        let times = known.runnable.iter().map(|(_, _, verdict)| at(verdict));
+        known.scanned_at = times.min().flatten();
         Ok(known)
     }
 

@@ -1,33 +1,44 @@
 //! One trigger: which tags name this digest, what do their policies say of it, and what follows.
 
-use sluice_bus::{Bus, Cause, Handler, Outcome};
-use sluice_domain::{Class, Classify, Digest, Repository, Tag};
-use sluice_events::commands::JudgeImage;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sluice_bus::{Bus, Cause, Failure, Handler, Outcome, topology};
+use sluice_domain::{Class, Classify, Digest, Repository, Tag, now};
+use sluice_events::commands::{JudgeImage, Reconcile};
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
 use sluice_registry::Client;
-use sluice_state::{Entry, State, TagWriter, describe, key};
+use sluice_service::crash;
+use sluice_state::reconcile::after_events;
+use sluice_state::{Catalog, Entry, State, TagWriter, describe, key};
 use thiserror::Error;
 
 use crate::decide::decide;
 use crate::facts::{Known, Subject, first_seen};
 use crate::policies::{self, Policy};
+use crate::restored::keep_held;
 use crate::told::Told;
 
 /// The stage.
-#[derive(Debug)]
-pub(crate) struct Promoter {
+#[derive(Debug, Clone)]
+pub struct Promoter {
     pub(crate) bus: Bus,
     pub(crate) state: State,
+    pub(crate) catalog: Catalog,
     pub(crate) registry: Client,
     pub(crate) tags: TagWriter,
 }
 
 /// What the stage works on. Only what was scanned is taken of an event, never what was found.
 #[derive(Debug)]
-pub(crate) enum Input {
+pub enum Input {
+    /// A scan of an image ended.
     Scanned(Repository, Digest),
+    /// Somebody, or a timer, asks for a judgement.
     Judge(JudgeImage),
+    /// Missing work is to be found.
+    Reconcile(Reconcile),
 }
 
 impl Decode for Input {
@@ -43,6 +54,7 @@ impl Decode for Input {
                 Ok(Self::Scanned(fact.repository, fact.digest))
             }
             Message::Command(Command::JudgeImage(command)) => Ok(Self::Judge(command)),
+            Message::Command(Command::Reconcile(command)) => Ok(Self::Reconcile(command)),
             other => Err(other.unexpected()),
         }
     }
@@ -50,17 +62,49 @@ impl Decode for Input {
 
 /// Why an image was not judged or promoted.
 #[derive(Debug, Error)]
-pub(crate) enum Error {
+#[non_exhaustive]
+pub enum Error {
+    /// The state failed.
     #[error(transparent)]
     State(#[from] sluice_state::Error),
+    /// The registry failed.
     #[error(transparent)]
     Registry(#[from] sluice_registry::Error),
+    /// What was decided could not be published.
     #[error("failed to tell what was decided")]
     Telling {
-        source: Box<dyn std::error::Error + Send + Sync>,
+        /// Why.
+        source: Failure,
     },
+    #[error("the registry does not answer, so what is missing there cannot be found out")]
+    Away {
+        until: DateTime<Utc>,
+        source: sluice_registry::Error,
+    },
+    /// A target could not be compared with the decisions.
+    #[error("not every target could be compared with the decisions")]
+    Uncompared {
+        /// When to try again.
+        until: DateTime<Utc>,
+    },
+    /// Somebody judged by a newer policy already.
+    #[error("policy `{policy}` was changed while it was read")]
+    Outdated {
+        /// Its name.
+        policy: String,
+    },
+    /// The image was refused while it was promoted.
+    #[error("the image was refused while it was promoted")]
+    Overtaken {
+        /// When to look again.
+        until: DateTime<Utc>,
+    },
+    /// An entry makes no sense.
     #[error("{what} is damaged")]
-    Damaged { what: String },
+    Damaged {
+        /// It.
+        what: String,
+    },
 }
 
 impl Classify for Error {
@@ -68,14 +112,20 @@ impl Classify for Error {
         match self {
             Self::State(error) => error.class(),
             Self::Registry(error) => error.class(),
-            Self::Telling { source } => {
-                let bus = source.downcast_ref().map(sluice_bus::Error::class);
-                let state = source.downcast_ref().map(sluice_state::Error::class);
-                bus.or(state).unwrap_or(Class::TRANSIENT)
+            Self::Telling { source } => source.class(),
+            Self::Outdated { .. } => Class::TRANSIENT,
+            Self::Away { until, .. } | Self::Uncompared { until } | Self::Overtaken { until } => {
+                Class::Unavailable { until: *until }
             }
             Self::Damaged { .. } => Class::Permanent,
         }
     }
+}
+
+/// What is stored of a decision before it is judged anew.
+struct Was {
+    key: String,
+    decision: Option<Entry<Decision>>,
 }
 
 /// A decision as it is stored, with what it was made of.
@@ -108,8 +158,15 @@ impl Handler for Promoter {
     const SPAN: &'static str = sluice_telemetry::span::PROMOTE;
 
     async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, Error> {
+        let mut scanned_at = None;
         let (digest, subjects) = match input {
+            Input::Reconcile(command) => {
+                after_events(&self.bus, &topology::PROMOTER, &command, cause).await?;
+                let found = self.missing(&command, cause).await?;
+                return Ok(found.into_outcome(&self.state, &command, cause));
+            }
             Input::Scanned(repository, digest) => {
+                scanned_at = Some(cause.time);
                 let subjects = self.scanned(&repository, &digest).await?;
                 (digest, subjects)
             }
@@ -123,6 +180,16 @@ impl Handler for Promoter {
             return Ok(Outcome::done());
         };
         let policies = policies::read(&self.state).await?;
+        // What is stored is read before what it is judged by: whoever judges by something newer meanwhile has written
+        // it, and this judgement is not written over that.
+        let mut stored = Vec::new();
+        for subject in &subjects {
+            for policy in policies.iter().filter(|policy| judges(policy, subject)) {
+                let key = subject.key(policy);
+                let decision = self.state.decisions.get(&key).await?;
+                stored.push((policy, subject, key, decision));
+            }
+        }
         let entry = match describe(&self.state, &self.registry, &first.repository, &digest).await {
             Ok(entry) => entry,
             Err(sluice_state::Error::Registry(error)) if error.is_not_found() => {
@@ -131,24 +198,33 @@ impl Handler for Promoter {
             }
             Err(error) => return Err(error.into()),
         };
-        let known = Known::read(&self.state, &digest, &entry).await?;
+        let mut known = Known::read(&self.state, &digest, &entry).await?;
+        known.scanned_at = scanned_at.max(known.scanned_at);
         // Every policy decides before any of them acts: whether an image is taken back depends on all.
         let mut cases = Vec::new();
-        for subject in &subjects {
-            for policy in policies.iter().filter(|policy| judges(policy, subject)) {
-                cases.extend(self.judge(policy, subject, &known).await?);
-            }
+        for (policy, subject, key, decision) in stored {
+            let was = Was { key, decision };
+            cases.extend(self.judge(policy, subject, was, &known, cause).await?);
         }
         self.act_on_all(&cases, cause).await
     }
 }
 
 impl Promoter {
-    pub(crate) fn new(bus: Bus, state: State, registry: Client) -> Self {
-        let tags = TagWriter::new(state.clone(), registry.clone());
+    /// Makes the stage, with the account that writes into targets; a claim of a tag lapses after this long.
+    #[must_use]
+    pub fn new(
+        bus: Bus,
+        state: State,
+        catalog: Catalog,
+        registry: Client,
+        claim: Duration,
+    ) -> Self {
+        let tags = TagWriter::new(state.clone(), registry.clone()).claiming_for(claim);
         Self {
             bus,
             state,
+            catalog,
             registry,
             tags,
         }
@@ -175,8 +251,9 @@ impl Promoter {
         }
         let filter = key::decisions_about(digest);
         let place = repository.as_str();
+        // Of one that was refused, something may be left that was on its way when it was refused.
         let is_here = |decision: &Decision| {
-            decision.promoted_at.is_some()
+            (decision.promoted_at.is_some() || decision.outcome() == DecisionOutcome::Deny)
                 && (decision.repository == place || decision.target == place)
         };
         for entry in self.state.decisions.list(&filter).await? {
@@ -192,7 +269,7 @@ impl Promoter {
         Ok(subjects)
     }
 
-    /// Returns the one tag of a command; nothing if it names another digest now and this one was never promoted.
+    /// Returns the one tag of a command; nothing if it names another digest now and nothing was decided on this one.
     async fn asked(&self, command: &JudgeImage) -> Result<Vec<Subject>, Error> {
         let JudgeImage {
             repository,
@@ -205,10 +282,10 @@ impl Promoter {
         }
         let filter = key::decisions_on(&subject.repository, &subject.tag);
         let decisions = self.state.decisions.list(&filter).await?;
-        let promoted = decisions.iter().any(|entry| {
-            entry.value.promoted_at.is_some() && entry.value.digest == subject.digest.as_str()
-        });
-        Ok(promoted.then_some(subject).into_iter().collect())
+        let decided = decisions
+            .iter()
+            .any(|entry| entry.value.digest == subject.digest.as_str());
+        Ok(decided.then_some(subject).into_iter().collect())
     }
 
     async fn subject(
@@ -234,25 +311,37 @@ impl Promoter {
         &self,
         policy: &'a Policy,
         subject: &'a Subject,
+        was: Was,
         known: &'a Known,
+        cause: &Cause,
     ) -> Result<Option<Case<'a>>, Error> {
-        let Subject {
-            repository,
-            tag,
-            digest,
-            ..
-        } = subject;
-        let key = key::decision(&policy.spec.name, repository, tag, digest);
-        let stored = self.state.decisions.get(&key).await?;
+        let repository = &subject.repository;
+        let Was {
+            key,
+            decision: stored,
+        } = was;
         let before = stored.as_ref().map(|entry| &entry.value);
         let first_seen_at = first_seen(&self.state, subject).await?;
-        let candidate = known.candidate(subject, first_seen_at, chrono::Utc::now());
+        let candidate = known.candidate(subject, first_seen_at, now());
         let mut decision = decide(policy, &candidate, known.inputs(), before);
+        keep_held(&mut decision, before, known.scanned_at);
+        if before.is_some_and(|before| before.policy_revision > policy.revision) {
+            return Err(Error::Outdated {
+                policy: policy.spec.name.to_string(),
+            });
+        }
         if decision.target == repository.as_str() {
             tracing::debug!(policy = %policy.spec.name, "a policy does not promote a repository into itself");
             return Ok(None);
         }
         if subject.current.is_none() && !for_the_promoted(&mut decision, before) {
+            if let Some(Entry {
+                value, revision, ..
+            }) = stored
+            {
+                let was = case(policy, subject, known, key, value, revision);
+                self.end(&was, cause).await?;
+            }
             return Ok(None);
         }
         if before != Some(&decision) {
@@ -262,6 +351,7 @@ impl Promoter {
                 .decisions
                 .write(&key, &decision, revision)
                 .await?;
+            crash::point("promoter.decided");
             tracing::info!(
                 policy = decision.policy,
                 image.repository = decision.repository,
@@ -274,6 +364,18 @@ impl Promoter {
         }
         let revision = stored.map_or(0, |Entry { revision, .. }| revision);
         Ok(Some(case(policy, subject, known, key, decision, revision)))
+    }
+
+    /// Ends what somebody who died had begun by a decision from which nothing follows any more.
+    async fn end(&self, case: &Case<'_>, cause: &Cause) -> Result<(), Error> {
+        self.end_claim(case).await?;
+        let mut told = Told::default();
+        let refused = case.decision.outcome() == DecisionOutcome::Deny;
+        if refused && case.decision.promoted_at.is_none() && self.is_left(case).await? {
+            self.clear(case, &mut told).await?;
+        }
+        let settled = told.settle(&self.bus, cause).await;
+        settled.map_err(|source| Error::Telling { source })
     }
 
     /// Acts on every decision; one that fails does not hold up what the others have to tell.

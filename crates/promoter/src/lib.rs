@@ -9,15 +9,20 @@ mod policies;
 mod promote;
 mod recall;
 mod reconcile;
+mod restored;
+mod revert;
 mod settings;
+mod targets;
 mod told;
 
 use std::time::Duration;
 
 use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
+use sluice_state::reconcile::keep_complete;
 use sluice_state::{attach, internal_registry};
 
+pub use handler::Promoter;
 pub use settings::Settings;
 
 /// Connects, and runs the stage on the host.
@@ -27,11 +32,16 @@ pub use settings::Settings;
 pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     let (bus, state, catalog) = attach(&settings.bus, "promoter", host).await?;
     let registry = internal_registry(&settings.registry)?;
+    let claim = bus.ack_wait(&topology::PROMOTER).await?;
+    let handler = Promoter::new(bus.clone(), state, catalog.clone(), registry, claim);
     host.spawn(
         "reconcile",
-        reconcile::keep(bus.clone(), state.clone(), catalog, host.stopping()),
+        keep_complete(bus.clone(), &topology::PROMOTER, host.stopping()),
     );
-    let handler = handler::Promoter::new(bus.clone(), state, registry);
+    host.spawn(
+        "changes",
+        reconcile::follow(bus.clone(), catalog, host.stopping()),
+    );
     let consume = ConsumeSettings {
         concurrency: settings.promoter.concurrency,
         handler_timeout: Duration::from_secs(settings.promoter.timeout_seconds),

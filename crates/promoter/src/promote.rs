@@ -8,7 +8,8 @@ use sluice_events::facts::{ImagePromoted, ImagePromotionDenied, Reason};
 use sluice_events::subject::token;
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Decision, DecisionOutcome, Promotion, TagEntry};
-use sluice_registry::{CopyJob, Manifest};
+use sluice_registry::{Client, CopyJob, Manifest};
+use sluice_service::crash;
 use sluice_state::{Applied, Provenance, Standing, State, TagChange, Truth, key};
 
 use crate::decide::decided_at;
@@ -16,9 +17,13 @@ use crate::handler::{Case, Error, Promoter};
 use crate::policies;
 use crate::told::Told;
 
+/// When an image that was refused while it was promoted is looked at again.
+const LOOK_AGAIN: TimeDelta = TimeDelta::seconds(2);
+
 /// The source of truth of a promoted tag: the decision, the source's tag, and who promoted into the target last.
 struct Allowed<'a> {
     state: &'a State,
+    registry: &'a Client,
     case: &'a Case<'a>,
     target: &'a Repository,
     target_tag: &'a Tag,
@@ -39,8 +44,12 @@ impl Truth for Allowed<'_> {
         let source = self.state.tags.get(&source).await?;
         let still_named =
             source.is_some_and(|source| source.value.digest == subject.digest.as_str());
-        let taken = self.is_taken().await?;
-        Ok(if still_allowed && still_named && !taken {
+        let stands = still_allowed
+            && still_named
+            && self.is_there().await?
+            && !self.is_taken().await?
+            && !self.is_kept().await?;
+        Ok(if stands {
             Standing::Current
         } else {
             Standing::Superseded
@@ -49,12 +58,42 @@ impl Truth for Allowed<'_> {
 }
 
 impl Allowed<'_> {
+    /// Says whether the registry's own source tag names the image: after a restore the entry may be older than that.
+    async fn is_there(&self) -> Result<bool, sluice_state::Error> {
+        let subject = self.case.subject;
+        let head = self
+            .registry
+            .head(&subject.repository, &(&subject.tag).into())
+            .await?;
+        Ok(head.is_some_and(|head| head.digest == subject.digest))
+    }
+
+    /// Says whether the target's tag names something that the first look after a restore found there.
+    ///
+    /// It may be newer than everything that the state knew then; only what was decided since comes over it.
+    async fn is_kept(&self) -> Result<bool, sluice_state::Error> {
+        let key = key::unauthorised(self.target, self.target_tag);
+        let Some(found) = self.state.unauthorised.get(&key).await? else {
+            return Ok(false);
+        };
+        let found = found.value;
+        let before = time_from_wire(self.case.decision.promoted_at.as_ref())
+            < time_from_wire(found.found_at.as_ref());
+        if !found.kept || !before || found.digest == self.case.decision.digest {
+            return Ok(false);
+        }
+        let tag = self.target_tag.into();
+        let head = self.registry.head(self.target, &tag).await?;
+        Ok(head.is_some_and(|head| head.digest.as_str() == found.digest))
+    }
+
     /// Says whether a newer decision, of another source or policy, has the target's tag.
     ///
     /// The tag's entry names the promotion that was settled last, and stays so while the tag is claimed. If the decision
     /// of that promotion still allows what the tag names and is newer than this one, this one comes too late. A newer
     /// one that is not settled yet finds this one settled, or its claim, and comes after it. So the newest decision has
-    /// the tag in the end, in whatever order they are carried out.
+    /// the tag in the end, in whatever order they are carried out. One whose own source has moved on does not count,
+    /// however new it is: clocks differ, and a tag may come back to what it named before.
     async fn is_taken(&self) -> Result<bool, sluice_state::Error> {
         let entry = self
             .state
@@ -73,16 +112,24 @@ impl Allowed<'_> {
         let other = other.value;
         let newer =
             (decided_at(&other), &holder) > (decided_at(&self.case.decision), &self.case.key);
-        Ok(newer
+        let holds = newer
             && other.digest != self.case.decision.digest
             && other.outcome() == DecisionOutcome::Allow
             && other.target == self.target.as_str()
-            && other.target_tag == self.target_tag.as_str())
+            && other.target_tag == self.target_tag.as_str();
+        if !holds {
+            return Ok(false);
+        }
+        let (Ok(repository), Ok(tag)) = (other.repository.parse(), other.tag.parse()) else {
+            return Ok(false);
+        };
+        let source = self.state.tags.get(&key::tag(&repository, &tag)).await?;
+        Ok(source.is_some_and(|source| source.value.digest == other.digest))
     }
 }
 
 /// Returns the key of the decision by which a tag names its digest.
-fn key_of_holder(entry: &TagEntry) -> Option<String> {
+pub(crate) fn key_of_holder(entry: &TagEntry) -> Option<String> {
     let from = entry.promoted_from.as_ref()?;
     Some(key::decision(
         &from.policy.parse().ok()?,
@@ -100,6 +147,7 @@ pub(crate) fn provenance(case: &Case<'_>) -> Provenance {
             policy: case.decision.policy.clone(),
             repository: case.decision.repository.clone(),
             tag: case.decision.tag.clone(),
+            decided_at: case.decision.decided_at,
         }),
         ..Provenance::default()
     }
@@ -116,36 +164,28 @@ impl Promoter {
         let (target, target_tag) = case.place()?;
         let truth = Allowed {
             state: &self.state,
+            registry: &self.registry,
             case,
             target: &target,
             target_tag: &target_tag,
         };
         if truth.standing().await? == Standing::Superseded {
-            return self.too_late(case, &target).await;
+            return self.too_late(case).await;
         }
-        let mut previous = None;
+        let mut previous = self.previous(case, &target, &target_tag).await?;
         if !self.is_in_place(case, &target, &target_tag).await? {
-            let top = match self.copy(case, &target).await {
-                Ok(top) => top,
-                // A source that moved on may be gone by now.
-                Err(error) if error.is_not_found() => {
+            self.state.unless_paused().await?;
+            match self.bring(case, &truth).await {
+                Ok(Applied::Settled { previous: before }) => previous = before.or(previous),
+                Ok(Applied::Superseded) => return self.too_late(case).await,
+                // A source that moved on may be gone by now; and whoever took the image back meanwhile may have done this
+                // message too, so that nobody would look again at what was brought until here.
+                Err(error) => {
                     return match truth.standing().await? {
-                        Standing::Superseded => self.too_late(case, &target).await,
-                        Standing::Current => Err(error.into()),
+                        Standing::Superseded => self.too_late(case).await,
+                        Standing::Current => Err(error),
                     };
                 }
-                Err(error) => return Err(error.into()),
-            };
-            let change = TagChange {
-                repository: &target,
-                tag: &target_tag,
-                wanted: Some(&top),
-                provenance: provenance(case),
-                truth: &truth,
-            };
-            match self.tags.apply(&change).await? {
-                Applied::Settled { previous: before } => previous = before,
-                Applied::Superseded => return self.too_late(case, &target).await,
             }
             tracing::info!(
                 policy = case.decision.policy, image.repository = %target, image.tag = %target_tag,
@@ -175,6 +215,20 @@ impl Promoter {
         Ok(told)
     }
 
+    /// Copies the image, then points the tag to it.
+    async fn bring(&self, case: &Case<'_>, truth: &Allowed<'_>) -> Result<Applied, Error> {
+        let top = self.copy(case, truth.target).await?;
+        crash::point("promoter.copied");
+        let change = TagChange {
+            repository: truth.target,
+            tag: truth.target_tag,
+            wanted: Some(&top),
+            provenance: provenance(case),
+            truth,
+        };
+        Ok(self.tags.apply(&change).await?)
+    }
+
     /// Asks for a judgement of the promoted image where the target is a source of further policies.
     async fn chain(
         &self,
@@ -200,21 +254,36 @@ impl Promoter {
     }
 
     /// Leaves nothing behind of a decision that was withdrawn while it was carried out.
-    async fn too_late(&self, case: &Case<'_>, target: &Repository) -> Result<Told, Error> {
+    async fn too_late(&self, case: &Case<'_>) -> Result<Told, Error> {
         tracing::info!(
             policy = case.decision.policy,
             image.digest = case.decision.digest,
             "superseded"
         );
-        let now = self.state.decisions.get(&case.key).await?;
-        let withdrawn = now.is_some_and(|now| {
-            now.value.outcome() != DecisionOutcome::Allow && now.value.promoted_at.is_none()
-        });
         let mut told = Told::default();
-        if withdrawn {
-            self.sweep(case, target, &mut told).await?;
+        let now = self.state.decisions.get(&case.key).await?;
+        if let Some(now) = now.filter(|now| now.value.outcome() == DecisionOutcome::Deny) {
+            if now.value.promoted_at.is_some() {
+                // Whoever takes it back may have looked before this copy was there, and does not look again.
+                return Err(Error::Overtaken {
+                    until: sluice_domain::now() + LOOK_AGAIN,
+                });
+            }
+            self.clear(case, &mut told).await?;
         }
+        self.end_claim(case).await?;
         Ok(told)
+    }
+
+    /// Ends what somebody who died began to write for this decision.
+    pub(crate) async fn end_claim(&self, case: &Case<'_>) -> Result<(), Error> {
+        // A policy that cannot say where to has written nothing.
+        let Ok((target, target_tag)) = case.place() else {
+            return Ok(());
+        };
+        let ours = (Some(&case.subject.digest), &provenance(case));
+        let left = self.tags.leave(&target, &target_tag, ours.0, ours.1).await;
+        left.map_err(Error::from)
     }
 
     /// Says whether the tag and every manifest of the image are in the target.
@@ -246,6 +315,20 @@ impl Promoter {
             }
         }
         Ok(true)
+    }
+
+    /// Returns what the tag named before, where this very decision was carried out but not told.
+    async fn previous(
+        &self,
+        case: &Case<'_>,
+        target: &Repository,
+        target_tag: &Tag,
+    ) -> Result<Option<Digest>, Error> {
+        let entry = self.state.tags.get(&key::tag(target, target_tag)).await?;
+        let settled = provenance(case).promotion;
+        Ok(entry
+            .filter(|entry| entry.value.promoted_from == settled)
+            .and_then(|entry| entry.value.previous.parse().ok()))
     }
 
     async fn copy(
@@ -321,11 +404,12 @@ impl Promoter {
         );
         let until = time_from_wire(case.decision.wait_until.as_ref());
         let Some(until) = until.filter(|_| case.decision.outcome() == DecisionOutcome::Wait) else {
-            return Ok(self
-                .bus
+            self.bus
                 .remove_schedule(&name)
                 .await
-                .map_err(sluice_state::Error::from)?);
+                .map_err(sluice_state::Error::from)?;
+            crash::point("promoter.timer_removed");
+            return Ok(());
         };
         let command = JudgeImage {
             repository: subject.repository.clone(),
@@ -341,6 +425,7 @@ impl Promoter {
             .put_schedule(&schedule)
             .await
             .map_err(sluice_state::Error::from)?;
+        crash::point("promoter.timer_kept");
         Ok(())
     }
 }

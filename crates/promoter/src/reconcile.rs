@@ -1,61 +1,59 @@
 //! Finds what policies have not judged yet, from state alone, and asks for it.
 //!
-//! It runs at the start, when resources change, and every hour; several replicas ask for the same thing once.
+//! It is one message a page, at the start, when resources change, and every hour; what is missing is asked for once.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sluice_bus::{Bus, Cause};
-use sluice_domain::{Digest, Repository, Tag};
-use sluice_events::EventId;
-use sluice_events::commands::JudgeImage;
-use sluice_events::subject::token;
+use sluice_bus::{Bus, Cause, topology};
+use sluice_domain::{Class, Classify as _, Digest, Repository, Tag, now};
+use sluice_events::commands::{JudgeImage, Reconcile};
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
+use sluice_state::reconcile::{Found, Next, PAGE, ask, reason};
 use sluice_state::{Catalog, State, key};
+use sluice_telemetry::metrics;
 use tokio_util::sync::CancellationToken;
 
 use crate::facts::Known;
-use crate::handler::Error;
+use crate::handler::{Error, Promoter};
 use crate::policies::{self, Policy};
+use crate::targets;
 
-/// How often it runs although nothing changed.
-const RECONCILE: Duration = Duration::from_secs(3_600);
-/// After a failure, and after a change: the changes of one file come together.
-const SOON: Duration = Duration::from_secs(5);
+/// The changes of one file come together.
 const SETTLE: Duration = Duration::from_millis(200);
+/// After a failure.
+const SOON: Duration = Duration::from_secs(5);
 /// How late a timer may be before the image is looked at without it.
 const LATE: TimeDelta = TimeDelta::seconds(60);
+/// How many decisions a page looks at, each of which may cost a question to the registry.
+const DECISIONS: usize = 200;
+/// How soon a registry that does not answer is asked again.
+const ASK_AGAIN: TimeDelta = TimeDelta::seconds(10);
 
-/// Runs until it is told to stop.
-pub(crate) async fn keep(
+/// Asks for a search whenever resources changed, until it is told to stop; replicas that see one change ask once.
+pub(crate) async fn follow(
     bus: Bus,
-    state: State,
     mut catalog: Catalog,
     stopping: CancellationToken,
 ) -> anyhow::Result<()> {
     loop {
-        let wait = tokio::select! {
-            reconciled = reconcile(&bus, &state) => match reconciled {
-                Ok(0) => RECONCILE,
-                Ok(asked) => {
-                    tracing::info!(asked, "images are to be judged");
-                    RECONCILE
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "what is to be judged could not be found out; trying again");
-                    SOON
-                }
-            },
-            () = stopping.cancelled() => return Ok(()),
-        };
         tokio::select! {
             alive = catalog.changed() => {
                 anyhow::ensure!(alive || stopping.is_cancelled(), "the catalogue ended");
                 tokio::time::sleep(SETTLE).await;
             }
-            () = tokio::time::sleep(wait) => {}
             () = stopping.cancelled() => {}
+        }
+        while !stopping.is_cancelled() {
+            let revision = catalog.current().revision.to_string();
+            match ask(&bus, &topology::PROMOTER, reason::CHANGED, &revision).await {
+                Ok(()) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "a search for what is to be judged could not be asked for; trying again");
+                    tokio::time::sleep(SOON).await;
+                }
+            }
         }
         if stopping.is_cancelled() {
             return Ok(());
@@ -63,31 +61,116 @@ pub(crate) async fn keep(
     }
 }
 
-/// Asks for every judgement that is missing, and returns how many those are.
-async fn reconcile(bus: &Bus, state: &State) -> Result<usize, Error> {
-    let cause = Cause::root();
-    let mut asked = 0;
-    for policy in policies::read(state).await? {
-        let pattern = policy.spec.from.as_str();
-        let repositories = match pattern.parse::<Repository>() {
-            Ok(repository) => token(repository.as_str()),
-            Err(_) => "*".to_owned(),
-        };
-        for entry in state.tags.list(&format!("{repositories}.*")).await? {
-            let Some(command) = missing(state, &policy, &entry.value).await? else {
-                continue;
-            };
-            let id = format!(
-                "judge/{}/{}/{}/{}/{}",
-                policy.spec.name, policy.revision, command.repository, command.tag, command.digest
-            );
-            bus.command_once(&command.into(), &cause, EventId::random(), &id)
-                .await
-                .map_err(sluice_state::Error::from)?;
-            asked += 1;
+impl Promoter {
+    /// Looks at a page of the tags, then of the decisions, then compares the targets with both.
+    pub(crate) async fn missing(&self, command: &Reconcile, cause: &Cause) -> Result<Found, Error> {
+        match command.scan {
+            0 => self.unjudged(command).await,
+            1 => self.decided(command).await,
+            _ => self.compared(cause).await,
         }
     }
-    Ok(asked)
+
+    /// Finds the judgements that are missing.
+    async fn unjudged(&self, command: &Reconcile) -> Result<Found, Error> {
+        let policies = policies::read(&self.state).await?;
+        let page = self.state.tags.page("*.*", command.after, PAGE).await?;
+        let mut found = Found {
+            looked_at: page.entries.len(),
+            next: Next::after(page.next, Next::Scan),
+            ..Found::default()
+        };
+        for entry in page.entries {
+            for policy in &policies {
+                if let Some(command) = missing(&self.state, policy, &entry.value).await? {
+                    found.commands.push(command.into());
+                    // One judgement is by all policies.
+                    break;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Finds allowed images that are missing where they were promoted to, and counts the flagged ones that stand there.
+    async fn decided(&self, command: &Reconcile) -> Result<Found, Error> {
+        let page = self
+            .state
+            .decisions
+            .page("*.*.*.*", command.after, DECISIONS)
+            .await?;
+        let mut found = Found {
+            looked_at: page.entries.len(),
+            counted: command.counted,
+            next: Next::after(page.next, Next::Scan),
+            ..Found::default()
+        };
+        for entry in page.entries {
+            let decision = entry.value;
+            if decision.promoted_at.is_some() && !decision.flagged.is_empty() {
+                found.counted += 1;
+            }
+            if let Some(command) = self.vanished(&decision).await? {
+                found.commands.push(command.into());
+            }
+        }
+        if found.next == Next::Scan {
+            let flagged = u32::try_from(found.counted).unwrap_or(u32::MAX);
+            metrics::gauge(
+                "sluice_breaches",
+                f64::from(flagged),
+                &[("kind", "flagged")],
+            );
+        }
+        Ok(found)
+    }
+
+    /// Compares every target with the entries and decisions; tells, and by setting reverts, what nobody allowed.
+    async fn compared(&self, cause: &Cause) -> Result<Found, Error> {
+        if targets::compare(self, &self.catalog.current(), cause).await? {
+            return Ok(Found::default());
+        }
+        Err(Error::Uncompared {
+            until: now() + ASK_AGAIN,
+        })
+    }
+
+    /// Returns the judgement that repairs a promotion whose tag is gone from the target.
+    async fn vanished(&self, decision: &Decision) -> Result<Option<JudgeImage>, Error> {
+        let stands = decision.outcome() == DecisionOutcome::Allow
+            && decision.promoted_at.is_some()
+            && decision.announced;
+        let (true, Ok(target), Ok(target_tag), Ok(repository), Ok(tag), Ok(digest)) = (
+            stands,
+            decision.target.parse::<Repository>(),
+            decision.target_tag.parse::<Tag>(),
+            decision.repository.parse::<Repository>(),
+            decision.tag.parse::<Tag>(),
+            decision.digest.parse::<Digest>(),
+        ) else {
+            return Ok(None);
+        };
+        // What the source no longer names cannot be brought again.
+        let source = self.state.tags.get(&key::tag(&repository, &tag)).await?;
+        if source.is_none_or(|source| source.value.digest != decision.digest) {
+            return Ok(None);
+        }
+        let head = self.registry.head(&target, &(&target_tag).into()).await;
+        let head = head.map_err(|error| {
+            if error.is_away() || matches!(error.class(), Class::Transient { .. }) {
+                return Error::Away {
+                    until: now() + ASK_AGAIN,
+                    source: error,
+                };
+            }
+            error.into()
+        })?;
+        Ok(head.is_none().then_some(JudgeImage {
+            repository,
+            tag,
+            digest,
+        }))
+    }
 }
 
 /// Returns the judgement of a tag by a policy, if it is missing and can be made.
@@ -109,7 +192,7 @@ async fn missing(
     }
     let key = key::decision(&policy.spec.name, &repository, &tag, &digest);
     let wanted = match state.decisions.get(&key).await? {
-        Some(decision) => is_open(&decision.value, policy.revision, Utc::now()),
+        Some(decision) => is_open(&decision.value, policy.revision, now()),
         // What no scanner has looked at yet is judged when one has.
         None => match state.images.get(&key::image(&digest)).await? {
             Some(image) => Known::read(state, &digest, &image.value)
@@ -129,7 +212,9 @@ async fn missing(
 fn is_open(decision: &Decision, revision: u64, now: DateTime<Utc>) -> bool {
     let waits = decision.outcome() == DecisionOutcome::Wait;
     let over = time_from_wire(decision.wait_until.as_ref()).is_none_or(|until| until + LATE < now);
-    decision.policy_revision < revision || !decision.announced || (waits && over)
+    // What could not be told may be known by now, as when a digest was first seen.
+    let unknown = decision.outcome() == DecisionOutcome::Undetermined;
+    decision.policy_revision < revision || !decision.announced || unknown || (waits && over)
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 use std::future::Future;
 
-use sluice_bus::{BoxError, Bus, Cause, Outcome, Record};
+use sluice_bus::{Bus, Cause, Failure, Outcome, Record};
 use sluice_events::{Command, Event, EventId};
+use sluice_service::crash;
 
 /// Facts, commands and records of any number of judgements.
 #[derive(Default)]
@@ -30,7 +31,7 @@ impl Told {
         F: Future<Output = Result<(), sluice_state::Error>> + Send + 'static,
     {
         self.records
-            .push(Box::pin(async move { record.await.map_err(Into::into) }));
+            .push(Box::pin(async move { record.await.map_err(Failure::of) }));
     }
 
     /// Adds what another judgement leads to.
@@ -56,16 +57,22 @@ impl Told {
     }
 
     /// Publishes and records at once: where one policy failed, what the others did must not wait for it.
-    pub(crate) async fn settle(self, bus: &Bus, cause: &Cause) -> Result<(), BoxError> {
+    pub(crate) async fn settle(self, bus: &Bus, cause: &Cause) -> Result<(), Failure> {
         for (event, occurrence) in self.facts {
-            bus.publish(&event, cause, &occurrence).await?;
+            bus.publish(&event, cause, &occurrence)
+                .await
+                .map_err(Failure::of)?;
+            crash::point("promoter.fact_told");
         }
         for (command, message_id) in self.commands {
             bus.command_once(&command, cause, EventId::random(), &message_id)
-                .await?;
+                .await
+                .map_err(Failure::of)?;
+            crash::point("promoter.command_given");
         }
         for record in self.records {
             record.await?;
+            crash::point("promoter.recorded");
         }
         Ok(())
     }

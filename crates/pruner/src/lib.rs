@@ -5,6 +5,7 @@
 
 mod facts;
 mod prune;
+mod reconcile;
 mod removal;
 mod rules;
 mod schedules;
@@ -14,8 +15,10 @@ use std::time::Duration;
 
 use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
+use sluice_state::reconcile::keep_complete;
 use sluice_state::{attach, internal_registry, keep_schedules};
 
+pub use prune::Pruner;
 pub use settings::Settings;
 
 /// Connects, and runs the stage on the host.
@@ -36,7 +39,12 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
             schedules::wanted,
         ),
     );
-    let handler = prune::Pruner::new(state, catalog, registry);
+    host.spawn(
+        "reconcile",
+        keep_complete(bus.clone(), &topology::PRUNER, stopping.clone()),
+    );
+    let claim = bus.ack_wait(&topology::PRUNER).await?;
+    let handler = Pruner::new(bus.clone(), state, catalog, registry, claim);
     let consume = ConsumeSettings {
         concurrency: settings.pruner.concurrency,
         handler_timeout: Duration::from_secs(settings.pruner.timeout_seconds),

@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sluice_bus::{Cause, Handler, Outcome};
+use sluice_bus::{Bus, Cause, Handler, Outcome, topology};
 use sluice_domain::service_account::is_service_account;
 use sluice_domain::{Class, Classify, Digest, Repository, ResourceName, Tag};
-use sluice_events::commands::PruneRepositories;
+use sluice_events::commands::{PruneRepositories, Reconcile};
 use sluice_events::facts::{PruneCompleted, PrunedTag, TagPushed};
 use sluice_events::wire::state::TagEntry;
 use sluice_events::{Command, Decode, Event, EventId, Message, Unexpected, time_from_wire};
 use sluice_policy::retention::{Plan, PlannedDeletion, Rules, TagFacts, plan};
 use sluice_registry::Client;
-use sluice_state::{Catalog, Snapshot, State, TagWriter, key};
+use sluice_state::reconcile::after_events;
+use sluice_state::{Catalog, Provenance, Snapshot, State, TagWriter, key};
 use thiserror::Error;
 
 use crate::facts::{self, Known};
@@ -35,19 +36,25 @@ const LIMIT_WAITS: TimeDelta = TimeDelta::hours(24);
 
 /// The stage.
 #[derive(Debug)]
-pub(crate) struct Pruner {
-    state: State,
-    catalog: Catalog,
+pub struct Pruner {
+    bus: Bus,
+    pub(crate) state: State,
+    pub(crate) catalog: Catalog,
     registry: Client,
     tags: TagWriter,
 }
 
 /// What the stage works on.
 #[derive(Debug)]
-pub(crate) enum Input {
+pub enum Input {
+    /// A tag was mirrored into a repository.
     Mirrored(Repository),
+    /// Somebody pushed a tag.
     Pushed(TagPushed),
+    /// Somebody, or a schedule, asks for retention.
     Asked(PruneRepositories),
+    /// Missing work is to be found.
+    Reconcile(Reconcile),
 }
 
 impl Decode for Input {
@@ -56,6 +63,7 @@ impl Decode for Input {
             Message::Event(Event::TagMirrored(fact)) => Ok(Self::Mirrored(fact.repository)),
             Message::Event(Event::TagPushed(fact)) => Ok(Self::Pushed(fact)),
             Message::Command(Command::PruneRepositories(command)) => Ok(Self::Asked(command)),
+            Message::Command(Command::Reconcile(command)) => Ok(Self::Reconcile(command)),
             other => Err(other.unexpected()),
         }
     }
@@ -63,17 +71,25 @@ impl Decode for Input {
 
 /// Why retention did not run.
 #[derive(Debug, Error)]
-pub(crate) enum Error {
+#[non_exhaustive]
+pub enum Error {
+    /// The state failed.
     #[error(transparent)]
     State(#[from] sluice_state::Error),
+    /// A policy cannot be used.
     #[error("the condition of pruning policy `{policy}` cannot be used: {problems}")]
     Condition {
+        /// Its name.
         policy: ResourceName,
+        /// What is wrong with it.
         problems: String,
     },
+    /// The registry does not answer.
     #[error("the registry does not answer, so nothing is deleted")]
     Away {
+        /// When to ask again.
         until: DateTime<Utc>,
+        /// What it said.
         source: sluice_registry::Error,
     },
 }
@@ -119,6 +135,11 @@ impl Handler for Pruner {
                 policy,
                 repository: None,
             }) => return self.fan_out(&catalog, policy.as_ref(), cause).await,
+            Input::Reconcile(command) => {
+                after_events(&self.bus, &topology::PRUNER, &command, cause).await?;
+                let found = self.missing(&command).await?;
+                return Ok(found.into_outcome(&self.state, &command, cause));
+            }
         };
         match self
             .prune(&catalog, &repository, policy.as_ref(), cause)
@@ -131,9 +152,18 @@ impl Handler for Pruner {
 }
 
 impl Pruner {
-    pub(crate) fn new(state: State, catalog: Catalog, registry: Client) -> Self {
-        let tags = TagWriter::new(state.clone(), registry.clone());
+    /// Makes the stage, with the account that deletes in staging; a claim of a tag lapses after this long.
+    #[must_use]
+    pub fn new(
+        bus: Bus,
+        state: State,
+        catalog: Catalog,
+        registry: Client,
+        claim: Duration,
+    ) -> Self {
+        let tags = TagWriter::new(state.clone(), registry.clone()).claiming_for(claim);
         Self {
+            bus,
             state,
             catalog,
             registry,
@@ -170,7 +200,7 @@ impl Pruner {
         if !source.is_away() {
             return Err(source.into());
         }
-        let now = Utc::now();
+        let now = sluice_domain::now();
         let waited = now - cause.time;
         if by_policy && waited > POLICY_WAITS {
             tracing::warn!(error = %source, "the registry was away for too long; the next run of the policy will do it");
@@ -237,7 +267,7 @@ impl Pruner {
             repository,
             keep: keep(catalog, repository),
             policy: policy.as_ref().map(|(name, condition)| (*name, condition)),
-            now: Utc::now(),
+            now: sluice_domain::now(),
         };
         let held = self.held(repository).await?;
         if rules.policy.is_none() && nothing_to_do(&held, rules.keep, &cause.occurrence) {
@@ -263,6 +293,7 @@ impl Pruner {
         let tags = self.facts(catalog, &rules, &held, &listed).await?;
         let mut plan = plan(&rules, &tags);
         plan.delete.splice(..0, interrupted);
+        self.give_up_the_begun(&run, &plan).await?;
         self.carry_out(&run, plan).await
     }
 
@@ -293,6 +324,24 @@ impl Pruner {
             }
         }
         Ok(found)
+    }
+
+    /// Ends removals that were begun, changed nothing, and are no longer planned.
+    async fn give_up_the_begun(&self, run: &Run<'_>, plan: &Plan) -> Result<(), Error> {
+        for (tag, entry) in run.held {
+            let begun = entry.pruning.is_some() && entry.claim.is_some();
+            let planned = plan.delete.iter().any(|deletion| deletion.tag == *tag);
+            if let (true, false, Ok(digest)) = (begun, planned, entry.digest.parse()) {
+                let ours = Provenance::default();
+                let left = self.tags.leave(run.repository, tag, Some(&digest), &ours);
+                match left.await {
+                    // Whoever is at it ends it.
+                    Err(sluice_state::Error::Claimed { .. }) => {}
+                    left => left?,
+                }
+            }
+        }
+        Ok(())
     }
 
     const fn removal<'a>(&'a self, run: &Run<'a>, tag: &'a Tag, digest: &'a Digest) -> Removal<'a> {
@@ -364,6 +413,9 @@ impl Pruner {
 
     async fn carry_out(&self, run: &Run<'_>, plan: Plan) -> Result<Outcome, Error> {
         let occurrence = &run.cause.occurrence;
+        if !plan.delete.is_empty() {
+            self.state.unless_paused().await?;
+        }
         let (mut deleted, mut kept) = (run.deleted_before(), plan.kept.len());
         for deletion in plan.delete.iter().take(MOST_AT_ONCE) {
             let removal = self.removal(run, &deletion.tag, &deletion.digest);

@@ -17,6 +17,8 @@ use crate::error::Error;
 
 /// The largest answer of a token issuer.
 const MAX_TOKEN_ANSWER: usize = 1 << 20;
+/// What stands where a secret was.
+const BLOTTED: &str = "[secret]";
 
 /// What a registry asked for when it refused.
 #[derive(Debug, Clone)]
@@ -66,6 +68,32 @@ impl Client {
         };
         let text = encode_credentials(&credential.username, credential.password.expose_secret());
         self.sensitive(&text).map(Some)
+    }
+
+    /// Blots out in a text of the registry what this client has told it in confidence.
+    pub(crate) async fn without_secrets(&self, text: &str) -> String {
+        use http_auth::basic::encode_credentials;
+        let mut secrets = Vec::new();
+        if let Some(credential) = &self.shared.endpoint.credential {
+            let password = credential.password.expose_secret();
+            let encoded = encode_credentials(&credential.username, password);
+            secrets.push(without_scheme(&encoded).to_owned());
+            secrets.push(password.to_owned());
+        }
+        for cell in self.shared.auth.tokens.lock().await.values() {
+            // One that is being fetched was not told to anybody yet.
+            if let Ok(token) = cell.try_lock()
+                && let Some((value, _)) = &*token
+                && let Ok(value) = value.to_str()
+            {
+                secrets.push(without_scheme(value).to_owned());
+            }
+        }
+        let mut text = text.to_owned();
+        for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+            text = text.replace(secret, BLOTTED);
+        }
+        text
     }
 
     fn sensitive(&self, text: &str) -> Result<HeaderValue, Error> {
@@ -190,8 +218,10 @@ impl Client {
                 Some(credential.password.expose_secret()),
             );
         }
-        let answer = request
-            .send()
+        let answer = self
+            .shared
+            .transport
+            .send(request)
             .await
             .map_err(Error::transport("get a token for", host))?;
         let answer = self
@@ -212,4 +242,9 @@ impl Client {
         *token = Some((value.clone(), until));
         Ok(value)
     }
+}
+
+/// Returns what a header says after its scheme, which others may write in another way or leave out.
+fn without_scheme(value: &str) -> &str {
+    value.split_once(' ').map_or(value, |(_, rest)| rest)
 }

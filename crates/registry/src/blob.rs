@@ -4,6 +4,7 @@ use futures_util::StreamExt as _;
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Method, Response, StatusCode};
 use sluice_domain::{Digest, Repository};
+use sluice_service::crash;
 use url::Url;
 
 use crate::client::{Client, location, what};
@@ -85,6 +86,7 @@ impl Client {
         let Upload::At(upload) = upload else {
             return Ok(Arrival::Mounted);
         };
+        crash::point("copy.upload_begun");
         let (source, from) = source;
         let body = source.blob(from, blob).await?;
         self.upload(repository, blob, upload, body).await?;
@@ -172,9 +174,11 @@ impl Client {
         if let Some(authorization) = used.clone() {
             request = request.header(AUTHORIZATION, authorization);
         }
-        let answer = request
-            .body(reqwest::Body::wrap_stream(verified))
-            .send()
+        let request = request.body(reqwest::Body::wrap_stream(verified));
+        let answer = self
+            .shared
+            .transport
+            .send(request)
             .await
             .map_err(|error| broken(&what, error))?;
         if answer.status() == StatusCode::UNAUTHORIZED {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use futures_util::StreamExt as _;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -18,6 +18,7 @@ use url::Url;
 use crate::auth::Auth;
 use crate::error::{Error, quota_until};
 use crate::rate::RateLimit;
+use crate::transport::Transport;
 
 /// How much of a refusal is told.
 const MAX_REFUSAL: usize = 64 << 10;
@@ -87,6 +88,7 @@ impl Endpoint {
 
 pub(crate) struct Shared {
     pub(crate) http: reqwest::Client,
+    pub(crate) transport: Transport,
     pub(crate) endpoint: Endpoint,
     pub(crate) auth: Auth,
     /// It was seen to delete digests but no tags.
@@ -112,30 +114,22 @@ impl Client {
     /// # Errors
     /// A certificate file that cannot be used.
     pub fn new(endpoint: Endpoint) -> Result<Self, Error> {
-        let settings = |reason: String| Error::Settings {
-            host: endpoint.host.to_string(),
-            reason,
+        Self::over(Transport::default(), endpoint)
+    }
+
+    /// Makes a client whose requests take this way.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn over(transport: Transport, endpoint: Endpoint) -> Result<Self, Error> {
+        let http = match transport.maker() {
+            Some(maker) => maker,
+            None => wire(&endpoint)?,
         };
-        let mut builder = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .connect_timeout(Duration::from_secs(10))
-            .read_timeout(Duration::from_secs(60))
-            .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")));
-        if let Some(file) = &endpoint.ca_file {
-            let pem = std::fs::read(file)
-                .map_err(|error| settings(format!("`{}`: {error}", file.display())))?;
-            let authorities = reqwest::Certificate::from_pem_bundle(&pem)
-                .map_err(|error| settings(error.to_string()))?;
-            builder = builder.tls_certs_only(authorities);
-        }
-        let http = builder
-            .build()
-            .map_err(|error| settings(error.to_string()))?;
         Ok(Self {
             shared: Arc::new(Shared {
                 http,
+                transport,
                 endpoint,
                 auth: Auth::default(),
                 digests_only: AtomicBool::new(false),
@@ -188,10 +182,8 @@ impl Client {
             if let Some(authorization) = used.clone() {
                 builder = builder.header(AUTHORIZATION, authorization);
             }
-            let answer = builder
-                .send()
-                .await
-                .map_err(Error::transport(action, what))?;
+            let sent = self.shared.transport.send(builder);
+            let answer = sent.await.map_err(Error::transport(action, what))?;
             self.note_rate_limit(answer.headers());
             if answer.status() != StatusCode::UNAUTHORIZED || last {
                 return Ok(answer);
@@ -221,7 +213,7 @@ impl Client {
             let answer = if self.is_own(&at) {
                 self.send(action, what, scopes, request).await?
             } else {
-                let answer = request(&self.shared.http).send().await;
+                let answer = self.shared.transport.send(request(&self.shared.http)).await;
                 answer.map_err(Error::transport(action, what))?
             };
             if !answer.status().is_redirection() {
@@ -256,7 +248,8 @@ impl Client {
         } else {
             Bytes::new()
         };
-        let text = String::from_utf8_lossy(&body);
+        // Nor may it quote to everybody what it was told in confidence.
+        let text = self.without_secrets(&String::from_utf8_lossy(&body)).await;
         let full = status.is_server_error() && FULL_DISK.iter().any(|sign| text.contains(sign));
         let hint = if full {
             "because its disk is full; free some room there: "
@@ -285,6 +278,29 @@ impl Client {
             retry_after,
         })
     }
+}
+
+/// Makes what sends over the wire.
+fn wire(endpoint: &Endpoint) -> Result<reqwest::Client, Error> {
+    let settings = |reason: String| Error::Settings {
+        host: endpoint.host.to_string(),
+        reason,
+    };
+    let mut builder = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .no_proxy()
+        .connect_timeout(Duration::from_secs(10))
+        .read_timeout(Duration::from_secs(60))
+        .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")));
+    if let Some(file) = &endpoint.ca_file {
+        let pem = std::fs::read(file)
+            .map_err(|error| settings(format!("`{}`: {error}", file.display())))?;
+        let authorities = reqwest::Certificate::from_pem_bundle(&pem)
+            .map_err(|error| settings(error.to_string()))?;
+        builder = builder.tls_certs_only(authorities);
+    }
+    builder.build().map_err(|error| settings(error.to_string()))
 }
 
 /// Reads a body up to a limit.
@@ -320,7 +336,9 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => {
             let until = DateTime::parse_from_rfc2822(text).ok()?;
-            (until.to_utc() - Utc::now()).to_std().unwrap_or_default()
+            (until.to_utc() - sluice_domain::now())
+                .to_std()
+                .unwrap_or_default()
         }
     };
     Some(wait.min(LONGEST_WAIT))

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use sluice_domain::{Digest, Repository};
+use sluice_service::crash;
 
 use crate::blob::Arrival;
 use crate::client::Client;
@@ -85,6 +86,7 @@ impl CopyJob<'_> {
                 self.target
                     .put_manifest(self.target_repository, &reference, manifest)
                     .await?;
+                crash::point("copy.manifest_put");
             }
         }
         let mut copied = Copied {
@@ -161,6 +163,8 @@ impl CopyJob<'_> {
             self.target
                 .bring_blob(self.target_repository, blob, source, self.siblings)
         };
-        Ok((blob.size, patiently(bring).await?))
+        let arrival = patiently(bring).await?;
+        crash::point("copy.blob_arrived");
+        Ok((blob.size, arrival))
     }
 }

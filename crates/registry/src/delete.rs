@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use serde::Deserialize;
 use sluice_domain::{Digest, Repository, Tag};
+use sluice_service::crash;
 
 use crate::client::{Client, what};
 use crate::error::Error;
@@ -55,6 +56,7 @@ impl Client {
         }
         self.put_manifest(repository, &tag.into(), &tombstone)
             .await?;
+        crash::point("registry.tombstone_put");
         self.delete_manifest(repository, &tombstone.digest).await?;
         Ok(Ok(()))
     }
@@ -98,7 +100,8 @@ impl Client {
 
 /// An index that needs no blob and has a digest of its own.
 fn tombstone(what: &str) -> Result<Manifest, Error> {
-    let nonce = uuid::Uuid::new_v4();
+    let simulated = sluice_domain::clock::simulated_chance();
+    let nonce = simulated.map_or_else(uuid::Uuid::new_v4, uuid::Uuid::from_u128);
     let body = format!(
         r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[],"annotations":{{"{MARK}":"{nonce}"}}}}"#
     );

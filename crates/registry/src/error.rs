@@ -169,7 +169,7 @@ impl Classify for Error {
                 ..
             } => match status.as_u16() {
                 408 | 500..=599 => retry_after.map_or(Class::OUTAGE, |after| Class::Unavailable {
-                    until: Utc::now() + after,
+                    until: sluice_domain::now() + after,
                 }),
                 // A blob that vanished between two requests is answered like this; the next attempt uploads it.
                 400 | 404 => Class::TRANSIENT,
@@ -190,7 +190,7 @@ pub(crate) fn quota_until(
 ) -> DateTime<Utc> {
     let share = limit.and_then(|told| told.window.checked_div(u32::try_from(told.limit).ok()?));
     let wait = retry_after.unwrap_or_else(|| share.unwrap_or_default().max(QUOTA_WAIT));
-    (Utc::now() + wait).trunc_subsecs(0)
+    (sluice_domain::now() + wait).trunc_subsecs(0)
 }
 
 /// Finds what TLS says of the peer's certificate.

@@ -14,6 +14,7 @@ mod patience;
 mod rate;
 mod reference;
 mod tags;
+mod transport;
 mod turn;
 mod verify;
 
@@ -25,3 +26,4 @@ pub use manifest::{
 };
 pub use rate::RateLimit;
 pub use reference::ImageReference;
+pub use transport::{Exchange, Exchanged, Transport};

@@ -38,6 +38,8 @@ where
 
 /// Enough chance to spread retries.
 fn random() -> f64 {
-    let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
+    let simulated = sluice_domain::clock::simulated_chance();
+    let id = simulated.map_or_else(uuid::Uuid::new_v4, uuid::Uuid::from_u128);
+    let (high, _) = id.as_u64_pair();
     f64::from(u32::try_from(high >> 32).unwrap_or(0)) / f64::from(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! Listing tags, page by page.
+//! Listing tags and repositories, page by page.
 
 use reqwest::header::{HeaderMap, LINK};
 use serde::Deserialize;
@@ -13,8 +13,13 @@ const MAX_PAGE: usize = 8 << 20;
 const MAX_PAGES: usize = 1_000;
 
 #[derive(Deserialize)]
-struct Page {
+struct TagPage {
     tags: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct RepositoryPage {
+    repositories: Option<Vec<String>>,
 }
 
 impl Client {
@@ -27,40 +32,112 @@ impl Client {
     }
 
     async fn tags_once(&self, repository: &Repository) -> Result<Vec<Tag>, Error> {
-        let what = repository.as_str();
         let scope = [format!("repository:{repository}:pull")];
-        let mut next = Some(self.url(&format!("{repository}/tags/list?n=1000"))?);
         let mut tags = Vec::new();
+        self.pages(
+            ("list the tags of", repository.as_str()),
+            &scope,
+            &format!("{repository}/tags/list?n=1000"),
+            |page| {
+                let page: TagPage = serde_json::from_slice(page)?;
+                let listed = page.tags.unwrap_or_default();
+                tags.extend(listed.iter().filter_map(|tag| tag.parse().ok()));
+                Ok(())
+            },
+        )
+        .await?;
+        Ok(tags)
+    }
+
+    /// Lists the repositories of the registry that `take` wants; names that break the grammar are left out.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] or [`Error::Refused`] where the registry has no such listing, or not for this account.
+    pub async fn repositories(
+        &self,
+        take: impl Fn(&Repository) -> bool,
+    ) -> Result<Vec<Repository>, Error> {
+        let scope = ["registry:catalog:*".to_owned()];
+        let mut found = Vec::new();
+        self.pages(
+            ("list", "the repositories"),
+            &scope,
+            "_catalog?n=1000",
+            |page| {
+                let page: RepositoryPage = serde_json::from_slice(page)?;
+                let listed = page.repositories.unwrap_or_default();
+                let named = listed.iter().filter_map(|name| name.parse().ok());
+                found.extend(named.filter(&take));
+                Ok(())
+            },
+        )
+        .await?;
+        Ok(found)
+    }
+
+    async fn pages(
+        &self,
+        (action, what): (&'static str, &str),
+        scope: &[String],
+        path: &str,
+        mut take: impl FnMut(&[u8]) -> Result<(), serde_json::Error>,
+    ) -> Result<(), Error> {
+        let mut next = Some(self.url(path)?);
         for _ in 0..MAX_PAGES {
-            let Some(url) = next else { return Ok(tags) };
+            let Some(url) = next else { return Ok(()) };
             let answer = self
-                .send("list the tags of", what, &scope, |http| {
-                    http.get(url.clone())
-                })
+                .send(action, what, scope, |http| http.get(url.clone()))
                 .await?;
             if answer.status() == 404 {
                 return Err(Error::NotFound {
                     what: what.to_owned(),
                 });
             }
-            let answer = self
-                .accept("list the tags of", what, answer, &[200])
-                .await?;
+            let answer = self.accept(action, what, answer, &[200]).await?;
             next = self.next_page(what, &url, answer.headers())?;
             let body = limited(what, answer, MAX_PAGE).await?;
-            let page: Page = serde_json::from_slice(&body).map_err(|error| {
-                Error::untrusted(what, format!("its tag list is not understood: {error}"))
+            take(&body).map_err(|error| {
+                Error::untrusted(what, format!("its list is not understood: {error}"))
             })?;
-            tags.extend(
-                page.tags
-                    .unwrap_or_default()
-                    .iter()
-                    .filter_map(|tag| tag.parse().ok()),
-            );
         }
-        Err(Error::untrusted(
-            what,
-            "its tag list has more than 1000 pages",
+        Err(Error::untrusted(what, "its list has more than 1000 pages"))
+    }
+
+    /// Lists the repositories after a name, at most about `limit`, and says after which name to go on.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a registry that does not list its repositories.
+    pub async fn repositories_after(
+        &self,
+        after: &str,
+        limit: usize,
+    ) -> Result<(Vec<Repository>, Option<String>), Error> {
+        let what = "_catalog";
+        let scope = ["registry:catalog:*".to_owned()];
+        let mut url = self.url(what)?;
+        url.query_pairs_mut().append_pair("n", &limit.to_string());
+        if !after.is_empty() {
+            url.query_pairs_mut().append_pair("last", after);
+        }
+        let answer = self
+            .send("list", what, &scope, |http| http.get(url.clone()))
+            .await?;
+        let answer = self.accept("list", what, answer, &[200]).await?;
+        let more = self.next_page(what, &url, answer.headers())?.is_some();
+        let body = limited(what, answer, MAX_PAGE).await?;
+        let page: RepositoryPage = serde_json::from_slice(&body).map_err(|error| {
+            Error::untrusted(
+                what,
+                format!("its list of repositories is not understood: {error}"),
+            )
+        })?;
+        let names = page.repositories.unwrap_or_default();
+        // A page that does not go on would be asked for again and again.
+        let last = names.last().filter(|last| more && last.as_str() != after);
+        let last = last.cloned();
+        Ok((
+            names.iter().filter_map(|name| name.parse().ok()).collect(),
+            last,
         ))
     }
 

@@ -101,6 +101,24 @@ impl Classify for Error {
     }
 }
 
+/// Why a message of the stage is not done.
+#[derive(Debug, Error)]
+pub(crate) enum StageError {
+    #[error(transparent)]
+    Image(#[from] ChildError),
+    #[error(transparent)]
+    Search(#[from] sluice_state::Error),
+}
+
+impl Classify for StageError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Image(error) => error.class(),
+            Self::Search(error) => error.class(),
+        }
+    }
+}
+
 /// A platform of an image that was not scanned.
 #[derive(Debug, Error)]
 #[error("{}failed to scan `{digest}`", platform.as_ref().map(|platform| format!("{platform}: ")).unwrap_or_default())]

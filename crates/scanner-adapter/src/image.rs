@@ -9,6 +9,7 @@ use serde::Deserialize;
 use sluice_domain::Digest;
 use sluice_events::wire::state::{Verdict, VerdictStatus};
 use sluice_registry::{Client, Content, Manifest};
+use sluice_service::crash;
 use sluice_state::State;
 use sluice_state::key;
 use tokio::sync::Semaphore;
@@ -124,7 +125,10 @@ impl ImageScanner {
             }
             let revision = there.map(|entry| entry.revision);
             match self.state.verdicts.write(&key, &verdict, revision).await {
-                Ok(_) => return Ok(verdict),
+                Ok(_) => {
+                    crash::point("scanner-adapter.verdict_written");
+                    return Ok(verdict);
+                }
                 Err(error) if error.is_conflict() => last = Some(error),
                 Err(error) => return Err(error.into()),
             }
@@ -165,6 +169,7 @@ impl ImageScanner {
         let summary = Report::read(&bytes)?.of_image(config)?;
         let unknown = server.unknown(&summary);
         let report_key = self.state.store_report(&bytes).await?;
+        crash::point("scanner-adapter.report_stored");
         drop(bytes);
         let sbom_key = if summary.covers() {
             self.sbom(folder.path(), &report_path).await?
@@ -261,7 +266,9 @@ impl ImageScanner {
         if sbom.bom_format != "CycloneDX" {
             return Err(crate::report::Unusable::Anonymous.into());
         }
-        Ok(self.state.store_report(&bytes).await?)
+        let key = self.state.store_report(&bytes).await?;
+        crash::point("scanner-adapter.sbom_stored");
+        Ok(key)
     }
 }
 

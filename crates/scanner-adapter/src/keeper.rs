@@ -11,8 +11,9 @@ use sluice_bus::{Bus, Cause};
 use sluice_domain::Backoff;
 use sluice_events::Event;
 use sluice_events::facts::ScannerDatabaseUpdated;
-use sluice_service::{Host, Latch};
+use sluice_service::{Host, Latch, crash};
 use sluice_state::key::SCANNER;
+use sluice_telemetry::metrics;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -333,6 +334,11 @@ impl Keeping {
             database = version.database_text(),
             "the vulnerability database was checked and is used"
         );
+        metrics::gauge(
+            "sluice_vulnerability_database_timestamp_seconds",
+            version.database.timestamp() as f64,
+            &[],
+        );
         let age = Utc::now() - version.database;
         if age > OLD {
             tracing::warn!(
@@ -404,18 +410,15 @@ impl Keeping {
                 updated_at: server.version.database,
             };
             let event = Event::from(fact);
-            let facts = self.keeper.bus.facts(&event.subject()).await?;
-            let known = facts.iter().any(|fact| match &fact.event {
-                Some(Event::ScannerDatabaseUpdated(known)) => {
-                    known.updated_at >= server.version.database
-                }
-                _ => false,
-            });
+            let last = self.keeper.bus.last_fact(&event.subject()).await?;
+            let known = matches!(last, Some(Event::ScannerDatabaseUpdated(last))
+                if last.updated_at >= server.version.database);
             if !known {
                 self.keeper
                     .bus
                     .publish(&event, &Cause::root(), &version)
                     .await?;
+                crash::point("scanner-adapter.database_told");
             }
             anyhow::Ok(())
         };

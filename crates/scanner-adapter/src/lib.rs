@@ -10,6 +10,7 @@ mod failure;
 mod folder;
 mod image;
 mod keeper;
+mod reconcile;
 mod report;
 mod scan;
 mod server;
@@ -26,6 +27,7 @@ use secrecy::ExposeSecret as _;
 use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::{Host, RegistrySettings, secret_file};
 use sluice_state::key::SCANNER;
+use sluice_state::reconcile::keep_complete;
 use sluice_state::{attach, internal_registry};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -105,6 +107,10 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         handler_timeout: limit + MARGIN,
     };
     let stopping = host.stopping();
+    host.spawn(
+        "reconcile",
+        keep_complete(bus.clone(), &topology::SCANNER_ADAPTER, stopping.clone()),
+    );
     host.spawn("scanner-adapter", async move {
         let _finished = finished.drop_guard();
         // Messages are left to replicas that can scan already.

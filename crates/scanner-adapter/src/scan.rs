@@ -3,22 +3,24 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use sluice_bus::{Bus, Cause, Handler, Outcome};
-use sluice_domain::resources::ScanMode;
+use sluice_bus::{Bus, Cause, Handler, Outcome, topology};
 use sluice_domain::{
     Classify as _, Digest, Platform, Repository, ResourceName, SeverityCounts, Tag,
     is_service_account,
 };
-use sluice_events::commands::ScanImage;
+use sluice_events::commands::{Reconcile, ScanImage};
 use sluice_events::facts::{ScanFailed, ScanSucceeded, ScannedChild, TagMirrored, TagPushed};
 use sluice_events::wire::state::{ImageChild, Verdict, VerdictStatus};
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
+use sluice_service::crash;
 use sluice_state::key;
+use sluice_state::reconcile::after_events;
 use sluice_state::{Catalog, Snapshot, describe};
 
-use crate::error::{ChildError, Error};
+use crate::error::{ChildError, Error, StageError};
 use crate::image::ImageScanner;
 use crate::keeper::Scanner;
+use crate::reconcile::is_scanned_unasked;
 use crate::server::Server;
 use crate::verdict::Image;
 
@@ -28,6 +30,7 @@ pub(crate) enum Input {
     Mirrored(TagMirrored),
     Pushed(TagPushed),
     Scan(ScanImage),
+    Reconcile(Reconcile),
 }
 
 impl Decode for Input {
@@ -36,6 +39,7 @@ impl Decode for Input {
             Message::Event(Event::TagMirrored(fact)) => Ok(Self::Mirrored(fact)),
             Message::Event(Event::TagPushed(fact)) => Ok(Self::Pushed(fact)),
             Message::Command(Command::ScanImage(command)) => Ok(Self::Scan(command)),
+            Message::Command(Command::Reconcile(command)) => Ok(Self::Reconcile(command)),
             other => Err(other.unexpected()),
         }
     }
@@ -57,11 +61,9 @@ impl Input {
             // What Sluice itself pushes is told as mirrored or promoted.
             Self::Pushed(fact) if is_service_account(&fact.actor) => return None,
             Self::Pushed(fact) => (fact.repository, fact.tag, fact.digest),
+            Self::Reconcile(_) => return None,
         };
-        let manual = catalog
-            .settings(&repository)
-            .is_some_and(|settings| settings.scan == ScanMode::Manual);
-        (!manual && !catalog.is_target(&repository)).then_some(Target {
+        is_scanned_unasked(catalog, &repository).then_some(Target {
             repository,
             tag: Some(tag),
             digest,
@@ -93,11 +95,22 @@ pub(crate) struct ScannerAdapter {
 
 impl Handler for ScannerAdapter {
     type Input = Input;
-    type Error = ChildError;
+    type Error = StageError;
 
     const SPAN: &'static str = sluice_telemetry::span::SCAN;
 
-    async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, ChildError> {
+    async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, StageError> {
+        if let Input::Reconcile(command) = input {
+            after_events(&self.bus, &topology::SCANNER_ADAPTER, &command, cause).await?;
+            let found = self.missing(&command).await?;
+            return Ok(found.into_outcome(&self.images.state, &command, cause));
+        }
+        Ok(self.scan_or_tell(input, cause).await?)
+    }
+}
+
+impl ScannerAdapter {
+    async fn scan_or_tell(&self, input: Input, cause: &Cause) -> Result<Outcome, ChildError> {
         let Some(target) = input.target(&self.catalog.current()) else {
             return Ok(Outcome::done());
         };
@@ -299,6 +312,7 @@ impl ScannerAdapter {
             .publish(&fact.into(), cause, &cause.occurrence)
             .await
             .map_err(sluice_state::Error::from)?;
+        crash::point("scanner-adapter.failure_told");
         Ok(())
     }
 

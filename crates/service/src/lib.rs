@@ -1,5 +1,6 @@
 //! What every process shares: arguments, settings, signals, drain, and the health endpoint.
 
+pub mod crash;
 mod health;
 mod host;
 mod launch;

@@ -1,16 +1,21 @@
-//! Applying resources: the entry, then the fact.
+//! Applying resources: the entry, then the fact; removing them: the fact, then the entry.
 
-use chrono::Utc;
+use chrono::TimeDelta;
 use sluice_bus::{Bus, Cause};
-use sluice_domain::ResourceName;
 use sluice_domain::resources::{Kind, Resource};
+use sluice_domain::{ResourceName, now};
 use sluice_events::facts::ResourceApplied;
-use sluice_events::time_to_wire;
 use sluice_events::wire::state as wire;
+use sluice_events::{Event, time_from_wire, time_to_wire};
+use sluice_service::crash;
 
 use crate::State;
+use crate::entries::Entry;
 use crate::error::Error;
 use crate::key;
+
+/// For how long the log is sure to have what was told.
+const LOGGED: TimeDelta = TimeDelta::days(7);
 
 impl State {
     /// Stores a resource and tells it; one that is stored just so is left alone, which `false` says.
@@ -24,13 +29,11 @@ impl State {
             source,
         })?;
         let before = self.resources.get(&key).await?;
-        if before
-            .as_ref()
-            .is_some_and(|entry| entry.value.json == json)
-        {
+        if let Some(same) = before.as_ref().filter(|entry| entry.value.json == json) {
+            self.tell_untold(bus, resource, same, actor).await?;
             return Ok(false);
         }
-        let now = time_to_wire(Utc::now());
+        let now = time_to_wire(now());
         let created_at = before
             .as_ref()
             .and_then(|entry| entry.value.created_at.or(entry.value.applied_at))
@@ -48,6 +51,7 @@ impl State {
             .resources
             .write(&key, &value, before.map(|entry| entry.revision))
             .await?;
+        crash::point("resources.stored");
         self.tell(
             bus,
             resource.kind(),
@@ -75,10 +79,38 @@ impl State {
         let Some(before) = self.resources.get(&key).await? else {
             return Ok(false);
         };
-        self.resources.delete(&key).await?;
+        // An entry that is gone could not tell any more that its removal was not told.
         self.tell(bus, kind, name, before.revision, true, actor)
             .await?;
+        crash::point("resources.removal_told");
+        self.resources.delete(&key).await?;
         Ok(true)
+    }
+
+    /// Tells a resource that was stored by somebody who died before telling it; the log says whether that is so.
+    async fn tell_untold(
+        &self,
+        bus: &Bus,
+        resource: &Resource,
+        stored: &Entry<wire::Resource>,
+        actor: &str,
+    ) -> Result<(), Error> {
+        let applied_at = time_from_wire(stored.value.applied_at.as_ref());
+        if applied_at.is_none_or(|at| now() - at > LOGGED) {
+            return Ok(());
+        }
+        let (kind, name) = (resource.kind(), resource.name());
+        let revision = stored.revision;
+        let fact = applied(kind, name, revision, false, actor);
+        let logged = bus.facts(&Event::from(fact).subject()).await?;
+        let is_told = logged.iter().any(|fact| match &fact.event {
+            Some(Event::ResourceApplied(told)) => told.revision == revision && !told.removed,
+            _ => false,
+        });
+        if !is_told {
+            self.tell(bus, kind, name, revision, false, actor).await?;
+        }
+        Ok(())
     }
 
     async fn tell(
@@ -90,16 +122,26 @@ impl State {
         removed: bool,
         actor: &str,
     ) -> Result<(), Error> {
-        let fact = ResourceApplied {
-            kind: kind.to_string(),
-            name: name.clone(),
-            revision,
-            removed,
-            actor: actor.to_owned(),
-        };
+        let fact = applied(kind, name, revision, removed, actor);
         let occurrence = if removed { "removed" } else { "applied" };
         bus.publish(&fact.into(), &Cause::root(), occurrence)
             .await?;
         Ok(())
+    }
+}
+
+fn applied(
+    kind: Kind,
+    name: &ResourceName,
+    revision: u64,
+    removed: bool,
+    actor: &str,
+) -> ResourceApplied {
+    ResourceApplied {
+        kind: kind.to_string(),
+        name: name.clone(),
+        revision,
+        removed,
+        actor: actor.to_owned(),
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use sluice_bus::Bus;
 use sluice_domain::RegistryHost;
-use sluice_registry::{Client, Credential, Endpoint};
+use sluice_registry::{Client, Credential, Endpoint, Transport};
 use sluice_service::{BusSettings, Host, RegistrySettings, secret_file};
 
 use crate::State;
@@ -69,13 +69,17 @@ pub fn internal_registry(settings: &RegistrySettings) -> anyhow::Result<Client> 
 ///
 /// # Errors
 /// A secret or certificate that cannot be read.
-pub fn remote_registry(catalog: &Snapshot, host: &RegistryHost) -> anyhow::Result<Client> {
+pub fn remote_registry(
+    catalog: &Snapshot,
+    host: &RegistryHost,
+    transport: &Transport,
+) -> anyhow::Result<Client> {
     let Some(registry) = catalog
         .registries
         .values()
         .find(|registry| registry.host == *host)
     else {
-        return Ok(Client::new(Endpoint::of(host, false)?)?);
+        return Ok(Client::over(transport.clone(), Endpoint::of(host, false)?)?);
     };
     let mut endpoint = Endpoint::of(host, registry.plain_http)?;
     if let (Some(username), Some(file)) = (&registry.username, &registry.password_file) {
@@ -88,5 +92,5 @@ pub fn remote_registry(catalog: &Snapshot, host: &RegistryHost) -> anyhow::Resul
         .realms
         .extend(registry.realms.iter().map(ToString::to_string));
     endpoint.ca_file.clone_from(&registry.ca_file);
-    Ok(Client::new(endpoint)?)
+    Ok(Client::over(transport.clone(), endpoint)?)
 }

@@ -50,6 +50,30 @@ pub enum Error {
         /// When to look again.
         until: DateTime<Utc>,
     },
+    /// Nothing is promoted or deleted now.
+    #[error("promotion and deletion are paused: {reason}")]
+    Paused {
+        /// Why.
+        reason: String,
+        /// When to look again.
+        until: DateTime<Utc>,
+    },
+    /// After a restore the registry holds something newer than the state knows of.
+    #[error("`{tag}` names another digest than the restored state says; its source is asked first")]
+    Behind {
+        /// The tag with its repository.
+        tag: String,
+        /// When to look again.
+        until: DateTime<Utc>,
+    },
+    /// A stage's events wait, which come before the search for what is missing.
+    #[error("stage `{stage}` works on its events first")]
+    EventsFirst {
+        /// The stage.
+        stage: &'static str,
+        /// When to look again.
+        until: DateTime<Utc>,
+    },
     /// The tag could not be brought to rest.
     #[error("tag `{tag}` kept changing while it was written")]
     Restless {
@@ -87,7 +111,10 @@ impl Classify for Error {
         match self {
             Self::Bus(error) => error.class(),
             Self::Registry(error) => error.class(),
-            Self::Claimed { until, .. } => Class::Unavailable { until: *until },
+            Self::Claimed { until, .. }
+            | Self::Paused { until, .. }
+            | Self::Behind { until, .. }
+            | Self::EventsFirst { until, .. } => Class::Unavailable { until: *until },
             Self::Restless { .. } => Class::TRANSIENT,
             Self::Unreadable { .. }
             | Self::Newer { .. }

@@ -4,6 +4,7 @@ use sluice_domain::{Digest, Repository};
 use sluice_events::time_to_wire;
 use sluice_events::wire::state::{ImageChild, ImageEntry};
 use sluice_registry::{Client, Content, Manifest};
+use sluice_service::crash;
 
 use crate::State;
 use crate::error::Error;
@@ -72,6 +73,7 @@ pub async fn describe(
         ..Default::default()
     };
     state.images.put(&key, &entry).await?;
+    crash::point("images.described");
     Ok(entry)
 }
 

@@ -6,6 +6,9 @@ use sluice_events::subject::token;
 /// The name of the one scanner of this version.
 pub const SCANNER: &str = "trivy";
 
+/// What the keys of unauthorised tags begin with; the bucket also has the entry that pauses.
+const UNAUTHORISED: &str = "unauthorised";
+
 /// `kind.name`.
 #[must_use]
 pub fn resource(kind: &str, name: &ResourceName) -> String {
@@ -75,6 +78,12 @@ pub fn decisions_in(repository: &Repository) -> String {
     format!("*.{}.*.*", token(repository.as_str()))
 }
 
+/// The filter of a policy's decisions.
+#[must_use]
+pub fn decisions_by(policy: &ResourceName) -> String {
+    format!("{}.*.*.*", token(policy.as_str()))
+}
+
 /// The filter of every decision on a digest, wherever it is.
 #[must_use]
 pub fn decisions_about(digest: &Digest) -> String {
@@ -96,8 +105,26 @@ pub fn endpoint(name: &ResourceName) -> String {
     token(name.as_str())
 }
 
+/// `stage`.
+#[must_use]
+pub fn reconciliation(stage: &str) -> String {
+    token(stage)
+}
+
 /// `endpoint.event`.
 #[must_use]
 pub fn delivery(endpoint: &ResourceName, event: &str) -> String {
     format!("{}.{}", token(endpoint.as_str()), token(event))
+}
+
+/// `unauthorised.repository.tag`.
+#[must_use]
+pub fn unauthorised(repository: &Repository, at: &Tag) -> String {
+    format!("{UNAUTHORISED}.{}", tag(repository, at))
+}
+
+/// The filter of what was found in a target that no decision put there.
+#[must_use]
+pub fn unauthorised_in(repository: &Repository) -> String {
+    format!("{UNAUTHORISED}.{}", tags_of(repository))
 }

@@ -3,10 +3,12 @@
 mod apply;
 mod catalog;
 mod connect;
+mod control;
 mod entries;
 mod error;
 mod images;
 pub mod key;
+pub mod reconcile;
 mod reports;
 mod schedules;
 mod tags;
@@ -16,7 +18,8 @@ use sluice_events::wire::state as wire;
 
 pub use catalog::{Catalog, CatalogFeed, Snapshot};
 pub use connect::{attach, internal_registry, remote_registry};
-pub use entries::{Entries, Entry, Stored};
+pub use control::{Held, note_restore, reconciled};
+pub use entries::{Entries, Entry, Page, Stored};
 pub use error::Error;
 pub use images::describe;
 pub use schedules::{Wanted, keep_schedules};
@@ -43,6 +46,12 @@ pub struct State {
     pub endpoints: Entries<wire::Endpoint>,
     /// Deliveries to endpoints.
     pub deliveries: Entries<wire::Delivery>,
+    /// What holds up promotion and deletion: one entry.
+    pub control: Entries<wire::Control>,
+    /// What targets hold that no decision put there.
+    pub unauthorised: Entries<wire::Unauthorised>,
+    /// How each stage's last search for missing work went.
+    pub reconciliations: Entries<wire::Reconciliation>,
     /// Manifests that only serve to delete a tag.
     pub tombstones: Entries<wire::Tombstone>,
     reports: Objects,
@@ -55,6 +64,7 @@ impl State {
     /// A bucket that was not provisioned.
     pub async fn open(bus: &Bus) -> Result<Self, Error> {
         let upstream = bus.bucket("upstream").await?;
+        let control = bus.bucket("control").await?;
         Ok(Self {
             resources: Entries::new(bus.bucket("resources").await?),
             upstream: Entries::new(upstream.clone()),
@@ -65,6 +75,9 @@ impl State {
             decisions: Entries::new(bus.bucket("decisions").await?),
             endpoints: Entries::new(bus.bucket("endpoints").await?),
             deliveries: Entries::new(bus.bucket("deliveries").await?),
+            control: Entries::new(control.clone()),
+            unauthorised: Entries::new(control),
+            reconciliations: Entries::new(bus.bucket("reconciliations").await?),
             tombstones: Entries::new(bus.bucket("tombstones").await?),
             reports: bus.reports().await?,
         })

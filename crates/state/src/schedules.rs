@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sluice_bus::{Bus, Cause, Schedule};
+use sluice_service::crash;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{Catalog, Snapshot};
@@ -58,11 +59,16 @@ pub async fn keep_schedules(
 async fn reconcile(bus: &Bus, prefix: &str, all: Vec<Wanted>) -> Result<(), sluice_bus::Error> {
     let mut kept = BTreeSet::new();
     for Wanted { schedule, at_once } in all {
-        if bus.put_schedule(&schedule).await? {
-            tracing::info!(schedule = schedule.name, when = ?schedule.when, "scheduled");
+        if !bus.has_schedule(&schedule).await? {
+            // First, because a schedule that is there hides that this was left to be done.
             if at_once {
                 bus.command(&schedule.command, &Cause::root()).await?;
+                crash::point("schedules.commanded");
             }
+            if bus.put_schedule(&schedule).await? {
+                tracing::info!(schedule = schedule.name, when = ?schedule.when, "scheduled");
+            }
+            crash::point("schedules.put");
         }
         kept.insert(schedule.name);
     }

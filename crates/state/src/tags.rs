@@ -1,21 +1,23 @@
 //! The one tag operation: the only code that writes or removes a tag (invariant 2).
 
-mod mend;
+mod late;
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sluice_domain::{Digest, Repository, Tag};
+use sluice_domain::{Digest, Repository, Tag, now};
 use sluice_events::wire::state::{Claim, Promotion, Pruning, TagEntry, Tombstone};
 use sluice_events::{time_from_wire, time_to_wire};
 use sluice_registry::{Client, Manifest};
+use sluice_service::crash;
 
+use self::late::Late;
 use crate::State;
 use crate::entries::Entry;
 use crate::error::Error;
 use crate::key;
 
-/// For how long a tag is claimed; whoever takes longer starts again, so this only has to be longer than is usual.
+/// For how long a tag is claimed, unless the stage says otherwise; this only has to be longer than is usual.
 const CLAIM: Duration = Duration::from_secs(30);
 /// When a foreign claim is looked at again; most are gone in milliseconds.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -82,6 +84,7 @@ pub enum Applied {
 pub struct TagWriter {
     state: State,
     registry: Client,
+    claim: Duration,
 }
 
 enum Round {
@@ -93,7 +96,19 @@ impl TagWriter {
     /// Makes a writer with the registry account of the service.
     #[must_use]
     pub const fn new(state: State, registry: Client) -> Self {
-        Self { state, registry }
+        Self {
+            state,
+            registry,
+            claim: CLAIM,
+        }
+    }
+
+    /// Sets for how long a tag is claimed: the time after which the message of somebody who died comes again, which
+    /// then finds the claim of the dead one lapsed.
+    #[must_use]
+    pub const fn claiming_for(mut self, claim: Duration) -> Self {
+        self.claim = claim;
+        self
     }
 
     /// Carries out a change, so that no late worker leaves an older digest over a newer one.
@@ -148,7 +163,10 @@ impl TagWriter {
             };
             settle(&mut value, &provenance, Some(digest), at);
             match self.state.tags.write(&key, &value, revision).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    crash::point("tags.observed");
+                    return Ok(());
+                }
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error),
             }
@@ -163,22 +181,16 @@ impl TagWriter {
         change: &TagChange<'_, T>,
         pruning: Option<&Pruning>,
     ) -> Result<Applied, Error> {
-        let holder = format!("{}/{}", change.provenance.by, uuid::Uuid::new_v4());
-        let mut wrote = false;
+        let holder = holder(&change.provenance.by);
         for _ in 0..ROUNDS {
-            match self.round(change, pruning, &holder, &mut wrote).await {
-                Ok(Round::Done(Applied::Superseded)) => {
-                    // What was written may have arrived after whoever superseded it had looked.
-                    if wrote || change.wanted.is_some() {
-                        let ours = change.wanted.map(|manifest| &manifest.digest);
-                        self.mend(change.repository, change.tag, ours).await?;
-                    }
-                    return Ok(Applied::Superseded);
-                }
+            match self.round(change, pruning, &holder).await {
                 Ok(Round::Done(applied)) => return Ok(applied),
                 Ok(Round::Again) => {}
                 Err(error) if error.is_conflict() => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.release(change, &holder).await;
+                    return Err(error);
+                }
             }
         }
         Err(Error::Restless {
@@ -186,19 +198,54 @@ impl TagWriter {
         })
     }
 
+    /// Ends the claim of a change that failed, if what the tag names can be told; otherwise it lapses.
+    ///
+    /// What a live claim is for is kept, so it must not outlive the work.
+    async fn release<T>(&self, change: &TagChange<'_, T>, holder: &str) {
+        let late = Late {
+            repository: change.repository,
+            tag: change.tag,
+            wanted: change.wanted.map(|manifest| &manifest.digest),
+            provenance: &change.provenance,
+            holder,
+        };
+        let released = async {
+            let key = key::tag(late.repository, late.tag);
+            let claim = self.state.tags.get(&key).await?;
+            let claim = claim.and_then(|entry| entry.value.claim);
+            if claim.is_some_and(|claim| claim.holder == holder) {
+                self.is_left(late).await?;
+            }
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = released.await {
+            tracing::debug!(%error, "a claim is left to lapse");
+        }
+    }
+
     async fn round<T: Truth>(
         &self,
         change: &TagChange<'_, T>,
         pruning: Option<&Pruning>,
         holder: &str,
-        wrote: &mut bool,
     ) -> Result<Round, Error> {
         let key = key::tag(change.repository, change.tag);
         let wanted = change.wanted.map(|manifest| manifest.digest.clone());
         let entry = self.state.tags.get(&key).await?;
         let (mut value, revision) = split(entry);
         if change.truth.standing().await? == Standing::Superseded {
-            return Ok(Round::Done(Applied::Superseded));
+            let late = Late {
+                repository: change.repository,
+                tag: change.tag,
+                wanted: wanted.as_ref(),
+                provenance: &change.provenance,
+                holder,
+            };
+            return Ok(if self.is_left(late).await? {
+                Round::Done(Applied::Superseded)
+            } else {
+                Round::Again
+            });
         }
         refuse_foreign_claim(change.repository, change.tag, &value, holder)?;
         let at = self
@@ -218,68 +265,77 @@ impl TagWriter {
         value.claim = Some(Claim {
             digest: text(wanted.as_ref()),
             holder: holder.to_owned(),
-            until: Some(time_to_wire(Utc::now() + CLAIM)),
+            until: Some(time_to_wire(now() + self.claim)),
         });
         value.repository = change.repository.to_string();
         value.tag = change.tag.to_string();
         value.generation += 1;
         value.pruning = pruning.cloned();
         let revision = self.state.tags.write(&key, &value, revision).await?;
+        crash::point("tags.claimed");
         if at != wanted {
-            *wrote = true;
-            self.write(change).await?;
+            self.write(change.repository, change.tag, change.wanted)
+                .await?;
+            crash::point("tags.written");
         }
-        let now = self
+        let there = self
             .registry
             .head(change.repository, &change.tag.into())
             .await?
             .map(|head| head.digest);
-        if now != wanted || change.truth.standing().await? == Standing::Superseded {
-            // Whoever wants something else waits for this claim to go.
-            value.claim = None;
+        if there != wanted || change.truth.standing().await? == Standing::Superseded {
+            // Whoever wants something else waits for this claim to go, and has to know whose doing this is.
             value.pruning = None;
-            value.digest = text(now.as_ref());
+            if there == wanted {
+                settle(&mut value, &change.provenance, wanted.as_ref(), now());
+            } else {
+                value.claim = None;
+                value.digest = text(there.as_ref());
+            }
             self.state.tags.write(&key, &value, Some(revision)).await?;
             return Ok(Round::Again);
         }
-        settle(&mut value, &change.provenance, wanted.as_ref(), Utc::now());
+        settle(&mut value, &change.provenance, wanted.as_ref(), now());
+        crash::point("tags.checked");
         self.state.tags.write(&key, &value, Some(revision)).await?;
+        crash::point("tags.settled");
         Ok(Round::Done(Applied::Settled { previous }))
     }
 
-    async fn write<T>(&self, change: &TagChange<'_, T>) -> Result<(), Error> {
-        if let Some(manifest) = change.wanted {
-            return Ok(self
+    /// Points a tag to a manifest that is there by digest, or removes it.
+    async fn write(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        wanted: Option<&Manifest>,
+    ) -> Result<(), Error> {
+        match wanted {
+            Some(manifest) => Ok(self
                 .registry
-                .put_manifest(change.repository, &change.tag.into(), manifest)
-                .await?);
+                .put_manifest(repository, &tag.into(), manifest)
+                .await?),
+            None => self.remove(repository, tag).await,
         }
-        remove(&self.state, &self.registry, change.repository, change.tag).await
     }
-}
 
-/// Removes a tag at the registry, and only it.
-async fn remove(
-    state: &State,
-    registry: &Client,
-    repository: &Repository,
-    tag: &Tag,
-) -> Result<(), Error> {
-    let remember = |digest: Digest| async move {
-        let tombstone = Tombstone {
-            digest: digest.to_string(),
-            repository: repository.to_string(),
-            tag: tag.to_string(),
-            created_at: Some(time_to_wire(Utc::now())),
-            ..Default::default()
+    async fn remove(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
+        let remember = |digest: Digest| async move {
+            let tombstone = Tombstone {
+                digest: digest.to_string(),
+                repository: repository.to_string(),
+                tag: tag.to_string(),
+                created_at: Some(time_to_wire(now())),
+                ..Default::default()
+            };
+            self.state
+                .tombstones
+                .put(&key::image(&digest), &tombstone)
+                .await?;
+            crash::point("tags.tombstone_noted");
+            Ok(())
         };
-        state
-            .tombstones
-            .put(&key::image(&digest), &tombstone)
-            .await
-            .map(drop)
-    };
-    registry.delete_tag(repository, tag, remember).await?
+        self.registry.delete_tag(repository, tag, remember).await?
+    }
 }
 
 fn split(entry: Option<Entry<TagEntry>>) -> (TagEntry, Option<u64>) {
@@ -289,14 +345,15 @@ fn split(entry: Option<Entry<TagEntry>>) -> (TagEntry, Option<u64>) {
     )
 }
 
-fn text(digest: Option<&Digest>) -> String {
-    digest.map(ToString::to_string).unwrap_or_default()
+/// Names whoever carries out a change now.
+fn holder(by: &str) -> String {
+    let simulated = sluice_domain::clock::simulated_chance();
+    let id = simulated.map_or_else(uuid::Uuid::new_v4, uuid::Uuid::from_u128);
+    format!("{by}/{id}")
 }
 
-fn is_none_or_lapsed(value: &TagEntry) -> bool {
-    value.claim.as_ref().is_none_or(|claim| {
-        time_from_wire(claim.until.as_ref()).is_none_or(|until| until <= Utc::now())
-    })
+fn text(digest: Option<&Digest>) -> String {
+    digest.map(ToString::to_string).unwrap_or_default()
 }
 
 fn refuse_foreign_claim(
@@ -308,12 +365,12 @@ fn refuse_foreign_claim(
     let Some(claim) = &value.claim else {
         return Ok(());
     };
-    let until = time_from_wire(claim.until.as_ref()).filter(|until| *until > Utc::now());
+    let until = time_from_wire(claim.until.as_ref()).filter(|until| *until > now());
     match until {
         Some(until) if claim.holder != holder => Err(Error::Claimed {
             tag: format!("{repository}:{tag}"),
             holder: claim.holder.clone(),
-            until: until.min(Utc::now() + LOOK_AGAIN),
+            until: until.min(now() + LOOK_AGAIN),
         }),
         _ => Ok(()),
     }
@@ -334,7 +391,12 @@ fn settle(
     value.claim = None;
     value.pruning = value.pruning.take().filter(|_| wanted.is_none());
     value.pruned = value.pruning.is_some();
-    value.digest = text(wanted);
+    let before = std::mem::replace(&mut value.digest, text(wanted));
+    value.previous = if before == value.digest {
+        String::new()
+    } else {
+        before
+    };
     value.arrived_at = Some(time_to_wire(at));
     value.arrived_by = by;
     value.mirror = mirror;

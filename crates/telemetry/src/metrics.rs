@@ -21,6 +21,7 @@ struct Metrics {
     deliveries: HistogramVec,
     waiting: IntGaugeVec,
     gauges: Mutex<BTreeMap<&'static str, GaugeVec>>,
+    counters: Mutex<BTreeMap<&'static str, IntCounterVec>>,
 }
 
 static METRICS: LazyLock<Option<Metrics>> = LazyLock::new(|| Metrics::new().ok());
@@ -71,6 +72,7 @@ impl Metrics {
                 &["stage"],
             )?,
             gauges: Mutex::default(),
+            counters: Mutex::default(),
         };
         let registry = &metrics.registry;
         registry.register(Box::new(metrics.received.clone()))?;
@@ -99,6 +101,34 @@ impl Metrics {
             gauge.get_metric_with_label_values(&values)?.set(value);
         }
         Ok(())
+    }
+
+    fn add(
+        &self,
+        name: &'static str,
+        more: u64,
+        labels: &[(&str, &str)],
+    ) -> prometheus::Result<()> {
+        let (keys, values): (Vec<_>, Vec<_>) = labels.iter().copied().unzip();
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        if !counters.contains_key(name) {
+            let counter = IntCounterVec::new(Opts::new(name, name), &keys)?;
+            self.registry.register(Box::new(counter.clone()))?;
+            counters.insert(name, counter);
+        }
+        if let Some(counter) = counters.get(name) {
+            counter.get_metric_with_label_values(&values)?.inc_by(more);
+        }
+        Ok(())
+    }
+}
+
+/// Adds to a counter, which begins to exist with its first value, also where that is 0; its labels never change.
+pub fn count(name: &'static str, more: u64, labels: &[(&str, &str)]) {
+    if let Some(metrics) = METRICS.as_ref()
+        && let Err(error) = metrics.add(name, more, labels)
+    {
+        tracing::warn!(name, %error, "a counter cannot be increased");
     }
 }
 
@@ -195,6 +225,15 @@ mod tests {
         gauge("sluice_sample", 3.0, &[("host", "b")]);
         assert_rendered("sluice_sample{host=\"a\"} 2.5");
         assert_rendered("sluice_sample{host=\"b\"} 3");
+    }
+
+    #[test]
+    fn a_counter_adds_up_for_each_set_of_labels_and_begins_at_nothing() {
+        count("sluice_samples_total", 0, &[("host", "a")]);
+        assert_rendered("sluice_samples_total{host=\"a\"} 0");
+        count("sluice_samples_total", 2, &[("host", "a")]);
+        count("sluice_samples_total", 3, &[("host", "a")]);
+        assert_rendered("sluice_samples_total{host=\"a\"} 5");
     }
 
     #[test]

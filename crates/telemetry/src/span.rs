@@ -12,6 +12,8 @@ pub const SCAN: &str = "scan";
 pub const PROMOTE: &str = "promote";
 /// One retention run.
 pub const PRUNE: &str = "prune";
+/// One comparison of the registry with what is known of it.
+pub const COMPARE: &str = "compare";
 /// One delivery to an endpoint.
 pub const DELIVER: &str = "deliver";
 

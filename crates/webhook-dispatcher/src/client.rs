@@ -116,7 +116,7 @@ impl Clients {
         Ok(Answer {
             status,
             retry_after,
-            excerpt: excerpt(answer).await,
+            excerpt: excerpt(answer, post.keys).await,
         })
     }
 }
@@ -139,15 +139,16 @@ fn fault(error: reqwest::Error) -> Fault {
 }
 
 /// Reads the beginning of a body; what cannot be read changes nothing of the answer.
-async fn excerpt(mut answer: Response) -> String {
+async fn excerpt(mut answer: Response, keys: Option<&Keys>) -> String {
     let mut read = Vec::new();
     while read.len() < MOST_READ
         && let Ok(Some(chunk)) = answer.chunk().await
     {
         read.extend(chunk.iter().take(MOST_READ - read.len()));
     }
-    String::from_utf8_lossy(&read)
-        .chars()
+    let text = String::from_utf8_lossy(&read);
+    let text = keys.map_or_else(|| text.to_string(), |keys| keys.blot(&text));
+    text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(MOST_KEPT)
         .collect::<String>()

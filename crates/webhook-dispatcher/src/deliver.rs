@@ -11,7 +11,7 @@ use sluice_domain::{Class, Classify as _, ResourceName};
 use sluice_events::Event;
 use sluice_events::commands::DeliverEvent;
 use sluice_events::facts::{WebhookDelivered, WebhookFailed};
-use sluice_service::secret_file;
+use sluice_service::{crash, secret_file};
 use sluice_state::key;
 use tokio::time::Instant;
 
@@ -59,6 +59,7 @@ impl Dispatcher {
         };
         let (at, began) = (Utc::now(), Instant::now());
         let answer = self.clients.post(post).await;
+        crash::point("webhook-dispatcher.posted");
         place.note(answer.is_ok());
         let attempt = Attempt {
             number: before.attempt_count.saturating_add(1),
@@ -133,8 +134,10 @@ impl Dispatcher {
                 .publish(&fact.into(), cause, &cause.occurrence)
                 .await
                 .map_err(sluice_state::Error::from)?;
+            crash::point("webhook-dispatcher.failure_told");
         }
         record::attempted(&self.state, command, event.name(), &ended).await?;
+        crash::point("webhook-dispatcher.failure_noted");
         Ok(error)
     }
 

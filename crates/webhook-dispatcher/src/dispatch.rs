@@ -1,12 +1,13 @@
 //! The stage: a fact becomes one delivery for each endpoint that wants it.
 
 use chrono::{DateTime, Utc};
-use sluice_bus::{Bus, Cause, Handler, Outcome};
+use sluice_bus::{Bus, Cause, Handler, Outcome, topology};
 use sluice_domain::resources::Webhook;
 use sluice_domain::{Class, Classify, ResourceName};
-use sluice_events::commands::DeliverEvent;
+use sluice_events::commands::{DeliverEvent, Reconcile};
 use sluice_events::subject::token;
 use sluice_events::{Command, Decode, Event, EventId, Message, Unexpected};
+use sluice_state::reconcile::after_events;
 use sluice_state::{Catalog, Snapshot, State, key};
 use thiserror::Error;
 
@@ -30,6 +31,7 @@ pub(crate) struct Dispatcher {
 pub(crate) enum Input {
     Fact(Event),
     Deliver(DeliverEvent),
+    Reconcile(Reconcile),
 }
 
 impl Decode for Input {
@@ -41,6 +43,7 @@ impl Decode for Input {
             }
             Message::Event(event) => Ok(Self::Fact(event)),
             Message::Command(Command::DeliverEvent(command)) => Ok(Self::Deliver(command)),
+            Message::Command(Command::Reconcile(command)) => Ok(Self::Reconcile(command)),
             Message::Command(_) => Err(message.unexpected()),
         }
     }
@@ -129,6 +132,11 @@ impl Handler for Dispatcher {
         match input {
             Input::Fact(event) => self.fan_out(&event, cause).await,
             Input::Deliver(command) => self.deliver(command, cause).await,
+            Input::Reconcile(command) => {
+                after_events(&self.bus, &topology::WEBHOOK_DISPATCHER, &command, cause).await?;
+                let found = self.missing(&command).await?;
+                Ok(found.into_outcome(&self.state, &command, cause))
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ mod deliver;
 mod dispatch;
 mod envelope;
 mod lanes;
+mod reconcile;
 mod record;
 mod settings;
 mod signature;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
 use sluice_state::attach;
+use sluice_state::reconcile::keep_complete;
 
 pub use settings::Settings;
 
@@ -31,6 +33,10 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     let (bus, state, catalog) = attach(&settings.bus, "webhook-dispatcher", host).await?;
     let stopping = host.stopping();
     let timeout = Duration::from_secs(settings.webhooks.timeout_seconds);
+    host.spawn(
+        "reconcile",
+        keep_complete(bus.clone(), &topology::WEBHOOK_DISPATCHER, stopping.clone()),
+    );
     let handler = dispatch::Dispatcher {
         bus: bus.clone(),
         state,

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use sluice_events::commands::DeliverEvent;
 use sluice_events::time_to_wire;
 use sluice_events::wire::state::{Attempt, Delivery, Endpoint};
+use sluice_service::crash;
 use sluice_state::{Entries, Error, State, Stored, key};
 
 /// How many attempts an entry keeps.
@@ -65,6 +66,7 @@ pub(crate) async fn attempted(
         delivery.given_up = ended.given_up && !delivery.delivered;
     })
     .await?;
+    crash::point("webhook-dispatcher.attempt_noted");
     let key = key::endpoint(&command.endpoint);
     let health = change(&state.endpoints, &key, |endpoint| {
         endpoint.name = command.endpoint.to_string();

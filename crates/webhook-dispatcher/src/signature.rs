@@ -50,6 +50,15 @@ impl Keys {
         }
     }
 
+    /// Blots out in an answer of the endpoint the secrets that we share with it.
+    pub(crate) fn blot(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for key in &self.0 {
+            text = text.replace(&STANDARD.encode(key.expose_secret()), "[secret]");
+        }
+        text
+    }
+
     /// Returns the value of `webhook-signature`.
     pub(crate) fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
         let signatures: Vec<String> = self

@@ -173,7 +173,7 @@ fn a_worker_that_writes_late_does_not_win() {
     scene.ends_at_the_first();
     let log = scene.stack.log_of(late);
     assert!(
-        log.contains("it is put back"),
+        log.contains("which is brought back"),
         "it was not written late: {log}"
     );
 }

@@ -27,13 +27,21 @@ pub(super) const CLEAN: Scan = Scan::Critical(0);
 
 pub(super) struct Scene {
     pub(super) stack: Stack,
-    bus: BusClient,
+    pub(super) bus: BusClient,
 }
 
 impl Scene {
     /// Starts everything before the promoter.
     pub(super) fn start() -> Self {
-        let mut stack = Stack::start(7_200);
+        Self::of(Stack::start(7_200))
+    }
+
+    /// As [`Scene::start`], but the work of a promoter that died is soon given to another.
+    pub(super) fn quick() -> Self {
+        Self::of(Stack::quick(7_200))
+    }
+
+    fn of(mut stack: Stack) -> Self {
         stack.service("poller", &[]);
         stack.service("mirror-worker", &[]);
         stack.apply(&stack.upstream_resource());

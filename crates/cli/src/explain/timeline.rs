@@ -145,7 +145,18 @@ fn detail(event: &Event) -> String {
         Event::ImageWithdrawn(fact) => {
             format!("{} by policy {}: {}", fact.digest, fact.policy, fact.reason)
         }
-        Event::ImageUnauthorised(fact) => fact.digest.to_string(),
+        Event::ImageUnauthorised(fact) => {
+            let done = if fact.reverted {
+                "reverted"
+            } else {
+                "left there"
+            };
+            let by = match fact.pushed_by.as_str() {
+                "" => String::new(),
+                account => format!(" by {account}"),
+            };
+            format!("{}{by}, {done}: {}", fact.digest, fact.reason)
+        }
         Event::PruneCompleted(fact) => {
             let reasons: Vec<String> = fact
                 .deleted

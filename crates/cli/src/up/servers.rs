@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
-use sluice_gateway::keys::Keys;
+use sluice_bus::ServerConfig;
+use sluice_bus::permissions::ADMIN;
+use sluice_gateway::keys::{Keys, PASSWORDS};
 use sluice_service::{Host, secret_file};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -19,8 +21,6 @@ use super::data::DataFolder;
 use super::disk;
 use crate::endpoints::NatsEndpoint;
 
-/// The user that our own services have at our own nats-server.
-const USER: &str = "sluice";
 /// What the gateway calls itself and the registry in its tokens; as its defaults have it.
 const TOKEN_ISSUER: &str = "sluice";
 const TOKEN_SERVICE: &str = "sluice-registry";
@@ -36,16 +36,27 @@ pub(crate) async fn start_nats(
     program: &Path,
     listen: SocketAddr,
     data: &DataFolder,
+    keys: &Keys,
 ) -> anyhow::Result<NatsEndpoint> {
-    let (password_file, password) = data.secret("nats")?;
     let ports = data.join("nats");
     for file in port_files(&ports) {
         fs::remove_file(&file).with_context(|| format!("failed to remove `{}`", file.display()))?;
     }
-    // The configuration language of nats-server includes JSON, which needs no thought about quoting.
-    let config = nats_config(listen.port(), listen, data, &password).to_string();
-    let config = data.write_config("nats-server.conf", &config)?;
-    let arguments = ["-c", text(&config)?];
+    let config = |listen| {
+        let config = ServerConfig {
+            listen,
+            store: &ports,
+            ports: Some(&ports),
+            tls: None,
+            passwords: PASSWORDS,
+        };
+        data.write_config("nats-server.conf", &config.text())
+    };
+    let passwords = fs::read_to_string(keys.nats_passwords())
+        .with_context(|| format!("failed to read `{}`", keys.nats_passwords().display()))?;
+    data.write_config(PASSWORDS, &passwords)?;
+    let first = config(listen)?;
+    let arguments = ["-c", text(&first)?];
     let restart = children.spawn(
         host,
         "nats-server",
@@ -56,26 +67,14 @@ pub(crate) async fn start_nats(
     let url = ready("nats-server", || async { bound(&ports) }).await?;
     // Started anew, it has to be where it was.
     let port = url.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-    let again = nats_config(port.unwrap_or(listen.port()), listen, data, &password).to_string();
-    data.write_config("nats-server.conf", &again)?;
+    config(SocketAddr::new(listen.ip(), port.unwrap_or(listen.port())))?;
     host.spawn("disk", disk::mend(host.clone(), ports, restart));
     Ok(NatsEndpoint {
         url,
-        user: USER.to_owned(),
-        password_file: Some(password_file),
-    })
-}
-
-fn nats_config(port: u16, listen: SocketAddr, data: &DataFolder, password: &str) -> Value {
-    let port = if port == 0 { -1 } else { i32::from(port) };
-    json!({
-        "server_name": "sluice",
-        "host": listen.ip(),
-        "port": port,
-        "ports_file_dir": data.join("nats"),
-        // One node has no replica to fall back on: an acknowledgement must mean that it is on the disk.
-        "jetstream": { "store_dir": data.join("nats"), "sync_interval": "always" },
-        "authorization": { "user": USER, "password": password },
+        user: ADMIN.to_owned(),
+        password_file: Some(keys.nats_password(ADMIN)),
+        ca_file: None,
+        passwords: Some(keys.nats()),
     })
 }
 

@@ -1,7 +1,7 @@
 //! The services that run in this process, and where each gets its settings from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use futures_util::future::LocalBoxFuture;
@@ -12,7 +12,7 @@ use crate::endpoints::Endpoints;
 
 /// What marks a variable as a setting of a service.
 const PREFIX: &str = "SLUICE__";
-/// The one setting that has another value for each service.
+/// The account at the registry has another password for each service, as has the user at NATS.
 const PASSWORD_FILE: &str = "REGISTRY__PASSWORD_FILE";
 
 /// One service, started through the same entry that its own binary uses.
@@ -56,6 +56,7 @@ pub(crate) struct Variables {
     ours: BTreeMap<String, String>,
     theirs: BTreeMap<String, String>,
     keys: Keys,
+    nats_passwords: Option<PathBuf>,
 }
 
 /// What `up` knows that services have to know.
@@ -85,11 +86,13 @@ impl Variables {
         let nats = &endpoints.nats;
         let path = |path: &Path| path.display().to_string();
         let host = |url: &str| url.strip_prefix("http://").unwrap_or(url).to_owned();
-        let password = nats.password_file.as_deref().unwrap_or(Path::new(""));
+        let given = |file: &Option<PathBuf>| file.clone().unwrap_or_default();
+        let (password, authorities) = (&given(&nats.password_file), &given(&nats.ca_file));
         let ours = [
             ("BUS__URL", nats.url.clone()),
             ("BUS__USER", nats.user.clone()),
             ("BUS__PASSWORD_FILE", path(password)),
+            ("BUS__CA_FILE", path(authorities)),
             ("REGISTRY__URL", endpoints.registry.clone()),
             ("REGISTRY__TOKEN_HOST", host(&endpoints.tokens)),
             ("TOKENS__LISTEN", host(&endpoints.tokens)),
@@ -109,6 +112,7 @@ impl Variables {
                 .filter(|(name, _)| name.starts_with(PREFIX))
                 .collect(),
             keys: keys.clone(),
+            nats_passwords: nats.passwords.clone(),
         }
     }
 
@@ -160,6 +164,11 @@ impl Variables {
         // Each has an account of its own, so that it can do what it must and no more.
         let password = self.keys.password(stage.name).display().to_string();
         ours.insert(format!("{PREFIX}{PASSWORD_FILE}"), password);
+        if let Some(folder) = &self.nats_passwords {
+            let password = folder.join(stage.name).display().to_string();
+            ours.insert(format!("{PREFIX}BUS__USER"), stage.name.to_owned());
+            ours.insert(format!("{PREFIX}BUS__PASSWORD_FILE"), password);
+        }
         let of_stage = |variables: &BTreeMap<String, String>| {
             let own = variables
                 .iter()

@@ -77,6 +77,23 @@ pub enum ScanMode {
     Manual,
 }
 
+/// What becomes of an image that stands in a target without a decision.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unauthorised {
+    /// It is told.
+    #[default]
+    Report,
+    /// It is told, and the tag is put back or removed.
+    Revert,
+}
+
+impl Unauthorised {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Settings of the local repositories that match a pattern, which is the name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -92,6 +109,9 @@ pub struct RepositorySettings {
     /// How many tags are kept, oldest out first; 0 for all.
     #[serde(default)]
     pub keep: u32,
+    /// What becomes of an image that stands in it, as a target, without a decision.
+    #[serde(default, skip_serializing_if = "Unauthorised::is_default")]
+    pub unauthorised: Unauthorised,
 }
 
 impl RepositorySettings {
@@ -178,6 +198,7 @@ mod tests {
             visibility: Visibility::Private,
             scan: ScanMode::OnPush,
             keep,
+            unauthorised: Unauthorised::Report,
         }
     }
 

@@ -87,8 +87,14 @@ ImageUnauthorised {
     tag: Option<Tag>,
     /// The digest of the image or index.
     digest: Digest,
-    /// Whether it was removed.
+    /// Whether it was removed, or the tag put back.
     reverted: bool,
+    /// Why it is not authorised.
+    reason: String,
+    /// Who pushed it, empty where nobody knows.
+    pushed_by: String,
+    /// What the tag should name by the decisions, empty for nothing.
+    expected: Option<Digest>,
 }}
 
 repeated_field!(Reason);

@@ -560,9 +560,18 @@ pub struct ImageUnauthorised {
     /// The digest of the image or index.
     #[prost(string, tag = "3")]
     pub digest: ::prost::alloc::string::String,
-    /// Whether it was removed.
+    /// Whether it was removed, or the tag put back.
     #[prost(bool, tag = "4")]
     pub reverted: bool,
+    /// Why it is not authorised.
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+    /// Who pushed it, empty where nobody knows.
+    #[prost(string, tag = "6")]
+    pub pushed_by: ::prost::alloc::string::String,
+    /// What the tag should name by the decisions, empty for nothing.
+    #[prost(string, tag = "7")]
+    pub expected: ::prost::alloc::string::String,
 }
 /// Retention ran in a repository.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -710,4 +719,48 @@ pub struct DeliverEvent {
     /// Who published it, as in /sluice/promoter.
     #[prost(string, tag = "6")]
     pub event_source: ::prost::alloc::string::String,
+}
+/// Look for work that is missing, from state alone, and ask for it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Reconcile {
+    /// The stage, by its name.
+    #[prost(string, tag = "1")]
+    pub stage: ::prost::alloc::string::String,
+    /// Why: start, hourly, asked, changed, lost or restarted.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// The search that this is a page of, empty for one that begins.
+    #[prost(string, tag = "3")]
+    pub run: ::prost::alloc::string::String,
+    /// Which of the stage's scans goes on.
+    #[prost(uint64, tag = "4")]
+    pub scan: u64,
+    /// The place in the bucket after which it goes on.
+    #[prost(uint64, tag = "5")]
+    pub after: u64,
+    /// How many entries were looked at before.
+    #[prost(uint64, tag = "6")]
+    pub looked_at: u64,
+    /// How many pieces of missing work were found before.
+    #[prost(uint64, tag = "7")]
+    pub found: u64,
+    /// What the scan has counted before, as each stage means it.
+    #[prost(uint64, tag = "8")]
+    pub counted: u64,
+    /// The name after which it goes on, where what is looked at has no places.
+    #[prost(string, tag = "9")]
+    pub after_name: ::prost::alloc::string::String,
+}
+/// Bring a mirrored tag to what upstream says it is.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MirrorTag {
+    /// The mirror, by its resource name.
+    #[prost(string, tag = "1")]
+    pub mirror: ::prost::alloc::string::String,
+    /// The tag.
+    #[prost(string, tag = "2")]
+    pub tag: ::prost::alloc::string::String,
+    /// Which move of the tag led to this, counted from 1.
+    #[prost(uint64, tag = "3")]
+    pub move_number: u64,
 }

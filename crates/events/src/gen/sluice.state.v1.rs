@@ -105,6 +105,9 @@ pub struct UpstreamPoll {
     /// Whether the failure was published.
     #[prost(bool, tag = "7")]
     pub failure_announced: bool,
+    /// When one last succeeded.
+    #[prost(message, optional, tag = "8")]
+    pub succeeded_at: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// Who is about to change a tag.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -131,6 +134,9 @@ pub struct Promotion {
     /// The source tag.
     #[prost(string, tag = "3")]
     pub tag: ::prost::alloc::string::String,
+    /// When the decision was made that the last change of the tag carried out.
+    #[prost(message, optional, tag = "4")]
+    pub decided_at: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// Why retention removes a tag.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -187,6 +193,9 @@ pub struct TagEntry {
     /// By which run and why, from the moment the removal begins.
     #[prost(message, optional, tag = "13")]
     pub pruning: ::core::option::Option<Pruning>,
+    /// What it pointed to before the last change that was settled, empty where that was nothing or the same.
+    #[prost(string, tag = "14")]
+    pub previous: ::prost::alloc::string::String,
 }
 /// One manifest of an image.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -376,6 +385,9 @@ pub struct Decision {
     /// The revision of the policy that it was made with.
     #[prost(uint64, tag = "16")]
     pub policy_revision: u64,
+    /// Set where the state was restored and the image had left its target since: only what was scanned after this counts.
+    #[prost(message, optional, tag = "17")]
+    pub rescan_after: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// The health of a webhook endpoint.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -461,6 +473,123 @@ pub struct Tombstone {
     /// When.
     #[prost(message, optional, tag = "5")]
     pub created_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// A stage that compared the state with the world after a restore.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Reconciled {
+    /// The stage.
+    #[prost(string, tag = "1")]
+    pub stage: ::prost::alloc::string::String,
+    /// When it was done.
+    #[prost(message, optional, tag = "2")]
+    pub at: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// A restore: from then on the state may be older than the registry.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Restored {
+    /// When it was restored.
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<::prost_types::Timestamp>,
+    /// When the backup was made.
+    #[prost(message, optional, tag = "2")]
+    pub taken_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// The version that made it.
+    #[prost(string, tag = "3")]
+    pub taken_by: ::prost::alloc::string::String,
+    /// Who has compared since.
+    #[prost(message, repeated, tag = "4")]
+    pub reconciled: ::prost::alloc::vec::Vec<Reconciled>,
+    /// When promotion and deletion went on; not set while they are paused.
+    #[prost(message, optional, tag = "5")]
+    pub ended_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// A pause of promotion and deletion that a person asked for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Pause {
+    /// Since when.
+    #[prost(message, optional, tag = "1")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
+    /// Who asked for it.
+    #[prost(string, tag = "2")]
+    pub by: ::prost::alloc::string::String,
+    /// Why.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// What holds up promotion and deletion.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Control {
+    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    #[prost(uint32, tag = "1")]
+    pub schema: u32,
+    /// The pause that a person asked for, if one did.
+    #[prost(message, optional, tag = "2")]
+    pub pause: ::core::option::Option<Pause>,
+    /// The last restore, if there was one.
+    #[prost(message, optional, tag = "3")]
+    pub restored: ::core::option::Option<Restored>,
+}
+/// A tag of a target that names what no decision put there.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Unauthorised {
+    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    #[prost(uint32, tag = "1")]
+    pub schema: u32,
+    /// The target repository.
+    #[prost(string, tag = "2")]
+    pub repository: ::prost::alloc::string::String,
+    /// The tag.
+    #[prost(string, tag = "3")]
+    pub tag: ::prost::alloc::string::String,
+    /// What it names.
+    #[prost(string, tag = "4")]
+    pub digest: ::prost::alloc::string::String,
+    /// When it was found; tells this happening from the next.
+    #[prost(message, optional, tag = "5")]
+    pub found_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Why it is not authorised.
+    #[prost(string, tag = "6")]
+    pub reason: ::prost::alloc::string::String,
+    /// Who pushed it, empty where nobody knows.
+    #[prost(string, tag = "7")]
+    pub pushed_by: ::prost::alloc::string::String,
+    /// What the tag should name by the decisions, empty for nothing.
+    #[prost(string, tag = "8")]
+    pub expected: ::prost::alloc::string::String,
+    /// Whether it was found by the first comparison after a restore; it is never reverted by itself then.
+    #[prost(bool, tag = "9")]
+    pub kept: bool,
+    /// Whether its event was published.
+    #[prost(bool, tag = "10")]
+    pub announced: bool,
+    /// Whether its reversal was begun.
+    #[prost(bool, tag = "11")]
+    pub reverting: bool,
+}
+/// How a stage's last search for missing work went.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Reconciliation {
+    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    #[prost(uint32, tag = "1")]
+    pub schema: u32,
+    /// The stage.
+    #[prost(string, tag = "2")]
+    pub stage: ::prost::alloc::string::String,
+    /// The search.
+    #[prost(string, tag = "3")]
+    pub run: ::prost::alloc::string::String,
+    /// Why it was made.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// When it ended.
+    #[prost(message, optional, tag = "5")]
+    pub ended_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// How many entries were looked at.
+    #[prost(uint64, tag = "6")]
+    pub looked_at: u64,
+    /// How many pieces of missing work were found and asked for.
+    #[prost(uint64, tag = "7")]
+    pub found: u64,
 }
 /// Whether a scanner understood a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

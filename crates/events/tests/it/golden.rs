@@ -71,6 +71,8 @@ fn json(command: &Command) -> Value {
         Command::JudgeImage(command) => serde_json::to_value(command),
         Command::PruneRepositories(command) => serde_json::to_value(command),
         Command::DeliverEvent(command) => serde_json::to_value(command),
+        Command::Reconcile(command) => serde_json::to_value(command),
+        Command::MirrorTag(command) => serde_json::to_value(command),
     }
     .unwrap()
 }

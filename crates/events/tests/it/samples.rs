@@ -4,7 +4,9 @@ use chrono::{DateTime, Utc};
 use sluice_domain::{
     Digest, RegistryHost, RemoteRepository, Repository, ResourceName, SeverityCounts, Tag,
 };
-use sluice_events::commands::{DeliverEvent, JudgeImage, PollMirror, PruneRepositories, ScanImage};
+use sluice_events::commands::{
+    DeliverEvent, JudgeImage, MirrorTag, PollMirror, PruneRepositories, Reconcile, ScanImage,
+};
 use sluice_events::facts::{
     ImageFlagged, ImagePromoted, ImagePromotionDenied, ImageUnauthorised, ImageWithdrawn,
     ManifestDeleted, ManifestPulled, ManifestPushed, PruneCompleted, PrunedTag, Reason,
@@ -294,6 +296,9 @@ fn images() -> Vec<Event> {
             tag: Some(tag("3.20")),
             digest: digest(),
             reverted: true,
+            reason: String::new(),
+            pushed_by: String::new(),
+            expected: None,
         }
         .into(),
     ]
@@ -373,6 +378,24 @@ fn commands() -> Vec<Command> {
             payload: vec![1, 2, 3],
             // The golden file is older than this field.
             event_source: String::new(),
+        }
+        .into(),
+        Reconcile {
+            stage: "promoter".to_owned(),
+            reason: "hourly".to_owned(),
+            run: "sluice.schedule.reconcile.promoter@7".to_owned(),
+            scan: 1,
+            after: 2,
+            looked_at: 3,
+            found: 4,
+            counted: 5,
+            after_name: "hub/alpine".to_owned(),
+        }
+        .into(),
+        MirrorTag {
+            mirror: name("alpine"),
+            tag: tag("3.20"),
+            move_number: 3,
         }
         .into(),
     ]

@@ -1,0 +1,439 @@
+//! Who may do what at NATS: one table, and what follows from it and from the topology.
+//!
+//! It must not know of servers and files; `server_config` writes down what is derived here.
+
+use std::collections::BTreeSet;
+
+use crate::topology::{
+    BUCKETS, DEAD_LETTERS, EVENTS, GATEWAY, MIRROR_WORKER, POLLER, PROMOTER, PRUNER, REPORTS,
+    SCANNER_ADAPTER, STAGES, Stage, WEBHOOK_DISPATCHER, WORK,
+};
+
+/// What stands before a request to JetStream.
+pub(crate) const API: &str = "$JS.API.";
+/// The user of the command: it provisions, applies, and saves and restores.
+pub const ADMIN: &str = "admin";
+/// The user that watches the server itself, and sees no message of ours.
+pub const SYSTEM: &str = "system";
+
+/// The buckets that every service reads: what people want, and whether anything is paused.
+const READ_BY_ALL: [&str; 2] = ["resources", "control"];
+/// What the one tag operation writes, whoever carries it out (invariant 2).
+const TAG_OPERATION: [&str; 2] = ["tags", "tombstones"];
+
+/// What one service does beyond what every stage does with its own messages.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) name: &'static str,
+    /// Its own work: consumers, schedules, dead letters.
+    pub(crate) stage: Option<&'static Stage>,
+    /// The facts that it alone publishes.
+    pub(crate) facts: &'static [&'static str],
+    /// What it asks for: of itself, unless it serves people.
+    pub(crate) commands: &'static [&'static str],
+    /// The buckets that it reads besides those that it writes and those that all read.
+    pub(crate) reads: &'static [&'static str],
+    /// The buckets that it writes.
+    pub(crate) writes: &'static [&'static str],
+    /// Whether it carries out the one tag operation.
+    pub(crate) tags: bool,
+    /// Whether it stores reports.
+    pub(crate) reports: bool,
+    /// Whether it reads the log and the dead letters, and how far behind the stages are.
+    pub(crate) watches: bool,
+    /// Whether it reads any facts from the log.
+    pub(crate) log: bool,
+    /// Whether it reads what its stage gave up.
+    pub(crate) letters: bool,
+    /// Single facts whose last one it reads from the log.
+    pub(crate) last: &'static [&'static str],
+}
+
+const SERVICE: Service = Service {
+    name: "",
+    stage: None,
+    facts: &[],
+    commands: &[],
+    reads: &[],
+    writes: &[],
+    tags: false,
+    reports: false,
+    watches: false,
+    log: false,
+    letters: false,
+    last: &[],
+};
+
+/// Every service. `images` is written by whoever describes an image first: an entry holds only what its digest says.
+pub(crate) const SERVICES: [Service; 7] = [
+    Service {
+        name: POLLER.name,
+        stage: Some(&POLLER),
+        facts: &[
+            "upstream.tag_moved",
+            "upstream.tag_gone",
+            "upstream.poll_failed",
+            "upstream.poll_recovered",
+        ],
+        commands: &["poll.>", "reconcile.poller"],
+        writes: &["upstream"],
+        ..SERVICE
+    },
+    Service {
+        name: MIRROR_WORKER.name,
+        stage: Some(&MIRROR_WORKER),
+        facts: &["tag.mirrored", "tag.mirror_failed"],
+        commands: &["mirror.>", "reconcile.mirror-worker"],
+        reads: &["upstream"],
+        writes: &["images"],
+        tags: true,
+        letters: true,
+        ..SERVICE
+    },
+    Service {
+        name: SCANNER_ADAPTER.name,
+        stage: Some(&SCANNER_ADAPTER),
+        facts: &[
+            "scan.succeeded",
+            "scan.failed",
+            "scan.findings_changed",
+            "scanner.database_updated",
+        ],
+        commands: &["scan.>", "reconcile.scanner-adapter"],
+        reads: &["tags"],
+        writes: &["images", "verdicts"],
+        reports: true,
+        letters: true,
+        last: &["scanner.database_updated"],
+        ..SERVICE
+    },
+    Service {
+        name: PROMOTER.name,
+        stage: Some(&PROMOTER),
+        facts: &[
+            "image.promoted",
+            "image.promotion_denied",
+            "image.flagged",
+            "image.withdrawn",
+            "image.unauthorised",
+        ],
+        // After a restore it asks for scans of what left a target.
+        commands: &["judge.>", "scan.>", "reconcile.promoter"],
+        reads: &["upstream", "verdicts"],
+        writes: &["images", "decisions", "control"],
+        tags: true,
+        last: &["tag.pushed"],
+        ..SERVICE
+    },
+    Service {
+        name: PRUNER.name,
+        stage: Some(&PRUNER),
+        facts: &["prune.completed"],
+        commands: &["prune.>", "reconcile.pruner"],
+        reads: &["verdicts", "decisions"],
+        writes: &["images"],
+        tags: true,
+        ..SERVICE
+    },
+    Service {
+        name: WEBHOOK_DISPATCHER.name,
+        stage: Some(&WEBHOOK_DISPATCHER),
+        facts: &["webhook.delivered", "webhook.failed"],
+        commands: &["deliver.>", "reconcile.webhook-dispatcher"],
+        writes: &["endpoints", "deliveries"],
+        log: true,
+        ..SERVICE
+    },
+    Service {
+        name: GATEWAY.name,
+        stage: Some(&GATEWAY),
+        facts: &[
+            "tag.pushed",
+            "tag.pulled",
+            "tag.deleted",
+            "manifest.pushed",
+            "manifest.pulled",
+            "manifest.deleted",
+            "resource.applied",
+        ],
+        commands: &["poll.>", "reconcile.*"],
+        reads: &[
+            "upstream",
+            "tags",
+            "images",
+            "verdicts",
+            "decisions",
+            "tombstones",
+            "endpoints",
+            "deliveries",
+        ],
+        writes: &["resources"],
+        watches: true,
+        log: true,
+        ..SERVICE
+    },
+];
+
+/// What the command may publish: requests of every kind to JetStream, what a person asks for, and resources, whose
+/// fact is the gateway's otherwise.
+const OF_ADMIN: [&str; 7] = [
+    "$JS.API.>",
+    "$JS.FC.>",
+    "$JS.SNAPSHOT.>",
+    "$KV.resources.>",
+    "$KV.control.>",
+    "sluice.do.>",
+    "sluice.v1.resource.applied.>",
+];
+
+/// A subject that may be published on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Grant {
+    pub(crate) subject: String,
+    /// Whether one request has several answers.
+    pub(crate) many: bool,
+}
+
+/// What a user may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rights {
+    pub(crate) user: &'static str,
+    pub(crate) publish: Vec<Grant>,
+    /// What is denied of it all the same.
+    pub(crate) deny: Vec<String>,
+    pub(crate) subscribe: String,
+}
+
+/// Returns the name of every user, of which each has a password of its own.
+#[must_use]
+pub fn users() -> Vec<&'static str> {
+    let services = SERVICES.iter().map(|service| service.name);
+    services.chain([ADMIN, SYSTEM]).collect()
+}
+
+/// Returns the rights of the command.
+pub(crate) fn admin() -> Rights {
+    Rights {
+        user: ADMIN,
+        publish: OF_ADMIN.into_iter().map(one).collect(),
+        deny: Vec::new(),
+        subscribe: inbox(ADMIN),
+    }
+}
+
+/// Returns the rights of every service.
+pub(crate) fn services() -> Vec<Rights> {
+    SERVICES.iter().map(Service::rights).collect()
+}
+
+/// Returns the subjects at which a user gets its answers.
+fn inbox(user: &str) -> String {
+    format!("_INBOX_{user}.>")
+}
+
+fn one(subject: impl Into<String>) -> Grant {
+    Grant {
+        subject: subject.into(),
+        many: false,
+    }
+}
+
+fn many(subject: impl Into<String>) -> Grant {
+    Grant {
+        subject: subject.into(),
+        many: true,
+    }
+}
+
+fn api(request: &str) -> Grant {
+    one(format!("{API}{request}"))
+}
+
+impl Service {
+    fn rights(&self) -> Rights {
+        let mut grants = BTreeSet::new();
+        grants.extend(
+            self.facts
+                .iter()
+                .map(|fact| one(format!("sluice.v1.{fact}.>"))),
+        );
+        grants.extend(
+            self.commands
+                .iter()
+                .map(|name| one(format!("sluice.do.{name}"))),
+        );
+        if let Some(stage) = self.stage {
+            grants.extend(own_work(stage));
+        }
+        // Opening a bucket tells its keys, but no value.
+        grants.extend(BUCKETS.map(|bucket| api(&format!("STREAM.INFO.KV_{}", bucket.name))));
+        grants.insert(api(&format!("STREAM.INFO.OBJ_{REPORTS}")));
+        for bucket in self.writes() {
+            grants.insert(one(format!("$KV.{bucket}.>")));
+        }
+        for bucket in self
+            .reads
+            .iter()
+            .chain(&READ_BY_ALL)
+            .copied()
+            .chain(self.writes())
+        {
+            let stream = format!("KV_{bucket}");
+            grants.extend(listing(&stream));
+            grants.insert(api(&format!("DIRECT.GET.{stream}.>")));
+        }
+        if self.reports {
+            grants.extend(storing(&format!("OBJ_{REPORTS}")));
+            grants.insert(one(format!("$O.{REPORTS}.>")));
+        }
+        for fact in self.last {
+            grants.insert(api(&format!("DIRECT.GET.{EVENTS}.sluice.v1.{fact}.>")));
+        }
+        if let Some(stage) = self.stage.filter(|_| self.letters) {
+            let part = format!("*.sluice.dead.{}", stage.name);
+            grants.extend(named_listing(DEAD_LETTERS, &part));
+        }
+        if self.watches {
+            grants.extend(watching());
+        }
+        let mut deny = Vec::new();
+        if self.log {
+            grants.extend(named_listing(EVENTS, "*.sluice.v1.>"));
+            deny = consumers_of_stages(EVENTS, self.name);
+        }
+        Rights {
+            user: self.name,
+            publish: without_covered(grants),
+            deny,
+            subscribe: inbox(self.name),
+        }
+    }
+
+    pub(crate) fn writes(&self) -> impl Iterator<Item = &'static str> {
+        let shared = TAG_OPERATION.iter().filter(|_| self.tags);
+        self.writes.iter().chain(shared).copied()
+    }
+}
+
+/// Returns what a stage does with its messages: take and settle them, put them off, bury them.
+fn own_work(stage: &Stage) -> Vec<Grant> {
+    let name = stage.name;
+    let mut grants = vec![
+        one(format!("sluice.dead.{name}")),
+        // How its last search went.
+        one(format!("$KV.reconciliations.{name}")),
+    ];
+    for (stream, _) in stage.sources() {
+        grants.extend([
+            api(&format!("CONSUMER.INFO.{stream}.{name}")),
+            many(format!("{API}CONSUMER.MSG.NEXT.{stream}.{name}")),
+            one(format!("$JS.ACK.{stream}.{name}.>")),
+            // As newer servers write it, with a domain and an account.
+            one(format!("$JS.ACK.*.*.{stream}.{name}.>")),
+        ]);
+    }
+    let schedules = stage.schedules;
+    for stream in [EVENTS, WORK, DEAD_LETTERS, schedules] {
+        grants.push(api(&format!("STREAM.INFO.{stream}")));
+    }
+    grants.extend(stage.schedule_subjects().into_iter().map(one));
+    grants.push(api(&format!("STREAM.MSG.GET.{schedules}")));
+    grants.push(api(&format!("STREAM.PURGE.{schedules}")));
+    grants
+}
+
+/// Returns what reading a whole stream takes: consumers that live for as long as the reading.
+///
+/// Only for streams that no stage consumes: a request that does not name the consumer in its subject may name it in its
+/// body, and would replace that of a stage.
+fn listing(stream: &str) -> Vec<Grant> {
+    let mut grants = named_listing(stream, ">");
+    grants.push(api(&format!("CONSUMER.CREATE.{stream}")));
+    grants
+}
+
+/// Returns what reading part of a stream takes, by consumers that are named in the subject.
+fn named_listing(stream: &str, part: &str) -> Vec<Grant> {
+    vec![
+        api(&format!("CONSUMER.CREATE.{stream}.{part}")),
+        api(&format!("CONSUMER.INFO.{stream}.*")),
+        api(&format!("CONSUMER.DELETE.{stream}.*")),
+        many(format!("{API}CONSUMER.MSG.NEXT.{stream}.*")),
+        one(format!("$JS.FC.{stream}.>")),
+    ]
+}
+
+/// Returns what storing, reading and removing objects takes.
+fn storing(stream: &str) -> Vec<Grant> {
+    let mut grants = listing(stream);
+    grants.extend([
+        api(&format!("DIRECT.GET.{stream}.>")),
+        api(&format!("STREAM.MSG.GET.{stream}")),
+        api(&format!("STREAM.PURGE.{stream}")),
+    ]);
+    grants
+}
+
+/// Returns what reading the log and the dead letters takes, and looking how far behind the stages are.
+fn watching() -> Vec<Grant> {
+    let mut grants = listing(DEAD_LETTERS);
+    for stream in [EVENTS, DEAD_LETTERS, WORK] {
+        grants.push(api(&format!("STREAM.INFO.{stream}")));
+    }
+    for stage in STAGES {
+        grants.push(api(&format!("STREAM.INFO.{}", stage.schedules)));
+        for (stream, _) in stage.sources() {
+            grants.push(api(&format!("CONSUMER.INFO.{stream}.{}", stage.name)));
+        }
+    }
+    grants
+}
+
+/// Returns what would take messages away from other stages, or change how any gets them.
+fn consumers_of_stages(stream: &str, own: &str) -> Vec<String> {
+    let consumes = |stage: &&Stage| stage.sources().iter().any(|(name, _)| *name == stream);
+    let mut subjects = Vec::new();
+    for stage in STAGES.into_iter().filter(consumes) {
+        let consumer = format!("{stream}.{}", stage.name);
+        subjects.extend([
+            format!("{API}CONSUMER.CREATE.{consumer}"),
+            format!("{API}CONSUMER.CREATE.{consumer}.>"),
+            format!("{API}CONSUMER.DELETE.{consumer}"),
+        ]);
+        if stage.name != own {
+            subjects.push(format!("{API}CONSUMER.MSG.NEXT.{consumer}"));
+        }
+    }
+    subjects
+}
+
+/// Leaves out what another grant covers: a message that matches two would arrive twice.
+fn without_covered(grants: BTreeSet<Grant>) -> Vec<Grant> {
+    let covered = |grant: &Grant| {
+        let others = grants.iter().filter(|other| *other != grant);
+        others
+            .into_iter()
+            .any(|other| covers(&other.subject, &grant.subject))
+    };
+    grants
+        .iter()
+        .filter(|grant| !covered(grant))
+        .cloned()
+        .collect()
+}
+
+/// Says whether every subject that matches `narrow` also matches `wide`.
+pub(crate) fn covers(wide: &str, narrow: &str) -> bool {
+    let (mut wide, mut narrow) = (wide.split('.'), narrow.split('.'));
+    loop {
+        match (wide.next(), narrow.next()) {
+            (Some(">"), Some(_)) | (None, None) => return true,
+            (Some("*"), Some(token)) if token != ">" => {}
+            (Some(token), Some(other)) if token == other => {}
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

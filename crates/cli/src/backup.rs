@@ -1,0 +1,266 @@
+//! `backup`: every stream with its consumers into one folder, which is there as a whole or not at all.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use sluice_bus::topology::{BACKUP_ORDER, HELD, HELD_LAST};
+use sluice_bus::{Bus, StreamSnapshot};
+use sluice_service::{private_folder, write_private};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::output::{Format, line, progress, show};
+
+/// The version of the folder's form.
+pub(crate) const FORMAT: u32 = 1;
+/// The file that says what is in the folder.
+pub(crate) const MANIFEST: &str = "manifest.json";
+/// The file with the digest of each file of the folder, as `sha256sum -c` reads it.
+pub(crate) const SUMS: &str = "SHA256SUMS";
+/// How long the stages rest at most; the pause ends by itself if the backup dies.
+const REST: TimeDelta = TimeDelta::minutes(15);
+/// How long work in flight is waited for, and for how long while none of it is finished: what failed waits for its next
+/// attempt, which does not come while the stages rest. What is left is done again after a restore.
+const DRAIN: Duration = Duration::from_secs(20);
+const NO_PROGRESS: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What is in the folder of a backup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Manifest {
+    pub(crate) format: u32,
+    pub(crate) taken_at: DateTime<Utc>,
+    pub(crate) sluice_version: String,
+    pub(crate) server_version: String,
+    pub(crate) streams: Vec<Saved>,
+}
+
+/// One stream in the folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Saved {
+    pub(crate) file: String,
+    pub(crate) size_bytes: u64,
+    pub(crate) sha256: String,
+    #[serde(flatten)]
+    pub(crate) stream: StreamSnapshot,
+}
+
+/// A folder that is removed again unless it is finished.
+struct Partial {
+    folder: PathBuf,
+    finished: bool,
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.finished
+            && let Err(error) = fs::remove_dir_all(&self.folder)
+        {
+            tracing::warn!(folder = %self.folder.display(), %error, "an unfinished backup was left behind");
+        }
+    }
+}
+
+/// Saves everything.
+pub(crate) async fn backup(bus: &Bus, folder: &Path, format: Format) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        fs::symlink_metadata(folder).is_err(),
+        "`{}` exists; a backup makes a folder of its own",
+        folder.display()
+    );
+    let present = bus.streams().await?;
+    for name in BACKUP_ORDER {
+        anyhow::ensure!(
+            present.iter().any(|stream| stream.name == name),
+            "stream `{name}` does not exist; run `sluice provision`, or name the server with `--nats`"
+        );
+    }
+    let mut partial = begin(folder)?;
+    let taken_at = Utc::now();
+    let taken = tokio::select! {
+        taken = take_all(bus, &partial.folder) => taken,
+        stopped = stopped() => Err(stopped),
+    };
+    progress("");
+    // Whatever came of it, the stages go on; they would only in a while by themselves.
+    bus.rest_stages(None).await?;
+    let streams = taken?;
+    let manifest = Manifest {
+        format: FORMAT,
+        taken_at,
+        sluice_version: env!("CARGO_PKG_VERSION").to_owned(),
+        server_version: bus.server_version()?,
+        streams,
+    };
+    let mut text = serde_json::to_string_pretty(&manifest)?;
+    text.push('\n');
+    write_private(&partial.folder.join(MANIFEST), &text)?;
+    let mut sums = sum(&hex::encode(Sha256::digest(&text)), MANIFEST);
+    for saved in &manifest.streams {
+        sums.push_str(&sum(&saved.sha256, &saved.file));
+    }
+    write_private(&partial.folder.join(SUMS), &sums)?;
+    finish(&mut partial, folder)?;
+    tell(folder, &manifest, format)
+}
+
+fn begin(folder: &Path) -> anyhow::Result<Partial> {
+    let name = folder
+        .file_name()
+        .with_context(|| format!("`{}` names no folder", folder.display()))?;
+    let mut beside = OsString::from(".");
+    beside.push(name);
+    beside.push(format!(".partial-{}", std::process::id()));
+    let partial = Partial {
+        folder: folder.with_file_name(beside),
+        finished: false,
+    };
+    private_folder(&partial.folder)?;
+    Ok(partial)
+}
+
+fn finish(partial: &mut Partial, folder: &Path) -> anyhow::Result<()> {
+    let parent = match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let sync = |folder: &Path| File::open(folder).and_then(|open| open.sync_all());
+    sync(&partial.folder)
+        .and_then(|()| fs::rename(&partial.folder, folder))
+        .and_then(|()| sync(parent))
+        .with_context(|| format!("failed to finish `{}`", folder.display()))?;
+    partial.finished = true;
+    Ok(())
+}
+
+/// Takes the streams in their order; the stages rest while those are taken that depend on each other.
+async fn take_all(bus: &Bus, folder: &Path) -> anyhow::Result<Vec<Saved>> {
+    let mut saved = Vec::new();
+    for name in BACKUP_ORDER {
+        if name == HELD {
+            bus.rest_stages(Some(Utc::now() + REST)).await?;
+            drain(bus).await?;
+        }
+        saved.push(take(bus, folder, name).await?);
+        if name == HELD_LAST {
+            bus.rest_stages(None).await?;
+        }
+    }
+    Ok(saved)
+}
+
+/// Returns why the backup is not finished, once somebody ends it.
+async fn stopped() -> anyhow::Error {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminated) => drop(terminated.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+    anyhow::anyhow!("interrupted; nothing was saved")
+}
+
+async fn drain(bus: &Bus) -> anyhow::Result<()> {
+    let now = tokio::time::Instant::now;
+    let (deadline, mut before, mut finished_at) = (now() + DRAIN, u64::MAX, now());
+    loop {
+        let stages = bus.stage_status().await?;
+        let in_flight: u64 = stages.iter().map(|stage| stage.in_flight).sum();
+        if in_flight == 0 {
+            return Ok(());
+        }
+        if in_flight < before {
+            (before, finished_at) = (in_flight, now());
+        }
+        if now() > deadline || now() > finished_at + NO_PROGRESS {
+            tracing::warn!(
+                in_flight,
+                "some work takes long; it is done again after a restore"
+            );
+            return Ok(());
+        }
+        progress(&format!("waiting for {in_flight} messages in flight"));
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn take(bus: &Bus, folder: &Path, name: &str) -> anyhow::Result<Saved> {
+    let file = format!("{name}.snapshot");
+    let path = folder.join(&file);
+    let failed = || format!("failed to write `{}`", path.display());
+    let mut open = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(failed)?;
+    let (mut hash, mut size_bytes) = (Sha256::new(), 0_u64);
+    let stream = bus
+        .snapshot_stream(name, |chunk| {
+            open.write_all(chunk)?;
+            hash.update(chunk);
+            size_bytes = size_bytes.saturating_add(u64::try_from(chunk.len())?);
+            progress(&format!("{name} {}", size(size_bytes)));
+            Ok(())
+        })
+        .await?;
+    open.sync_all().with_context(failed)?;
+    Ok(Saved {
+        file,
+        size_bytes,
+        sha256: hex::encode(hash.finalize()),
+        stream,
+    })
+}
+
+/// Returns the line that says what digest a file has.
+pub(crate) fn sum(sha256: &str, file: &str) -> String {
+    format!("{sha256}  {file}\n")
+}
+
+pub(crate) fn size(bytes: u64) -> String {
+    let (unit, name) = if bytes < 1_000_000 {
+        (1_000, "kB")
+    } else {
+        (1_000_000, "MB")
+    };
+    format!("{}.{} {name}", bytes / unit, bytes % unit / (unit / 10))
+}
+
+fn tell(folder: &Path, manifest: &Manifest, format: Format) -> anyhow::Result<()> {
+    let total: u64 = manifest.streams.iter().map(|saved| saved.size_bytes).sum();
+    if format == Format::Table {
+        return line(&format!(
+            "{} streams, {}, saved to {}; the images of the registry and the keys are not in it",
+            manifest.streams.len(),
+            size(total),
+            folder.display()
+        ));
+    }
+    let streams = manifest.streams.iter().map(|saved| {
+        json!({
+            "stream": saved.stream.name, "messages": saved.stream.messages(), "consumers": saved.stream.consumers(),
+            "sizeBytes": saved.size_bytes, "sha256": saved.sha256,
+        })
+    });
+    let told = json!({
+        "folder": folder.display().to_string(), "takenAt": manifest.taken_at, "sizeBytes": total,
+        "sluiceVersion": manifest.sluice_version, "serverVersion": manifest.server_version,
+        "streams": streams.collect::<Vec<_>>(),
+    });
+    show(format, &[], Vec::new(), &told)
+}

@@ -1,0 +1,73 @@
+//! `pause` and `resume`: the switch that holds up promotion and deletion.
+
+use chrono::SecondsFormat;
+use serde_json::{Value, json};
+use sluice_bus::Bus;
+use sluice_events::time_from_wire;
+use sluice_events::wire::state::Restored;
+use sluice_state::{Held, State};
+
+use crate::output::line;
+
+/// Who asks, as far as this command knows.
+const BY: &str = "sluice";
+
+/// Pauses promotion and deletion.
+pub(crate) async fn pause(bus: &Bus, reason: &str) -> anyhow::Result<()> {
+    State::open(bus).await?.pause(BY, reason).await?;
+    line(
+        "promotion and deletion are paused; what is under way is finished; `sluice resume` goes on",
+    )
+}
+
+/// Ends a pause.
+pub(crate) async fn resume(bus: &Bus, unreconciled: bool) -> anyhow::Result<()> {
+    let state = State::open(bus).await?;
+    state.resume(unreconciled).await?;
+    match state.control_now().await?.0 {
+        None => line("promotion and deletion go on"),
+        Some(held) => {
+            anyhow::bail!(
+                "still {}; it ends by itself, or with `--unreconciled`",
+                held.reason
+            )
+        }
+    }
+}
+
+/// Tells of a pause and of the last restore in one row each.
+pub(crate) fn rows(held: Option<&Held>, restored: Option<&Restored>) -> Vec<Vec<String>> {
+    let time = |at: chrono::DateTime<chrono::Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let mut rows = Vec::new();
+    if let Some(held) = held {
+        let told = format!("promotion and deletion are paused: {}", held.reason);
+        rows.push(vec!["paused".to_owned(), time(held.since), told]);
+    }
+    if let Some(restored) = restored {
+        let at = time_from_wire(restored.at.as_ref()).map(time);
+        let taken = time_from_wire(restored.taken_at.as_ref()).map(time);
+        let mut told = format!("from a backup of {}", taken.unwrap_or_default());
+        for one in &restored.reconciled {
+            let at = time_from_wire(one.at.as_ref())
+                .map(time)
+                .unwrap_or_default();
+            told.push_str(&format!("; {} reconciled {at}", one.stage));
+        }
+        rows.push(vec!["restored".to_owned(), at.unwrap_or_default(), told]);
+    }
+    rows
+}
+
+/// Tells the same to programs.
+pub(crate) fn object(held: Option<&Held>, restored: Option<&Restored>) -> Value {
+    let time = |at: Option<&_>| time_from_wire(at).map(|at| at.to_rfc3339());
+    json!({
+        "paused": held.map(|held| json!({ "since": held.since, "reason": held.reason })),
+        "restored": restored.map(|restored| json!({
+            "at": time(restored.at.as_ref()), "takenAt": time(restored.taken_at.as_ref()),
+            "reconciled": restored.reconciled.iter()
+                .map(|one| json!({ "stage": one.stage, "at": time(one.at.as_ref()) })).collect::<Vec<_>>(),
+            "endedAt": time(restored.ended_at.as_ref()),
+        })),
+    })
+}

@@ -1,0 +1,126 @@
+//! `reconcile`: stages search for missing work, and say what they found.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sluice_bus::topology::{STAGES, Stage};
+use sluice_bus::{Bus, Cause};
+use sluice_events::wire::state::Reconciliation;
+use sluice_state::reconcile::{reason, search};
+use sluice_state::{State, key};
+use tokio::time::Instant;
+
+use crate::output::{Format, show};
+
+/// How often it is looked whether a search has ended.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Reads the name of a stage.
+pub(crate) fn stage(name: &str) -> Result<&'static Stage, String> {
+    let known = STAGES.into_iter().find(|stage| stage.name == name);
+    known.ok_or_else(|| {
+        let names = STAGES.map(|stage| stage.name).join(", ");
+        format!("there is no such stage; they are {names}")
+    })
+}
+
+/// Asks stages to search, all where none is named, and shows what they found.
+pub(crate) async fn reconcile(
+    bus: &Bus,
+    mut stages: Vec<&'static Stage>,
+    limit: Duration,
+    format: Format,
+) -> anyhow::Result<()> {
+    if stages.is_empty() {
+        stages.extend(STAGES);
+    }
+    let state = State::open(bus).await?;
+    let mut searches = Vec::new();
+    for stage in stages {
+        let command = search(stage, reason::ASKED).into();
+        let asked = bus.command(&command, &Cause::root()).await?;
+        searches.push((stage.name, asked.id.to_string()));
+    }
+    let until = Instant::now() + limit;
+    let mut ended = Vec::new();
+    for (stage, run) in searches {
+        let found = wait(&state, stage, &run, until).await?;
+        ended.push((stage, found));
+    }
+    let rows = ended
+        .iter()
+        .map(|(stage, found)| row(stage, found.as_ref()));
+    let objects = ended
+        .iter()
+        .map(|(stage, found)| object(stage, found.as_ref()));
+    show(
+        format,
+        &["STAGE", "LOOKED AT", "MISSING"],
+        rows.collect(),
+        &Value::Array(objects.collect()),
+    )?;
+    let unfinished: Vec<_> = ended
+        .iter()
+        .filter(|(_, found)| found.is_none())
+        .map(|(stage, _)| *stage)
+        .collect();
+    anyhow::ensure!(
+        unfinished.is_empty(),
+        "not searched within {} seconds: {}; `sluice status` shows whether they run",
+        limit.as_secs(),
+        unfinished.join(", ")
+    );
+    Ok(())
+}
+
+async fn wait(
+    state: &State,
+    stage: &str,
+    run: &str,
+    until: Instant,
+) -> anyhow::Result<Option<Reconciliation>> {
+    loop {
+        let entry = state
+            .reconciliations
+            .get(&key::reconciliation(stage))
+            .await?;
+        if let Some(entry) = entry.filter(|entry| entry.value.run == run) {
+            return Ok(Some(entry.value));
+        }
+        if Instant::now() >= until {
+            return Ok(None);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn row(stage: &str, found: Option<&Reconciliation>) -> Vec<String> {
+    let number = |of: fn(&Reconciliation) -> u64| {
+        found.map_or_else(|| "-".to_owned(), |found| of(found).to_string())
+    };
+    vec![
+        stage.to_owned(),
+        number(|found| found.looked_at),
+        number(|found| found.found),
+    ]
+}
+
+fn object(stage: &str, found: Option<&Reconciliation>) -> Value {
+    json!({
+        "stage": stage,
+        "ended": found.is_some(),
+        "lookedAt": found.map(|found| found.looked_at),
+        "found": found.map(|found| found.found),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_is_read_by_its_name_and_an_unknown_one_is_told_with_those_that_there_are() {
+        assert_eq!(stage("promoter").unwrap().name, "promoter");
+        assert!(stage("promotor").unwrap_err().contains("mirror-worker, "));
+    }
+}

@@ -1,0 +1,287 @@
+//! Which tags are not what upstream says, from state alone.
+
+use sluice_bus::topology::MIRROR_WORKER;
+use sluice_bus::{Cause, Outcome};
+use sluice_domain::resources::{Mirror, OnDelete};
+use sluice_events::commands::{MirrorTag, Reconcile};
+use sluice_events::facts::{UpstreamTagGone, UpstreamTagMoved};
+use sluice_events::wire::state::{TagEntry, UpstreamTag};
+use sluice_events::{Command, Event, Message, time_from_wire};
+use sluice_state::reconcile::{Found, Next, PAGE};
+use sluice_state::{Snapshot, key};
+
+use crate::mirror::{Error, MirrorWorker};
+
+impl MirrorWorker {
+    /// Looks at a page of what upstream has.
+    pub(crate) async fn missing(&self, command: &Reconcile) -> Result<Found, Error> {
+        let catalog = self.catalog.current();
+        let page = self.state.upstream.page("*.*", command.after, PAGE).await?;
+        let given_up = self.given_up().await?;
+        let mut found = Found {
+            looked_at: page.entries.len(),
+            next: Next::after(page.next, Next::End),
+            ..Found::default()
+        };
+        for entry in page.entries {
+            let upstream = entry.value;
+            let Some(wanted) = command_for(&catalog, &upstream) else {
+                continue;
+            };
+            let local = self.local(&catalog, &wanted).await?;
+            let mirror = catalog.mirrors.get(&wanted.mirror);
+            if mirror.is_some_and(|mirror| differs(mirror, &upstream, local.as_ref()))
+                // What failed for good is tried again when a person asks for it.
+                && !given_up.contains(&wanted)
+            {
+                found.commands.push(wanted.into());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Brings one tag to what upstream is known to have; what is as it has to be by now is left alone.
+    pub(crate) async fn asked(&self, command: &MirrorTag, cause: &Cause) -> Result<Outcome, Error> {
+        let catalog = self.catalog.current();
+        let key = key::upstream(&command.mirror, &command.tag);
+        let (Some(mirror), Some(entry)) = (
+            catalog.mirrors.get(&command.mirror),
+            self.state.upstream.get(&key).await?,
+        ) else {
+            return Ok(Outcome::done());
+        };
+        let upstream = entry.value;
+        let local = self.local(&catalog, command).await?;
+        // Whoever settled the tag tells of it; on a second attempt that may have been this very message.
+        if cause.attempt == 1 && !differs(mirror, &upstream, local.as_ref()) {
+            return Ok(Outcome::done());
+        }
+        if upstream.gone {
+            return self
+                .gone(&UpstreamTagGone {
+                    mirror: mirror.name.clone(),
+                    source: mirror.from.clone(),
+                    repository: mirror.to.clone(),
+                    tag: command.tag.clone(),
+                    last_digest: upstream.digest.parse().ok(),
+                    move_number: upstream.move_number,
+                    remove: mirror.on_delete == OnDelete::Delete,
+                })
+                .await;
+        }
+        let Some(fact) = moved(mirror, command, &upstream) else {
+            return Ok(Outcome::done());
+        };
+        self.moved_or_told(&fact, cause).await
+    }
+
+    async fn local(
+        &self,
+        catalog: &Snapshot,
+        command: &MirrorTag,
+    ) -> Result<Option<TagEntry>, Error> {
+        let Some(mirror) = catalog.mirrors.get(&command.mirror) else {
+            return Ok(None);
+        };
+        let key = key::tag(&mirror.to, &command.tag);
+        Ok(self.state.tags.get(&key).await?.map(|entry| entry.value))
+    }
+
+    /// Returns the moves that are dead letters of this stage.
+    async fn given_up(&self) -> Result<Vec<MirrorTag>, Error> {
+        let letters = self.bus.given_up(&MIRROR_WORKER).await;
+        let letters = letters.map_err(sluice_state::Error::from)?;
+        Ok(letters.into_iter().filter_map(move_of).collect())
+    }
+}
+
+fn move_of(message: Message) -> Option<MirrorTag> {
+    match message {
+        Message::Command(Command::MirrorTag(command)) => Some(command),
+        Message::Event(Event::UpstreamTagMoved(fact)) => Some(MirrorTag {
+            mirror: fact.mirror,
+            tag: fact.tag,
+            move_number: fact.move_number,
+        }),
+        Message::Event(Event::UpstreamTagGone(fact)) => Some(MirrorTag {
+            mirror: fact.mirror,
+            tag: fact.tag,
+            move_number: fact.move_number,
+        }),
+        _ => None,
+    }
+}
+
+/// Returns what would bring a tag to what upstream has, if its mirror is on and still as it was polled.
+fn command_for(catalog: &Snapshot, upstream: &UpstreamTag) -> Option<MirrorTag> {
+    let mirror = catalog.mirrors.get(&upstream.mirror.parse().ok()?)?;
+    let is_as_polled = mirror.enabled
+        && upstream.repository == mirror.to.as_str()
+        && upstream.source == mirror.from.to_string();
+    is_as_polled.then_some(())?;
+    Some(MirrorTag {
+        mirror: mirror.name.clone(),
+        tag: upstream.tag.parse().ok()?,
+        move_number: upstream.move_number,
+    })
+}
+
+/// Says whether a tag is not what upstream has; what retention removed stays removed.
+fn differs(mirror: &Mirror, upstream: &UpstreamTag, local: Option<&TagEntry>) -> bool {
+    let held = local.map_or("", |entry| entry.digest.as_str());
+    let ours = local.filter(|entry| entry.mirror == upstream.mirror);
+    if upstream.gone {
+        return mirror.on_delete == OnDelete::Delete && ours.is_some() && !held.is_empty();
+    }
+    let pruned = ours.is_some_and(|e| e.pruned && e.move_number >= upstream.move_number);
+    // The event of a move comes before its entry.
+    let newer = ours.is_some_and(|entry| entry.move_number > upstream.move_number);
+    held != upstream.digest && !pruned && !newer
+}
+
+fn moved(mirror: &Mirror, command: &MirrorTag, upstream: &UpstreamTag) -> Option<UpstreamTagMoved> {
+    let first_seen = upstream
+        .first_seen
+        .iter()
+        .find(|seen| seen.digest == upstream.digest);
+    Some(UpstreamTagMoved {
+        mirror: mirror.name.clone(),
+        source: mirror.from.clone(),
+        repository: mirror.to.clone(),
+        tag: command.tag.clone(),
+        digest: upstream.digest.parse().ok()?,
+        previous: None,
+        move_number: upstream.move_number,
+        first_seen_at: time_from_wire(first_seen.and_then(|seen| seen.at.as_ref()))
+            .unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_domain::resources::{Resource, documents};
+
+    use super::*;
+
+    fn mirror(more: &str) -> Mirror {
+        let yaml = format!(
+            "kind: Mirror\nname: alpine\nfrom: docker.io/library/alpine\nto: hub/alpine\n{more}"
+        );
+        match documents(&yaml).unwrap().remove(0).resource {
+            Resource::Mirror(mirror) => mirror,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn upstream(digest: &str, move_number: u64, gone: bool) -> UpstreamTag {
+        UpstreamTag {
+            mirror: "alpine".to_owned(),
+            source: "docker.io/library/alpine".to_owned(),
+            repository: "hub/alpine".to_owned(),
+            tag: "3.20".to_owned(),
+            digest: digest.to_owned(),
+            move_number,
+            gone,
+            ..Default::default()
+        }
+    }
+
+    fn local(digest: &str, move_number: u64, mirror: &str, pruned: bool) -> TagEntry {
+        TagEntry {
+            digest: digest.to_owned(),
+            mirror: mirror.to_owned(),
+            move_number,
+            pruned,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_tag_is_asked_for_that_is_not_what_upstream_has_and_was_not_pruned() {
+        let keeps = mirror("");
+        for (upstream, local, expected) in [
+            (upstream("a", 1, false), None, true),
+            (
+                upstream("a", 1, false),
+                Some(local("a", 1, "alpine", false)),
+                false,
+            ),
+            (
+                upstream("b", 2, false),
+                Some(local("a", 1, "alpine", false)),
+                true,
+            ),
+            // A person pushed over it.
+            (
+                upstream("a", 1, false),
+                Some(local("x", 0, "", false)),
+                true,
+            ),
+            // Retention removed this move, or the one before it.
+            (
+                upstream("a", 1, false),
+                Some(local("", 1, "alpine", true)),
+                false,
+            ),
+            (
+                upstream("b", 2, false),
+                Some(local("", 1, "alpine", true)),
+                true,
+            ),
+            // The entry of the newest move is not written yet.
+            (
+                upstream("a", 1, false),
+                Some(local("b", 2, "alpine", false)),
+                false,
+            ),
+            (
+                upstream("a", 2, true),
+                Some(local("a", 1, "alpine", false)),
+                false,
+            ),
+        ] {
+            assert_eq!(
+                differs(&keeps, &upstream, local.as_ref()),
+                expected,
+                "{upstream:?} {local:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_tag_that_is_gone_is_removed_only_where_the_mirror_says_so_and_brought_it() {
+        let deletes = mirror("on_delete: delete\n");
+        let gone = upstream("a", 2, true);
+        for (local, expected) in [
+            (Some(local("a", 1, "alpine", false)), true),
+            (Some(local("x", 0, "", false)), false),
+            (Some(local("", 2, "alpine", false)), false),
+            (None, false),
+        ] {
+            assert_eq!(
+                differs(&deletes, &gone, local.as_ref()),
+                expected,
+                "{local:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_mirror_that_is_off_or_leads_elsewhere_now_is_left_alone() {
+        let entry = upstream("a", 1, false);
+        let with = |more: &str| {
+            let mut catalog = Snapshot::default();
+            let mirror = mirror(more);
+            catalog.mirrors.insert(mirror.name.clone(), mirror);
+            catalog
+        };
+        assert!(command_for(&with(""), &entry).is_some());
+        assert!(command_for(&with("enabled: false\n"), &entry).is_none());
+        assert!(command_for(&Snapshot::default(), &entry).is_none());
+        let elsewhere = UpstreamTag {
+            repository: "hub/other".to_owned(),
+            ..entry
+        };
+        assert!(command_for(&with(""), &elsewhere).is_none());
+    }
+}

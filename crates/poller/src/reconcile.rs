@@ -1,0 +1,83 @@
+//! Which mirrors were not polled when they had to be, from state alone.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sluice_domain::resources::Mirror;
+use sluice_events::commands::PollMirror;
+use sluice_events::time_from_wire;
+use sluice_events::wire::state::UpstreamPoll;
+use sluice_state::key;
+use sluice_state::reconcile::Found;
+use sluice_telemetry::metrics;
+
+use crate::poll::{Error, Poller};
+
+/// How much later than its time a poll may end.
+const SLACK: TimeDelta = TimeDelta::minutes(2);
+
+impl Poller {
+    /// Looks at every mirror: there are as many as resources, so one page has them all.
+    pub(crate) async fn missing(&self) -> Result<Found, Error> {
+        let catalog = self.catalog.current();
+        let mut found = Found::default();
+        for mirror in catalog.mirrors.values().filter(|mirror| mirror.enabled) {
+            let poll = self.state.polls.get(&key::poll(&mirror.name)).await?;
+            let poll = poll.map(|entry| entry.value);
+            if let Some(poll) = &poll {
+                tell(poll);
+            }
+            found.looked_at += 1;
+            if is_overdue(mirror, poll.as_ref(), sluice_domain::now()) {
+                let command = PollMirror {
+                    mirror: mirror.name.clone(),
+                };
+                found.commands.push(command.into());
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Tells how a mirror stands.
+pub(crate) fn tell(poll: &UpstreamPoll) {
+    let labels = [("mirror", poll.mirror.as_str())];
+    if let Some(at) = &poll.succeeded_at {
+        metrics::gauge(
+            "sluice_poll_success_timestamp_seconds",
+            at.seconds as f64,
+            &labels,
+        );
+    }
+    let failures = u32::try_from(poll.failures).unwrap_or(u32::MAX);
+    metrics::gauge("sluice_poll_failures", f64::from(failures), &labels);
+}
+
+fn is_overdue(mirror: &Mirror, poll: Option<&UpstreamPoll>, now: DateTime<Utc>) -> bool {
+    let every = TimeDelta::from_std(mirror.every.duration()).unwrap_or(TimeDelta::MAX);
+    let ended = time_from_wire(poll.and_then(|poll| poll.polled_at.as_ref()));
+    ended.is_none_or(|ended| now - ended > every.checked_add(&SLACK).unwrap_or(every))
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_domain::resources::{Resource, documents};
+    use sluice_events::time_to_wire;
+
+    use super::*;
+
+    #[test]
+    fn a_mirror_is_overdue_when_its_interval_is_over_for_a_while_or_it_was_never_polled() {
+        let yaml = "kind: Mirror\nname: a\nfrom: docker.io/a/a\nto: hub/a\nevery: 15m\n";
+        let Resource::Mirror(mirror) = documents(yaml).unwrap().remove(0).resource else {
+            panic!("no mirror");
+        };
+        let now = Utc::now();
+        assert!(is_overdue(&mirror, None, now));
+        for (minutes, overdue) in [(0, false), (15, false), (16, false), (18, true)] {
+            let poll = UpstreamPoll {
+                polled_at: Some(time_to_wire(now - TimeDelta::minutes(minutes))),
+                ..Default::default()
+            };
+            assert_eq!(is_overdue(&mirror, Some(&poll), now), overdue, "{minutes}");
+        }
+    }
+}

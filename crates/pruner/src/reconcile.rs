@@ -1,0 +1,45 @@
+//! Which repositories have more tags than they may keep, from state alone.
+
+use std::collections::BTreeSet;
+
+use sluice_domain::Repository;
+use sluice_events::commands::{PruneRepositories, Reconcile};
+use sluice_state::key;
+use sluice_state::reconcile::{Found, Next, PAGE};
+
+use crate::prune::{Error, Pruner};
+use crate::rules::keep;
+
+impl Pruner {
+    /// Looks at a page of the tags, and at the repositories that they are in.
+    pub(crate) async fn missing(&self, command: &Reconcile) -> Result<Found, Error> {
+        let catalog = self.catalog.current();
+        let page = self.state.tags.page("*.*", command.after, PAGE).await?;
+        let mut found = Found {
+            looked_at: page.entries.len(),
+            next: Next::after(page.next, Next::End),
+            ..Found::default()
+        };
+        let repositories: BTreeSet<Repository> = page
+            .entries
+            .iter()
+            .filter_map(|entry| entry.value.repository.parse().ok())
+            .collect();
+        for repository in repositories {
+            let limit = usize::try_from(keep(&catalog, &repository)).unwrap_or(usize::MAX);
+            if limit == 0 || catalog.is_target(&repository) {
+                continue;
+            }
+            let held = self.state.tags.list(&key::tags_of(&repository)).await?;
+            let tags = held.iter().filter(|entry| !entry.value.digest.is_empty());
+            if tags.count() > limit {
+                let command = PruneRepositories {
+                    policy: None,
+                    repository: Some(repository),
+                };
+                found.commands.push(command.into());
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,138 @@
+//! What a change leaves behind that is not wanted any more: it may have come too late, or died on the way.
+
+use sluice_domain::{Digest, Repository, Tag, now};
+use sluice_events::time_to_wire;
+use sluice_events::wire::state::{Claim, TagEntry};
+use sluice_service::crash;
+
+use super::{Provenance, ROUNDS, TagWriter, holder, refuse_foreign_claim, settle, split, text};
+use crate::error::Error;
+use crate::key;
+
+/// A change that is not wanted any more.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Late<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) tag: &'a Tag,
+    /// What the tag was to name, `None` for a removal.
+    pub(super) wanted: Option<&'a Digest>,
+    pub(super) provenance: &'a Provenance,
+    /// Who carries it out now.
+    pub(super) holder: &'a str,
+}
+
+impl TagWriter {
+    /// Leaves a tag to whoever wants something else, and nothing behind of a change that is superseded.
+    ///
+    /// It, or an earlier life of it, may have been so slow that its claim had lapsed, and have written over what was
+    /// settled meanwhile: that is brought back. Or it died with its claim, which nobody else would end. For whoever finds
+    /// a change superseded before it comes to [`TagWriter::apply`], which does the same.
+    ///
+    /// # Errors
+    /// [`Error::Claimed`] while somebody changes the tag, who may not see what this left; or a failing bus or registry.
+    pub async fn leave(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        wanted: Option<&Digest>,
+        provenance: &Provenance,
+    ) -> Result<(), Error> {
+        let holder = holder(&provenance.by);
+        let late = Late {
+            repository,
+            tag,
+            wanted,
+            provenance,
+            holder: &holder,
+        };
+        for _ in 0..ROUNDS {
+            match self.is_left(late).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Restless {
+            tag: format!("{repository}:{tag}"),
+        })
+    }
+
+    /// Looks at the tag once, and puts in order what the change left; says whether nothing more is to be done.
+    pub(super) async fn is_left(&self, late: Late<'_>) -> Result<bool, Error> {
+        let key = key::tag(late.repository, late.tag);
+        let wanted = text(late.wanted);
+        let (mut value, revision) = split(self.state.tags.get(&key).await?);
+        if revision.is_none() || (value.claim.is_none() && value.digest == wanted) {
+            return Ok(true);
+        }
+        refuse_foreign_claim(late.repository, late.tag, &value, late.holder)?;
+        let head = self
+            .registry
+            .head(late.repository, &late.tag.into())
+            .await?;
+        let there = text(head.as_ref().map(|head| &head.digest));
+        let Some(claim) = value.claim.take() else {
+            if there != wanted {
+                return Ok(true);
+            }
+            return self.restore(late, value, revision).await;
+        };
+        if there == wanted && claim.digest == wanted {
+            settle(&mut value, late.provenance, late.wanted, now());
+        } else if there.is_empty() && claim.digest.is_empty() && value.pruning.is_none() {
+            // A removal that was carried out, and not noted; one by retention has to be told, and is looked for.
+            settle(&mut value, late.provenance, None, now());
+        } else if there == value.digest {
+            value.pruning = None;
+        } else {
+            // Somebody else wrote it; whoever that was comes back to it.
+            return Ok(true);
+        }
+        self.state.tags.write(&key, &value, revision).await?;
+        Ok(true)
+    }
+
+    /// Brings a settled tag back to what its entry says.
+    async fn restore(
+        &self,
+        late: Late<'_>,
+        settled: TagEntry,
+        revision: Option<u64>,
+    ) -> Result<bool, Error> {
+        let Late {
+            repository, tag, ..
+        } = late;
+        let key = key::tag(repository, tag);
+        let manifest = match settled.digest.parse::<Digest>() {
+            Ok(digest) => match self.registry.manifest(repository, &(&digest).into()).await {
+                // Whoever removed it meanwhile has changed the entry too, or will.
+                Err(error) if error.is_not_found() => return Ok(true),
+                found => Some(found?),
+            },
+            Err(_) => None,
+        };
+        tracing::warn!(
+            image.repository = %repository, image.tag = %tag, image.digest = settled.digest,
+            "a late change wrote over a newer one, which is brought back"
+        );
+        let mut claimed = settled.clone();
+        claimed.generation += 1;
+        claimed.claim = Some(Claim {
+            digest: settled.digest.clone(),
+            holder: late.holder.to_owned(),
+            until: Some(time_to_wire(now() + self.claim)),
+        });
+        let revision = self.state.tags.write(&key, &claimed, revision).await?;
+        crash::point("tags.taking_back");
+        self.write(repository, tag, manifest.as_ref()).await?;
+        crash::point("tags.restored");
+        let again = TagEntry {
+            generation: claimed.generation,
+            ..settled
+        };
+        self.state.tags.write(&key, &again, Some(revision)).await?;
+        // Another look, since this may have been late too.
+        Ok(false)
+    }
+}

@@ -1,0 +1,225 @@
+//! A write of a tag that comes too late: whoever settled the tag meanwhile keeps it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State as Extract};
+use axum::http::{Method, Response};
+use chrono::Utc;
+use sluice_domain::{Digest, Repository, Tag};
+use sluice_events::time_to_wire;
+use sluice_events::wire::state::{Claim, TagEntry};
+use sluice_registry::{Client, Endpoint, digest_of};
+use sluice_state::{Applied, Error, Provenance, Standing, State, TagChange, TagWriter, Truth, key};
+use sluice_tests::Nats;
+
+use super::provisioned;
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const TAG: &str = "/v2/hub/app/manifests/1.0";
+
+/// What somebody else does: what the tag moves to, if it does, and the entry.
+type Meanwhile = (Option<Vec<u8>>, TagEntry);
+
+/// A registry of manifests in memory, whose first PUT of the tag takes long: meanwhile somebody else comes.
+#[derive(Clone)]
+struct Slow {
+    stored: Arc<Mutex<HashMap<String, Vec<u8>>>>,
+    state: State,
+    meanwhile: Arc<Mutex<Option<Meanwhile>>>,
+    is_wanted: Arc<AtomicBool>,
+}
+
+impl Truth for Slow {
+    async fn standing(&self) -> Result<Standing, Error> {
+        Ok(if self.is_wanted.load(Ordering::SeqCst) {
+            Standing::Current
+        } else {
+            Standing::Superseded
+        })
+    }
+}
+
+async fn answer(Extract(slow): Extract<Slow>, request: Request) -> Response<Body> {
+    let (path, method) = (request.uri().path().to_owned(), request.method().clone());
+    let respond = |status: u16, body: Vec<u8>| {
+        let digest = digest_of(&body);
+        Response::builder()
+            .status(status)
+            .header("content-type", INDEX)
+            .header("docker-content-digest", digest.as_str())
+            .body(Body::from(body))
+            .unwrap()
+    };
+    match method {
+        Method::PUT => {
+            let body = to_bytes(request.into_body(), 1 << 20).await.unwrap();
+            let meanwhile = slow.meanwhile.lock().unwrap().take();
+            if let Some((moved, entry)) = meanwhile {
+                slow.is_wanted.store(false, Ordering::SeqCst);
+                if let Some(moved) = moved {
+                    slow.stored.lock().unwrap().insert(path.clone(), moved);
+                }
+                slow.state.tags.put(&tag_key(), &entry).await.unwrap();
+            }
+            let body = body.to_vec();
+            slow.stored.lock().unwrap().insert(path, body.clone());
+            respond(201, body)
+        }
+        Method::DELETE => {
+            slow.stored.lock().unwrap().remove(&path);
+            respond(202, Vec::new())
+        }
+        _ => match slow.stored.lock().unwrap().get(&path) {
+            Some(body) => respond(200, body.clone()),
+            None => respond(404, Vec::new()),
+        },
+    }
+}
+
+fn tag_key() -> String {
+    key::tag(&"hub/app".parse().unwrap(), &"1.0".parse().unwrap())
+}
+
+fn index(name: &str) -> (Vec<u8>, Digest) {
+    let raw = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[],"annotations":{{"name":"{name}"}}}}"#
+    );
+    let digest = digest_of(raw.as_bytes());
+    (raw.into_bytes(), digest)
+}
+
+fn by_digest(digest: &Digest) -> String {
+    format!("/v2/hub/app/manifests/{digest}")
+}
+
+/// Such a registry, and a client of it.
+struct Scene {
+    slow: Slow,
+    client: Client,
+    _nats: Nats,
+}
+
+impl Scene {
+    async fn start() -> Self {
+        let (nats, bus) = provisioned().await;
+        let slow = Slow {
+            stored: Arc::default(),
+            state: State::open(&bus).await.unwrap(),
+            meanwhile: Arc::default(),
+            is_wanted: Arc::new(AtomicBool::new(true)),
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let routes = Router::new().fallback(answer).with_state(slow.clone());
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        let endpoint = Endpoint::of(&host.parse().unwrap(), true).unwrap();
+        Self {
+            slow,
+            client: Client::new(endpoint).unwrap(),
+            _nats: nats,
+        }
+    }
+
+    fn store(&self, path: &str, manifest: &[u8]) {
+        let mut stored = self.slow.stored.lock().unwrap();
+        stored.insert(path.to_owned(), manifest.to_vec());
+    }
+
+    /// Points the tag to `a`, which is superseded; returns what the tag and its entry name in the end.
+    async fn apply(&self) -> (Option<Digest>, TagEntry) {
+        let (a, digest) = index("a");
+        self.store(&by_digest(&digest), &a);
+        let repository: Repository = "hub/app".parse().unwrap();
+        let tag: Tag = "1.0".parse().unwrap();
+        let wanted = self.client.manifest(&repository, &(&digest).into()).await;
+        let writer = TagWriter::new(self.slow.state.clone(), self.client.clone());
+        let change = TagChange {
+            repository: &repository,
+            tag: &tag,
+            wanted: Some(&wanted.unwrap()),
+            provenance: Provenance::default(),
+            truth: &self.slow,
+        };
+        assert_eq!(writer.apply(&change).await.unwrap(), Applied::Superseded);
+        let names = self.slow.stored.lock().unwrap().get(TAG).cloned();
+        let entry = self.slow.state.tags.get(&tag_key()).await.unwrap();
+        (names.map(|raw| digest_of(&raw)), entry.unwrap().value)
+    }
+}
+
+/// Points the tag to `a`, while somebody else does what is told.
+async fn late(moved: bool, meanwhile: TagEntry) -> (Option<Digest>, TagEntry) {
+    let scene = Scene::start().await;
+    let (b, digest) = index("b");
+    scene.store(&by_digest(&digest), &b);
+    *scene.slow.meanwhile.lock().unwrap() = Some((moved.then_some(b), meanwhile));
+    scene.apply().await
+}
+
+fn entry(digest: &str) -> TagEntry {
+    TagEntry {
+        repository: "hub/app".to_owned(),
+        tag: "1.0".to_owned(),
+        digest: digest.to_owned(),
+        generation: 7,
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_was_settled_meanwhile_is_restored() {
+    let (_, b) = index("b");
+    let (names, entry) = late(true, entry(b.as_str())).await;
+    assert_eq!(names, Some(b.clone()));
+    assert_eq!((entry.digest.as_str(), entry.claim), (b.as_str(), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_about_to_settle_the_tag_finds_its_entry_changed() {
+    let (_, b) = index("b");
+    let claim = Claim {
+        digest: b.to_string(),
+        holder: "somebody else".to_owned(),
+        until: Some(time_to_wire(Utc::now() + Duration::from_secs(30))),
+    };
+    let claimed = TagEntry {
+        claim: Some(claim.clone()),
+        ..entry("")
+    };
+    let (_, entry) = late(true, claimed).await;
+    assert_eq!(entry.claim, Some(claim));
+    assert_eq!(entry.generation, 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_was_never_settled_does_not_stay() {
+    let (names, entry) = late(false, entry("")).await;
+    assert_eq!(names, None);
+    assert_eq!((entry.digest.as_str(), entry.claim), ("", None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_process_left_that_died_after_its_write_is_taken_back_too() {
+    let ((a, a_digest), (b, b_digest)) = (index("a"), index("b"));
+    let left = TagEntry {
+        claim: Some(Claim {
+            digest: a_digest.to_string(),
+            holder: "somebody who died".to_owned(),
+            until: Some(time_to_wire(Utc::now())),
+        }),
+        ..entry(b_digest.as_str())
+    };
+    let scene = Scene::start().await;
+    scene.slow.state.tags.put(&tag_key(), &left).await.unwrap();
+    scene.store(TAG, &a);
+    scene.store(&by_digest(&b_digest), &b);
+    scene.slow.is_wanted.store(false, Ordering::SeqCst);
+    let (names, entry) = scene.apply().await;
+    assert_eq!(names, Some(b_digest.clone()));
+    assert_eq!((entry.digest, entry.claim), (b_digest.to_string(), None));
+}

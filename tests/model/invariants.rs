@@ -1,0 +1,300 @@
+//! What must hold after every step, and what the end must be.
+
+use std::collections::BTreeSet;
+
+use sluice_bus::topology::PROMOTER;
+use sluice_events::wire::state::{Decision, DecisionOutcome, UpstreamTag, Verdict};
+use sluice_events::{Event, time_from_wire};
+
+use crate::images;
+use crate::people::Plan;
+use crate::world::World;
+
+/// Says whether a decision lets a manifest stand in its target.
+fn permits(decision: &Decision, repository: &str, digest: &str) -> bool {
+    let stands = decision.outcome() == DecisionOutcome::Allow || decision.promoted_at.is_some();
+    stands
+        && decision.target == repository
+        && (decision.digest == digest
+            || images::of_digest(&decision.digest)
+                .is_some_and(|image| image.children.iter().any(|child| child == digest)))
+}
+
+fn parts(digest: &str) -> Vec<String> {
+    match images::of_digest(digest) {
+        Some(image) if !image.children.is_empty() => image.children.clone(),
+        _ => vec![digest.to_owned()],
+    }
+}
+
+impl World {
+    /// Invariant 6: what is allowed had a good verdict on every part while it was judged.
+    ///
+    /// Invariant 4: what was decided is announced only once its fact is in the log.
+    pub fn check_decision(&mut self, key: &str, decision: &Decision) {
+        let before = self.decisions.get(key).cloned();
+        let allowed = decision.outcome() == DecisionOutcome::Allow;
+        let is_new = before
+            .as_ref()
+            .is_none_or(|before| before.decided_at != decision.decided_at);
+        if allowed && is_new {
+            let since = self.doing.get(&self.task).map_or(0, |doing| doing.since);
+            for part in parts(&decision.digest) {
+                let good = self.good_until.get(&part).copied();
+                if good.is_none_or(|until| until < since) {
+                    self.wrong(format!(
+                        "{key} allows, but the verdict on {part} was not good"
+                    ));
+                }
+            }
+        }
+        let told = before.is_some_and(|before| !before.announced) && decision.announced && !is_new;
+        if told && !self.is_told(decision) {
+            self.wrong(format!(
+                "{key} is announced, but its fact is not in the log"
+            ));
+        }
+    }
+
+    fn is_told(&self, decision: &Decision) -> bool {
+        let at = time_from_wire(decision.decided_at.as_ref());
+        let same = |policy: &str, digest: &str, decided_at| {
+            policy == decision.policy && digest == decision.digest && Some(decided_at) == at
+        };
+        self.log.facts.iter().any(|(_, fact)| match fact {
+            Event::ImagePromoted(fact) => {
+                same(fact.policy.as_str(), fact.digest.as_str(), fact.decided_at)
+            }
+            Event::ImagePromotionDenied(fact) => {
+                same(fact.policy.as_str(), fact.digest.as_str(), fact.decided_at)
+            }
+            _ => false,
+        })
+    }
+
+    /// Invariant 4: a move is recorded only once it is in the log.
+    pub fn check_move(&mut self, entry: &UpstreamTag) {
+        let told = self.log.facts.iter().any(|(_, fact)| match fact {
+            Event::UpstreamTagMoved(fact) => {
+                fact.mirror.as_str() == entry.mirror
+                    && fact.tag.as_str() == entry.tag
+                    && fact.move_number == entry.move_number
+            }
+            Event::UpstreamTagGone(fact) => {
+                fact.mirror.as_str() == entry.mirror
+                    && fact.tag.as_str() == entry.tag
+                    && fact.move_number == entry.move_number
+            }
+            _ => false,
+        });
+        if !told {
+            self.wrong(format!(
+                "move {} of {}:{} is recorded, but not in the log",
+                entry.move_number, entry.mirror, entry.tag
+            ));
+        }
+    }
+
+    /// Remembers until when a verdict was good.
+    pub fn note_verdict(&mut self, verdict: Verdict) {
+        let good = verdict.counts.is_some_and(|counts| counts.critical == 0);
+        let steps = self.steps;
+        if good {
+            self.good_until.insert(verdict.digest, u64::MAX);
+        } else if let Some(until) = self.good_until.get_mut(&verdict.digest) {
+            *until = (*until).min(steps);
+        }
+    }
+
+    /// Checks what must hold after every step.
+    pub fn check(&mut self) {
+        if std::mem::take(&mut self.changed) && self.violation.is_none() {
+            let mut wrong = self.gate(true);
+            wrong.extend(self.children(true));
+            wrong.extend(self.entries(true));
+            if let Some(first) = wrong.into_iter().next() {
+                self.wrong(first);
+            }
+        }
+    }
+
+    fn writer_is_live(&self, repository: &str, reference: &str) -> bool {
+        let place = (repository.to_owned(), reference.to_owned());
+        let writer = self.writers.get(&place);
+        writer.is_some_and(|id| self.is_at_work(id))
+    }
+
+    /// Says whether a message is still to be settled, or somebody works on it although it was settled by another.
+    fn is_at_work(&self, id: &str) -> bool {
+        self.log.is_live(id) || self.doing.values().any(|doing| doing.id == id)
+    }
+
+    /// Invariant 1: a target has only what a decision permits.
+    ///
+    /// What came too late is there until whoever brought it has looked again; that is owed as long as its message is.
+    fn gate(&self, under_way: bool) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (name, place) in &self.hub.repositories {
+            if !name.starts_with("official/") {
+                continue;
+            }
+            for digest in place.manifests.keys() {
+                let is_image = images::of_digest(digest).is_some();
+                let mut decisions = self.decisions.values();
+                if !is_image || decisions.any(|decision| permits(decision, name, digest)) {
+                    continue;
+                }
+                // What an index lists goes with it, and that may be owed.
+                let lists = images::POOL
+                    .iter()
+                    .filter(|top| top.children.contains(digest));
+                let mut tops = lists.map(|top| &top.digest).chain([digest]);
+                if !(under_way && tops.any(|top| self.writer_is_live(name, top))) {
+                    wrong.push(format!("gate: nothing permits {digest} in {name}"));
+                }
+            }
+        }
+        wrong
+    }
+
+    /// Invariant 5: what a tag names is there with all that it lists.
+    ///
+    /// In a target, images with a part in common may be withdrawn and promoted at the same time; whoever deletes has
+    /// the other looked at again.
+    fn children(&self, under_way: bool) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (name, place) in &self.hub.repositories {
+            let owed = name.starts_with("official/") && self.log.is_busy(&PROMOTER);
+            if under_way && owed {
+                continue;
+            }
+            for (tag, digest) in &place.tags {
+                let listed = images::of_digest(digest).map(|image| image.children.as_slice());
+                for needed in listed.unwrap_or_default().iter().chain([digest]) {
+                    if !place.manifests.contains_key(needed) {
+                        wrong.push(format!("deletion: {name}:{tag} lacks {needed}"));
+                    }
+                }
+            }
+        }
+        wrong
+    }
+
+    /// Invariant 2: a tag that is settled is what its entry says.
+    fn entries(&self, under_way: bool) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for entry in self.tags.values() {
+            let place = self.hub.repositories.get(&entry.repository);
+            let named = place.and_then(|place| place.tags.get(&entry.tag));
+            let owed = entry.repository.starts_with("official/") && self.log.is_busy(&PROMOTER);
+            let excused = under_way
+                && (entry.claim.is_some()
+                    || owed
+                    || self.writer_is_live(&entry.repository, &entry.tag));
+            let said = Some(&entry.digest).filter(|digest| !digest.is_empty());
+            if named != said && !excused {
+                wrong.push(format!(
+                    "tag: {}:{} names {named:?}, its entry says {said:?}",
+                    entry.repository, entry.tag
+                ));
+            }
+            if !under_way && entry.claim.is_some() {
+                wrong.push(format!("claim: {}:{} is left", entry.repository, entry.tag));
+            }
+        }
+        wrong
+    }
+
+    /// Returns what does not hold although everything is at rest.
+    pub fn at_rest(&self, plan: &Plan) -> Vec<String> {
+        let mut wrong: Vec<String> = self.log.dead.clone();
+        wrong.extend(self.gate(false));
+        wrong.extend(self.children(false));
+        wrong.extend(self.entries(false));
+        wrong.extend(self.staging(plan));
+        wrong.extend(self.targets(plan));
+        for (key, decision) in &self.decisions {
+            // One whose source moved on before it was carried out tells nobody anything.
+            let stands = self.tags.values().any(|entry| {
+                entry.repository == decision.repository
+                    && entry.tag == decision.tag
+                    && entry.digest == decision.digest
+            });
+            if stands && !decision.announced {
+                wrong.push(format!("decision {key} is not announced"));
+            }
+        }
+        let mut ids = BTreeSet::new();
+        let hours = self.now - crate::world::beginning();
+        if hours < self.log.window {
+            let twice = self
+                .log
+                .facts
+                .iter()
+                .filter(|(id, _)| !ids.insert(id.clone()));
+            wrong.extend(twice.map(|(id, fact)| format!("{} {id} is stored twice", fact.name())));
+        }
+        wrong
+    }
+
+    /// Staging has what upstream has, but for what was pruned, and not more than it may keep.
+    fn staging(&self, plan: &Plan) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for mirror in &plan.mirrors {
+            let name = format!("hub/{mirror}");
+            let upstream = &self.upstream.repositories[*mirror].tags;
+            let empty = std::collections::BTreeMap::new();
+            let here = self.hub.repositories.get(&name);
+            let here = here.map_or(&empty, |place| &place.tags);
+            for (tag, digest) in upstream {
+                let mut entries = self.tags.values();
+                let entry = entries.find(|entry| entry.repository == name && entry.tag == *tag);
+                let pruned = entry.is_some_and(|entry| entry.pruned);
+                if !pruned && here.get(tag) != Some(digest) {
+                    wrong.push(format!(
+                        "{name}:{tag} is {:?}, upstream has {digest}",
+                        here.get(tag)
+                    ));
+                }
+            }
+            for tag in here.keys() {
+                if plan.deletes && !upstream.contains_key(tag) {
+                    wrong.push(format!("{name}:{tag} is gone upstream, and not here"));
+                }
+            }
+            if plan.keep > 0 && here.len() > plan.keep {
+                wrong.push(format!("{name} has {} tags", here.len()));
+            }
+        }
+        wrong
+    }
+
+    /// A target has what policies allow.
+    fn targets(&self, plan: &Plan) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let good = |digest: &String| !self.bad.contains(digest);
+        for mirror in &plan.mirrors {
+            let Some(staging) = self.hub.repositories.get(&format!("hub/{mirror}")) else {
+                continue;
+            };
+            for (tag, digest) in &staging.tags {
+                let mut places = vec![(format!("official/{mirror}"), tag.clone())];
+                if *mirror == "b" {
+                    places.push(("official/a".to_owned(), format!("b-{tag}")));
+                }
+                let passes = parts(digest).iter().all(good);
+                for (target, target_tag) in places {
+                    let place = self.hub.repositories.get(&target);
+                    let there = place.and_then(|place| place.tags.get(&target_tag));
+                    if passes && there != Some(digest) {
+                        wrong.push(format!("{target}:{target_tag} is {there:?}, not {digest}"));
+                    }
+                    if !passes && plan.recall == "withdraw" && there == Some(digest) {
+                        wrong.push(format!("{target}:{target_tag} is {digest}, which fails"));
+                    }
+                }
+            }
+        }
+        wrong
+    }
+}

@@ -1,0 +1,403 @@
+//! What people, upstream and fate do in a history.
+
+use chrono::TimeDelta;
+use sluice_bus::Cause;
+use sluice_bus::backend::Outgoing;
+use sluice_bus::topology::{self, Stage};
+use sluice_domain::resources::{Resource, documents};
+use sluice_events::commands::{JudgeImage, PollMirror, PruneRepositories, ScanImage};
+use sluice_events::{Command, headers};
+
+use sluice_state::reconcile::{reason, search};
+
+use crate::backend::UPSTREAM;
+use crate::chance::Chance;
+use crate::history::{History, Scenario};
+use crate::images::{POOL, short};
+use crate::stages::{RECONCILED, at_once};
+use crate::world::World;
+
+/// The tags that upstream may have.
+const TAGS: [&str; 3] = ["1", "2", "3"];
+
+/// What a history has in store.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What it is about.
+    pub scenario: Scenario,
+    /// How many more things are done.
+    pub acts: usize,
+    /// How many answers more are lost.
+    pub faults: usize,
+    /// How often.
+    pub fault_percent: u64,
+    /// How many crashes more there are.
+    pub crashes: usize,
+    /// How many messages in a hundred stall for longer than claims last.
+    pub stalls: u64,
+    /// How many times in a thousand something is done although there is work.
+    pub act_per_mille: usize,
+    /// What the policies do with what no longer passes.
+    pub recall: &'static str,
+    /// How long images soak, if they do.
+    pub soak: Option<&'static str>,
+    /// How many tags a repository keeps.
+    pub keep: usize,
+    /// The mirrors.
+    pub mirrors: Vec<&'static str>,
+    /// Whether facts were purged since images were looked at the last time.
+    pub purged: bool,
+    /// Whether tags that are gone upstream go here too.
+    pub deletes: bool,
+}
+
+impl Plan {
+    /// Draws a plan.
+    pub fn new(chance: &mut Chance, scenario: Scenario) -> Self {
+        let whole = scenario == Scenario::Whole;
+        let two = whole && chance.percent(50);
+        Self {
+            scenario,
+            acts: if whole { 4 + chance.below(8) } else { 5 },
+            faults: chance.below(5),
+            fault_percent: 1 + chance.next() % 4,
+            crashes: chance.below(4),
+            stalls: chance.pick(&[0, 4, 12]),
+            act_per_mille: 5 + chance.below(30),
+            recall: if scenario == Scenario::PromoteWithdraw {
+                "withdraw"
+            } else {
+                chance.pick(&["flag", "withdraw"])
+            },
+            soak: if whole {
+                chance.pick(&[None, None, Some("40s")])
+            } else {
+                None
+            },
+            keep: match scenario {
+                Scenario::Whole => chance.pick(&[0, 0, 2, 1]),
+                Scenario::PromoteWithdraw => 0,
+                Scenario::PrunePromote => 1,
+            },
+            mirrors: if two { vec!["a", "b"] } else { vec!["a"] },
+            purged: false,
+            deletes: chance.percent(70),
+        }
+    }
+
+    fn policy(&self, name: &str, from: &str, to: &str, tag: &str) -> String {
+        let soak = self
+            .soak
+            .map_or(String::new(), |soak| format!("soak: {soak}\n"));
+        let recall = self.recall;
+        format!(
+            "kind: PromotionPolicy\nname: {name}\nfrom: {from}\nto: {to}\ntag: '{tag}'\nwhen: scan.critical == 0\n{soak}recall: {recall}\n---\n"
+        )
+    }
+
+    /// The policies, as they are now.
+    pub fn policies(&self) -> String {
+        let mut text = self.policy("gate", "hub/*", "official/{name}", "%n");
+        if self.mirrors.len() > 1 {
+            text += &self.policy("second", "hub/b", "official/a", "b-%n");
+        }
+        text
+    }
+
+    fn resources(&self) -> String {
+        let on_delete = if self.deletes { "delete" } else { "keep" };
+        let mut text = self.policies();
+        for name in &self.mirrors {
+            text += &format!(
+                "kind: Mirror\nname: {name}\nfrom: {UPSTREAM}/{name}\nto: hub/{name}\ntags: {{ include: ['*'] }}\non_delete: {on_delete}\nevery: 15m\n---\n"
+            );
+        }
+        text += &format!("kind: Repository\nname: hub/*\nkeep: {}\n---\n", self.keep);
+        text += "kind: PruningPolicy\nname: nightly\nrepositories: [hub/*]\nschedule: '0 3 * * *'\ndelete: tag == \"3\"\n";
+        text
+    }
+}
+
+fn apply(history: &History, text: &str) {
+    for document in documents(text).unwrap() {
+        let resource: &Resource = &document.resource;
+        at_once(&history.shared, async {
+            history
+                .state
+                .apply(&history.bus, resource, "person")
+                .await
+                .unwrap();
+        });
+    }
+}
+
+/// Applies the resources, and lets upstream have its first tags.
+pub fn begin(history: &mut History) {
+    let text = history.plan.resources();
+    apply(history, &text);
+    let scenario = history.plan.scenario;
+    let mirrors = history.plan.mirrors.clone();
+    let mut world = history.shared.lock();
+    for (place, mirror) in mirrors.iter().enumerate() {
+        let count = if scenario == Scenario::PromoteWithdraw {
+            1
+        } else {
+            1 + world.chance.below(TAGS.len())
+        };
+        for tag in &TAGS[..count] {
+            move_tag(&mut world, mirror, tag, place);
+        }
+    }
+    for mirror in mirrors {
+        tick(&mut world, mirror);
+    }
+}
+
+fn move_tag(world: &mut World, mirror: &str, tag: &str, offset: usize) {
+    let image = &POOL[(world.chance.below(POOL.len()) + offset) % POOL.len()];
+    world.upstream.push(mirror, tag, image);
+    world.note(&format!("upstream {mirror}:{tag} points to {}", image.name));
+}
+
+fn tick(world: &mut World, mirror: &str) {
+    let command: Command = PollMirror {
+        mirror: mirror.parse().unwrap(),
+    }
+    .into();
+    let due = |name: &str, value: &str| (name.to_owned(), headers::encode(value));
+    let message = Outgoing {
+        subject: format!("sluice.due.{}", command.topic()),
+        headers: vec![
+            due(headers::TYPE, command.type_name()),
+            due("Nats-Scheduler", &format!("sluice.schedule.poll.{mirror}")),
+        ],
+        payload: command.encode().into(),
+        message_id: None,
+        expected_sequence: None,
+        ttl: None,
+    };
+    let now = world.now;
+    world.log.publish(now, &message).unwrap();
+    world.note(&format!("it is time to poll {mirror}"));
+}
+
+fn ask(history: &History, command: impl Into<Command>) {
+    let command = command.into();
+    history
+        .shared
+        .lock()
+        .note(&format!("somebody asks: {command:?}"));
+    at_once(&history.shared, async {
+        history.bus.command(&command, &Cause::root()).await.unwrap();
+    });
+}
+
+/// The newest database finds something else; every image is looked at again.
+fn new_database(history: &History) {
+    let images = {
+        let mut world = history.shared.lock();
+        let image = &POOL[world.chance.below(3)];
+        if !world.bad.remove(&image.digest) {
+            world.bad.insert(image.digest.clone());
+        }
+        world.database += 1;
+        let bad: Vec<String> = world.bad.iter().map(|digest| short(digest)).collect();
+        let line = format!("database {} finds {}", world.database, bad.join(", "));
+        world.note(&line);
+        rescan(&world)
+    };
+    for image in images {
+        ask(history, image);
+    }
+}
+
+/// Returns what the scanner adapter would look at again with a newer database: what local tags name, and what was promoted.
+fn rescan(world: &World) -> Vec<ScanImage> {
+    let tags = world.tags.values();
+    let named = tags.map(|entry| (&entry.repository, &entry.tag, &entry.digest));
+    let decisions = world.decisions.values();
+    let promoted = decisions.filter(|decision| decision.promoted_at.is_some());
+    let promoted =
+        promoted.map(|decision| (&decision.target, &decision.target_tag, &decision.digest));
+    let mut images = Vec::new();
+    for (repository, tag, digest) in named.chain(promoted) {
+        let (Ok(repository), Ok(digest)) = (repository.parse(), digest.parse()) else {
+            continue;
+        };
+        let image = ScanImage {
+            repository,
+            tag: tag.parse().ok(),
+            digest,
+        };
+        if !images.contains(&image) {
+            images.push(image);
+        }
+    }
+    images
+}
+
+fn rejudge(history: &History) {
+    let subjects: Vec<JudgeImage> = {
+        let world = history.shared.lock();
+        let tags = world
+            .tags
+            .values()
+            .filter(|entry| entry.repository.starts_with("hub/"));
+        tags.filter_map(|entry| {
+            Some(JudgeImage {
+                repository: entry.repository.parse().ok()?,
+                tag: entry.tag.parse().ok()?,
+                digest: entry.digest.parse().ok()?,
+            })
+        })
+        .collect()
+    };
+    for subject in subjects {
+        ask(history, subject);
+    }
+}
+
+/// Does one thing.
+pub async fn act(history: &mut History) {
+    let roll = history.shared.lock().chance.below(100);
+    match history.plan.scenario {
+        Scenario::Whole => whole(history, roll).await,
+        Scenario::PromoteWithdraw if roll < 45 => new_database(history),
+        Scenario::PromoteWithdraw if roll < 70 => rejudge(history),
+        Scenario::PrunePromote if roll < 20 => new_database(history),
+        Scenario::PrunePromote if roll < 45 => {
+            let mut world = history.shared.lock();
+            let tag = world.chance.pick(&TAGS);
+            move_tag(&mut world, "a", tag, 0);
+            tick(&mut world, "a");
+        }
+        Scenario::PrunePromote if roll < 70 => prune(history),
+        _ if roll < 90 => fate(history).await,
+        _ => {
+            let seconds = 1 + i64::try_from(history.shared.lock().chance.below(40)).unwrap();
+            history.pass(TimeDelta::seconds(seconds)).await;
+        }
+    }
+}
+
+async fn whole(history: &mut History, roll: usize) {
+    let mirror = {
+        let mirrors = history.plan.mirrors.clone();
+        history.shared.lock().chance.pick(&mirrors)
+    };
+    match roll {
+        0..24 => {
+            let mut world = history.shared.lock();
+            let tag = world.chance.pick(&TAGS);
+            move_tag(&mut world, mirror, tag, 0);
+            if world.chance.percent(60) {
+                tick(&mut world, mirror);
+            }
+        }
+        24..40 => tick(&mut history.shared.lock(), mirror),
+        40..46 => {
+            let mut world = history.shared.lock();
+            let tag = world.chance.pick(&TAGS);
+            let place = world.upstream.repositories.get_mut(mirror).unwrap();
+            // A listing that is empty says nothing of what is gone.
+            if place.tags.len() > 1 && place.tags.remove(tag).is_some() {
+                world.note(&format!("upstream {mirror}:{tag} is deleted"));
+            }
+        }
+        46..60 => new_database(history),
+        60..67 => {
+            history.plan.recall = if history.plan.recall == "flag" {
+                "withdraw"
+            } else {
+                "flag"
+            };
+            let (text, recall) = (history.plan.policies(), history.plan.recall);
+            history
+                .shared
+                .lock()
+                .note(&format!("policies now {recall}"));
+            apply(history, &text);
+            reconcile(history, &topology::PROMOTER);
+        }
+        67..73 => prune(history),
+        73..87 => fate(history).await,
+        87..97 => {
+            let seconds = history.shared.lock().chance.pick(&[1, 3, 10, 31, 45, 90]);
+            history.pass(TimeDelta::seconds(seconds)).await;
+        }
+        97..99 => {
+            history.plan.purged = true;
+            let mut world = history.shared.lock();
+            world.log.purge_events(&RECONCILED);
+            world.note("the facts that nobody has taken yet are purged");
+            drop(world);
+            for stage in RECONCILED {
+                reconcile(history, stage);
+            }
+        }
+        _ => history.pass(TimeDelta::hours(3)).await,
+    }
+}
+
+fn prune(history: &History) {
+    let by_policy = history.shared.lock().chance.percent(60);
+    ask(
+        history,
+        PruneRepositories {
+            policy: by_policy.then(|| "nightly".parse().unwrap()),
+            repository: None,
+        },
+    );
+}
+
+/// Asks a stage to search for what is missing.
+fn reconcile(history: &History, stage: &Stage) {
+    ask(history, search(stage, reason::ASKED));
+}
+
+/// A crash, or a message that is delivered a second time although somebody works on it.
+async fn fate(history: &mut History) {
+    let crash = history.plan.crashes > 0 && history.shared.lock().chance.percent(60);
+    if crash {
+        history.plan.crashes -= 1;
+        let place = history.shared.lock().chance.below(history.processes.len());
+        history.crash(place);
+        return;
+    }
+    let mut world = history.shared.lock();
+    let out: Vec<usize> = (0..world.log.items.len())
+        .filter(|place| world.log.items[*place].ready.is_none())
+        .collect();
+    if !out.is_empty() {
+        let place = world.chance.pick(&out);
+        let now = world.now;
+        world.log.items[place].ready = Some(now);
+        let line = format!("{} is given out again", world.log.items[place].subject());
+        world.note(&line);
+    }
+}
+
+/// Does what schedules do sooner or later: polls, limits, and every reconcile.
+pub fn finish(history: &mut History) {
+    for mirror in history.plan.mirrors.clone() {
+        tick(&mut history.shared.lock(), mirror);
+    }
+    if history.plan.keep > 0 {
+        ask(
+            history,
+            PruneRepositories {
+                policy: None,
+                repository: None,
+            },
+        );
+    }
+    if std::mem::take(&mut history.plan.purged) {
+        let images = rescan(&history.shared.lock());
+        for image in images {
+            ask(history, image);
+        }
+    }
+    for stage in RECONCILED {
+        reconcile(history, stage);
+    }
+}

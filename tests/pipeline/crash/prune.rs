@@ -1,0 +1,107 @@
+//! The pruner dies between its deletions, and before it tells them.
+
+use chrono::Utc;
+use sluice_events::Event;
+use sluice_events::commands::PruneRepositories;
+use sluice_events::facts::TagPushed;
+
+use super::{Play, dies};
+
+const KEEP_ONE: &str = "kind: Repository\nname: 'hub/*'\nkeep: 1\n";
+
+/// Two tags of a repository go, and are told together.
+fn retention(at: &str) {
+    let mut play = Play::of("pruner");
+    for (tag, minutes) in [("1", 30), ("2", 20), ("3", 10)] {
+        play.hold("hub/app", tag, tag, minutes);
+    }
+    play.stack.apply(KEEP_ONE);
+    play.bus.command(PruneRepositories {
+        policy: None,
+        repository: "hub/app".parse().ok(),
+    });
+    play.run(at, &[]);
+    play.told(&[("prune.completed", 1)]);
+    let Some(Event::PruneCompleted(told)) = play.facts("prune.completed").pop() else {
+        panic!("it was counted");
+    };
+    let deleted: Vec<&str> = told.deleted.iter().map(|one| one.tag.as_str()).collect();
+    assert_eq!(deleted, ["1", "2"]);
+    let reader = play.stack.reader();
+    for (tag, stays) in [("1", false), ("2", false), ("3", true)] {
+        assert_eq!(reader.get("hub/app", tag).is_some(), stays, "{tag}");
+        let entry = play.tag("hub/app", tag);
+        assert_eq!((!entry.digest.is_empty(), !entry.pruned), (stays, stays));
+    }
+}
+
+dies!(retention:
+    tags_are_pruned_without_a_death at "",
+    tags_are_pruned_after_a_claim at "tags.claimed:2",
+    tags_are_pruned_after_a_tombstone_was_noted at "tags.tombstone_noted:2",
+    tags_are_pruned_after_a_tombstone_was_put at "registry.tombstone_put:2",
+    tags_are_pruned_after_a_deletion at "tags.written:1",
+    tags_are_pruned_before_one_is_settled at "tags.checked:1",
+    tags_are_pruned_between_two_deletions at "tags.settled:1",
+    tags_are_pruned_after_the_last_deletion at "tags.settled:2",
+    tags_are_pruned_before_it_is_told at "bus.handled",
+    tags_are_pruned_after_it_was_told at "bus.fact_published",
+    tags_are_pruned_before_the_acknowledgement at "bus.finished",
+);
+
+/// One command for everything becomes one for each repository.
+fn fan_out(at: &str) {
+    let mut play = Play::of("pruner");
+    for repository in ["hub/one", "hub/two"] {
+        for (tag, minutes) in [("1", 30), ("2", 20)] {
+            play.hold(repository, tag, tag, minutes);
+        }
+    }
+    play.stack.apply(KEEP_ONE);
+    play.bus.command(PruneRepositories {
+        policy: None,
+        repository: None,
+    });
+    play.run(at, &[]);
+    play.told(&[("prune.completed", 2)]);
+    for repository in ["hub/one", "hub/two"] {
+        assert_eq!(play.tag(repository, "1").digest, "");
+        assert_ne!(play.tag(repository, "2").digest, "");
+    }
+}
+
+dies!(fan_out:
+    every_repository_is_pruned_without_a_death at "",
+    every_repository_is_pruned_after_one_was_asked_for at "bus.command_published:1",
+    every_repository_is_pruned_after_all_were_asked_for at "bus.command_published:2",
+);
+
+/// What a person pushed counts among the tags.
+fn observation(at: &str) {
+    let mut play = Play::of("pruner");
+    play.stack.apply(KEEP_ONE);
+    let writer = play.stack.as_service("mirror-worker");
+    let image = writer.image("hub/app", "amd64", "content");
+    writer.put("hub/app", "1.0", &image);
+    let pushed = TagPushed {
+        registry: "registry.internal".parse().unwrap(),
+        repository: "hub/app".parse().unwrap(),
+        tag: "1.0".parse().unwrap(),
+        digest: image.digest.parse().unwrap(),
+        media_type: image.media_type.to_owned(),
+        size_bytes: 0,
+        actor: "alice".to_owned(),
+        at: Utc::now(),
+    };
+    play.bus.publish(pushed, "once");
+    play.run(at, &[]);
+    play.told(&[]);
+    let entry = play.tag("hub/app", "1.0");
+    assert_eq!((entry.digest, entry.generation), (image.digest, 1));
+    assert_eq!(entry.arrived_by, "alice");
+}
+
+dies!(observation:
+    a_push_is_noted_without_a_death at "",
+    a_push_is_noted_after_its_entry at "tags.observed",
+);

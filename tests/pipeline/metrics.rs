@@ -1,0 +1,61 @@
+//! The names in the alarms are those that the services really export.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use sluice_tests::{Database, Stack, root, wait_for};
+
+/// Returns the names of metrics in a text.
+fn names(text: &str) -> BTreeSet<String> {
+    text.split(|letter: char| !letter.is_ascii_lowercase() && letter != '_')
+        .filter(|word| word.starts_with("sluice_"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_metric_of_an_alarm_is_exported_and_every_alarm_is_described() {
+    let alerts = fs::read_to_string(root().join("deploy/alerts.yaml")).unwrap();
+    let operations = fs::read_to_string(root().join("docs/OPERATIONS.md")).unwrap();
+    let alarms = alerts
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "));
+    for alarm in alarms {
+        assert!(operations.contains(&format!("### {alarm}\n")), "{alarm}");
+    }
+    let wanted: BTreeSet<String> = names(&alerts)
+        .into_iter()
+        .chain(names(&operations))
+        .collect();
+    assert!(wanted.len() > 8, "{wanted:?}");
+
+    let mut stack = Stack::start(7_200);
+    Database::of("2020-01-02T00:00:00Z").publish(&stack);
+    let image = stack.publisher().image("library/app", "amd64", "content");
+    stack.publisher().put("library/app", "1.0", &image);
+    let mut services = vec![("gateway", 0)];
+    for stage in [
+        "poller",
+        "mirror-worker",
+        "promoter",
+        "pruner",
+        "webhook-dispatcher",
+    ] {
+        services.push((stage, stack.service(stage, &[])));
+    }
+    services.push(("scanner-adapter", stack.scanner(&[])));
+    stack.apply(&format!(
+        "{}{}",
+        stack.upstream_resource(),
+        stack.mirror("app", "library/app", "hub/app", "")
+    ));
+    let mut missing = wanted.clone();
+    wait_for("every metric to be exported", 60, || {
+        for (name, number) in &services {
+            for line in stack.metrics(name, *number).lines() {
+                missing.remove(line.split(['{', ' ']).next().unwrap_or_default());
+            }
+        }
+        missing.is_empty().then_some(())
+    });
+}

@@ -1,0 +1,285 @@
+//! No secret is found in a log, a command line, an event, a dead letter, an error or an answer.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use sluice_tests::bus::promoted;
+use sluice_tests::{Stack, binary, tool, wait_for};
+
+const UPSTREAM: &str = "planted-upstream-7c1f";
+const WRONG: &str = "planted-wrong-login-51d0";
+const IN_URL: &str = "planted-userinfo-9be2";
+const HOOK: &str = "whsec_cGxhbnRlZC1ob29rLXNlY3JldC0wMDAwMDAwMDAwMDA=";
+/// `publisher:planted-upstream-7c1f`, as a header carries it.
+const ENCODED: &str = "cHVibGlzaGVyOnBsYW50ZWQtdXBzdHJlYW0tN2MxZg==";
+
+/// A server that answers each request, by its path and what it is told of authorization, and remembers that.
+struct Hostile {
+    host: String,
+    told: Arc<Mutex<Vec<(String, String)>>>,
+}
+
+impl Hostile {
+    fn start(answer: impl Fn(&str, &str) -> String + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let told: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
+        let seen = told.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let first = lines.next().and_then(Result::ok).unwrap_or_default();
+                let mut authorization = String::new();
+                for line in lines
+                    .map_while(Result::ok)
+                    .take_while(|line| !line.is_empty())
+                {
+                    let (name, value) = line.split_once(':').unwrap_or_default();
+                    if name.eq_ignore_ascii_case("authorization") {
+                        authorization = value.trim().to_owned();
+                    }
+                }
+                let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
+                let text = answer(&path, &authorization);
+                seen.lock().unwrap().push((path, authorization));
+                stream.write_all(text.as_bytes()).ok();
+            }
+        });
+        Self { host, told }
+    }
+
+    fn told(&self) -> Vec<(String, String)> {
+        self.told.lock().unwrap().clone()
+    }
+}
+
+fn response(status: &str, headers: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Returns every file below a folder but those that are there to hold secrets.
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if path.is_dir() && name != "keys" {
+            found.extend(files(&path));
+        } else if path.is_file()
+            && !name.ends_with(".password")
+            && !name.ends_with(".secret")
+            && name != "passwords.conf"
+        {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn planted_secrets_are_found_nowhere() {
+    let mut stack = Stack::start(7_200);
+    stack.may_leave_messages();
+    let folder = stack.folder().to_owned();
+    let elsewhere = Hostile::start(|_, _| response("404 Not Found", "", ""));
+    let other = elsewhere.host.clone();
+    let hostile = Hostile::start(move |path, authorization| {
+        if authorization.is_empty() {
+            return response(
+                "401 Unauthorized",
+                "WWW-Authenticate: Basic realm=\"hostile\"\r\n",
+                "{}",
+            );
+        }
+        if path.contains("/moved/") {
+            let to = format!("Location: http://{other}{path}\r\n");
+            return response("307 Temporary Redirect", &to, "");
+        }
+        let body = format!(
+            "{{\"errors\":[{{\"code\":\"DENIED\",\"message\":\"{authorization} {UPSTREAM}\",\"detail\":\"{UPSTREAM}\"}}]}}"
+        );
+        response(
+            "403 Forbidden",
+            &format!("X-Echo: {authorization}\r\n"),
+            &body,
+        )
+    });
+    let hook = Hostile::start(|_, _| response("500 Internal Server Error", "", HOOK));
+    fs::write(folder.join("upstream.password"), format!("{UPSTREAM}\n")).unwrap();
+    fs::write(folder.join("hook.secret"), format!("{HOOK}\n")).unwrap();
+    for name in ["poller", "mirror-worker", "promoter", "pruner"] {
+        stack.service(name, &[]);
+    }
+    stack.service("webhook-dispatcher", &[]);
+    let trivy = tool("trivy");
+    stack.begin(
+        "scanner-adapter",
+        &[
+            ("SLUICE__TRIVY__DATABASE_REPOSITORY", "127.0.0.1:9/none:2"),
+            ("SLUICE__TRIVY__BINARY", trivy.to_str().unwrap()),
+        ],
+    );
+    let running = 0..7;
+    let publisher = stack.publisher();
+    publisher.put(
+        "lib/fine",
+        "1.0",
+        &publisher.image("lib/fine", "amd64", "fine"),
+    );
+    let (hostile_host, hook_url) = (&hostile.host, format!("http://{}/in", hook.host));
+    stack.apply(&format!(
+        "{}---\nkind: Registry\nname: hostile\nhost: {hostile_host}\nplain_http: true\nusername: publisher\n\
+         password_file: {password}\n---\nkind: Mirror\nname: echo\nfrom: {hostile_host}/lib/echo\nto: hub/echo\n---\n\
+         kind: Mirror\nname: moved\nfrom: {hostile_host}/lib/moved/app\nto: hub/moved\n---\nkind: Webhook\nname: hook\n\
+         url: {hook_url}\nevents: ['image.*', 'tag.*', 'upstream.*']\nsecret_file: {secret}\nallow_private_addresses: true\n{}{}",
+        stack.upstream_resource(),
+        stack.mirror("fine", "lib/fine", "hub/fine", ""),
+        stack.account("dev", "pull: [hub/*]\n"),
+        password = folder.join("upstream.password").display(),
+        secret = folder.join("hook.secret").display(),
+    ));
+    let bus = stack.bus();
+    bus.publish(promoted("fine", "1.0"), "once");
+    wait_for("both polls to fail", 60, || {
+        (stack.facts("upstream.poll_failed").len() == 2).then_some(())
+    });
+    wait_for("the good image", 60, || {
+        (!stack.facts("tag.mirrored").is_empty()).then_some(())
+    });
+    wait_for("a webhook to fail", 60, || hook.told().first().map(drop));
+    // The secrets were in use, and the other origin was not told one.
+    assert!(
+        hostile
+            .told()
+            .iter()
+            .any(|(_, told)| told.contains(ENCODED)),
+        "{:?}",
+        hostile.told()
+    );
+    assert!(
+        elsewhere.told().iter().all(|(_, told)| told.is_empty()),
+        "{:?}",
+        elsewhere.told()
+    );
+    let mut seen = Vec::new();
+    // A login that fails, and addresses with a credential in them.
+    let login = reqwest::blocking::Client::new()
+        .get(format!(
+            "http://{}/token?service=sluice-registry",
+            stack.tokens
+        ))
+        .basic_auth("dev", Some(WRONG))
+        .send()
+        .unwrap();
+    assert_eq!(login.status(), 401);
+    seen.push(("the token endpoint".to_owned(), login.text().unwrap()));
+    let resource = format!(
+        "kind: Webhook\nname: bad\nurl: http://me:{IN_URL}@127.0.0.1/in\nevents: ['image.*']\n"
+    );
+    fs::write(folder.join("bad.secret"), resource).unwrap();
+    let refused = stack.try_sluice(&["apply", "-f", folder.join("bad.secret").to_str().unwrap()]);
+    assert!(
+        !refused.status.success(),
+        "an address with a credential was applied"
+    );
+    seen.push(("apply".to_owned(), format!("{refused:?}")));
+    let started = Command::new(binary("sluice-poller"))
+        .env(
+            "SLUICE__BUS__URL",
+            format!("nats://me:{IN_URL}@127.0.0.1:4222"),
+        )
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(started.status.code(), Some(78));
+    seen.push(("the poller".to_owned(), format!("{started:?}")));
+    for arguments in [
+        &["events"][..],
+        &["status", "-o", "json"],
+        &["dead-letters", "list", "-o", "json"],
+        &["get", "registries", "-o", "json"],
+        &["get", "webhooks", "-o", "json"],
+        &["get", "accounts", "-o", "json"],
+        &["explain", "hub/fine:1.0", "-o", "json"],
+        &["explain", "hub/echo:1.0"],
+    ] {
+        seen.push((
+            format!("sluice {arguments:?}"),
+            format!("{:?}", stack.try_sluice(arguments)),
+        ));
+    }
+    for path in [
+        "status",
+        "resources/registry",
+        "resources/webhook",
+        "images/hub/fine:1.0",
+        "tags/hub/fine",
+    ] {
+        let answer = reqwest::blocking::get(format!("http://{}/api/v1/{path}", stack.api)).unwrap();
+        seen.push((path.to_owned(), answer.text().unwrap()));
+    }
+    for number in running {
+        let process = format!("/proc/{}", stack.process_id(number));
+        let line = fs::read(format!("{process}/cmdline")).unwrap();
+        let environment = fs::read(format!("{process}/environ")).unwrap();
+        seen.push((
+            format!("{process}/cmdline"),
+            String::from_utf8_lossy(&line).into_owned(),
+        ));
+        seen.push((
+            format!("{process}/environ"),
+            String::from_utf8_lossy(&environment).into_owned(),
+        ));
+    }
+    seen.push(("nats-server".to_owned(), stack.nats.log()));
+    // What the server keeps is every event, command, dead letter and entry.
+    for file in files(&folder).into_iter().chain(files(&stack.nats.data())) {
+        let content = fs::read(&file).unwrap_or_default();
+        seen.push((
+            file.display().to_string(),
+            String::from_utf8_lossy(&content).into_owned(),
+        ));
+    }
+    let mut planted: Vec<String> = [UPSTREAM, WRONG, IN_URL, HOOK, ENCODED, "devdev"]
+        .map(str::to_owned)
+        .into();
+    for secrets in [stack.keys.accounts(), stack.keys.nats()] {
+        for entry in fs::read_dir(secrets)
+            .unwrap()
+            .flatten()
+            .filter(|entry| entry.file_name() != "passwords.conf")
+        {
+            planted.push(fs::read_to_string(entry.path()).unwrap().trim().to_owned());
+        }
+    }
+    planted.push(
+        fs::read_to_string(stack.keys.notifications())
+            .unwrap()
+            .trim()
+            .to_owned(),
+    );
+    assert!(
+        planted.len() > 15 && seen.len() > 40,
+        "{} in {}",
+        planted.len(),
+        seen.len()
+    );
+    let found: Vec<_> = seen
+        .iter()
+        .flat_map(|(place, text)| {
+            planted
+                .iter()
+                .filter(|secret| text.contains(secret.as_str()))
+                .map(move |secret| (place, secret))
+        })
+        .collect();
+    assert!(found.is_empty(), "{found:#?}");
+}

@@ -1,0 +1,352 @@
+//! What each user may do at NATS, subject by subject, on a real server with the configuration of an installation.
+//!
+//! The tables here are written from the services' rows in the architecture, and not from the code that grants.
+
+mod denied;
+mod raw;
+mod reflected;
+mod tables;
+mod tls;
+
+use sluice_bus::permissions::users;
+use sluice_bus::{Bus, ProvisionOptions};
+use sluice_gateway::keys::Keys;
+use sluice_service::BusSettings;
+use sluice_tests::Nats;
+use tempfile::TempDir;
+
+use crate::raw::Raw;
+use crate::tables::{BUCKETS, COMMANDS, FACTS, READERS, SERVICES, STAGES, WRITERS, streams};
+
+/// A server with its users, and nobody else.
+struct Scene {
+    nats: Nats,
+    keys: Keys,
+    folder: TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = Keys::at(folder.path().join("keys"));
+        keys.create().unwrap();
+        let nats = Nats::configured(&keys, None, str::to_owned);
+        let scene = Self { nats, keys, folder };
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let bus = Bus::connect(&scene.settings("admin"), "test")
+                .await
+                .unwrap();
+            bus.provision(ProvisionOptions::default()).await.unwrap();
+        });
+        scene
+    }
+
+    fn settings(&self, user: &str) -> BusSettings {
+        BusSettings {
+            url: self.nats.url.clone(),
+            user: user.to_owned(),
+            password_file: Some(self.keys.nats_password(user)),
+            ca_file: None,
+        }
+    }
+
+    fn user(&self, name: &str) -> Raw {
+        Raw::service(&self.nats.url, name, &self.keys.nats_password(name))
+    }
+
+    /// Tries one subject as every service and as the command.
+    fn each(&self, subject: &str, allowed: &[&str]) {
+        self.each_of(std::slice::from_ref(&subject.to_owned()), |_| {
+            allowed.to_vec()
+        });
+    }
+
+    /// Tries many subjects as every service and as the command; `allowed` says who may.
+    fn each_of<'a>(&self, subjects: &[String], allowed: impl Fn(&str) -> Vec<&'a str>) {
+        let mut wrong = Vec::new();
+        for user in SERVICES.into_iter().chain(["admin"]) {
+            let mut raw = self.user(user);
+            for subject in subjects {
+                let may = allowed(subject).contains(&user);
+                match raw.publish(subject, "") {
+                    None if may => {}
+                    Some(refusal) if !may => {
+                        // It names what was refused; a request by the name that the account knows it by.
+                        let named = subject.replace("$JS.API.", "sluice.api.");
+                        let told = refusal.contains(subject.as_str()) || refusal.contains(&named);
+                        assert!(told, "{user} on `{subject}`: {refusal}");
+                    }
+                    None => wrong.push(format!("{user} may publish on `{subject}`")),
+                    Some(refusal) => wrong.push(format!("{user} may not: {refusal}")),
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+}
+
+#[test]
+fn nobody_gets_in_without_the_password_of_a_user() {
+    let scene = Scene::new();
+    let url = &scene.nats.url;
+    for (user, password) in [
+        ("", ""),
+        ("poller", "wrong"),
+        ("test", "test"),
+        ("sluice", ""),
+    ] {
+        let refusal = Raw::login(url, user, password).err();
+        assert!(
+            refusal.unwrap().contains("Authorization Violation"),
+            "{user}"
+        );
+    }
+    let of_another = std::fs::read_to_string(scene.keys.nats_password("promoter")).unwrap();
+    assert!(Raw::login(url, "poller", of_another.trim()).is_err());
+    for user in users() {
+        scene.user(user);
+    }
+}
+
+#[test]
+fn each_fact_is_published_by_its_one_service() {
+    let scene = Scene::new();
+    assert_eq!(
+        FACTS.iter().map(|(_, facts)| facts.len()).sum::<usize>(),
+        sluice_events::Event::TYPES.len()
+    );
+    for (owner, facts) in FACTS {
+        for fact in facts {
+            let subject = format!("sluice.v1.{fact}.hub.a");
+            // The command stores resources as the gateway does.
+            let allowed = if *fact == "resource.applied" {
+                vec![owner, "admin"]
+            } else {
+                vec![owner]
+            };
+            scene.each(&subject, &allowed);
+            let arrived = scene.user(owner).ask(&subject, &[], "x").unwrap();
+            assert!(
+                arrived.body.contains("\"stream\":\"EVENTS\""),
+                "{owner}: {}",
+                arrived.body
+            );
+        }
+    }
+    for subject in [
+        "sluice.v1.scan",
+        "sluice.v1.x",
+        "sluice.v1.scan.succeeded",
+        "sluice.v1.upstream.x.y.z",
+    ] {
+        scene.each(subject, &[]);
+    }
+}
+
+#[test]
+fn each_command_is_given_by_its_stage_or_for_a_person() {
+    let scene = Scene::new();
+    let all: Vec<_> = COMMANDS
+        .iter()
+        .map(|(subject, _)| (*subject).to_owned())
+        .collect();
+    scene.each_of(&all, |subject| {
+        let (_, givers) = COMMANDS.iter().find(|(name, _)| *name == subject).unwrap();
+        givers.iter().copied().chain(["admin"]).collect()
+    });
+    for stage in STAGES {
+        scene.each(&format!("sluice.do.redrive.{stage}"), &["admin"]);
+        scene.each(
+            &format!("sluice.do.reconcile.{stage}"),
+            &[stage, "gateway", "admin"],
+        );
+        scene.each(&format!("sluice.dead.{stage}"), &[stage]);
+        scene.each(&format!("sluice.schedule.retry.{stage}.EVENTS.1"), &[stage]);
+        scene.each(&format!("sluice.due.retry.{stage}"), &[]);
+    }
+    for (topic, owner) in [
+        ("poll.a", "poller"),
+        ("judge.a.b.c", "promoter"),
+        ("prune.a", "pruner"),
+    ] {
+        scene.each(&format!("sluice.schedule.{topic}"), &[owner]);
+        scene.each(&format!("sluice.due.{topic}"), &[]);
+    }
+}
+
+#[test]
+fn each_bucket_is_written_by_its_owner_and_read_by_who_needs_it() {
+    let scene = Scene::new();
+    for bucket in BUCKETS {
+        let row = |table: &[(&str, &'static [&'static str])]| {
+            let row = table.iter().find(|(name, _)| *name == bucket);
+            row.map(|(_, users)| users.to_vec()).unwrap_or_default()
+        };
+        let (writers, readers) = (row(&WRITERS), row(&READERS));
+        for key in ["k", "a.b.c"] {
+            scene.each(&format!("$KV.{bucket}.{key}"), &writers);
+        }
+        let readers: Vec<_> = readers
+            .into_iter()
+            .chain(writers.iter().copied())
+            .chain(["admin"])
+            .collect();
+        for request in [
+            format!("DIRECT.GET.KV_{bucket}.$KV.{bucket}.k"),
+            format!("CONSUMER.CREATE.KV_{bucket}"),
+            format!("CONSUMER.CREATE.KV_{bucket}.x.$KV.{bucket}.>"),
+            format!("CONSUMER.MSG.NEXT.KV_{bucket}.x"),
+        ] {
+            scene.each(&format!("$JS.API.{request}"), &readers);
+        }
+        for request in [
+            format!("STREAM.MSG.GET.KV_{bucket}"),
+            format!("DIRECT.GET.KV_{bucket}"),
+        ] {
+            scene.each(&format!("$JS.API.{request}"), &["admin"]);
+        }
+        for writer in writers.iter().filter(|writer| **writer != "admin") {
+            let arrived = scene
+                .user(writer)
+                .ask(&format!("$KV.{bucket}.k"), &[], "x")
+                .unwrap();
+            assert!(
+                arrived
+                    .body
+                    .contains(&format!("\"stream\":\"KV_{bucket}\"")),
+                "{}",
+                arrived.body
+            );
+        }
+    }
+    let reports = ["scanner-adapter"];
+    scene.each("$O.reports.C.x", &reports);
+    scene.each("$O.reports.M.x", &reports);
+    let and_admin = ["scanner-adapter", "admin"];
+    scene.each("$JS.API.STREAM.PURGE.OBJ_reports", &and_admin);
+    scene.each("$JS.API.DIRECT.GET.OBJ_reports.$O.reports.M.x", &and_admin);
+}
+
+#[test]
+fn no_service_makes_changes_empties_or_removes_a_stream_but_its_own_timers() {
+    let scene = Scene::new();
+    let mut subjects = Vec::new();
+    for stream in streams() {
+        for verb in [
+            "CREATE",
+            "UPDATE",
+            "DELETE",
+            "PURGE",
+            "MSG.DELETE",
+            "SNAPSHOT",
+            "RESTORE",
+            "LEADER.STEPDOWN",
+        ] {
+            subjects.push(format!("$JS.API.STREAM.{verb}.{stream}"));
+        }
+    }
+    for request in [
+        "INFO",
+        "STREAM.NAMES",
+        "STREAM.LIST",
+        "STREAM.CREATE.NEW",
+        "META.LEADER.STEPDOWN",
+    ] {
+        subjects.push(format!("$JS.API.{request}"));
+    }
+    // The command would carry it out; it is tried on nothing that is there.
+    let mut wrong = Vec::new();
+    for service in SERVICES {
+        let mut raw = scene.user(service);
+        for subject in &subjects {
+            let own = subject == &format!("$JS.API.STREAM.PURGE.SCHEDULES_{service}");
+            let reports =
+                service == "scanner-adapter" && subject == "$JS.API.STREAM.PURGE.OBJ_reports";
+            if raw.publish(subject, "").is_none() != (own || reports) {
+                wrong.push(format!("{service}: {subject}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    for verb in ["CREATE", "UPDATE", "DELETE", "PURGE", "SNAPSHOT", "RESTORE"] {
+        assert_eq!(
+            scene
+                .user("admin")
+                .publish(&format!("$JS.API.STREAM.{verb}.NONE"), ""),
+            None
+        );
+    }
+}
+
+#[test]
+fn no_service_touches_the_consumer_of_another() {
+    let scene = Scene::new();
+    for stage in STAGES {
+        for stream in tables::consumes(stage) {
+            let consumer = format!("{stream}.{stage}");
+            let api = |request: &str| format!("$JS.API.CONSUMER.{request}.{consumer}");
+            scene.each(&api("INFO"), &[stage, "gateway", "admin"]);
+            scene.each(&api("MSG.NEXT"), &[stage, "admin"]);
+            scene.each(&format!("$JS.ACK.{consumer}.1.2.3.4.5"), &[stage]);
+            scene.each(&format!("$JS.ACK._.hash.{consumer}.1.2.3.4.5"), &[stage]);
+            for request in [
+                "CREATE",
+                "DURABLE.CREATE",
+                "PAUSE",
+                "UNPIN",
+                "LEADER.STEPDOWN",
+            ] {
+                scene.each(&api(request), &["admin"]);
+            }
+            scene.each(&format!("{}.sluice.v1.>", api("CREATE")), &["admin"]);
+            let mut wrong = Vec::new();
+            for service in SERVICES {
+                if scene.user(service).publish(&api("DELETE"), "").is_none() {
+                    wrong.push(service);
+                }
+            }
+            assert!(wrong.is_empty(), "{wrong:?} may delete {consumer}");
+        }
+    }
+}
+
+#[test]
+fn nobody_listens_where_others_speak() {
+    let scene = Scene::new();
+    for user in users() {
+        let mut raw = scene.user(user);
+        let mut subjects = vec![
+            "$JS.ACK.>".to_owned(),
+            "_INBOX.>".to_owned(),
+            "_R_.>".to_owned(),
+        ];
+        if user != "system" {
+            let everything = [
+                ">",
+                "*",
+                "sluice.>",
+                "sluice.v1.>",
+                "$KV.>",
+                "$O.>",
+                "$JS.>",
+                "$SYS.>",
+                "_INBOX_*.>",
+            ];
+            subjects.extend(everything.map(str::to_owned));
+            subjects.extend(
+                users()
+                    .iter()
+                    .filter(|other| **other != user)
+                    .map(|other| format!("_INBOX_{other}.>")),
+            );
+            assert_eq!(raw.subscribe(&format!("_INBOX_{user}.x.*")), None, "{user}");
+            for subject in subjects {
+                assert!(
+                    raw.subscribe(&subject).is_some(),
+                    "{user} hears `{subject}`"
+                );
+            }
+        }
+    }
+}

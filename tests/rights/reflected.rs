@@ -1,0 +1,200 @@
+//! What a user could have the server do in its place: answer into another's subject, deliver there, fire there, empty.
+
+use serde_json::{Value, json};
+
+use crate::Scene;
+use crate::raw::Raw;
+use crate::tables::SERVICES;
+
+/// Returns how many messages a stream holds.
+fn held(admin: &mut Raw, stream: &str) -> u64 {
+    let answer = admin
+        .ask(&format!("$JS.API.STREAM.INFO.{stream}"), &[], "")
+        .unwrap();
+    let (_, json) = answer.body.split_once('{').unwrap();
+    let info: Value = serde_json::from_str(&format!("{{{json}")).unwrap();
+    info["state"]["messages"].as_u64().unwrap()
+}
+
+#[test]
+fn an_answer_cannot_be_sent_into_the_log_or_a_bucket_of_another() {
+    let scene = Scene::new();
+    let mut admin = scene.user("admin");
+    admin.publish("$KV.resources.k", "of a person");
+    let forged = [
+        ("ce-type", "sluice.events.v1.ScanSucceeded"),
+        ("ce-id", "forged"),
+    ];
+    let mut poller = scene.user("poller");
+    assert_eq!(
+        poller.publish_with("$KV.upstream.k", "", &forged, "forged"),
+        None
+    );
+    let before =
+        ["EVENTS", "KV_verdicts", "WORK", "KV_tags"].map(|stream| held(&mut admin, stream));
+    for service in SERVICES
+        .into_iter()
+        .filter(|name| *name != "scanner-adapter")
+    {
+        let mut raw = scene.user(service);
+        for answer in [
+            "sluice.v1.scan.succeeded.hub.a",
+            "$KV.verdicts.k",
+            "sluice.do.scan",
+        ] {
+            let mut requests = vec![
+                "$JS.API.DIRECT.GET.KV_resources.$KV.resources.k".to_owned(),
+                "$JS.API.STREAM.INFO.KV_resources".to_owned(),
+            ];
+            if service == "poller" {
+                requests.push("$JS.API.DIRECT.GET.KV_upstream.$KV.upstream.k".to_owned());
+                requests.push("$KV.upstream.other".to_owned());
+            }
+            for request in requests {
+                assert_eq!(
+                    raw.publish_with(&request, answer, &forged, ""),
+                    None,
+                    "{service}: {request}"
+                );
+            }
+        }
+    }
+    // What is asked last is answered last, so everything before it has arrived where it arrives.
+    let arrived = poller
+        .ask("$JS.API.DIRECT.GET.KV_upstream.$KV.upstream.k", &[], "")
+        .unwrap();
+    assert!(arrived.body.contains("forged"), "{arrived:?}");
+    let after = ["EVENTS", "KV_verdicts", "WORK", "KV_tags"].map(|stream| held(&mut admin, stream));
+    assert_eq!(before, after);
+}
+
+#[test]
+fn a_consumer_cannot_deliver_into_the_log_or_a_bucket_of_another() {
+    let scene = Scene::new();
+    let (mut admin, mut poller) = (scene.user("admin"), scene.user("poller"));
+    let forged = [
+        ("ce-type", "sluice.events.v1.ScanSucceeded"),
+        ("ce-id", "forged"),
+    ];
+    for deliver in ["sluice.v1.scan.succeeded.hub.a", "$KV.verdicts.k"] {
+        let config = json!({"stream_name": "KV_upstream", "config": {
+            "deliver_subject": deliver, "deliver_policy": "all", "ack_policy": "none", "idle_heartbeat": 200_000_000,
+            "flow_control": true,
+        }});
+        let made = poller
+            .ask(
+                "$JS.API.CONSUMER.CREATE.KV_upstream",
+                &[],
+                &config.to_string(),
+            )
+            .unwrap();
+        assert!(!made.body.contains("\"error\""), "{}", made.body);
+        assert_eq!(
+            poller.publish_with("$KV.upstream.k", "", &forged, "forged"),
+            None
+        );
+    }
+    // Those who may listen get theirs, and by then the others would have had it too.
+    let config = json!({"stream_name": "KV_upstream", "config": {
+        "deliver_subject": "_INBOX_poller.w", "deliver_policy": "all", "ack_policy": "none"}});
+    let delivered = poller.listen("_INBOX_poller.w", |poller| {
+        poller
+            .ask(
+                "$JS.API.CONSUMER.CREATE.KV_upstream",
+                &[],
+                &config.to_string(),
+            )
+            .unwrap();
+    });
+    assert!(delivered.body.contains("forged"), "{delivered:?}");
+    for stream in ["EVENTS", "KV_verdicts"] {
+        assert_eq!(held(&mut admin, stream), 0, "{stream}");
+    }
+}
+
+#[test]
+fn a_consumer_that_reads_the_log_cannot_become_that_of_a_stage() {
+    let scene = Scene::new();
+    let (mut admin, mut gateway) = (scene.user("admin"), scene.user("gateway"));
+    let promoter = "$JS.API.CONSUMER.INFO.EVENTS.promoter";
+    let before = admin.ask(promoter, &[], "").unwrap().body;
+    let create = "$JS.API.CONSUMER.CREATE.EVENTS";
+    for name in ["durable_name", "name"] {
+        let config = json!({"stream_name": "EVENTS", "config": {
+            name: "promoter", "filter_subject": "sluice.v1.tag.>", "ack_policy": "explicit"}});
+        let config = config.to_string();
+        // Without a name in the subject the server takes the one of the body, whosoever consumer that is.
+        assert!(gateway.ask(create, &[], &config).is_err());
+        let by_name = format!("{create}.promoter.sluice.v1.tag.>");
+        assert!(gateway.ask(&by_name, &[], &config).is_err());
+        // With one, that is the consumer that is made.
+        let another = format!("{create}.reader.sluice.v1.tag.>");
+        gateway.ask(&another, &[], &config).unwrap();
+    }
+    let after = admin.ask(promoter, &[], "").unwrap().body;
+    let config = |text: &str| {
+        text.split("\"config\"")
+            .nth(1)
+            .unwrap()
+            .split("\"delivered\"")
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(config(&before), config(&after));
+}
+
+#[test]
+fn a_timer_fires_for_its_own_stage_only_and_empties_no_stream_but_its_own() {
+    let scene = Scene::new();
+    let (mut admin, mut poller, mut promoter) = (
+        scene.user("admin"),
+        scene.user("poller"),
+        scene.user("promoter"),
+    );
+    let at = "@at 2100-01-01T00:00:00Z";
+    let of_promoter = [
+        ("Nats-Schedule", at),
+        ("Nats-Schedule-Target", "sluice.due.retry.promoter"),
+    ];
+    promoter
+        .ask("sluice.schedule.retry.promoter.EVENTS.1", &of_promoter, "x")
+        .unwrap();
+    for target in [
+        "sluice.due.prune.a",
+        "sluice.due.retry.promoter",
+        "sluice.v1.scan.succeeded.a.b",
+        "$KV.verdicts.k",
+    ] {
+        let headers = [
+            ("Nats-Schedule", "@at 2020-01-01T00:00:00Z"),
+            ("Nats-Schedule-Target", target),
+        ];
+        let answer = poller.ask("sluice.schedule.poll.a", &headers, "x").unwrap();
+        assert!(
+            answer.body.contains("\"error\""),
+            "{target}: {}",
+            answer.body
+        );
+    }
+    for headers in [
+        vec![("Nats-Rollup", "all")],
+        vec![
+            ("Nats-Scheduler", "sluice.schedule.retry.promoter.EVENTS.1"),
+            ("Nats-Schedule-Next", "purge"),
+        ],
+    ] {
+        poller.ask("sluice.schedule.poll.a", &headers, "").unwrap();
+        assert_eq!(held(&mut admin, "SCHEDULES_promoter"), 1, "{headers:?}");
+    }
+    // Where nothing rolls up, the header is refused.
+    let emptied = scene
+        .user("poller")
+        .ask(
+            "sluice.v1.upstream.tag_moved.a.b",
+            &[("Nats-Rollup", "all")],
+            "",
+        )
+        .unwrap();
+    assert!(emptied.body.contains("\"error\""), "{}", emptied.body);
+}
