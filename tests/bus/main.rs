@@ -48,6 +48,9 @@ struct Stage {
     calls: Arc<AtomicU32>,
     last_attempt: Arc<AtomicU32>,
     recorded: Arc<AtomicU32>,
+    waits: Arc<AtomicU32>,
+    /// Held by a test for as long as the handler is to be in the middle of its work.
+    held: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Handler for Stage {
@@ -59,9 +62,12 @@ impl Handler for Stage {
     async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, Failure> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
         self.last_attempt.store(cause.attempt, Ordering::SeqCst);
+        self.waits.store(cause.waits, Ordering::SeqCst);
+        drop(self.held.lock().await);
         match (input.0.as_str(), call) {
             ("permanent", _) => return Err(Failure(Class::Permanent)),
             ("once", 1) => return Err(Failure(Class::TRANSIENT)),
+            ("away", 1) => return Err(Failure(Class::OUTAGE)),
             ("panics", 1) => panic!("as the test wants it"),
             ("waits", 1) => {
                 return Err(Failure(Class::Unavailable {
@@ -107,7 +113,7 @@ async fn ask(bus: &Bus, mirror: &str) {
 }
 
 async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
-    for _ in 0..300 {
+    for _ in 0..900 {
         if condition().await {
             return;
         }
@@ -136,7 +142,8 @@ async fn work(bus: &Bus, stage: &Stage, count: usize) {
 }
 
 async fn told(bus: &Bus) -> Vec<String> {
-    let facts = bus.facts("sluice.v1.resource.>").await.unwrap();
+    // A server that is away has told nothing so far.
+    let facts = bus.facts("sluice.v1.resource.>").await.unwrap_or_default();
     let name = |event| match event {
         Some(Event::ResourceApplied(fact)) => fact.name.to_string(),
         other => panic!("{other:?}"),
@@ -191,6 +198,47 @@ async fn waiting_is_not_an_attempt() {
     assert_eq!(stage.calls.load(Ordering::SeqCst), 2);
     assert_eq!(stage.last_attempt.load(Ordering::SeqCst), 1);
     nothing_is_left(&bus).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_waited_for_ever_longer_and_is_no_attempt() {
+    let (_nats, bus) = provisioned().await;
+    let stage = Stage::default();
+    ask(&bus, "away").await;
+    work(&bus, &stage, 1).await;
+    assert_eq!(stage.calls.load(Ordering::SeqCst), 2);
+    assert_eq!(stage.last_attempt.load(Ordering::SeqCst), 1);
+    assert_eq!(stage.waits.load(Ordering::SeqCst), 1);
+    nothing_is_left(&bus).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dies_under_the_work_costs_no_attempt() {
+    // A failure is counted once although it could not be settled, and a success is not repeated.
+    for (name, attempts) in [("once", 2), ("fine", 1)] {
+        let (mut nats, bus) = provisioned().await;
+        let stage = Stage::default();
+        let held = stage.held.clone().lock_owned().await;
+        ask(&bus, name).await;
+        let killing = async {
+            until("the work to begin", || async {
+                stage.calls.load(Ordering::SeqCst) == 1
+            })
+            .await;
+            nats.kill();
+            drop(held);
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            tokio::task::block_in_place(|| nats.restart());
+        };
+        tokio::join!(killing, work(&bus, &stage, 1));
+        assert_eq!(
+            stage.last_attempt.load(Ordering::SeqCst),
+            attempts,
+            "{name}"
+        );
+        nothing_is_left(&bus).await;
+        assert!(bus.dead_letters(10).await.unwrap().is_empty());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,11 @@
 pub mod bus;
 pub mod content;
 pub mod crash;
+pub mod disk;
 pub mod endpoint;
 pub mod image;
+pub mod liar;
+pub mod proxy;
 pub mod scanner;
 mod server_api;
 pub mod servers;
@@ -22,10 +25,12 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 pub use bus::BusClient;
+pub use disk::Disk;
 pub use image::{Image, Upstream};
+pub use proxy::{Faults, Proxy};
 pub use scanner::Database;
 pub use servers::{Nats, Registry};
-pub use stack::Stack;
+pub use stack::{Disks, Stack};
 pub use up::Up;
 
 /// Returns the root of the project.
@@ -87,6 +92,11 @@ pub fn wait_for<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Opti
         );
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Lets time pass in which something is away, or in which nothing may happen.
+pub fn pass(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// Returns the Python that has the libraries of the tests.

@@ -186,6 +186,7 @@ pub struct Registry {
     pub host: String,
     process: Process,
     folder: TempDir,
+    storage: PathBuf,
     /// What its configuration says of access and notifications.
     more: String,
 }
@@ -193,11 +194,11 @@ pub struct Registry {
 impl Registry {
     /// Starts one that anybody may use.
     pub fn start() -> Self {
-        Self::serve("127.0.0.1:0", "")
+        Self::serve("127.0.0.1:0", "", None)
     }
 
     /// Starts one that trusts the tokens of a gateway and notifies it.
-    pub fn guarded(port: Port, gateway: &str, keys: &Keys) -> Self {
+    pub fn guarded(port: Port, gateway: &str, keys: &Keys, storage: Option<&Path>) -> Self {
         let secret = fs::read_to_string(keys.notifications()).unwrap();
         let more = format!(
             "auth:\n  token:\n    realm: http://{gateway}/token\n    service: sluice-registry\n    issuer: sluice\n    \
@@ -209,16 +210,18 @@ impl Registry {
         );
         let host = port.host();
         drop(port);
-        Self::serve(&host, &more)
+        Self::serve(&host, &more, storage)
     }
 
-    fn serve(address: &str, more: &str) -> Self {
+    fn serve(address: &str, more: &str, storage: Option<&Path>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (process, host) = Self::launch(&folder, address, more);
+        let storage = storage.map_or_else(|| folder.path().join("data"), Path::to_path_buf);
+        let (process, host) = Self::launch(&folder, &storage, address, more);
         Self {
             host,
             process,
             folder,
+            storage,
             more: more.to_owned(),
         }
     }
@@ -229,13 +232,15 @@ impl Registry {
         self.process.0.wait().unwrap();
     }
 
+    /// Stops it in its tracks, so that it answers nobody, or lets it go on.
+    pub fn freeze(&self, frozen: bool) {
+        freeze(&self.process, frozen);
+    }
+
     /// Lets it serve other bytes for a blob, as many as before; returns what puts the true ones back.
     pub fn forge(&self, digest: &str) -> Genuine {
         let hex = digest.strip_prefix("sha256:").unwrap();
-        let blobs = self
-            .folder
-            .path()
-            .join("data/docker/registry/v2/blobs/sha256");
+        let blobs = self.storage.join("docker/registry/v2/blobs/sha256");
         let path = blobs.join(&hex[..2]).join(hex).join("data");
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, vec![b'x'; bytes.len()]).unwrap();
@@ -245,10 +250,10 @@ impl Registry {
     /// Starts it again with what it held, at the same address.
     pub fn restart(&mut self) {
         self.stop();
-        (self.process, _) = Self::launch(&self.folder, &self.host, &self.more);
+        (self.process, _) = Self::launch(&self.folder, &self.storage, &self.host, &self.more);
     }
 
-    fn launch(folder: &TempDir, address: &str, more: &str) -> (Process, String) {
+    fn launch(folder: &TempDir, storage: &Path, address: &str, more: &str) -> (Process, String) {
         let config = folder.path().join("config.yml");
         fs::write(
             &config,
@@ -256,7 +261,7 @@ impl Registry {
                 "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
                  storage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\n\
                  http: {{addr: '{address}', relativeurls: true}}\n{more}",
-                folder.path().join("data").display()
+                storage.display()
             ),
         )
         .unwrap();

@@ -11,11 +11,21 @@ use tempfile::TempDir;
 
 use crate::bus::BusClient;
 use crate::image::Upstream;
+use crate::proxy::Proxy;
 use crate::servers::{Nats, Port, Process, Registry};
 use crate::{binary, wait_for};
 
 /// The services that do not speak to the internal registry.
 const WITHOUT_REGISTRY: [&str; 2] = ["poller", "webhook-dispatcher"];
+
+/// Where the servers of a stack keep their data, if not in folders of their own.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Disks<'a> {
+    /// The store of nats-server.
+    pub nats: Option<&'a Path>,
+    /// The storage of the internal registry.
+    pub registry: Option<&'a Path>,
+}
 
 /// Everything that a pipeline test needs.
 #[derive(Debug)]
@@ -32,6 +42,8 @@ pub struct Stack {
     pub api: String,
     /// The keys and passwords.
     pub keys: Keys,
+    /// What stands between the registry and the gateway's token endpoint and intake.
+    pub before_gateway: Proxy,
     services: Vec<Process>,
     stages: BTreeSet<String>,
     folder: TempDir,
@@ -41,19 +53,25 @@ pub struct Stack {
 impl Stack {
     /// Starts the servers and the gateway, and provisions the bus with a duplicate window of this many seconds.
     pub fn start(duplicate_window_seconds: u64) -> Self {
-        Self::provisioned(duplicate_window_seconds, &[])
+        Self::on(Disks::default(), duplicate_window_seconds)
+    }
+
+    /// As [`Stack::start`], with the servers' data on these disks.
+    pub fn on(disks: Disks<'_>, duplicate_window_seconds: u64) -> Self {
+        Self::provisioned(disks, duplicate_window_seconds, &[])
     }
 
     /// As [`Stack::start`], but the work of a process that died is given to another after 1 s instead of 30.
     pub fn quick(duplicate_window_seconds: u64) -> Self {
-        Self::provisioned(duplicate_window_seconds, &["--ack-wait-seconds", "1"])
+        let more = ["--ack-wait-seconds", "1"];
+        Self::provisioned(Disks::default(), duplicate_window_seconds, &more)
     }
 
-    fn provisioned(duplicate_window_seconds: u64, more: &[&str]) -> Self {
+    fn provisioned(disks: Disks<'_>, duplicate_window_seconds: u64, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let keys = Keys::at(folder.path().join("keys"));
         keys.create().unwrap();
-        let nats = Nats::guarded(&keys, None);
+        let nats = Nats::guarded(&keys, disks.nats);
         let window = duplicate_window_seconds.to_string();
         let provision = [&["provision", "--duplicate-window-seconds", &window], more].concat();
         succeeded(&provision, run(&nats, &keys, &provision));
@@ -64,12 +82,15 @@ impl Stack {
         let mut gateway = spawn(folder.path(), ("gateway", 0), &settings);
         until_ready(folder.path(), ("gateway", 0), &mut gateway);
         let (tokens, api) = gateway_addresses(&folder.path().join("gateway-0"));
+        let before_gateway = Proxy::between(&tokens);
+        let tokens = before_gateway.host.clone();
         Self {
             upstream: Registry::start(),
-            internal: Registry::guarded(port, &tokens, &keys),
+            internal: Registry::guarded(port, &tokens, &keys, disks.registry),
             tokens,
             api,
             keys,
+            before_gateway,
             nats,
             services: vec![gateway],
             stages: BTreeSet::new(),

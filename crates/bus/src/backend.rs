@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::connection::State;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use thiserror::Error;
 use tokio::sync::RwLock;
+use tokio_util::sync::CancellationToken;
 
 use crate::connect::Bus;
 use crate::consume::ConsumeSettings;
@@ -22,7 +24,9 @@ use crate::error::Error;
 use crate::handler::{BoxError, Handler};
 use crate::incoming::Incoming;
 use crate::kv::{Entry, Update};
+use crate::publish::stream_of;
 use crate::settle::Worker;
+use crate::storing::Storing;
 use crate::topology::Stage;
 
 /// What a backend will say.
@@ -178,6 +182,15 @@ impl Bus {
             link: Link::Supplied(backend),
             denials: Denials::new(service),
             service: service.to_owned(),
+            storing: Storing::default(),
+        }
+    }
+
+    /// Says whether the server can be asked; what a simulation supplies always can.
+    pub(crate) fn is_connected(&self) -> bool {
+        match &self.link {
+            Link::Server(context) => context.client().connection_state() == State::Connected,
+            Link::Supplied(_) => true,
         }
     }
 
@@ -198,12 +211,16 @@ impl Bus {
             Link::Supplied(backend) => return backend.publish(message).await,
         };
         let subject = message.subject.clone();
-        let confirmed = confirmed(context, message);
+        let confirmed = confirmed(context, &self.storing, message);
         self.denials.heed(&[&subject], confirmed).await
     }
 }
 
-async fn confirmed(context: &Context, message: Outgoing) -> Result<Stored, Refusal> {
+async fn confirmed(
+    context: &Context,
+    storing: &Storing,
+    message: Outgoing,
+) -> Result<Stored, Refusal> {
     let mut publish = PublishMessage::build()
         .payload(message.payload)
         .headers(to_map(&message.headers));
@@ -216,11 +233,11 @@ async fn confirmed(context: &Context, message: Outgoing) -> Result<Stored, Refus
     if let Some(ttl) = message.ttl {
         publish = publish.ttl(ttl);
     }
-    let pending = context
-        .send_publish(message.subject, publish)
-        .await
-        .map_err(Refusal::failed)?;
-    match pending.await {
+    let moment = storing.moment();
+    let subject = message.subject.clone();
+    let sent = async { context.send_publish(message.subject, publish).await?.await };
+    let sent = sent.await;
+    match storing.note(&context.client(), moment, stream_of(&subject), sent) {
         Ok(ack) => Ok(Stored {
             sequence: ack.sequence,
             duplicate: ack.duplicate,
@@ -254,6 +271,7 @@ impl<H: Handler> Replica<H> {
             settings,
             ack_wait: stage.ack_wait,
             alone: RwLock::new(()),
+            stopping: CancellationToken::new(),
         };
         Self { worker, backend }
     }

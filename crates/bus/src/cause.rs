@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sluice_domain::Class;
 use sluice_events::{EventId, headers};
 
-use crate::envelope::{ATTEMPTS, OCCURRENCE, header};
+use crate::envelope::{ATTEMPTS, OCCURRENCE, WAITS, header};
 use crate::incoming::Incoming;
 
 /// The message that is being worked on, as the cause of what it leads to.
@@ -24,6 +24,8 @@ pub struct Cause {
     pub attempt: u32,
     /// Whether a failure now is final.
     pub last_attempt: bool,
+    /// How often the work has waited for something that was away.
+    pub waits: u32,
 }
 
 impl Cause {
@@ -44,7 +46,14 @@ impl Cause {
             time: sluice_domain::now(),
             attempt: 1,
             last_attempt: false,
+            waits: 0,
         }
+    }
+
+    /// Says whether a schedule asked, and nobody in particular.
+    #[must_use]
+    pub fn is_scheduled(&self) -> bool {
+        self.occurrence.starts_with("sluice.schedule.")
     }
 
     /// Says whether a failure of this class is the end of the work: nobody tries again unless somebody asks.
@@ -61,9 +70,8 @@ impl Cause {
         let delivered = u32::try_from(message.delivered).unwrap_or(u32::MAX);
         let sequence = message.sequence;
         let read = |name: &str| header(Some(&message.headers), name);
-        let before: u32 = read(ATTEMPTS)
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(0);
+        let number = |name| read(name).and_then(|text| text.parse::<u32>().ok());
+        let before = number(ATTEMPTS).unwrap_or(0);
         let attempt = before.saturating_add(delivered);
         let subject = message.subject.as_str();
         let tick = is_tick(subject);
@@ -96,6 +104,7 @@ impl Cause {
             time,
             attempt,
             last_attempt: attempt >= max_attempts,
+            waits: number(WAITS).unwrap_or(0),
         }
     }
 }

@@ -12,6 +12,10 @@ use sluice_service::{BusSettings, Host, Latch};
 use crate::backend::Link;
 use crate::denied::Denials;
 use crate::error::Error;
+use crate::storing::Storing;
+
+/// How often the server is asked whether it is there; after three silences the connection is made anew.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A connection to NATS JetStream; cheap to clone.
 #[derive(Debug, Clone)]
@@ -19,6 +23,7 @@ pub struct Bus {
     pub(crate) link: Link,
     pub(crate) denials: Denials,
     pub(crate) service: String,
+    pub(crate) storing: Storing,
 }
 
 impl Bus {
@@ -27,7 +32,7 @@ impl Bus {
     /// # Errors
     /// A secret that cannot be read, a server that cannot be reached or is older than 2.14.
     pub async fn connect(settings: &BusSettings, service: &str) -> anyhow::Result<Self> {
-        Self::open(settings, service, |_| {}).await
+        Self::open(settings, service, Storing::default(), |_| {}).await
     }
 
     /// Connects as a service, which is not ready for as long as the connection is down.
@@ -41,7 +46,8 @@ impl Bus {
     ) -> anyhow::Result<Self> {
         let down: Mutex<Option<Latch>> = Mutex::default();
         let host = host.clone();
-        Self::open(settings, service, move |event| {
+        let storing = Storing::of(host.clone());
+        Self::open(settings, service, storing, move |event| {
             let mut down = down.lock().unwrap_or_else(PoisonError::into_inner);
             match event {
                 Event::Connected => *down = None,
@@ -55,6 +61,7 @@ impl Bus {
     async fn open(
         settings: &BusSettings,
         service: &str,
+        storing: Storing,
         notice: impl Fn(&Event) + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
         anyhow::ensure!(
@@ -68,16 +75,20 @@ impl Bus {
             user => user,
         };
         let denials = Denials::new(inbox);
-        let told = denials.clone();
+        let (heard, told) = (storing.clone(), denials.clone());
         let mut options = ConnectOptions::new()
             .name(format!("sluice-{service}"))
             .custom_inbox_prefix(format!("_INBOX_{inbox}"))
             .max_reconnects(None)
+            .ping_interval(PING_INTERVAL)
             .event_callback(move |event| {
-                let (notice, denials) = (notice.clone(), told.clone());
+                let (notice, heard, denials) = (notice.clone(), heard.clone(), told.clone());
                 async move {
                     log(&event);
                     denials.notice(&event);
+                    if matches!(event, Event::Connected) {
+                        heard.connected();
+                    }
                     notice(&event);
                 }
             });
@@ -105,6 +116,7 @@ impl Bus {
             link: Link::Server(Box::new(js)),
             denials,
             service: service.to_owned(),
+            storing,
         })
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::{PullConsumer, pull};
 use futures_util::StreamExt as _;
-use sluice_domain::Backoff;
+use sluice_domain::{Backoff, Classify as _};
 use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -51,8 +51,9 @@ impl Bus {
         settings: ConsumeSettings,
         stopping: CancellationToken,
     ) -> Result<(), Error> {
-        self.verify(stage).await?;
-        let consumers = self.consumers(stage).await?;
+        let Some(consumers) = self.begin(stage, &stopping).await? else {
+            return Ok(());
+        };
         let worker = Arc::new(Worker {
             bus: self.clone(),
             stage,
@@ -60,6 +61,7 @@ impl Bus {
             settings,
             ack_wait: shortest(stage, &consumers),
             alone: RwLock::new(()),
+            stopping: stopping.clone(),
         });
         let permits = Arc::new(Semaphore::new(settings.concurrency.max(1)));
         let mut pullers = JoinSet::new();
@@ -78,6 +80,33 @@ impl Bus {
         }
         self.flush().await;
         Ok(())
+    }
+
+    /// Finds the consumers of a stage; nothing if it is told to stop before.
+    ///
+    /// A server that is away at the start is waited for, as it is later; a topology that is not as needed is not.
+    async fn begin(
+        &self,
+        stage: &'static Stage,
+        stopping: &CancellationToken,
+    ) -> Result<Option<Vec<PullConsumer>>, Error> {
+        for failures in 1.. {
+            let found = async {
+                self.verify(stage).await?;
+                self.consumers(stage).await
+            };
+            match found.await {
+                Err(error) if error.class().is_outage() => {
+                    tracing::warn!(stage = stage.name, %error, "cannot begin; trying again");
+                }
+                found => return found.map(Some),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PULL_BACKOFF.delay(failures, random())) => {}
+                () = stopping.cancelled() => break,
+            }
+        }
+        Ok(None)
     }
 
     /// Returns after how long silent work of a stage is given to somebody else, as it is provisioned.

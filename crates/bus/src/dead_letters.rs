@@ -14,7 +14,9 @@ use sluice_service::crash;
 
 use crate::backend::Link;
 use crate::connect::Bus;
-use crate::envelope::{ATTEMPTS, DEAD_ATTEMPTS, DEAD_REASON, DEAD_SUBJECT, copied, header};
+use crate::envelope::{
+    ATTEMPTS, DEAD_ATTEMPTS, DEAD_REASON, DEAD_SUBJECT, WAITS, WAITS_FOR, copied, header,
+};
 use crate::error::Error;
 use crate::read::to_the_end;
 use crate::topology::{DEAD_LETTERS, STAGES, Stage};
@@ -171,7 +173,7 @@ impl Bus {
         let message = self.letter(sequence).await?;
         let stage = message.subject.strip_prefix(SUBJECT).unwrap_or_default();
         let map = copied(Some(&message.headers), |name| {
-            name != ATTEMPTS && !name.starts_with("sluice-dead-")
+            ![ATTEMPTS, WAITS, WAITS_FOR].contains(&name) && !name.starts_with("sluice-dead-")
         });
         // The time is that of the letter, so that a redrive whose second half failed is not one more.
         let id = format!("redrive/{sequence}/{}", message.time.unix_timestamp_nanos());

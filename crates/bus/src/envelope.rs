@@ -6,6 +6,10 @@ use sluice_events::headers;
 
 /// Attempts that were made before this copy of the message.
 pub(crate) const ATTEMPTS: &str = "sluice-attempts";
+/// How often this message has waited for something that was away.
+pub(crate) const WAITS: &str = "sluice-waits";
+/// What the message waits for.
+pub(crate) const WAITS_FOR: &str = "sluice-waits-for";
 /// The occurrence that a copy keeps.
 pub(crate) const OCCURRENCE: &str = "sluice-occurrence";
 /// Why a dead letter could not be done.

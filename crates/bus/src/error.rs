@@ -1,5 +1,6 @@
 //! What can go wrong on the bus.
 
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use sluice_domain::{Class, Classify};
 use thiserror::Error;
 
@@ -112,12 +113,51 @@ fn own(source: BoxError) -> Result<Error, BoxError> {
 impl Classify for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Server { .. } | Self::Conflict { .. } => Class::TRANSIENT,
+            Self::Server { source, .. } if is_too_large(source.as_ref()) => Class::Permanent,
+            // A server that is away says nothing of the work; a permission or a stream that is missing has to be mended.
+            Self::Server { .. } => Class::OUTAGE,
+            Self::Conflict { .. } => Class::TRANSIENT,
             Self::Denied { .. } => crate::denied::class(),
             Self::Missing { .. }
             | Self::TooLarge { .. }
             | Self::OldServer { .. }
             | Self::Topology { .. } => Class::Permanent,
         }
+    }
+}
+
+/// Says whether something was refused for its size, which waiting does not change.
+fn is_too_large(error: &(dyn std::error::Error + 'static)) -> bool {
+    error
+        .downcast_ref::<PublishError>()
+        .is_some_and(|refused| refused.kind() == PublishErrorKind::MaxPayloadExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_does_not_answer_is_an_outage_and_a_size_that_is_refused_is_none() {
+        let of = |kind: PublishErrorKind| {
+            let refusal = Refusal::failed(PublishError::new(kind));
+            Error::server("publish", "x")(refusal)
+        };
+        let away = of(PublishErrorKind::TimedOut);
+        assert!(away.class().is_outage());
+        let told = std::error::Error::source(&away).map(ToString::to_string);
+        assert_eq!(
+            told.as_deref(),
+            Some("timed out: didn't receive ack in time")
+        );
+        assert_eq!(
+            of(PublishErrorKind::MaxPayloadExceeded).class(),
+            Class::Permanent
+        );
+        let denied = Error::Denied {
+            user: "poller".to_owned(),
+            subject: "$KV.tags.a".to_owned(),
+        };
+        assert!(matches!(denied.class(), Class::Unavailable { .. }) && !denied.class().is_outage());
     }
 }

@@ -19,6 +19,7 @@ use crate::connect::Bus;
 use crate::denied::Denials;
 use crate::error::Error;
 use crate::read::to_the_end;
+use crate::storing::Storing;
 
 /// A bucket.
 #[derive(Debug, Clone)]
@@ -26,6 +27,7 @@ pub struct Bucket {
     name: &'static str,
     denials: Denials,
     place: Place,
+    storing: Storing,
 }
 
 /// Where it is.
@@ -93,6 +95,7 @@ impl Bus {
             name,
             denials: self.denials.clone(),
             place,
+            storing: self.storing.clone(),
         })
     }
 }
@@ -103,6 +106,17 @@ impl Bucket {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         Error::server(action, format!("{}/{key}", self.name))
+    }
+
+    /// Takes note of whether the bucket's stream stores.
+    async fn noted<T, E: std::error::Error + 'static>(
+        &self,
+        js: &Context,
+        sent: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let moment = self.storing.moment();
+        let sent = sent.await;
+        self.storing.note(&js.client(), moment, self.name, sent)
     }
 
     fn refused(&self, action: &'static str, key: &str) -> impl FnOnce(Refusal) -> Error {
@@ -217,13 +231,11 @@ impl Bucket {
             }
         };
         let Some(ttl) = ttl else {
-            return store
-                .update(key, value, revision)
-                .await
-                .map_err(|error| match error.kind() {
-                    UpdateErrorKind::WrongLastRevision => self.conflict(key),
-                    _ => self.failed("write", key)(error),
-                });
+            let sent = self.noted(js, store.update(key, value, revision)).await;
+            return sent.map_err(|error| match error.kind() {
+                UpdateErrorKind::WrongLastRevision => self.conflict(key),
+                _ => self.failed("write", key)(error),
+            });
         };
         // The client has no update with a time to live, and its create forgets the time where a removal left a mark.
         let message = PublishMessage::build()
@@ -234,7 +246,7 @@ impl Bucket {
             .send_publish(format!("{}{key}", store.prefix), message)
             .await
             .map_err(self.failed("write", key))?;
-        match pending.await {
+        match self.noted(js, pending.into_future()).await {
             Ok(ack) => Ok(ack.sequence),
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
                 Err(self.conflict(key))
@@ -248,15 +260,15 @@ impl Bucket {
     /// # Errors
     /// A server that does not answer.
     pub async fn put(&self, key: &str, value: Bytes) -> Result<u64, Error> {
-        let store = match &self.place {
-            Place::Server { store, .. } => store,
+        let (js, store) = match &self.place {
+            Place::Server { js, store } => (js, store),
             Place::Supplied(backend) => {
                 let write = backend.write(self.name, key.to_owned(), value, None);
                 return write.await.map_err(self.refused("write", key));
             }
         };
         let put = async {
-            let put = store.put(key, value).await;
+            let put = self.noted(js, store.put(key, value)).await;
             put.map_err(self.failed("write", key))
         };
         heed(&self.denials, self.name, put).await

@@ -13,6 +13,7 @@ use crate::connect::Bus;
 use crate::envelope::set;
 use crate::error::Error;
 use crate::telemetry::inject;
+use crate::topology::{DEAD_LETTERS, EVENTS, SCHEDULE, Stage, WORK};
 
 /// Pulls are many and soon of no interest.
 const PULL_TTL: Duration = Duration::from_secs(24 * 3_600);
@@ -143,6 +144,19 @@ impl Bus {
         }
         inject(&mut map);
         map
+    }
+}
+
+/// Names the stream that holds a subject.
+pub(crate) fn stream_of(subject: &str) -> &str {
+    if let Some(name) = subject.strip_prefix(SCHEDULE) {
+        return Stage::of_schedule(name).map_or(subject, |stage| stage.schedules);
+    }
+    match subject.split('.').nth(1) {
+        Some("v1") => EVENTS,
+        Some("do") => WORK,
+        Some("dead") => DEAD_LETTERS,
+        _ => subject,
     }
 }
 

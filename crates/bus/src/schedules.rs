@@ -11,6 +11,7 @@ use sluice_events::{Command, EventId};
 
 use crate::backend::{Last, Link, Refusal, from_map, to_map};
 use crate::connect::Bus;
+use crate::envelope::{WAITS_FOR, header};
 use crate::error::Error;
 use crate::handler::BoxError;
 use crate::publish::outgoing;
@@ -153,6 +154,22 @@ impl Bus {
             .into_iter()
             .filter_map(|subject| Some(subject.strip_prefix(SCHEDULE)?.to_owned()))
             .collect())
+    }
+
+    /// Returns what the newest waiting copy below a prefix waits for; nothing once it has fired.
+    pub(crate) async fn waits_for(&self, prefix: &str) -> Result<String, Error> {
+        let waits_for = async {
+            let filter = format!("{SCHEDULE}{prefix}.>");
+            let stream = self.schedule_stream(prefix).await?;
+            match stream.get_last_raw_message_by_subject(&filter).await {
+                Ok(copy) => Ok(header(Some(&copy.headers), WAITS_FOR).unwrap_or_default()),
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                    Ok(String::new())
+                }
+                Err(error) => Err(Error::server("read schedule", filter)(error)),
+            }
+        };
+        self.heed_schedules(prefix, waits_for).await
     }
 
     async fn schedule_subjects(&self, prefix: &str, filter: &str) -> Result<Vec<String>, BoxError> {

@@ -11,15 +11,14 @@ use sluice_service::crash;
 use thiserror::Error;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::backend::Settlement;
 use crate::cause::{Cause, is_tick};
 use crate::connect::Bus;
 use crate::consume::ConsumeSettings;
-use crate::denied;
 use crate::envelope::header;
-use crate::error::Error as BusError;
 use crate::handler::{BoxError, Failure, Handler, Outcome, Output};
 use crate::incoming::Incoming;
 use crate::telemetry::{InFlight, continue_trace, link_trace};
@@ -27,6 +26,10 @@ use crate::topology::Stage;
 
 /// From this delivery on a message runs alone: it may have killed the processes that had it before.
 const SUSPECT: i64 = 3;
+/// How often an acknowledgement is tried; after that the message comes again.
+const ACKNOWLEDGEMENTS: usize = 3;
+/// How often a connection that is down is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Error)]
 enum Fault {
@@ -40,12 +43,10 @@ enum Fault {
 
 impl Failure {
     fn transient(error: impl Into<BoxError>) -> Self {
-        let error = error.into();
-        let class = match error.downcast_ref() {
-            Some(BusError::Denied { .. }) => denied::class(),
-            _ => Class::TRANSIENT,
-        };
-        Self { class, error }
+        Self {
+            class: Class::TRANSIENT,
+            error: error.into(),
+        }
     }
 
     fn permanent(error: impl Into<BoxError>) -> Self {
@@ -67,6 +68,7 @@ pub(crate) struct Worker<H> {
     pub(crate) ack_wait: Duration,
     /// Held for writing by a suspect, so that it takes no neighbours with it if it kills the process.
     pub(crate) alone: RwLock<()>,
+    pub(crate) stopping: CancellationToken,
 }
 
 /// Keeps others out, or only suspects.
@@ -86,14 +88,34 @@ impl<H: Handler> Worker<H> {
             match with_heartbeat(&message, self.ack_wait, attempt).await {
                 Ok(()) => {
                     crash::point("bus.finished");
-                    acknowledge(&message).await
+                    self.acknowledge(&message).await
                 }
-                Err(failure) => self.unfinished(&message, &cause, failure).await,
+                Err(failure) => {
+                    let settled = self.unfinished(&message, &cause, failure);
+                    with_heartbeat(&message, self.ack_wait, settled).await
+                }
             }
         }
         .instrument(span)
         .await;
         in_flight.settled(outcome);
+    }
+
+    /// Says that the work is done; one that is lost with the connection is said again, or the work would be repeated.
+    async fn acknowledge(&self, message: &Incoming) -> &'static str {
+        for _ in 0..ACKNOWLEDGEMENTS {
+            match message.settle(Settlement::Done).await {
+                Ok(()) => return "done",
+                Err(error) => tracing::warn!(error, "an acknowledgement was lost"),
+            }
+            while !self.bus.is_connected() {
+                tokio::select! {
+                    () = self.stopping.cancelled() => return "unacknowledged",
+                    () = tokio::time::sleep(LOOK_AGAIN) => {}
+                }
+            }
+        }
+        "unacknowledged"
     }
 
     /// Ticks and redrives begin a new trace with a link; everything else continues the one it came in.
@@ -193,7 +215,7 @@ impl<H: Handler> Worker<H> {
                     self.bus
                         .command_unless_waiting(&command, cause, &message_id)
                         .await
-                        .map_err(Failure::transient)?;
+                        .map_err(Failure::of)?;
                 }
             }
         }
@@ -224,19 +246,6 @@ pub(crate) async fn with_heartbeat<T>(
                     tracing::warn!(error, "a sign of life was lost");
                 }
             }
-        }
-    }
-}
-
-async fn acknowledge(message: &Incoming) -> &'static str {
-    match message.settle(Settlement::Done).await {
-        Ok(()) => "done",
-        Err(error) => {
-            tracing::warn!(
-                error,
-                "an acknowledgement was lost; the message comes again"
-            );
-            "unacknowledged"
         }
     }
 }

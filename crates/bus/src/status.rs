@@ -18,6 +18,8 @@ pub struct StageStatus {
     pub in_flight: u64,
     /// Messages that the scheduler keeps for a later attempt; told with the stream of its schedules.
     pub later: u64,
+    /// What the last of those waits for, empty where there is none.
+    pub waits_for: String,
 }
 
 impl Bus {
@@ -46,13 +48,14 @@ impl Bus {
                 .get_consumer_from_stream(stage.name, stream)
                 .await
                 .map_err(Error::server("find consumer", what))?;
-            let later = if stream == stage.schedules {
-                self.schedules(&format!("retry.{}", stage.name))
-                    .await?
-                    .len()
-            } else {
-                0
-            };
+            let (mut later, mut waits_for) = (0, String::new());
+            if stream == stage.schedules {
+                let copies = format!("retry.{}", stage.name);
+                later = self.schedules(&copies).await?.len();
+                if later > 0 {
+                    waits_for = self.waits_for(&copies).await?;
+                }
+            }
             let info = consumer.cached_info();
             all.push(StageStatus {
                 stage: stage.name,
@@ -60,6 +63,7 @@ impl Bus {
                 waiting: info.num_pending,
                 in_flight: u64::try_from(info.num_ack_pending).unwrap_or(0),
                 later: u64::try_from(later).unwrap_or(u64::MAX),
+                waits_for,
             });
         }
         Ok(all)

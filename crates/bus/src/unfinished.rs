@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use sluice_domain::{Class, now};
+use sluice_domain::{Backoff, Class, now};
 use sluice_events::headers;
 use sluice_service::crash;
 
 use crate::backend::Settlement;
 use crate::cause::Cause;
 use crate::envelope::{
-    ATTEMPTS, DEAD_ATTEMPTS, DEAD_REASON, DEAD_SUBJECT, OCCURRENCE, copied, set,
+    ATTEMPTS, DEAD_ATTEMPTS, DEAD_REASON, DEAD_SUBJECT, OCCURRENCE, WAITS, WAITS_FOR, copied, set,
 };
 use crate::handler::{BoxError, Failure, Handler};
 use crate::incoming::Incoming;
@@ -23,11 +23,19 @@ use crate::telemetry::inject;
 const LONGEST_NAK: Duration = Duration::from_secs(30);
 /// The longest delay that is kept at all; a peer that asks for more is asked again then.
 const LONGEST_DELAY: Duration = Duration::from_secs(30 * 86_400);
+/// The waits for something that is away; one that is away for long is asked seldom.
+const OUTAGE: Backoff = Backoff::new(Duration::from_secs(4), Duration::from_secs(300));
+/// The pauses between tries to settle a message that the bus does not take.
+const UNSETTLED: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
+/// The longest reason that a waiting copy keeps, in characters: there may be many.
+const LONGEST_WAIT_REASON: usize = 300;
 /// The longest reason that is kept, in characters.
 const LONGEST_REASON: usize = 2_000;
 
 impl<H: Handler> Worker<H> {
     /// Settles a message that failed, and says how.
+    ///
+    /// A bus that does not take it is waited for: given up, the message would come again as another attempt.
     pub(crate) async fn unfinished(
         &self,
         message: &Incoming,
@@ -35,33 +43,58 @@ impl<H: Handler> Worker<H> {
         failure: Failure,
     ) -> &'static str {
         let told = chain(failure.error.as_ref());
-        let result = match failure.class {
-            Class::Permanent => self.give_up(message, cause, &told).await,
+        for tries in 1.. {
+            match self.settle(message, cause, failure.class, &told).await {
+                Ok(how) => return how,
+                Err(error) => tracing::error!(
+                    error = chain(error.as_ref()),
+                    reason = told,
+                    "a message could not be settled; trying again"
+                ),
+            }
+            tokio::select! {
+                () = self.stopping.cancelled() => break,
+                () = tokio::time::sleep(UNSETTLED.delay(tries, random())) => {}
+            }
+        }
+        "unsettled"
+    }
+
+    async fn settle(
+        &self,
+        message: &Incoming,
+        cause: &Cause,
+        class: Class,
+        told: &str,
+    ) -> Result<&'static str, BoxError> {
+        match class {
+            Class::Permanent => self.give_up(message, cause, told).await,
             Class::Transient { .. } if cause.last_attempt => {
-                self.give_up(message, cause, &told).await
+                self.give_up(message, cause, told).await
             }
             Class::Transient { after } => {
                 let own = self.stage.backoff.delay(cause.attempt, random());
                 let delay = after.map_or(own, |asked| asked.max(own));
                 tracing::warn!(error = told, ?delay, "failed; trying again");
-                self.retry(message, cause, delay).await.map(|()| "retried")
+                self.retry(message, cause, delay, told)
+                    .await
+                    .map(|()| "retried")
             }
-            Class::Unavailable { until } => {
-                tracing::info!(reason = told, %until, "waiting");
+            Class::Unavailable { mut until } => {
+                if class.is_outage() {
+                    until = now() + OUTAGE.delay(cause.waits.saturating_add(1), random());
+                    tracing::warn!(reason = told, %until, waits = cause.waits, "something is away; waiting");
+                } else {
+                    tracing::info!(reason = told, %until, "waiting");
+                }
                 // Waiting is no attempt.
                 let attempts = cause.attempt.saturating_sub(1);
-                self.later(message, cause, until, attempts)
+                let waits = cause.waits.saturating_add(1);
+                self.later(message, cause, until, (attempts, waits), told)
                     .await
                     .map(|()| "waiting")
             }
-        };
-        result.unwrap_or_else(|error| {
-            tracing::error!(
-                error = chain(error.as_ref()),
-                "a message could not be settled; it comes again"
-            );
-            "unsettled"
-        })
+        }
     }
 
     async fn retry(
@@ -69,12 +102,14 @@ impl<H: Handler> Worker<H> {
         message: &Incoming,
         cause: &Cause,
         delay: Duration,
+        told: &str,
     ) -> Result<(), BoxError> {
         if delay <= LONGEST_NAK {
             return message.settle(Settlement::Again(delay)).await;
         }
         let until = now() + delay.min(LONGEST_DELAY);
-        self.later(message, cause, until, cause.attempt).await
+        let counts = (cause.attempt, cause.waits);
+        self.later(message, cause, until, counts, told).await
     }
 
     /// Leaves a copy with the scheduler and acknowledges the original.
@@ -83,10 +118,14 @@ impl<H: Handler> Worker<H> {
         message: &Incoming,
         cause: &Cause,
         until: DateTime<Utc>,
-        attempts: u32,
+        (attempts, waits): (u32, u32),
+        told: &str,
     ) -> Result<(), BoxError> {
         let stage = self.stage.name;
         let mut map = self.copied_headers(message, cause);
+        set(&mut map, WAITS, &waits.to_string());
+        let reason: String = told.chars().take(LONGEST_WAIT_REASON).collect();
+        set(&mut map, WAITS_FOR, &reason);
         set(&mut map, ATTEMPTS, &attempts.to_string());
         // The copy continues this trace; a schedule's own context would be that of whoever made the schedule.
         inject(&mut map);

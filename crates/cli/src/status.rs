@@ -18,10 +18,11 @@ use crate::pause;
 /// How many dead letters are shown; `dead-letters list` shows all.
 const LAST: usize = 5;
 /// How much of a reason is shown, in characters.
-const LONGEST_REASON: usize = 160;
+const LONGEST_REASON: usize = 240;
 
 /// Shows the backlog of each stage, mirrors, webhooks, and the last dead letters with their reasons.
 pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
+    let trouble = bus.storing().await?;
     let stages = bus.stage_status().await?;
     let state = State::open(bus).await?;
     let polls: Vec<_> = state.polls.list("*").await?;
@@ -39,10 +40,17 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
     let (held, restored) = state.control_now().await?;
     let letters = bus.dead_letters(MAX_LETTERS).await?;
     let last: Vec<&DeadLetter> = letters.iter().rev().take(LAST).collect();
-    let sections = vec![
+    let mut sections = vec![
         Section {
             title: "STAGES",
-            header: &["STAGE", "STREAM", "WAITING", "IN FLIGHT", "LATER"],
+            header: &[
+                "STAGE",
+                "STREAM",
+                "WAITING",
+                "IN FLIGHT",
+                "LATER",
+                "WAITS FOR",
+            ],
             rows: stages.iter().map(stage).collect(),
         },
         Section {
@@ -69,9 +77,14 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
             rows: dead(letters.len(), &last),
         },
     ];
+    if let Some(trouble) = &trouble {
+        sections.insert(0, bus_section(trouble));
+    }
     let objects = json!({
+        "trouble": trouble,
         "stages": stages.iter().map(|s| json!({
-            "stage": s.stage, "stream": s.stream, "waiting": s.waiting, "inFlight": s.in_flight, "later": s.later
+            "stage": s.stage, "stream": s.stream, "waiting": s.waiting, "inFlight": s.in_flight, "later": s.later,
+            "waitsFor": s.waits_for
         })).collect::<Vec<_>>(),
         "mirrors": polls.iter().map(|poll| json!({
             "mirror": poll.value.mirror, "failures": poll.value.failures, "reason": poll.value.reason,
@@ -87,6 +100,14 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
     show_sections(format, sections, &objects)
 }
 
+fn bus_section(trouble: &str) -> Section {
+    Section {
+        title: "BUS",
+        header: &["TROUBLE"],
+        rows: vec![vec![trouble.to_owned()]],
+    }
+}
+
 fn time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
@@ -98,6 +119,7 @@ fn stage(stage: &StageStatus) -> Vec<String> {
         stage.waiting.to_string(),
         stage.in_flight.to_string(),
         stage.later.to_string(),
+        short(&stage.waits_for),
     ]
 }
 

@@ -2,6 +2,7 @@
 
 mod child;
 mod data;
+mod disk;
 mod leftovers;
 mod programs;
 mod servers;

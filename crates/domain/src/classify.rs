@@ -24,6 +24,19 @@ pub enum Class {
 impl Class {
     /// A failure of which nothing more is known than that it may pass.
     pub const TRANSIENT: Self = Self::Transient { after: None };
+
+    /// Something that everybody needs is away, and nobody knows until when.
+    ///
+    /// Its time is always past: whoever delivers the work again chooses waits that grow.
+    pub const OUTAGE: Self = Self::Unavailable {
+        until: DateTime::<Utc>::MIN_UTC,
+    };
+
+    /// Says whether something is away without a time at which it is back.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        *self == Self::OUTAGE
+    }
 }
 
 /// Answers, for an error, how it is to be handled.

@@ -68,13 +68,13 @@ pub(crate) enum Error {
 
 impl From<sluice_registry::Error> for Error {
     fn from(error: sluice_registry::Error) -> Self {
-        match error.class() {
-            Class::Transient { .. } => Self::Away {
+        if error.is_away() || matches!(error.class(), Class::Transient { .. }) {
+            return Self::Away {
                 until: Utc::now() + ASK_AGAIN,
                 source: error,
-            },
-            _ => Self::State(error.into()),
+            };
         }
+        Self::State(error.into())
     }
 }
 

@@ -24,6 +24,9 @@ const SIBLINGS: usize = 2;
 /// When it is looked again whether a mirror was polled.
 const POLLED_BY: TimeDelta = TimeDelta::seconds(5);
 
+/// How often an image has waited for a registry that is away when that is told; about ten minutes.
+const WAITS_UNTOLD: u32 = 8;
+
 /// The stage.
 #[derive(Debug)]
 pub struct MirrorWorker {
@@ -437,14 +440,15 @@ impl MirrorWorker {
         }
     }
 
-    /// Tells a failure that is final; the message itself becomes a dead letter.
+    /// Tells a failure that is final, whose message becomes a dead letter, or once that something is away for long.
     async fn tell_failure(
         &self,
         fact: &UpstreamTagMoved,
         cause: &Cause,
         error: &Error,
     ) -> Result<(), Error> {
-        if !cause.is_final(error.class()) {
+        let is_away = error.class().is_outage() && cause.waits == WAITS_UNTOLD;
+        if !is_away && !cause.is_final(error.class()) {
             return Ok(());
         }
         let failed = TagMirrorFailed {

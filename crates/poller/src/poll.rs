@@ -16,7 +16,7 @@ use sluice_registry::{Client, Transport};
 use sluice_state::{Catalog, Entry, Snapshot, State, key, remote_registry};
 use thiserror::Error;
 
-use crate::{compare, reconcile};
+use crate::{compare, patience, reconcile};
 
 /// The revision of an entry that is not there.
 const UNRECORDED: u64 = 0;
@@ -77,7 +77,7 @@ impl Handler for Poller {
 
     async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, Error> {
         match input {
-            Input::Poll(command) => self.poll(&command.mirror).await,
+            Input::Poll(command) => self.poll(&command.mirror, cause).await,
             Input::Reconcile(command) => {
                 let found = self.missing().await?;
                 Ok(found.into_outcome(&self.state, &command, cause))
@@ -87,14 +87,24 @@ impl Handler for Poller {
 }
 
 impl Poller {
-    async fn poll(&self, name: &ResourceName) -> Result<Outcome, Error> {
+    async fn poll(&self, name: &ResourceName, cause: &Cause) -> Result<Outcome, Error> {
         let catalog = self.catalog.current();
         let Some(mirror) = catalog.mirrors.get(name).filter(|mirror| mirror.enabled) else {
             tracing::info!(mirror = %name, "no such mirror is enabled; nothing to poll");
             return Ok(Outcome::done());
         };
-        let known = self.known(mirror).await?;
         let poll = self.state.polls.get(&key::poll(&mirror.name)).await?;
+        let until = poll
+            .as_ref()
+            .and_then(|poll| patience::leave_alone_until(&poll.value, mirror.every.duration()));
+        // Whoever asks for a poll gets it.
+        if let Some(until) =
+            until.filter(|until| cause.is_scheduled() && *until > sluice_domain::now())
+        {
+            tracing::debug!(mirror = %name, %until, "its upstream keeps failing; it is left alone");
+            return Ok(Outcome::done());
+        }
+        let known = self.known(mirror).await?;
         let answers = self.ask(&catalog, mirror).await;
         let outcome = self.outcome(mirror, &known, &answers);
         Ok(self.poll_outcome(outcome, mirror, poll, &answers))
@@ -205,9 +215,10 @@ impl Poller {
                 // It was deleted after the listing; the next listing says so.
                 Ok(None) => {}
                 Err(error) => {
+                    let used_up = matches!(error, sluice_registry::Error::Quota { .. });
                     answers.failure = Some(told(&error));
                     // A quota is used up for the other tags too, and asking would prolong that.
-                    if matches!(error.class(), Class::Unavailable { .. }) {
+                    if used_up {
                         break;
                     }
                 }

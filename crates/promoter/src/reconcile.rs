@@ -156,12 +156,14 @@ impl Promoter {
             return Ok(None);
         }
         let head = self.registry.head(&target, &(&target_tag).into()).await;
-        let head = head.map_err(|error| match error.class() {
-            Class::Transient { .. } => Error::Away {
-                until: now() + ASK_AGAIN,
-                source: error,
-            },
-            _ => error.into(),
+        let head = head.map_err(|error| {
+            if error.is_away() || matches!(error.class(), Class::Transient { .. }) {
+                return Error::Away {
+                    until: now() + ASK_AGAIN,
+                    source: error,
+                };
+            }
+            error.into()
         })?;
         let is_away = match head {
             None => true,

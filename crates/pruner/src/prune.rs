@@ -194,9 +194,12 @@ impl Pruner {
         let Error::State(sluice_state::Error::Registry(source)) = error else {
             return Err(error);
         };
-        let Class::Transient { after } = source.class() else {
+        let Class::Unavailable { until } = source.class() else {
             return Err(source.into());
         };
+        if !source.is_away() {
+            return Err(source.into());
+        }
         let now = sluice_domain::now();
         let waited = now - cause.time;
         if by_policy && waited > POLICY_WAITS {
@@ -207,7 +210,7 @@ impl Pruner {
             return Err(source.into());
         }
         Err(Error::Away {
-            until: now + after.unwrap_or(ASK_AGAIN).max(ASK_AGAIN),
+            until: until.max(now + ASK_AGAIN),
             source,
         })
     }

@@ -70,8 +70,14 @@ impl Client {
     ) -> Result<Arrival, Error> {
         let _turn = turn(&self.shared.endpoint.base, repository, &blob.digest).await;
         let push = "pull,push";
-        if self.has_blob(repository, &blob.digest, push).await? {
-            return Ok(Arrival::Present);
+        match self.has_blob(repository, &blob.digest, push).await {
+            Ok(true) => return Ok(Arrival::Present),
+            Ok(false) => {}
+            // A registry whose disk was full may have kept half of what it knows of a blob; bringing it again mends that.
+            Err(error) if error.is_away() => {
+                tracing::debug!(image.digest = %blob.digest, %error, "brought whether it is there or not");
+            }
+            Err(error) => return Err(error),
         }
         let upload = match self.mount(repository, &blob.digest, siblings).await {
             Some(upload) => upload,

@@ -22,6 +22,8 @@ use crate::transport::Transport;
 
 /// How much of a refusal is told.
 const MAX_REFUSAL: usize = 64 << 10;
+/// How Distribution says that there is no room left, in words or by the number of the error.
+const FULL_DISK: [&str; 2] = ["no space left", "\"Err\":28}"];
 /// The most redirects of a read, as to a content network.
 const MAX_REDIRECTS: usize = 5;
 /// The longest wait that a registry may ask for.
@@ -248,8 +250,15 @@ impl Client {
         };
         // Nor may it quote to everybody what it was told in confidence.
         let text = self.without_secrets(&String::from_utf8_lossy(&body)).await;
-        let detail: String = text
+        let full = status.is_server_error() && FULL_DISK.iter().any(|sign| text.contains(sign));
+        let hint = if full {
+            "because its disk is full; free some room there: "
+        } else {
+            ""
+        };
+        let detail: String = hint
             .chars()
+            .chain(text.chars())
             .take(300)
             .flat_map(char::escape_default)
             .collect();

@@ -1,24 +1,20 @@
 //! Copies an image or a whole index by digest: blobs, then children, then the top. The tag is not written here.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use sluice_domain::{Backoff, Class, Classify as _, Digest, Repository};
+use sluice_domain::{Digest, Repository};
 use sluice_service::crash;
 
 use crate::blob::Arrival;
 use crate::client::Client;
 use crate::error::Error;
 use crate::manifest::{Descriptor, Manifest};
+use crate::patience::patiently;
 
 const MAX_DEPTH: usize = 3;
 const MAX_MANIFESTS: usize = 1_024;
 const PARALLEL_BLOBS: usize = 4;
-const BLOB_TRIES: u32 = 3;
-const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
-/// The longest wait that a registry may ask for here; a longer one is left to the next delivery.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What to copy from where to where.
 #[derive(Debug)]
@@ -162,44 +158,13 @@ impl CopyJob<'_> {
     }
 
     async fn blob(&self, blob: &Descriptor) -> Result<(u64, Arrival), Error> {
-        let mut tries = 1;
-        loop {
-            let source = (self.source, self.source_repository);
-            let error = match self
-                .target
+        let source = (self.source, self.source_repository);
+        let bring = || {
+            self.target
                 .bring_blob(self.target_repository, blob, source, self.siblings)
-                .await
-            {
-                Ok(arrival) => {
-                    crash::point("copy.blob_arrived");
-                    return Ok((blob.size, arrival));
-                }
-                Err(error) => error,
-            };
-            let Some(pause) = pause(&error, tries).filter(|_| tries < BLOB_TRIES) else {
-                return Err(error);
-            };
-            tracing::debug!(image.digest = %blob.digest, %error, "a blob failed; trying again");
-            tokio::time::sleep(pause).await;
-            tries += 1;
-        }
+        };
+        let arrival = patiently(bring).await?;
+        crash::point("copy.blob_arrived");
+        Ok((blob.size, arrival))
     }
-}
-
-/// Says how long to wait before another try here; a quota is for the bus to wait for.
-fn pause(error: &Error, tries: u32) -> Option<Duration> {
-    let Class::Transient { after } = error.class() else {
-        return None;
-    };
-    let own = BACKOFF.delay(tries, random());
-    let pause = after.map_or(own, |asked| asked.max(own));
-    (pause <= PATIENCE).then_some(pause)
-}
-
-/// Enough chance to spread retries.
-fn random() -> f64 {
-    let simulated = sluice_domain::clock::simulated_chance();
-    let id = simulated.map_or_else(uuid::Uuid::new_v4, uuid::Uuid::from_u128);
-    let (high, _) = id.as_u64_pair();
-    f64::from(u32::try_from(high >> 32).unwrap_or(0)) / f64::from(u32::MAX)
 }

@@ -122,6 +122,33 @@ impl Error {
         }
     }
 
+    /// Returns after how long another try may help at once, as the registry asks; for a quota there is none.
+    pub(crate) fn may_pass(&self) -> Option<Duration> {
+        match self {
+            // It has taken long enough.
+            Self::Transport { source, .. } if source.is_timeout() => None,
+            Self::Transport { .. } | Self::StaleToken { .. } => Some(Duration::ZERO),
+            Self::Refused {
+                status,
+                retry_after,
+                ..
+            } if matches!(status.as_u16(), 400 | 404 | 408 | 500..=599) => {
+                Some(retry_after.unwrap_or_default())
+            }
+            _ => None,
+        }
+    }
+
+    /// Says whether the registry is away, rather than that it refuses or that its answer is wrong.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Transport { .. } => true,
+            Self::Refused { status, .. } => matches!(status.as_u16(), 408 | 500..=599),
+            _ => false,
+        }
+    }
+
     /// Says whether the thing does not exist.
     #[must_use]
     pub const fn is_not_found(&self) -> bool {
@@ -132,16 +159,18 @@ impl Error {
 impl Classify for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Transport { .. } | Self::StaleToken { .. } => Class::TRANSIENT,
+            // What is away says nothing of the work, however long it takes to come back.
+            Self::Transport { .. } => Class::OUTAGE,
+            Self::StaleToken { .. } => Class::TRANSIENT,
             Self::Quota { until, .. } => Class::Unavailable { until: *until },
             Self::Refused {
                 status,
                 retry_after,
                 ..
             } => match status.as_u16() {
-                408 | 500..=599 => Class::Transient {
-                    after: *retry_after,
-                },
+                408 | 500..=599 => retry_after.map_or(Class::OUTAGE, |after| Class::Unavailable {
+                    until: sluice_domain::now() + after,
+                }),
                 // A blob that vanished between two requests is answered like this; the next attempt uploads it.
                 400 | 404 => Class::TRANSIENT,
                 _ => Class::Permanent,

@@ -7,6 +7,7 @@ use sluice_domain::{Digest, Repository};
 use crate::client::{Client, limited, what};
 use crate::error::Error;
 use crate::manifest::{Descriptor, ImageConfig, Manifest, ManifestHead, ManifestRef, digest_of};
+use crate::patience::patiently;
 
 /// The largest manifest, as Distribution has it.
 const MAX_MANIFEST: usize = 4 << 20;
@@ -24,6 +25,14 @@ impl Client {
     /// # Errors
     /// A registry that cannot be reached, refuses, or answers without a digest.
     pub async fn head(
+        &self,
+        repository: &Repository,
+        reference: &ManifestRef,
+    ) -> Result<Option<ManifestHead>, Error> {
+        patiently(|| self.head_once(repository, reference)).await
+    }
+
+    async fn head_once(
         &self,
         repository: &Repository,
         reference: &ManifestRef,
@@ -58,6 +67,14 @@ impl Client {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Untrusted`] for bytes that are not what was asked for, or a failing registry.
     pub async fn manifest(
+        &self,
+        repository: &Repository,
+        reference: &ManifestRef,
+    ) -> Result<Manifest, Error> {
+        patiently(|| self.manifest_once(repository, reference)).await
+    }
+
+    async fn manifest_once(
         &self,
         repository: &Repository,
         reference: &ManifestRef,

@@ -10,6 +10,7 @@ mod delete;
 mod error;
 mod exchange;
 mod manifest;
+mod patience;
 mod rate;
 mod reference;
 mod tags;

@@ -7,6 +7,7 @@ use url::Url;
 
 use crate::client::{Client, limited};
 use crate::error::Error;
+use crate::patience::patiently;
 
 const MAX_PAGE: usize = 8 << 20;
 const MAX_PAGES: usize = 1_000;
@@ -27,6 +28,10 @@ impl Client {
     /// # Errors
     /// [`Error::NotFound`] for an unknown repository; a listing that leads elsewhere or does not end.
     pub async fn tags(&self, repository: &Repository) -> Result<Vec<Tag>, Error> {
+        patiently(|| self.tags_once(repository)).await
+    }
+
+    async fn tags_once(&self, repository: &Repository) -> Result<Vec<Tag>, Error> {
         let scope = [format!("repository:{repository}:pull")];
         let mut tags = Vec::new();
         self.pages(

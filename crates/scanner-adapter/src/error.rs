@@ -92,6 +92,7 @@ impl Classify for Error {
                 Remedy::Never => Class::Permanent,
                 Remedy::Again(after) => Class::Transient { after },
                 Remedy::Wait => wait(),
+                Remedy::Outage => Class::OUTAGE,
             },
             // A report that was cut off is whole the next time; the number of attempts is the limit.
             Self::Unusable(_) | Self::TimedOut(_) | Self::Files { .. } => Class::TRANSIENT,
@@ -192,6 +193,11 @@ mod tests {
         assert!(waits(Failed::new(Kind::ServerGone, "").into()));
         assert!(waits(Failed::new(Kind::DatabaseMissing, "").into()));
         assert!(waits(Error::not_ready("no database")));
+        // So does a registry that is away, which says nothing of the scanner.
+        for kind in [Kind::Unreachable, Kind::DiskFull] {
+            let error = Error::from(Failed::new(kind, ""));
+            assert!(error.class().is_outage() && !error.is_scanner());
+        }
         assert_eq!(
             Error::from(Failed::new(Kind::Unknown, "")).class(),
             Class::TRANSIENT

@@ -95,6 +95,8 @@ pub(crate) enum Remedy {
     Again(Option<Duration>),
     /// The scanner has to be mended first; the work waits and counts as untried.
     Wait,
+    /// Something else is away; so does the work.
+    Outage,
 }
 
 /// A run of Trivy that failed.
@@ -128,14 +130,15 @@ impl Kind {
     /// Says what becomes of the work.
     pub(crate) const fn remedy(self) -> Remedy {
         match self {
-            Self::Gone | Self::Refused | Self::NoPlatform => Remedy::Never,
+            Self::Gone | Self::NoPlatform => Remedy::Never,
             Self::TooMany => Remedy::Again(Some(Duration::from_secs(60))),
-            Self::Unreachable
+            Self::Unreachable | Self::DiskFull => Remedy::Outage,
+            // After any failure Trivy asks again without the account, so a refusal may hide a link that broke.
+            Self::Refused
             | Self::TimedOut
             | Self::ServerFailed
             | Self::JavaDatabase
             | Self::Locked
-            | Self::DiskFull
             | Self::Unknown => Remedy::Again(None),
             Self::WrongToken
             | Self::ServerGone
@@ -315,10 +318,11 @@ mod tests {
     fn only_what_cannot_pass_is_final_and_a_broken_scanner_counts_as_no_attempt() {
         for (kind, remedy) in [
             (Kind::Gone, Remedy::Never),
-            (Kind::Refused, Remedy::Never),
+            (Kind::Refused, Remedy::Again(None)),
+            (Kind::DiskFull, Remedy::Outage),
             (Kind::NoPlatform, Remedy::Never),
             (Kind::TooMany, Remedy::Again(Some(Duration::from_secs(60)))),
-            (Kind::Unreachable, Remedy::Again(None)),
+            (Kind::Unreachable, Remedy::Outage),
             (Kind::TimedOut, Remedy::Again(None)),
             (Kind::Unknown, Remedy::Again(None)),
             // An image over which the server panics must not wait for ever.

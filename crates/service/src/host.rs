@@ -141,7 +141,8 @@ impl Host {
     }
 
     /// Says what the process waits for before it is ready.
-    pub(crate) fn waits_for(&self) -> Vec<String> {
+    #[must_use]
+    pub fn waits_for(&self) -> Vec<String> {
         self.latches.list()
     }
 

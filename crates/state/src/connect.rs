@@ -9,6 +9,9 @@ use sluice_service::{BusSettings, Host, RegistrySettings, secret_file};
 use crate::State;
 use crate::catalog::{Catalog, Snapshot};
 
+/// The services that delete tags, and so may write tombstones.
+const DELETING: [&str; 3] = ["mirror-worker", "promoter", "pruner"];
+
 /// Connects a service to the bus, and keeps its catalogue up to date on the host.
 ///
 /// # Errors
@@ -23,6 +26,13 @@ pub async fn attach(
     let (catalog, feed) = Catalog::open(&state).await?;
     let stopping = host.stopping();
     host.spawn("catalogue", async move { Ok(feed.run(stopping).await?) });
+    if DELETING.contains(&service) {
+        let (bus, stopping) = (bus.clone(), host.stopping());
+        host.spawn(
+            "probe",
+            async move { Ok(bus.keep_probing(stopping).await?) },
+        );
+    }
     Ok((bus, state, catalog))
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use sluice_service::Host;
 use tokio::process::{Child, Command};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -37,6 +37,41 @@ struct Stop {
     name: &'static str,
     ask: CancellationToken,
     gone: CancellationToken,
+    again: Arc<Notify>,
+}
+
+/// Has a child end and begin again; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Restart(Arc<Notify>);
+
+impl Restart {
+    /// Asks for it.
+    pub(crate) fn ask(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// What a child was started with.
+#[derive(Debug)]
+struct Program {
+    path: PathBuf,
+    arguments: Vec<String>,
+    log: PathBuf,
+}
+
+impl Program {
+    fn start(&self, name: &str) -> anyhow::Result<Child> {
+        let child = command(&self.path, &self.arguments, &self.log)?
+            .spawn()
+            .with_context(|| format!("failed to start `{}`", self.path.display()))?;
+        tracing::info!(
+            server = name,
+            pid = child.id(),
+            log = %self.log.display(),
+            "started a server"
+        );
+        Ok(child)
+    }
 }
 
 impl Children {
@@ -51,27 +86,26 @@ impl Children {
         program: &Path,
         arguments: &[&str],
         log: PathBuf,
-    ) -> anyhow::Result<()> {
-        let child = command(program, arguments, &log)?
-            .spawn()
-            .with_context(|| format!("failed to start `{}`", program.display()))?;
-        tracing::info!(
-            server = name,
-            pid = child.id(),
-            log = %log.display(),
-            "started a server"
-        );
+    ) -> anyhow::Result<Restart> {
+        let program = Program {
+            path: program.to_owned(),
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+            log: log.clone(),
+        };
+        let child = program.start(name)?;
+        let again = Arc::new(Notify::new());
         let stop = Stop {
             name,
             ask: CancellationToken::new(),
             gone: CancellationToken::new(),
+            again: again.clone(),
         };
         self.stops
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(stop.clone());
         let (tell, ended) = oneshot::channel();
-        self.tracker.spawn(watch(child, stop, tell));
+        self.tracker.spawn(watch(child, program, stop, tell));
         let stopping = host.stopping();
         host.spawn(name, async move {
             tokio::select! {
@@ -85,7 +119,7 @@ impl Children {
                 ),
             }
         });
-        Ok(())
+        Ok(Restart(again))
     }
 
     /// Stops the servers one after the other, the last started first.
@@ -102,7 +136,7 @@ impl Children {
 }
 
 /// In a process group of its own, so that Ctrl-C at a terminal reaches us alone and the order of the stop is ours.
-fn command(program: &Path, arguments: &[&str], log: &Path) -> anyhow::Result<Command> {
+fn command(program: &Path, arguments: &[String], log: &Path) -> anyhow::Result<Command> {
     let output = OpenOptions::new()
         .create(true)
         .append(true)
@@ -128,16 +162,29 @@ fn command(program: &Path, arguments: &[&str], log: &Path) -> anyhow::Result<Com
     Ok(command)
 }
 
-async fn watch(mut child: Child, stop: Stop, tell: oneshot::Sender<ExitStatus>) {
+async fn watch(mut child: Child, program: Program, stop: Stop, tell: oneshot::Sender<ExitStatus>) {
     let _gone = stop.gone.clone().drop_guard();
-    tokio::select! {
-        biased;
-        () = stop.ask.cancelled() => end(&mut child, stop.name).await,
-        status = child.wait() => match status {
-            // Nobody listens any more when the host has stopped meanwhile.
-            Ok(status) => drop(tell.send(status)),
-            Err(error) => tracing::error!(server = stop.name, %error, "failed to wait for a server"),
-        },
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.ask.cancelled() => return end(&mut child, stop.name).await,
+            () = stop.again.notified() => {
+                end(&mut child, stop.name).await;
+                match program.start(stop.name) {
+                    Ok(next) => child = next,
+                    // Its host learns from the lost end that it is gone.
+                    Err(error) => {
+                        tracing::error!(error = format!("{error:#}"), "a server could not be started anew");
+                        return;
+                    }
+                }
+            }
+            status = child.wait() => return match status {
+                // Nobody listens any more when the host has stopped meanwhile.
+                Ok(status) => drop(tell.send(status)),
+                Err(error) => tracing::error!(server = stop.name, %error, "failed to wait for a server"),
+            },
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use super::child::Children;
 use super::data::DataFolder;
+use super::disk;
 use crate::endpoints::NatsEndpoint;
 
 /// What the gateway calls itself and the registry in its tokens; as its defaults have it.
@@ -41,19 +42,22 @@ pub(crate) async fn start_nats(
     for file in port_files(&ports) {
         fs::remove_file(&file).with_context(|| format!("failed to remove `{}`", file.display()))?;
     }
-    let config = ServerConfig {
-        listen,
-        store: &ports,
-        ports: Some(&ports),
-        tls: None,
-        passwords: PASSWORDS,
+    let config = |listen| {
+        let config = ServerConfig {
+            listen,
+            store: &ports,
+            ports: Some(&ports),
+            tls: None,
+            passwords: PASSWORDS,
+        };
+        data.write_config("nats-server.conf", &config.text())
     };
     let passwords = fs::read_to_string(keys.nats_passwords())
         .with_context(|| format!("failed to read `{}`", keys.nats_passwords().display()))?;
     data.write_config(PASSWORDS, &passwords)?;
-    let config = data.write_config("nats-server.conf", &config.text())?;
-    let arguments = ["-c", text(&config)?];
-    children.spawn(
+    let first = config(listen)?;
+    let arguments = ["-c", text(&first)?];
+    let restart = children.spawn(
         host,
         "nats-server",
         program,
@@ -61,6 +65,10 @@ pub(crate) async fn start_nats(
         data.log("nats-server")?,
     )?;
     let url = ready("nats-server", || async { bound(&ports) }).await?;
+    // Started anew, it has to be where it was.
+    let port = url.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    config(SocketAddr::new(listen.ip(), port.unwrap_or(listen.port())))?;
+    host.spawn("disk", disk::mend(host.clone(), ports, restart));
     Ok(NatsEndpoint {
         url,
         user: ADMIN.to_owned(),

@@ -144,6 +144,32 @@ async fn a_busy_registry_that_names_a_short_wait_is_tried_again_and_a_quota_is_n
 }
 
 #[tokio::test]
+async fn a_read_that_fails_is_tried_three_times_and_is_an_outage_then() {
+    let liar = Liar::start().await;
+    let full = r#"{"errors":[{"detail":{"Enclosed":{"Op":"write","Path":"/x","Err":28}}}]}"#;
+    for (reference, body, told) in [("1", "oops", "oops"), ("2", full, "its disk is full")] {
+        let path = format!("/v2/a/b/manifests/{reference}");
+        liar.on(&format!("GET {path}"), 500, &[], body);
+        let tag = ManifestRef::Tag(reference.parse().unwrap());
+        let error = liar.client().manifest(&repository(), &tag).await;
+        let error = error.unwrap_err();
+        assert!(error.class().is_outage() && error.is_away(), "{error:?}");
+        assert!(error.to_string().contains(told), "{error}");
+        assert_eq!(count(&liar, "GET", &path), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_cannot_say_whether_it_has_a_blob_gets_it() {
+    let (source, target, digest) = pair().await;
+    for blob in [LAYER, b"{}"] {
+        let path = format!("HEAD /v2/a/b/blobs/{}", digest_of(blob));
+        target.on(&path, 500, &[], "");
+    }
+    assert_eq!(copy(&source, &target, &digest, &[]).await.unwrap(), (2, 0));
+}
+
+#[tokio::test]
 async fn a_used_up_quota_is_waited_for_as_long_as_the_registry_says_and_is_no_attempt() {
     let date = (Utc::now() + TimeDelta::seconds(900)).to_rfc2822();
     let hub = ("ratelimit-limit", "10;w=21600");
