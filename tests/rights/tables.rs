@@ -132,7 +132,7 @@ pub(crate) const READERS: [(&str, &[&str]); 10] = [
         ],
     ),
     ("upstream", &["mirror-worker", "promoter", "gateway"]),
-    ("tags", &["scanner-adapter", "gateway"]),
+    ("tags", &["poller", "scanner-adapter", "gateway"]),
     ("tombstones", &["gateway"]),
     ("images", &["gateway"]),
     ("verdicts", &["promoter", "pruner", "gateway"]),

@@ -76,6 +76,7 @@ pub(crate) const SERVICES: [Service; 7] = [
             "upstream.poll_recovered",
         ],
         commands: &["poll.>", "reconcile.poller"],
+        reads: &["tags"],
         writes: &["upstream"],
         ..SERVICE
     },
