@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 const REPOSITORIES: usize = 20;
 /// How soon a registry that does not answer is asked again.
 const ASK_AGAIN: TimeDelta = TimeDelta::seconds(10);
-/// How long after a restart the registry is left to tell by itself what came since.
+/// How long after a restart, of the registry or of this process, the registry is left to tell by itself what came since.
 const SETTLE: TimeDelta = TimeDelta::seconds(5);
 /// How often dead letters are counted.
 const COUNT: Duration = Duration::from_secs(15);
@@ -62,7 +62,7 @@ pub(crate) enum Error {
         until: DateTime<Utc>,
         source: sluice_registry::Error,
     },
-    #[error("the registry has only just been started")]
+    #[error("the registry may still tell by itself what came since a start")]
     Starting { until: DateTime<Utc> },
 }
 
@@ -97,7 +97,8 @@ impl Handler for Comparer {
 
     async fn handle(&self, Input(command): Input, cause: &Cause) -> Result<Outcome, Error> {
         let settled = cause.time + SETTLE;
-        if command.reason == reason::RESTARTED && settled > Utc::now() {
+        let just_started = [reason::START, reason::RESTARTED].contains(&command.reason.as_str());
+        if just_started && settled > Utc::now() {
             return Err(Error::Starting { until: settled });
         }
         let found = match self.missing(&command).await {
