@@ -130,8 +130,13 @@ impl Scene {
         stored.insert(path.to_owned(), manifest.to_vec());
     }
 
-    /// Points the tag to `a`, which is superseded; returns what the tag and its entry name in the end.
-    async fn apply(&self) -> (Option<Digest>, TagEntry) {
+    fn names(&self) -> Option<Digest> {
+        let stored = self.slow.stored.lock().unwrap();
+        stored.get(TAG).map(|raw| digest_of(raw))
+    }
+
+    /// Points the tag to `a`, which is superseded.
+    async fn attempt(&self) -> Result<Applied, Error> {
         let (a, digest) = index("a");
         self.store(&by_digest(&digest), &a);
         let repository: Repository = "hub/app".parse().unwrap();
@@ -145,10 +150,14 @@ impl Scene {
             provenance: Provenance::default(),
             truth: &self.slow,
         };
-        assert_eq!(writer.apply(&change).await.unwrap(), Applied::Superseded);
-        let names = self.slow.stored.lock().unwrap().get(TAG).cloned();
+        writer.apply(&change).await
+    }
+
+    /// As [`Scene::attempt`]; returns what the tag and its entry name in the end.
+    async fn apply(&self) -> (Option<Digest>, TagEntry) {
+        assert_eq!(self.attempt().await.unwrap(), Applied::Superseded);
         let entry = self.slow.state.tags.get(&tag_key()).await.unwrap();
-        (names.map(|raw| digest_of(&raw)), entry.unwrap().value)
+        (self.names(), entry.unwrap().value)
     }
 }
 
@@ -180,20 +189,28 @@ async fn a_tag_that_was_settled_meanwhile_is_restored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_is_about_to_settle_the_tag_finds_its_entry_changed() {
-    let (_, b) = index("b");
-    let claim = Claim {
-        digest: b.to_string(),
-        holder: "somebody else".to_owned(),
-        until: Some(time_to_wire(Utc::now() + Duration::from_secs(30))),
-    };
+async fn whoever_changes_the_tag_now_is_waited_for_as_it_may_not_see_what_came_late() {
+    let ((_, a), (b, b_digest)) = (index("a"), index("b"));
     let claimed = TagEntry {
-        claim: Some(claim.clone()),
+        claim: Some(Claim {
+            digest: b_digest.to_string(),
+            holder: "somebody else".to_owned(),
+            until: Some(time_to_wire(Utc::now() + Duration::from_secs(30))),
+        }),
         ..entry("")
     };
-    let (_, entry) = late(true, claimed).await;
-    assert_eq!(entry.claim, Some(claim));
-    assert_eq!(entry.generation, 8);
+    let scene = Scene::start().await;
+    scene.store(&by_digest(&b_digest), &b);
+    *scene.slow.meanwhile.lock().unwrap() = Some((Some(b), claimed));
+    let waits = scene.attempt().await;
+    assert!(matches!(waits, Err(Error::Claimed { .. })), "{waits:?}");
+    assert_eq!(scene.names(), Some(a));
+    // It settles what it wrote before that, and the next attempt brings it back.
+    let settled = entry(b_digest.as_str());
+    let state = &scene.slow.state;
+    state.tags.put(&tag_key(), &settled).await.unwrap();
+    let (names, _) = scene.apply().await;
+    assert_eq!(names, Some(b_digest));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,7 +221,7 @@ async fn a_tag_that_was_never_settled_does_not_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_process_left_that_died_after_its_write_is_taken_back_too() {
+async fn what_a_process_wrote_that_died_is_settled_for_whoever_wants_something_else() {
     let ((a, a_digest), (b, b_digest)) = (index("a"), index("b"));
     let left = TagEntry {
         claim: Some(Claim {
@@ -220,6 +237,6 @@ async fn what_a_process_left_that_died_after_its_write_is_taken_back_too() {
     scene.store(&by_digest(&b_digest), &b);
     scene.slow.is_wanted.store(false, Ordering::SeqCst);
     let (names, entry) = scene.apply().await;
-    assert_eq!(names, Some(b_digest.clone()));
-    assert_eq!((entry.digest, entry.claim), (b_digest.to_string(), None));
+    assert_eq!(names, Some(a_digest.clone()));
+    assert_eq!((entry.digest, entry.claim), (a_digest.to_string(), None));
 }

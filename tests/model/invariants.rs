@@ -124,6 +124,17 @@ impl World {
         writer.is_some_and(|id| self.is_at_work(id))
     }
 
+    /// Says whether somebody still has to look at what a target has of an image: who brought it, or who judges it anew.
+    fn is_owed(&self, repository: &str, digest: &str) -> bool {
+        self.writer_is_live(repository, digest) || self.log.is_to_be_judged(digest)
+    }
+
+    /// Says whether promoters still have work, or are at some that others have settled.
+    fn promoters_work(&self) -> bool {
+        let mut doing = self.doing.values();
+        self.log.is_busy(&PROMOTER) || doing.any(|doing| doing.name.starts_with(PROMOTER.name))
+    }
+
     /// Says whether a message is still to be settled, or somebody works on it although it was settled by another.
     fn is_at_work(&self, id: &str) -> bool {
         self.log.is_live(id) || self.doing.values().any(|doing| doing.id == id)
@@ -149,7 +160,7 @@ impl World {
                     .iter()
                     .filter(|top| top.children.contains(digest));
                 let mut tops = lists.map(|top| &top.digest).chain([digest]);
-                if !(under_way && tops.any(|top| self.writer_is_live(name, top))) {
+                if !(under_way && tops.any(|top| self.is_owed(name, top))) {
                     wrong.push(format!("gate: nothing permits {digest} in {name}"));
                 }
             }
@@ -164,7 +175,7 @@ impl World {
     fn children(&self, under_way: bool) -> Vec<String> {
         let mut wrong = Vec::new();
         for (name, place) in &self.hub.repositories {
-            let owed = name.starts_with("official/") && self.log.is_busy(&PROMOTER);
+            let owed = name.starts_with("official/") && self.promoters_work();
             if under_way && owed {
                 continue;
             }
@@ -186,7 +197,7 @@ impl World {
         for entry in self.tags.values() {
             let place = self.hub.repositories.get(&entry.repository);
             let named = place.and_then(|place| place.tags.get(&entry.tag));
-            let owed = entry.repository.starts_with("official/") && self.log.is_busy(&PROMOTER);
+            let owed = entry.repository.starts_with("official/") && self.promoters_work();
             let excused = under_way
                 && (entry.claim.is_some()
                     || owed

@@ -8,6 +8,7 @@ use sluice_bus::backend::{Delivery, Headers, Last, Outgoing, Refusal, Settlement
 use sluice_bus::topology::{
     DEAD_LETTERS, EVENTS, MIRROR_WORKER, POLLER, PROMOTER, PRUNER, SCANNER_ADAPTER, Stage, WORK,
 };
+use sluice_events::subject::token;
 use sluice_events::{Event, EventId, headers};
 
 /// Here all stages share one stream of schedules.
@@ -254,6 +255,15 @@ impl Log {
                 .iter()
                 .filter(|(subject, _)| subject.starts_with("sluice.schedule.retry."))
                 .any(|(_, scheduled)| waits(scheduled).is_some_and(|waiting| waiting == id))
+    }
+
+    /// Says whether a judgement of an image is asked for that is not settled yet.
+    pub fn is_to_be_judged(&self, digest: &str) -> bool {
+        let about = token(digest);
+        let judges = |item: &Item| item.delivery.subject.starts_with("sluice.do.judge.");
+        self.items
+            .iter()
+            .any(|item| judges(item) && item.delivery.subject.ends_with(&about))
     }
 
     /// Says whether a stage has anything to do, or to do later.

@@ -16,7 +16,7 @@ use sluice_tests::Nats;
 use tempfile::TempDir;
 
 use crate::raw::Raw;
-use crate::tables::{BUCKETS, COMMANDS, FACTS, READERS, SERVICES, STAGES, WRITERS, streams};
+use crate::tables::{BUCKETS, COMMANDS, FACTS, READERS, SERVICES, WRITERS, streams};
 
 /// A server with its users, and nobody else.
 struct Scene {
@@ -155,7 +155,7 @@ fn each_command_is_given_by_its_stage_or_for_a_person() {
         let (_, givers) = COMMANDS.iter().find(|(name, _)| *name == subject).unwrap();
         givers.iter().copied().chain(["admin"]).collect()
     });
-    for stage in STAGES {
+    for stage in SERVICES {
         scene.each(&format!("sluice.do.redrive.{stage}"), &["admin"]);
         scene.each(
             &format!("sluice.do.reconcile.{stage}"),
@@ -220,6 +220,9 @@ fn each_bucket_is_written_by_its_owner_and_read_by_who_needs_it() {
             );
         }
     }
+    for service in SERVICES {
+        scene.each(&format!("$KV.reconciliations.{service}"), &[service]);
+    }
     let reports = ["scanner-adapter"];
     scene.each("$O.reports.C.x", &reports);
     scene.each("$O.reports.M.x", &reports);
@@ -282,7 +285,7 @@ fn no_service_makes_changes_empties_or_removes_a_stream_but_its_own_timers() {
 #[test]
 fn no_service_touches_the_consumer_of_another() {
     let scene = Scene::new();
-    for stage in STAGES {
+    for stage in SERVICES {
         for stream in tables::consumes(stage) {
             let consumer = format!("{stream}.{stage}");
             let api = |request: &str| format!("$JS.API.CONSUMER.{request}.{consumer}");

@@ -1,14 +1,5 @@
 //! Who does what, as the services' rows in the architecture say.
 
-pub(crate) const STAGES: [&str; 6] = [
-    "poller",
-    "mirror-worker",
-    "scanner-adapter",
-    "promoter",
-    "pruner",
-    "webhook-dispatcher",
-];
-
 pub(crate) const SERVICES: [&str; 7] = [
     "poller",
     "mirror-worker",
@@ -72,16 +63,19 @@ pub(crate) const FACTS: [(&str, &[&str]); 7] = [
 pub(crate) const COMMANDS: [(&str, &[&str]); 9] = [
     ("sluice.do.poll.a", &["poller", "gateway"]),
     ("sluice.do.mirror.a", &["mirror-worker"]),
-    ("sluice.do.scan", &["scanner-adapter"]),
-    ("sluice.do.judge", &["promoter"]),
+    // After a restore the promoter asks for scans of what left a target.
+    ("sluice.do.scan.a", &["scanner-adapter", "promoter"]),
+    ("sluice.do.judge.a", &["promoter"]),
     ("sluice.do.prune.a", &["pruner"]),
     ("sluice.do.deliver.a", &["webhook-dispatcher"]),
     ("sluice.do.promote", &[]),
-    ("sluice.do.scan.a", &[]),
+    ("sluice.do.scan", &[]),
     ("sluice.do.x", &[]),
 ];
 
-pub(crate) const BUCKETS: [&str; 11] = [
+pub(crate) const BUCKETS: [&str; 13] = [
+    "control",
+    "reconciliations",
     "resources",
     "upstream",
     "tags",
@@ -96,7 +90,9 @@ pub(crate) const BUCKETS: [&str; 11] = [
 ];
 
 /// `tags` and `tombstones` are those of the one tag operation; `images` holds what a digest consists of, whoever looked.
-pub(crate) const WRITERS: [(&str, &[&str]); 9] = [
+/// In `reconciliations` each stage has one entry of its own.
+pub(crate) const WRITERS: [(&str, &[&str]); 10] = [
+    ("control", &["promoter", "admin"]),
     ("resources", &["gateway", "admin"]),
     ("upstream", &["poller"]),
     ("tags", &["mirror-worker", "promoter", "pruner"]),
@@ -112,7 +108,18 @@ pub(crate) const WRITERS: [(&str, &[&str]); 9] = [
 ];
 
 /// Who reads a bucket besides those that write it.
-pub(crate) const READERS: [(&str, &[&str]); 9] = [
+pub(crate) const READERS: [(&str, &[&str]); 10] = [
+    (
+        "control",
+        &[
+            "poller",
+            "mirror-worker",
+            "scanner-adapter",
+            "pruner",
+            "webhook-dispatcher",
+            "gateway",
+        ],
+    ),
     (
         "resources",
         &[
@@ -138,7 +145,7 @@ pub(crate) const READERS: [(&str, &[&str]); 9] = [
 pub(crate) fn consumes(stage: &str) -> Vec<String> {
     let timers = format!("SCHEDULES_{stage}");
     match stage {
-        "poller" => vec!["WORK".to_owned(), timers],
+        "poller" | "gateway" => vec!["WORK".to_owned(), timers],
         _ => vec!["EVENTS".to_owned(), "WORK".to_owned(), timers],
     }
 }
@@ -147,6 +154,6 @@ pub(crate) fn consumes(stage: &str) -> Vec<String> {
 pub(crate) fn streams() -> Vec<String> {
     let named = ["EVENTS", "WORK", "DEAD_LETTERS", "AUDIT", "OBJ_reports"].map(str::to_owned);
     let buckets = BUCKETS.map(|bucket| format!("KV_{bucket}"));
-    let timers = STAGES.map(|stage| format!("SCHEDULES_{stage}"));
+    let timers = SERVICES.map(|stage| format!("SCHEDULES_{stage}"));
     named.into_iter().chain(buckets).chain(timers).collect()
 }

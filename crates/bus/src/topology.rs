@@ -397,6 +397,8 @@ mod tests {
             POLLER.schedule_subjects(),
             [
                 "sluice.schedule.poll.>",
+                "sluice.schedule.reconcile.poller.>",
+                "sluice.schedule.reconcile.poller",
                 "sluice.schedule.retry.poller.>",
                 "sluice.schedule.retry.poller"
             ]

@@ -165,7 +165,21 @@ impl Promoter {
             }
             error.into()
         })?;
-        Ok(head.is_none().then_some(JudgeImage {
+        let is_away = match head {
+            None => true,
+            Some(head) if head.digest == digest => false,
+            // The source's tag came back to this image after it had brought another one.
+            Some(_) => {
+                let entry = self.state.tags.get(&key::tag(&target, &target_tag)).await?;
+                let from = entry.and_then(|entry| entry.value.promoted_from);
+                from.is_some_and(|from| {
+                    from.policy == decision.policy
+                        && from.repository == decision.repository
+                        && from.tag == decision.tag
+                })
+            }
+        };
+        Ok(is_away.then_some(JudgeImage {
             repository,
             tag,
             digest,
