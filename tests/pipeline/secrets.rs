@@ -241,7 +241,7 @@ fn planted_secrets_are_found_nowhere() {
     }
     seen.push(("nats-server".to_owned(), stack.nats.log()));
     // What the server keeps is every event, command, dead letter and entry.
-    for file in files(&folder).into_iter().chain(files(&stack.nats.data())) {
+    for file in files(&folder).into_iter().chain(files(stack.nats.data())) {
         let content = fs::read(&file).unwrap_or_default();
         seen.push((
             file.display().to_string(),
