@@ -328,7 +328,8 @@ impl MirrorWorker {
         let upstream = self.state.upstream.get(&upstream).await?;
         let mirror = catalog.mirrors.get(&fact.mirror);
         let removes = mirror.is_some_and(|mirror| mirror.on_delete == OnDelete::Delete);
-        if let Some(gone) = upstream.filter(|entry| entry.value.gone && removes) {
+        let upstream = upstream.map(|entry| entry.value);
+        if let Some(gone) = upstream.as_ref().filter(|entry| entry.gone && removes) {
             return self
                 .gone(&UpstreamTagGone {
                     mirror: fact.mirror.clone(),
@@ -336,7 +337,7 @@ impl MirrorWorker {
                     repository: fact.repository.clone(),
                     tag: fact.tag.clone(),
                     last_digest: None,
-                    move_number: gone.value.move_number,
+                    move_number: gone.move_number,
                     remove: true,
                 })
                 .await;
@@ -351,6 +352,19 @@ impl MirrorWorker {
         });
         if !there {
             return Ok(Outcome::done());
+        }
+        // Whoever brought what is wanted may have found it there before this move, which was late, wrote over it.
+        let newest = upstream.filter(|entry| !entry.gone && entry.digest != fact.digest.as_str());
+        if let Some(newest) = newest
+            && let Ok(digest) = newest.digest.parse()
+        {
+            let newest = UpstreamTagMoved {
+                digest,
+                previous: None,
+                move_number: newest.move_number,
+                ..fact.clone()
+            };
+            return Box::pin(self.moved(&newest)).await;
         }
         let image = describe(&self.state, &self.registry, &fact.repository, &fact.digest).await?;
         Ok(Outcome::done().fact(TagMirrored {

@@ -3,6 +3,7 @@
 //! Polling costs one HEAD per tag. It must not fetch manifests, and knows nothing of the internal registry.
 
 mod compare;
+mod known;
 mod patience;
 mod poll;
 mod reconcile;

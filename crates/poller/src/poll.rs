@@ -10,16 +10,14 @@ use sluice_domain::{Class, Classify, RegistryHost, ResourceName, Tag};
 use sluice_events::commands::{PollMirror, Reconcile};
 use sluice_events::facts::{UpstreamPollFailed, UpstreamPollRecovered};
 use sluice_events::subject::{text, token};
-use sluice_events::wire::state::{FirstSeen, UpstreamPoll, UpstreamTag};
+use sluice_events::wire::state::{UpstreamPoll, UpstreamTag};
 use sluice_events::{Command, Decode, Message, Unexpected, time_to_wire};
 use sluice_registry::{Client, Transport};
 use sluice_state::{Catalog, Entry, Snapshot, State, key, remote_registry};
 use thiserror::Error;
 
+use crate::known::Known;
 use crate::{compare, patience, reconcile};
-
-/// The revision of an entry that is not there.
-const UNRECORDED: u64 = 0;
 
 /// The stage.
 #[derive(Debug)]
@@ -129,44 +127,29 @@ impl Poller {
         self
     }
 
-    async fn known(&self, mirror: &Mirror) -> Result<BTreeMap<Tag, Entry<UpstreamTag>>, Error> {
+    async fn known(&self, mirror: &Mirror) -> Result<BTreeMap<Tag, Known>, Error> {
         let entries = self
             .state
             .upstream
             .list(&format!("{}.*", token(mirror.name.as_str())))
             .await?;
         let tag = |entry: &Entry<UpstreamTag>| text(entry.key.rsplit('.').next()?)?.parse().ok();
-        let mut known: BTreeMap<Tag, Entry<UpstreamTag>> = entries
-            .into_iter()
-            .filter_map(|entry| Some((tag(&entry)?, entry)))
-            .collect();
+        let mut known: BTreeMap<Tag, Known> = BTreeMap::new();
+        for entry in entries {
+            if let Some(tag) = tag(&entry) {
+                known.entry(tag).or_default().recorded = Some(entry);
+            }
+        }
         // A move that was told, but not recorded, may have been carried out all the same.
         for entry in self.state.tags.list(&key::tags_of(&mirror.to)).await? {
             let local = entry.value;
             let Ok(tag) = local.tag.parse::<Tag>() else {
                 continue;
             };
-            if local.mirror != mirror.name.as_str() || local.digest.is_empty() {
-                continue;
+            if local.mirror == mirror.name.as_str() && !local.digest.is_empty() {
+                let key = key::upstream(&mirror.name, &tag);
+                known.entry(tag).or_default().carry_out(mirror, key, local);
             }
-            known.entry(tag).or_insert_with_key(|tag| Entry {
-                key: key::upstream(&mirror.name, tag),
-                value: UpstreamTag {
-                    mirror: local.mirror,
-                    source: mirror.from.to_string(),
-                    repository: local.repository,
-                    tag: local.tag,
-                    // It was seen first some time before it arrived.
-                    first_seen: vec![FirstSeen {
-                        digest: local.digest.clone(),
-                        at: local.arrived_at,
-                    }],
-                    digest: local.digest,
-                    move_number: local.move_number,
-                    ..Default::default()
-                },
-                revision: UNRECORDED,
-            });
         }
         Ok(known)
     }
@@ -244,19 +227,11 @@ impl Poller {
         Ok(client)
     }
 
-    fn outcome(
-        &self,
-        mirror: &Mirror,
-        known: &BTreeMap<Tag, Entry<UpstreamTag>>,
-        answers: &Answers,
-    ) -> Outcome {
+    fn outcome(&self, mirror: &Mirror, known: &BTreeMap<Tag, Known>, answers: &Answers) -> Outcome {
         let now = sluice_domain::now();
         let mut outcome = Outcome::done();
         for (tag, digest) in &answers.heads {
-            // One that was never recorded is told and recorded as it was the first time.
-            let before = known.get(tag).filter(|before| {
-                before.revision != UNRECORDED || before.value.digest != digest.as_str()
-            });
+            let before = known.get(tag).and_then(|known| known.before(digest));
             if let Some((fact, entry)) =
                 compare::seen(mirror, tag, before.map(|entry| &entry.value), digest, now)
             {
@@ -269,10 +244,11 @@ impl Poller {
         }
         // A listing that failed or came back empty says nothing of what is gone.
         if !answers.listed.is_empty() {
-            for (tag, before) in known
+            let unlisted = known
                 .iter()
                 .filter(|(tag, _)| !answers.listed.contains(*tag))
-            {
+                .filter_map(|(tag, known)| Some((tag, known.last()?)));
+            for (tag, before) in unlisted {
                 let remove = mirror.on_delete == OnDelete::Delete;
                 if let Some((fact, entry)) = compare::gone(mirror, tag, &before.value, remove, now)
                 {
