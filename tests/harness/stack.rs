@@ -78,12 +78,15 @@ impl Stack {
         // The gateway names the registry in its facts, and the registry names the gateway in its challenges.
         let port = Port::free();
         let registry = format!("http://{}", port.host());
-        let settings = gateway_settings(&nats, &keys, &registry, &folder.path().join("gateway-0"));
+        // The proxy is there before the gateway, which has to know by which address the registry names it.
+        let before_gateway = Proxy::between(&port.host());
+        let tokens = before_gateway.host.clone();
+        let place = folder.path().join("gateway-0");
+        let settings = gateway_settings(&nats, &keys, (&registry, &tokens), &place);
         let mut gateway = spawn(folder.path(), ("gateway", 0), &settings);
         until_ready(folder.path(), ("gateway", 0), &mut gateway);
-        let (tokens, api) = gateway_addresses(&folder.path().join("gateway-0"));
-        let before_gateway = Proxy::between(&tokens);
-        let tokens = before_gateway.host.clone();
+        let (gateway_address, api) = gateway_addresses(&place);
+        before_gateway.retarget(&gateway_address);
         Self {
             upstream: Registry::start(),
             internal: Registry::guarded(port, &tokens, &keys, disks.registry),
@@ -160,7 +163,8 @@ impl Stack {
         let number = self.services.len();
         let place = self.folder.path().join(format!("gateway-{number}"));
         let registry = format!("http://{}", self.internal.host);
-        let mut settings = gateway_settings(&self.nats, &self.keys, &registry, &place);
+        let hosts = (registry.as_str(), self.tokens.as_str());
+        let mut settings = gateway_settings(&self.nats, &self.keys, hosts, &place);
         settings.extend(owned(environment));
         let mut process = spawn(self.folder.path(), ("gateway", number), &settings);
         until_ready(self.folder.path(), ("gateway", number), &mut process);
@@ -178,8 +182,9 @@ impl Stack {
 
     /// Starts the gateway again at the address that the registry knows.
     pub fn restart_gateway(&mut self) {
-        let tokens = self.tokens.clone();
-        (_, self.api) = self.gateway(&[("SLUICE__TOKENS__LISTEN", &tokens)]);
+        let (tokens, api) = self.gateway(&[]);
+        self.before_gateway.retarget(&tokens);
+        self.api = api;
     }
 
     /// Returns what a service has logged.
@@ -334,7 +339,7 @@ impl Stack {
 fn gateway_settings(
     nats: &Nats,
     keys: &Keys,
-    registry: &str,
+    (registry, tokens): (&str, &str),
     place: &Path,
 ) -> Vec<(&'static str, String)> {
     let path = |path: PathBuf| path.to_str().unwrap().to_owned();
@@ -342,6 +347,7 @@ fn gateway_settings(
     let mut settings = bus_settings(nats, keys, "gateway");
     settings.extend([
         ("SLUICE__REGISTRY__URL", registry.to_owned()),
+        ("SLUICE__REGISTRY__TOKEN_HOST", tokens.to_owned()),
         (
             "SLUICE__REGISTRY__PASSWORD_FILE",
             path(keys.password("gateway")),

@@ -177,12 +177,14 @@ pub(crate) const SERVICES: [Service; 7] = [
 
 /// What the command may publish: requests of every kind to JetStream, what a person asks for, and resources, whose
 /// fact is the gateway's otherwise.
-const OF_ADMIN: [&str; 7] = [
+const OF_ADMIN: [&str; 8] = [
     "$JS.API.>",
     "$JS.FC.>",
     "$JS.SNAPSHOT.>",
     "$KV.resources.>",
     "$KV.control.>",
+    // What `sluice status` stores to see whether anything is stored.
+    "$KV.tombstones.probe.cli",
     "sluice.do.>",
     "sluice.v1.resource.applied.>",
 ];

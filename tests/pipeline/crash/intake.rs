@@ -8,14 +8,15 @@ fn push(at: &str) {
     let mut play = Play::of("gateway");
     let account = play.stack.account("ci", "push: ['team/*']\n");
     play.stack.apply(account.trim_start_matches("---\n"));
-    let address = play.stack.tokens.clone();
-    let listen = ("SLUICE__TOKENS__LISTEN", address.as_str());
     if !at.is_empty() {
         play.stack.kill(0);
         let death = play.stack.death(at);
-        let mut settings = vec![listen];
-        settings.extend(death.iter().map(|(key, value)| (*key, value.as_str())));
-        play.stack.gateway(&settings);
+        let settings: Vec<_> = death
+            .iter()
+            .map(|(key, value)| (*key, value.as_str()))
+            .collect();
+        let (tokens, _) = play.stack.gateway(&settings);
+        play.stack.before_gateway.retarget(&tokens);
     }
     let ci = Upstream::with_account(&play.stack.internal.host, "ci", "cici");
     wait_for("the gateway to know the account", 20, || {
@@ -26,7 +27,7 @@ fn push(at: &str) {
     ci.put("team/app", "1.0", &image);
     if !at.is_empty() {
         play.stack.until_dead(1, at);
-        play.stack.gateway(&[listen]);
+        play.stack.restart_gateway();
     }
     let count = |name| play.facts(name).len();
     wait_for("the push to be told", 30, || {
