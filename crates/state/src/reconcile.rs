@@ -360,7 +360,8 @@ impl Watch {
 }
 
 /// Returns the schedule of a stage's hourly search, at a minute of its own.
-fn hourly(stage: &Stage) -> Schedule {
+#[must_use]
+pub fn hourly(stage: &Stage) -> Schedule {
     let minute = stage.name.bytes().fold(7_u32, |hash, byte| {
         hash.wrapping_mul(31).wrapping_add(byte.into())
     }) % 60;
