@@ -302,7 +302,7 @@ impl Service {
         let mut deny = Vec::new();
         if self.log {
             grants.extend(named_listing(EVENTS, "*.sluice.v1.>"));
-            deny = consumers_of_stages(EVENTS, self.name);
+            deny = consumers_of_stages(EVENTS, self.name, self.watches);
         }
         Rights {
             user: self.name,
@@ -392,8 +392,8 @@ fn watching() -> Vec<Grant> {
     grants
 }
 
-/// Returns what would take messages away from other stages, or change how any gets them.
-fn consumers_of_stages(stream: &str, own: &str) -> Vec<String> {
+/// Returns what would take messages away from other stages, or change how any gets them; or tell how far they are.
+fn consumers_of_stages(stream: &str, own: &str, may_look: bool) -> Vec<String> {
     let consumes = |stage: &&Stage| stage.sources().iter().any(|(name, _)| *name == stream);
     let mut subjects = Vec::new();
     for stage in STAGES.into_iter().filter(consumes) {
@@ -405,6 +405,9 @@ fn consumers_of_stages(stream: &str, own: &str) -> Vec<String> {
         ]);
         if stage.name != own {
             subjects.push(format!("{API}CONSUMER.MSG.NEXT.{consumer}"));
+            if !may_look {
+                subjects.push(format!("{API}CONSUMER.INFO.{consumer}"));
+            }
         }
     }
     subjects
