@@ -102,10 +102,14 @@ impl Promoter {
         digest: &Digest,
         entry: Option<&TagEntry>,
     ) -> Result<Option<String>, Error> {
+        // A claim that has lapsed is that of a promotion that was begun, which its next attempt ends.
         let claimed = entry
             .and_then(|entry| entry.claim.as_ref())
-            .and_then(|claim| time_from_wire(claim.until.as_ref()))
-            .is_some_and(|until| until > sluice_domain::now());
+            .is_some_and(|claim| {
+                let until = time_from_wire(claim.until.as_ref());
+                claim.digest == digest.as_str()
+                    || until.is_some_and(|until| until > sluice_domain::now())
+            });
         if claimed {
             return Ok(None);
         }

@@ -4,7 +4,7 @@ use chrono::{TimeDelta, Utc};
 use sluice_domain::RemoteRepository;
 use sluice_events::facts::{UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::time_to_wire;
-use sluice_events::wire::state::{Claim, TagEntry, UpstreamTag};
+use sluice_events::wire::state::{Claim, TagEntry};
 use sluice_state::key;
 use sluice_tests::Image;
 
@@ -100,46 +100,6 @@ dies!(removal:
     a_tag_goes_after_it_was_deleted at "tags.written",
     a_tag_goes_before_it_is_settled at "tags.checked",
     a_tag_goes_after_it_was_settled at "tags.settled",
-);
-
-/// A worker died after it had pointed the tag; by now a newer move has been settled, or is known at least.
-fn taking_back(at: &str) {
-    let mut play = Play::of("mirror-worker");
-    let newer = play.hold("hub/app", "1.0", "newer", 1);
-    let writer = play.stack.as_service("mirror-worker");
-    let late = writer.image("hub/app", "amd64", "late");
-    writer.put("hub/app", "1.0", &late);
-    let entry = TagEntry {
-        claim: Some(Claim {
-            digest: late.digest.clone(),
-            holder: "mirror-worker/died".to_owned(),
-            until: Some(time_to_wire(Utc::now())),
-        }),
-        ..play.tag("hub/app", "1.0")
-    };
-    let key = key::tag(&"hub/app".parse().unwrap(), &"1.0".parse().unwrap());
-    play.bus.run(play.bus.state.tags.put(&key, &entry)).unwrap();
-    let known = UpstreamTag {
-        digest: newer.digest.clone(),
-        move_number: 2,
-        ..Default::default()
-    };
-    let key = key::upstream(&"app".parse().unwrap(), &"1.0".parse().unwrap());
-    play.bus
-        .run(play.bus.state.upstream.put(&key, &known))
-        .unwrap();
-    play.bus.publish(moved(&play, "1.0", &late), "1");
-    play.run(at, &[]);
-    play.told(&[("upstream.tag_moved", 1)]);
-    let raw = play.stack.reader().get("hub/app", "1.0");
-    assert_eq!(raw.unwrap(), newer.raw);
-    assert_eq!(play.tag("hub/app", "1.0").digest, newer.digest);
-}
-
-dies!(taking_back:
-    a_late_tag_is_taken_back_without_a_death at "",
-    a_late_tag_is_taken_back_after_the_claim at "tags.taking_back",
-    a_late_tag_is_taken_back_after_it_was_restored at "tags.restored",
 );
 
 /// Somebody else is changing the tag, so the message waits.

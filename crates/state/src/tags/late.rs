@@ -3,7 +3,6 @@
 use sluice_domain::{Digest, Repository, Tag, now};
 use sluice_events::time_to_wire;
 use sluice_events::wire::state::{Claim, TagEntry};
-use sluice_service::crash;
 
 use super::{Provenance, ROUNDS, TagWriter, holder, refuse_foreign_claim, settle, split, text};
 use crate::error::Error;
@@ -124,9 +123,7 @@ impl TagWriter {
             until: Some(time_to_wire(now() + self.claim)),
         });
         let revision = self.state.tags.write(&key, &claimed, revision).await?;
-        crash::point("tags.taking_back");
         self.write(repository, tag, manifest.as_ref()).await?;
-        crash::point("tags.restored");
         let again = TagEntry {
             generation: claimed.generation,
             ..settled
