@@ -3,6 +3,7 @@
 //! It must not delete what something that stays still reaches (invariant 5), and never works in a target of promotion.
 //! Only tags are removed; manifests that no tag names any more stay.
 
+mod ask;
 mod facts;
 mod prune;
 mod reconcile;

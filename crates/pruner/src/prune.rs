@@ -10,13 +10,14 @@ use sluice_domain::{Class, Classify, Digest, Repository, ResourceName, Tag};
 use sluice_events::commands::{PruneRepositories, Reconcile};
 use sluice_events::facts::{PruneCompleted, PrunedTag, TagPushed};
 use sluice_events::wire::state::TagEntry;
-use sluice_events::{Command, Decode, Event, EventId, Message, Unexpected, time_from_wire};
+use sluice_events::{Command, Decode, Event, Message, Unexpected, time_from_wire};
 use sluice_policy::retention::{Plan, PlannedDeletion, Rules, TagFacts, plan};
 use sluice_registry::Client;
 use sluice_state::reconcile::after_events;
 use sluice_state::{Catalog, Provenance, Snapshot, State, TagWriter, key};
 use thiserror::Error;
 
+use crate::ask::ask_for;
 use crate::facts::{self, Known};
 use crate::removal::{Removal, soaking};
 use crate::rules::{chosen, compiled, is_own, keep, left_alone, nothing_to_do, protection};
@@ -493,24 +494,4 @@ impl Run<'_> {
             })
             .collect()
     }
-}
-
-/// Asks for a run in one repository, once for each cause.
-fn ask_for(
-    outcome: Outcome,
-    policy: Option<&ResourceName>,
-    repository: &Repository,
-    occurrence: &str,
-) -> Outcome {
-    let command = PruneRepositories {
-        policy: policy.cloned(),
-        repository: Some(repository.clone()),
-    };
-    let name = policy.map(ToString::to_string).unwrap_or_default();
-    let id = EventId::of(
-        "sluice.events.v1.PruneRepositories",
-        &format!("{name}|{repository}"),
-        occurrence,
-    );
-    outcome.command(command, id, id.to_string())
 }
