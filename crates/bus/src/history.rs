@@ -60,11 +60,15 @@ impl Bus {
         Ok(facts.into())
     }
 
-    /// Returns the last fact of a subject, if the log holds one.
+    /// Returns the last fact of one subject, if the log holds one; wildcards are not for this. A bus that leads to no
+    /// server has no log to read.
     ///
     /// # Errors
     /// A server that does not answer.
     pub async fn last_fact(&self, subject: &str) -> Result<Option<Event>, Error> {
+        if matches!(self.link, Link::Supplied(_)) {
+            return Ok(None);
+        }
         let stream = self
             .server()?
             .get_stream_no_info(EVENTS)
@@ -103,29 +107,6 @@ impl Bus {
                 .map(|message| fact(&message))
                 .map_err(Error::server("follow facts", EVENTS))
         }))
-    }
-
-    /// Returns the last fact of one subject, if the log holds one; wildcards are not for this.
-    ///
-    /// # Errors
-    /// A server that does not answer.
-    pub async fn last_event(&self, subject: &str) -> Result<Option<Event>, Error> {
-        if matches!(self.link, Link::Supplied(_)) {
-            return Ok(None);
-        }
-        let stream = self
-            .server()?
-            .get_stream_no_info(EVENTS)
-            .await
-            .map_err(Error::server("read the last fact of", subject))?;
-        match stream.direct_get_last_for_subject(subject).await {
-            Ok(message) => {
-                let type_name = header(Some(&message.headers), headers::TYPE).unwrap_or_default();
-                Ok(Event::decode(&type_name, &message.payload).and_then(Result::ok))
-            }
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::server("read the last fact of", subject)(error)),
-        }
     }
 
     pub(crate) async fn reader(

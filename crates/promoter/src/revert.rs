@@ -102,14 +102,10 @@ impl Promoter {
         digest: &Digest,
         entry: Option<&TagEntry>,
     ) -> Result<Option<String>, Error> {
-        // A claim that has lapsed is that of a promotion that was begun, which its next attempt ends.
         let claimed = entry
             .and_then(|entry| entry.claim.as_ref())
-            .is_some_and(|claim| {
-                let until = time_from_wire(claim.until.as_ref());
-                claim.digest == digest.as_str()
-                    || until.is_some_and(|until| until > sluice_domain::now())
-            });
+            .and_then(|claim| time_from_wire(claim.until.as_ref()))
+            .is_some_and(|until| until > sluice_domain::now());
         if claimed {
             return Ok(None);
         }
@@ -216,7 +212,7 @@ impl Promoter {
         digest: &Digest,
     ) -> String {
         let subject = format!("sluice.v1.tag.pushed.{}", of_repository(repository));
-        match self.bus.last_event(&subject).await {
+        match self.bus.last_fact(&subject).await {
             Ok(Some(Event::TagPushed(fact))) if fact.tag == *tag && fact.digest == *digest => {
                 fact.actor
             }
