@@ -2,6 +2,7 @@
 
 use reqwest::header::{HeaderMap, LINK};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use sluice_domain::{Repository, Tag};
 use url::Url;
 
@@ -10,6 +11,8 @@ use crate::error::Error;
 use crate::patience::patiently;
 
 const MAX_PAGE: usize = 8 << 20;
+/// How many names a page is asked for.
+const PAGE: usize = 1_000;
 const MAX_PAGES: usize = 1_000;
 
 #[derive(Deserialize)]
@@ -32,21 +35,19 @@ impl Client {
     }
 
     async fn tags_once(&self, repository: &Repository) -> Result<Vec<Tag>, Error> {
+        let what = repository.as_str();
         let scope = [format!("repository:{repository}:pull")];
         let mut tags = Vec::new();
-        self.pages(
-            ("list the tags of", repository.as_str()),
-            &scope,
-            &format!("{repository}/tags/list?n=1000"),
-            |page| {
-                let page: TagPage = serde_json::from_slice(page)?;
-                let listed = page.tags.unwrap_or_default();
-                tags.extend(listed.iter().filter_map(|tag| tag.parse().ok()));
-                Ok(())
-            },
-        )
-        .await?;
-        Ok(tags)
+        let mut next = Some(self.url(&format!("{repository}/tags/list?n={PAGE}"))?);
+        for _ in 0..MAX_PAGES {
+            let Some(url) = next else { return Ok(tags) };
+            let (page, following): (TagPage, _) =
+                self.page("list the tags of", what, &scope, &url).await?;
+            let listed = page.tags.unwrap_or_default();
+            tags.extend(listed.iter().filter_map(|tag| tag.parse().ok()));
+            next = following;
+        }
+        Err(Error::untrusted(what, "its list has more than 1000 pages"))
     }
 
     /// Lists the repositories of the registry that `take` wants; names that break the grammar are left out.
@@ -57,50 +58,19 @@ impl Client {
         &self,
         take: impl Fn(&Repository) -> bool,
     ) -> Result<Vec<Repository>, Error> {
-        let scope = ["registry:catalog:*".to_owned()];
-        let mut found = Vec::new();
-        self.pages(
-            ("list", "the repositories"),
-            &scope,
-            "_catalog?n=1000",
-            |page| {
-                let page: RepositoryPage = serde_json::from_slice(page)?;
-                let listed = page.repositories.unwrap_or_default();
-                let named = listed.iter().filter_map(|name| name.parse().ok());
-                found.extend(named.filter(&take));
-                Ok(())
-            },
-        )
-        .await?;
-        Ok(found)
-    }
-
-    async fn pages(
-        &self,
-        (action, what): (&'static str, &str),
-        scope: &[String],
-        path: &str,
-        mut take: impl FnMut(&[u8]) -> Result<(), serde_json::Error>,
-    ) -> Result<(), Error> {
-        let mut next = Some(self.url(path)?);
+        let (mut found, mut after) = (Vec::new(), String::new());
         for _ in 0..MAX_PAGES {
-            let Some(url) = next else { return Ok(()) };
-            let answer = self
-                .send(action, what, scope, |http| http.get(url.clone()))
-                .await?;
-            if answer.status() == 404 {
-                return Err(Error::NotFound {
-                    what: what.to_owned(),
-                });
+            let (listed, last) = self.repositories_after(&after, PAGE).await?;
+            found.extend(listed.into_iter().filter(&take));
+            match last {
+                Some(last) => after = last,
+                None => return Ok(found),
             }
-            let answer = self.accept(action, what, answer, &[200]).await?;
-            next = self.next_page(what, &url, answer.headers())?;
-            let body = limited(what, answer, MAX_PAGE).await?;
-            take(&body).map_err(|error| {
-                Error::untrusted(what, format!("its list is not understood: {error}"))
-            })?;
         }
-        Err(Error::untrusted(what, "its list has more than 1000 pages"))
+        Err(Error::untrusted(
+            "_catalog",
+            "its list has more than 1000 pages",
+        ))
     }
 
     /// Lists the repositories after a name, at most about `limit`, and says after which name to go on.
@@ -119,26 +89,42 @@ impl Client {
         if !after.is_empty() {
             url.query_pairs_mut().append_pair("last", after);
         }
-        let answer = self
-            .send("list", what, &scope, |http| http.get(url.clone()))
-            .await?;
-        let answer = self.accept("list", what, answer, &[200]).await?;
-        let more = self.next_page(what, &url, answer.headers())?.is_some();
-        let body = limited(what, answer, MAX_PAGE).await?;
-        let page: RepositoryPage = serde_json::from_slice(&body).map_err(|error| {
-            Error::untrusted(
-                what,
-                format!("its list of repositories is not understood: {error}"),
-            )
-        })?;
+        let (page, next): (RepositoryPage, _) = self.page("list", what, &scope, &url).await?;
         let names = page.repositories.unwrap_or_default();
         // A page that does not go on would be asked for again and again.
-        let last = names.last().filter(|last| more && last.as_str() != after);
+        let last = names
+            .last()
+            .filter(|last| next.is_some() && last.as_str() != after);
         let last = last.cloned();
         Ok((
             names.iter().filter_map(|name| name.parse().ok()).collect(),
             last,
         ))
+    }
+
+    /// Fetches one page of a list, and says where the next one is.
+    async fn page<T: DeserializeOwned>(
+        &self,
+        action: &'static str,
+        what: &str,
+        scope: &[String],
+        url: &Url,
+    ) -> Result<(T, Option<Url>), Error> {
+        let answer = self
+            .send(action, what, scope, |http| http.get(url.clone()))
+            .await?;
+        if answer.status() == 404 {
+            return Err(Error::NotFound {
+                what: what.to_owned(),
+            });
+        }
+        let answer = self.accept(action, what, answer, &[200]).await?;
+        let next = self.next_page(what, url, answer.headers())?;
+        let body = limited(what, answer, MAX_PAGE).await?;
+        let page = serde_json::from_slice(&body).map_err(|error| {
+            Error::untrusted(what, format!("its list is not understood: {error}"))
+        })?;
+        Ok((page, next))
     }
 
     fn next_page(
