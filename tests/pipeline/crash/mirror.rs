@@ -4,7 +4,7 @@ use chrono::{TimeDelta, Utc};
 use sluice_domain::RemoteRepository;
 use sluice_events::facts::{UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::time_to_wire;
-use sluice_events::wire::state::{Claim, TagEntry};
+use sluice_events::wire::state::{Claim, TagEntry, UpstreamTag};
 use sluice_state::key;
 use sluice_tests::Image;
 
@@ -100,6 +100,39 @@ dies!(removal:
     a_tag_goes_after_it_was_deleted at "tags.written",
     a_tag_goes_before_it_is_settled at "tags.checked",
     a_tag_goes_after_it_was_settled at "tags.settled",
+);
+
+/// A worker pointed the tag to an older move after a newer one had been settled.
+fn taking_back(at: &str) {
+    let mut play = Play::of("mirror-worker");
+    let newer = play.hold("hub/app", "1.0", "newer", 2);
+    let writer = play.stack.as_service("mirror-worker");
+    let late = writer.image("hub/app", "amd64", "late");
+    writer.put("hub/app", "1.0", &late);
+    let known = UpstreamTag {
+        mirror: "app".to_owned(),
+        repository: "hub/app".to_owned(),
+        tag: "1.0".to_owned(),
+        digest: newer.digest.clone(),
+        move_number: 2,
+        ..Default::default()
+    };
+    let key = key::upstream(&"app".parse().unwrap(), &"1.0".parse().unwrap());
+    let put = play.bus.state.upstream.put(&key, &known);
+    play.bus.run(put).unwrap();
+    play.bus.publish(moved(&play, "1.0", &late), "1");
+    play.run(at, &[]);
+    play.told(&[("upstream.tag_moved", 1)]);
+    let raw = play.stack.reader().get("hub/app", "1.0");
+    assert_eq!(raw.unwrap(), newer.raw);
+    let entry = play.tag("hub/app", "1.0");
+    assert_eq!((entry.digest, entry.claim), (newer.digest, None));
+}
+
+dies!(taking_back:
+    a_late_tag_is_taken_back_without_a_death at "",
+    a_late_tag_is_taken_back_after_the_claim at "tags.taking_back",
+    a_late_tag_is_taken_back_after_it_was_restored at "tags.restored",
 );
 
 /// Somebody else is changing the tag, so the message waits.

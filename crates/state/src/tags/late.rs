@@ -3,6 +3,7 @@
 use sluice_domain::{Digest, Repository, Tag, now};
 use sluice_events::time_to_wire;
 use sluice_events::wire::state::{Claim, TagEntry};
+use sluice_service::crash;
 
 use super::{Provenance, ROUNDS, TagWriter, holder, refuse_foreign_claim, settle, split, text};
 use crate::error::Error;
@@ -84,6 +85,9 @@ impl TagWriter {
             settle(&mut value, late.provenance, None, now());
         } else if there == value.digest {
             value.pruning = None;
+        } else if there == wanted && claim.digest == value.digest {
+            // Somebody died who was bringing it back.
+            return self.restore(late, value, revision).await;
         } else {
             // Somebody else wrote it; whoever that was comes back to it.
             return Ok(true);
@@ -123,7 +127,9 @@ impl TagWriter {
             until: Some(time_to_wire(now() + self.claim)),
         });
         let revision = self.state.tags.write(&key, &claimed, revision).await?;
+        crash::point("tags.taking_back");
         self.write(repository, tag, manifest.as_ref()).await?;
+        crash::point("tags.restored");
         let again = TagEntry {
             generation: claimed.generation,
             ..settled
