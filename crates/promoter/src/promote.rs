@@ -331,7 +331,7 @@ impl Promoter {
             .and_then(|entry| entry.value.previous.parse().ok()))
     }
 
-    async fn copy(
+    pub(crate) async fn copy(
         &self,
         case: &Case<'_>,
         target: &Repository,

@@ -97,11 +97,19 @@ impl Promoter {
             self.tell_refusal(case, &mut told)?;
         }
         self.end_claim(case).await?;
-        if !case.decision.flagged.is_empty() && !self.is_whole(case).await? {
-            // What it shares with another image went with that while it was on its way. Half of a refused image is of
-            // no use to anybody.
-            self.withdraw(case, &mut told).await?;
-            return Ok(told);
+        if !case.decision.flagged.is_empty() && self.is_half(case).await? {
+            let (target, _) = case.place()?;
+            self.state.unless_paused().await?;
+            // What it shares with another image went with that while it was on its way.
+            match self.copy(case, &target).await {
+                Ok(_) => {}
+                // Its source is gone too, and half of a refused image is of no use to anybody.
+                Err(error) if error.is_not_found() => {
+                    self.withdraw(case, &mut told).await?;
+                    return Ok(told);
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         let recall = case.policy.spec.recall;
         let asked_for = match recall {
@@ -149,16 +157,22 @@ impl Promoter {
         Ok(false)
     }
 
-    /// Says whether every manifest of an image is in its target.
-    async fn is_whole(&self, case: &Case<'_>) -> Result<bool, Error> {
+    /// Says whether an image is in its target without all that it lists.
+    ///
+    /// Where it is not there itself there is nothing to mend; a registry that lost its disk says so of everything.
+    async fn is_half(&self, case: &Case<'_>) -> Result<bool, Error> {
         let (target, _) = case.place()?;
+        let top = (&case.subject.digest).into();
+        if self.registry.head(&target, &top).await?.is_none() {
+            return Ok(false);
+        }
         for manifest in case.manifests {
             let head = self.registry.head(&target, &manifest.into()).await?;
             if head.is_none() {
-                return Ok(false);
+                return Ok(true);
             }
         }
-        Ok(true)
+        Ok(false)
     }
 
     /// Returns the other decisions by which this image stands in the same target.

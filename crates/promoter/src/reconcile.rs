@@ -168,14 +168,18 @@ impl Promoter {
         let is_away = match head {
             None => true,
             Some(head) if head.digest == digest => false,
-            // The source's tag came back to this image after it had brought another one.
-            Some(_) => {
+            // The source's tag came back to this image after it had brought another one. What somebody else put there
+            // is for the comparison to tell.
+            Some(head) => {
                 let entry = self.state.tags.get(&key::tag(&target, &target_tag)).await?;
-                let from = entry.and_then(|entry| entry.value.promoted_from);
-                from.is_some_and(|from| {
-                    from.policy == decision.policy
-                        && from.repository == decision.repository
-                        && from.tag == decision.tag
+                entry.is_some_and(|entry| {
+                    let is_ours = entry.value.digest == head.digest.as_str();
+                    is_ours
+                        && entry.value.promoted_from.is_some_and(|from| {
+                            from.policy == decision.policy
+                                && from.repository == decision.repository
+                                && from.tag == decision.tag
+                        })
                 })
             }
         };
