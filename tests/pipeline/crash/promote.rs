@@ -1,10 +1,12 @@
 //! The promoter dies between its decision, the copy, the tag, the fact and the record.
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use sluice_domain::SeverityCounts;
 use sluice_events::facts::ScanSucceeded;
 use sluice_events::wire::events::SeverityCounts as WireCounts;
-use sluice_events::wire::state::{TagEntry, Verdict, VerdictStatus};
+use sluice_events::wire::state::{
+    Decision, DecisionOutcome, Promotion, TagEntry, Verdict, VerdictStatus,
+};
 use sluice_events::{Event, EventId, time_to_wire};
 use sluice_state::key;
 use sluice_tests::{Image, wait_for};
@@ -67,6 +69,54 @@ pub(super) fn put_tag(play: &Play, entry: &TagEntry) {
     play.bus.run(play.bus.state.tags.put(&key, entry)).unwrap();
 }
 
+/// Returns the time at which an image was promoted long ago.
+pub(super) fn then() -> DateTime<Utc> {
+    "2020-02-03T04:05:06Z".parse().unwrap()
+}
+
+/// Stores that `hub/app:1.0` was promoted as this image, with the entry of that.
+pub(super) fn was_promoted(play: &Play, tag: &str, image: &Image) {
+    let from = Promotion {
+        policy: "clean".to_owned(),
+        repository: "hub/app".to_owned(),
+        tag: "1.0".to_owned(),
+        ..Default::default()
+    };
+    let decision = Decision {
+        policy: from.policy.clone(),
+        repository: from.repository.clone(),
+        tag: from.tag.clone(),
+        digest: image.digest.clone(),
+        target: "official/app".to_owned(),
+        target_tag: tag.to_owned(),
+        outcome: DecisionOutcome::Allow.into(),
+        decided_at: Some(time_to_wire(then())),
+        promoted_at: Some(time_to_wire(then())),
+        announced: true,
+        ..Default::default()
+    };
+    let key = key::decision(
+        &from.policy.parse().unwrap(),
+        &from.repository.parse().unwrap(),
+        &from.tag.parse().unwrap(),
+        &image.digest.parse().unwrap(),
+    );
+    let decisions = &play.bus.state.decisions;
+    play.bus.run(decisions.put(&key, &decision)).unwrap();
+    put_tag(
+        play,
+        &TagEntry {
+            repository: "official/app".to_owned(),
+            tag: tag.to_owned(),
+            digest: image.digest.clone(),
+            generation: 1,
+            arrived_at: Some(time_to_wire(then())),
+            promoted_from: Some(from),
+            ..Default::default()
+        },
+    );
+}
+
 /// A clean image takes a tag that named another one before.
 fn promotion(at: &str) {
     let mut play = Play::of("promoter");
@@ -75,16 +125,7 @@ fn promotion(at: &str) {
     let promoter = play.stack.as_service("promoter");
     let old = promoter.image("official/app", "amd64", "old");
     promoter.put("official/app", "1.0", &old);
-    put_tag(
-        &play,
-        &TagEntry {
-            repository: "official/app".to_owned(),
-            tag: "1.0".to_owned(),
-            digest: old.digest.clone(),
-            generation: 1,
-            ..Default::default()
-        },
-    );
+    was_promoted(&play, "1.0", &old);
     let image = play.hold("hub/app", "1.0", "new", 1);
     verdict(&play, &image, 0);
     scanned(&play, &image);

@@ -1,12 +1,10 @@
 //! The promoter dies while it takes an image back, or flags it.
 
-use chrono::{DateTime, Utc};
 use sluice_events::time_to_wire;
-use sluice_events::wire::state::{Decision, DecisionOutcome, Promotion, TagEntry};
-use sluice_state::key;
+use sluice_events::wire::state::TagEntry;
 use sluice_tests::Image;
 
-use super::promote::{CLEAN, put_tag, scanned, until_target, verdict};
+use super::promote::{CLEAN, put_tag, scanned, then, until_target, verdict, was_promoted};
 use super::{Play, dies};
 
 /// Makes an image of two platforms that was promoted as these tags, and of which a bad thing is known now.
@@ -22,56 +20,23 @@ fn promoted(play: &Play, tags: &[&str]) -> [Image; 3] {
     }
     let images = images.unwrap();
     let [index, amd64, arm64] = &images;
-    let then: DateTime<Utc> = "2020-02-03T04:05:06Z".parse().unwrap();
-    let entry = |repository: &str, tag: &str| TagEntry {
-        repository: repository.to_owned(),
-        tag: tag.to_owned(),
-        digest: index.digest.clone(),
-        generation: 1,
-        arrived_at: Some(time_to_wire(then)),
-        ..Default::default()
-    };
     let hub = play.stack.as_service("mirror-worker");
     hub.put("hub/app", "1.0", index);
-    put_tag(play, &entry("hub/app", "1.0"));
-    let official = play.stack.as_service("promoter");
-    for tag in tags {
-        official.put("official/app", tag, index);
-        let from = Promotion {
-            policy: "clean".to_owned(),
-            repository: "hub/app".to_owned(),
-            tag: "1.0".to_owned(),
-            ..Default::default()
-        };
-        put_tag(
-            play,
-            &TagEntry {
-                promoted_from: Some(from),
-                ..entry("official/app", tag)
-            },
-        );
-    }
-    let decision = Decision {
-        policy: "clean".to_owned(),
+    let entry = TagEntry {
         repository: "hub/app".to_owned(),
         tag: "1.0".to_owned(),
         digest: index.digest.clone(),
-        target: "official/app".to_owned(),
-        target_tag: (*tags.last().unwrap()).to_owned(),
-        outcome: DecisionOutcome::Allow.into(),
-        decided_at: Some(time_to_wire(then)),
-        promoted_at: Some(time_to_wire(then)),
-        announced: true,
+        generation: 1,
+        arrived_at: Some(time_to_wire(then())),
         ..Default::default()
     };
-    let key = key::decision(
-        &"clean".parse().unwrap(),
-        &"hub/app".parse().unwrap(),
-        &"1.0".parse().unwrap(),
-        &index.digest.parse().unwrap(),
-    );
-    let decisions = &play.bus.state.decisions;
-    play.bus.run(decisions.put(&key, &decision)).unwrap();
+    put_tag(play, &entry);
+    let official = play.stack.as_service("promoter");
+    for tag in tags {
+        official.put("official/app", tag, index);
+        // The decision names the last one.
+        was_promoted(play, tag, index);
+    }
     verdict(play, amd64, 1);
     verdict(play, arm64, 0);
     scanned(play, index);
