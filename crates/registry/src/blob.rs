@@ -10,16 +10,9 @@ use url::Url;
 use crate::client::{Client, location, what};
 use crate::error::Error;
 use crate::manifest::Descriptor;
+use crate::progress::Arrival;
 use crate::turn::turn;
 use crate::verify::Verified;
-
-/// How a blob came to be in its repository.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Arrival {
-    Present,
-    Mounted,
-    Copied,
-}
 
 impl Client {
     /// Says whether a repository has a blob.
@@ -71,7 +64,7 @@ impl Client {
         let _turn = turn(&self.shared.endpoint.base, repository, &blob.digest).await;
         let push = "pull,push";
         match self.has_blob(repository, &blob.digest, push).await {
-            Ok(true) => return Ok(Arrival::Present),
+            Ok(true) => return Ok(Arrival::Skipped),
             Ok(false) => {}
             // A registry whose disk was full may have kept half of what it knows of a blob; bringing it again mends that.
             Err(error) if error.is_away() => {

@@ -1,6 +1,7 @@
 //! The client: one registry, its settings, and how every request is sent.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,6 +52,8 @@ pub struct Endpoint {
     pub realms: Vec<String>,
     /// A PEM file with the authorities to trust instead of the public ones.
     pub ca_file: Option<PathBuf>,
+    /// The most bytes of layers per second to and from it, for all clients of the process together.
+    pub bandwidth: Option<NonZeroU64>,
 }
 
 impl Endpoint {
@@ -82,6 +85,7 @@ impl Endpoint {
             credential: None,
             realms,
             ca_file: None,
+            bandwidth: None,
         })
     }
 }

@@ -1,16 +1,18 @@
 //! Copies an image or a whole index by digest: blobs, then children, then the top. The tag is not written here.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use sluice_domain::{Digest, Repository};
 use sluice_service::crash;
 
-use crate::blob::Arrival;
 use crate::client::Client;
 use crate::error::Error;
+use crate::limits::Limits;
 use crate::manifest::{Descriptor, Manifest};
 use crate::patience::patiently;
+use crate::progress::{Arrival, Progress, Watch};
 
 const MAX_DEPTH: usize = 3;
 const MAX_MANIFESTS: usize = 1_024;
@@ -33,6 +35,17 @@ pub struct CopyJob<'a> {
     pub siblings: &'a [Repository],
 }
 
+/// How to copy; the default tells nobody, and trusts what proves that something is there.
+#[derive(Debug, Clone, Default)]
+pub struct CopyOptions {
+    /// Who is told how it goes on.
+    pub watch: Option<Arc<dyn Watch>>,
+    /// What this copy and others may use together; those of the process by default.
+    pub limits: Option<Limits>,
+    /// Looks up every single blob, although a manifest that is there proves that its blobs are; for an audit.
+    pub thorough: bool,
+}
+
 /// What was copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copied {
@@ -50,21 +63,80 @@ pub struct Copied {
     pub bytes_copied: u64,
 }
 
+impl Copied {
+    fn of(top: Manifest, arrivals: Vec<(u64, Arrival)>) -> Self {
+        let mut copied = Self {
+            top,
+            size_bytes: 0,
+            blobs_copied: 0,
+            blobs_mounted: 0,
+            blobs_skipped: 0,
+            bytes_copied: 0,
+        };
+        for (size, arrival) in arrivals {
+            copied.size_bytes = copied.size_bytes.saturating_add(size);
+            match arrival {
+                Arrival::Copied => {
+                    copied.blobs_copied += 1;
+                    copied.bytes_copied = copied.bytes_copied.saturating_add(size);
+                }
+                Arrival::Mounted => copied.blobs_mounted += 1,
+                Arrival::Skipped => copied.blobs_skipped += 1,
+            }
+        }
+        copied
+    }
+}
+
 impl CopyJob<'_> {
     /// Copies it; what is there already is not transferred again.
     ///
     /// # Errors
     /// A failing registry, or content that is not what its digest says; nothing wrong is ever stored.
     pub async fn run(&self) -> Result<Copied, Error> {
-        let manifests = self.walk().await?;
+        self.run_with(&CopyOptions::default()).await
+    }
+
+    /// Copies it in another way than by default. To drop the future cancels it: nothing of it goes on.
+    ///
+    /// # Errors
+    /// As [`CopyJob::run`].
+    pub async fn run_with(&self, options: &CopyOptions) -> Result<Copied, Error> {
+        let note = |progress: Progress<'_>| {
+            if let Some(watch) = &options.watch {
+                watch.note(&progress);
+            }
+        };
+        let limits = options.limits.clone().unwrap_or_else(Limits::of_process);
+        let manifests = {
+            let _connection = limits.connections(1).await;
+            self.walk().await?
+        };
         let mut blobs: BTreeMap<(u64, &Digest), &Descriptor> = BTreeMap::new();
         for blob in manifests.iter().flat_map(Manifest::blobs) {
             blobs.insert((blob.size, &blob.digest), blob);
         }
+        note(Progress::Known {
+            blobs: u64::try_from(blobs.len()).unwrap_or(u64::MAX),
+            bytes: blobs
+                .keys()
+                .fold(0, |sum, (size, _)| sum.saturating_add(*size)),
+        });
         let transfers: Vec<_> = blobs
             .into_values()
             .rev()
-            .map(|blob| self.blob(blob))
+            .map(|blob| async {
+                let _bytes = limits.bytes(blob.size).await;
+                let _connections = limits.connections(2).await;
+                let (size, arrival) = self.blob(blob).await?;
+                let digest = &blob.digest;
+                note(Progress::Ended {
+                    digest,
+                    size,
+                    arrival,
+                });
+                Ok::<_, Error>((size, arrival))
+            })
             .collect();
         let arrivals: Vec<(u64, Arrival)> = stream::iter(transfers)
             .buffer_unordered(PARALLEL_BLOBS)
@@ -86,29 +158,13 @@ impl CopyJob<'_> {
                 self.target
                     .put_manifest(self.target_repository, &reference, manifest)
                     .await?;
+                note(Progress::Manifest {
+                    digest: &manifest.digest,
+                });
                 crash::point("copy.manifest_put");
             }
         }
-        let mut copied = Copied {
-            top,
-            size_bytes: 0,
-            blobs_copied: 0,
-            blobs_mounted: 0,
-            blobs_skipped: 0,
-            bytes_copied: 0,
-        };
-        for (size, arrival) in arrivals {
-            copied.size_bytes = copied.size_bytes.saturating_add(size);
-            match arrival {
-                Arrival::Copied => {
-                    copied.blobs_copied += 1;
-                    copied.bytes_copied = copied.bytes_copied.saturating_add(size);
-                }
-                Arrival::Mounted => copied.blobs_mounted += 1,
-                Arrival::Present => copied.blobs_skipped += 1,
-            }
-        }
-        Ok(copied)
+        Ok(Copied::of(top, arrivals))
     }
 
     /// Returns the top and everything below it, parents before children.

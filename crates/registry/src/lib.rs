@@ -9,8 +9,10 @@ mod copy;
 mod delete;
 mod error;
 mod exchange;
+mod limits;
 mod manifest;
 mod patience;
+mod progress;
 mod rate;
 mod reference;
 mod tags;
@@ -19,11 +21,13 @@ mod turn;
 mod verify;
 
 pub use client::{Client, Credential, Endpoint};
-pub use copy::{Copied, CopyJob};
+pub use copy::{Copied, CopyJob, CopyOptions};
 pub use error::Error;
+pub use limits::Limits;
 pub use manifest::{
     Content, Descriptor, ImageConfig, Manifest, ManifestHead, ManifestRef, digest_of,
 };
+pub use progress::{Arrival, Progress, Watch};
 pub use rate::RateLimit;
 pub use reference::ImageReference;
 pub use transport::{Exchange, Exchanged, Transport};

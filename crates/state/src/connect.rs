@@ -62,6 +62,7 @@ pub fn internal_registry(settings: &RegistrySettings) -> anyhow::Result<Client> 
         credential,
         realms: settings.token_host.iter().cloned().collect(),
         ca_file: settings.ca_file.clone(),
+        bandwidth: None,
     })?)
 }
 
