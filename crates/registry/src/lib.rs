@@ -4,11 +4,15 @@
 
 mod auth;
 mod blob;
+mod bring;
 mod client;
+mod common;
 mod copy;
 mod delete;
 mod error;
 mod exchange;
+mod fetch;
+mod known;
 mod limits;
 mod manifest;
 mod patience;
