@@ -9,11 +9,14 @@ mod client;
 mod common;
 mod copy;
 mod delete;
+mod docker;
+mod endpoint;
 mod error;
 mod exchange;
 mod fetch;
 mod known;
 mod limits;
+mod login;
 mod manifest;
 mod patience;
 mod progress;
@@ -24,10 +27,12 @@ mod transport;
 mod turn;
 mod verify;
 
-pub use client::{Client, Credential, Endpoint};
+pub use client::Client;
 pub use copy::{Copied, CopyJob, CopyOptions};
+pub use endpoint::{ClientCertificate, Credential, Endpoint, Proxy};
 pub use error::Error;
 pub use limits::Limits;
+pub use login::CredentialSource;
 pub use manifest::{
     Content, Descriptor, ImageConfig, Manifest, ManifestHead, ManifestRef, digest_of,
 };
