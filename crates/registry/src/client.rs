@@ -1,7 +1,6 @@
 //! The client: one registry, its settings, and how every request is sent.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,13 +8,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use chrono::DateTime;
 use futures_util::StreamExt as _;
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, LOCATION, RANGE, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
-use secrecy::SecretString;
 use sluice_domain::{RegistryHost, Repository};
 use url::Url;
 
 use crate::auth::Auth;
+use crate::common::Common;
+use crate::endpoint::{Endpoint, Wires};
 use crate::error::{Error, quota_until};
 use crate::rate::RateLimit;
 use crate::transport::Transport;
@@ -29,65 +29,9 @@ const MAX_REDIRECTS: usize = 5;
 /// The longest wait that a registry may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 
-/// An account at a registry.
-#[derive(Debug, Clone)]
-pub struct Credential {
-    /// The user name.
-    pub username: String,
-    /// The password or token.
-    pub password: SecretString,
-}
-
-/// Where a registry is and how it is spoken to.
-#[derive(Debug, Clone)]
-pub struct Endpoint {
-    /// The name it has in references.
-    pub host: RegistryHost,
-    /// Its address.
-    pub base: Url,
-    /// The account, if not anonymous.
-    pub credential: Option<Credential>,
-    /// Further hosts, with their ports, that may issue tokens for it.
-    pub realms: Vec<String>,
-    /// A PEM file with the authorities to trust instead of the public ones.
-    pub ca_file: Option<PathBuf>,
-}
-
-impl Endpoint {
-    /// Makes the endpoint of a registry by its name; Docker Hub's differs from its name.
-    ///
-    /// # Errors
-    /// A name that makes no address.
-    pub fn of(host: &RegistryHost, plain_http: bool) -> Result<Self, Error> {
-        let hub = host.as_str() == "docker.io";
-        let authority = if hub {
-            "registry-1.docker.io"
-        } else {
-            host.as_str()
-        };
-        let scheme = if plain_http { "http" } else { "https" };
-        let base =
-            Url::parse(&format!("{scheme}://{authority}")).map_err(|error| Error::Settings {
-                host: host.to_string(),
-                reason: error.to_string(),
-            })?;
-        let realms = if hub {
-            vec!["auth.docker.io".to_owned()]
-        } else {
-            Vec::new()
-        };
-        Ok(Self {
-            host: host.clone(),
-            base,
-            credential: None,
-            realms,
-            ca_file: None,
-        })
-    }
-}
-
 pub(crate) struct Shared {
-    pub(crate) http: reqwest::Client,
+    pub(crate) wires: Wires,
+    pub(crate) common: Arc<Common>,
     pub(crate) transport: Transport,
     pub(crate) endpoint: Endpoint,
     pub(crate) auth: Auth,
@@ -122,13 +66,14 @@ impl Client {
     /// # Errors
     /// As [`Client::new`].
     pub fn over(transport: Transport, endpoint: Endpoint) -> Result<Self, Error> {
-        let http = match transport.maker() {
-            Some(maker) => maker,
-            None => wire(&endpoint)?,
+        let (wires, common) = match transport.maker() {
+            Some(maker) => (Wires::supplied(maker), Arc::default()),
+            None => (Wires::of(&endpoint)?, Common::of(&endpoint.base)),
         };
         Ok(Self {
             shared: Arc::new(Shared {
-                http,
+                wires,
+                common,
                 transport,
                 endpoint,
                 auth: Auth::default(),
@@ -142,6 +87,12 @@ impl Client {
     #[must_use]
     pub fn host(&self) -> &RegistryHost {
         &self.shared.endpoint.host
+    }
+
+    /// Says whether the certificates and keys that it was made with are still those in their files.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.shared.wires.are_current()
     }
 
     /// Returns what the registry said last of the pulls that are left, if it limits them.
@@ -164,6 +115,17 @@ impl Client {
             .map_err(|_| Error::untrusted(path, "it makes no address"))
     }
 
+    /// Says whether another client speaks to the same registry.
+    pub(crate) fn is_at(&self, other: &Self) -> bool {
+        self.is_own(&other.shared.endpoint.base)
+    }
+
+    /// Returns the name of the account.
+    pub(crate) fn account(&self) -> Option<&str> {
+        let credential = self.shared.endpoint.credential.as_ref();
+        credential.map(|credential| credential.username.as_str())
+    }
+
     pub(crate) fn is_own(&self, url: &Url) -> bool {
         url.origin() == self.shared.endpoint.base.origin()
     }
@@ -177,7 +139,7 @@ impl Client {
         request: impl Fn(&reqwest::Client) -> RequestBuilder,
     ) -> Result<Response, Error> {
         for last in [false, true] {
-            let mut builder = request(&self.shared.http);
+            let mut builder = request(&self.shared.wires.http);
             let used = self.authorization(scopes).await?;
             if let Some(authorization) = used.clone() {
                 builder = builder.header(AUTHORIZATION, authorization);
@@ -199,21 +161,42 @@ impl Client {
     /// Reads something and follows redirects by hand: at most 5, never out of TLS, and with the credential only at home.
     pub(crate) async fn read(
         &self,
+        how: (Method, &'static str),
+        action: &'static str,
+        what: &str,
+        scopes: &[String],
+        at: Url,
+    ) -> Result<Response, Error> {
+        self.read_from(how, action, what, scopes, at, 0).await
+    }
+
+    /// Reads in the same way, but only what follows the first so many bytes.
+    pub(crate) async fn read_from(
+        &self,
         (method, accepted): (Method, &'static str),
         action: &'static str,
         what: &str,
         scopes: &[String],
         mut at: Url,
+        offset: u64,
     ) -> Result<Response, Error> {
         for _ in 0..=MAX_REDIRECTS {
             let request = |http: &reqwest::Client| {
-                http.request(method.clone(), at.clone())
-                    .header(ACCEPT, accepted)
+                let request = http.request(method.clone(), at.clone());
+                let request = request.header(ACCEPT, accepted);
+                match offset {
+                    0 => request,
+                    _ => request.header(RANGE, format!("bytes={offset}-")),
+                }
             };
             let answer = if self.is_own(&at) {
                 self.send(action, what, scopes, request).await?
             } else {
-                let answer = self.shared.transport.send(request(&self.shared.http)).await;
+                let answer = self
+                    .shared
+                    .transport
+                    .send(request(&self.shared.wires.elsewhere))
+                    .await;
                 answer.map_err(Error::transport(action, what))?
             };
             if !answer.status().is_redirection() {
@@ -278,29 +261,6 @@ impl Client {
             retry_after,
         })
     }
-}
-
-/// Makes what sends over the wire.
-fn wire(endpoint: &Endpoint) -> Result<reqwest::Client, Error> {
-    let settings = |reason: String| Error::Settings {
-        host: endpoint.host.to_string(),
-        reason,
-    };
-    let mut builder = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .no_proxy()
-        .connect_timeout(Duration::from_secs(10))
-        .read_timeout(Duration::from_secs(60))
-        .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")));
-    if let Some(file) = &endpoint.ca_file {
-        let pem = std::fs::read(file)
-            .map_err(|error| settings(format!("`{}`: {error}", file.display())))?;
-        let authorities = reqwest::Certificate::from_pem_bundle(&pem)
-            .map_err(|error| settings(error.to_string()))?;
-        builder = builder.tls_certs_only(authorities);
-    }
-    builder.build().map_err(|error| settings(error.to_string()))
 }
 
 /// Reads a body up to a limit.

@@ -4,13 +4,22 @@
 
 mod auth;
 mod blob;
+mod bring;
 mod client;
+mod common;
 mod copy;
 mod delete;
+mod docker;
+mod endpoint;
 mod error;
 mod exchange;
+mod fetch;
+mod known;
+mod limits;
+mod login;
 mod manifest;
 mod patience;
+mod progress;
 mod rate;
 mod reference;
 mod tags;
@@ -18,12 +27,16 @@ mod transport;
 mod turn;
 mod verify;
 
-pub use client::{Client, Credential, Endpoint};
-pub use copy::{Copied, CopyJob};
+pub use client::Client;
+pub use copy::{Copied, CopyJob, CopyOptions};
+pub use endpoint::{ClientCertificate, Credential, Endpoint, Proxy};
 pub use error::Error;
+pub use limits::Limits;
+pub use login::CredentialSource;
 pub use manifest::{
     Content, Descriptor, ImageConfig, Manifest, ManifestHead, ManifestRef, digest_of,
 };
+pub use progress::{Arrival, Progress, Watch};
 pub use rate::RateLimit;
 pub use reference::ImageReference;
 pub use transport::{Exchange, Exchanged, Transport};
