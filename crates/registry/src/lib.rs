@@ -17,6 +17,7 @@ mod tags;
 mod transport;
 mod turn;
 mod verify;
+mod whole;
 
 pub use client::{Client, Credential, Endpoint};
 pub use copy::{Copied, CopyJob};
@@ -27,3 +28,4 @@ pub use manifest::{
 pub use rate::RateLimit;
 pub use reference::ImageReference;
 pub use transport::{Exchange, Exchanged, Transport};
+pub use whole::Inspection;
