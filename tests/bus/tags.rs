@@ -14,7 +14,9 @@ use sluice_domain::{Digest, Repository, Tag};
 use sluice_events::time_to_wire;
 use sluice_events::wire::state::{Claim, TagEntry};
 use sluice_registry::{Client, Endpoint, digest_of};
-use sluice_state::{Applied, Error, Provenance, Standing, State, TagChange, TagWriter, Truth, key};
+use sluice_state::{
+    Applied, Catalog, Error, Provenance, Standing, State, TagChange, TagWriter, Truth, key,
+};
 use sluice_tests::Nats;
 
 use super::provisioned;
@@ -142,7 +144,8 @@ impl Scene {
         let repository: Repository = "hub/app".parse().unwrap();
         let tag: Tag = "1.0".parse().unwrap();
         let wanted = self.client.manifest(&repository, &(&digest).into()).await;
-        let writer = TagWriter::new(self.slow.state.clone(), self.client.clone());
+        let (catalog, _feed) = Catalog::open(&self.slow.state).await.unwrap();
+        let writer = TagWriter::new(self.slow.state.clone(), catalog, self.client.clone());
         let change = TagChange {
             repository: &repository,
             tag: &tag,

@@ -28,6 +28,8 @@ pub enum Lie {
     Realm(String),
     /// The list of tags has another page, and another, without end.
     EndlessTags,
+    /// The list of tags has these, and another page if so said.
+    Tags(Vec<&'static str>, bool),
 }
 
 /// A lie about requests whose path has this part.
@@ -41,6 +43,8 @@ struct Told {
 
 /// What was asked: the path with its query, and the value of `Authorization`.
 pub type Asked = (String, Option<String>);
+/// What was asked: the method, and the path with its query.
+pub type Requested = (String, String);
 
 #[derive(Debug)]
 struct Shared {
@@ -48,6 +52,7 @@ struct Shared {
     behind: String,
     lies: Mutex<Vec<Told>>,
     asked: Mutex<Vec<Asked>>,
+    requested: Mutex<Vec<Requested>>,
 }
 
 /// A registry in front of a real one.
@@ -72,6 +77,7 @@ impl Liar {
             behind: host.to_owned(),
             lies: Mutex::default(),
             asked: Mutex::default(),
+            requested: Mutex::default(),
         });
         let listener = runtime
             .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
@@ -109,6 +115,11 @@ impl Liar {
     pub fn asked(&self) -> Vec<Asked> {
         self.shared.asked.lock().unwrap().clone()
     }
+
+    /// Returns what was requested since this was called last.
+    pub fn requested(&self) -> Vec<Requested> {
+        std::mem::take(&mut *self.shared.requested.lock().unwrap())
+    }
 }
 
 impl Drop for Liar {
@@ -140,6 +151,8 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         .lock()
         .unwrap()
         .push((path.clone(), authorization));
+    let requested = (request.method().to_string(), path.clone());
+    shared.requested.lock().unwrap().push(requested);
     let lie = shared.lie_about(&path);
     let plain = |status: u16| Response::builder().status(status);
     match &lie {
@@ -167,6 +180,15 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             let link = format!("<{path}?n=1&last={}>; rel=\"next\"", page + 1);
             let body = format!("{{\"name\":\"x\",\"tags\":[\"page{page}\"]}}");
             let answer = plain(200).header(header::LINK, link);
+            return answer.body(Body::from(body)).unwrap();
+        }
+        Some(Lie::Tags(tags, more)) => {
+            let mut answer = plain(200);
+            if *more {
+                let (path, _) = path.split_once('?').unwrap_or((&path, ""));
+                answer = answer.header(header::LINK, format!("<{path}?last=x>; rel=\"next\""));
+            }
+            let body = format!("{{\"name\":\"x\",\"tags\":{tags:?}}}");
             return answer.body(Body::from(body)).unwrap();
         }
         _ => {}

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod endpoint;
 pub mod image;
 pub mod liar;
+pub mod many;
 pub mod proxy;
 pub mod scanner;
 mod server_api;

@@ -232,6 +232,11 @@ impl Registry {
         self.process.0.wait().unwrap();
     }
 
+    /// Returns the folder in which it keeps what it holds.
+    pub fn storage(&self) -> &Path {
+        &self.storage
+    }
+
     /// Stops it in its tracks, so that it answers nobody, or lets it go on.
     pub fn freeze(&self, frozen: bool) {
         freeze(&self.process, frozen);

@@ -1,6 +1,6 @@
 //! What must hold after every step, and what the end must be.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_bus::topology::PROMOTER;
 use sluice_events::wire::state::{Decision, DecisionOutcome, UpstreamTag, Verdict};
@@ -74,6 +74,10 @@ impl World {
 
     /// Invariant 4: a move is recorded only once it is in the log.
     pub fn check_move(&mut self, entry: &UpstreamTag) {
+        // The first move of a tag has its number before it is told, and does not count until then.
+        if entry.move_number == 0 {
+            return;
+        }
         let told = self.log.facts.iter().any(|(_, fact)| match fact {
             Event::UpstreamTagMoved(fact) => {
                 fact.mirror.as_str() == entry.mirror
@@ -222,6 +226,7 @@ impl World {
         wrong.extend(self.gate(false));
         wrong.extend(self.children(false));
         wrong.extend(self.entries(false));
+        wrong.extend(self.moves_told());
         wrong.extend(self.staging(plan));
         wrong.extend(self.targets(plan));
         for (key, decision) in &self.decisions {
@@ -244,6 +249,40 @@ impl World {
                 .iter()
                 .filter(|(id, _)| !ids.insert(id.clone()));
             wrong.extend(twice.map(|(id, fact)| format!("{} {id} is stored twice", fact.name())));
+        }
+        wrong
+    }
+
+    /// One move has one number, and one number is that of one move.
+    fn moves_told(&self) -> Vec<String> {
+        let mut moves: BTreeMap<(&str, &str, u64), BTreeSet<&str>> = BTreeMap::new();
+        for (_, fact) in &self.log.facts {
+            let (mirror, tag, number, digest) = match fact {
+                Event::UpstreamTagMoved(fact) => (
+                    fact.mirror.as_str(),
+                    fact.tag.as_str(),
+                    fact.move_number,
+                    fact.digest.as_str(),
+                ),
+                Event::UpstreamTagGone(fact) => (
+                    fact.mirror.as_str(),
+                    fact.tag.as_str(),
+                    fact.move_number,
+                    "",
+                ),
+                _ => continue,
+            };
+            let led_to = moves.entry((mirror, tag, number)).or_default();
+            led_to.insert(digest);
+        }
+        let mut wrong = Vec::new();
+        for ((mirror, tag, number), led_to) in &moves {
+            if led_to.len() > 1 {
+                wrong.push(format!("move {number} of {mirror}:{tag} led to {led_to:?}"));
+            }
+            if moves.get(&(*mirror, *tag, number + 1)) == Some(led_to) {
+                wrong.push(format!("move {number} of {mirror}:{tag} has two numbers"));
+            }
         }
         wrong
     }

@@ -19,6 +19,7 @@ mod reconcile;
 mod scan;
 mod scan_database;
 mod secrets;
+mod steady;
 mod subscriber;
 mod trace;
 mod up;

@@ -20,7 +20,15 @@ pub(crate) const FACTS: [(&str, &[&str]); 7] = [
             "upstream.poll_recovered",
         ],
     ),
-    ("mirror-worker", &["tag.mirrored", "tag.mirror_failed"]),
+    (
+        "mirror-worker",
+        &[
+            "tag.mirrored",
+            "tag.mirror_failed",
+            "tag.move_refused",
+            "tag.repaired",
+        ],
+    ),
     (
         "scanner-adapter",
         &[
@@ -108,7 +116,7 @@ pub(crate) const WRITERS: [(&str, &[&str]); 10] = [
 ];
 
 /// Who reads a bucket besides those that write it.
-pub(crate) const READERS: [(&str, &[&str]); 10] = [
+pub(crate) const READERS: [(&str, &[&str]); 11] = [
     (
         "control",
         &[
@@ -132,8 +140,10 @@ pub(crate) const READERS: [(&str, &[&str]); 10] = [
         ],
     ),
     ("upstream", &["mirror-worker", "promoter", "gateway"]),
-    ("tags", &["poller", "scanner-adapter", "gateway"]),
+    ("tags", &["scanner-adapter", "gateway"]),
     ("tombstones", &["gateway"]),
+    // When it last looked at what the registry holds.
+    ("reconciliations", &["mirror-worker"]),
     ("images", &["gateway"]),
     ("verdicts", &["promoter", "pruner", "gateway"]),
     ("decisions", &["pruner", "gateway"]),

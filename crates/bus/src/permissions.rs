@@ -76,16 +76,21 @@ pub(crate) const SERVICES: [Service; 7] = [
             "upstream.poll_recovered",
         ],
         commands: &["poll.>", "reconcile.poller"],
-        reads: &["tags"],
         writes: &["upstream"],
         ..SERVICE
     },
     Service {
         name: MIRROR_WORKER.name,
         stage: Some(&MIRROR_WORKER),
-        facts: &["tag.mirrored", "tag.mirror_failed"],
+        facts: &[
+            "tag.mirrored",
+            "tag.mirror_failed",
+            "tag.move_refused",
+            "tag.repaired",
+        ],
         commands: &["mirror.>", "reconcile.mirror-worker"],
-        reads: &["upstream"],
+        // Of `reconciliations` its own, which says when it last looked at what the registry holds.
+        reads: &["upstream", "reconciliations"],
         writes: &["images"],
         tags: true,
         letters: true,

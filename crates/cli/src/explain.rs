@@ -2,6 +2,7 @@
 
 mod standing;
 mod timeline;
+mod upstream;
 
 use std::collections::BTreeSet;
 
@@ -15,6 +16,7 @@ use sluice_state::{State, key};
 
 use crate::commands::fact_json;
 use crate::explain::standing::Standing;
+use crate::explain::upstream::Upstream;
 use crate::output::{Format, Section, show_sections};
 
 /// A tag in a repository.
@@ -64,12 +66,15 @@ pub(crate) async fn explain(
         header: &["WHEN", "WHAT", "DETAIL"],
         rows,
     }];
+    let upstream = Upstream::read(&state, &source).await?;
+    sections.push(upstream.section());
     sections.extend(standing.sections());
     let mut objects = json!({
         "repository": asked.0, "tag": asked.1,
         "digest": entry.as_ref().map(|entry| &entry.digest),
         "arrivedBy": entry.as_ref().map(|entry| &entry.arrived_by),
         "source": { "repository": source.0, "tag": source.1 },
+        "upstream": upstream.json(),
         "timeline": facts.iter().map(fact_json).collect::<Vec<Value>>(),
     });
     standing.add_to(&mut objects);

@@ -207,6 +207,9 @@ enum Command {
         /// The stages, as in `promoter`; all of them where none is named.
         #[arg(value_parser = reconcile::stage)]
         stages: Vec<&'static Stage>,
+        /// Lets the mirror worker look at what the registry holds too, and bring again what is missing there.
+        #[arg(long, conflicts_with = "stages")]
+        audit: bool,
         /// For how many seconds it is waited until they have searched.
         #[arg(long, default_value_t = 60)]
         timeout_seconds: u64,
@@ -365,11 +368,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Resume { unreconciled } => pause::resume(&bus, unreconciled).await,
         Command::Reconcile {
             stages,
+            audit,
             timeout_seconds,
             output,
         } => {
             let limit = Duration::from_secs(timeout_seconds);
-            reconcile::reconcile(&bus, stages, limit, output).await
+            reconcile::reconcile(&bus, stages, audit, limit, output).await
         }
         Command::DeadLetters(DeadLetters::List { output }) => {
             commands::dead_letters(&bus, output).await

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice_bus::topology::{STAGES, Stage};
+use sluice_bus::topology::{MIRROR_WORKER, STAGES, Stage};
 use sluice_bus::{Bus, Cause};
 use sluice_events::wire::state::Reconciliation;
 use sluice_state::reconcile::{reason, search};
@@ -24,20 +24,24 @@ pub(crate) fn stage(name: &str) -> Result<&'static Stage, String> {
     })
 }
 
-/// Asks stages to search, all where none is named, and shows what they found.
+/// Asks stages to search, all where none is named, and shows what they found; or the mirror worker for an audit.
 pub(crate) async fn reconcile(
     bus: &Bus,
     mut stages: Vec<&'static Stage>,
+    audit: bool,
     limit: Duration,
     format: Format,
 ) -> anyhow::Result<()> {
-    if stages.is_empty() {
+    let reason = if audit { reason::AUDIT } else { reason::ASKED };
+    if audit {
+        stages.push(&MIRROR_WORKER);
+    } else if stages.is_empty() {
         stages.extend(STAGES);
     }
     let state = State::open(bus).await?;
     let mut searches = Vec::new();
     for stage in stages {
-        let command = search(stage, reason::ASKED).into();
+        let command = search(stage, reason).into();
         let asked = bus.command(&command, &Cause::root()).await?;
         searches.push((stage.name, asked.id.to_string()));
     }

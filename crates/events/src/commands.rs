@@ -58,7 +58,7 @@ DeliverEvent {
 Reconcile {
     /// The stage, by its name.
     stage: String,
-    /// Why: start, hourly, asked, changed, lost or restarted.
+    /// Why: start, hourly, asked, changed, lost, restarted or audit.
     reason: String,
     /// The search that this is a page of, empty for one that begins.
     run: String,
@@ -83,6 +83,8 @@ MirrorTag {
     tag: Tag,
     /// Which move of the tag led to this, counted from 1.
     move_number: u64,
+    /// Whether the registry lacks what the state says is there.
+    damaged: bool,
 }}
 
 macro_rules! commands {

@@ -20,8 +20,8 @@ pub use scan::{
 };
 pub use upkeep::{PruneCompleted, PrunedTag, ResourceApplied, WebhookDelivered, WebhookFailed};
 pub use upstream::{
-    TagMirrorFailed, TagMirrored, UpstreamPollFailed, UpstreamPollRecovered, UpstreamTagGone,
-    UpstreamTagMoved,
+    TagMirrorFailed, TagMirrored, TagMoveRefused, TagRepaired, UpstreamPollFailed,
+    UpstreamPollRecovered, UpstreamTagGone, UpstreamTagMoved,
 };
 
 use crate::convert::DecodeError;
@@ -132,6 +132,8 @@ events! {
     UpstreamPollRecovered => "upstream" "poll_recovered" repository [mirror source],
     TagMirrored => "tag" "mirrored" repository [mirror source repository tag digest],
     TagMirrorFailed => "tag" "mirror_failed" repository [mirror source repository tag digest],
+    TagMoveRefused => "tag" "move_refused" repository [mirror source repository tag digest],
+    TagRepaired => "tag" "repaired" repository [mirror source repository tag digest],
     TagPushed => "tag" "pushed" repository [registry repository tag digest],
     TagPulled => "tag" "pulled" repository [registry repository tag digest],
     TagDeleted => "tag" "deleted" repository [registry repository tag],
@@ -170,6 +172,8 @@ impl Event {
             Self::UpstreamPollRecovered(fact) => vec![&fact.repository],
             Self::TagMirrored(fact) => vec![&fact.repository],
             Self::TagMirrorFailed(fact) => vec![&fact.repository],
+            Self::TagMoveRefused(fact) => vec![&fact.repository],
+            Self::TagRepaired(fact) => vec![&fact.repository],
             Self::TagPushed(fact) => vec![&fact.repository],
             Self::TagPulled(fact) => vec![&fact.repository],
             Self::TagDeleted(fact) => vec![&fact.repository],

@@ -2,9 +2,12 @@
 //!
 //! It must not judge what it copies, and writes tags only through the one tag operation.
 
+mod audit;
+mod fixed;
 mod mirror;
 mod reconcile;
 mod settings;
+mod truth;
 
 use std::time::Duration;
 
@@ -29,7 +32,9 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         keep_complete(bus.clone(), &topology::MIRROR_WORKER, stopping.clone()),
     );
     let claim = bus.ack_wait(&topology::MIRROR_WORKER).await?;
-    let handler = MirrorWorker::new(bus.clone(), state, catalog, registry, claim);
+    let audit_every = Duration::from_secs(settings.mirror.audit_hours * 3_600);
+    let handler =
+        MirrorWorker::new(bus.clone(), state, catalog, registry, claim).auditing_every(audit_every);
     let consume = ConsumeSettings {
         concurrency: settings.mirror.concurrency,
         handler_timeout: Duration::from_secs(settings.mirror.timeout_seconds),

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
 use sluice_bus::{Bus, Cause, Handler, Outcome, topology};
 use sluice_domain::resources::OnDelete;
-use sluice_domain::{Class, Classify, Digest, Repository, ResourceName, Tag};
+use sluice_domain::{Class, Classify, Repository, ResourceName, Tag};
 use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::{TagMirrorFailed, TagMirrored, UpstreamTagGone, UpstreamTagMoved};
-use sluice_events::wire::state::TagEntry;
-use sluice_events::{Command, Decode, Event, Message, Unexpected, time_from_wire};
+use sluice_events::{Command, Decode, Event, Message, Unexpected};
 use sluice_registry::{Client, Copied, CopyJob, Transport};
 use sluice_service::crash;
 use sluice_state::reconcile::after_events;
@@ -19,11 +17,12 @@ use sluice_state::{
 };
 use thiserror::Error;
 
+use crate::truth::Upstream;
+
 /// How many sibling repositories are asked for a blob before it is transferred.
 const SIBLINGS: usize = 2;
-/// When it is looked again whether a mirror was polled.
-const POLLED_BY: TimeDelta = TimeDelta::seconds(5);
-
+/// How often the registry is compared with the state, unless the settings say otherwise.
+const AUDIT_EVERY: Duration = Duration::from_secs(86_400);
 /// How often an image has waited for a registry that is away when that is told; about ten minutes.
 const WAITS_UNTOLD: u32 = 8;
 
@@ -33,8 +32,10 @@ pub struct MirrorWorker {
     pub(crate) bus: Bus,
     pub(crate) state: State,
     pub(crate) catalog: Catalog,
-    registry: Client,
-    tags: TagWriter,
+    pub(crate) registry: Client,
+    pub(crate) tags: TagWriter,
+    /// How often the registry is compared with the state; zero for never.
+    pub(crate) audit_every: Duration,
     transport: Transport,
 }
 
@@ -101,97 +102,6 @@ impl Classify for Error {
     }
 }
 
-/// The source of truth of a mirrored tag: its `upstream` entry.
-///
-/// An entry that is behind the event is no contradiction: the event is published before the entry is written.
-/// Two moves may have one number: the poller may die before it records the first, and find another digest then. The one
-/// that was recorded counts. A move whose tag retention removed again is over: a late delivery must not bring it back.
-struct Upstream<'a> {
-    state: &'a State,
-    registry: &'a Client,
-    mirror: &'a ResourceName,
-    repository: &'a Repository,
-    tag: &'a Tag,
-    /// What the move led to; nothing if the tag is gone.
-    digest: Option<&'a Digest>,
-    move_number: u64,
-}
-
-impl Upstream<'_> {
-    /// Refuses what may be older than the registry: after a restore, until the mirror was polled once.
-    ///
-    /// The poll finds what moved since the backup, as a move with a higher number, and this one is superseded.
-    async fn not_behind(&self, local: Option<&TagEntry>) -> Result<(), sluice_state::Error> {
-        let (_, restored) = self.state.control_now().await?;
-        let Some(at) = restored.and_then(|restored| time_from_wire(restored.at.as_ref())) else {
-            return Ok(());
-        };
-        let poll = self.state.polls.get(&key::poll(self.mirror)).await?;
-        let polled = poll.is_some_and(|Entry { value, .. }| {
-            value.failures == 0
-                && time_from_wire(value.polled_at.as_ref()).is_some_and(|polled| polled > at)
-        });
-        if polled {
-            return Ok(());
-        }
-        if let Some(digest) = self.digest {
-            let head = self
-                .registry
-                .head(self.repository, &self.tag.into())
-                .await?;
-            let known = |there: &str| {
-                local.is_some_and(|local| {
-                    local.digest == there
-                        || local
-                            .claim
-                            .as_ref()
-                            .is_some_and(|claim| claim.digest == there)
-                })
-            };
-            if head.is_none_or(|head| head.digest == *digest || known(head.digest.as_str())) {
-                return Ok(());
-            }
-        }
-        Err(sluice_state::Error::Behind {
-            tag: format!("{}:{}", self.repository, self.tag),
-            until: sluice_domain::now() + POLLED_BY,
-        })
-    }
-}
-
-impl Truth for Upstream<'_> {
-    async fn standing(&self) -> Result<Standing, sluice_state::Error> {
-        let entry = self
-            .state
-            .upstream
-            .get(&key::upstream(self.mirror, self.tag))
-            .await?;
-        let newer = entry.is_some_and(|Entry { value, .. }| {
-            let same = match self.digest {
-                Some(digest) => !value.gone && value.digest == digest.as_str(),
-                None => value.gone,
-            };
-            value.move_number > self.move_number || (value.move_number == self.move_number && !same)
-        });
-        let local = self
-            .state
-            .tags
-            .get(&key::tag(self.repository, self.tag))
-            .await?;
-        let local = local.map(|entry| entry.value);
-        let pruned = local.as_ref().is_some_and(|local| {
-            local.pruned
-                && local.mirror == self.mirror.as_str()
-                && local.move_number >= self.move_number
-        });
-        if newer || pruned {
-            return Ok(Standing::Superseded);
-        }
-        self.not_behind(local.as_ref()).await?;
-        Ok(Standing::Current)
-    }
-}
-
 impl Handler for MirrorWorker {
     type Input = Input;
     type Error = Error;
@@ -204,6 +114,7 @@ impl Handler for MirrorWorker {
             Input::Gone(fact) => self.gone(&fact).await,
             Input::Asked(command) => self.asked(&command, cause).await,
             Input::Reconcile(command) => {
+                let command = self.audit_if_due(command).await?;
                 after_events(&self.bus, &topology::MIRROR_WORKER, &command, cause).await?;
                 let found = self.missing(&command).await?;
                 Ok(found.into_outcome(&self.state, &command, cause))
@@ -212,7 +123,7 @@ impl Handler for MirrorWorker {
     }
 }
 
-fn provenance(fact: &UpstreamTagMoved) -> Provenance {
+pub(crate) fn provenance(fact: &UpstreamTagMoved) -> Provenance {
     Provenance {
         by: "mirror-worker".to_owned(),
         mirror: fact.mirror.to_string(),
@@ -231,15 +142,24 @@ impl MirrorWorker {
         registry: Client,
         claim: Duration,
     ) -> Self {
-        let tags = TagWriter::new(state.clone(), registry.clone()).claiming_for(claim);
+        let tags =
+            TagWriter::new(state.clone(), catalog.clone(), registry.clone()).claiming_for(claim);
         Self {
             bus,
             state,
             catalog,
             registry,
             tags,
+            audit_every: AUDIT_EVERY,
             transport: Transport::default(),
         }
+    }
+
+    /// Sets how often the registry is compared with what the state says of it; zero for never.
+    #[must_use]
+    pub const fn auditing_every(mut self, every: Duration) -> Self {
+        self.audit_every = every;
+        self
     }
 
     /// Reaches upstream registries in another way than over the wire.
@@ -280,6 +200,9 @@ impl MirrorWorker {
                 .await?;
             return self.superseded(&catalog, fact).await;
         }
+        if let Some(kept) = self.keeps(fact).await? {
+            return self.refused(fact, kept).await;
+        }
         let copied = self.copy(&catalog, fact).await?;
         crash::point_of("mirror-worker.copied", fact.tag.as_str());
         describe(&self.state, &self.registry, &fact.repository, &fact.digest).await?;
@@ -290,8 +213,10 @@ impl MirrorWorker {
             provenance: provenance(fact),
             truth: &truth,
         };
-        if self.tags.apply(&change).await? == Applied::Superseded {
-            return self.superseded(&catalog, fact).await;
+        match self.tags.apply(&change).await? {
+            Applied::Superseded => return self.superseded(&catalog, fact).await,
+            Applied::Refused { kept } => return self.refused(fact, kept).await,
+            Applied::Settled { .. } => {}
         }
         tracing::info!(
             image.repository = %fact.repository, image.tag = %fact.tag, image.digest = %fact.digest,
@@ -383,7 +308,11 @@ impl MirrorWorker {
         }))
     }
 
-    async fn copy(&self, catalog: &Snapshot, fact: &UpstreamTagMoved) -> Result<Copied, Error> {
+    pub(crate) async fn copy(
+        &self,
+        catalog: &Snapshot,
+        fact: &UpstreamTagMoved,
+    ) -> Result<Copied, Error> {
         if catalog.is_target(&fact.repository) {
             return Err(Error::Target {
                 repository: fact.repository.clone(),
@@ -436,7 +365,7 @@ impl MirrorWorker {
         Ok(Outcome::done())
     }
 
-    const fn truth<'a>(
+    pub(crate) const fn truth<'a>(
         &'a self,
         mirror: &'a ResourceName,
         repository: &'a Repository,
@@ -455,7 +384,7 @@ impl MirrorWorker {
     }
 
     /// Tells a failure that is final, whose message becomes a dead letter, or once that something is away for long.
-    async fn tell_failure(
+    pub(crate) async fn tell_failure(
         &self,
         fact: &UpstreamTagMoved,
         cause: &Cause,

@@ -7,35 +7,49 @@ use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::{UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::wire::state::{TagEntry, UpstreamTag};
 use sluice_events::{Command, Event, Message, time_from_wire};
-use sluice_state::reconcile::{Found, Next, PAGE};
+use sluice_state::reconcile::{Found, Next, PAGE, reason};
 use sluice_state::{Snapshot, key};
 
+use crate::audit::AUDIT_PAGE;
 use crate::mirror::{Error, MirrorWorker};
 
 impl MirrorWorker {
     /// Looks at a page of what upstream has.
     pub(crate) async fn missing(&self, command: &Reconcile) -> Result<Found, Error> {
         let catalog = self.catalog.current();
-        let page = self.state.upstream.page("*.*", command.after, PAGE).await?;
+        let is_audit = command.reason == reason::AUDIT;
+        let size = if is_audit { AUDIT_PAGE } else { PAGE };
+        let page = self.state.upstream.page("*.*", command.after, size).await?;
         let given_up = self.given_up().await?;
         let mut found = Found {
             looked_at: page.entries.len(),
             next: Next::after(page.next, Next::End),
+            audited_at: self.audited_at().await?,
             ..Found::default()
         };
+        let mut same = Vec::new();
         for entry in page.entries {
             let upstream = entry.value;
             let Some(wanted) = command_for(&catalog, &upstream) else {
                 continue;
             };
-            let local = self.local(&catalog, &wanted).await?;
-            let mirror = catalog.mirrors.get(&wanted.mirror);
-            if mirror.is_some_and(|mirror| differs(mirror, &upstream, local.as_ref()))
-                // What failed for good is tried again when a person asks for it.
-                && !given_up.contains(&wanted)
-            {
-                found.commands.push(wanted.into());
+            // What failed for good is tried again when a person asks for it.
+            if given_up.contains(&wanted) {
+                continue;
             }
+            let local = self.local(&catalog, &wanted).await?;
+            let Some(mirror) = catalog.mirrors.get(&wanted.mirror) else {
+                continue;
+            };
+            if self.differs(mirror, &upstream, local.as_ref()) {
+                found.commands.push(wanted.into());
+            } else if let Some(held) = local.filter(|local| is_held(&upstream, local)) {
+                same.push((wanted, mirror.to.clone(), held.digest));
+            }
+        }
+        if is_audit {
+            let damaged = self.damaged(same).await?;
+            found.commands.extend(damaged.into_iter().map(Into::into));
         }
         Ok(found)
     }
@@ -52,8 +66,18 @@ impl MirrorWorker {
         };
         let upstream = entry.value;
         let local = self.local(&catalog, command).await?;
+        let differs = self.differs(mirror, &upstream, local.as_ref());
+        if let Some(held) = local.filter(|local| is_held(&upstream, local))
+            && command.damaged
+            && !differs
+        {
+            return match moved(mirror, command, &upstream) {
+                Some(fact) => self.repair_or_tell(&fact, &held, cause).await,
+                None => Ok(Outcome::done()),
+            };
+        }
         // Whoever settled the tag tells of it; on a second attempt that may have been this very message.
-        if cause.attempt == 1 && !differs(mirror, &upstream, local.as_ref()) {
+        if cause.attempt == 1 && !differs {
             return Ok(Outcome::done());
         }
         if upstream.gone {
@@ -73,6 +97,13 @@ impl MirrorWorker {
             return Ok(Outcome::done());
         };
         self.moved_or_told(&fact, cause).await
+    }
+
+    /// Says whether a tag is not what upstream has, and is to become that.
+    fn differs(&self, mirror: &Mirror, upstream: &UpstreamTag, local: Option<&TagEntry>) -> bool {
+        let is_refused = local.is_some_and(|local| local.refused == upstream.digest);
+        let is_immutable = || self.catalog.current().is_immutable(&mirror.to);
+        differs(mirror, upstream, local) && !(is_refused && !upstream.gone && is_immutable())
     }
 
     async fn local(
@@ -97,16 +128,21 @@ impl MirrorWorker {
 
 fn move_of(message: Message) -> Option<MirrorTag> {
     match message {
-        Message::Command(Command::MirrorTag(command)) => Some(command),
+        Message::Command(Command::MirrorTag(command)) => Some(MirrorTag {
+            damaged: false,
+            ..command
+        }),
         Message::Event(Event::UpstreamTagMoved(fact)) => Some(MirrorTag {
             mirror: fact.mirror,
             tag: fact.tag,
             move_number: fact.move_number,
+            damaged: false,
         }),
         Message::Event(Event::UpstreamTagGone(fact)) => Some(MirrorTag {
             mirror: fact.mirror,
             tag: fact.tag,
             move_number: fact.move_number,
+            damaged: false,
         }),
         _ => None,
     }
@@ -116,6 +152,8 @@ fn move_of(message: Message) -> Option<MirrorTag> {
 fn command_for(catalog: &Snapshot, upstream: &UpstreamTag) -> Option<MirrorTag> {
     let mirror = catalog.mirrors.get(&upstream.mirror.parse().ok()?)?;
     let is_as_polled = mirror.enabled
+        // The first move may not be told yet.
+        && upstream.move_number > 0
         && upstream.repository == mirror.to.as_str()
         && upstream.source == mirror.from.to_string();
     is_as_polled.then_some(())?;
@@ -123,7 +161,14 @@ fn command_for(catalog: &Snapshot, upstream: &UpstreamTag) -> Option<MirrorTag> 
         mirror: mirror.name.clone(),
         tag: upstream.tag.parse().ok()?,
         move_number: upstream.move_number,
+        damaged: false,
     })
+}
+
+/// Says whether a tag is what a move of its mirror brought, with nobody at work on it.
+fn is_held(upstream: &UpstreamTag, local: &TagEntry) -> bool {
+    let is_ours = local.mirror == upstream.mirror && local.claim.is_none();
+    is_ours && !local.digest.is_empty() && !upstream.gone
 }
 
 /// Says whether a tag is not what upstream has; what retention removed stays removed.

@@ -2,8 +2,8 @@
 //!
 //! Polling costs one HEAD per tag. It must not fetch manifests, and knows nothing of the internal registry.
 
+mod ask;
 mod compare;
-mod known;
 mod patience;
 mod poll;
 mod reconcile;

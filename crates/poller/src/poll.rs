@@ -1,30 +1,28 @@
 //! One poll of one mirror.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use futures_util::{StreamExt as _, stream};
 use sluice_bus::{Cause, Handler, Outcome};
-use sluice_domain::resources::{Mirror, OnDelete};
-use sluice_domain::{Class, Classify, RegistryHost, ResourceName, Tag};
+use sluice_domain::resources::Mirror;
+use sluice_domain::{Class, Classify, RegistryHost, ResourceName};
 use sluice_events::commands::{PollMirror, Reconcile};
 use sluice_events::facts::{UpstreamPollFailed, UpstreamPollRecovered};
-use sluice_events::subject::{text, token};
-use sluice_events::wire::state::{UpstreamPoll, UpstreamTag};
+use sluice_events::wire::state::UpstreamPoll;
 use sluice_events::{Command, Decode, Message, Unexpected, time_to_wire};
 use sluice_registry::{Client, Transport};
 use sluice_state::{Catalog, Entry, Snapshot, State, key, remote_registry};
 use thiserror::Error;
 
-use crate::known::Known;
-use crate::{compare, patience, reconcile};
+use crate::ask::Answers;
+use crate::{patience, reconcile};
 
 /// The stage.
 #[derive(Debug)]
 pub struct Poller {
     pub(crate) state: State,
     pub(crate) catalog: Catalog,
-    parallel_heads: usize,
+    pub(crate) parallel_heads: usize,
     transport: Transport,
     clients: Mutex<BTreeMap<RegistryHost, (u64, Client)>>,
 }
@@ -57,14 +55,6 @@ impl Classify for Error {
     fn class(&self) -> Class {
         self.0.class()
     }
-}
-
-/// What the upstream said, tag by tag.
-struct Answers {
-    listed: BTreeSet<Tag>,
-    selected: usize,
-    heads: Vec<(Tag, sluice_domain::Digest)>,
-    failure: Option<String>,
 }
 
 impl Handler for Poller {
@@ -102,10 +92,8 @@ impl Poller {
             tracing::debug!(mirror = %name, %until, "its upstream keeps failing; it is left alone");
             return Ok(Outcome::done());
         }
-        let known = self.known(mirror).await?;
-        let answers = self.ask(&catalog, mirror).await;
-        let outcome = self.outcome(mirror, &known, &answers);
-        Ok(self.poll_outcome(outcome, mirror, poll, &answers))
+        let answers = self.ask(&catalog, mirror).await?;
+        Ok(self.poll_outcome(mirror, poll, answers))
     }
 
     /// Makes the stage.
@@ -127,91 +115,8 @@ impl Poller {
         self
     }
 
-    async fn known(&self, mirror: &Mirror) -> Result<BTreeMap<Tag, Known>, Error> {
-        let entries = self
-            .state
-            .upstream
-            .list(&format!("{}.*", token(mirror.name.as_str())))
-            .await?;
-        let tag = |entry: &Entry<UpstreamTag>| text(entry.key.rsplit('.').next()?)?.parse().ok();
-        let mut known: BTreeMap<Tag, Known> = BTreeMap::new();
-        for entry in entries {
-            if let Some(tag) = tag(&entry) {
-                known.entry(tag).or_default().recorded = Some(entry);
-            }
-        }
-        // A move that was told, but not recorded, may have been carried out all the same.
-        for entry in self.state.tags.list(&key::tags_of(&mirror.to)).await? {
-            let local = entry.value;
-            let Ok(tag) = local.tag.parse::<Tag>() else {
-                continue;
-            };
-            if local.mirror == mirror.name.as_str() && !local.digest.is_empty() {
-                let key = key::upstream(&mirror.name, &tag);
-                known.entry(tag).or_default().carry_out(mirror, key, local);
-            }
-        }
-        Ok(known)
-    }
-
-    /// Asks the upstream; whatever fails is told and the rest still counts.
-    async fn ask(&self, catalog: &Snapshot, mirror: &Mirror) -> Answers {
-        let mut answers = Answers {
-            listed: BTreeSet::new(),
-            selected: 0,
-            heads: Vec::new(),
-            failure: None,
-        };
-        let client = match self.client(catalog, &mirror.from.host) {
-            Ok(client) => client,
-            Err(error) => {
-                answers.failure = Some(format!("{error:#}"));
-                return answers;
-            }
-        };
-        let listed = match client.tags(&mirror.from.repository).await {
-            Ok(listed) => listed,
-            Err(error) => {
-                answers.failure = Some(told(&error));
-                return answers;
-            }
-        };
-        let selected = match sluice_policy::select(&mirror.tags, &listed) {
-            Ok(selected) => selected,
-            Err(error) => {
-                answers.failure = Some(error.to_string());
-                return answers;
-            }
-        };
-        answers.listed = listed.into_iter().collect();
-        answers.selected = selected.tags.len();
-        let client = &client;
-        let mut heads = stream::iter(selected.tags)
-            .map(|tag| async move {
-                let head = client.head(&mirror.from.repository, &(&tag).into()).await;
-                (tag, head)
-            })
-            .buffer_unordered(self.parallel_heads);
-        while let Some((tag, head)) = heads.next().await {
-            match head {
-                Ok(Some(head)) => answers.heads.push((tag, head.digest)),
-                // It was deleted after the listing; the next listing says so.
-                Ok(None) => {}
-                Err(error) => {
-                    let used_up = matches!(error, sluice_registry::Error::Quota { .. });
-                    answers.failure = Some(told(&error));
-                    // A quota is used up for the other tags too, and asking would prolong that.
-                    if used_up {
-                        break;
-                    }
-                }
-            }
-        }
-        answers
-    }
-
     /// Keeps one client per registry, and with it its tokens, until a resource changes.
-    fn client(&self, catalog: &Snapshot, host: &RegistryHost) -> anyhow::Result<Client> {
+    pub(crate) fn client(&self, catalog: &Snapshot, host: &RegistryHost) -> anyhow::Result<Client> {
         let mut clients = self
             .clients
             .lock()
@@ -227,74 +132,13 @@ impl Poller {
         Ok(client)
     }
 
-    fn outcome(&self, mirror: &Mirror, known: &BTreeMap<Tag, Known>, answers: &Answers) -> Outcome {
-        let now = sluice_domain::now();
-        let mut outcome = Outcome::done();
-        for (tag, digest) in &answers.heads {
-            let before = known.get(tag).and_then(|known| known.before(digest));
-            if let Some((fact, entry)) =
-                compare::seen(mirror, tag, before.map(|entry| &entry.value), digest, now)
-            {
-                tracing::info!(mirror = %mirror.name, image.tag = %tag, image.digest = %digest, "moved");
-                let number = fact.move_number.to_string();
-                outcome = outcome
-                    .fact_at(fact, number)
-                    .then(self.record(mirror, tag, before, entry));
-            }
-        }
-        // A listing that failed or came back empty says nothing of what is gone.
-        if !answers.listed.is_empty() {
-            let unlisted = known
-                .iter()
-                .filter(|(tag, _)| !answers.listed.contains(*tag))
-                .filter_map(|(tag, known)| Some((tag, known.last()?)));
-            for (tag, before) in unlisted {
-                let remove = mirror.on_delete == OnDelete::Delete;
-                if let Some((fact, entry)) = compare::gone(mirror, tag, &before.value, remove, now)
-                {
-                    tracing::info!(mirror = %mirror.name, image.tag = %tag, "gone");
-                    let number = fact.move_number.to_string();
-                    outcome = outcome.fact_at(fact, number).then(self.record(
-                        mirror,
-                        tag,
-                        Some(before),
-                        entry,
-                    ));
-                }
-            }
-        }
-        outcome
-    }
-
-    /// Records a tag at the revision that was read; another replica that was faster recorded the same move.
-    fn record(
-        &self,
-        mirror: &Mirror,
-        tag: &Tag,
-        before: Option<&Entry<UpstreamTag>>,
-        entry: UpstreamTag,
-    ) -> impl Future<Output = Result<(), sluice_state::Error>> + Send + use<> {
-        let (entries, key) = (
-            self.state.upstream.clone(),
-            key::upstream(&mirror.name, tag),
-        );
-        let revision = before.map(|entry| entry.revision);
-        async move {
-            match entries.write(&key, &entry, revision).await {
-                Ok(_) => Ok(()),
-                Err(error) if error.is_conflict() => Ok(()),
-                Err(error) => Err(error),
-            }
-        }
-    }
-
     fn poll_outcome(
         &self,
-        mut outcome: Outcome,
         mirror: &Mirror,
         before: Option<Entry<UpstreamPoll>>,
-        answers: &Answers,
+        answers: Answers,
     ) -> Outcome {
+        let mut outcome = answers.outcome;
         let mut poll = before.map(|entry| entry.value).unwrap_or_default();
         let failed_before = poll.failures;
         poll.mirror = mirror.name.to_string();
@@ -333,15 +177,4 @@ impl Poller {
         let (polls, key) = (self.state.polls.clone(), key::poll(&mirror.name));
         outcome.then(async move { polls.put(&key, &poll).await.map(drop) })
     }
-}
-
-/// Tells an error with its source, which holds the reason of a broken connection.
-fn told(error: &sluice_registry::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -3,6 +3,7 @@
 //! A decision that says nothing new keeps its time, and with it the tag that a template makes, and is not told again.
 
 use chrono::{DateTime, Utc};
+use sluice_domain::Digest;
 use sluice_events::wire::events::Reason;
 use sluice_events::wire::state::{Decision, DecisionInput, DecisionOutcome};
 use sluice_events::{time_from_wire, time_to_wire};
@@ -19,13 +20,16 @@ const COVERAGE: &str = "coverage";
 const SOAK: &str = "soak";
 /// The rule that stands for a policy that makes no target of this image.
 const TARGET: &str = "target";
+/// The rule that the tags of an immutable target keep what they name.
+const IMMUTABLE: &str = "immutable";
 
-/// Judges an image now, and returns the decision to be stored.
+/// Judges an image now, and returns the decision to be stored; `kept` is what its immutable place keeps instead of it.
 pub(crate) fn decide(
     policy: &Policy,
     candidate: &Candidate,
     inputs: Vec<DecisionInput>,
     stored: Option<&Decision>,
+    kept: Option<&Digest>,
 ) -> Decision {
     let now = candidate.decided_at;
     let mut next = Decision {
@@ -49,6 +53,15 @@ pub(crate) fn decide(
                 undetermined: true,
             }];
         }
+    }
+    if let (DecisionOutcome::Allow, Some(kept)) = (next.outcome(), kept) {
+        next.outcome = DecisionOutcome::Deny.into();
+        next.reasons.push(Reason {
+            rule: IMMUTABLE.to_owned(),
+            detail: format!("the tag names {kept}, and its repository is immutable"),
+            passed: false,
+            undetermined: false,
+        });
     }
     match next.outcome() {
         DecisionOutcome::Allow => place(&mut next, policy, candidate, stored),
@@ -75,7 +88,8 @@ pub(crate) fn decide(
 pub(crate) fn is_known_to_fail(decision: &Decision) -> bool {
     decision.outcome() == DecisionOutcome::Deny
         && decision.reasons.iter().any(|reason| {
-            !reason.passed && !reason.undetermined && ![COVERAGE, SOAK].contains(&&*reason.rule)
+            let is_about_it = ![COVERAGE, SOAK, IMMUTABLE].contains(&&*reason.rule);
+            !reason.passed && !reason.undetermined && is_about_it
         })
 }
 

@@ -220,7 +220,8 @@ impl Promoter {
         registry: Client,
         claim: Duration,
     ) -> Self {
-        let tags = TagWriter::new(state.clone(), registry.clone()).claiming_for(claim);
+        let tags =
+            TagWriter::new(state.clone(), catalog.clone(), registry.clone()).claiming_for(claim);
         Self {
             bus,
             state,
@@ -323,7 +324,10 @@ impl Promoter {
         let before = stored.as_ref().map(|entry| &entry.value);
         let first_seen_at = first_seen(&self.state, subject).await?;
         let candidate = known.candidate(subject, first_seen_at, now());
-        let mut decision = decide(policy, &candidate, known.inputs(), before);
+        let mut decision = decide(policy, &candidate, known.inputs(), before, None);
+        if let Some(kept) = self.kept_instead(&decision, &subject.digest).await? {
+            decision = decide(policy, &candidate, known.inputs(), before, Some(&kept));
+        }
         keep_held(&mut decision, before, known.scanned_at);
         if before.is_some_and(|before| before.policy_revision > policy.revision) {
             return Err(Error::Outdated {
@@ -364,6 +368,19 @@ impl Promoter {
         }
         let revision = stored.map_or(0, |Entry { revision, .. }| revision);
         Ok(Some(case(policy, subject, known, key, decision, revision)))
+    }
+
+    /// Returns what the place of an image that is allowed keeps instead of it, if its repository is immutable.
+    async fn kept_instead(
+        &self,
+        decision: &Decision,
+        digest: &Digest,
+    ) -> Result<Option<Digest>, Error> {
+        let place = (decision.target.parse(), decision.target_tag.parse());
+        let (DecisionOutcome::Allow, (Ok(target), Ok(tag))) = (decision.outcome(), place) else {
+            return Ok(None);
+        };
+        Ok(self.tags.kept(&target, &tag, digest).await?)
     }
 
     /// Ends what somebody who died had begun by a decision from which nothing follows any more.

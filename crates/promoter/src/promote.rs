@@ -178,6 +178,12 @@ impl Promoter {
             match self.bring(case, &truth).await {
                 Ok(Applied::Settled { previous: before }) => previous = before.or(previous),
                 Ok(Applied::Superseded) => return self.too_late(case).await,
+                // Somebody else's image came to this immutable place first; the next judgement says so.
+                Ok(Applied::Refused { .. }) => {
+                    return Err(Error::Overtaken {
+                        until: sluice_domain::now() + LOOK_AGAIN,
+                    });
+                }
                 // A source that moved on may be gone by now; and whoever took the image back meanwhile may have done this
                 // message too, so that nobody would look again at what was brought until here.
                 Err(error) => {

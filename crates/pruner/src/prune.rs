@@ -162,7 +162,8 @@ impl Pruner {
         registry: Client,
         claim: Duration,
     ) -> Self {
-        let tags = TagWriter::new(state.clone(), registry.clone()).claiming_for(claim);
+        let tags =
+            TagWriter::new(state.clone(), catalog.clone(), registry.clone()).claiming_for(claim);
         Self {
             bus,
             state,

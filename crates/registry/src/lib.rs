@@ -26,6 +26,7 @@ mod tags;
 mod transport;
 mod turn;
 mod verify;
+mod whole;
 
 pub use client::Client;
 pub use copy::{Copied, CopyJob, CopyOptions};
@@ -40,3 +41,4 @@ pub use progress::{Arrival, Progress, Watch};
 pub use rate::RateLimit;
 pub use reference::ImageReference;
 pub use transport::{Exchange, Exchanged, Transport};
+pub use whole::Inspection;

@@ -69,6 +69,13 @@ impl Snapshot {
         settings_for(self.repositories.values(), repository)
     }
 
+    /// Says whether the tags of this repository keep the image that they name.
+    #[must_use]
+    pub fn is_immutable(&self, repository: &Repository) -> bool {
+        self.settings(repository)
+            .is_some_and(|settings| settings.immutable)
+    }
+
     fn put(&mut self, resource: Resource, created_at: Option<DateTime<Utc>>) {
         let name = resource.name().clone();
         if let (Resource::Webhook(_), Some(since)) = (&resource, created_at) {

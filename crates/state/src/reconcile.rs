@@ -45,6 +45,8 @@ pub mod reason {
     pub const LOST: &str = "lost";
     /// The registry was started anew, and what it had not told yet is lost.
     pub const RESTARTED: &str = "restarted";
+    /// What the registry holds is to be looked at too, and not only what the state says of it.
+    pub const AUDIT: &str = "audit";
 }
 
 /// Where a search goes on.
@@ -82,6 +84,8 @@ pub struct Found {
     pub facts: Vec<(Event, String)>,
     /// What the scan counts, as the stage means it.
     pub counted: u64,
+    /// When a search that also looked at what the registry holds ended last, before this one.
+    pub audited_at: Option<DateTime<Utc>>,
     /// Where the search goes on.
     pub next: Next,
 }
@@ -111,7 +115,9 @@ impl Found {
         }
         let next = match self.next {
             Next::End => {
-                return outcome.then(ended(state.clone(), command, run, (looked_at, found)));
+                let audited_at = self.audited_at;
+                let counts = (looked_at, found);
+                return outcome.then(ended(state.clone(), command, run, counts, audited_at));
             }
             Next::After(after) => (command.scan, after, String::new()),
             Next::AfterName(name) => (command.scan, 0, name),
@@ -150,6 +156,7 @@ fn ended(
     command: &Reconcile,
     run: String,
     (looked_at, found): (u64, u64),
+    audited_at: Option<DateTime<Utc>>,
 ) -> impl Future<Output = Result<(), Error>> + Send + use<> {
     let (stage, reason) = (command.stage.clone(), command.reason.clone());
     async move {
@@ -167,12 +174,19 @@ fn ended(
         let labels = [("stage", stage.as_str()), ("reason", reason.as_str())];
         metrics::count("sluice_reconciliations_total", 1, &labels);
         metrics::count("sluice_reconciliation_found_total", found, &labels);
+        let now = sluice_domain::now();
+        let audited_at = if reason == reason::AUDIT {
+            Some(now)
+        } else {
+            audited_at
+        };
         let entry = Reconciliation {
             run,
             reason,
             looked_at,
             found,
-            ended_at: Some(time_to_wire(sluice_domain::now())),
+            ended_at: Some(time_to_wire(now)),
+            audited_at: audited_at.map(time_to_wire),
             stage: stage.clone(),
             ..Default::default()
         };

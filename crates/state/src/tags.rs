@@ -1,5 +1,6 @@
 //! The one tag operation: the only code that writes or removes a tag (invariant 2).
 
+mod fixed;
 mod late;
 
 use std::time::Duration;
@@ -13,6 +14,7 @@ use sluice_service::crash;
 
 use self::late::Late;
 use crate::State;
+use crate::catalog::Catalog;
 use crate::entries::Entry;
 use crate::error::Error;
 use crate::key;
@@ -77,12 +79,18 @@ pub enum Applied {
     },
     /// Something else is wanted by now; nothing was to be done.
     Superseded,
+    /// The repository is immutable and the tag names something else, which it keeps.
+    Refused {
+        /// What it keeps.
+        kept: Digest,
+    },
 }
 
 /// Carries out tag changes for one service.
 #[derive(Debug, Clone)]
 pub struct TagWriter {
     state: State,
+    catalog: Catalog,
     registry: Client,
     claim: Duration,
 }
@@ -95,9 +103,10 @@ enum Round {
 impl TagWriter {
     /// Makes a writer with the registry account of the service.
     #[must_use]
-    pub const fn new(state: State, registry: Client) -> Self {
+    pub const fn new(state: State, catalog: Catalog, registry: Client) -> Self {
         Self {
             state,
+            catalog,
             registry,
             claim: CLAIM,
         }
@@ -202,6 +211,22 @@ impl TagWriter {
     ///
     /// What a live claim is for is kept, so it must not outlive the work.
     async fn release<T>(&self, change: &TagChange<'_, T>, holder: &str) {
+        let released = async {
+            let key = key::tag(change.repository, change.tag);
+            let claim = self.state.tags.get(&key).await?;
+            let claim = claim.and_then(|entry| entry.value.claim);
+            if claim.is_some_and(|claim| claim.holder == holder) {
+                self.end_claim(change, holder).await?;
+            }
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = released.await {
+            tracing::debug!(%error, "a claim is left to lapse");
+        }
+    }
+
+    /// Leaves nothing behind of a change that is not carried out.
+    async fn end_claim<T>(&self, change: &TagChange<'_, T>, holder: &str) -> Result<bool, Error> {
         let late = Late {
             repository: change.repository,
             tag: change.tag,
@@ -209,18 +234,7 @@ impl TagWriter {
             provenance: &change.provenance,
             holder,
         };
-        let released = async {
-            let key = key::tag(late.repository, late.tag);
-            let claim = self.state.tags.get(&key).await?;
-            let claim = claim.and_then(|entry| entry.value.claim);
-            if claim.is_some_and(|claim| claim.holder == holder) {
-                self.is_left(late).await?;
-            }
-            Ok::<(), Error>(())
-        };
-        if let Err(error) = released.await {
-            tracing::debug!(%error, "a claim is left to lapse");
-        }
+        self.is_left(late).await
     }
 
     async fn round<T: Truth>(
@@ -234,14 +248,7 @@ impl TagWriter {
         let entry = self.state.tags.get(&key).await?;
         let (mut value, revision) = split(entry);
         if change.truth.standing().await? == Standing::Superseded {
-            let late = Late {
-                repository: change.repository,
-                tag: change.tag,
-                wanted: wanted.as_ref(),
-                provenance: &change.provenance,
-                holder,
-            };
-            return Ok(if self.is_left(late).await? {
+            return Ok(if self.end_claim(change, holder).await? {
                 Round::Done(Applied::Superseded)
             } else {
                 Round::Again
@@ -253,6 +260,13 @@ impl TagWriter {
             .head(change.repository, &change.tag.into())
             .await?
             .map(|head| head.digest);
+        if let (Some(wanted), Some(at)) = (&wanted, &at)
+            && self.keeps(change.repository, &value, wanted, at)
+        {
+            let kept = at.clone();
+            self.end_claim(change, holder).await?;
+            return Ok(Round::Done(Applied::Refused { kept }));
+        }
         let settled = value.claim.is_none() && value.digest == text(wanted.as_ref());
         if settled && at == wanted {
             return Ok(Round::Done(Applied::Settled { previous: None }));
@@ -389,6 +403,7 @@ fn settle(
         promotion,
     } = provenance.clone();
     value.claim = None;
+    value.refused.clear();
     value.pruning = value.pruning.take().filter(|_| wanted.is_none());
     value.pruned = value.pruning.is_some();
     let before = std::mem::replace(&mut value.digest, text(wanted));

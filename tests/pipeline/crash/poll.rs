@@ -1,5 +1,6 @@
 //! The poller dies between the moves that it tells and what it records of them, and while it writes its schedules.
 
+use sluice_events::Event;
 use sluice_state::key;
 
 use super::{Play, dies};
@@ -30,6 +31,46 @@ fn poll(at: &str) {
     let schedules = play.bus.run(play.bus.bus.schedules("poll")).unwrap();
     assert_eq!(schedules, ["poll.app"]);
 }
+
+/// The poller dies after it has told that the tag is at the first image; then the tag moves.
+fn moved_between(at: &str) {
+    let mut play = Play::of("poller");
+    let publisher = play.stack.publisher();
+    let images = ["a", "b"].map(|content| publisher.image("library/app", "amd64", content));
+    publisher.put("library/app", "1.0", &images[0]);
+    let mirror = play
+        .stack
+        .mirror("app", "library/app", "hub/app", "every: 1h\n");
+    let resources = format!("{}{mirror}", play.stack.upstream_resource());
+    play.stack.apply(&resources);
+    if at.is_empty() {
+        play.run("", &[]);
+        play.told(&[("upstream.tag_moved", 1)]);
+    } else {
+        let dying = play.stack.begin_dying("poller", at, &[]);
+        play.stack.until_dead(dying, at);
+    }
+    publisher.put("library/app", "1.0", &images[1]);
+    play.run("", &[]);
+    play.stack.sluice(&["poll", "app"]);
+    play.told(&[("upstream.tag_moved", 2)]);
+    let told = play.facts("upstream.tag_moved").into_iter();
+    let moves: Vec<_> = told
+        .map(|event| match event {
+            Event::UpstreamTagMoved(fact) => (fact.digest.to_string(), fact.move_number),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let [a, b] = images.map(|image| image.digest);
+    assert_eq!(moves, [(a, 1), (b, 2)], "one move, one number");
+}
+
+dies!(moved_between:
+    a_tag_that_moves_after_a_poll_has_two_moves at "",
+    a_tag_that_moves_after_a_move_got_its_number_has_two_moves at "bus.handled",
+    a_tag_that_moves_after_a_move_was_told_has_two_moves at "bus.fact_published:1",
+    a_tag_that_moves_after_a_move_was_recorded_has_two_moves at "bus.recorded:1",
+);
 
 dies!(poll:
     moves_are_told_without_a_death at "",

@@ -79,6 +79,8 @@ fn named(event: &Event) -> Vec<(&Repository, Option<&Tag>)> {
         Event::UpstreamTagGone(fact) => vec![(&fact.repository, Some(&fact.tag))],
         Event::TagMirrored(fact) => vec![(&fact.repository, Some(&fact.tag))],
         Event::TagMirrorFailed(fact) => vec![(&fact.repository, Some(&fact.tag))],
+        Event::TagMoveRefused(fact) => vec![(&fact.repository, Some(&fact.tag))],
+        Event::TagRepaired(fact) => vec![(&fact.repository, Some(&fact.tag))],
         Event::TagPushed(fact) => vec![(&fact.repository, Some(&fact.tag))],
         Event::TagDeleted(fact) => vec![(&fact.repository, Some(&fact.tag))],
         Event::ScanSucceeded(fact) => vec![(&fact.repository, fact.tag.as_ref())],
@@ -118,6 +120,11 @@ fn detail(event: &Event) -> String {
             fact.digest, fact.blobs_copied, fact.blobs_mounted, fact.blobs_skipped
         ),
         Event::TagMirrorFailed(fact) => fact.reason.clone(),
+        Event::TagMoveRefused(fact) => format!(
+            "{} at {}; it keeps {}, its repository is immutable",
+            fact.digest, fact.source, fact.kept
+        ),
+        Event::TagRepaired(fact) => format!("{}, missing was {}", fact.digest, fact.missing),
         Event::TagPushed(fact) => format!("{} by {}", fact.digest, somebody(&fact.actor)),
         Event::TagDeleted(fact) => format!("by {}", somebody(&fact.actor)),
         Event::ScanSucceeded(fact) => scanned(fact),

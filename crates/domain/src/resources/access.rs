@@ -214,6 +214,9 @@ pub struct RepositorySettings {
     /// What becomes of an image that stands in it, as a target, without a decision.
     #[serde(default, skip_serializing_if = "Unauthorised::is_default")]
     pub unauthorised: Unauthorised,
+    /// A tag that names an image never comes to name another one; it may still be removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub immutable: bool,
 }
 
 impl RepositorySettings {
@@ -301,6 +304,7 @@ mod tests {
             scan: ScanMode::OnPush,
             keep,
             unauthorised: Unauthorised::Report,
+            immutable: false,
         }
     }
 

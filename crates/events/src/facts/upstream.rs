@@ -109,4 +109,38 @@ TagMirrorFailed {
     reason: String,
     /// Which move of the tag this is, counted from 1.
     move_number: u64,
+}
+/// A tag moved upstream, but not here, because its repository is immutable; published once per digest.
+TagMoveRefused {
+    /// The mirror, by its resource name.
+    mirror: ResourceName,
+    /// The remote repository, as in `docker.io/library/alpine`.
+    source: RemoteRepository,
+    /// The staging repository.
+    repository: Repository,
+    /// The tag.
+    tag: Tag,
+    /// What it points to upstream.
+    digest: Digest,
+    /// What it goes on pointing to here.
+    kept: Digest,
+    /// Which move of the tag this is, counted from 1.
+    move_number: u64,
+}
+/// A mirrored tag, or a part of its image, was missing from the registry and was brought again.
+TagRepaired {
+    /// The mirror, by its resource name.
+    mirror: ResourceName,
+    /// The remote repository, as in `docker.io/library/alpine`.
+    source: RemoteRepository,
+    /// The staging repository.
+    repository: Repository,
+    /// The tag.
+    tag: Tag,
+    /// The digest of the image or index.
+    digest: Digest,
+    /// What was missing, as in `blob sha256:...`.
+    missing: String,
+    /// Which move of the tag this is, counted from 1.
+    move_number: u64,
 }}

@@ -222,6 +222,56 @@ pub struct TagMirrorFailed {
     #[prost(uint64, tag = "7")]
     pub move_number: u64,
 }
+/// A tag moved upstream, but not here, because its repository is immutable; published once per digest.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TagMoveRefused {
+    /// The mirror, by its resource name.
+    #[prost(string, tag = "1")]
+    pub mirror: ::prost::alloc::string::String,
+    /// The remote repository, as in docker.io/library/alpine.
+    #[prost(string, tag = "2")]
+    pub source: ::prost::alloc::string::String,
+    /// The staging repository.
+    #[prost(string, tag = "3")]
+    pub repository: ::prost::alloc::string::String,
+    /// The tag.
+    #[prost(string, tag = "4")]
+    pub tag: ::prost::alloc::string::String,
+    /// What it points to upstream.
+    #[prost(string, tag = "5")]
+    pub digest: ::prost::alloc::string::String,
+    /// What it goes on pointing to here.
+    #[prost(string, tag = "6")]
+    pub kept: ::prost::alloc::string::String,
+    /// Which move of the tag this is, counted from 1.
+    #[prost(uint64, tag = "7")]
+    pub move_number: u64,
+}
+/// A mirrored tag, or a part of its image, was missing from the registry and was brought again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TagRepaired {
+    /// The mirror, by its resource name.
+    #[prost(string, tag = "1")]
+    pub mirror: ::prost::alloc::string::String,
+    /// The remote repository, as in docker.io/library/alpine.
+    #[prost(string, tag = "2")]
+    pub source: ::prost::alloc::string::String,
+    /// The staging repository.
+    #[prost(string, tag = "3")]
+    pub repository: ::prost::alloc::string::String,
+    /// The tag.
+    #[prost(string, tag = "4")]
+    pub tag: ::prost::alloc::string::String,
+    /// The digest of the image or index.
+    #[prost(string, tag = "5")]
+    pub digest: ::prost::alloc::string::String,
+    /// What was missing, as in blob sha256:...
+    #[prost(string, tag = "6")]
+    pub missing: ::prost::alloc::string::String,
+    /// Which move of the tag this is, counted from 1.
+    #[prost(uint64, tag = "7")]
+    pub move_number: u64,
+}
 /// A tag was pushed to the internal registry.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TagPushed {
@@ -726,7 +776,7 @@ pub struct Reconcile {
     /// The stage, by its name.
     #[prost(string, tag = "1")]
     pub stage: ::prost::alloc::string::String,
-    /// Why: start, hourly, asked, changed, lost or restarted.
+    /// Why: start, hourly, asked, changed, lost, restarted or audit.
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
     /// The search that this is a page of, empty for one that begins.
@@ -763,4 +813,7 @@ pub struct MirrorTag {
     /// Which move of the tag led to this, counted from 1.
     #[prost(uint64, tag = "3")]
     pub move_number: u64,
+    /// Whether the registry lacks what the state says is there.
+    #[prost(bool, tag = "4")]
+    pub damaged: bool,
 }

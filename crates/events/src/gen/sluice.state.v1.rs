@@ -37,6 +37,25 @@ pub struct Move {
     #[prost(message, optional, tag = "3")]
     pub at: ::core::option::Option<::prost_types::Timestamp>,
 }
+/// A move that has its number, and is told before it counts.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PendingMove {
+    /// What the tag moved to, empty where it disappeared.
+    #[prost(string, tag = "1")]
+    pub digest: ::prost::alloc::string::String,
+    /// Which move it is.
+    #[prost(uint64, tag = "2")]
+    pub move_number: u64,
+    /// When it was seen.
+    #[prost(message, optional, tag = "3")]
+    pub at: ::core::option::Option<::prost_types::Timestamp>,
+    /// The remote repository at which it was seen.
+    #[prost(string, tag = "4")]
+    pub source: ::prost::alloc::string::String,
+    /// The staging repository that it was seen for.
+    #[prost(string, tag = "5")]
+    pub repository: ::prost::alloc::string::String,
+}
 /// When a digest was first seen at a tag.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FirstSeen {
@@ -68,10 +87,10 @@ pub struct UpstreamTag {
     /// What it points to; the last one where it is gone.
     #[prost(string, tag = "6")]
     pub digest: ::prost::alloc::string::String,
-    /// Which move of the tag this is, counted from 1.
+    /// Which move of the tag this is, counted from 1; 0 while the first is pending.
     #[prost(uint64, tag = "7")]
     pub move_number: u64,
-    /// Whether it is no longer listed.
+    /// Whether it is no longer there.
     #[prost(bool, tag = "8")]
     pub gone: bool,
     /// The last 50 moves, oldest first.
@@ -80,6 +99,9 @@ pub struct UpstreamTag {
     /// The last 50 digests with the time they were first seen.
     #[prost(message, repeated, tag = "10")]
     pub first_seen: ::prost::alloc::vec::Vec<FirstSeen>,
+    /// The next moves while they are told: whoever finds them tells them, so that a number is never given to another move.
+    #[prost(message, repeated, tag = "12")]
+    pub pending: ::prost::alloc::vec::Vec<PendingMove>,
 }
 /// How the last poll of a mirror went.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -196,6 +218,9 @@ pub struct TagEntry {
     /// What it pointed to before the last change that was settled, empty where that was nothing or the same.
     #[prost(string, tag = "14")]
     pub previous: ::prost::alloc::string::String,
+    /// What the tag was not moved to because its repository is immutable; told once.
+    #[prost(string, tag = "18")]
+    pub refused: ::prost::alloc::string::String,
 }
 /// One manifest of an image.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -590,6 +615,9 @@ pub struct Reconciliation {
     /// How many pieces of missing work were found and asked for.
     #[prost(uint64, tag = "7")]
     pub found: u64,
+    /// When the stage last ended a search that also looked at what the registry holds.
+    #[prost(message, optional, tag = "8")]
+    pub audited_at: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// Whether a scanner understood a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

@@ -103,7 +103,9 @@ fn fields(text: &mut String, message: &protocol::Message) {
 fn publisher(name: &str) -> &'static str {
     match name.split_once('.').unwrap() {
         ("upstream", _) => "`sluice-poller`",
-        ("tag", "mirrored" | "mirror_failed") => "`sluice-mirror-worker`",
+        ("tag", "mirrored" | "mirror_failed" | "move_refused" | "repaired") => {
+            "`sluice-mirror-worker`"
+        }
         ("tag" | "manifest", _) => "`sluice-gateway`",
         ("scan" | "scanner", _) => "`sluice-scanner-adapter`",
         ("image", _) => "`sluice-promoter`",

@@ -11,9 +11,9 @@ use sluice_events::facts::{
     ImageFlagged, ImagePromoted, ImagePromotionDenied, ImageUnauthorised, ImageWithdrawn,
     ManifestDeleted, ManifestPulled, ManifestPushed, PruneCompleted, PrunedTag, Reason,
     ResourceApplied, ScanFailed, ScanFindingsChanged, ScanSucceeded, ScannedChild,
-    ScannerDatabaseUpdated, TagDeleted, TagMirrorFailed, TagMirrored, TagPulled, TagPushed,
-    UpstreamPollFailed, UpstreamPollRecovered, UpstreamTagGone, UpstreamTagMoved, WebhookDelivered,
-    WebhookFailed,
+    ScannerDatabaseUpdated, TagDeleted, TagMirrorFailed, TagMirrored, TagMoveRefused, TagPulled,
+    TagPushed, TagRepaired, UpstreamPollFailed, UpstreamPollRecovered, UpstreamTagGone,
+    UpstreamTagMoved, WebhookDelivered, WebhookFailed,
 };
 use sluice_events::{Command, Event, EventId, Message};
 
@@ -129,6 +129,26 @@ fn upstream() -> Vec<Event> {
             tag: tag("3.20"),
             digest: digest(),
             reason: "the manifest is gone".to_owned(),
+            move_number: 1,
+        }
+        .into(),
+        TagMoveRefused {
+            mirror: name("alpine"),
+            source: source(),
+            repository: repository("hub/alpine"),
+            tag: tag("3.20"),
+            digest: digest(),
+            kept: format!("sha256:{}", "cd".repeat(32)).parse().unwrap(),
+            move_number: 2,
+        }
+        .into(),
+        TagRepaired {
+            mirror: name("alpine"),
+            source: source(),
+            repository: repository("hub/alpine"),
+            tag: tag("3.20"),
+            digest: digest(),
+            missing: format!("blob {}", digest()),
             move_number: 1,
         }
         .into(),
@@ -396,6 +416,7 @@ fn commands() -> Vec<Command> {
             mirror: name("alpine"),
             tag: tag("3.20"),
             move_number: 3,
+            damaged: false,
         }
         .into(),
     ]

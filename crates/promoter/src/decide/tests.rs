@@ -1,8 +1,8 @@
 //! Decisions over time: what is new, what keeps its time, and what takes an image back.
 
 use chrono::TimeDelta;
+use sluice_domain::SeverityCounts;
 use sluice_domain::resources::{Resource, documents};
-use sluice_domain::{Digest, SeverityCounts};
 use sluice_events::wire::events::SeverityCounts as WireCounts;
 use sluice_events::wire::state::VerdictStatus;
 use sluice_policy::condition::{ImageFacts, ScanFacts};
@@ -84,7 +84,7 @@ fn decided(
     stored: Option<&Decision>,
 ) -> Decision {
     let (candidate, inputs) = image(critical, now);
-    decide(policy, &candidate, inputs, stored)
+    decide(policy, &candidate, inputs, stored, None)
 }
 
 /// The decision once it was told.
@@ -206,8 +206,28 @@ fn a_policy_that_makes_no_target_is_a_decision_with_its_reason() {
     policy.spec.to = "{org}/{name}/{repository}".parse().unwrap();
     let (mut candidate, inputs) = image(Some(0), MONDAY);
     candidate.repository = "alpine".parse().unwrap();
-    let decision = decide(&policy, &candidate, inputs, None);
+    let decision = decide(&policy, &candidate, inputs, None, None);
     assert_eq!(decision.outcome(), DecisionOutcome::Undetermined);
     assert!(decision.announced, "there is no target to tell of");
     assert!(decision.reasons[0].detail.contains("organisation"));
+}
+
+#[test]
+fn an_image_whose_immutable_place_keeps_another_is_refused_once_and_takes_nothing_back() {
+    let policy = policy("");
+    let other = format!("sha256:{}", "b".repeat(64)).parse().unwrap();
+    let kept = |stored: Option<&Decision>, now| {
+        let (candidate, inputs) = image(Some(0), now);
+        decide(&policy, &candidate, inputs, stored, Some(&other))
+    };
+    let first = kept(None, MONDAY);
+    assert_eq!(first.outcome(), DecisionOutcome::Deny);
+    assert!(!is_known_to_fail(&first));
+    assert!(why(&first).contains("immutable"), "{}", why(&first));
+    let told = Decision {
+        announced: true,
+        ..first
+    };
+    let again = kept(Some(&told), TUESDAY);
+    assert_eq!((again.decided_at, again.announced), (told.decided_at, true));
 }

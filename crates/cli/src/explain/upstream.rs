@@ -1,0 +1,85 @@
+//! What a mirrored tag pointed to upstream and when, from the state: it goes back further than the log.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::{Value, json};
+use sluice_events::subject::token;
+use sluice_events::time_from_wire;
+use sluice_events::wire::state::{Move, UpstreamTag};
+use sluice_state::State;
+
+use super::Place;
+use crate::output::Section;
+
+/// The entries of the mirrors that bring a tag.
+pub(super) struct Upstream(Vec<UpstreamTag>);
+
+impl Upstream {
+    /// Reads them.
+    pub(super) async fn read(state: &State, (repository, tag): &Place) -> anyhow::Result<Self> {
+        let filter = format!("*.{}", token(tag.as_str()));
+        let entries = state.upstream.list(&filter).await?;
+        let entries = entries.into_iter().map(|entry| entry.value);
+        let here = entries.filter(|entry| entry.repository == repository.as_str());
+        Ok(Self(here.collect()))
+    }
+
+    /// Returns them for people: every move, oldest first.
+    pub(super) fn section(&self) -> Section {
+        let rows = self.0.iter().flat_map(|entry| {
+            let row = |moved: &Move| {
+                let what = if moved.digest.is_empty() {
+                    "gone".to_owned()
+                } else {
+                    moved.digest.clone()
+                };
+                vec![
+                    time(time_from_wire(moved.at.as_ref())),
+                    moved.move_number.to_string(),
+                    what,
+                    first_seen(entry, &moved.digest).unwrap_or_else(|| "-".to_owned()),
+                    entry.mirror.clone(),
+                ]
+            };
+            entry.history.iter().map(row)
+        });
+        Section {
+            title: "UPSTREAM",
+            header: &["WHEN", "MOVE", "DIGEST", "FIRST SEEN", "MIRROR"],
+            rows: rows.collect(),
+        }
+    }
+
+    /// Returns them for programs.
+    pub(super) fn json(&self) -> Value {
+        let entry = |entry: &UpstreamTag| {
+            let moves = entry.history.iter().map(|moved| {
+                json!({
+                    "at": time(time_from_wire(moved.at.as_ref())),
+                    "moveNumber": moved.move_number,
+                    "digest": (!moved.digest.is_empty()).then_some(&moved.digest),
+                    "firstSeenAt": first_seen(entry, &moved.digest),
+                })
+            });
+            json!({
+                "mirror": entry.mirror,
+                "source": entry.source,
+                "digest": entry.digest,
+                "gone": entry.gone,
+                "moves": moves.collect::<Vec<Value>>(),
+            })
+        };
+        self.0.iter().map(entry).collect()
+    }
+}
+
+fn first_seen(entry: &UpstreamTag, digest: &str) -> Option<String> {
+    let mut seen = entry.first_seen.iter();
+    let seen = seen.find(|seen| seen.digest == digest)?;
+    Some(time(time_from_wire(seen.at.as_ref())))
+}
+
+fn time(at: Option<DateTime<Utc>>) -> String {
+    at.map_or_else(String::new, |at| {
+        at.to_rfc3339_opts(SecondsFormat::Secs, true)
+    })
+}

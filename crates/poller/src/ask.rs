@@ -1,0 +1,298 @@
+//! Asks an upstream what its tags point to: one listing, and one HEAD for each tag; nothing else unless a tag moved.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use sluice_bus::Outcome;
+use sluice_domain::resources::Mirror;
+use sluice_domain::{Digest, Tag};
+use sluice_events::subject::{text, token};
+use sluice_events::wire::state::UpstreamTag;
+use sluice_registry::Client;
+use sluice_state::{Entries, Entry, Snapshot, key};
+
+use crate::compare::{self, Seen, Standing, Told};
+use crate::poll::{Error, Poller};
+
+/// How many entries are read at a time.
+const PAGE: usize = 500;
+/// How often a tag is looked at again whose entry another poll changed meanwhile; then it is left to the next poll.
+const ROUNDS: usize = 4;
+
+/// What the upstream said.
+pub(crate) struct Answers {
+    /// How many tags were selected.
+    pub(crate) selected: usize,
+    /// The moves that are to be told, and what to record after that.
+    pub(crate) outcome: Outcome,
+    /// What went wrong, if something did; the rest still counts.
+    pub(crate) failure: Option<String>,
+}
+
+/// What has to be known of a tag to see that nothing changed; whole entries are long, and mirrors may have many tags.
+#[derive(Debug)]
+struct Known {
+    revision: u64,
+    /// Nothing where it is gone.
+    digest: Option<Digest>,
+    /// Whether it is known of the mirror as it is now, and not as it was before it led elsewhere.
+    is_here: bool,
+    /// Whether every move was told.
+    is_told: bool,
+}
+
+/// Why a tag is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// It is selected.
+    Listed,
+    /// It was there before, and the listing does not have it.
+    Unlisted,
+    /// A move of it was not told.
+    Untold,
+}
+
+/// What was found out of a tag.
+#[derive(Default)]
+struct Found {
+    told: Vec<Told>,
+    /// What to record after that, and at which revision.
+    record: Option<(UpstreamTag, u64)>,
+    failure: Option<String>,
+}
+
+/// One poll under way.
+struct Asking<'a> {
+    mirror: &'a Mirror,
+    client: &'a Client,
+    entries: &'a Entries<UpstreamTag>,
+    /// A quota is used up for the other tags too, and asking would prolong that.
+    used_up: AtomicBool,
+}
+
+impl Poller {
+    /// Asks the upstream; whatever fails is told and the rest still counts.
+    pub(crate) async fn ask(&self, catalog: &Snapshot, mirror: &Mirror) -> Result<Answers, Error> {
+        let mut answers = Answers {
+            selected: 0,
+            outcome: Outcome::done(),
+            failure: None,
+        };
+        let client = match self.client(catalog, &mirror.from.host) {
+            Ok(client) => client,
+            Err(error) => {
+                answers.failure = Some(format!("{error:#}"));
+                return Ok(answers);
+            }
+        };
+        // First what is known, then what is there: what is seen is never older than what it is compared with.
+        let known = self.known(mirror).await?;
+        let looks = match looks(mirror, &client, &known, &mut answers.selected).await {
+            Ok(looks) => looks,
+            Err(reason) => {
+                answers.failure = Some(reason);
+                untold(&known)
+            }
+        };
+        let asking = Asking {
+            mirror,
+            client: &client,
+            entries: &self.state.upstream,
+            used_up: AtomicBool::new(false),
+        };
+        let (asking, known) = (&asking, &known);
+        let mut found = stream::iter(looks)
+            .map(|(tag, look)| async move {
+                let found = asking.look(&tag, look, known.get(&tag)).await?;
+                Ok::<_, Error>((tag, found))
+            })
+            .buffer_unordered(self.parallel_heads);
+        while let Some((tag, found)) = found.try_next().await? {
+            if found.failure.is_some() {
+                answers.failure = found.failure;
+            }
+            for Told { fact, move_number } in found.told {
+                tracing::info!(mirror = %mirror.name, image.tag = %tag, move_number, fact = fact.name(), "a tag changed upstream");
+                answers.outcome = answers.outcome.fact_at(fact, move_number.to_string());
+            }
+            if let Some((entry, revision)) = found.record {
+                answers.outcome = answers
+                    .outcome
+                    .then(self.record(mirror, &tag, entry, revision));
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Reads what is known of the mirror's tags.
+    async fn known(&self, mirror: &Mirror) -> Result<BTreeMap<Tag, Known>, Error> {
+        let filter = format!("{}.*", token(mirror.name.as_str()));
+        let (mut known, mut after) = (BTreeMap::new(), 0);
+        loop {
+            let page = self.state.upstream.page(&filter, after, PAGE).await?;
+            for entry in page.entries {
+                let tag = entry.key.rsplit('.').next().and_then(text);
+                if let Some(tag) = tag.and_then(|tag| tag.parse().ok()) {
+                    known.insert(tag, Known::of(mirror, &entry));
+                }
+            }
+            match page.next {
+                Some(next) => after = next,
+                None => return Ok(known),
+            }
+        }
+    }
+
+    /// Records what was told, unless somebody else did, or saw a further move.
+    fn record(
+        &self,
+        mirror: &Mirror,
+        tag: &Tag,
+        entry: UpstreamTag,
+        revision: u64,
+    ) -> impl Future<Output = Result<(), sluice_state::Error>> + Send + use<> {
+        let (entries, key) = (
+            self.state.upstream.clone(),
+            key::upstream(&mirror.name, tag),
+        );
+        async move {
+            match entries.write(&key, &entry, Some(revision)).await {
+                Ok(_) => Ok(()),
+                Err(error) if error.is_conflict() => Ok(()),
+                Err(error) => Err(error),
+            }
+        }
+    }
+}
+
+impl Known {
+    fn of(mirror: &Mirror, entry: &Entry<UpstreamTag>) -> Self {
+        let standing = Standing::of(&entry.value);
+        Self {
+            revision: entry.revision,
+            digest: standing.digest.parse().ok(),
+            is_here: standing.is_of(mirror),
+            is_told: entry.value.pending.is_empty(),
+        }
+    }
+
+    fn is(&self, seen: &Seen) -> bool {
+        let is_same = match seen {
+            Seen::At(digest) => self.is_here && self.digest.as_ref() == Some(digest),
+            Seen::Gone => self.digest.is_none(),
+            Seen::Nothing => true,
+        };
+        is_same && self.is_told
+    }
+}
+
+/// Lists the upstream's tags, and returns those that are to be looked at.
+async fn looks(
+    mirror: &Mirror,
+    client: &Client,
+    known: &BTreeMap<Tag, Known>,
+    selected: &mut usize,
+) -> Result<Vec<(Tag, Look)>, String> {
+    let listed = client.tags(&mirror.from.repository).await;
+    let listed = listed.map_err(|error| reason(&error))?;
+    let tags = sluice_policy::select(&mirror.tags, &listed).map_err(|error| error.to_string())?;
+    let tags = tags.tags;
+    *selected = tags.len();
+    let mut all: Vec<(Tag, Look)> = tags.into_iter().map(|tag| (tag, Look::Listed)).collect();
+    let listed: HashSet<Tag> = listed.into_iter().collect();
+    let looked_at: HashSet<Tag> = all.iter().map(|(tag, _)| tag.clone()).collect();
+    for (tag, before) in known {
+        // A listing that came back empty says nothing of what is gone.
+        let is_unlisted = !listed.is_empty() && !listed.contains(tag) && before.digest.is_some();
+        if is_unlisted {
+            all.push((tag.clone(), Look::Unlisted));
+        } else if !before.is_told && !looked_at.contains(tag) {
+            all.push((tag.clone(), Look::Untold));
+        }
+    }
+    Ok(all)
+}
+
+/// Returns the tags whose moves somebody who died has not told.
+fn untold(known: &BTreeMap<Tag, Known>) -> Vec<(Tag, Look)> {
+    let untold = known.iter().filter(|(_, known)| !known.is_told);
+    untold.map(|(tag, _)| (tag.clone(), Look::Untold)).collect()
+}
+
+impl Asking<'_> {
+    /// Looks at one tag; where nothing changed that is one HEAD and nothing else.
+    async fn look(&self, tag: &Tag, look: Look, known: Option<&Known>) -> Result<Found, Error> {
+        let mut found = Found::default();
+        let mut seen = self.head(tag, look, &mut found).await;
+        let is_known = match known {
+            Some(known) => known.is(&seen),
+            None => !matches!(seen, Seen::At(_)),
+        };
+        if is_known {
+            return Ok(found);
+        }
+        let key = key::upstream(&self.mirror.name, tag);
+        let mut revision = known.map(|known| known.revision);
+        for _ in 0..ROUNDS {
+            let entry = self.entries.get(&key).await?;
+            let (mut value, at) = entry.map_or_else(
+                || (UpstreamTag::default(), None),
+                |entry| (entry.value, Some(entry.revision)),
+            );
+            if at != revision {
+                // Another poll was faster, and what was seen may be older than what that one saw.
+                revision = at;
+                seen = self.head(tag, look, &mut found).await;
+            }
+            let mut written = revision;
+            if let Some(pending) = compare::next(self.mirror, &value, &seen, sluice_domain::now()) {
+                value.pending.push(pending);
+                written = match self.entries.write(&key, &value, revision).await {
+                    Ok(written) => Some(written),
+                    Err(error) if error.is_conflict() => continue,
+                    Err(error) => return Err(error.into()),
+                };
+            }
+            let (told, settled) = compare::told(self.mirror, tag, &value);
+            if let (Some(written), false) = (written, told.is_empty()) {
+                found.told = told;
+                found.record = Some((settled, written));
+            }
+            return Ok(found);
+        }
+        tracing::debug!(mirror = %self.mirror.name, image.tag = %tag, "other polls change it; it is left to the next one");
+        Ok(found)
+    }
+
+    async fn head(&self, tag: &Tag, look: Look, found: &mut Found) -> Seen {
+        if look == Look::Untold || self.used_up.load(Ordering::Relaxed) {
+            return Seen::Nothing;
+        }
+        let repository = &self.mirror.from.repository;
+        match self.client.head(repository, &tag.into()).await {
+            Ok(Some(head)) => Seen::At(head.digest),
+            // A listing may be cut short, or be of another time; only both together say that a tag is gone.
+            Ok(None) if look == Look::Unlisted => Seen::Gone,
+            Ok(None) => Seen::Nothing,
+            Err(error) => {
+                if matches!(error, sluice_registry::Error::Quota { .. }) {
+                    self.used_up.store(true, Ordering::Relaxed);
+                }
+                found.failure = Some(reason(&error));
+                Seen::Nothing
+            }
+        }
+    }
+}
+
+/// Tells an error with its source, which holds the reason of a broken connection.
+fn reason(error: &sluice_registry::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
