@@ -8,6 +8,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::target::split_registry;
+
 /// Reports a text that is not a valid name of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("`{value}` is not a valid {kind}: {reason}")]
@@ -154,10 +156,7 @@ impl FromStr for RemoteRepository {
         const REASON: &str =
             "write it with its registry, as in `docker.io/library/alpine`, and without a tag";
         let invalid = || InvalidName::new("remote repository", text, REASON);
-        let (host, repository) = text.split_once('/').ok_or_else(invalid)?;
-        if !(host.contains(['.', ':']) || host == "localhost") {
-            return Err(invalid());
-        }
+        let (host, repository) = split_registry(text).ok_or_else(invalid)?;
         Ok(Self {
             host: host.parse()?,
             repository: repository.parse().map_err(|_| invalid())?,

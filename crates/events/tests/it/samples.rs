@@ -258,6 +258,7 @@ fn images() -> Vec<Event> {
             digest: digest(),
             decided_at: at(),
             previous: Some(digest()),
+            registry: None,
         }
         .into(),
         ImagePromotionDenied {
@@ -273,6 +274,7 @@ fn images() -> Vec<Event> {
                 undetermined: false,
             }],
             decided_at: at(),
+            registry: None,
         }
         .into(),
         ImageFlagged {
@@ -281,6 +283,7 @@ fn images() -> Vec<Event> {
             tag: tag("3.20"),
             digest: digest(),
             reason: "scan.critical=1".to_owned(),
+            registry: None,
         }
         .into(),
         ImageWithdrawn {
@@ -289,6 +292,7 @@ fn images() -> Vec<Event> {
             tag: tag("3.20"),
             digest: digest(),
             reason: "scan.critical=1".to_owned(),
+            registry: None,
         }
         .into(),
         ImageUnauthorised {
@@ -299,6 +303,7 @@ fn images() -> Vec<Event> {
             reason: String::new(),
             pushed_by: String::new(),
             expected: None,
+            registry: None,
         }
         .into(),
     ]
