@@ -83,6 +83,7 @@ pub fn promoted(name: &str, tag: &str) -> ImagePromoted {
         digest: digest(1).parse().unwrap(),
         decided_at: Utc::now(),
         previous: None,
+        registry: None,
     }
 }
 

@@ -112,6 +112,15 @@ impl Upstream {
             return answer;
         };
         let challenge = challenge.to_str().unwrap();
+        if challenge.starts_with("Basic ") {
+            let Some((name, password)) = &self.account else {
+                return answer;
+            };
+            return request(&self.client)
+                .basic_auth(name, Some(password))
+                .send()
+                .unwrap();
+        }
         let parameter = |name: &str| {
             let (_, rest) = challenge.split_once(&format!("{name}=\""))?;
             Some(rest.split_once('"')?.0.to_owned())

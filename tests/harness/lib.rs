@@ -30,7 +30,7 @@ pub use disk::Disk;
 pub use image::{Image, Upstream};
 pub use proxy::{Faults, Proxy};
 pub use scanner::Database;
-pub use servers::{Nats, Registry};
+pub use servers::{Nats, PARTNER, Registry};
 pub use stack::{Disks, Stack};
 pub use up::Up;
 

@@ -179,6 +179,12 @@ impl Port {
     }
 }
 
+/// The account at a registry of somebody else, with its password.
+pub const PARTNER: (&str, &str) = ("partner", "other-secret");
+/// The same as `htpasswd` writes it.
+const PARTNER_ENTRY: &str =
+    "partner:$2y$05$abcdefghijklmnopqrstuuaObGR9Z5Gfnkc1CTHEphxcX9pw6kxUi\n";
+
 /// A Distribution registry in a folder of its own.
 #[derive(Debug)]
 pub struct Registry {
@@ -189,12 +195,20 @@ pub struct Registry {
     storage: PathBuf,
     /// What its configuration says of access and notifications.
     more: String,
+    /// Whether it lets anybody delete.
+    deletes: bool,
 }
 
 impl Registry {
     /// Starts one that anybody may use.
     pub fn start() -> Self {
-        Self::serve("127.0.0.1:0", "", None)
+        Self::serve("127.0.0.1:0", "", None, true)
+    }
+
+    /// Starts one of somebody else, which wants an account ([`PARTNER`]) and may not let anybody delete.
+    pub fn private(deletes: bool) -> Self {
+        let more = "auth:\n  htpasswd:\n    realm: partner\n    path: FOLDER/htpasswd\n";
+        Self::serve("127.0.0.1:0", more, None, deletes)
     }
 
     /// Starts one that trusts the tokens of a gateway and notifies it.
@@ -210,19 +224,21 @@ impl Registry {
         );
         let host = port.host();
         drop(port);
-        Self::serve(&host, &more, storage)
+        Self::serve(&host, &more, storage, true)
     }
 
-    fn serve(address: &str, more: &str, storage: Option<&Path>) -> Self {
+    fn serve(address: &str, more: &str, storage: Option<&Path>, deletes: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let storage = storage.map_or_else(|| folder.path().join("data"), Path::to_path_buf);
-        let (process, host) = Self::launch(&folder, &storage, address, more);
+        fs::write(folder.path().join("htpasswd"), PARTNER_ENTRY).unwrap();
+        let (process, host) = Self::launch(&folder, &storage, address, more, deletes);
         Self {
             host,
             process,
             folder,
             storage,
             more: more.to_owned(),
+            deletes,
         }
     }
 
@@ -255,16 +271,31 @@ impl Registry {
     /// Starts it again with what it held, at the same address.
     pub fn restart(&mut self) {
         self.stop();
-        (self.process, _) = Self::launch(&self.folder, &self.storage, &self.host, &self.more);
+        let Self {
+            folder,
+            storage,
+            host,
+            more,
+            deletes,
+            ..
+        } = self;
+        (self.process, _) = Self::launch(folder, storage, host, more, *deletes);
     }
 
-    fn launch(folder: &TempDir, storage: &Path, address: &str, more: &str) -> (Process, String) {
+    fn launch(
+        folder: &TempDir,
+        storage: &Path,
+        address: &str,
+        more: &str,
+        deletes: bool,
+    ) -> (Process, String) {
+        let more = more.replace("FOLDER", folder.path().to_str().unwrap());
         let config = folder.path().join("config.yml");
         fs::write(
             &config,
             format!(
                 "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
-                 storage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\n\
+                 storage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: {deletes}}}\n\
                  http: {{addr: '{address}', relativeurls: true}}\n{more}",
                 storage.display()
             ),

@@ -128,7 +128,8 @@ pub fn start(shared: &Shared, stage: &str) -> (Machine, CatalogFeed) {
             backend,
             bus.clone(),
             &topology::PROMOTER,
-            Promoter::new(bus, state, catalog, registry, topology::PROMOTER.ack_wait),
+            Promoter::new(bus, state, catalog, registry, topology::PROMOTER.ack_wait)
+                .reaching(transport),
             SETTINGS,
         ))),
         "pruner" => Machine::Pruner(Arc::new(Replica::new(

@@ -11,6 +11,7 @@ mod poison;
 mod poll;
 mod promote;
 mod prune;
+mod push;
 mod recall;
 mod scan;
 

@@ -6,10 +6,13 @@ mod upstream;
 
 use std::collections::BTreeSet;
 
+use std::str::FromStr;
+
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use sluice_bus::Bus;
-use sluice_domain::{Repository, Tag};
+use sluice_domain::target::split_registry;
+use sluice_domain::{Tag, Target};
 use sluice_events::wire::state::{Decision, TagEntry};
 use sluice_registry::ImageReference;
 use sluice_state::{State, key};
@@ -19,27 +22,53 @@ use crate::explain::standing::Standing;
 use crate::explain::upstream::Upstream;
 use crate::output::{Format, Section, show_sections};
 
-/// A tag in a repository.
-type Place = (Repository, Tag);
+/// A tag in a repository, which may be one of a remote registry.
+type Place = (Target, Tag);
+
+/// An image that somebody asks about.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    target: Target,
+    tag: Option<Tag>,
+}
+
+impl FromStr for Asked {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (registry, image) = match split_registry(text) {
+            Some((host, image)) => {
+                let host = host.parse().map_err(|error| format!("{error}"))?;
+                (Some(host), image)
+            }
+            None => (None, text),
+        };
+        let image: ImageReference = image.parse()?;
+        Ok(Self {
+            target: Target {
+                registry,
+                repository: image.repository,
+            },
+            tag: image.tag,
+        })
+    }
+}
 
 /// Shows what happened to a tag, oldest first, what scanners and policies say of it, and where it stands now.
-pub(crate) async fn explain(
-    bus: &Bus,
-    image: &ImageReference,
-    format: Format,
-) -> anyhow::Result<()> {
+pub(crate) async fn explain(bus: &Bus, image: &Asked, format: Format) -> anyhow::Result<()> {
     let tag = image
         .tag
         .as_ref()
         .context("name the tag, as in `hub/alpine:3.20`")?;
     let state = State::open(bus).await?;
-    let asked: Place = (image.repository.clone(), tag.clone());
+    let asked = place(&state, &image.target, tag).await?;
     let entry = entry(&state, &asked).await?;
     let source = source(&state, &asked, entry.as_ref()).await?;
     let mut places = BTreeSet::from([asked.clone(), source.clone()]);
     let decisions = decisions(&state, &source).await?;
     for decision in &decisions {
-        if let (Ok(target), Ok(tag)) = (decision.target.parse(), decision.target_tag.parse()) {
+        let target = Target::from_stored(&decision.target);
+        if let (Ok(target), Ok(tag)) = (target, decision.target_tag.parse()) {
             places.insert((target, tag));
         }
     }
@@ -52,7 +81,7 @@ pub(crate) async fn explain(
     anyhow::ensure!(
         entry.is_some() || !facts.is_empty() || !decisions.is_empty(),
         "nothing is known of `{}:{tag}`; `sluice get mirrors` shows what is mirrored",
-        image.repository
+        asked.0
     );
     let at_source = self::entry(&state, &source).await?;
     let standing = Standing::read(&state, at_source.as_ref(), decisions).await?;
@@ -70,10 +99,10 @@ pub(crate) async fn explain(
     sections.push(upstream.section());
     sections.extend(standing.sections());
     let mut objects = json!({
-        "repository": asked.0, "tag": asked.1,
+        "repository": asked.0.to_string(), "tag": asked.1,
         "digest": entry.as_ref().map(|entry| &entry.digest),
         "arrivedBy": entry.as_ref().map(|entry| &entry.arrived_by),
-        "source": { "repository": source.0, "tag": source.1 },
+        "source": { "repository": source.0.to_string(), "tag": source.1 },
         "upstream": upstream.json(),
         "timeline": facts.iter().map(fact_json).collect::<Vec<Value>>(),
     });
@@ -104,15 +133,29 @@ fn now(entry: &TagEntry) -> Vec<String> {
     ]
 }
 
+/// Returns the place that is meant: an organisation here may have a dot, as the host of a registry has.
+async fn place(state: &State, target: &Target, tag: &Tag) -> anyhow::Result<Place> {
+    if target.registry.is_some()
+        && let Ok(local) = Target::from_stored(&target.to_string())
+    {
+        let local = (local, tag.clone());
+        if entry(state, &local).await?.is_some() {
+            return Ok(local);
+        }
+    }
+    Ok((target.clone(), tag.clone()))
+}
+
 async fn entry(state: &State, place: &Place) -> anyhow::Result<Option<TagEntry>> {
-    let entry = state.tags.get(&key::tag(&place.0, &place.1)).await?;
+    let key = key::target_tag(&place.0, &place.1);
+    let entry = state.tags.get(&key).await?;
     Ok(entry.map(|entry| entry.value))
 }
 
 /// Returns where an image of a target came from, or would have come from; any other place is its own source.
 async fn source(state: &State, asked: &Place, entry: Option<&TagEntry>) -> anyhow::Result<Place> {
     if let Some(from) = entry.and_then(|entry| entry.promoted_from.as_ref()) {
-        return Ok((from.repository.parse()?, from.tag.parse()?));
+        return Ok((Target::from_stored(&from.repository)?, from.tag.parse()?));
     }
     if entry.is_some() || !decisions(state, asked).await?.is_empty() {
         return Ok(asked.clone());
@@ -125,19 +168,26 @@ async fn source(state: &State, asked: &Place, entry: Option<&TagEntry>) -> anyho
         .into_iter()
         .map(|entry| entry.value)
         .filter(|decision| {
-            decision.target == asked.0.as_str() && decision.target_tag == asked.1.as_str()
+            decision.target == asked.0.stored() && decision.target_tag == asked.1.as_str()
         })
         .collect();
     aimed.sort_by_key(standing::decided);
     match aimed.pop() {
-        Some(decision) => Ok((decision.repository.parse()?, decision.tag.parse()?)),
+        Some(decision) => Ok((
+            Target::from_stored(&decision.repository)?,
+            decision.tag.parse()?,
+        )),
         None => Ok(asked.clone()),
     }
 }
 
 /// Returns every decision on a tag, the newest first.
 async fn decisions(state: &State, place: &Place) -> anyhow::Result<Vec<Decision>> {
-    let filter = key::decisions_on(&place.0, &place.1);
+    // Only what is here is judged.
+    let Some(repository) = place.0.local() else {
+        return Ok(Vec::new());
+    };
+    let filter = key::decisions_on(repository, &place.1);
     let mut decisions: Vec<Decision> = state
         .decisions
         .list(&filter)

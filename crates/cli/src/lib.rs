@@ -148,8 +148,8 @@ enum Command {
     },
     /// Shows the history of an image: discovered, mirrored, scanned, promoted, or why not.
     Explain {
-        /// The image, as in `hub/alpine:3.20`.
-        image: ImageReference,
+        /// The image, as in `hub/alpine:3.20`, or in a remote target as in `registry.example/team/alpine:3.20`.
+        image: explain::Asked,
         /// How it is shown.
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use sluice_bus::Bus;
 use sluice_domain::ResourceName;
-use sluice_domain::resources::{Document, Kind};
+use sluice_domain::resources::{Document, Kind, Problem};
 use sluice_events::subject::token;
 use sluice_state::{State, key};
 
@@ -19,17 +19,19 @@ const ACTOR: &str = "cli";
 pub(crate) fn read(file: &Path) -> anyhow::Result<Vec<Document>> {
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("failed to read `{}`", file.display()))?;
-    sluice_policy::check::load(&text).map_err(|problems| {
-        let told: Vec<_> = problems
-            .iter()
-            .map(|problem| format!("  {}, {problem}", file.display()))
-            .collect();
-        anyhow::anyhow!(
-            "nothing of `{}` was applied:\n{}",
-            file.display(),
-            told.join("\n")
-        )
-    })
+    sluice_policy::check::load(&text).map_err(|problems| refused(file, &problems))
+}
+
+fn refused(file: &Path, problems: &[Problem]) -> anyhow::Error {
+    let told: Vec<_> = problems
+        .iter()
+        .map(|problem| format!("  {}, {problem}", file.display()))
+        .collect();
+    anyhow::anyhow!(
+        "nothing of `{}` was applied:\n{}",
+        file.display(),
+        told.join("\n")
+    )
 }
 
 /// Says that a file could be applied.
@@ -56,6 +58,10 @@ pub(crate) async fn store(
     documents: &[Document],
 ) -> anyhow::Result<Vec<(String, bool)>> {
     let state = State::open(bus).await?;
+    let problems = sluice_policy::check::remote_targets(documents, &state.registries().await?);
+    if !problems.is_empty() {
+        return Err(refused(file, &problems));
+    }
     let mut stored = Vec::new();
     for document in documents {
         let resource = &document.resource;

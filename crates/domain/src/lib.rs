@@ -13,6 +13,7 @@ pub mod platform;
 pub mod resources;
 pub mod service_account;
 pub mod severity;
+pub mod target;
 
 pub use backoff::Backoff;
 pub use classify::{Class, Classify};
@@ -26,3 +27,4 @@ pub use pattern::Pattern;
 pub use platform::Platform;
 pub use service_account::{SERVICE_ACCOUNTS, is_service_account};
 pub use severity::{Severity, SeverityCounts};
+pub use target::Target;

@@ -8,6 +8,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::target::split_registry;
+
 /// What Docker Hub is called besides its name in references.
 const DOCKER_HUB_NAMES: [&str; 3] = [
     "index.docker.io",
@@ -172,10 +174,7 @@ impl FromStr for RemoteRepository {
         const REASON: &str =
             "write it with its registry, as in `docker.io/library/alpine`, and without a tag";
         let invalid = || InvalidName::new("remote repository", text, REASON);
-        let (host, repository) = text.split_once('/').ok_or_else(invalid)?;
-        if !(host.contains(['.', ':']) || host == "localhost") {
-            return Err(invalid());
-        }
+        let (host, repository) = split_registry(text).ok_or_else(invalid)?;
         let host: RegistryHost = host.parse()?;
         // Docker's own images are written without the organisation that they are in.
         let repository = if host.is_docker_hub() && !repository.contains('/') {

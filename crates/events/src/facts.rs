@@ -7,7 +7,9 @@ mod upkeep;
 mod upstream;
 
 use prost::Message as _;
-use sluice_domain::{Digest, RegistryHost, RemoteRepository, Repository, ResourceName, Tag};
+use sluice_domain::{
+    Digest, RegistryHost, RemoteRepository, Repository, ResourceName, Tag, Target,
+};
 
 pub use image::{
     ImageFlagged, ImagePromoted, ImagePromotionDenied, ImageUnauthorised, ImageWithdrawn, Reason,
@@ -30,7 +32,7 @@ use crate::subject;
 
 /// Declares the enum over all facts with what is the same for each.
 macro_rules! events {
-    ($( $name:ident => $noun:literal $fact:literal $place:ident [$($key:ident)*], )*) => {
+    ($( $name:ident => $noun:literal $fact:literal $place:ident [$($key:tt)*], )*) => {
         /// Any fact.
         #[derive(Debug, Clone, PartialEq, Eq)]
         #[expect(missing_docs, reason = "each variant is documented at its struct")]
@@ -69,7 +71,7 @@ macro_rules! events {
             /// Returns the whole identity of the fact.
             #[must_use]
             pub fn key(&self) -> String {
-                match self { $( Self::$name(fact) => [$( part(&fact.$key), )*].join("|"), )* }
+                match self { $( Self::$name(fact) => [$( key!($key, fact), )*].join("|"), )* }
             }
 
             /// Returns the protobuf form.
@@ -102,13 +104,30 @@ macro_rules! events {
     };
 }
 
+/// A part of the whole identity; a repository that may be a remote one with its registry.
+macro_rules! key {
+    (($registry:ident $repository:ident), $fact:ident) => {
+        Target {
+            registry: $fact.$registry.clone(),
+            repository: $fact.$repository.clone(),
+        }
+        .stored()
+    };
+    ($key:ident, $fact:ident) => {
+        part(&$fact.$key)
+    };
+}
+
 /// The last two tokens of the subject.
 macro_rules! place {
     (repository, $fact:ident) => {
         subject::of_repository(&$fact.repository)
     };
+    (place, $fact:ident) => {
+        subject::of_place($fact.registry.as_ref(), &$fact.repository)
+    };
     (target, $fact:ident) => {
-        subject::of_repository(&$fact.target)
+        subject::of_place($fact.registry.as_ref(), &$fact.target)
     };
     (scanner, $fact:ident) => {
         format!("_.{}", subject::token($fact.scanner.as_str()))
@@ -144,11 +163,11 @@ events! {
     ScanFailed => "scan" "failed" repository [repository tag digest scanner],
     ScanFindingsChanged => "scan" "findings_changed" repository [repository tag digest scanner database_version],
     ScannerDatabaseUpdated => "scanner" "database_updated" scanner [scanner database_version],
-    ImagePromoted => "image" "promoted" target [policy source source_tag target target_tag digest],
-    ImagePromotionDenied => "image" "promotion_denied" repository [policy repository tag digest target],
-    ImageFlagged => "image" "flagged" repository [policy repository tag digest],
-    ImageWithdrawn => "image" "withdrawn" repository [policy repository tag digest],
-    ImageUnauthorised => "image" "unauthorised" repository [repository tag digest],
+    ImagePromoted => "image" "promoted" target [policy source source_tag (registry target) target_tag digest],
+    ImagePromotionDenied => "image" "promotion_denied" repository [policy repository tag digest (registry target)],
+    ImageFlagged => "image" "flagged" place [policy (registry repository) tag digest],
+    ImageWithdrawn => "image" "withdrawn" place [policy (registry repository) tag digest],
+    ImageUnauthorised => "image" "unauthorised" place [(registry repository) tag digest],
     PruneCompleted => "prune" "completed" repository [repository policy],
     WebhookDelivered => "webhook" "delivered" endpoint [endpoint event_id],
     WebhookFailed => "webhook" "failed" endpoint [endpoint event_id],
@@ -183,11 +202,13 @@ impl Event {
             Self::ScanSucceeded(fact) => vec![&fact.repository],
             Self::ScanFailed(fact) => vec![&fact.repository],
             Self::ScanFindingsChanged(fact) => vec![&fact.repository],
-            Self::ImagePromoted(fact) => vec![&fact.source, &fact.target],
-            Self::ImagePromotionDenied(fact) => vec![&fact.repository, &fact.target],
-            Self::ImageFlagged(fact) => vec![&fact.repository],
-            Self::ImageWithdrawn(fact) => vec![&fact.repository],
-            Self::ImageUnauthorised(fact) => vec![&fact.repository],
+            Self::ImagePromoted(fact) => local(&fact.source, fact.registry.as_ref(), &fact.target),
+            Self::ImagePromotionDenied(fact) => {
+                local(&fact.repository, fact.registry.as_ref(), &fact.target)
+            }
+            Self::ImageFlagged(fact) => local(None, fact.registry.as_ref(), &fact.repository),
+            Self::ImageWithdrawn(fact) => local(None, fact.registry.as_ref(), &fact.repository),
+            Self::ImageUnauthorised(fact) => local(None, fact.registry.as_ref(), &fact.repository),
             Self::PruneCompleted(fact) => vec![&fact.repository],
             Self::ScannerDatabaseUpdated(_)
             | Self::WebhookDelivered(_)
@@ -195,6 +216,16 @@ impl Event {
             | Self::ResourceApplied(_) => Vec::new(),
         }
     }
+}
+
+/// Returns the source, where there is one, and the target if it is a local one.
+fn local<'a>(
+    source: impl Into<Option<&'a Repository>>,
+    registry: Option<&RegistryHost>,
+    target: &'a Repository,
+) -> Vec<&'a Repository> {
+    let target = registry.is_none().then_some(target);
+    source.into().into_iter().chain(target).collect()
 }
 
 /// A part of a fact's identity, as text.

@@ -1,6 +1,6 @@
 //! Subjects and bucket keys: tokens in which everything unusual is written `=XX`.
 
-use sluice_domain::Repository;
+use sluice_domain::{RegistryHost, Repository};
 
 /// The subjects of all facts.
 pub const FACTS: &str = "sluice.v1.>";
@@ -46,6 +46,20 @@ pub fn of_repository(repository: &Repository) -> String {
     )
 }
 
+/// Returns the last two tokens of a fact about a repository that may be in a remote registry: there the host stands for
+/// the organisation, so that nobody who listens for a local one takes it for that.
+#[must_use]
+pub fn of_place(registry: Option<&RegistryHost>, repository: &Repository) -> String {
+    match registry {
+        Some(registry) => format!(
+            "{}.{}",
+            token(registry.as_str()),
+            token(repository.as_str())
+        ),
+        None => of_repository(repository),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -60,6 +74,8 @@ mod tests {
             "official.alpine"
         );
         assert_eq!(of_repository(&"alpine".parse().unwrap()), "_.alpine");
+        let (registry, repository) = ("a.b".parse().unwrap(), "team/app".parse().unwrap());
+        assert_eq!(of_place(Some(&registry), &repository), "a=2Eb.team/app");
         for bad in ["=", "=2", "=zz", "=FF"] {
             assert_eq!(text(bad), None, "{bad}");
         }

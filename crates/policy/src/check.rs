@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use sluice_domain::resources::{
-    Document, Kind, Mirror, Problem, PromotionPolicy, PruningPolicy, Resource, documents,
+    Document, Kind, Mirror, Problem, PromotionPolicy, PruningPolicy, Registry, Resource, documents,
 };
 use sluice_domain::{Repository, ResourceName};
 
@@ -54,6 +54,42 @@ pub fn resources(documents: &[Document]) -> Vec<Problem> {
         }));
     }
     problems.sort_by_key(|problem| problem.line);
+    problems
+}
+
+/// Checks that what promotes into a remote registry has a credential for it: in the same file, or applied already.
+#[must_use]
+pub fn remote_targets(documents: &[Document], applied: &[Registry]) -> Vec<Problem> {
+    let written = |document: &'_ Document| match &document.resource {
+        Resource::Registry(registry) => Some(registry.clone()),
+        _ => None,
+    };
+    let written: Vec<Registry> = documents.iter().filter_map(written).collect();
+    // What is written again replaces what is applied.
+    let kept = applied
+        .iter()
+        .filter(|applied| written.iter().all(|written| written.name != applied.name));
+    let known: Vec<&Registry> = written.iter().chain(kept).collect();
+    let mut problems = Vec::new();
+    for document in documents {
+        let Resource::PromotionPolicy(policy) = &document.resource else {
+            continue;
+        };
+        let Some(host) = policy.to.registry() else {
+            continue;
+        };
+        let has = |registry: &&Registry| registry.host == *host && registry.has_credential();
+        if !known.iter().any(has) {
+            problems.push(Problem {
+                line: document.line_of("to"),
+                message: format!(
+                    "`to`: `{}` is in the remote registry `{host}`, for which there is no credential; apply a Registry with \
+                     `host: {host}`, `username` and `password_file` before, or in the same file",
+                    policy.to
+                ),
+            });
+        }
+    }
     problems
 }
 
@@ -125,7 +161,8 @@ fn promotion_faults(
 fn target_that_is_a_source(policy: &PromotionPolicy) -> Option<Repository> {
     let sample = policy.from.as_str().replace("**", "*").replace('*', "x");
     let target = policy.to.render(&sample.parse().ok()?).ok()?;
-    policy.from.matches(target.as_str()).then_some(target)
+    let local = target.local()?;
+    policy.from.matches(local.as_str()).then(|| local.clone())
 }
 
 fn pruning_faults(policy: &PruningPolicy) -> Vec<(&'static str, String)> {
@@ -260,6 +297,45 @@ delete: tag.matches('-rc') || scan.critical > 5
             .replace("3.18", "y");
         let lines: Vec<usize> = checked(&text).iter().map(|problem| problem.line).collect();
         assert_eq!(lines, [5, 12, 24]);
+    }
+
+    #[test]
+    fn a_remote_target_needs_a_credential_for_its_registry() {
+        let to = |to: &str| {
+            let policy = GOOD.replace("official/{name}", to);
+            documents(&policy).unwrap()
+        };
+        let registry =
+            |host: &str, more: &str| format!("kind: Registry\nname: partner\nhost: {host}\n{more}");
+        let account = "username: sluice\npassword_file: /run/secrets/partner\n";
+        let read = |text: &str| match documents(text).unwrap().remove(0).resource {
+            Resource::Registry(registry) => registry,
+            other => panic!("{other:?}"),
+        };
+        let remote = to("registry.example/team/{name}");
+        let applied = read(&registry("registry.example", account));
+        assert_eq!(remote_targets(&to("official/{name}"), &[]), vec![]);
+        assert_eq!(
+            remote_targets(&remote, std::slice::from_ref(&applied)),
+            vec![]
+        );
+        for without in [
+            vec![],
+            vec![read(&registry("registry.example", ""))],
+            vec![read(&registry("registry.example:5000", account))],
+        ] {
+            let problems = remote_targets(&remote, &without);
+            assert_eq!((problems.len(), problems[0].line), (1, 10), "{problems:?}");
+            assert!(problems[0].message.contains("`host: registry.example`"));
+        }
+        // What the file says of the registry is what counts.
+        let policy = GOOD.replace("official/{name}", "registry.example/team/{name}");
+        for (more, count) in [(account, 0), ("", 1)] {
+            let text = format!("{policy}---\n{}", registry("registry.example", more));
+            let both = documents(&text).unwrap();
+            let problems = remote_targets(&both, std::slice::from_ref(&applied));
+            assert_eq!(problems.len(), count, "{problems:?}");
+        }
     }
 
     #[test]

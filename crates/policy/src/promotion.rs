@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sluice_domain::resources::{PromotionPolicy, UnknownFindings};
-use sluice_domain::{Class, Classify, Digest, InvalidName, Platform, Repository, Tag};
+use sluice_domain::{Class, Classify, Digest, InvalidName, Platform, Repository, Tag, Target};
 use thiserror::Error;
 
 use crate::condition::{Compiled, Facts, ImageFacts, Outcome as Evaluated, ScanFacts, Scope};
@@ -132,8 +132,8 @@ const KEPT: usize = 64;
 pub struct Judgement {
     /// The answer.
     pub outcome: Outcome,
-    /// The repository the image goes to if allowed.
-    pub target: Repository,
+    /// Where the image goes if allowed.
+    pub target: Target,
     /// The tag it gets there.
     pub target_tag: Tag,
     /// Every rule with its outcome, passed ones too.

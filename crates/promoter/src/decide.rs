@@ -63,6 +63,8 @@ pub(crate) fn decide(
             undetermined: false,
         });
     }
+    next.was_allowed =
+        next.outcome() == DecisionOutcome::Allow || stored.is_some_and(|stored| stored.was_allowed);
     match next.outcome() {
         DecisionOutcome::Allow => place(&mut next, policy, candidate, stored),
         _ => keep_place(&mut next, stored),
@@ -72,6 +74,7 @@ pub(crate) fn decide(
             next.decided_at = stored.decided_at;
             next.announced = stored.announced;
             next.target_tag.clone_from(&stored.target_tag);
+            next.note.clone_from(&stored.note);
             next.schema = stored.schema;
         }
         // Waiting is no refusal, and nobody can be told of a target that there is not.
@@ -110,7 +113,7 @@ pub(crate) fn decided_at(decision: &Decision) -> DateTime<Utc> {
 }
 
 fn judged(next: &mut Decision, judgement: Judgement) {
-    next.target = judgement.target.to_string();
+    next.target = judgement.target.stored();
     next.target_tag = judgement.target_tag.to_string();
     let (outcome, wait_until) = match judgement.outcome {
         Outcome::Allow => (DecisionOutcome::Allow, None),

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sluice_bus::{Bus, Cause, Failure, Handler, Outcome, topology};
-use sluice_domain::{Class, Classify, Digest, Repository, Tag, now};
+use sluice_domain::{Class, Classify, Digest, Repository, Tag, Target, now};
 use sluice_events::commands::{JudgeImage, Reconcile};
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
-use sluice_registry::Client;
+use sluice_registry::{Client, Transport};
 use sluice_service::crash;
 use sluice_state::reconcile::after_events;
-use sluice_state::{Catalog, Entry, State, TagWriter, describe, key};
+use sluice_state::{Catalog, Entry, State, TagWriter, describe};
 use thiserror::Error;
 
 use crate::decide::decide;
@@ -28,6 +28,8 @@ pub struct Promoter {
     pub(crate) catalog: Catalog,
     pub(crate) registry: Client,
     pub(crate) tags: TagWriter,
+    /// How remote registries are reached.
+    pub(crate) transport: Transport,
 }
 
 /// What the stage works on. Only what was scanned is taken of an event, never what was found.
@@ -87,6 +89,14 @@ pub enum Error {
         /// When to try again.
         until: DateTime<Utc>,
     },
+    /// A remote registry cannot be promoted into as it is described.
+    #[error("registry `{host}` cannot be promoted into: {reason}")]
+    Remote {
+        /// The registry.
+        host: String,
+        /// What is missing.
+        reason: String,
+    },
     /// Somebody judged by a newer policy already.
     #[error("policy `{policy}` was changed while it was read")]
     Outdated {
@@ -117,7 +127,7 @@ impl Classify for Error {
             Self::Away { until, .. } | Self::Uncompared { until } | Self::Overtaken { until } => {
                 Class::Unavailable { until: *until }
             }
-            Self::Damaged { .. } => Class::Permanent,
+            Self::Damaged { .. } | Self::Remote { .. } => Class::Permanent,
         }
     }
 }
@@ -140,12 +150,12 @@ pub(crate) struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// Returns the place in the target.
-    pub(crate) fn place(&self) -> Result<(Repository, Tag), Error> {
+    /// Returns the target and the tag there.
+    pub(crate) fn aim(&self) -> Result<(Target, Tag), Error> {
         let damaged = || Error::Damaged {
             what: format!("decision `{}`", self.key),
         };
-        let target = self.decision.target.parse().map_err(|_| damaged())?;
+        let target = Target::from_stored(&self.decision.target).map_err(|_| damaged())?;
         let tag = self.decision.target_tag.parse().map_err(|_| damaged())?;
         Ok((target, tag))
     }
@@ -228,83 +238,15 @@ impl Promoter {
             catalog,
             registry,
             tags,
+            transport: Transport::default(),
         }
     }
 
-    /// Returns the tags of a repository that name a digest, and those that brought it into a target.
-    async fn scanned(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-    ) -> Result<Vec<Subject>, Error> {
-        let mut subjects = Vec::new();
-        for entry in self.state.tags.list(&key::tags_of(repository)).await? {
-            if entry.value.digest == digest.as_str()
-                && let Ok(tag) = entry.value.tag.parse()
-            {
-                subjects.push(Subject {
-                    repository: repository.clone(),
-                    tag,
-                    digest: digest.clone(),
-                    current: Some(entry.value),
-                });
-            }
-        }
-        let filter = key::decisions_about(digest);
-        let place = repository.as_str();
-        // Of one that was refused, something may be left that was on its way when it was refused.
-        let is_here = |decision: &Decision| {
-            (decision.promoted_at.is_some() || decision.outcome() == DecisionOutcome::Deny)
-                && (decision.repository == place || decision.target == place)
-        };
-        for entry in self.state.decisions.list(&filter).await? {
-            let decision = entry.value;
-            let (Ok(from), Ok(tag)) = (decision.repository.parse(), decision.tag.parse()) else {
-                continue;
-            };
-            let known = |subject: &Subject| subject.repository == from && subject.tag == tag;
-            if is_here(&decision) && !subjects.iter().any(known) {
-                subjects.push(self.subject(from, tag, digest.clone()).await?);
-            }
-        }
-        Ok(subjects)
-    }
-
-    /// Returns the one tag of a command; nothing if it names another digest now and nothing was decided on this one.
-    async fn asked(&self, command: &JudgeImage) -> Result<Vec<Subject>, Error> {
-        let JudgeImage {
-            repository,
-            tag,
-            digest,
-        } = command.clone();
-        let subject = self.subject(repository, tag, digest).await?;
-        if subject.current.is_some() {
-            return Ok(vec![subject]);
-        }
-        let filter = key::decisions_on(&subject.repository, &subject.tag);
-        let decisions = self.state.decisions.list(&filter).await?;
-        let decided = decisions
-            .iter()
-            .any(|entry| entry.value.digest == subject.digest.as_str());
-        Ok(decided.then_some(subject).into_iter().collect())
-    }
-
-    async fn subject(
-        &self,
-        repository: Repository,
-        tag: Tag,
-        digest: Digest,
-    ) -> Result<Subject, Error> {
-        let entry = self.state.tags.get(&key::tag(&repository, &tag)).await?;
-        let current = entry
-            .map(|entry| entry.value)
-            .filter(|entry| entry.digest == digest.as_str());
-        Ok(Subject {
-            repository,
-            tag,
-            digest,
-            current,
-        })
+    /// Reaches remote registries in another way than over the wire.
+    #[must_use]
+    pub fn reaching(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        self
     }
 
     /// Judges by one policy and stores the decision, before anything follows from it.
@@ -389,7 +331,7 @@ impl Promoter {
         let mut told = Told::default();
         let refused = case.decision.outcome() == DecisionOutcome::Deny;
         if refused && case.decision.promoted_at.is_none() && self.is_left(case).await? {
-            self.clear(case, &mut told).await?;
+            self.clear_what_is_left(case, &mut told).await?;
         }
         let settled = told.settle(&self.bus, cause).await;
         settled.map_err(|source| Error::Telling { source })

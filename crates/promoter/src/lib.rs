@@ -5,6 +5,7 @@
 mod decide;
 mod facts;
 mod handler;
+mod place;
 mod policies;
 mod promote;
 mod recall;
@@ -12,8 +13,12 @@ mod reconcile;
 mod restored;
 mod revert;
 mod settings;
+mod subjects;
+mod sweep;
 mod targets;
+mod timer;
 mod told;
+mod vanished;
 
 use std::time::Duration;
 

@@ -1,11 +1,9 @@
 //! What follows from a decision for an image that is not in its target: copy, tag, tell; or wait; or leave it open.
 
-use chrono::{DateTime, DurationRound as _, SecondsFormat, TimeDelta, Utc};
-use sluice_bus::{Schedule, When};
-use sluice_domain::{Digest, Repository, Tag};
+use chrono::{SecondsFormat, TimeDelta};
+use sluice_domain::{Digest, Tag};
 use sluice_events::commands::JudgeImage;
 use sluice_events::facts::{ImagePromoted, ImagePromotionDenied, Reason};
-use sluice_events::subject::token;
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Decision, DecisionOutcome, Promotion, TagEntry};
 use sluice_registry::{Client, CopyJob, Manifest};
@@ -14,6 +12,7 @@ use sluice_state::{Applied, Provenance, Standing, State, TagChange, Truth, key};
 
 use crate::decide::decided_at;
 use crate::handler::{Case, Error, Promoter};
+use crate::place::{Place, is_settled, tell_stranger};
 use crate::policies;
 use crate::told::Told;
 
@@ -25,7 +24,7 @@ struct Allowed<'a> {
     state: &'a State,
     registry: &'a Client,
     case: &'a Case<'a>,
-    target: &'a Repository,
+    place: &'a Place,
     target_tag: &'a Tag,
 }
 
@@ -72,7 +71,11 @@ impl Allowed<'_> {
     ///
     /// It may be newer than everything that the state knew then; only what was decided since comes over it.
     async fn is_kept(&self) -> Result<bool, sluice_state::Error> {
-        let key = key::unauthorised(self.target, self.target_tag);
+        // In a remote target what others put there is not remembered, and left alone by whoever judges the same again.
+        let Some(target) = self.place.target.local() else {
+            return Ok(false);
+        };
+        let key = key::unauthorised(target, self.target_tag);
         let Some(found) = self.state.unauthorised.get(&key).await? else {
             return Ok(false);
         };
@@ -82,8 +85,7 @@ impl Allowed<'_> {
         if !found.kept || !before || found.digest == self.case.decision.digest {
             return Ok(false);
         }
-        let tag = self.target_tag.into();
-        let head = self.registry.head(self.target, &tag).await?;
+        let head = self.place.head(self.target_tag).await?;
         Ok(head.is_some_and(|head| head.digest.as_str() == found.digest))
     }
 
@@ -98,7 +100,7 @@ impl Allowed<'_> {
         let entry = self
             .state
             .tags
-            .get(&key::tag(self.target, self.target_tag))
+            .get(&key::target_tag(&self.place.target, self.target_tag))
             .await?;
         let Some(entry) = entry else {
             return Ok(false);
@@ -115,7 +117,7 @@ impl Allowed<'_> {
         let holds = newer
             && other.digest != self.case.decision.digest
             && other.outcome() == DecisionOutcome::Allow
-            && other.target == self.target.as_str()
+            && other.target == self.case.decision.target
             && other.target_tag == self.target_tag.as_str();
         if !holds {
             return Ok(false);
@@ -161,19 +163,28 @@ pub(crate) fn occurrence(decision: &Decision) -> String {
 impl Promoter {
     /// Brings an allowed image to its place, or mends it there, and tells it once.
     pub(crate) async fn promote(&self, case: &Case<'_>) -> Result<Told, Error> {
-        let (target, target_tag) = case.place()?;
+        let (target, target_tag) = case.aim()?;
+        let place = self.place(target).await?;
         let truth = Allowed {
             state: &self.state,
             registry: &self.registry,
             case,
-            target: &target,
+            place: &place,
             target_tag: &target_tag,
         };
         if truth.standing().await? == Standing::Superseded {
             return self.too_late(case).await;
         }
-        let mut previous = self.previous(case, &target, &target_tag).await?;
-        if !self.is_in_place(case, &target, &target_tag).await? {
+        let mut told = Told::default();
+        if let Some(found) = self.stranger(case, &place, &target_tag).await? {
+            let (decision, target) = (&case.decision, &place.target);
+            if let Some(note) = tell_stranger(decision, target, &target_tag, &found, &mut told) {
+                told.record(self.record(case, |decision| decision.note = note));
+            }
+            return Ok(told);
+        }
+        let mut previous = self.previous(case, &place, &target_tag).await?;
+        if !self.is_in_place(case, &place, &target_tag).await? {
             self.state.unless_paused().await?;
             match self.bring(case, &truth).await {
                 Ok(Applied::Settled { previous: before }) => previous = before.or(previous),
@@ -194,12 +205,14 @@ impl Promoter {
                 }
             }
             tracing::info!(
-                policy = case.decision.policy, image.repository = %target, image.tag = %target_tag,
+                policy = case.decision.policy, image.repository = %place.target, image.tag = %target_tag,
                 image.digest = case.decision.digest, "promoted"
             );
         }
-        let mut told = Told::default();
         if case.decision.announced {
+            if !case.decision.note.is_empty() {
+                told.record(self.record(case, |decision| decision.note.clear()));
+            }
             return Ok(told);
         }
         let occurrence = occurrence(&case.decision);
@@ -208,49 +221,53 @@ impl Promoter {
                 policy: case.policy.spec.name.clone(),
                 source: case.subject.repository.clone(),
                 source_tag: case.subject.tag.clone(),
-                target: target.clone(),
+                target: place.repository().clone(),
                 target_tag: target_tag.clone(),
                 digest: case.subject.digest.clone(),
                 decided_at: decided_at(&case.decision),
                 previous,
+                registry: place.target.registry.clone(),
             },
             &occurrence,
         );
-        self.chain(case, target, target_tag, &mut told).await?;
+        self.chain(case, &place, target_tag, &mut told).await?;
         told.record(self.record(case, |_| {}));
         Ok(told)
     }
 
     /// Copies the image, then points the tag to it.
     async fn bring(&self, case: &Case<'_>, truth: &Allowed<'_>) -> Result<Applied, Error> {
-        let top = self.copy(case, truth.target).await?;
+        let top = self.copy(case, truth.place).await?;
         crash::point("promoter.copied");
         let change = TagChange {
-            repository: truth.target,
+            repository: truth.place.repository(),
             tag: truth.target_tag,
             wanted: Some(&top),
             provenance: provenance(case),
             truth,
         };
-        Ok(self.tags.apply(&change).await?)
+        Ok(truth.place.tags.apply(&change).await?)
     }
 
     /// Asks for a judgement of the promoted image where the target is a source of further policies.
     async fn chain(
         &self,
         case: &Case<'_>,
-        target: Repository,
+        place: &Place,
         target_tag: Tag,
         told: &mut Told,
     ) -> Result<(), Error> {
+        let Some(target) = place.target.local() else {
+            return Ok(());
+        };
         let policies = policies::read(&self.state).await?;
         let further = |policy: &policies::Policy| {
-            policy.spec.name != case.policy.spec.name && policy.judges(&target)
+            policy.spec.name != case.policy.spec.name && policy.judges(target)
         };
         if policies.iter().any(further) {
             let id = format!("judge/chain/{}/{}", case.key, occurrence(&case.decision));
             let command = JudgeImage {
-                repository: target,
+                repository: target.clone(),
                 tag: target_tag,
                 digest: case.subject.digest.clone(),
             };
@@ -275,7 +292,7 @@ impl Promoter {
                     until: sluice_domain::now() + LOOK_AGAIN,
                 });
             }
-            self.clear(case, &mut told).await?;
+            self.clear_what_is_left(case, &mut told).await?;
         }
         self.end_claim(case).await?;
         Ok(told)
@@ -284,39 +301,42 @@ impl Promoter {
     /// Ends what somebody who died began to write for this decision.
     pub(crate) async fn end_claim(&self, case: &Case<'_>) -> Result<(), Error> {
         // A policy that cannot say where to has written nothing.
-        let Ok((target, target_tag)) = case.place() else {
+        let Ok((target, target_tag)) = case.aim() else {
             return Ok(());
         };
-        let ours = (Some(&case.subject.digest), &provenance(case));
-        let left = self.tags.leave(&target, &target_tag, ours.0, ours.1).await;
-        left.map_err(Error::from)
+        if target.local().is_none() && !case.decision.was_allowed {
+            return Ok(());
+        }
+        let place = self.place(target).await?;
+        let (digest, provenance) = (Some(&case.subject.digest), provenance(case));
+        let tags = &place.tags;
+        let left = tags.leave(place.repository(), &target_tag, digest, &provenance);
+        Ok(left.await?)
     }
 
     /// Says whether the tag and every manifest of the image are in the target.
     async fn is_in_place(
         &self,
         case: &Case<'_>,
-        target: &Repository,
+        place: &Place,
         target_tag: &Tag,
     ) -> Result<bool, Error> {
-        let entry = self.state.tags.get(&key::tag(target, target_tag)).await?;
-        let settled = entry.is_some_and(|entry| {
-            entry.value.claim.is_none() && entry.value.digest == case.decision.digest
-        });
+        let key = key::target_tag(&place.target, target_tag);
+        let settled = self
+            .state
+            .tags
+            .get(&key)
+            .await?
+            .is_some_and(|entry| is_settled(&entry.value, &case.decision));
         if !settled {
             return Ok(false);
         }
-        let head = self.registry.head(target, &target_tag.into()).await?;
+        let head = place.head(target_tag).await?;
         if head.is_none_or(|head| head.digest != case.subject.digest) {
             return Ok(false);
         }
         for manifest in case.manifests {
-            if self
-                .registry
-                .head(target, &manifest.into())
-                .await?
-                .is_none()
-            {
+            if place.head(manifest).await?.is_none() {
                 return Ok(false);
             }
         }
@@ -327,10 +347,11 @@ impl Promoter {
     async fn previous(
         &self,
         case: &Case<'_>,
-        target: &Repository,
+        place: &Place,
         target_tag: &Tag,
     ) -> Result<Option<Digest>, Error> {
-        let entry = self.state.tags.get(&key::tag(target, target_tag)).await?;
+        let key = key::target_tag(&place.target, target_tag);
+        let entry = self.state.tags.get(&key).await?;
         let settled = provenance(case).promotion;
         Ok(entry
             .filter(|entry| entry.value.promoted_from == settled)
@@ -340,24 +361,26 @@ impl Promoter {
     pub(crate) async fn copy(
         &self,
         case: &Case<'_>,
-        target: &Repository,
+        place: &Place,
     ) -> Result<Manifest, sluice_registry::Error> {
         let source = &case.subject.repository;
+        // A remote registry has the blobs of no repository here.
+        let siblings = place.target.local().map(|_| source);
         let digest: &Digest = &case.subject.digest;
         let job = CopyJob {
             source: &self.registry,
             source_repository: source,
             digest,
-            target: &self.registry,
-            target_repository: target,
-            siblings: std::slice::from_ref(source),
+            target: &place.registry,
+            target_repository: place.repository(),
+            siblings: siblings.map(std::slice::from_ref).unwrap_or_default(),
         };
         Ok(job.run().await?.top)
     }
 
     /// Tells why an image was refused, or why nothing can be told of it.
     pub(crate) fn tell_refusal(&self, case: &Case<'_>, told: &mut Told) -> Result<(), Error> {
-        let (target, _) = case.place()?;
+        let (target, _) = case.aim()?;
         let reasons = case.decision.reasons.iter().map(|reason| Reason {
             rule: reason.rule.clone(),
             detail: reason.detail.clone(),
@@ -370,9 +393,10 @@ impl Promoter {
                 repository: case.subject.repository.clone(),
                 tag: case.subject.tag.clone(),
                 digest: case.subject.digest.clone(),
-                target,
+                target: target.repository,
                 reasons: reasons.collect(),
                 decided_at: decided_at(&case.decision),
+                registry: target.registry,
             },
             &occurrence(&case.decision),
         );
@@ -389,80 +413,5 @@ impl Promoter {
             told.record(self.record(case, |_| {}));
         }
         Ok(told)
-    }
-
-    /// Keeps the timer of a decision that waits, and removes it with the waiting.
-    ///
-    /// There is one per policy and tag: a digest that comes later replaces the timer of the one before, and a timer that
-    /// fired is gone. So there are never more timers than tags that soak.
-    pub(crate) async fn keep_timer(&self, case: &Case<'_>) -> Result<(), Error> {
-        let Case {
-            policy, subject, ..
-        } = case;
-        if subject.current.is_none() || policy.spec.soak.is_none() {
-            return Ok(());
-        }
-        let name = format!(
-            "judge.{}.{}.{}",
-            token(policy.spec.name.as_str()),
-            token(subject.repository.as_str()),
-            token(subject.tag.as_str())
-        );
-        let until = time_from_wire(case.decision.wait_until.as_ref());
-        let Some(until) = until.filter(|_| case.decision.outcome() == DecisionOutcome::Wait) else {
-            self.bus
-                .remove_schedule(&name)
-                .await
-                .map_err(sluice_state::Error::from)?;
-            crash::point("promoter.timer_removed");
-            return Ok(());
-        };
-        let command = JudgeImage {
-            repository: subject.repository.clone(),
-            tag: subject.tag.clone(),
-            digest: subject.digest.clone(),
-        };
-        let schedule = Schedule {
-            name,
-            when: When::At(whole_second(until)),
-            command: command.into(),
-        };
-        self.bus
-            .put_schedule(&schedule)
-            .await
-            .map_err(sluice_state::Error::from)?;
-        crash::point("promoter.timer_kept");
-        Ok(())
-    }
-}
-
-/// Schedules know whole seconds; one that fired before the time would find the image still waiting.
-fn whole_second(at: DateTime<Utc>) -> DateTime<Utc> {
-    let second = TimeDelta::seconds(1);
-    at.duration_trunc(second)
-        .ok()
-        .filter(|floor| *floor < at)
-        .and_then(|floor| floor.checked_add_signed(second))
-        .unwrap_or(at)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_timer_never_fires_before_the_time() {
-        for (at, expected) in [
-            ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
-            ("2026-01-01T00:00:00.000000001Z", "2026-01-01T00:00:01Z"),
-            ("2026-01-01T23:59:59.9Z", "2026-01-02T00:00:00Z"),
-        ] {
-            let at: DateTime<Utc> = at.parse().unwrap();
-            assert_eq!(whole_second(at), expected.parse::<DateTime<Utc>>().unwrap());
-        }
-        assert_eq!(
-            whole_second(DateTime::<Utc>::MAX_UTC),
-            DateTime::<Utc>::MAX_UTC
-        );
     }
 }

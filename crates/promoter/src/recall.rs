@@ -3,27 +3,25 @@
 use std::collections::BTreeSet;
 
 use sluice_domain::resources::Recall;
-use sluice_domain::{Digest, Repository, Tag, now};
+use sluice_domain::{Class, Classify as _, Tag, Target};
 use sluice_events::commands::JudgeImage;
 use sluice_events::facts::{ImageFlagged, ImageWithdrawn};
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Decision, DecisionOutcome, Promotion, TagEntry};
-use sluice_registry::Client;
-use sluice_service::crash;
-use sluice_state::{Entry, Standing, State, TagChange, Truth, describe, key};
+use sluice_state::{Standing, State, TagChange, Truth, key};
 
 use crate::decide::{is_known_to_fail, why};
 use crate::handler::{Case, Error, Promoter};
-use crate::policies;
+use crate::place::{Place, is_settled};
 use crate::promote::{occurrence, provenance};
+use crate::sweep::Sweep;
 use crate::told::Told;
 
 /// The source of truth of a withdrawal: the decision still refuses what the tag names.
 struct Refused<'a> {
     state: &'a State,
-    registry: &'a Client,
     case: &'a Case<'a>,
-    target: &'a Repository,
+    place: &'a Place,
     tag: &'a Tag,
 }
 
@@ -34,7 +32,7 @@ impl Truth for Refused<'_> {
         let entry = self
             .state
             .tags
-            .get(&key::tag(self.target, self.tag))
+            .get(&key::target_tag(&self.place.target, self.tag))
             .await?;
         // Somebody may have promoted another digest meanwhile, which must stay. While the tag is claimed, its entry
         // does not say yet what it names.
@@ -42,13 +40,12 @@ impl Truth for Refused<'_> {
             entry.value.claim.is_some() || entry.value.digest == self.case.decision.digest
         });
         // What the registry's tag names otherwise, no decision of this image speaks of: after a restore it may be newer.
-        let head = self.registry.head(self.target, &self.tag.into()).await?;
+        let head = self.place.head(self.tag).await?;
         let other = match head {
             Some(head) if head.digest.as_str() != self.case.decision.digest => {
-                !self
-                    .registry
-                    .is_tombstone(self.target, &head.digest)
-                    .await?
+                let Place { registry, .. } = self.place;
+                let repository = self.place.repository();
+                !registry.is_tombstone(repository, &head.digest).await?
             }
             _ => false,
         };
@@ -57,35 +54,6 @@ impl Truth for Refused<'_> {
         } else {
             Standing::Superseded
         })
-    }
-}
-
-/// The manifests of an image that is to leave a target.
-#[derive(Debug)]
-pub(crate) struct Sweep<'a> {
-    pub(crate) target: &'a Repository,
-    pub(crate) manifests: &'a [Digest],
-    /// The key of the decision that does not count any more; empty for what no decision brought.
-    pub(crate) without: &'a str,
-    /// The image itself, if a decision brought it.
-    pub(crate) digest: Option<&'a str>,
-    /// Where it came from, if a decision brought it.
-    pub(crate) source: Option<&'a Repository>,
-    /// What tells this from the next time.
-    pub(crate) occurrence: String,
-}
-
-impl<'a> Sweep<'a> {
-    /// Makes that of an image that a decision brought.
-    pub(crate) fn of(case: &'a Case<'_>, target: &'a Repository) -> Self {
-        Self {
-            target,
-            manifests: case.manifests,
-            without: &case.key,
-            digest: Some(&case.decision.digest),
-            source: Some(&case.subject.repository),
-            occurrence: occurrence(&case.decision),
-        }
     }
 }
 
@@ -98,10 +66,10 @@ impl Promoter {
         }
         self.end_claim(case).await?;
         if !case.decision.flagged.is_empty() && self.is_half(case).await? {
-            let (target, _) = case.place()?;
+            let (target, _) = case.aim()?;
             self.state.unless_paused().await?;
             // What it shares with another image went with that while it was on its way.
-            match self.copy(case, &target).await {
+            match self.copy(case, &self.place(target).await?).await {
                 Ok(_) => {}
                 // Its source is gone too, and half of a refused image is of no use to anybody.
                 Err(error) if error.is_not_found() => {
@@ -132,7 +100,7 @@ impl Promoter {
             }
         }
         if case.decision.promoted_at.is_none() && self.is_left(case).await? {
-            self.clear(case, &mut told).await?;
+            self.clear_what_is_left(case, &mut told).await?;
         }
         if !case.decision.announced {
             told.record(self.record(case, |_| {}));
@@ -140,17 +108,36 @@ impl Promoter {
         Ok(told)
     }
 
+    /// Clears it, as far as a remote registry lets anybody delete: nobody is told of what was never promoted.
+    pub(crate) async fn clear_what_is_left(
+        &self,
+        case: &Case<'_>,
+        told: &mut Told,
+    ) -> Result<(), Error> {
+        let (target, _) = case.aim()?;
+        match self.clear(case, told).await {
+            Err(error) if target.local().is_none() && is_refused_deletion(&error) => {
+                tracing::warn!(image.repository = %target, image.digest = case.decision.digest, %error, "what is left of a refused image stays there");
+                Ok(())
+            }
+            cleared => cleared.map(drop),
+        }
+    }
+
     /// Says whether something is in the target of an image that nothing brought there for good.
     ///
     /// A promotion that was carried out while the image was withdrawn cleans up behind itself; one that died does so
     /// when its message comes again, and finds the refusal.
     pub(crate) async fn is_left(&self, case: &Case<'_>) -> Result<bool, Error> {
-        let Ok((target, _)) = case.place() else {
+        let Ok((target, _)) = case.aim() else {
             return Ok(false);
         };
+        if target.local().is_none() && !case.decision.was_allowed {
+            return Ok(false);
+        }
+        let place = self.place(target).await?;
         for manifest in case.manifests {
-            let head = self.registry.head(&target, &manifest.into()).await?;
-            if head.is_some() {
+            if place.head(manifest).await?.is_some() {
                 return Ok(true);
             }
         }
@@ -161,14 +148,13 @@ impl Promoter {
     ///
     /// Where it is not there itself there is nothing to mend; a registry that lost its disk says so of everything.
     async fn is_half(&self, case: &Case<'_>) -> Result<bool, Error> {
-        let (target, _) = case.place()?;
-        let top = (&case.subject.digest).into();
-        if self.registry.head(&target, &top).await?.is_none() {
+        let (target, _) = case.aim()?;
+        let place = self.place(target).await?;
+        if place.head(&case.subject.digest).await?.is_none() {
             return Ok(false);
         }
         for manifest in case.manifests {
-            let head = self.registry.head(&target, &manifest.into()).await?;
-            if head.is_none() {
+            if place.head(manifest).await?.is_none() {
                 return Ok(true);
             }
         }
@@ -188,33 +174,80 @@ impl Promoter {
     }
 
     async fn flag(&self, case: &Case<'_>, told: &mut Told) -> Result<(), Error> {
-        let (target, tag) = case.place()?;
-        let digest = &case.subject.digest;
+        let (target, tag) = case.aim()?;
         // Refused between the decision that allowed it and the copy, it never stood there.
-        if self.registry.head(&target, &digest.into()).await?.is_none() {
+        if !self.stands(case, &target, &tag).await? {
             told.record(self.record(case, |decision| decision.promoted_at = None));
             return Ok(());
         }
-        let reason = why(&case.decision);
+        self.tell_flag(case, (target, tag), why(&case.decision), told);
+        Ok(())
+    }
+
+    /// Says whether an image that is to be flagged stands in its target.
+    ///
+    /// Of a remote one the entry says it, so that a flag does not wait for a registry that is away.
+    async fn stands(&self, case: &Case<'_>, target: &Target, tag: &Tag) -> Result<bool, Error> {
+        if target.local().is_none() {
+            let entry = self.state.tags.get(&key::target_tag(target, tag)).await?;
+            if entry.is_some_and(|entry| is_settled(&entry.value, &case.decision)) {
+                return Ok(true);
+            }
+        }
+        let place = self.place(target.clone()).await?;
+        Ok(place.head(&case.subject.digest).await?.is_some())
+    }
+
+    fn tell_flag(
+        &self,
+        case: &Case<'_>,
+        (target, tag): (Target, Tag),
+        reason: String,
+        told: &mut Told,
+    ) {
         tracing::warn!(image.repository = %target, image.tag = %tag, reason, "flagged");
         told.fact(
             ImageFlagged {
                 policy: case.policy.spec.name.clone(),
-                repository: target,
+                repository: target.repository,
                 tag,
                 digest: case.subject.digest.clone(),
                 reason: reason.clone(),
+                registry: target.registry,
             },
             &occurrence(&case.decision),
         );
         told.record(self.record(case, |decision| decision.flagged = reason));
+    }
+
+    /// Flags an image that a remote registry does not let go, which is tried again when it is judged again.
+    fn cannot_withdraw(
+        &self,
+        case: &Case<'_>,
+        error: &Error,
+        told: &mut Told,
+    ) -> Result<(), Error> {
+        let (target, tag) = case.aim()?;
+        let reason = format!("{}; it cannot be withdrawn: {error}", why(&case.decision));
+        if case.decision.flagged.is_empty() {
+            self.tell_flag(case, (target, tag), reason, told);
+        } else {
+            tracing::warn!(image.repository = %target, image.tag = %tag, reason, "not withdrawn");
+            told.record(self.record(case, |_| {}));
+        }
         Ok(())
     }
 
     /// Takes an image back, and tells it.
     async fn withdraw(&self, case: &Case<'_>, told: &mut Told) -> Result<(), Error> {
-        let (target, _) = case.place()?;
-        let Some(brought) = self.clear(case, told).await? else {
+        let (target, _) = case.aim()?;
+        let brought = match self.clear(case, told).await {
+            Err(error) if target.local().is_none() && is_refused_deletion(&error) => {
+                return self.cannot_withdraw(case, &error, told);
+            }
+            brought => brought?,
+        };
+        let Some(brought) = brought else {
             return Ok(());
         };
         let reason = why(&case.decision);
@@ -223,10 +256,11 @@ impl Promoter {
             told.fact(
                 ImageWithdrawn {
                     policy: case.policy.spec.name.clone(),
-                    repository: target.clone(),
+                    repository: target.repository.clone(),
                     tag,
                     digest: case.subject.digest.clone(),
                     reason: reason.clone(),
+                    registry: target.registry.clone(),
                 },
                 &occurrence(&case.decision),
             );
@@ -247,10 +281,12 @@ impl Promoter {
         told: &mut Told,
     ) -> Result<Option<BTreeSet<Tag>>, Error> {
         self.state.unless_paused().await?;
-        let (target, tag) = case.place()?;
+        let (target, tag) = case.aim()?;
+        let ours = key::tags_of_target(&target);
+        let place = self.place(target).await?;
         // A template with the time may have brought more than one tag; the last is told even when it is gone already.
         let mut brought = BTreeSet::from([tag]);
-        for entry in self.state.tags.list(&key::tags_of(&target)).await? {
+        for entry in self.state.tags.list(&ours).await? {
             let is_ours = is_brought_by(&entry.value, case) || is_withdrawn_by(&entry.value, case);
             if is_ours && let Ok(tag) = entry.value.tag.parse() {
                 brought.insert(tag);
@@ -259,24 +295,24 @@ impl Promoter {
         for tag in &brought {
             let truth = Refused {
                 state: &self.state,
-                registry: &self.registry,
                 case,
-                target: &target,
+                place: &place,
                 tag,
             };
-            let entry = self.state.tags.get(&key::tag(&target, tag)).await?;
+            let key = key::target_tag(&place.target, tag);
+            let entry = self.state.tags.get(&key).await?;
             if let Some(entry) = entry
                 && (is_brought_by(&entry.value, case)
-                    || self.is_begun(&entry.value, case, &target, tag).await?)
+                    || is_begun(&entry.value, case, &place, tag).await?)
             {
                 let change = TagChange {
-                    repository: &target,
+                    repository: place.repository(),
                     tag,
                     wanted: None,
                     provenance: provenance(case),
                     truth: &truth,
                 };
-                self.tags.apply(&change).await?;
+                place.tags.apply(&change).await?;
             }
         }
         // A decision that changed meanwhile has its own message, which mends what was removed.
@@ -284,170 +320,43 @@ impl Promoter {
         if now.is_none_or(|now| now.value.outcome() != DecisionOutcome::Deny) {
             return Ok(None);
         }
-        self.sweep(&Sweep::of(case, &target), told).await?;
+        match self.sweep(&Sweep::of(case, &place), told).await {
+            // The tags are gone; what a remote registry does not list or delete by digest is left to whoever owns it.
+            Err(Error::Registry(error))
+                if place.is_remote() && error.class() == Class::Permanent =>
+            {
+                tracing::warn!(image.repository = %place.target, image.digest = case.decision.digest, %error, "its manifests are left in the remote registry");
+            }
+            swept => swept?,
+        }
         Ok(Some(brought))
     }
+}
 
-    /// Says whether a promotion of this image began to write a tag, and did not come to its end.
-    async fn is_begun(
-        &self,
-        entry: &TagEntry,
-        case: &Case<'_>,
-        target: &Repository,
-        tag: &Tag,
-    ) -> Result<bool, Error> {
-        let claim = entry.claim.as_ref();
-        if claim.is_none_or(|claim| claim.digest != case.decision.digest) {
-            return Ok(false);
-        }
-        let head = self.registry.head(target, &tag.into()).await?;
-        Ok(head.is_some_and(|head| head.digest == case.subject.digest))
+/// Says whether a promotion of this image began to write a tag, and did not come to its end.
+async fn is_begun(
+    entry: &TagEntry,
+    case: &Case<'_>,
+    place: &Place,
+    tag: &Tag,
+) -> Result<bool, Error> {
+    let claim = entry.claim.as_ref();
+    if claim.is_none_or(|claim| claim.digest != case.decision.digest) {
+        return Ok(false);
     }
+    let head = place.head(tag).await?;
+    Ok(head.is_some_and(|head| head.digest == case.subject.digest))
+}
 
-    /// Deletes the manifests of an image that no other permitted image of the target reaches (invariants 1 and 5).
-    ///
-    /// Whatever cannot be listed or read ends this before anything is deleted.
-    pub(crate) async fn sweep(&self, sweep: &Sweep<'_>, told: &mut Told) -> Result<(), Error> {
-        self.state.unless_paused().await?;
-        let kept = self.kept(sweep).await?;
-        for manifest in sweep
-            .manifests
-            .iter()
-            .filter(|digest| !kept.contains(*digest))
-        {
-            self.registry
-                .delete_manifest(sweep.target, manifest)
-                .await?;
-            crash::point("promoter.manifest_deleted");
-            tracing::info!(image.repository = %sweep.target, image.digest = %manifest, "deleted");
-        }
-        // An image with a manifest in common may have been allowed since the listing, and found it there when it was
-        // copied. Its effect is verified once more, and mended.
-        for entry in self.permitted(sweep).await? {
-            let (Ok(repository), Ok(tag), Ok(digest)) = (
-                entry.value.repository.parse(),
-                entry.value.tag.parse(),
-                entry.value.digest.parse::<Digest>(),
-            ) else {
-                continue;
-            };
-            let reached = self.reached(&digest, sweep.target).await?;
-            if reached
-                .iter()
-                .any(|digest| sweep.manifests.contains(digest))
-            {
-                let id = format!("judge/mend/{}/{}", entry.key, sweep.occurrence);
-                let command = JudgeImage {
-                    repository,
-                    tag,
-                    digest,
-                };
-                told.command(command, id);
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns every manifest that must stay in a target, apart from what only this decision brought there.
-    async fn kept(&self, sweep: &Sweep<'_>) -> Result<BTreeSet<Digest>, Error> {
-        let target = sweep.target;
-        let mut tops = BTreeSet::new();
-        for entry in self.permitted(sweep).await? {
-            tops.extend(entry.value.digest.parse::<Digest>().ok());
-        }
-        for entry in self.state.tags.list(&key::tags_of(target)).await? {
-            tops.extend(entry.value.digest.parse::<Digest>().ok());
-            // One that is claimed for this very image is that of a promotion that comes too late, and a claim that has
-            // lapsed is that of somebody who died.
-            let claim = entry.value.claim.filter(|claim| {
-                time_from_wire(claim.until.as_ref()).is_some_and(|until| until > now())
-            });
-            let claimed = claim.map(|claim| claim.digest);
-            let claimed = claimed.filter(|digest| Some(digest.as_str()) != sweep.digest);
-            tops.extend(claimed.and_then(|digest| digest.parse::<Digest>().ok()));
-        }
-        // The registry may have tags that no entry knows.
-        let listed = match self.registry.tags(target).await {
-            Err(error) if error.is_not_found() => Vec::new(),
-            listed => listed?,
-        };
-        for tag in &listed {
-            let head = self.registry.head(target, &tag.into()).await?;
-            tops.extend(head.map(|head| head.digest));
-        }
-        let mut kept = BTreeSet::new();
-        for top in tops {
-            kept.extend(self.reached(&top, target).await?);
-            kept.insert(top);
-        }
-        Ok(kept)
-    }
-
-    /// Returns the other decisions by which an image may be in a target: allowed now, or promoted and not withdrawn.
-    ///
-    /// One that fails and is not flagged for good does not count: it is about to be withdrawn, and two that go at the same
-    /// time would else keep what they share. Where it is about to be flagged instead, its tag keeps what it needs.
-    /// Decisions are found by their source, which the target's tags name, and by the policies that promote there: what is
-    /// on its way has no tag yet. For what no decision brought, all decisions are read.
-    async fn permitted(&self, sweep: &Sweep<'_>) -> Result<Vec<Entry<Decision>>, Error> {
-        let target = sweep.target;
-        let mut sources = BTreeSet::new();
-        sources.extend(sweep.source.cloned());
-        for entry in self.state.tags.list(&key::tags_of(target)).await? {
-            let from = entry.value.promoted_from;
-            sources.extend(from.and_then(|from| from.repository.parse::<Repository>().ok()));
-        }
-        let policies = policies::read(&self.state).await?;
-        let withdraws = |decision: &Decision| {
-            policies.iter().any(|policy| {
-                policy.spec.recall == Recall::Withdraw
-                    && policy.spec.name.as_str() == decision.policy
-            })
-        };
-        let goes = |decision: &Decision| {
-            is_known_to_fail(decision) && (decision.flagged.is_empty() || withdraws(decision))
-        };
-        let mut filters: Vec<String> = sources.iter().map(key::decisions_in).collect();
-        for policy in policies.iter().filter(|p| p.spec.to.could_produce(target)) {
-            filters.push(key::decisions_by(&policy.spec.name));
-        }
-        if sweep.source.is_none() {
-            filters = vec![">".to_owned()];
-        }
-        let mut permitted: Vec<Entry<Decision>> = Vec::new();
-        for filter in filters {
-            for entry in self.state.decisions.list(&filter).await? {
-                let known = permitted.iter().any(|known| known.key == entry.key);
-                let permits = entry.key != sweep.without
-                    && entry.value.target == target.as_str()
-                    && entry.value.promoted_at.is_some()
-                    && !goes(&entry.value);
-                if permits && !known {
-                    permitted.push(entry);
-                }
-            }
-        }
-        Ok(permitted)
-    }
-
-    /// Returns the manifests below an image; one that is nowhere reaches nothing.
-    async fn reached(
-        &self,
-        digest: &Digest,
-        target: &Repository,
-    ) -> Result<BTreeSet<Digest>, Error> {
-        match describe(&self.state, &self.registry, target, digest).await {
-            Ok(entry) => Ok(entry
-                .children
-                .iter()
-                .filter_map(|child| child.digest.parse().ok())
-                .collect()),
-            Err(sluice_state::Error::Registry(error)) if error.is_not_found() => {
-                Ok(BTreeSet::new())
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
+/// Says whether a registry refuses for good to delete something, as many that are not ours do.
+fn is_refused_deletion(error: &Error) -> bool {
+    let (Error::Registry(refused) | Error::State(sluice_state::Error::Registry(refused))) = error
+    else {
+        return false;
+    };
+    let deletion =
+        matches!(refused, sluice_registry::Error::Refused { action, .. } if *action == "delete");
+    deletion && refused.class() == Class::Permanent
 }
 
 /// Has the policies look again whose own recall this decision may have held up.

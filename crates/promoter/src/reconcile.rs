@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sluice_bus::{Bus, Cause, topology};
-use sluice_domain::{Class, Classify as _, Digest, Repository, Tag, now};
+use sluice_domain::{Digest, Repository, Tag, now};
 use sluice_events::commands::{JudgeImage, Reconcile};
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
@@ -19,6 +19,7 @@ use crate::facts::Known;
 use crate::handler::{Error, Promoter};
 use crate::policies::{self, Policy};
 use crate::targets;
+use crate::vanished::Look;
 
 /// The changes of one file come together.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -29,7 +30,7 @@ const LATE: TimeDelta = TimeDelta::seconds(60);
 /// How many decisions a page looks at, each of which may cost a question to the registry.
 const DECISIONS: usize = 200;
 /// How soon a registry that does not answer is asked again.
-const ASK_AGAIN: TimeDelta = TimeDelta::seconds(10);
+pub(crate) const ASK_AGAIN: TimeDelta = TimeDelta::seconds(10);
 
 /// Asks for a search whenever resources changed, until it is told to stop; replicas that see one change ask once.
 pub(crate) async fn follow(
@@ -66,7 +67,7 @@ impl Promoter {
     pub(crate) async fn missing(&self, command: &Reconcile, cause: &Cause) -> Result<Found, Error> {
         match command.scan {
             0 => self.unjudged(command).await,
-            1 => self.decided(command).await,
+            1 => self.decided(command, cause).await,
             _ => self.compared(cause).await,
         }
     }
@@ -93,7 +94,7 @@ impl Promoter {
     }
 
     /// Finds allowed images that are missing where they were promoted to, and counts the flagged ones that stand there.
-    async fn decided(&self, command: &Reconcile) -> Result<Found, Error> {
+    async fn decided(&self, command: &Reconcile, cause: &Cause) -> Result<Found, Error> {
         let page = self
             .state
             .decisions
@@ -105,12 +106,13 @@ impl Promoter {
             next: Next::after(page.next, Next::Scan),
             ..Found::default()
         };
+        let mut look = Look::of(self, cause);
         for entry in page.entries {
-            let decision = entry.value;
+            let decision = &entry.value;
             if decision.promoted_at.is_some() && !decision.flagged.is_empty() {
                 found.counted += 1;
             }
-            if let Some(command) = self.vanished(&decision).await? {
+            if let Some(command) = look.vanished(&entry).await? {
                 found.commands.push(command.into());
             }
         }
@@ -133,61 +135,6 @@ impl Promoter {
         Err(Error::Uncompared {
             until: now() + ASK_AGAIN,
         })
-    }
-
-    /// Returns the judgement that repairs a promotion whose tag is gone from the target.
-    async fn vanished(&self, decision: &Decision) -> Result<Option<JudgeImage>, Error> {
-        let stands = decision.outcome() == DecisionOutcome::Allow
-            && decision.promoted_at.is_some()
-            && decision.announced;
-        let (true, Ok(target), Ok(target_tag), Ok(repository), Ok(tag), Ok(digest)) = (
-            stands,
-            decision.target.parse::<Repository>(),
-            decision.target_tag.parse::<Tag>(),
-            decision.repository.parse::<Repository>(),
-            decision.tag.parse::<Tag>(),
-            decision.digest.parse::<Digest>(),
-        ) else {
-            return Ok(None);
-        };
-        // What the source no longer names cannot be brought again.
-        let source = self.state.tags.get(&key::tag(&repository, &tag)).await?;
-        if source.is_none_or(|source| source.value.digest != decision.digest) {
-            return Ok(None);
-        }
-        let head = self.registry.head(&target, &(&target_tag).into()).await;
-        let head = head.map_err(|error| {
-            if error.is_away() || matches!(error.class(), Class::Transient { .. }) {
-                return Error::Away {
-                    until: now() + ASK_AGAIN,
-                    source: error,
-                };
-            }
-            error.into()
-        })?;
-        let is_away = match head {
-            None => true,
-            Some(head) if head.digest == digest => false,
-            // The source's tag came back to this image after it had brought another one. What somebody else put there
-            // is for the comparison to tell.
-            Some(head) => {
-                let entry = self.state.tags.get(&key::tag(&target, &target_tag)).await?;
-                entry.is_some_and(|entry| {
-                    let is_ours = entry.value.digest == head.digest.as_str();
-                    is_ours
-                        && entry.value.promoted_from.is_some_and(|from| {
-                            from.policy == decision.policy
-                                && from.repository == decision.repository
-                                && from.tag == decision.tag
-                        })
-                })
-            }
-        };
-        Ok(is_away.then_some(JudgeImage {
-            repository,
-            tag,
-            digest,
-        }))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use sluice_domain::{Digest, Repository, Tag};
+use sluice_domain::{Digest, Repository, Tag, Target};
 use sluice_events::EventId;
 use sluice_events::commands::ScanImage;
 use sluice_events::wire::events::Reason;
@@ -16,6 +16,7 @@ use sluice_state::key;
 
 use crate::handler::Error;
 use crate::targets::Comparison;
+use crate::vanished::Look;
 
 /// The rule that holds an image up.
 const RULE: &str = "restore";
@@ -31,10 +32,11 @@ pub(crate) async fn hold_missing(
     let Some(since) = time_from_wire(restored.at.as_ref()) else {
         return Ok(());
     };
+    let mut look = Look::of(promoter, comparison.cause);
     for entry in state.decisions.list(">").await? {
         let decision = &entry.value;
         let (Ok(target), Ok(repository), Ok(tag), Ok(digest), Ok(target_tag)) = (
-            decision.target.parse::<Repository>(),
+            Target::from_stored(&decision.target),
             decision.repository.parse::<Repository>(),
             decision.tag.parse::<Tag>(),
             decision.digest.parse::<Digest>(),
@@ -46,8 +48,16 @@ pub(crate) async fn hold_missing(
         let stood = decision.promoted_at.is_some()
             && decision.announced
             && decision.outcome() == DecisionOutcome::Allow;
+        if !stood {
+            continue;
+        }
         let is_missing = |tags: &BTreeSet<Tag>| !tags.contains(&target_tag);
-        if !stood || !listed.get(&target).is_some_and(is_missing) {
+        let is_missing = match target.local() {
+            Some(target) => listed.get(target).is_some_and(is_missing),
+            // What cannot be told may be missing.
+            None => look.is_missing_or_unknown(&target, &target_tag).await?,
+        };
+        if !is_missing {
             continue;
         }
         // Only what its source still names could be brought back.

@@ -12,7 +12,7 @@ use sluice_state::{Applied, Entry, Provenance, Standing, TagChange, Truth, descr
 
 use crate::handler::{Error, Promoter};
 use crate::promote::key_of_holder;
-use crate::recall::Sweep;
+use crate::sweep::Sweep;
 use crate::targets::NAME;
 use crate::told::Told;
 
@@ -266,6 +266,7 @@ impl Promoter {
             reason: entry.reason.clone(),
             pushed_by: entry.pushed_by.clone(),
             expected: entry.expected.parse().ok(),
+            registry: None,
         };
         let mut occurrence = found.occurrence();
         if reverted {
@@ -326,8 +327,9 @@ impl Promoter {
             "reverted what no decision allows"
         );
         let mut told = Told::default();
+        let place = self.internal(repository.clone());
         let sweep = Sweep {
-            target: repository,
+            place: &place,
             manifests: &manifests,
             without: "",
             digest: None,

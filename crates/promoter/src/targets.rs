@@ -89,7 +89,9 @@ impl Comparison<'_> {
             }
         }
         for policy in self.catalog.policies.values() {
-            targets.extend(policy.to.to_string().parse::<Repository>().ok());
+            if policy.to.registry().is_none() {
+                targets.extend(policy.to.to_string().parse::<Repository>().ok());
+            }
         }
         if self.restored.is_some() {
             for entry in state.decisions.list(">").await? {

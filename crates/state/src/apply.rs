@@ -2,9 +2,10 @@
 
 use chrono::TimeDelta;
 use sluice_bus::{Bus, Cause};
-use sluice_domain::resources::{Kind, Resource};
+use sluice_domain::resources::{Kind, Registry, Resource};
 use sluice_domain::{ResourceName, now};
 use sluice_events::facts::ResourceApplied;
+use sluice_events::subject::token;
 use sluice_events::wire::state as wire;
 use sluice_events::{Event, time_from_wire, time_to_wire};
 use sluice_service::crash;
@@ -18,6 +19,23 @@ use crate::key;
 const LOGGED: TimeDelta = TimeDelta::days(7);
 
 impl State {
+    /// Reads the remote registries as they are applied now; one that a newer version applied is left out.
+    ///
+    /// # Errors
+    /// A failing bus.
+    pub async fn registries(&self) -> Result<Vec<Registry>, Error> {
+        let filter = format!("{}.*", token(Kind::Registry.as_str()));
+        let entries = self.resources.list(&filter).await?;
+        let read = |entry: Entry<wire::Resource>| match Resource::from_json(
+            Kind::Registry,
+            &entry.value.json,
+        ) {
+            Ok(Resource::Registry(registry)) => Some(registry),
+            _ => None,
+        };
+        Ok(entries.into_iter().filter_map(read).collect())
+    }
+
     /// Stores a resource and tells it; one that is stored just so is left alone, which `false` says.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Keys of entries: tokens, so that they can be listed by filter.
 
-use sluice_domain::{Digest, Repository, ResourceName, Tag};
+use sluice_domain::{Digest, Repository, ResourceName, Tag, Target};
 use sluice_events::subject::token;
 
 /// The name of the one scanner of this version.
@@ -31,6 +31,18 @@ pub fn poll(mirror: &ResourceName) -> String {
 #[must_use]
 pub fn tag(repository: &Repository, tag: &Tag) -> String {
     format!("{}.{}", token(repository.as_str()), token(tag.as_str()))
+}
+
+/// `target.tag`; for a repository of the internal registry as [`tag`].
+#[must_use]
+pub fn target_tag(target: &Target, tag: &Tag) -> String {
+    format!("{}.{}", token(&target.stored()), token(tag.as_str()))
+}
+
+/// The filter of a target's tags; for a repository of the internal registry as [`tags_of`].
+#[must_use]
+pub fn tags_of_target(target: &Target) -> String {
+    format!("{}.*", token(&target.stored()))
 }
 
 /// The filter of a repository's tags.

@@ -6,7 +6,7 @@ mod late;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sluice_domain::{Digest, Repository, Tag, now};
+use sluice_domain::{Digest, RegistryHost, Repository, Tag, Target, now};
 use sluice_events::wire::state::{Claim, Promotion, Pruning, TagEntry, Tombstone};
 use sluice_events::{time_from_wire, time_to_wire};
 use sluice_registry::{Client, Manifest};
@@ -92,6 +92,8 @@ pub struct TagWriter {
     state: State,
     catalog: Catalog,
     registry: Client,
+    /// The registry by name, if it is a remote one.
+    remote: Option<RegistryHost>,
     claim: Duration,
 }
 
@@ -108,8 +110,32 @@ impl TagWriter {
             state,
             catalog,
             registry,
+            remote: None,
             claim: CLAIM,
         }
+    }
+
+    /// Makes one that does the same for repositories of a remote registry, whose client this is; it claims as long.
+    #[must_use]
+    pub fn at_remote(&self, registry: Client) -> Self {
+        Self {
+            state: self.state.clone(),
+            catalog: self.catalog.clone(),
+            remote: Some(registry.host().clone()),
+            registry,
+            claim: self.claim,
+        }
+    }
+
+    fn target(&self, repository: &Repository) -> Target {
+        Target {
+            registry: self.remote.clone(),
+            repository: repository.clone(),
+        }
+    }
+
+    fn key(&self, repository: &Repository, tag: &Tag) -> String {
+        key::target_tag(&self.target(repository), tag)
     }
 
     /// Sets for how long a tag is claimed: the time after which the message of somebody who died comes again, which
@@ -152,7 +178,7 @@ impl TagWriter {
         by: &str,
         at: DateTime<Utc>,
     ) -> Result<(), Error> {
-        let key = key::tag(repository, tag);
+        let key = self.key(repository, tag);
         for _ in 0..ROUNDS {
             let (mut value, revision) = split(self.state.tags.get(&key).await?);
             if value.digest == digest.as_str() {
@@ -163,7 +189,7 @@ impl TagWriter {
             if head.is_none_or(|head| head.digest != *digest) {
                 return Ok(());
             }
-            value.repository = repository.to_string();
+            value.repository = self.target(repository).stored();
             value.tag = tag.to_string();
             value.generation += 1;
             let provenance = Provenance {
@@ -212,7 +238,7 @@ impl TagWriter {
     /// What a live claim is for is kept, so it must not outlive the work.
     async fn release<T>(&self, change: &TagChange<'_, T>, holder: &str) {
         let released = async {
-            let key = key::tag(change.repository, change.tag);
+            let key = self.key(change.repository, change.tag);
             let claim = self.state.tags.get(&key).await?;
             let claim = claim.and_then(|entry| entry.value.claim);
             if claim.is_some_and(|claim| claim.holder == holder) {
@@ -243,7 +269,7 @@ impl TagWriter {
         pruning: Option<&Pruning>,
         holder: &str,
     ) -> Result<Round, Error> {
-        let key = key::tag(change.repository, change.tag);
+        let key = self.key(change.repository, change.tag);
         let wanted = change.wanted.map(|manifest| manifest.digest.clone());
         let entry = self.state.tags.get(&key).await?;
         let (mut value, revision) = split(entry);
@@ -281,7 +307,7 @@ impl TagWriter {
             holder: holder.to_owned(),
             until: Some(time_to_wire(now() + self.claim)),
         });
-        value.repository = change.repository.to_string();
+        value.repository = self.target(change.repository).stored();
         value.tag = change.tag.to_string();
         value.generation += 1;
         value.pruning = pruning.cloned();

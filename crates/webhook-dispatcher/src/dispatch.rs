@@ -218,6 +218,7 @@ mod tests {
             digest: format!("sha256:{}", "0a".repeat(32)).parse().unwrap(),
             decided_at: Utc::now(),
             previous: None,
+            registry: None,
         }
         .into()
     }

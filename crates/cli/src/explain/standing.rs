@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
+use sluice_domain::Target;
 use sluice_events::time_from_wire;
 use sluice_events::wire::events::{Reason, SeverityCounts};
 use sluice_events::wire::state::{
@@ -197,10 +198,12 @@ fn decision_row(decision: &Decision, current: &str) -> Vec<String> {
     if !decision.announced {
         notes.push("not carried out yet".to_owned());
     }
-    let target = if decision.target.is_empty() {
-        String::new()
-    } else {
-        format!("{}:{}", decision.target, decision.target_tag)
+    if !decision.note.is_empty() {
+        notes.push(decision.note.clone());
+    }
+    let target = match target(decision) {
+        Some(target) => format!("{target}:{}", decision.target_tag),
+        None => String::new(),
     };
     vec![
         decision.policy.clone(),
@@ -210,6 +213,11 @@ fn decision_row(decision: &Decision, current: &str) -> Vec<String> {
         seconds(time_from_wire(decision.decided_at.as_ref())).unwrap_or_default(),
         notes.join(", "),
     ]
+}
+
+/// Returns where an image goes, unless its policy cannot say it.
+fn target(decision: &Decision) -> Option<Target> {
+    Target::from_stored(&decision.target).ok()
 }
 
 fn seconds(time: Option<DateTime<Utc>>) -> Option<String> {
@@ -244,9 +252,10 @@ fn verdict_json((child, verdict): &(ImageChild, Option<Verdict>)) -> Value {
 fn decision_json(decision: &Decision) -> Value {
     json!({
         "policy": decision.policy, "digest": decision.digest, "outcome": outcome(decision),
-        "target": decision.target, "targetTag": decision.target_tag, "announced": decision.announced,
+        "target": target(decision).map(|target| target.to_string()).unwrap_or_default(), "targetTag": decision.target_tag, "announced": decision.announced,
         "decidedAt": seconds(time_from_wire(decision.decided_at.as_ref())), "waitUntil": seconds(time_from_wire(decision.wait_until.as_ref())),
         "promotedAt": seconds(time_from_wire(decision.promoted_at.as_ref())), "flagged": decision.flagged,
+        "note": decision.note,
         "reasons": decision.reasons.iter().map(|reason| json!({
             "rule": reason.rule, "result": result(reason), "detail": reason.detail,
         })).collect::<Vec<_>>(),

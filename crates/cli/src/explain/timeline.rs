@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use chrono::SecondsFormat;
 use sluice_bus::{Bus, Fact};
-use sluice_domain::{Repository, SeverityCounts, Tag};
+use sluice_domain::{RegistryHost, Repository, SeverityCounts, Tag, Target};
 use sluice_events::Event;
 use sluice_events::facts::{Reason, ScanSucceeded};
-use sluice_events::subject::of_repository;
+use sluice_events::subject::of_place;
 
 use super::Place;
 
@@ -17,11 +17,11 @@ pub(super) async fn read(
     places: &BTreeSet<Place>,
     digests: &BTreeSet<String>,
 ) -> anyhow::Result<Vec<Fact>> {
-    let repositories: BTreeSet<&Repository> =
-        places.iter().map(|(repository, _)| repository).collect();
+    let targets: BTreeSet<&Target> = places.iter().map(|(target, _)| target).collect();
     let mut facts = Vec::new();
-    for repository in repositories {
-        let filter = format!("sluice.v1.*.*.{}", of_repository(repository));
+    for target in targets {
+        let place = of_place(target.registry.as_ref(), &target.repository);
+        let filter = format!("sluice.v1.*.*.{place}");
         let all = bus.facts(&filter).await?;
         facts.extend(all.into_iter().filter(|fact| {
             fact.event
@@ -44,12 +44,10 @@ pub(super) fn row(fact: &Fact, asked: &Place) -> Vec<String> {
     };
     let elsewhere = named(event)
         .first()
-        .filter(|(repository, tag)| {
-            **repository != asked.0 || tag.is_some_and(|tag| *tag != asked.1)
-        })
-        .map(|(repository, tag)| match tag {
-            Some(tag) => format!("{repository}:{tag}: "),
-            None => format!("{repository}: "),
+        .filter(|(target, tag)| *target != asked.0 || tag.is_some_and(|tag| *tag != asked.1))
+        .map(|(target, tag)| match tag {
+            Some(tag) => format!("{target}:{tag}: "),
+            None => format!("{target}: "),
         })
         .unwrap_or_default();
     vec![
@@ -64,37 +62,60 @@ fn is_about(event: &Event, places: &BTreeSet<Place>, digests: &BTreeSet<String>)
         return fact
             .deleted
             .iter()
-            .any(|pruned| places.contains(&(fact.repository.clone(), pruned.tag.clone())));
+            .any(|pruned| places.contains(&(fact.repository.clone().into(), pruned.tag.clone())));
     }
-    named(event).into_iter().any(|(repository, tag)| match tag {
-        Some(tag) => places.contains(&(repository.clone(), tag.clone())),
+    named(event).into_iter().any(|(target, tag)| match tag {
+        Some(tag) => places.contains(&(target, tag.clone())),
         None => digest(event).is_some_and(|digest| digests.contains(&digest)),
     })
 }
 
 /// Returns the tags that a fact names; pulls are left out, because they say nothing of the image.
-fn named(event: &Event) -> Vec<(&Repository, Option<&Tag>)> {
+fn named(event: &Event) -> Vec<(Target, Option<&Tag>)> {
     match event {
-        Event::UpstreamTagMoved(fact) => vec![(&fact.repository, Some(&fact.tag))],
-        Event::UpstreamTagGone(fact) => vec![(&fact.repository, Some(&fact.tag))],
-        Event::TagMirrored(fact) => vec![(&fact.repository, Some(&fact.tag))],
-        Event::TagMirrorFailed(fact) => vec![(&fact.repository, Some(&fact.tag))],
-        Event::TagMoveRefused(fact) => vec![(&fact.repository, Some(&fact.tag))],
-        Event::TagRepaired(fact) => vec![(&fact.repository, Some(&fact.tag))],
-        Event::TagPushed(fact) => vec![(&fact.repository, Some(&fact.tag))],
-        Event::TagDeleted(fact) => vec![(&fact.repository, Some(&fact.tag))],
-        Event::ScanSucceeded(fact) => vec![(&fact.repository, fact.tag.as_ref())],
-        Event::ScanFailed(fact) => vec![(&fact.repository, fact.tag.as_ref())],
-        Event::ScanFindingsChanged(fact) => vec![(&fact.repository, fact.tag.as_ref())],
+        Event::UpstreamTagMoved(fact) => vec![(here(&fact.repository), Some(&fact.tag))],
+        Event::UpstreamTagGone(fact) => vec![(here(&fact.repository), Some(&fact.tag))],
+        Event::TagMirrored(fact) => vec![(here(&fact.repository), Some(&fact.tag))],
+        Event::TagMirrorFailed(fact) => vec![(here(&fact.repository), Some(&fact.tag))],
+        Event::TagMoveRefused(fact) => vec![(here(&fact.repository), Some(&fact.tag))],
+        Event::TagRepaired(fact) => vec![(here(&fact.repository), Some(&fact.tag))],
+        Event::TagPushed(fact) => vec![(here(&fact.repository), Some(&fact.tag))],
+        Event::TagDeleted(fact) => vec![(here(&fact.repository), Some(&fact.tag))],
+        Event::ScanSucceeded(fact) => vec![(here(&fact.repository), fact.tag.as_ref())],
+        Event::ScanFailed(fact) => vec![(here(&fact.repository), fact.tag.as_ref())],
+        Event::ScanFindingsChanged(fact) => vec![(here(&fact.repository), fact.tag.as_ref())],
         Event::ImagePromoted(fact) => vec![
-            (&fact.target, Some(&fact.target_tag)),
-            (&fact.source, Some(&fact.source_tag)),
+            (
+                at(fact.registry.as_ref(), &fact.target),
+                Some(&fact.target_tag),
+            ),
+            (here(&fact.source), Some(&fact.source_tag)),
         ],
-        Event::ImagePromotionDenied(fact) => vec![(&fact.repository, Some(&fact.tag))],
-        Event::ImageFlagged(fact) => vec![(&fact.repository, Some(&fact.tag))],
-        Event::ImageWithdrawn(fact) => vec![(&fact.repository, Some(&fact.tag))],
-        Event::ImageUnauthorised(fact) => vec![(&fact.repository, fact.tag.as_ref())],
+        Event::ImagePromotionDenied(fact) => vec![(here(&fact.repository), Some(&fact.tag))],
+        Event::ImageFlagged(fact) => vec![(
+            at(fact.registry.as_ref(), &fact.repository),
+            Some(&fact.tag),
+        )],
+        Event::ImageWithdrawn(fact) => vec![(
+            at(fact.registry.as_ref(), &fact.repository),
+            Some(&fact.tag),
+        )],
+        Event::ImageUnauthorised(fact) => vec![(
+            at(fact.registry.as_ref(), &fact.repository),
+            fact.tag.as_ref(),
+        )],
         _ => Vec::new(),
+    }
+}
+
+fn here(repository: &Repository) -> Target {
+    repository.clone().into()
+}
+
+fn at(registry: Option<&RegistryHost>, repository: &Repository) -> Target {
+    Target {
+        registry: registry.cloned(),
+        repository: repository.clone(),
     }
 }
 
@@ -144,7 +165,7 @@ fn detail(event: &Event) -> String {
         ),
         Event::ImagePromotionDenied(fact) => format!(
             "not to {} by policy {}: {}",
-            fact.target,
+            at(fact.registry.as_ref(), &fact.target),
             fact.policy,
             failed(&fact.reasons)
         ),

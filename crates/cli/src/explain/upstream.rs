@@ -15,11 +15,13 @@ pub(super) struct Upstream(Vec<UpstreamTag>);
 
 impl Upstream {
     /// Reads them.
-    pub(super) async fn read(state: &State, (repository, tag): &Place) -> anyhow::Result<Self> {
+    pub(super) async fn read(state: &State, (target, tag): &Place) -> anyhow::Result<Self> {
         let filter = format!("*.{}", token(tag.as_str()));
         let entries = state.upstream.list(&filter).await?;
         let entries = entries.into_iter().map(|entry| entry.value);
-        let here = entries.filter(|entry| entry.repository == repository.as_str());
+        let here = entries.filter(|entry| {
+            target.registry.is_none() && entry.repository == target.repository.as_str()
+        });
         Ok(Self(here.collect()))
     }
 

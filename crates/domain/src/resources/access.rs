@@ -65,6 +65,12 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// Says whether an account at the registry is named.
+    #[must_use]
+    pub const fn has_credential(&self) -> bool {
+        self.password_file.is_some()
+    }
+
     pub(super) fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();
         faults.extend(both(

@@ -10,6 +10,7 @@ use super::enabled;
 use crate::duration::DurationText;
 use crate::name::{RemoteRepository, Repository, ResourceName};
 use crate::pattern::Pattern;
+use crate::target::split_registry;
 
 /// The shortest time between two polls of one mirror.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(2);
@@ -22,7 +23,8 @@ pub struct Mirror {
     pub name: ResourceName,
     /// Where images come from.
     pub from: RemoteRepository,
-    /// Where they go.
+    /// Where they go: into the internal registry, where they are judged.
+    #[serde(deserialize_with = "local")]
     pub to: Repository,
     /// Which tags.
     #[serde(default)]
@@ -101,6 +103,18 @@ pub enum OnDelete {
     Delete,
 }
 
+/// Refuses a remote registry by name: what is mirrored is not judged yet.
+fn local<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Repository, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if let Some((host, _)) = split_registry(&text) {
+        return Err(D::Error::custom(format_args!(
+            "a mirror cannot copy into the remote registry `{host}`, because nothing would have judged the images; mirror \
+             into a repository here, as in `hub/app`, and add a PromotionPolicy with `from` that repository and `to: {text}`"
+        )));
+    }
+    text.parse().map_err(D::Error::custom)
+}
+
 const fn default_interval() -> DurationText {
     DurationText::from_secs(15 * 60)
 }
@@ -121,5 +135,23 @@ impl Mirror {
             ));
         }
         faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::resources::documents;
+
+    #[test]
+    fn a_mirror_into_a_remote_registry_is_refused_with_the_way_to_do_it() {
+        for to in ["registry.example/team/a", "127.0.0.1:5000/team/a"] {
+            let text = format!("kind: Mirror\nname: a\nfrom: docker.io/library/a\nto: {to}\n");
+            let problems = documents(&text).unwrap_err();
+            assert_eq!((problems.len(), problems[0].line), (1, 4), "{problems:?}");
+            let message = &problems[0].message;
+            for told in ["PromotionPolicy", "hub/app", &format!("to: {to}")] {
+                assert!(message.contains(told), "{message}");
+            }
+        }
     }
 }

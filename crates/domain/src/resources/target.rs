@@ -5,13 +5,16 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::{InvalidName, Repository};
+use crate::name::{InvalidName, RegistryHost, Repository};
+use crate::target::{Target, split_registry};
 
-/// A target repository with `{org}`, `{name}` and `{repository}` of the source.
+/// A target repository with `{org}`, `{name}` and `{repository}` of the source; with a registry in front, as in references
+/// of images, it is a repository there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TargetTemplate {
     text: String,
+    registry: Option<RegistryHost>,
     pieces: Vec<Piece>,
 }
 
@@ -39,7 +42,7 @@ impl TargetTemplate {
     ///
     /// # Errors
     /// `{org}` of a repository without one, and a result that is not a repository name.
-    pub fn render(&self, source: &Repository) -> Result<Repository, InvalidName> {
+    pub fn render(&self, source: &Repository) -> Result<Target, InvalidName> {
         let mut target = String::new();
         for piece in &self.pieces {
             target.push_str(match piece {
@@ -53,14 +56,33 @@ impl TargetTemplate {
                 Piece::Repository => source.as_str(),
             });
         }
-        target.parse()
+        Ok(Target {
+            registry: self.registry.clone(),
+            repository: target.parse()?,
+        })
     }
 
-    /// Says whether some source could be promoted into this repository.
+    /// Returns the remote registry that it is in, if it is not in the internal one.
+    #[must_use]
+    pub const fn registry(&self) -> Option<&RegistryHost> {
+        self.registry.as_ref()
+    }
+
+    /// Says whether some source could be promoted into this repository of the internal registry.
     ///
     /// Never false for what `render` returns: access to targets is decided by it.
     #[must_use]
     pub fn could_produce(&self, repository: &Repository) -> bool {
+        self.registry.is_none() && self.could_name(repository)
+    }
+
+    /// Says whether some source could be promoted into this target.
+    #[must_use]
+    pub fn could_reach(&self, target: &Target) -> bool {
+        self.registry == target.registry && self.could_name(&target.repository)
+    }
+
+    fn could_name(&self, repository: &Repository) -> bool {
         // The positions in the name up to which the pieces read so far can reach.
         let bytes = repository.as_str().as_bytes();
         let mut reached = vec![0];
@@ -123,9 +145,14 @@ impl FromStr for TargetTemplate {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (registry, rest) = match split_registry(text) {
+            Some((host, rest)) => (Some(host.parse()?), rest),
+            None => (None, text),
+        };
         let template = Self {
             text: text.to_owned(),
-            pieces: pieces(text),
+            registry,
+            pieces: pieces(rest),
         };
         // With the shortest source every rule of names is tried, and a wrong placeholder leaves its brace.
         let shortest = template
@@ -140,7 +167,7 @@ impl FromStr for TargetTemplate {
             InvalidName::new(
                 "target",
                 text,
-                "expected a repository with `{name}`, `{org}` or `{repository}` of the source, as in `official/{name}`",
+                "expected a repository with `{name}`, `{org}` or `{repository}` of the source, as in `official/{name}` or `registry.example/team/{name}`",
             )
         })?;
         Ok(template)
@@ -190,9 +217,40 @@ mod tests {
         ] {
             let read: TargetTemplate = template.parse().unwrap();
             let rendered = read.render(&source.parse().unwrap()).unwrap();
-            assert_eq!(rendered.as_str(), target, "{template}");
-            assert!(read.could_produce(&rendered), "{template}");
+            assert_eq!(rendered.to_string(), target, "{template}");
+            assert!(read.could_reach(&rendered), "{template}");
+            assert!(read.could_produce(rendered.local().unwrap()), "{template}");
             assert_eq!(read.to_string(), template);
+        }
+    }
+
+    #[test]
+    fn a_registry_in_front_makes_a_target_there_and_none_here() {
+        for (template, registry, target) in [
+            (
+                "registry.example/team/{name}",
+                "registry.example",
+                "team/app",
+            ),
+            ("localhost/{repository}", "localhost", "hub/app"),
+            ("Host:5000/{org}-x/{name}", "host:5000", "hub-x/app"),
+        ] {
+            let read: TargetTemplate = template.parse().unwrap();
+            let rendered = read.render(&"hub/app".parse().unwrap()).unwrap();
+            assert_eq!(rendered.registry.as_ref().unwrap().as_str(), registry);
+            assert_eq!(rendered.repository.as_str(), target);
+            assert!(read.could_reach(&rendered));
+            assert!(!read.could_produce(&rendered.repository), "{template}");
+            assert!(!read.could_reach(&rendered.repository.clone().into()));
+            assert_eq!(read.to_string(), template);
+        }
+        // A placeholder is no host, and neither is a name alone.
+        for template in ["{org}.x/{name}", "official.x"] {
+            let read: TargetTemplate = template.parse().unwrap();
+            assert_eq!(read.registry(), None, "{template}");
+        }
+        for bad in ["registry.example:x/{name}", "registry.example/Team/{name}"] {
+            assert!(bad.parse::<TargetTemplate>().is_err(), "{bad}");
         }
     }
 
@@ -244,7 +302,7 @@ mod tests {
             if let Ok(template) = parts.concat().parse::<TargetTemplate>()
                 && let Ok(target) = template.render(&source)
             {
-                prop_assert!(template.could_produce(&target), "{template} {source} {target}");
+                prop_assert!(template.could_reach(&target), "{template} {source} {target}");
             }
         }
 

@@ -1,7 +1,7 @@
 //! What is promoted, what is not, and what should not have been.
 
 use chrono::{DateTime, Utc};
-use sluice_domain::{Digest, Repository, ResourceName, Tag};
+use sluice_domain::{Digest, RegistryHost, Repository, ResourceName, Tag};
 
 use crate::convert::{messages, repeated_field};
 
@@ -35,6 +35,8 @@ ImagePromoted {
     decided_at: DateTime<Utc>,
     /// What the tag pointed to before, empty for a new tag.
     previous: Option<Digest>,
+    /// The remote registry of the target, empty for the internal one.
+    registry: Option<RegistryHost>,
 }
 /// An image was judged and may not be promoted, or nobody can tell whether it may.
 ImagePromotionDenied {
@@ -52,6 +54,8 @@ ImagePromotionDenied {
     reasons: Vec<Reason>,
     /// When it was decided.
     decided_at: DateTime<Utc>,
+    /// The remote registry of the target, empty for the internal one.
+    registry: Option<RegistryHost>,
 }
 /// A promoted image no longer passes its policy.
 ImageFlagged {
@@ -65,6 +69,8 @@ ImageFlagged {
     digest: Digest,
     /// Why it no longer passes.
     reason: String,
+    /// The remote registry of the target, empty for the internal one.
+    registry: Option<RegistryHost>,
 }
 /// A promoted image was removed because it no longer passes its policy.
 ImageWithdrawn {
@@ -78,6 +84,8 @@ ImageWithdrawn {
     digest: Digest,
     /// Why it no longer passes.
     reason: String,
+    /// The remote registry of the target, empty for the internal one.
+    registry: Option<RegistryHost>,
 }
 /// A target holds an image that no decision allows.
 ImageUnauthorised {
@@ -95,6 +103,8 @@ ImageUnauthorised {
     pushed_by: String,
     /// What the tag should name by the decisions, empty for nothing.
     expected: Option<Digest>,
+    /// The remote registry of the target, empty for the internal one.
+    registry: Option<RegistryHost>,
 }}
 
 repeated_field!(Reason);

@@ -534,6 +534,9 @@ pub struct ImagePromoted {
     /// What the tag pointed to before, empty for a new tag.
     #[prost(string, tag = "8")]
     pub previous: ::prost::alloc::string::String,
+    /// The remote registry of the target, empty for the internal one.
+    #[prost(string, tag = "9")]
+    pub registry: ::prost::alloc::string::String,
 }
 /// An image was judged and may not be promoted, or nobody can tell whether it may.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -559,6 +562,9 @@ pub struct ImagePromotionDenied {
     /// When it was decided.
     #[prost(message, optional, tag = "7")]
     pub decided_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// The remote registry of the target, empty for the internal one.
+    #[prost(string, tag = "8")]
+    pub registry: ::prost::alloc::string::String,
 }
 /// A promoted image no longer passes its policy.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -578,6 +584,9 @@ pub struct ImageFlagged {
     /// Why it no longer passes.
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
+    /// The remote registry of the target, empty for the internal one.
+    #[prost(string, tag = "6")]
+    pub registry: ::prost::alloc::string::String,
 }
 /// A promoted image was removed because it no longer passes its policy.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -597,6 +606,9 @@ pub struct ImageWithdrawn {
     /// Why it no longer passes.
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
+    /// The remote registry of the target, empty for the internal one.
+    #[prost(string, tag = "6")]
+    pub registry: ::prost::alloc::string::String,
 }
 /// A target holds an image that no decision allows.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -622,6 +634,9 @@ pub struct ImageUnauthorised {
     /// What the tag should name by the decisions, empty for nothing.
     #[prost(string, tag = "7")]
     pub expected: ::prost::alloc::string::String,
+    /// The remote registry of the target, empty for the internal one.
+    #[prost(string, tag = "8")]
+    pub registry: ::prost::alloc::string::String,
 }
 /// Retention ran in a repository.
 #[derive(Clone, PartialEq, ::prost::Message)]

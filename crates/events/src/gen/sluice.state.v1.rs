@@ -376,7 +376,7 @@ pub struct Decision {
     /// The digest of the image or index.
     #[prost(string, tag = "5")]
     pub digest: ::prost::alloc::string::String,
-    /// The target repository.
+    /// The target repository; `//host/repository` for one of a remote registry.
     #[prost(string, tag = "6")]
     pub target: ::prost::alloc::string::String,
     /// The target tag.
@@ -413,6 +413,12 @@ pub struct Decision {
     /// Set where the state was restored and the image had left its target since: only what was scanned after this counts.
     #[prost(message, optional, tag = "17")]
     pub rescan_after: ::core::option::Option<::prost_types::Timestamp>,
+    /// What is known besides of an image in a remote target, as that somebody else wrote over its tag; empty for nothing.
+    #[prost(string, tag = "18")]
+    pub note: ::prost::alloc::string::String,
+    /// Whether it was allowed at any time, so that something of the image may be in the target.
+    #[prost(bool, tag = "19")]
+    pub was_allowed: bool,
 }
 /// The health of a webhook endpoint.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

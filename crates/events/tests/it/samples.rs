@@ -278,6 +278,7 @@ fn images() -> Vec<Event> {
             digest: digest(),
             decided_at: at(),
             previous: Some(digest()),
+            registry: None,
         }
         .into(),
         ImagePromotionDenied {
@@ -293,6 +294,7 @@ fn images() -> Vec<Event> {
                 undetermined: false,
             }],
             decided_at: at(),
+            registry: None,
         }
         .into(),
         ImageFlagged {
@@ -301,6 +303,7 @@ fn images() -> Vec<Event> {
             tag: tag("3.20"),
             digest: digest(),
             reason: "scan.critical=1".to_owned(),
+            registry: None,
         }
         .into(),
         ImageWithdrawn {
@@ -309,6 +312,7 @@ fn images() -> Vec<Event> {
             tag: tag("3.20"),
             digest: digest(),
             reason: "scan.critical=1".to_owned(),
+            registry: None,
         }
         .into(),
         ImageUnauthorised {
@@ -319,6 +323,7 @@ fn images() -> Vec<Event> {
             reason: String::new(),
             pushed_by: String::new(),
             expected: None,
+            registry: None,
         }
         .into(),
     ]

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State as Extract;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sluice_domain::{Digest, Repository};
+use sluice_domain::{Digest, Repository, Target};
 use sluice_events::time_from_wire;
 use sluice_events::wire::events::{Reason, SeverityCounts};
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry, Verdict, VerdictStatus};
@@ -109,7 +109,7 @@ pub(super) struct DecisionState {
     policy: String,
     /// The digest that was judged.
     digest: String,
-    /// Where it is promoted to, as in `official/app:1.0`.
+    /// Where it is promoted to, as in `official/app:1.0` or `registry.example/team/app:1.0`.
     target: String,
     /// `allow`, `deny`, `wait` or `undetermined`.
     outcome: &'static str,
@@ -123,6 +123,8 @@ pub(super) struct DecisionState {
     wait_until: Option<DateTime<Utc>>,
     /// Why a promoted image no longer passes, empty while it does.
     flagged: String,
+    /// What is known besides of an image in a remote registry, as that somebody else wrote over its tag.
+    note: String,
 }
 
 /// One rule of a decision.
@@ -261,13 +263,17 @@ impl From<Decision> for DecisionState {
                 DecisionOutcome::Undetermined => "undetermined",
                 DecisionOutcome::Unspecified => "unknown",
             },
-            target: format!("{}:{}", decision.target, decision.target_tag),
+            target: Target::from_stored(&decision.target).map_or_else(
+                |_| String::new(),
+                |target| format!("{target}:{}", decision.target_tag),
+            ),
             decided_at: time_from_wire(decision.decided_at.as_ref()),
             wait_until: time_from_wire(decision.wait_until.as_ref()),
             policy: decision.policy,
             digest: decision.digest,
             reasons: decision.reasons.into_iter().map(Into::into).collect(),
             flagged: decision.flagged,
+            note: decision.note,
         }
     }
 }

@@ -105,6 +105,11 @@ pub(super) async fn apply(
     let text = body.map_err(|_| Problem::Body)?;
     let documents =
         sluice_policy::check::load(&text).map_err(|problems| Problem::Resource { problems })?;
+    let registries = api.state.registries().await?;
+    let problems = sluice_policy::check::remote_targets(&documents, &registries);
+    if !problems.is_empty() {
+        return Err(Problem::Resource { problems });
+    }
     let [document] = documents.as_slice() else {
         return Err(Problem::Mismatch);
     };

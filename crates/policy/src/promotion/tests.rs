@@ -88,7 +88,7 @@ fn a_clean_image_is_allowed_and_every_rule_is_told() {
     )
     .unwrap();
     assert_eq!(judgement.outcome, Outcome::Allow);
-    assert_eq!(judgement.target.as_str(), "official/app");
+    assert_eq!(judgement.target.to_string(), "official/app");
     assert_eq!(judgement.target_tag.as_str(), "1.27-20261124");
     assert_eq!(
         told(&judgement),

@@ -7,7 +7,6 @@ use sluice_service::crash;
 
 use super::{Provenance, ROUNDS, TagWriter, holder, refuse_foreign_claim, settle, split, text};
 use crate::error::Error;
-use crate::key;
 
 /// A change that is not wanted any more.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +59,7 @@ impl TagWriter {
 
     /// Looks at the tag once, and puts in order what the change left; says whether nothing more is to be done.
     pub(super) async fn is_left(&self, late: Late<'_>) -> Result<bool, Error> {
-        let key = key::tag(late.repository, late.tag);
+        let key = self.key(late.repository, late.tag);
         let wanted = text(late.wanted);
         let (mut value, revision) = split(self.state.tags.get(&key).await?);
         if revision.is_none() || (value.claim.is_none() && value.digest == wanted) {
@@ -106,7 +105,7 @@ impl TagWriter {
         let Late {
             repository, tag, ..
         } = late;
-        let key = key::tag(repository, tag);
+        let key = self.key(repository, tag);
         let manifest = match settled.digest.parse::<Digest>() {
             Ok(digest) => match self.registry.manifest(repository, &(&digest).into()).await {
                 // Whoever removed it meanwhile has changed the entry too, or will.

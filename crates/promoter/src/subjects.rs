@@ -1,0 +1,110 @@
+//! Which tags a trigger is about.
+
+use std::collections::BTreeSet;
+
+use sluice_domain::{Digest, Repository, Tag};
+use sluice_events::commands::JudgeImage;
+use sluice_events::wire::state::{Decision, DecisionOutcome};
+use sluice_state::{Entry, key};
+
+use crate::facts::Subject;
+use crate::handler::{Error, Promoter};
+
+impl Promoter {
+    /// Returns the tags of a repository that name a digest, and those that brought it into a target.
+    pub(crate) async fn scanned(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Vec<Subject>, Error> {
+        let mut subjects = Vec::new();
+        for entry in self.state.tags.list(&key::tags_of(repository)).await? {
+            if entry.value.digest == digest.as_str()
+                && let Ok(tag) = entry.value.tag.parse()
+            {
+                subjects.push(Subject {
+                    repository: repository.clone(),
+                    tag,
+                    digest: digest.clone(),
+                    current: Some(entry.value),
+                });
+            }
+        }
+        let filter = key::decisions_about(digest);
+        for decision in on_the_way(self.state.decisions.list(&filter).await?, repository) {
+            let (Ok(from), Ok(tag)) = (decision.repository.parse(), decision.tag.parse()) else {
+                continue;
+            };
+            let known = |subject: &Subject| subject.repository == from && subject.tag == tag;
+            if !subjects.iter().any(known) {
+                subjects.push(self.subject(from, tag, digest.clone()).await?);
+            }
+        }
+        Ok(subjects)
+    }
+
+    /// Returns the one tag of a command; nothing if it names another digest now and nothing was decided on this one.
+    pub(crate) async fn asked(&self, command: &JudgeImage) -> Result<Vec<Subject>, Error> {
+        let JudgeImage {
+            repository,
+            tag,
+            digest,
+        } = command.clone();
+        let subject = self.subject(repository, tag, digest).await?;
+        if subject.current.is_some() {
+            return Ok(vec![subject]);
+        }
+        let filter = key::decisions_on(&subject.repository, &subject.tag);
+        let decisions = self.state.decisions.list(&filter).await?;
+        let decided = decisions
+            .iter()
+            .any(|entry| entry.value.digest == subject.digest.as_str());
+        Ok(decided.then_some(subject).into_iter().collect())
+    }
+
+    async fn subject(
+        &self,
+        repository: Repository,
+        tag: Tag,
+        digest: Digest,
+    ) -> Result<Subject, Error> {
+        let entry = self.state.tags.get(&key::tag(&repository, &tag)).await?;
+        let current = entry
+            .map(|entry| entry.value)
+            .filter(|entry| entry.digest == digest.as_str());
+        Ok(Subject {
+            repository,
+            tag,
+            digest,
+            current,
+        })
+    }
+}
+
+/// Returns the decisions by which an image that was scanned in a repository may stand anywhere.
+///
+/// Those are the ones that brought it into this repository or from here into another, and from there into the next: what
+/// is known of an image now concerns each target of a chain of policies. Of one that was refused, something may be left
+/// that was on its way when it was refused.
+fn on_the_way(decisions: Vec<Entry<Decision>>, repository: &Repository) -> Vec<Decision> {
+    let mut places = BTreeSet::from([repository.to_string()]);
+    let mut open: Vec<Decision> = decisions
+        .into_iter()
+        .map(|entry| entry.value)
+        .filter(|decision| {
+            decision.promoted_at.is_some() || decision.outcome() == DecisionOutcome::Deny
+        })
+        .collect();
+    let mut found = Vec::new();
+    loop {
+        let is_here = |decision: &mut Decision| {
+            places.contains(&decision.repository) || decision.target == repository.as_str()
+        };
+        let here: Vec<Decision> = open.extract_if(.., is_here).collect();
+        if here.is_empty() {
+            return found;
+        }
+        places.extend(here.iter().map(|decision| decision.target.clone()));
+        found.extend(here);
+    }
+}

@@ -1,0 +1,88 @@
+//! The timer of an image that soaks.
+
+use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
+use sluice_bus::{Schedule, When};
+use sluice_events::commands::JudgeImage;
+use sluice_events::subject::token;
+use sluice_events::time_from_wire;
+use sluice_events::wire::state::DecisionOutcome;
+use sluice_service::crash;
+
+use crate::handler::{Case, Error, Promoter};
+
+impl Promoter {
+    /// Keeps the timer of a decision that waits, and removes it with the waiting.
+    ///
+    /// There is one per policy and tag: a digest that comes later replaces the timer of the one before, and a timer that
+    /// fired is gone. So there are never more timers than tags that soak.
+    pub(crate) async fn keep_timer(&self, case: &Case<'_>) -> Result<(), Error> {
+        let Case {
+            policy, subject, ..
+        } = case;
+        if subject.current.is_none() || policy.spec.soak.is_none() {
+            return Ok(());
+        }
+        let name = format!(
+            "judge.{}.{}.{}",
+            token(policy.spec.name.as_str()),
+            token(subject.repository.as_str()),
+            token(subject.tag.as_str())
+        );
+        let until = time_from_wire(case.decision.wait_until.as_ref());
+        let Some(until) = until.filter(|_| case.decision.outcome() == DecisionOutcome::Wait) else {
+            self.bus
+                .remove_schedule(&name)
+                .await
+                .map_err(sluice_state::Error::from)?;
+            crash::point("promoter.timer_removed");
+            return Ok(());
+        };
+        let command = JudgeImage {
+            repository: subject.repository.clone(),
+            tag: subject.tag.clone(),
+            digest: subject.digest.clone(),
+        };
+        let schedule = Schedule {
+            name,
+            when: When::At(whole_second(until)),
+            command: command.into(),
+        };
+        self.bus
+            .put_schedule(&schedule)
+            .await
+            .map_err(sluice_state::Error::from)?;
+        crash::point("promoter.timer_kept");
+        Ok(())
+    }
+}
+
+/// Schedules know whole seconds; one that fired before the time would find the image still waiting.
+fn whole_second(at: DateTime<Utc>) -> DateTime<Utc> {
+    let second = TimeDelta::seconds(1);
+    at.duration_trunc(second)
+        .ok()
+        .filter(|floor| *floor < at)
+        .and_then(|floor| floor.checked_add_signed(second))
+        .unwrap_or(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timer_never_fires_before_the_time() {
+        for (at, expected) in [
+            ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
+            ("2026-01-01T00:00:00.000000001Z", "2026-01-01T00:00:01Z"),
+            ("2026-01-01T23:59:59.9Z", "2026-01-02T00:00:00Z"),
+        ] {
+            let at: DateTime<Utc> = at.parse().unwrap();
+            assert_eq!(whole_second(at), expected.parse::<DateTime<Utc>>().unwrap());
+        }
+        assert_eq!(
+            whole_second(DateTime::<Utc>::MAX_UTC),
+            DateTime::<Utc>::MAX_UTC
+        );
+    }
+}
