@@ -3,6 +3,7 @@
 //! It must not judge what it copies, and writes tags only through the one tag operation.
 
 mod mirror;
+mod progress;
 mod reconcile;
 mod settings;
 

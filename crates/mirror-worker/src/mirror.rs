@@ -10,7 +10,7 @@ use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::{TagMirrorFailed, TagMirrored, UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::wire::state::TagEntry;
 use sluice_events::{Command, Decode, Event, Message, Unexpected, time_from_wire};
-use sluice_registry::{Client, Copied, CopyJob, Transport};
+use sluice_registry::{Client, Copied, CopyJob, CopyOptions, Transport};
 use sluice_service::crash;
 use sluice_state::reconcile::after_events;
 use sluice_state::{
@@ -19,8 +19,10 @@ use sluice_state::{
 };
 use thiserror::Error;
 
+use crate::progress::Tally;
+
 /// How many sibling repositories are asked for a blob before it is transferred.
-const SIBLINGS: usize = 2;
+const SIBLINGS: usize = 4;
 /// When it is looked again whether a mirror was polled.
 const POLLED_BY: TimeDelta = TimeDelta::seconds(5);
 
@@ -411,7 +413,12 @@ impl MirrorWorker {
             target_repository: &fact.repository,
             siblings: &siblings,
         };
-        Ok(job.run().await?)
+        let tally = Tally::of(fact);
+        let options = CopyOptions {
+            watch: Some(tally.clone()),
+            ..CopyOptions::default()
+        };
+        Ok(tally.follow(&self.bus, job.run_with(&options)).await?)
     }
 
     pub(crate) async fn gone(&self, fact: &UpstreamTagGone) -> Result<Outcome, Error> {
