@@ -10,7 +10,7 @@ use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::{TagMirrorFailed, TagMirrored, UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::wire::state::TagEntry;
 use sluice_events::{Command, Decode, Event, Message, Unexpected, time_from_wire};
-use sluice_registry::{Client, Copied, CopyJob, CopyOptions, Transport};
+use sluice_registry::{Client, Copied, CopyJob, Limits, Transport};
 use sluice_service::crash;
 use sluice_state::reconcile::after_events;
 use sluice_state::{
@@ -18,8 +18,6 @@ use sluice_state::{
     describe, key, remote_registry,
 };
 use thiserror::Error;
-
-use crate::progress::Tally;
 
 /// How many sibling repositories are asked for a blob before it is transferred.
 const SIBLINGS: usize = 4;
@@ -38,6 +36,7 @@ pub struct MirrorWorker {
     registry: Client,
     tags: TagWriter,
     transport: Transport,
+    pub(crate) limits: Limits,
 }
 
 /// What the stage works on.
@@ -241,6 +240,7 @@ impl MirrorWorker {
             registry,
             tags,
             transport: Transport::default(),
+            limits: Limits::of_process(),
         }
     }
 
@@ -413,12 +413,7 @@ impl MirrorWorker {
             target_repository: &fact.repository,
             siblings: &siblings,
         };
-        let tally = Tally::of(fact);
-        let options = CopyOptions {
-            watch: Some(tally.clone()),
-            ..CopyOptions::default()
-        };
-        Ok(tally.follow(&self.bus, job.run_with(&options)).await?)
+        Ok(self.run(&job, fact).await?)
     }
 
     pub(crate) async fn gone(&self, fact: &UpstreamTagGone) -> Result<Outcome, Error> {

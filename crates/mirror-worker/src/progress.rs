@@ -12,14 +12,16 @@ use sluice_domain::Digest;
 use sluice_events::facts::UpstreamTagMoved;
 use sluice_events::subject;
 use sluice_events::wire::events::MirrorProgress;
-use sluice_registry::{Arrival, Progress, Watch};
+use sluice_registry::{Arrival, Copied, CopyJob, CopyOptions, Limits, Progress, Watch};
+
+use crate::mirror::MirrorWorker;
 
 /// How often an image is told of.
 const EVERY: Duration = Duration::from_millis(500);
 
 /// What is there of an image by now.
 #[derive(Debug)]
-pub(crate) struct Tally {
+struct Tally {
     topic: String,
     so_far: Mutex<SoFar>,
 }
@@ -31,8 +33,32 @@ struct SoFar {
     arrived: HashMap<Digest, u64>,
 }
 
+impl MirrorWorker {
+    /// Keeps all copies together within limits.
+    #[must_use]
+    pub fn within(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Copies within the limits, and tells how it goes on.
+    pub(crate) async fn run(
+        &self,
+        job: &CopyJob<'_>,
+        fact: &UpstreamTagMoved,
+    ) -> Result<Copied, sluice_registry::Error> {
+        let tally = Tally::of(fact);
+        let options = CopyOptions {
+            watch: Some(tally.clone()),
+            limits: Some(self.limits.clone()),
+            ..CopyOptions::default()
+        };
+        tally.follow(&self.bus, job.run_with(&options)).await
+    }
+}
+
 impl Tally {
-    pub(crate) fn of(fact: &UpstreamTagMoved) -> Arc<Self> {
+    fn of(fact: &UpstreamTagMoved) -> Arc<Self> {
         let told = MirrorProgress {
             mirror: fact.mirror.to_string(),
             repository: fact.repository.to_string(),
@@ -50,7 +76,7 @@ impl Tally {
     }
 
     /// Does the work, and tells meanwhile how far it is; to tell takes nothing away from it.
-    pub(crate) async fn follow<T>(&self, bus: &Bus, work: impl Future<Output = T>) -> T {
+    async fn follow<T>(&self, bus: &Bus, work: impl Future<Output = T>) -> T {
         if !bus.has_listeners() {
             return work.await;
         }
