@@ -5,6 +5,7 @@
 mod audit;
 mod fixed;
 mod mirror;
+mod progress;
 mod reconcile;
 mod settings;
 mod truth;
@@ -33,8 +34,9 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     );
     let claim = bus.ack_wait(&topology::MIRROR_WORKER).await?;
     let audit_every = Duration::from_secs(settings.mirror.audit_hours * 3_600);
-    let handler =
-        MirrorWorker::new(bus.clone(), state, catalog, registry, claim).auditing_every(audit_every);
+    let handler = MirrorWorker::new(bus.clone(), state, catalog, registry, claim)
+        .auditing_every(audit_every)
+        .within(settings.mirror.limits());
     let consume = ConsumeSettings {
         concurrency: settings.mirror.concurrency,
         handler_timeout: Duration::from_secs(settings.mirror.timeout_seconds),

@@ -8,7 +8,7 @@ use sluice_domain::{Class, Classify, Repository, ResourceName, Tag};
 use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::{TagMirrorFailed, TagMirrored, UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
-use sluice_registry::{Client, Copied, CopyJob, Transport};
+use sluice_registry::{Client, Copied, CopyJob, Limits, Transport};
 use sluice_service::crash;
 use sluice_state::reconcile::after_events;
 use sluice_state::{
@@ -20,7 +20,7 @@ use thiserror::Error;
 use crate::truth::Upstream;
 
 /// How many sibling repositories are asked for a blob before it is transferred.
-const SIBLINGS: usize = 2;
+const SIBLINGS: usize = 4;
 /// How often the registry is compared with the state, unless the settings say otherwise.
 const AUDIT_EVERY: Duration = Duration::from_secs(86_400);
 /// How often an image has waited for a registry that is away when that is told; about ten minutes.
@@ -37,6 +37,7 @@ pub struct MirrorWorker {
     /// How often the registry is compared with the state; zero for never.
     pub(crate) audit_every: Duration,
     transport: Transport,
+    pub(crate) limits: Limits,
 }
 
 /// What the stage works on.
@@ -152,6 +153,7 @@ impl MirrorWorker {
             tags,
             audit_every: AUDIT_EVERY,
             transport: Transport::default(),
+            limits: Limits::of_process(),
         }
     }
 
@@ -340,7 +342,7 @@ impl MirrorWorker {
             target_repository: &fact.repository,
             siblings: &siblings,
         };
-        Ok(job.run().await?)
+        Ok(self.run(&job, fact).await?)
     }
 
     pub(crate) async fn gone(&self, fact: &UpstreamTagGone) -> Result<Outcome, Error> {

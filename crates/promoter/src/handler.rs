@@ -318,11 +318,17 @@ impl Promoter {
         decision: &Decision,
         digest: &Digest,
     ) -> Result<Option<Digest>, Error> {
-        let place = (decision.target.parse(), decision.target_tag.parse());
+        let place = (
+            Target::from_stored(&decision.target),
+            decision.target_tag.parse(),
+        );
         let (DecisionOutcome::Allow, (Ok(target), Ok(tag))) = (decision.outcome(), place) else {
             return Ok(None);
         };
-        Ok(self.tags.kept(&target, &tag, digest).await?)
+        if target.registry.is_some() {
+            return Ok(None);
+        }
+        Ok(self.tags.kept(&target.repository, &tag, digest).await?)
     }
 
     /// Ends what somebody who died had begun by a decision from which nothing follows any more.

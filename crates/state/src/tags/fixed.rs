@@ -20,7 +20,7 @@ impl TagWriter {
         tag: &Tag,
         wanted: &Digest,
     ) -> Result<Option<Digest>, Error> {
-        if !self.catalog.current().is_immutable(repository) {
+        if !self.is_immutable(repository) {
             return Ok(None);
         }
         let entry = self.state.tags.get(&key::tag(repository, tag)).await?;
@@ -38,9 +38,12 @@ impl TagWriter {
         wanted: &Digest,
         at: &Digest,
     ) -> bool {
-        at != wanted
-            && !brings_back(entry, wanted)
-            && self.catalog.current().is_immutable(repository)
+        at != wanted && !brings_back(entry, wanted) && self.is_immutable(repository)
+    }
+
+    /// What is promoted into a remote registry is for that to guard.
+    fn is_immutable(&self, repository: &Repository) -> bool {
+        self.remote.is_none() && self.catalog.current().is_immutable(repository)
     }
 }
 
