@@ -93,6 +93,8 @@ pub struct TagWriter {
     catalog: Catalog,
     registry: Client,
     claim: Duration,
+    /// Whether it moves tags of immutable repositories too.
+    reverts: bool,
 }
 
 enum Round {
@@ -109,6 +111,7 @@ impl TagWriter {
             catalog,
             registry,
             claim: CLAIM,
+            reverts: false,
         }
     }
 
