@@ -16,7 +16,6 @@ struct Scene {
     stack: Stack,
     bus: BusClient,
     mirrors: usize,
-    tags: usize,
 }
 
 impl Scene {
@@ -39,7 +38,6 @@ impl Scene {
             stack,
             bus,
             mirrors,
-            tags,
         };
         (scene, many)
     }
