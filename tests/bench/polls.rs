@@ -16,7 +16,6 @@ struct Scene {
     stack: Stack,
     bus: BusClient,
     mirrors: usize,
-    tags: usize,
 }
 
 impl Scene {
@@ -39,7 +38,6 @@ impl Scene {
             stack,
             bus,
             mirrors,
-            tags,
         };
         (scene, many)
     }
@@ -70,8 +68,9 @@ impl Scene {
     }
 
     fn moves(&self) -> usize {
-        let moves = self.bus.bus.facts("sluice.v1.upstream.tag_moved.>");
-        self.bus.run(moves).unwrap().len()
+        let known = self.bus.run(self.bus.state.upstream.list("*.*")).unwrap();
+        let moves = known.iter().map(|entry| entry.value.move_number);
+        usize::try_from(moves.sum::<u64>()).unwrap()
     }
 
     /// Returns the peak of the memory in MiB, and the processor time in seconds.

@@ -12,8 +12,8 @@ use sluice_registry::{Client, Copied, CopyJob, Limits, Transport};
 use sluice_service::crash;
 use sluice_state::reconcile::after_events;
 use sluice_state::{
-    Applied, Catalog, Entry, Provenance, Snapshot, Standing, State, TagChange, TagWriter, Truth,
-    describe, key, remote_registry,
+    Applied, Catalog, Entry, Provenance, Snapshot, Standing, State, TagChange, TagWriter,
+    Truth as _, describe, key, remote_registry,
 };
 use thiserror::Error;
 

@@ -10,6 +10,7 @@ use sluice_domain::{Digest, Tag};
 use sluice_events::subject::{text, token};
 use sluice_events::wire::state::UpstreamTag;
 use sluice_registry::Client;
+use sluice_service::crash;
 use sluice_state::{Entries, Entry, Snapshot, key};
 
 use crate::compare::{self, Seen, Standing, Told};
@@ -253,6 +254,7 @@ impl Asking<'_> {
                     Err(error) if error.is_conflict() => continue,
                     Err(error) => return Err(error.into()),
                 };
+                crash::point("poller.numbered");
             }
             let (told, settled) = compare::told(self.mirror, tag, &value);
             if let (Some(written), false) = (written, told.is_empty()) {

@@ -95,6 +95,8 @@ pub struct TagWriter {
     /// The registry by name, if it is a remote one.
     remote: Option<RegistryHost>,
     claim: Duration,
+    /// Whether it moves tags of immutable repositories too.
+    reverts: bool,
 }
 
 enum Round {
@@ -112,6 +114,7 @@ impl TagWriter {
             registry,
             remote: None,
             claim: CLAIM,
+            reverts: false,
         }
     }
 
@@ -124,6 +127,7 @@ impl TagWriter {
             remote: Some(registry.host().clone()),
             registry,
             claim: self.claim,
+            reverts: self.reverts,
         }
     }
 
