@@ -9,10 +9,14 @@
     reason = "test code"
 )]
 
+mod accounts;
 mod engine;
+mod gate;
 mod gentle;
 mod hostile;
 mod liar;
 mod peer;
+mod proxies;
 mod real;
 mod tls;
+mod tunnel;
