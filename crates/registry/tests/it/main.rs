@@ -15,6 +15,7 @@ mod gate;
 mod gentle;
 mod hostile;
 mod liar;
+mod mutual;
 mod peer;
 mod proxies;
 mod real;

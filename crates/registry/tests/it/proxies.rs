@@ -56,7 +56,6 @@ async fn what_needs_no_proxy_goes_round_it() {
     for (bypass, passed) in [
         (&["127.0.0.1"][..], 0),
         (&["10.0.0.0/8", "127.0.0.0/8"], 0),
-        (&["*"], 0),
         (&["127.0.0.2", "example.com"], 1),
     ] {
         let before = tunnel.heads().len();
