@@ -115,7 +115,7 @@ impl Poller {
         self
     }
 
-    /// Keeps one client per registry, and with it its tokens, until a resource changes.
+    /// Keeps one client per registry, and with it its tokens, until a resource or a certificate changes.
     pub(crate) fn client(&self, catalog: &Snapshot, host: &RegistryHost) -> anyhow::Result<Client> {
         let mut clients = self
             .clients
@@ -123,7 +123,7 @@ impl Poller {
             .map_err(|_| anyhow::anyhow!("the list of clients is broken"))?;
         if let Some((_, client)) = clients
             .get(host)
-            .filter(|(revision, _)| *revision == catalog.revision)
+            .filter(|(revision, client)| *revision == catalog.revision && client.is_current())
         {
             return Ok(client.clone());
         }

@@ -5,6 +5,7 @@
 mod auth;
 mod blob;
 mod bring;
+mod check;
 mod client;
 mod common;
 mod copy;
@@ -28,6 +29,7 @@ mod turn;
 mod verify;
 mod whole;
 
+pub use check::{Authentication, Checked, Right};
 pub use client::Client;
 pub use copy::{Copied, CopyJob, CopyOptions};
 pub use endpoint::{ClientCertificate, Credential, Endpoint, Proxy};
