@@ -14,8 +14,8 @@ use crate::manifest::{Descriptor, Manifest};
 use crate::patience::patiently;
 use crate::progress::{Arrival, Progress, Watch};
 
-const MAX_DEPTH: usize = 3;
-const MAX_MANIFESTS: usize = 1_024;
+pub(crate) const MAX_DEPTH: usize = 3;
+pub(crate) const MAX_MANIFESTS: usize = 1_024;
 const PARALLEL_BLOBS: usize = 4;
 
 /// What to copy from where to where.

@@ -8,6 +8,7 @@ mod client;
 mod copy;
 mod delete;
 mod error;
+mod estimate;
 mod exchange;
 mod limits;
 mod manifest;
@@ -15,7 +16,9 @@ mod patience;
 mod progress;
 mod rate;
 mod reference;
+mod remote_reference;
 mod tags;
+mod tally;
 mod transport;
 mod turn;
 mod verify;
@@ -23,6 +26,7 @@ mod verify;
 pub use client::{Client, Credential, Endpoint};
 pub use copy::{Copied, CopyJob, CopyOptions};
 pub use error::Error;
+pub use estimate::{Cost, Destination, Estimator};
 pub use limits::Limits;
 pub use manifest::{
     Content, Descriptor, ImageConfig, Manifest, ManifestHead, ManifestRef, digest_of,
@@ -30,4 +34,6 @@ pub use manifest::{
 pub use progress::{Arrival, Progress, Watch};
 pub use rate::RateLimit;
 pub use reference::ImageReference;
+pub use remote_reference::{InvalidReference, RemoteImage};
+pub use tally::{Requests, Tally};
 pub use transport::{Exchange, Exchanged, Transport};
