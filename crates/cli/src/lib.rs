@@ -2,15 +2,20 @@
 
 mod backup;
 mod commands;
+mod copy;
+mod cost;
 mod endpoints;
+mod exit;
 mod explain;
 mod nats_config;
 mod output;
 mod pause;
 mod reconcile;
+mod remote;
 mod resources;
 mod restore;
 mod status;
+mod transfer;
 mod up;
 
 use std::path::{Path, PathBuf};
@@ -28,8 +33,8 @@ use sluice_registry::ImageReference;
 use crate::endpoints::{Endpoints, NatsEndpoint};
 use crate::output::Format;
 
-/// The exit code for a command that cannot be carried out as written.
-const FAILED: u8 = 1;
+/// The exit code for arguments that clap cannot judge, as clap has it for the others.
+const MISUSED: u8 = 2;
 /// The data folder of `up`, unless another is named.
 const DATA: &str = "sluice-data";
 /// Where NATS is, unless something says otherwise.
@@ -217,6 +222,8 @@ enum Command {
     /// Lists what could not be done, or tries it again.
     #[command(subcommand)]
     DeadLetters(DeadLetters),
+    /// Copies an image from one registry to another; needs nothing that runs.
+    Copy(Box<copy::CopyArguments>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -252,16 +259,29 @@ pub fn main() -> ExitCode {
             .enable_all()
             .build()
             .context("failed to start the runtime")
-            .and_then(|runtime| runtime.block_on(run(arguments)))
-            .map(|()| ExitCode::SUCCESS),
+            .and_then(|runtime| runtime.block_on(alone_or_connected(arguments))),
     };
     match done {
         Ok(code) => code,
         Err(error) if output::is_enough(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&error);
-            ExitCode::from(FAILED)
+            exit::code_of(&error)
         }
+    }
+}
+
+/// Says what is wrong with arguments that belong together.
+fn misused(reason: &str) -> ExitCode {
+    output::complain(&anyhow::anyhow!("{reason}"));
+    ExitCode::from(MISUSED)
+}
+
+/// Runs what needs no installation, or else what does.
+async fn alone_or_connected(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    match &arguments.command {
+        Command::Copy(copy) => copy::copy(copy).await,
+        _ => run(arguments).await.map(|()| ExitCode::SUCCESS),
     }
 }
 
@@ -325,9 +345,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let bus = arguments.connection.open().await?;
     match arguments.command {
         // These were carried out before there was a connection.
-        Command::Up(_) | Command::Apply { .. } | Command::Keys { .. } | Command::NatsConfig(_) => {
-            Ok(())
-        }
+        Command::Up(_)
+        | Command::Apply { .. }
+        | Command::Keys { .. }
+        | Command::NatsConfig(_)
+        | Command::Copy(_) => Ok(()),
         Command::Provision {
             replicas,
             duplicate_window_seconds,

@@ -100,3 +100,12 @@ pub(crate) fn is_enough(error: &anyhow::Error) -> bool {
 pub(crate) fn complain(error: &anyhow::Error) {
     eprintln!("error: {error:#}");
 }
+
+/// Says something beside the result.
+#[expect(
+    clippy::print_stderr,
+    reason = "this is the command's place for notes beside its results"
+)]
+pub(crate) fn note(text: &str) {
+    eprintln!("{text}");
+}
