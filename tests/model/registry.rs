@@ -110,6 +110,9 @@ impl Registry {
             },
             Place::Blob(repository, digest) => self.blob(&repository, &digest, request),
             Place::Uploads(repository) => self.start(&repository, request),
+            Place::Upload(_) if request.method == Method::DELETE => {
+                Response::builder().status(204).body(Bytes::new()).unwrap()
+            }
             Place::Upload(repository) => self.finish(&repository, request),
         }
     }

@@ -1,18 +1,34 @@
-//! Blobs: is it there, mount it, or stream it from one registry to another.
+//! Blobs of one registry: is it there, open it, mount it, or take it as a stream.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Method, Response, StatusCode};
 use sluice_domain::{Digest, Repository};
-use sluice_service::crash;
 use url::Url;
 
 use crate::client::{Client, location, what};
 use crate::error::Error;
+use crate::fetch::Fetch;
 use crate::manifest::Descriptor;
-use crate::progress::Arrival;
-use crate::turn::turn;
 use crate::verify::Verified;
+
+/// How long an upload may stand still, and how long a registry may take to store what it has received.
+const STANDSTILL: Duration = Duration::from_secs(150);
+const STORING: Duration = Duration::from_secs(600);
+/// How long it may take to give up an upload.
+const GIVING_UP: Duration = Duration::from_secs(5);
+
+/// What a registry answers to the wish to upload.
+pub(crate) enum Upload {
+    /// It has taken the blob from another repository.
+    Mounted,
+    /// It is to be sent to this address.
+    At(Url),
+}
 
 impl Client {
     /// Says whether a repository has a blob.
@@ -42,77 +58,42 @@ impl Client {
         repository: &Repository,
         blob: &Descriptor,
     ) -> Result<Response, Error> {
+        self.open(repository, blob, 0, &[200]).await
+    }
+
+    /// Opens the rest of a blob; the answer may be the whole of it, or that there is no rest.
+    pub(crate) async fn blob_from(
+        &self,
+        repository: &Repository,
+        blob: &Descriptor,
+        offset: u64,
+    ) -> Result<Response, Error> {
+        let wanted = [200, 206, 416];
+        self.open(repository, blob, offset, &wanted).await
+    }
+
+    async fn open(
+        &self,
+        repository: &Repository,
+        blob: &Descriptor,
+        offset: u64,
+        wanted: &[u16],
+    ) -> Result<Response, Error> {
         let what = what(repository, &blob.digest);
         let scope = [format!("repository:{repository}:pull")];
         let first = self.url(&format!("{repository}/blobs/{}", blob.digest))?;
         let get = (Method::GET, "*/*");
-        let answer = self.read(get, "fetch", &what, &scope, first).await?;
+        let answer = self
+            .read_from(get, "fetch", &what, &scope, first, offset)
+            .await?;
         if answer.status() == 404 {
             return Err(Error::NotFound { what });
         }
-        self.accept("fetch", &what, answer, &[200]).await
+        self.accept("fetch", &what, answer, wanted).await
     }
 
-    /// Brings a blob into a repository, in the cheapest way that works.
-    pub(crate) async fn bring_blob(
-        &self,
-        repository: &Repository,
-        blob: &Descriptor,
-        source: (&Self, &Repository),
-        siblings: &[Repository],
-    ) -> Result<Arrival, Error> {
-        let _turn = turn(&self.shared.endpoint.base, repository, &blob.digest).await;
-        let push = "pull,push";
-        match self.has_blob(repository, &blob.digest, push).await {
-            Ok(true) => return Ok(Arrival::Skipped),
-            Ok(false) => {}
-            // A registry whose disk was full may have kept half of what it knows of a blob; bringing it again mends that.
-            Err(error) if error.is_away() => {
-                tracing::debug!(image.digest = %blob.digest, %error, "brought whether it is there or not");
-            }
-            Err(error) => return Err(error),
-        }
-        let upload = match self.mount(repository, &blob.digest, siblings).await {
-            Some(upload) => upload,
-            None => self.start(repository, &blob.digest, None).await?,
-        };
-        let Upload::At(upload) = upload else {
-            return Ok(Arrival::Mounted);
-        };
-        crash::point("copy.upload_begun");
-        let (source, from) = source;
-        let body = source.blob(from, blob).await?;
-        self.upload(repository, blob, upload, body).await?;
-        Ok(Arrival::Copied)
-    }
-
-    /// Mounts from the first sibling that has the blob; one that cannot be read or used stops nothing.
-    ///
-    /// The registry may answer with an upload instead, which is as good as a new one.
-    async fn mount(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        siblings: &[Repository],
-    ) -> Option<Upload> {
-        for sibling in siblings {
-            let upload = match self.has_blob(sibling, digest, "pull").await {
-                Ok(true) => self.start(repository, digest, Some(sibling)).await,
-                Ok(false) => continue,
-                Err(error) => Err(error),
-            };
-            match upload {
-                Ok(upload) => return Some(upload),
-                Err(error) => {
-                    tracing::debug!(image.repository = %sibling, image.digest = %digest, %error, "not mounted");
-                }
-            }
-        }
-        None
-    }
-
-    /// Starts an upload, or asks to mount from a sibling.
-    async fn start(
+    /// Starts an upload, or asks to mount from another repository, which may be answered with an upload too.
+    pub(crate) async fn start(
         &self,
         repository: &Repository,
         digest: &Digest,
@@ -144,61 +125,90 @@ impl Client {
         Ok(Upload::At(at))
     }
 
-    async fn upload(
+    /// Sends a blob to where its upload was started.
+    pub(crate) async fn upload(
         &self,
         repository: &Repository,
         blob: &Descriptor,
         mut at: Url,
-        body: Response,
+        fetch: Fetch,
     ) -> Result<(), Error> {
         let what = what(repository, &blob.digest);
         at.query_pairs_mut()
             .append_pair("digest", blob.digest.as_str());
-        let verified = Verified::new(body.bytes_stream().boxed(), blob.digest.clone(), blob.size);
+        let moved = fetch.counter();
+        let verified = Verified::new(fetch.into_stream().boxed(), blob.digest.clone(), blob.size);
+        let right = verified.right();
+        // What is wrong with the body would come back as text only.
+        let fault: Arc<Mutex<Option<Error>>> = Arc::default();
+        let place = Arc::clone(&fault);
+        let body = verified.map(move |chunk| {
+            chunk.map_err(|error| {
+                let text = error.to_string();
+                *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                text
+            })
+        });
         let scope = [format!("repository:{repository}:pull,push")];
         // A streamed body cannot be sent twice, so its token is fetched before it begins.
+        let used = self.authorization(&scope).await?;
         let mut request = self
             .shared
-            .http
+            .uploads
             .put(at)
             .header(CONTENT_LENGTH, blob.size)
             .header(CONTENT_TYPE, "application/octet-stream");
-        let used = self.authorization(&scope).await?;
         if let Some(authorization) = used.clone() {
             request = request.header(AUTHORIZATION, authorization);
         }
-        let request = request.body(reqwest::Body::wrap_stream(verified));
-        let answer = self
-            .shared
-            .transport
-            .send(request)
-            .await
-            .map_err(|error| broken(&what, error))?;
+        let request = request.body(reqwest::Body::wrap_stream(body));
+        let answer = tokio::select! {
+            biased;
+            answer = self.shared.transport.send(request) => answer,
+            () = standstill(&moved, blob.size) => return Err(Error::Standstill { what }),
+        };
+        let answer = answer.map_err(|error| {
+            let fault = fault.lock().unwrap_or_else(PoisonError::into_inner).take();
+            fault.unwrap_or_else(|| Error::transport("upload", &what)(error))
+        })?;
         if answer.status() == StatusCode::UNAUTHORIZED {
             // The next try starts with a fresh token.
             self.learn(answer.headers(), &scope, used.as_ref()).await?;
             return Err(Error::StaleToken { what });
         }
-        self.accept("upload", &what, answer, &[201]).await.map(drop)
-    }
-}
-
-enum Upload {
-    Mounted,
-    At(Url),
-}
-
-/// A body that was broken off because its content is wrong is not worth another try.
-fn broken(what: &str, error: reqwest::Error) -> Error {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(inner) = source {
-        if let Some(
-            reason @ (crate::verify::Broken::Digest { .. } | crate::verify::Broken::Length { .. }),
-        ) = inner.downcast_ref::<crate::verify::Broken>()
-        {
-            return Error::untrusted(what, reason.to_string());
+        let answer = self.accept("upload", &what, answer, &[201]).await?;
+        if !right.load(Ordering::Acquire) {
+            let reason = "it says that it has stored what was not sent to its end";
+            return Err(Error::untrusted(what, reason));
         }
-        source = inner.source();
+        drop(answer);
+        Ok(())
     }
-    Error::transport("upload", what)(error)
+
+    /// Tells a registry that nothing more comes to an upload; if it does not listen, it finds out in the end.
+    pub(crate) async fn give_up(&self, repository: &Repository, digest: &Digest, at: &Url) {
+        let what = what(repository, digest);
+        let scope = [format!("repository:{repository}:delete")];
+        let told = self.send("give up the upload of", &what, &scope, |http| {
+            http.delete(at.clone())
+        });
+        match tokio::time::timeout(GIVING_UP, told).await {
+            Ok(Ok(answer)) if answer.status().is_success() => {}
+            _ => tracing::debug!(%what, "its upload is left to the registry to clear away"),
+        }
+    }
+}
+
+/// Ends when an upload has stood still for too long.
+async fn standstill(moved: &AtomicU64, size: u64) {
+    let mut before = None;
+    loop {
+        let now = moved.load(Ordering::Relaxed);
+        if before == Some(now) {
+            return;
+        }
+        before = Some(now);
+        let patience = if now >= size { STORING } else { STANDSTILL };
+        tokio::time::sleep(patience).await;
+    }
 }

@@ -10,13 +10,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use chrono::DateTime;
 use futures_util::StreamExt as _;
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, LOCATION, RANGE, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use secrecy::SecretString;
 use sluice_domain::{RegistryHost, Repository};
 use url::Url;
 
 use crate::auth::Auth;
+use crate::common::Common;
 use crate::error::{Error, quota_until};
 use crate::rate::RateLimit;
 use crate::transport::Transport;
@@ -27,6 +28,8 @@ const MAX_REFUSAL: usize = 64 << 10;
 const FULL_DISK: [&str; 2] = ["no space left", "\"Err\":28}"];
 /// The most redirects of a read, as to a content network.
 const MAX_REDIRECTS: usize = 5;
+/// How long an answer may take to begin, and to go on.
+const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 /// The longest wait that a registry may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 
@@ -92,6 +95,9 @@ impl Endpoint {
 
 pub(crate) struct Shared {
     pub(crate) http: reqwest::Client,
+    /// Sends layers, which may take longer than any answer may.
+    pub(crate) uploads: reqwest::Client,
+    pub(crate) common: Arc<Common>,
     pub(crate) transport: Transport,
     pub(crate) endpoint: Endpoint,
     pub(crate) auth: Auth,
@@ -126,13 +132,19 @@ impl Client {
     /// # Errors
     /// As [`Client::new`].
     pub fn over(transport: Transport, endpoint: Endpoint) -> Result<Self, Error> {
-        let http = match transport.maker() {
-            Some(maker) => maker,
-            None => wire(&endpoint)?,
+        let (http, uploads, common) = match transport.maker() {
+            Some(maker) => (maker.clone(), maker, Arc::default()),
+            None => (
+                wire(&endpoint, Some(LONGEST_SILENCE))?,
+                wire(&endpoint, None)?,
+                Common::of(&endpoint.base),
+            ),
         };
         Ok(Self {
             shared: Arc::new(Shared {
                 http,
+                uploads,
+                common,
                 transport,
                 endpoint,
                 auth: Auth::default(),
@@ -166,6 +178,17 @@ impl Client {
         let base = &self.shared.endpoint.base;
         base.join(&format!("/v2/{path}"))
             .map_err(|_| Error::untrusted(path, "it makes no address"))
+    }
+
+    /// Says whether another client speaks to the same registry.
+    pub(crate) fn is_at(&self, other: &Self) -> bool {
+        self.is_own(&other.shared.endpoint.base)
+    }
+
+    /// Returns the name of the account.
+    pub(crate) fn account(&self) -> Option<&str> {
+        let credential = self.shared.endpoint.credential.as_ref();
+        credential.map(|credential| credential.username.as_str())
     }
 
     pub(crate) fn is_own(&self, url: &Url) -> bool {
@@ -203,16 +226,33 @@ impl Client {
     /// Reads something and follows redirects by hand: at most 5, never out of TLS, and with the credential only at home.
     pub(crate) async fn read(
         &self,
+        how: (Method, &'static str),
+        action: &'static str,
+        what: &str,
+        scopes: &[String],
+        at: Url,
+    ) -> Result<Response, Error> {
+        self.read_from(how, action, what, scopes, at, 0).await
+    }
+
+    /// Reads in the same way, but only what follows the first so many bytes.
+    pub(crate) async fn read_from(
+        &self,
         (method, accepted): (Method, &'static str),
         action: &'static str,
         what: &str,
         scopes: &[String],
         mut at: Url,
+        offset: u64,
     ) -> Result<Response, Error> {
         for _ in 0..=MAX_REDIRECTS {
             let request = |http: &reqwest::Client| {
-                http.request(method.clone(), at.clone())
-                    .header(ACCEPT, accepted)
+                let request = http.request(method.clone(), at.clone());
+                let request = request.header(ACCEPT, accepted);
+                match offset {
+                    0 => request,
+                    _ => request.header(RANGE, format!("bytes={offset}-")),
+                }
             };
             let answer = if self.is_own(&at) {
                 self.send(action, what, scopes, request).await?
@@ -285,7 +325,9 @@ impl Client {
 }
 
 /// Makes what sends over the wire.
-fn wire(endpoint: &Endpoint) -> Result<reqwest::Client, Error> {
+///
+/// The time limit of reqwest counts from the beginning of a request, and so ends an upload that goes on for longer.
+fn wire(endpoint: &Endpoint, silence: Option<Duration>) -> Result<reqwest::Client, Error> {
     let settings = |reason: String| Error::Settings {
         host: endpoint.host.to_string(),
         reason,
@@ -295,8 +337,10 @@ fn wire(endpoint: &Endpoint) -> Result<reqwest::Client, Error> {
         .retry(reqwest::retry::never())
         .no_proxy()
         .connect_timeout(Duration::from_secs(10))
-        .read_timeout(Duration::from_secs(60))
         .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")));
+    if let Some(silence) = silence {
+        builder = builder.read_timeout(silence);
+    }
     if let Some(file) = &endpoint.ca_file {
         let pem = std::fs::read(file)
             .map_err(|error| settings(format!("`{}`: {error}", file.display())))?;

@@ -1,22 +1,25 @@
 //! Copies an image or a whole index by digest: blobs, then children, then the top. The tag is not written here.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use sluice_domain::{Digest, Repository};
 use sluice_service::crash;
 
+use crate::bring::Bringing;
 use crate::client::Client;
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::manifest::{Descriptor, Manifest};
-use crate::patience::patiently;
 use crate::progress::{Arrival, Progress, Watch};
 
 pub(crate) const MAX_DEPTH: usize = 3;
 pub(crate) const MAX_MANIFESTS: usize = 1_024;
+/// The most bytes of all manifests of one image.
+const MAX_BYTES: usize = 64 << 20;
 const PARALLEL_BLOBS: usize = 4;
+const PARALLEL_MANIFESTS: usize = 4;
 
 /// What to copy from where to where.
 #[derive(Debug)]
@@ -31,7 +34,7 @@ pub struct CopyJob<'a> {
     pub target: &'a Client,
     /// The repository there.
     pub target_repository: &'a Repository,
-    /// Repositories of the target registry that may have its blobs.
+    /// Repositories of the target registry that may have its blobs, the likeliest first; few of them are asked.
     pub siblings: &'a [Repository],
 }
 
@@ -63,6 +66,241 @@ pub struct Copied {
     pub bytes_copied: u64,
 }
 
+/// A manifest, and whether the target has it already.
+struct Found {
+    manifest: Manifest,
+    present: bool,
+}
+
+/// One try of a copy.
+struct Attempt<'a> {
+    bringing: Bringing<'a>,
+    digest: &'a Digest,
+}
+
+impl CopyJob<'_> {
+    /// Copies it; what is there already is not transferred again.
+    ///
+    /// # Errors
+    /// A failing registry, or content that is not what its digest says; nothing wrong is ever stored.
+    pub async fn run(&self) -> Result<Copied, Error> {
+        self.run_with(&CopyOptions::default()).await
+    }
+
+    /// Copies it in another way than by default. To drop the future cancels it: nothing of it goes on.
+    ///
+    /// # Errors
+    /// As [`CopyJob::run`].
+    pub async fn run_with(&self, options: &CopyOptions) -> Result<Copied, Error> {
+        let limits = options.limits.clone().unwrap_or_else(Limits::of_process);
+        let mut attempt = Attempt {
+            bringing: Bringing {
+                source: self.source,
+                source_repository: self.source_repository,
+                target: self.target,
+                target_repository: self.target_repository,
+                siblings: self.siblings,
+                watch: options.watch.as_ref(),
+                limits: &limits,
+                thorough: options.thorough,
+            },
+            digest: self.digest,
+        };
+        match attempt.run().await {
+            // The registry lacks what it was seen to have.
+            Err(error) if error.is_missing_part() && !options.thorough => {
+                tracing::debug!(%error, "looking closer");
+                attempt.bringing.thorough = true;
+                attempt.run().await
+            }
+            other => other,
+        }
+    }
+}
+
+impl Attempt<'_> {
+    fn note(&self, progress: &Progress<'_>) {
+        if let Some(watch) = self.bringing.watch {
+            watch.note(progress);
+        }
+    }
+
+    async fn run(&self) -> Result<Copied, Error> {
+        let levels = self.walk().await?;
+        let (proven, missing) = self.blobs(&levels)?;
+        let all = proven.values().chain(missing.values());
+        self.note(&Progress::Known {
+            blobs: u64::try_from(proven.len() + missing.len()).unwrap_or(u64::MAX),
+            bytes: all.fold(0, |sum, blob| sum.saturating_add(blob.size)),
+        });
+        let mut arrivals = Vec::new();
+        for blob in proven.into_values() {
+            self.bringing.note(&blob.digest);
+            arrivals.push(self.ended(blob, Arrival::Skipped));
+        }
+        let transfers: Vec<_> = missing
+            .into_values()
+            .rev()
+            .map(|blob| async {
+                let arrival = self.bringing.bring(blob).await?;
+                Ok::<_, Error>(self.ended(blob, arrival))
+            })
+            .collect();
+        let brought: Vec<_> = stream::iter(transfers)
+            .buffer_unordered(PARALLEL_BLOBS)
+            .try_collect()
+            .await?;
+        arrivals.extend(brought);
+        self.write(&levels).await?;
+        let mut levels = levels.into_iter().flatten();
+        let top = levels.next();
+        let top = top.ok_or_else(|| Error::untrusted(self.digest, "it has no manifest"))?;
+        Ok(Copied::of(top.manifest, arrivals))
+    }
+
+    fn ended(&self, blob: &Descriptor, arrival: Arrival) -> (u64, Arrival) {
+        let (digest, size) = (&blob.digest, blob.size);
+        self.note(&Progress::Ended {
+            digest,
+            size,
+            arrival,
+        });
+        (size, arrival)
+    }
+
+    /// Returns the top and everything below it, level by level.
+    async fn walk(&self) -> Result<Vec<Vec<Found>>, Error> {
+        let Bringing { limits, .. } = self.bringing;
+        let top = {
+            let _connection = limits.connections(1).await;
+            self.top().await?
+        };
+        let mut bytes = top.manifest.raw.len();
+        let mut seen = HashSet::from([top.manifest.digest.clone()]);
+        let (mut levels, mut level) = (Vec::new(), vec![top]);
+        for _ in 0..=MAX_DEPTH {
+            let children: Vec<Descriptor> = level
+                .iter()
+                .flat_map(|found| found.manifest.children())
+                .filter(|child| seen.insert(child.digest.clone()))
+                .cloned()
+                .collect();
+            if seen.len() > MAX_MANIFESTS {
+                return Err(Error::untrusted(
+                    self.digest,
+                    "it has more than 1024 manifests",
+                ));
+            }
+            levels.push(level);
+            if children.is_empty() {
+                return Ok(levels);
+            }
+            level = Vec::new();
+            let mut found = stream::iter(children.iter().map(|child| self.child(child)))
+                .buffered(PARALLEL_MANIFESTS);
+            while let Some(child) = found.try_next().await? {
+                bytes = bytes.saturating_add(child.manifest.raw.len());
+                if bytes > MAX_BYTES {
+                    let reason = "its manifests are larger than 64 MiB together";
+                    return Err(Error::untrusted(self.digest, reason));
+                }
+                level.push(child);
+            }
+        }
+        Err(Error::untrusted(
+            self.digest,
+            "its indexes are nested deeper than 3",
+        ))
+    }
+
+    /// Fetches the top from the target, where it costs nothing, or else from the source.
+    async fn top(&self) -> Result<Found, Error> {
+        let (bringing, reference) = (&self.bringing, self.digest.into());
+        let there = bringing
+            .target
+            .manifest(bringing.target_repository, &reference);
+        let (manifest, present) = match there.await {
+            Ok(manifest) => (manifest, true),
+            Err(error) if error.is_not_found() => {
+                let from = bringing.source_repository;
+                (bringing.source.manifest(from, &reference).await?, false)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Found { manifest, present })
+    }
+
+    /// Fetches a child in the same way.
+    async fn child(&self, child: &Descriptor) -> Result<Found, Error> {
+        let bringing = &self.bringing;
+        let _connection = bringing.limits.connections(1).await;
+        let there = bringing.target.child(bringing.target_repository, child);
+        let (manifest, present) = match there.await {
+            Ok(manifest) => (manifest, true),
+            Err(error) if error.is_not_found() => {
+                let from = bringing.source_repository;
+                (bringing.source.child(from, child).await?, false)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Found { manifest, present })
+    }
+
+    /// Returns the blobs that a manifest in the target proves to be there, and those that are to be brought, by size.
+    fn blobs<'a>(&self, levels: &'a [Vec<Found>]) -> Result<(Blobs<'a>, Blobs<'a>), Error> {
+        let mut sizes = HashMap::new();
+        let (mut proven, mut missing) = (Blobs::new(), Blobs::new());
+        for found in levels.iter().flatten() {
+            for blob in found.manifest.blobs() {
+                if *sizes.entry(&blob.digest).or_insert(blob.size) != blob.size {
+                    let reason = "its manifests say different sizes of it";
+                    return Err(Error::untrusted(&blob.digest, reason));
+                }
+                let is_proven = found.present && !self.bringing.thorough;
+                let blobs = if is_proven { &mut proven } else { &mut missing };
+                blobs.insert((blob.size, &blob.digest), blob);
+            }
+        }
+        missing.retain(|key, _| !proven.contains_key(key));
+        Ok((proven, missing))
+    }
+
+    /// Writes the manifests that the target lacks, those below before those above.
+    async fn write(&self, levels: &[Vec<Found>]) -> Result<(), Error> {
+        for level in levels.iter().rev() {
+            let absent = level.iter().filter(|found| !found.present);
+            let writes: Vec<_> = absent.map(|found| self.put(&found.manifest)).collect();
+            stream::iter(writes)
+                .buffer_unordered(PARALLEL_MANIFESTS)
+                .try_collect::<()>()
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn put(&self, manifest: &Manifest) -> Result<(), Error> {
+        let (bringing, digest) = (&self.bringing, &manifest.digest);
+        let _connection = bringing.limits.connections(1).await;
+        let reference = digest.into();
+        let repository = bringing.target_repository;
+        let written = bringing
+            .target
+            .put_manifest(repository, &reference, manifest);
+        if let Err(error) = written.await {
+            // It may be for the lack of one of them.
+            for blob in manifest.blobs() {
+                bringing.forget(&blob.digest);
+            }
+            return Err(error);
+        }
+        self.note(&Progress::Manifest { digest });
+        crash::point("copy.manifest_put");
+        Ok(())
+    }
+}
+
+type Blobs<'a> = BTreeMap<(u64, &'a Digest), &'a Descriptor>;
+
 impl Copied {
     fn of(top: Manifest, arrivals: Vec<(u64, Arrival)>) -> Self {
         let mut copied = Self {
@@ -85,142 +323,5 @@ impl Copied {
             }
         }
         copied
-    }
-}
-
-impl CopyJob<'_> {
-    /// Copies it; what is there already is not transferred again.
-    ///
-    /// # Errors
-    /// A failing registry, or content that is not what its digest says; nothing wrong is ever stored.
-    pub async fn run(&self) -> Result<Copied, Error> {
-        self.run_with(&CopyOptions::default()).await
-    }
-
-    /// Copies it in another way than by default. To drop the future cancels it: nothing of it goes on.
-    ///
-    /// # Errors
-    /// As [`CopyJob::run`].
-    pub async fn run_with(&self, options: &CopyOptions) -> Result<Copied, Error> {
-        let note = |progress: Progress<'_>| {
-            if let Some(watch) = &options.watch {
-                watch.note(&progress);
-            }
-        };
-        let limits = options.limits.clone().unwrap_or_else(Limits::of_process);
-        let manifests = {
-            let _connection = limits.connections(1).await;
-            self.walk().await?
-        };
-        let mut blobs: BTreeMap<(u64, &Digest), &Descriptor> = BTreeMap::new();
-        for blob in manifests.iter().flat_map(Manifest::blobs) {
-            blobs.insert((blob.size, &blob.digest), blob);
-        }
-        note(Progress::Known {
-            blobs: u64::try_from(blobs.len()).unwrap_or(u64::MAX),
-            bytes: blobs
-                .keys()
-                .fold(0, |sum, (size, _)| sum.saturating_add(*size)),
-        });
-        let transfers: Vec<_> = blobs
-            .into_values()
-            .rev()
-            .map(|blob| async {
-                let _bytes = limits.bytes(blob.size).await;
-                let _connections = limits.connections(2).await;
-                let (size, arrival) = self.blob(blob).await?;
-                let digest = &blob.digest;
-                note(Progress::Ended {
-                    digest,
-                    size,
-                    arrival,
-                });
-                Ok::<_, Error>((size, arrival))
-            })
-            .collect();
-        let arrivals: Vec<(u64, Arrival)> = stream::iter(transfers)
-            .buffer_unordered(PARALLEL_BLOBS)
-            .try_collect()
-            .await?;
-        let mut manifests = manifests.into_iter();
-        let top = manifests
-            .next()
-            .ok_or_else(|| Error::untrusted(self.digest, "it has no manifest"))?;
-        let children: Vec<Manifest> = manifests.collect();
-        for manifest in children.iter().rev().chain([&top]) {
-            let reference = (&manifest.digest).into();
-            if self
-                .target
-                .head(self.target_repository, &reference)
-                .await?
-                .is_none()
-            {
-                self.target
-                    .put_manifest(self.target_repository, &reference, manifest)
-                    .await?;
-                note(Progress::Manifest {
-                    digest: &manifest.digest,
-                });
-                crash::point("copy.manifest_put");
-            }
-        }
-        Ok(Copied::of(top, arrivals))
-    }
-
-    /// Returns the top and everything below it, parents before children.
-    async fn walk(&self) -> Result<Vec<Manifest>, Error> {
-        let top = self
-            .source
-            .manifest(self.source_repository, &self.digest.into())
-            .await?;
-        let mut seen = HashSet::from([top.digest.clone()]);
-        let (mut all, mut level) = (Vec::new(), vec![top]);
-        for _ in 0..=MAX_DEPTH {
-            let children: Vec<Descriptor> = level
-                .iter()
-                .flat_map(Manifest::children)
-                .filter(|child| seen.insert(child.digest.clone()))
-                .cloned()
-                .collect();
-            if seen.len() > MAX_MANIFESTS {
-                return Err(Error::untrusted(
-                    self.digest,
-                    "it has more than 1024 manifests",
-                ));
-            }
-            all.append(&mut level);
-            if children.is_empty() {
-                return Ok(all);
-            }
-            for child in &children {
-                level.push(self.manifest(child).await?);
-            }
-        }
-        Err(Error::untrusted(
-            self.digest,
-            "its indexes are nested deeper than 3",
-        ))
-    }
-
-    /// Fetches a child from the target, where it costs nothing, or else from the source.
-    async fn manifest(&self, child: &Descriptor) -> Result<Manifest, Error> {
-        match self.target.child(self.target_repository, child).await {
-            Ok(manifest) => Ok(manifest),
-            Err(error) if error.is_not_found() => {
-                self.source.child(self.source_repository, child).await
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn blob(&self, blob: &Descriptor) -> Result<(u64, Arrival), Error> {
-        let source = (self.source, self.source_repository);
-        let bring = || {
-            self.target
-                .bring_blob(self.target_repository, blob, source, self.siblings)
-        };
-        let arrival = patiently(bring).await?;
-        crash::point("copy.blob_arrived");
-        Ok((blob.size, arrival))
     }
 }

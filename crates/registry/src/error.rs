@@ -78,6 +78,20 @@ pub enum Error {
         /// What was uploaded.
         what: String,
     },
+    /// A transfer broke off and cannot go on where it was; another one starts from the beginning.
+    #[error("the transfer of `{what}` broke off: {reason}")]
+    Interrupted {
+        /// What was transferred.
+        what: String,
+        /// Why it cannot go on.
+        reason: &'static str,
+    },
+    /// A transfer stood still for too long.
+    #[error("the transfer of `{what}` stands still")]
+    Standstill {
+        /// What was transferred.
+        what: String,
+    },
     /// It does not exist.
     #[error("`{what}` does not exist")]
     NotFound {
@@ -127,7 +141,9 @@ impl Error {
         match self {
             // It has taken long enough.
             Self::Transport { source, .. } if source.is_timeout() => None,
-            Self::Transport { .. } | Self::StaleToken { .. } => Some(Duration::ZERO),
+            Self::Transport { .. } | Self::StaleToken { .. } | Self::Interrupted { .. } => {
+                Some(Duration::ZERO)
+            }
             Self::Refused {
                 status,
                 retry_after,
@@ -143,8 +159,23 @@ impl Error {
     #[must_use]
     pub fn is_away(&self) -> bool {
         match self {
-            Self::Transport { .. } => true,
+            Self::Transport { .. } | Self::Interrupted { .. } | Self::Standstill { .. } => true,
             Self::Refused { status, .. } => matches!(status.as_u16(), 408 | 500..=599),
+            _ => false,
+        }
+    }
+
+    /// Says whether a transfer must begin anew.
+    pub(crate) const fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Interrupted { .. })
+    }
+
+    /// Says whether a registry may have refused a manifest because it lacks a part of it.
+    pub(crate) fn is_missing_part(&self) -> bool {
+        match self {
+            Self::Refused { action, status, .. } => {
+                *action == "write" && matches!(status.as_u16(), 400 | 404)
+            }
             _ => false,
         }
     }
@@ -160,7 +191,9 @@ impl Classify for Error {
     fn class(&self) -> Class {
         match self {
             // What is away says nothing of the work, however long it takes to come back.
-            Self::Transport { .. } => Class::OUTAGE,
+            Self::Transport { .. } | Self::Interrupted { .. } | Self::Standstill { .. } => {
+                Class::OUTAGE
+            }
             Self::StaleToken { .. } => Class::TRANSIENT,
             Self::Quota { until, .. } => Class::Unavailable { until: *until },
             Self::Refused {

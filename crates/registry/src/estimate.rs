@@ -82,8 +82,7 @@ impl Estimator {
             }
             let mut next = Vec::new();
             for (manifest, there) in self.level(source, digest, &level, destination).await? {
-                // The top is always asked for at the source.
-                if !there || depth == 0 {
+                if !there {
                     cost.pulls += 1;
                 }
                 self.placed.insert(place(destination, &manifest.digest));

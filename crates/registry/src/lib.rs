@@ -4,12 +4,16 @@
 
 mod auth;
 mod blob;
+mod bring;
 mod client;
+mod common;
 mod copy;
 mod delete;
 mod error;
 mod estimate;
 mod exchange;
+mod fetch;
+mod known;
 mod limits;
 mod manifest;
 mod patience;

@@ -36,6 +36,11 @@ where
     }
 }
 
+/// Returns how long to wait after so many failures.
+pub(crate) fn pause_after(failures: u32) -> Duration {
+    BACKOFF.delay(failures, random())
+}
+
 /// Enough chance to spread retries.
 fn random() -> f64 {
     let simulated = sluice_domain::clock::simulated_chance();

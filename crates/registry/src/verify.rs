@@ -1,24 +1,16 @@
 //! A stream that holds its last chunk back until length and digest are right.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
 use sluice_domain::Digest;
-use thiserror::Error;
 
-/// Why a body was not finished.
-#[derive(Debug, Error)]
-pub(crate) enum Broken {
-    #[error("the source broke off")]
-    Source(#[source] reqwest::Error),
-    #[error("the source sent {got} bytes instead of {want}")]
-    Length { got: u64, want: u64 },
-    #[error("the bytes have digest `{got}` instead of `{want}`")]
-    Digest { got: Digest, want: Digest },
-}
+use crate::error::Error;
 
 /// Passes bytes on; a body with wrong content ends in an error and is never complete.
 pub(crate) struct Verified<S> {
@@ -29,6 +21,8 @@ pub(crate) struct Verified<S> {
     size: u64,
     digest: Digest,
     ended: bool,
+    /// Set once all of it was right.
+    right: Arc<AtomicBool>,
 }
 
 impl<S> Verified<S> {
@@ -41,33 +35,41 @@ impl<S> Verified<S> {
             size,
             digest,
             ended: false,
+            right: Arc::default(),
         }
     }
 
-    fn check(&mut self) -> Result<Option<Bytes>, Broken> {
+    /// Returns what tells once all of it was right.
+    pub(crate) fn right(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.right)
+    }
+
+    fn wrong_length(&self) -> Error {
+        let (got, want) = (self.seen, self.size);
+        Error::untrusted(
+            &self.digest,
+            format!("the source sent {got} bytes instead of {want}"),
+        )
+    }
+
+    fn check(&mut self) -> Result<Option<Bytes>, Error> {
         if self.seen != self.size {
-            return Err(Broken::Length {
-                got: self.seen,
-                want: self.size,
-            });
+            return Err(self.wrong_length());
         }
-        let hash = std::mem::take(&mut self.hash).finalize();
-        match format!("sha256:{}", hex::encode(hash)).parse() {
-            Ok(got) if got != self.digest => Err(Broken::Digest {
-                got,
-                want: self.digest.clone(),
-            }),
-            Ok(_) => Ok(self.held.take()),
-            Err(_) => Err(Broken::Length {
-                got: self.seen,
-                want: self.size,
-            }),
+        let hash = hex::encode(std::mem::take(&mut self.hash).finalize());
+        if self.digest.as_str() != format!("sha256:{hash}") {
+            return Err(Error::untrusted(
+                &self.digest,
+                format!("the bytes have the digest `sha256:{hash}`"),
+            ));
         }
+        self.right.store(true, Ordering::Release);
+        Ok(self.held.take())
     }
 }
 
-impl<S: Stream<Item = reqwest::Result<Bytes>> + Unpin> Stream for Verified<S> {
-    type Item = Result<Bytes, Broken>;
+impl<S: Stream<Item = Result<Bytes, Error>> + Unpin> Stream for Verified<S> {
+    type Item = Result<Bytes, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -82,10 +84,7 @@ impl<S: Stream<Item = reqwest::Result<Bytes>> + Unpin> Stream for Verified<S> {
                         .saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
                     if self.seen > self.size {
                         self.ended = true;
-                        return Poll::Ready(Some(Err(Broken::Length {
-                            got: self.seen,
-                            want: self.size,
-                        })));
+                        return Poll::Ready(Some(Err(self.wrong_length())));
                     }
                     self.hash.update(&chunk);
                     if let Some(previous) = self.held.replace(chunk) {
@@ -94,7 +93,7 @@ impl<S: Stream<Item = reqwest::Result<Bytes>> + Unpin> Stream for Verified<S> {
                 }
                 Some(Err(error)) => {
                     self.ended = true;
-                    return Poll::Ready(Some(Err(Broken::Source(error.without_url()))));
+                    return Poll::Ready(Some(Err(error)));
                 }
                 None => {
                     self.ended = true;

@@ -9,8 +9,10 @@
     reason = "test code"
 )]
 
+mod engine;
 mod gentle;
 mod hostile;
 mod liar;
+mod peer;
 mod real;
 mod tls;

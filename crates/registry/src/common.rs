@@ -1,0 +1,90 @@
+//! What all clients of one registry in this process share.
+
+use std::collections::HashMap;
+use std::num::NonZeroU64;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use url::Url;
+
+use crate::known::Known;
+use crate::turn::Turns;
+
+/// How many registries are remembered although no client speaks to them at the moment.
+const MOST: usize = 64;
+
+/// By origin; clients come and go with single messages, and what they know together stays.
+static OF_ORIGINS: LazyLock<Mutex<HashMap<String, Arc<Common>>>> = LazyLock::new(Mutex::default);
+
+/// Who brings what, what lies where, and when the next bytes may pass.
+#[derive(Debug, Default)]
+pub(crate) struct Common {
+    pub(crate) turns: Turns,
+    pub(crate) known: Known,
+    pub(crate) pace: Pace,
+}
+
+impl Common {
+    /// Returns what the clients of the registry at this address share.
+    pub(crate) fn of(base: &Url) -> Arc<Self> {
+        let key = base.origin().ascii_serialization();
+        let mut all = OF_ORIGINS.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= MOST {
+            all.retain(|kept, common| *kept == key || Arc::strong_count(common) > 1);
+        }
+        Arc::clone(all.entry(key).or_default())
+    }
+}
+
+/// Spreads bytes over time.
+#[derive(Debug, Default)]
+pub(crate) struct Pace(Mutex<Option<Instant>>);
+
+impl Pace {
+    /// Waits until this many bytes may pass at a rate per second.
+    pub(crate) async fn take(&self, rate: NonZeroU64, bytes: u64) {
+        let until = {
+            let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(rate.get());
+            let lasts = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+            let until = free.map_or(now, |free| free.max(now)) + lasts;
+            *free = Some(until);
+            until
+        };
+        tokio::time::sleep_until(until).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_pass_at_the_rate_that_all_have_together() {
+        let (pace, began) = (Pace::default(), Instant::now());
+        let rate = NonZeroU64::new(1_000).unwrap();
+        let one = async {
+            for _ in 0..5 {
+                pace.take(rate, 100).await;
+            }
+        };
+        let other = async {
+            for _ in 0..5 {
+                pace.take(rate, 100).await;
+            }
+        };
+        tokio::join!(one, other);
+        let took = began.elapsed().as_millis();
+        assert!((1_000..1_010).contains(&took), "{took}");
+    }
+
+    #[test]
+    fn clients_of_one_registry_share_and_others_do_not() {
+        let (one, two) = ("http://a.test:1/x", "http://a.test:2");
+        let of = |text: &str| Common::of(&text.parse().unwrap());
+        let first = of(one);
+        assert!(Arc::ptr_eq(&first, &of(one)) && !Arc::ptr_eq(&first, &of(two)));
+    }
+}

@@ -1,0 +1,198 @@
+//! A blob on its way from its source: told to whoever watches, slowed down where it must be, resumed where it was cut.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt as _};
+use reqwest::Response;
+use reqwest::header::CONTENT_RANGE;
+use sluice_domain::Repository;
+
+use crate::client::{Client, what};
+use crate::error::Error;
+use crate::manifest::Descriptor;
+use crate::patience::pause_after;
+use crate::progress::{Progress, Watch};
+
+/// How often a source may break off before it has sent `PROGRESS` bytes more.
+const TRIES: u32 = 3;
+const PROGRESS: u64 = 1 << 20;
+
+/// The bytes of a blob as they come in.
+pub(crate) struct Fetch {
+    source: Client,
+    repository: Repository,
+    blob: Descriptor,
+    target: Client,
+    watch: Option<Arc<dyn Watch>>,
+    body: BoxStream<'static, reqwest::Result<Bytes>>,
+    /// How much has come in.
+    at: Arc<AtomicU64>,
+    failures: u32,
+    failed_at: u64,
+}
+
+impl Fetch {
+    /// Asks the source for a blob that goes to `target`.
+    pub(crate) async fn open(
+        (source, repository): (&Client, &Repository),
+        blob: &Descriptor,
+        target: &Client,
+        watch: Option<Arc<dyn Watch>>,
+    ) -> Result<Self, Error> {
+        let answer = source.blob(repository, blob).await?;
+        if answer
+            .content_length()
+            .is_some_and(|told| told != blob.size)
+        {
+            let what = what(repository, &blob.digest);
+            return Err(Error::untrusted(
+                what,
+                "it has another size than its manifest says",
+            ));
+        }
+        Ok(Self {
+            source: source.clone(),
+            repository: repository.clone(),
+            blob: blob.clone(),
+            target: target.clone(),
+            watch,
+            body: answer.bytes_stream().boxed(),
+            at: Arc::default(),
+            failures: 0,
+            failed_at: 0,
+        })
+    }
+
+    /// Returns what counts the bytes that have come in.
+    pub(crate) fn counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.at)
+    }
+
+    /// Returns the bytes in their order.
+    pub(crate) fn into_stream(self) -> impl Stream<Item = Result<Bytes, Error>> + Send {
+        stream::try_unfold(self, |mut fetch| async move {
+            let next = fetch.next().await?;
+            Ok(next.map(|chunk| (chunk, fetch)))
+        })
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            let at = self.at.load(Ordering::Relaxed);
+            let broken = match self.body.next().await {
+                Some(Ok(chunk)) => {
+                    self.passed(&chunk).await;
+                    return Ok(Some(chunk));
+                }
+                None if at >= self.blob.size => return Ok(None),
+                // Whoever says no length may leave off in the middle, without an error.
+                None => None,
+                Some(Err(error)) => Some(error),
+            };
+            let what = what(&self.repository, &self.blob.digest);
+            let error = match broken {
+                Some(error) => Error::transport("fetch", what)(error),
+                None => Error::untrusted(what, "it ended too early"),
+            };
+            self.body = self.resume(at, error).await?.bytes_stream().boxed();
+        }
+    }
+
+    async fn passed(&mut self, chunk: &Bytes) {
+        let bytes = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
+        self.at.fetch_add(bytes, Ordering::Relaxed);
+        for client in [&self.source, &self.target] {
+            if let Some(rate) = client.shared.endpoint.bandwidth {
+                client.shared.common.pace.take(rate, bytes).await;
+            }
+        }
+        if let Some(watch) = &self.watch {
+            let digest = &self.blob.digest;
+            watch.note(&Progress::Arrived { digest, bytes });
+        }
+    }
+
+    /// Asks for the rest; what the destination has taken so far stays where it is.
+    async fn resume(&mut self, at: u64, mut error: Error) -> Result<Response, Error> {
+        if at >= self.failed_at.saturating_add(PROGRESS) {
+            self.failures = 0;
+        }
+        self.failed_at = at;
+        loop {
+            self.failures += 1;
+            if self.failures > TRIES || at == 0 {
+                return Err(error);
+            }
+            tracing::debug!(%error, at, image.digest = %self.blob.digest, "broke off; resuming");
+            tokio::time::sleep(pause_after(self.failures)).await;
+            error = match self.rest(at).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) if error.is_away() && !error.is_interrupted() => error,
+                Err(error) => return Err(error),
+            };
+        }
+    }
+
+    async fn rest(&mut self, at: u64) -> Result<Response, Error> {
+        let (blob, what) = (&self.blob, what(&self.repository, &self.blob.digest));
+        let restart = |reason| Error::Interrupted {
+            what: what.clone(),
+            reason,
+        };
+        let answer = self.source.blob_from(&self.repository, blob, at).await?;
+        match answer.status().as_u16() {
+            206 => {}
+            200 => return Err(restart("its source cannot send the rest alone")),
+            _ => return Err(restart("its source has no rest of it")),
+        }
+        let range = answer.headers().get(CONTENT_RANGE);
+        let range = range.and_then(|value| value.to_str().ok());
+        if range.and_then(|text| range_of(text, blob.size)) != Some(at) {
+            return Err(restart("its source sends another part than the rest"));
+        }
+        if answer
+            .content_length()
+            .is_some_and(|told| told != blob.size - at)
+        {
+            return Err(restart(
+                "its source sends another length than that of the rest",
+            ));
+        }
+        Ok(answer)
+    }
+}
+
+/// Reads where `bytes 5-9/10` begins, if it goes on to the end of what has this size.
+fn range_of(text: &str, size: u64) -> Option<u64> {
+    let (range, whole) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+    let is_rest = first <= last && last.checked_add(1) == Some(size);
+    (is_rest && (whole == "*" || whole.parse() == Ok(size))).then_some(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_rest_of_the_right_size_is_taken() {
+        for (text, first) in [
+            ("bytes 5-9/10", Some(5)),
+            ("bytes 5-9/*", Some(5)),
+            ("bytes 5-8/10", None),
+            ("bytes 5-9/11", None),
+            ("bytes 5-10/10", None),
+            ("bytes 9-5/10", None),
+            ("bytes */10", None),
+            ("bytes 5-18446744073709551615/10", None),
+            ("items 5-9/10", None),
+            ("", None),
+        ] {
+            assert_eq!(range_of(text, 10), first, "{text}");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Where blobs of a registry were seen or brought to by this process; the registry's own answer has the last word.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sluice_domain::{Digest, Repository};
+use tokio::time::Instant;
+
+/// How many blobs are remembered at most, in each of two generations.
+const MOST: usize = 16_384;
+/// How many places of a blob are remembered.
+const PLACES: usize = 4;
+/// For how long a blob that was seen in a repository needs no further look.
+const FRESH: Duration = Duration::from_secs(300);
+/// After this many mounts in a row that a registry would not do, it is taken for one that mounts nothing.
+const REFUSALS: u32 = 3;
+
+#[derive(Debug)]
+struct Place {
+    /// Who saw it there: another account may not be able to read that repository.
+    account: Option<String>,
+    repository: Repository,
+    seen: Instant,
+}
+
+/// What is remembered; the older generation is given up when the younger one is full.
+#[derive(Debug, Default)]
+struct Memory {
+    young: HashMap<Digest, Vec<Place>>,
+    old: HashMap<Digest, Vec<Place>>,
+    refusals: u32,
+}
+
+/// Where the blobs of one registry are, as far as it is known.
+#[derive(Debug, Default)]
+pub(crate) struct Known(Mutex<Memory>);
+
+impl Known {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers that a repository has a blob.
+    pub(crate) fn note(&self, account: Option<&str>, repository: &Repository, digest: &Digest) {
+        let mut memory = self.memory();
+        let old = memory.old.remove(digest);
+        if memory.young.len() >= MOST && !memory.young.contains_key(digest) {
+            memory.old = std::mem::take(&mut memory.young);
+        }
+        let places = memory.young.entry(digest.clone()).or_default();
+        places.extend(old.unwrap_or_default());
+        places.retain(|place| !place.is(account, repository));
+        places.insert(
+            0,
+            Place {
+                account: account.map(str::to_owned),
+                repository: repository.clone(),
+                seen: Instant::now(),
+            },
+        );
+        places.truncate(PLACES);
+    }
+
+    /// Forgets that a repository has a blob.
+    pub(crate) fn forget(&self, account: Option<&str>, repository: &Repository, digest: &Digest) {
+        let mut memory = self.memory();
+        let Memory { young, old, .. } = &mut *memory;
+        for places in [young, old]
+            .into_iter()
+            .filter_map(|map| map.get_mut(digest))
+        {
+            places.retain(|place| !place.is(account, repository));
+        }
+    }
+
+    /// Says whether a repository was seen to have a blob so lately that nobody needs to look again.
+    pub(crate) fn is_fresh(
+        &self,
+        account: Option<&str>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> bool {
+        let memory = self.memory();
+        memory
+            .places(digest)
+            .any(|place| place.is(account, repository) && place.seen.elapsed() < FRESH)
+    }
+
+    /// Returns the repositories that have a blob, the latest first, but for the one that it is for.
+    pub(crate) fn holders(
+        &self,
+        account: Option<&str>,
+        other_than: &Repository,
+        digest: &Digest,
+    ) -> Vec<Repository> {
+        let memory = self.memory();
+        let holders = memory
+            .places(digest)
+            .filter(|place| place.account.as_deref() == account && place.repository != *other_than);
+        holders.map(|place| place.repository.clone()).collect()
+    }
+
+    /// Takes note of whether the registry mounted from a repository that has the blob.
+    pub(crate) fn mounted(&self, did: bool) {
+        let mut memory = self.memory();
+        memory.refusals = if did {
+            0
+        } else {
+            memory.refusals.saturating_add(1)
+        };
+    }
+
+    /// Says whether it is worth waiting for a blob that is on its way to another repository of the registry.
+    pub(crate) fn mounts(&self) -> bool {
+        self.memory().refusals < REFUSALS
+    }
+}
+
+impl Memory {
+    fn places(&self, digest: &Digest) -> impl Iterator<Item = &Place> {
+        let maps = [&self.young, &self.old];
+        maps.into_iter().filter_map(|map| map.get(digest)).flatten()
+    }
+}
+
+impl Place {
+    fn is(&self, account: Option<&str>, repository: &Repository) -> bool {
+        self.account.as_deref() == account && self.repository == *repository
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::digest_of;
+
+    fn name(text: &str) -> Repository {
+        text.parse().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_account_saw_is_known_to_it_until_the_registry_says_no() {
+        let (known, digest) = (Known::default(), digest_of(b"x"));
+        let (one, two) = (name("hub/one"), name("hub/two"));
+        known.note(Some("a"), &one, &digest);
+        known.note(Some("a"), &two, &digest);
+        assert_eq!(
+            known.holders(Some("a"), &name("hub/three"), &digest),
+            [two.clone(), one.clone()]
+        );
+        assert_eq!(
+            known.holders(Some("a"), &two, &digest),
+            std::slice::from_ref(&one)
+        );
+        assert!(known.holders(None, &two, &digest).is_empty());
+        assert!(known.is_fresh(Some("a"), &one, &digest) && !known.is_fresh(None, &one, &digest));
+        tokio::time::advance(FRESH).await;
+        assert!(!known.is_fresh(Some("a"), &one, &digest));
+        known.forget(Some("a"), &one, &digest);
+        assert_eq!(known.holders(Some("a"), &name("hub/three"), &digest), [two]);
+    }
+
+    #[tokio::test]
+    async fn not_more_is_remembered_than_fits() {
+        let (known, repository) = (Known::default(), name("hub/one"));
+        for number in 0..3 * MOST {
+            known.note(None, &repository, &digest_of(&number.to_be_bytes()));
+        }
+        let memory = known.memory();
+        assert!(memory.young.len() <= MOST && memory.old.len() <= MOST);
+    }
+
+    #[test]
+    fn a_registry_that_mounts_nothing_is_told_from_one_that_does() {
+        let known = Known::default();
+        for _ in 0..REFUSALS {
+            assert!(known.mounts());
+            known.mounted(false);
+        }
+        assert!(!known.mounts());
+        known.mounted(true);
+        assert!(known.mounts());
+    }
+}
