@@ -178,12 +178,12 @@ impl Bringing<'_> {
     /// Mounts from the first sibling that has the blob; the last one is not asked beforehand, as a mount that does not
     /// work is as good as a new upload.
     async fn mount_sibling(&self, digest: &Digest) -> Option<Upload> {
-        let mut siblings = self
+        let others = self
             .siblings
             .iter()
-            .filter(|sibling| *sibling != self.target_repository)
-            .take(MOST_SIBLINGS)
-            .peekable();
+            .filter(|sibling| *sibling != self.target_repository);
+        let siblings: Vec<&Repository> = others.take(MOST_SIBLINGS).collect();
+        let mut siblings = siblings.into_iter().peekable();
         while let Some(sibling) = siblings.next() {
             if siblings.peek().is_some() {
                 match self.target.has_blob(sibling, digest, "pull").await {
