@@ -15,6 +15,7 @@ mod remote;
 mod resources;
 mod restore;
 mod status;
+mod sync;
 mod transfer;
 mod up;
 
@@ -224,6 +225,8 @@ enum Command {
     DeadLetters(DeadLetters),
     /// Copies an image from one registry to another; needs nothing that runs.
     Copy(Box<copy::CopyArguments>),
+    /// Carries out mirrors once, from registry to registry; needs nothing that runs.
+    Sync(Box<sync::SyncArguments>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -281,6 +284,7 @@ fn misused(reason: &str) -> ExitCode {
 async fn alone_or_connected(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match &arguments.command {
         Command::Copy(copy) => copy::copy(copy).await,
+        Command::Sync(sync) => sync::sync(sync).await,
         _ => run(arguments).await.map(|()| ExitCode::SUCCESS),
     }
 }
@@ -349,7 +353,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         | Command::Apply { .. }
         | Command::Keys { .. }
         | Command::NatsConfig(_)
-        | Command::Copy(_) => Ok(()),
+        | Command::Copy(_)
+        | Command::Sync(_) => Ok(()),
         Command::Provision {
             replicas,
             duplicate_window_seconds,

@@ -17,18 +17,23 @@ const ACTOR: &str = "cli";
 
 /// Reads and checks a file.
 pub(crate) fn read(file: &Path) -> anyhow::Result<Vec<Document>> {
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("failed to read `{}`", file.display()))?;
+    read_or(file, &format!("nothing of `{}` was applied", file.display()))
+}
+
+/// Reads and checks a file, or standard input for `-`; says what follows from a problem.
+pub(crate) fn read_or(file: &Path, consequence: &str) -> anyhow::Result<Vec<Document>> {
+    let read = if file == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(file)
+    };
+    let text = read.with_context(|| format!("failed to read `{}`", file.display()))?;
     sluice_policy::check::load(&text).map_err(|problems| {
         let told: Vec<_> = problems
             .iter()
             .map(|problem| format!("  {}, {problem}", file.display()))
             .collect();
-        anyhow::anyhow!(
-            "nothing of `{}` was applied:\n{}",
-            file.display(),
-            told.join("\n")
-        )
+        anyhow::anyhow!("{consequence}:\n{}", told.join("\n"))
     })
 }
 

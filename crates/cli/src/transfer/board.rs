@@ -50,6 +50,11 @@ impl Board {
     pub(crate) fn done(&self, line: &str) {
         self.images[0].fetch_add(1, Ordering::Relaxed);
         self.tell();
+        self.note(line);
+    }
+
+    /// Says something that belongs to no image, where nobody looks at bars.
+    pub(crate) fn note(&self, line: &str) {
         if self.lines {
             crate::output::note(line);
         }
