@@ -10,6 +10,7 @@ mod explain;
 mod nats_config;
 mod output;
 mod pause;
+mod plan;
 mod reconcile;
 mod remote;
 mod resources;
@@ -227,6 +228,8 @@ enum Command {
     Copy(Box<copy::CopyArguments>),
     /// Carries out mirrors once, from registry to registry; needs nothing that runs.
     Sync(Box<sync::SyncArguments>),
+    /// Says what mirrors would cost before they run: pulls, requests and bytes.
+    Plan(Box<plan::PlanArguments>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -285,6 +288,11 @@ async fn alone_or_connected(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match &arguments.command {
         Command::Copy(copy) => copy::copy(copy).await,
         Command::Sync(sync) => sync::sync(sync).await,
+        Command::Plan(plan) if plan.needs_bus() => {
+            let bus = arguments.connection.open().await?;
+            plan::of_applied(plan, &bus).await
+        }
+        Command::Plan(plan) => plan::of_files(plan).await,
         _ => run(arguments).await.map(|()| ExitCode::SUCCESS),
     }
 }
@@ -354,7 +362,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         | Command::Keys { .. }
         | Command::NatsConfig(_)
         | Command::Copy(_)
-        | Command::Sync(_) => Ok(()),
+        | Command::Sync(_)
+        | Command::Plan(_) => Ok(()),
         Command::Provision {
             replicas,
             duplicate_window_seconds,
