@@ -183,9 +183,8 @@ impl Bringing<'_> {
             .iter()
             .filter(|sibling| *sibling != self.target_repository);
         let siblings: Vec<&Repository> = others.take(MOST_SIBLINGS).collect();
-        let mut siblings = siblings.into_iter().peekable();
-        while let Some(sibling) = siblings.next() {
-            if siblings.peek().is_some() {
+        for (position, sibling) in siblings.iter().enumerate() {
+            if position + 1 < siblings.len() {
                 match self.target.has_blob(sibling, digest, "pull").await {
                     Ok(true) => {}
                     Ok(false) => continue,

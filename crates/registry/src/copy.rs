@@ -196,8 +196,8 @@ impl Attempt<'_> {
                 return Ok(levels);
             }
             level = Vec::new();
-            let looks: Vec<_> = children.iter().map(|child| self.child(child)).collect();
-            let mut found = stream::iter(looks).buffered(PARALLEL_MANIFESTS);
+            let fetches: Vec<_> = children.iter().map(|child| self.child(child)).collect();
+            let mut found = stream::iter(fetches).buffered(PARALLEL_MANIFESTS);
             while let Some(child) = found.try_next().await? {
                 bytes = bytes.saturating_add(child.manifest.raw.len());
                 if bytes > MAX_BYTES {
