@@ -8,6 +8,13 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+/// What Docker Hub is called besides its name in references.
+const DOCKER_HUB_NAMES: [&str; 3] = [
+    "index.docker.io",
+    "registry-1.docker.io",
+    "registry.hub.docker.com",
+];
+
 /// Reports a text that is not a valid name of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("`{value}` is not a valid {kind}: {reason}")]
@@ -121,6 +128,17 @@ text_newtype!(
     check_account
 );
 
+impl RegistryHost {
+    /// The name of Docker Hub, whichever of its names was written.
+    pub const DOCKER_HUB: &str = "docker.io";
+
+    /// Says whether this is Docker Hub, whose endpoint and token issuer have other names.
+    #[must_use]
+    pub fn is_docker_hub(&self) -> bool {
+        self.0 == Self::DOCKER_HUB
+    }
+}
+
 impl Repository {
     /// Returns the first path component, if there is more than one.
     #[must_use]
@@ -158,9 +176,16 @@ impl FromStr for RemoteRepository {
         if !(host.contains(['.', ':']) || host == "localhost") {
             return Err(invalid());
         }
+        let host: RegistryHost = host.parse()?;
+        // Docker's own images are written without the organisation that they are in.
+        let repository = if host.is_docker_hub() && !repository.contains('/') {
+            format!("library/{repository}").parse()
+        } else {
+            repository.parse()
+        };
         Ok(Self {
-            host: host.parse()?,
-            repository: repository.parse().map_err(|_| invalid())?,
+            host,
+            repository: repository.map_err(|_| invalid())?,
         })
     }
 }
@@ -209,7 +234,11 @@ fn check_host(text: &str) -> Result<String, &'static str> {
     if text.len() > 255 || !name.split('.').all(valid_label) {
         return Err("expected a host name with an optional port, as in `registry.example:5000`");
     }
-    Ok(text.to_ascii_lowercase())
+    let host = text.to_ascii_lowercase();
+    if DOCKER_HUB_NAMES.contains(&host.as_str()) {
+        return Ok(RegistryHost::DOCKER_HUB.to_owned());
+    }
+    Ok(host)
 }
 
 fn check_repository(text: &str) -> Result<String, &'static str> {

@@ -4,6 +4,7 @@ mod access;
 mod documents;
 mod mirror;
 mod promotion;
+mod proxy;
 mod pruning;
 mod target;
 mod webhook;
@@ -21,6 +22,7 @@ pub use access::{
 pub use documents::{Document, Problem, documents};
 pub use mirror::{Mirror, OnDelete, Platforms, TagSelection};
 pub use promotion::{PromotionPolicy, Recall, Require, Rule, UnknownFindings};
+pub use proxy::ProxySetting;
 pub use pruning::PruningPolicy;
 pub use target::TargetTemplate;
 pub use webhook::{Format, Webhook};

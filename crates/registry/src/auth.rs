@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_auth::parser::ChallengeParser;
-use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use reqwest::{RequestBuilder, Response};
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -13,10 +14,16 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::client::{Client, limited};
+use crate::endpoint::Credential;
 use crate::error::Error;
+use crate::login::{Account, without_scheme};
 
 /// The largest answer of a token issuer.
 const MAX_TOKEN_ANSWER: usize = 1 << 20;
+/// For how long an account is used before it is read again.
+const ACCOUNT_KEPT: Duration = Duration::from_secs(60);
+/// How the client calls itself to an issuer.
+const CLIENT: &str = "sluice";
 /// What stands where a secret was.
 const BLOTTED: &str = "[secret]";
 
@@ -32,6 +39,7 @@ enum Challenge {
 pub(crate) struct Auth {
     challenge: Mutex<Option<Challenge>>,
     tokens: Mutex<HashMap<String, Cell>>,
+    account: Mutex<Option<(Option<Account>, Instant)>>,
 }
 
 /// The place of one token; whoever fetches it holds the lock, and the others wait for that one request.
@@ -53,7 +61,7 @@ impl Client {
         let challenge = self.shared.auth.challenge.lock().await.clone();
         match challenge {
             None => Ok(None),
-            Some(Challenge::Basic) => self.basic(),
+            Some(Challenge::Basic) => self.basic().await,
             Some(Challenge::Bearer { realm, service }) => self
                 .token(&realm, service.as_deref(), scopes)
                 .await
@@ -61,24 +69,46 @@ impl Client {
         }
     }
 
-    fn basic(&self) -> Result<Option<HeaderValue>, Error> {
-        use http_auth::basic::encode_credentials;
-        let Some(credential) = &self.shared.endpoint.credential else {
-            return Ok(None);
+    /// Returns the account; one that was read a while ago is read anew.
+    async fn account_at_home(&self) -> Result<Option<Account>, Error> {
+        let endpoint = &self.shared.endpoint;
+        let Some(source) = &endpoint.source else {
+            return Ok(endpoint.credential.clone().map(Account::Password));
         };
-        let text = encode_credentials(&credential.username, credential.password.expose_secret());
-        self.sensitive(&text).map(Some)
+        let mut read = self.shared.auth.account.lock().await;
+        if let Some((account, until)) = read.as_ref()
+            && *until > Instant::now()
+        {
+            return Ok(account.clone());
+        }
+        let account = source.read(&endpoint.host).await?;
+        *read = Some((account.clone(), Instant::now() + ACCOUNT_KEPT));
+        Ok(account)
+    }
+
+    async fn basic(&self) -> Result<Option<HeaderValue>, Error> {
+        use http_auth::basic::encode_credentials;
+        match self.account_at_home().await? {
+            None => Ok(None),
+            Some(Account::Password(Credential { username, password })) => {
+                let text = encode_credentials(&username, password.expose_secret());
+                self.sensitive(&text).map(Some)
+            }
+            Some(Account::Identity(_)) => Err(Error::untrusted(
+                &self.shared.endpoint.host,
+                "it asks for a password, and there is an identity token only",
+            )),
+        }
     }
 
     /// Blots out in a text of the registry what this client has told it in confidence.
     pub(crate) async fn without_secrets(&self, text: &str) -> String {
-        use http_auth::basic::encode_credentials;
         let mut secrets = Vec::new();
         if let Some(credential) = &self.shared.endpoint.credential {
-            let password = credential.password.expose_secret();
-            let encoded = encode_credentials(&credential.username, password);
-            secrets.push(without_scheme(&encoded).to_owned());
-            secrets.push(password.to_owned());
+            secrets.extend(Account::Password(credential.clone()).secrets());
+        }
+        if let Some((Some(account), _)) = &*self.shared.auth.account.lock().await {
+            secrets.extend(account.secrets());
         }
         for cell in self.shared.auth.tokens.lock().await.values() {
             // One that is being fetched was not told to anybody yet.
@@ -120,6 +150,9 @@ impl Client {
             let cell = self.cell(scopes).await;
             let mut token = cell.lock().await;
             token.take_if(|(value, _)| value == used);
+            drop(token);
+            // It may be another one by now.
+            self.forget_account().await;
         }
         let mut found = None;
         for value in headers.get_all(WWW_AUTHENTICATE) {
@@ -205,35 +238,15 @@ impl Client {
         {
             return Ok(value.clone());
         }
-        let mut request = self.shared.http.get(realm.clone());
-        for scope in scopes {
-            request = request.query(&[("scope", scope)]);
-        }
-        if let Some(service) = service {
-            request = request.query(&[("service", service)]);
-        }
-        if let Some(credential) = &self.shared.endpoint.credential {
-            request = request.basic_auth(
-                &credential.username,
-                Some(credential.password.expose_secret()),
-            );
-        }
-        let answer = self
-            .shared
-            .transport
-            .send(request)
-            .await
-            .map_err(Error::transport("get a token for", host))?;
-        let answer = self
-            .accept("get a token for", host.as_str(), answer, &[200])
-            .await?;
+        let answer = self.ask_for_token(realm, service, scopes).await?;
         let body = limited(host.as_str(), answer, MAX_TOKEN_ANSWER).await?;
         // The error of the parser could quote the token.
         let answer: TokenAnswer = serde_json::from_slice(&body)
             .map_err(|_| Error::untrusted(host, "its token answer is not understood"))?;
-        let text = answer
-            .token
-            .or(answer.access_token)
+        let text = [answer.token, answer.access_token]
+            .into_iter()
+            .flatten()
+            .find(|text| !text.is_empty())
             .ok_or_else(|| Error::untrusted(host, "its token answer has no token"))?;
         let value = self.sensitive(&format!("Bearer {text}"))?;
         // The specification's default and minimum is 60 s; a tenth is kept for the way.
@@ -242,9 +255,94 @@ impl Client {
         *token = Some((value.clone(), until));
         Ok(value)
     }
-}
 
-/// Returns what a header says after its scheme, which others may write in another way or leave out.
-fn without_scheme(value: &str) -> &str {
-    value.split_once(' ').map_or(value, |(_, rest)| rest)
+    /// Asks the issuer; an account that is refused is read once more, for it may have been rotated.
+    async fn ask_for_token(
+        &self,
+        realm: &Url,
+        service: Option<&str>,
+        scopes: &[String],
+    ) -> Result<Response, Error> {
+        let host = &self.shared.endpoint.host;
+        let mut account = self.account_at_home().await?;
+        let mut answer = self
+            .token_answer(realm, service, scopes, account.as_ref())
+            .await?;
+        let refused = matches!(answer.status().as_u16(), 400 | 401 | 403);
+        if refused && self.shared.endpoint.source.is_some() {
+            self.forget_account().await;
+            let anew = self.account_at_home().await?;
+            let is_same = match (&account, &anew) {
+                (Some(before), Some(anew)) => before.is_same(anew),
+                (before, anew) => before.is_none() == anew.is_none(),
+            };
+            if !is_same {
+                account = anew;
+                answer = self
+                    .token_answer(realm, service, scopes, account.as_ref())
+                    .await?;
+            }
+        }
+        self.accept("get a token for", host.as_str(), answer, &[200])
+            .await
+    }
+
+    async fn token_answer(
+        &self,
+        realm: &Url,
+        service: Option<&str>,
+        scopes: &[String],
+        account: Option<&Account>,
+    ) -> Result<Response, Error> {
+        let request = self.token_request(realm, service, scopes, account);
+        let sent = self.shared.transport.send(request);
+        sent.await.map_err(Error::transport(
+            "get a token for",
+            &self.shared.endpoint.host,
+        ))
+    }
+
+    /// A password asks with GET, as the token specification has it; an identity token is exchanged as OAuth 2 has it.
+    fn token_request(
+        &self,
+        realm: &Url,
+        service: Option<&str>,
+        scopes: &[String],
+        account: Option<&Account>,
+    ) -> RequestBuilder {
+        let http = &self.shared.wires.http;
+        if let Some(Account::Identity(token)) = account {
+            let mut form = url::form_urlencoded::Serializer::new(String::new());
+            form.append_pair("grant_type", "refresh_token");
+            form.append_pair("client_id", CLIENT);
+            form.append_pair("refresh_token", token.expose_secret());
+            if let Some(service) = service {
+                form.append_pair("service", service);
+            }
+            if !scopes.is_empty() {
+                form.append_pair("scope", &scopes.join(" "));
+            }
+            return http
+                .post(realm.clone())
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .body(form.finish());
+        }
+        let mut request = http.get(realm.clone());
+        for scope in scopes {
+            request = request.query(&[("scope", scope)]);
+        }
+        if let Some(service) = service {
+            request = request.query(&[("service", service)]);
+        }
+        match account {
+            Some(Account::Password(Credential { username, password })) => {
+                request.basic_auth(username, Some(password.expose_secret()))
+            }
+            _ => request,
+        }
+    }
+
+    async fn forget_account(&self) {
+        *self.shared.auth.account.lock().await = None;
+    }
 }

@@ -154,6 +154,7 @@ impl Client {
         let used = self.authorization(&scope).await?;
         let mut request = self
             .shared
+            .wires
             .uploads
             .put(at)
             .header(CONTENT_LENGTH, blob.size)

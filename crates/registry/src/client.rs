@@ -1,8 +1,6 @@
 //! The client: one registry, its settings, and how every request is sent.
 
 use std::fmt;
-use std::num::NonZeroU64;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,12 +10,12 @@ use chrono::DateTime;
 use futures_util::StreamExt as _;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, LOCATION, RANGE, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
-use secrecy::SecretString;
 use sluice_domain::{RegistryHost, Repository};
 use url::Url;
 
 use crate::auth::Auth;
 use crate::common::Common;
+use crate::endpoint::{Endpoint, Wires};
 use crate::error::{Error, quota_until};
 use crate::rate::RateLimit;
 use crate::transport::Transport;
@@ -28,75 +26,11 @@ const MAX_REFUSAL: usize = 64 << 10;
 const FULL_DISK: [&str; 2] = ["no space left", "\"Err\":28}"];
 /// The most redirects of a read, as to a content network.
 const MAX_REDIRECTS: usize = 5;
-/// How long an answer may take to begin, and to go on.
-const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 /// The longest wait that a registry may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 
-/// An account at a registry.
-#[derive(Debug, Clone)]
-pub struct Credential {
-    /// The user name.
-    pub username: String,
-    /// The password or token.
-    pub password: SecretString,
-}
-
-/// Where a registry is and how it is spoken to.
-#[derive(Debug, Clone)]
-pub struct Endpoint {
-    /// The name it has in references.
-    pub host: RegistryHost,
-    /// Its address.
-    pub base: Url,
-    /// The account, if not anonymous.
-    pub credential: Option<Credential>,
-    /// Further hosts, with their ports, that may issue tokens for it.
-    pub realms: Vec<String>,
-    /// A PEM file with the authorities to trust instead of the public ones.
-    pub ca_file: Option<PathBuf>,
-    /// The most bytes of layers per second to and from it, for all clients of the process together.
-    pub bandwidth: Option<NonZeroU64>,
-}
-
-impl Endpoint {
-    /// Makes the endpoint of a registry by its name; Docker Hub's differs from its name.
-    ///
-    /// # Errors
-    /// A name that makes no address.
-    pub fn of(host: &RegistryHost, plain_http: bool) -> Result<Self, Error> {
-        let hub = host.as_str() == "docker.io";
-        let authority = if hub {
-            "registry-1.docker.io"
-        } else {
-            host.as_str()
-        };
-        let scheme = if plain_http { "http" } else { "https" };
-        let base =
-            Url::parse(&format!("{scheme}://{authority}")).map_err(|error| Error::Settings {
-                host: host.to_string(),
-                reason: error.to_string(),
-            })?;
-        let realms = if hub {
-            vec!["auth.docker.io".to_owned()]
-        } else {
-            Vec::new()
-        };
-        Ok(Self {
-            host: host.clone(),
-            base,
-            credential: None,
-            realms,
-            ca_file: None,
-            bandwidth: None,
-        })
-    }
-}
-
 pub(crate) struct Shared {
-    pub(crate) http: reqwest::Client,
-    /// Sends layers, which may take longer than any answer may.
-    pub(crate) uploads: reqwest::Client,
+    pub(crate) wires: Wires,
     pub(crate) common: Arc<Common>,
     pub(crate) transport: Transport,
     pub(crate) endpoint: Endpoint,
@@ -132,18 +66,13 @@ impl Client {
     /// # Errors
     /// As [`Client::new`].
     pub fn over(transport: Transport, endpoint: Endpoint) -> Result<Self, Error> {
-        let (http, uploads, common) = match transport.maker() {
-            Some(maker) => (maker.clone(), maker, Arc::default()),
-            None => (
-                wire(&endpoint, Some(LONGEST_SILENCE))?,
-                wire(&endpoint, None)?,
-                Common::of(&endpoint.base),
-            ),
+        let (wires, common) = match transport.maker() {
+            Some(maker) => (Wires::supplied(maker), Arc::default()),
+            None => (Wires::of(&endpoint)?, Common::of(&endpoint.base)),
         };
         Ok(Self {
             shared: Arc::new(Shared {
-                http,
-                uploads,
+                wires,
                 common,
                 transport,
                 endpoint,
@@ -158,6 +87,12 @@ impl Client {
     #[must_use]
     pub fn host(&self) -> &RegistryHost {
         &self.shared.endpoint.host
+    }
+
+    /// Says whether the certificates and keys that it was made with are still those in their files.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.shared.wires.are_current()
     }
 
     /// Returns what the registry said last of the pulls that are left, if it limits them.
@@ -204,7 +139,7 @@ impl Client {
         request: impl Fn(&reqwest::Client) -> RequestBuilder,
     ) -> Result<Response, Error> {
         for last in [false, true] {
-            let mut builder = request(&self.shared.http);
+            let mut builder = request(&self.shared.wires.http);
             let used = self.authorization(scopes).await?;
             if let Some(authorization) = used.clone() {
                 builder = builder.header(AUTHORIZATION, authorization);
@@ -257,7 +192,11 @@ impl Client {
             let answer = if self.is_own(&at) {
                 self.send(action, what, scopes, request).await?
             } else {
-                let answer = self.shared.transport.send(request(&self.shared.http)).await;
+                let answer = self
+                    .shared
+                    .transport
+                    .send(request(&self.shared.wires.elsewhere))
+                    .await;
                 answer.map_err(Error::transport(action, what))?
             };
             if !answer.status().is_redirection() {
@@ -322,33 +261,6 @@ impl Client {
             retry_after,
         })
     }
-}
-
-/// Makes what sends over the wire.
-///
-/// The time limit of reqwest counts from the beginning of a request, and so ends an upload that goes on for longer.
-fn wire(endpoint: &Endpoint, silence: Option<Duration>) -> Result<reqwest::Client, Error> {
-    let settings = |reason: String| Error::Settings {
-        host: endpoint.host.to_string(),
-        reason,
-    };
-    let mut builder = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .no_proxy()
-        .connect_timeout(Duration::from_secs(10))
-        .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")));
-    if let Some(silence) = silence {
-        builder = builder.read_timeout(silence);
-    }
-    if let Some(file) = &endpoint.ca_file {
-        let pem = std::fs::read(file)
-            .map_err(|error| settings(format!("`{}`: {error}", file.display())))?;
-        let authorities = reqwest::Certificate::from_pem_bundle(&pem)
-            .map_err(|error| settings(error.to_string()))?;
-        builder = builder.tls_certs_only(authorities);
-    }
-    builder.build().map_err(|error| settings(error.to_string()))
 }
 
 /// Reads a body up to a limit.

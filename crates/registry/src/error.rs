@@ -98,6 +98,14 @@ pub enum Error {
         /// What was asked for.
         what: String,
     },
+    /// The account is kept where it cannot be read.
+    #[error("the credential for registry `{host}` cannot be read: {reason}")]
+    Credential {
+        /// The registry.
+        host: String,
+        /// What is in the way.
+        reason: String,
+    },
     /// The settings of the registry cannot be used.
     #[error("registry `{host}` cannot be used: {reason}")]
     Settings {
@@ -194,7 +202,8 @@ impl Classify for Error {
             Self::Transport { .. } | Self::Interrupted { .. } | Self::Standstill { .. } => {
                 Class::OUTAGE
             }
-            Self::StaleToken { .. } => Class::TRANSIENT,
+            // A file may be just about to be written, and a helper may be slow.
+            Self::StaleToken { .. } | Self::Credential { .. } => Class::TRANSIENT,
             Self::Quota { until, .. } => Class::Unavailable { until: *until },
             Self::Refused {
                 status,

@@ -9,12 +9,15 @@ mod client;
 mod common;
 mod copy;
 mod delete;
+mod docker;
+mod endpoint;
 mod error;
 mod estimate;
 mod exchange;
 mod fetch;
 mod known;
 mod limits;
+mod login;
 mod manifest;
 mod patience;
 mod progress;
@@ -27,11 +30,13 @@ mod transport;
 mod turn;
 mod verify;
 
-pub use client::{Client, Credential, Endpoint};
+pub use client::Client;
 pub use copy::{Copied, CopyJob, CopyOptions};
+pub use endpoint::{ClientCertificate, Credential, Endpoint, Proxy};
 pub use error::Error;
 pub use estimate::{Cost, Destination, Estimator};
 pub use limits::Limits;
+pub use login::CredentialSource;
 pub use manifest::{
     Content, Descriptor, ImageConfig, Manifest, ManifestHead, ManifestRef, digest_of,
 };

@@ -56,14 +56,11 @@ pub fn internal_registry(settings: &RegistrySettings) -> anyhow::Result<Client> 
         }),
         None => None,
     };
-    Ok(Client::new(Endpoint {
-        host: host.parse()?,
-        base: settings.url.clone(),
-        credential,
-        realms: settings.token_host.iter().cloned().collect(),
-        ca_file: settings.ca_file.clone(),
-        bandwidth: None,
-    })?)
+    let mut endpoint = Endpoint::at(host.parse()?, settings.url.clone());
+    endpoint.credential = credential;
+    endpoint.realms = settings.token_host.iter().cloned().collect();
+    endpoint.ca_file.clone_from(&settings.ca_file);
+    Ok(Client::new(endpoint)?)
 }
 
 /// Makes the client of a remote registry as the catalogue describes it, or an anonymous one over TLS.
@@ -75,23 +72,10 @@ pub fn remote_registry(
     host: &RegistryHost,
     transport: &Transport,
 ) -> anyhow::Result<Client> {
-    let Some(registry) = catalog
-        .registries
-        .values()
-        .find(|registry| registry.host == *host)
-    else {
-        return Ok(Client::over(transport.clone(), Endpoint::of(host, false)?)?);
+    let known = catalog.registries.values();
+    let endpoint = match known.into_iter().find(|registry| registry.host == *host) {
+        Some(registry) => Endpoint::described(registry)?,
+        None => Endpoint::of(host, false)?,
     };
-    let mut endpoint = Endpoint::of(host, registry.plain_http)?;
-    if let (Some(username), Some(file)) = (&registry.username, &registry.password_file) {
-        endpoint.credential = Some(Credential {
-            username: username.clone(),
-            password: secret_file(file)?,
-        });
-    }
-    endpoint
-        .realms
-        .extend(registry.realms.iter().map(ToString::to_string));
-    endpoint.ca_file.clone_from(&registry.ca_file);
     Ok(Client::over(transport.clone(), endpoint)?)
 }

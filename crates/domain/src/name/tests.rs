@@ -76,6 +76,36 @@ fn a_remote_repository_needs_its_registry() {
 }
 
 #[test]
+fn every_name_of_docker_hub_is_one_registry() {
+    for name in [
+        "docker.io",
+        "index.docker.io",
+        "registry-1.docker.io",
+        "Registry.Hub.Docker.com",
+    ] {
+        let host: RegistryHost = name.parse().unwrap();
+        assert_eq!(host.as_str(), "docker.io");
+        for (written, meant) in [("alpine", "library/alpine"), ("acme/app", "acme/app")] {
+            let remote: RemoteRepository = format!("{name}/{written}").parse().unwrap();
+            assert_eq!(remote.to_string(), format!("docker.io/{meant}"));
+        }
+    }
+    let other: RemoteRepository = "quay.io/alpine".parse().unwrap();
+    assert_eq!(other.to_string(), "quay.io/alpine");
+    for other in [
+        "docker.io:5000",
+        "x.docker.io",
+        "auth.docker.io",
+        "docker.io.example",
+    ] {
+        assert!(
+            !other.parse::<RegistryHost>().unwrap().is_docker_hub(),
+            "{other}"
+        );
+    }
+}
+
+#[test]
 fn resource_and_account_names_are_checked() {
     for good in [
         "a",

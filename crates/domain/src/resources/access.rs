@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::proxy::ProxySetting;
 use crate::name::{AccountName, RegistryHost, Repository, ResourceName};
 use crate::pattern::Pattern;
 use crate::service_account::is_service_account;
@@ -25,12 +26,36 @@ pub struct Registry {
     /// The file that holds the password, read at use so that it can be rotated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
+    /// Docker's `config.json`, instead of `username` and `password_file`; its credential helpers are run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker_config_file: Option<PathBuf>,
     /// Speaks HTTP without TLS.
     #[serde(default)]
     pub plain_http: bool,
     /// A PEM file with the authorities to trust instead of the public ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// Trusts the public authorities besides those of `ca_file`.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub public_authorities: bool,
+    /// A PEM file with the certificate that the registry asks of its clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate_file: Option<PathBuf>,
+    /// The PEM file with its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_key_file: Option<PathBuf>,
+    /// The proxy on the way to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxySetting>,
+    /// The user name at the proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_username: Option<String>,
+    /// The file that holds the password at the proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_password_file: Option<PathBuf>,
+    /// Hosts, domains and networks that are reached without the proxy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_proxy: Vec<String>,
     /// Further hosts that may issue tokens for this registry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub realms: Vec<RegistryHost>,
@@ -41,18 +66,95 @@ pub struct Registry {
 
 impl Registry {
     pub(super) fn faults(&self) -> Vec<(&'static str, String)> {
-        match (&self.username, &self.password_file) {
-            (Some(_), None) => vec![(
-                "username",
-                "add `password_file`, or remove `username`".to_owned(),
-            )],
-            (None, Some(_)) => vec![(
-                "password_file",
-                "add `username`, or remove `password_file`".to_owned(),
-            )],
-            _ => Vec::new(),
-        }
+        let mut faults = Vec::new();
+        faults.extend(both(
+            ("username", self.username.is_some()),
+            ("password_file", self.password_file.is_some()),
+        ));
+        faults.extend(both(
+            (
+                "client_certificate_file",
+                self.client_certificate_file.is_some(),
+            ),
+            ("client_key_file", self.client_key_file.is_some()),
+        ));
+        faults.extend(both(
+            ("proxy_username", self.proxy_username.is_some()),
+            ("proxy_password_file", self.proxy_password_file.is_some()),
+        ));
+        let mut fault = |wrong: bool, key, told: &str| {
+            if wrong {
+                faults.push((key, told.to_owned()));
+            }
+        };
+        fault(
+            self.docker_config_file.is_some() && self.username.is_some(),
+            "docker_config_file",
+            "the account is named by `username` already; remove one of them",
+        );
+        fault(
+            self.public_authorities && self.ca_file.is_none(),
+            "public_authorities",
+            "without `ca_file` the public authorities are trusted anyway; remove it",
+        );
+        let has_tls = self.ca_file.is_some() || self.client_certificate_file.is_some();
+        fault(
+            self.plain_http && has_tls,
+            "plain_http",
+            "certificates mean nothing without TLS; remove `plain_http`, or the files",
+        );
+        fault(
+            self.plain_http && self.host.is_docker_hub(),
+            "plain_http",
+            "Docker Hub speaks TLS, and nothing is sent to it without; remove it",
+        );
+        let server = matches!(self.proxy, Some(ProxySetting::Server(_)));
+        fault(
+            !server && self.proxy_username.is_some(),
+            "proxy_username",
+            "write the address of the proxy in `proxy`",
+        );
+        fault(
+            !server && !self.no_proxy.is_empty(),
+            "no_proxy",
+            "it goes with the address of a proxy in `proxy`; the environment has a list of its own",
+        );
+        let broken = |entry: &String| {
+            entry.is_empty() || entry.contains([',', '/', ' ']) && !is_network(entry)
+        };
+        fault(
+            self.no_proxy.iter().any(broken),
+            "no_proxy",
+            "expected hosts, domains and networks, as in `[registry.internal, .example.com, 10.0.0.0/8]`",
+        );
+        faults
     }
+}
+
+/// Says of two keys that go together that one is missing.
+fn both(one: (&'static str, bool), other: (&'static str, bool)) -> Option<(&'static str, String)> {
+    let (given, missing) = match (one.1, other.1) {
+        (true, false) => (one.0, other.0),
+        (false, true) => (other.0, one.0),
+        _ => return None,
+    };
+    Some((given, format!("add `{missing}`, or remove `{given}`")))
+}
+
+/// Says whether this is an address with the length of its prefix.
+fn is_network(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(address, length)| {
+        address.parse::<std::net::IpAddr>().is_ok() && length.parse::<u8>().is_ok()
+    })
+}
+
+// The signature is the one that serde asks for.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_off(switch: &bool) -> bool {
+    !*switch
 }
 
 /// Who may pull without an account.
