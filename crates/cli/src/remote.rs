@@ -1,6 +1,6 @@
 //! How one-shot commands reach registries: from flags, `Registry` documents, or anonymously over TLS.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,9 @@ use anyhow::Context as _;
 use clap::Args;
 use sluice_domain::RegistryHost;
 use sluice_domain::resources::Registry;
-use sluice_registry::{Client, Credential, Endpoint, RateLimit, Requests, Tally, Transport};
+use sluice_registry::{
+    Client, CredentialSource, Endpoint, Proxy, RateLimit, Requests, Tally, Transport,
+};
 use sluice_service::secret_file;
 
 use crate::exit::Misconfigured;
@@ -136,19 +138,21 @@ impl Clients {
 
     fn endpoint(&self, side: Side, host: &RegistryHost) -> anyhow::Result<Endpoint> {
         let described = self.registries.iter().find(|known| known.host == *host);
-        let plain: BTreeSet<_> = self.options.plain_http.iter().collect();
-        let plain = plain.contains(host) || described.is_some_and(|registry| registry.plain_http);
-        let mut endpoint = Endpoint::of(host, plain)?;
-        if let Some(registry) = described {
-            if let (Some(username), Some(file)) = (&registry.username, &registry.password_file) {
-                endpoint.credential = Some(Credential {
-                    username: username.clone(),
-                    password: secret_file(file)?,
-                });
-            }
-            let realms = registry.realms.iter().map(ToString::to_string);
-            endpoint.realms.extend(realms);
-            endpoint.ca_file.clone_from(&registry.ca_file);
+        let plain = self.options.plain_http.contains(host);
+        let mut endpoint = match described {
+            Some(registry) => Endpoint::described(registry)?,
+            None => Endpoint::of(host, plain)?,
+        };
+        if plain && endpoint.base.scheme() != "http" {
+            endpoint.base = Endpoint::of(host, true)?.base;
+        }
+        // Whoever runs this has an environment of their own, as a service has not.
+        if endpoint.proxy.is_none() {
+            endpoint.proxy = Some(Proxy::Environment);
+        }
+        if endpoint.source.is_none() {
+            let variable = |name: &str| std::env::var_os(name);
+            endpoint.source = Some(CredentialSource::personal(variable));
         }
         let (username, password, authorities) = match side {
             Side::Source => (
@@ -163,10 +167,9 @@ impl Clients {
             ),
         };
         if let (Some(username), Some(file)) = (username, password) {
-            endpoint.credential = Some(Credential {
-                username: username.clone(),
-                password: secret_file(file)?,
-            });
+            // A file that cannot be read is told before anything is sent.
+            secret_file(file)?;
+            endpoint.source = Some(CredentialSource::password_file(username, file));
         }
         if let Some(file) = authorities {
             std::fs::metadata(file)

@@ -17,7 +17,10 @@ const ACTOR: &str = "cli";
 
 /// Reads and checks a file.
 pub(crate) fn read(file: &Path) -> anyhow::Result<Vec<Document>> {
-    read_or(file, &format!("nothing of `{}` was applied", file.display()))
+    read_or(
+        file,
+        &format!("nothing of `{}` was applied", file.display()),
+    )
 }
 
 /// Reads and checks a file, or standard input for `-`; says what follows from a problem.

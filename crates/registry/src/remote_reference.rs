@@ -3,19 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use sluice_domain::{Digest, InvalidName, RegistryHost, RemoteRepository, Repository, Tag};
+use sluice_domain::{Digest, InvalidName, RegistryHost, RemoteRepository, Tag};
 use thiserror::Error;
-
-/// The registry of references that name none.
-const HUB: &str = "docker.io";
-/// Other names of it, which people copy from elsewhere.
-const HUB_ALIASES: [&str; 3] = [
-    "index.docker.io",
-    "registry-1.docker.io",
-    "registry.hub.docker.com",
-];
-/// Where Docker Hub keeps images without an organisation.
-const OFFICIAL: &str = "library";
 
 /// An image in a registry, as in `alpine:3.20` or `localhost:5000/team/app@sha256:...`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,20 +64,10 @@ impl FromStr for RemoteImage {
 
 /// Completes a name as Docker does.
 fn repository(path: &str) -> Result<RemoteRepository, InvalidName> {
-    let (host, name) = match path.split_once('/') {
-        Some((host, name)) if host.contains(['.', ':']) || host == "localhost" => (host, name),
-        _ => (HUB, path),
-    };
-    let mut host: RegistryHost = host.parse()?;
-    if HUB_ALIASES.contains(&host.as_str()) {
-        host = HUB.parse()?;
+    match path.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => path.parse(),
+        _ => format!("{}/{path}", RegistryHost::DOCKER_HUB).parse(),
     }
-    let repository: Repository = if host.as_str() == HUB && !name.contains('/') {
-        format!("{OFFICIAL}/{name}").parse()?
-    } else {
-        name.parse()?
-    };
-    Ok(RemoteRepository { host, repository })
 }
 
 impl fmt::Display for RemoteImage {
