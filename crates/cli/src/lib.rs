@@ -7,6 +7,7 @@ mod cost;
 mod endpoints;
 mod exit;
 mod explain;
+mod import;
 mod nats_config;
 mod output;
 mod pause;
@@ -230,6 +231,9 @@ enum Command {
     Sync(Box<sync::SyncArguments>),
     /// Says what mirrors would cost before they run: pulls, requests and bytes.
     Plan(Box<plan::PlanArguments>),
+    /// Writes the documents that say what the configuration of regsync or skopeo says.
+    #[command(subcommand)]
+    Import(import::ImportArguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -293,6 +297,7 @@ async fn alone_or_connected(arguments: Arguments) -> anyhow::Result<ExitCode> {
             plan::of_applied(plan, &bus).await
         }
         Command::Plan(plan) => plan::of_files(plan).await,
+        Command::Import(import) => import::import(import),
         _ => run(arguments).await.map(|()| ExitCode::SUCCESS),
     }
 }
@@ -363,7 +368,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         | Command::NatsConfig(_)
         | Command::Copy(_)
         | Command::Sync(_)
-        | Command::Plan(_) => Ok(()),
+        | Command::Plan(_)
+        | Command::Import(_) => Ok(()),
         Command::Provision {
             replicas,
             duplicate_window_seconds,

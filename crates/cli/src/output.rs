@@ -109,3 +109,8 @@ pub(crate) fn complain(error: &anyhow::Error) {
 pub(crate) fn note(text: &str) {
     eprintln!("{text}");
 }
+
+/// Writes text as it is.
+pub(crate) fn text(text: &str) -> anyhow::Result<()> {
+    Ok(write!(std::io::stdout(), "{text}")?)
+}
