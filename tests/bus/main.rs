@@ -4,6 +4,7 @@
 mod backup;
 mod tags;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -311,6 +312,35 @@ async fn a_schedule_is_put_once_fires_and_is_removed() {
     work(&bus, &stage, 2).await;
     bus.remove_schedule("poll.a=2Eb").await.unwrap();
     assert!(bus.schedules("poll").await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_leaves_out_nothing_that_is_overwritten_meanwhile() {
+    const KEYS: usize = 20;
+    let (_nats, bus) = provisioned().await;
+    let bucket = bus.bucket("tags").await.unwrap();
+    for key in 0..KEYS {
+        bucket.put(&format!("a.{key}"), "0".into()).await.unwrap();
+    }
+    let writer = bucket.clone();
+    let writer = tokio::spawn(async move {
+        for turn in 0.. {
+            let key = format!("a.{}", turn * 7 % KEYS);
+            writer.put(&key, turn.to_string().into()).await.unwrap();
+            tokio::time::sleep(Duration::from_micros(300)).await;
+        }
+    });
+    for _ in 0..100 {
+        assert_eq!(bucket.list("a.*").await.unwrap().len(), KEYS);
+        let (mut keys, mut after) = (HashSet::new(), Some(0));
+        while let Some(place) = after {
+            let page = bucket.page("a.*", place, 7).await.unwrap();
+            keys.extend(page.entries.into_iter().map(|entry| entry.key));
+            after = page.next;
+        }
+        assert_eq!(keys.len(), KEYS);
+    }
+    writer.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,13 +1,10 @@
 //! Key-value buckets with compare-and-set.
 
-use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
 use async_nats::jetstream::message::PublishMessage;
@@ -18,8 +15,9 @@ use crate::backend::{Backend, Link, Mark, Refusal};
 use crate::connect::Bus;
 use crate::denied::Denials;
 use crate::error::Error;
-use crate::read::to_the_end;
 use crate::storing::Storing;
+
+mod listing;
 
 /// A bucket.
 #[derive(Debug, Clone)]
@@ -318,113 +316,6 @@ impl Bucket {
             })
     }
 
-    /// Lists the entries whose keys match a filter, as in `*.hub/alpine.>`, in the order of their keys.
-    ///
-    /// # Errors
-    /// A server that does not answer, or that ends the listing early.
-    pub async fn list(&self, filter: &str) -> Result<Vec<Entry>, Error> {
-        heed(&self.denials, self.name, self.listed(filter)).await
-    }
-
-    async fn listed(&self, filter: &str) -> Result<Vec<Entry>, Error> {
-        let store = match &self.place {
-            Place::Server { store, .. } => store,
-            Place::Supplied(backend) => {
-                let entries = backend.list(self.name, filter.to_owned()).await;
-                return entries.map_err(self.refused("list", filter));
-            }
-        };
-        let config = pull::OrderedConfig {
-            filter_subject: format!("{}{filter}", store.prefix),
-            deliver_policy: DeliverPolicy::LastPerSubject,
-            ..Default::default()
-        };
-        let consumer = store
-            .stream
-            .create_consumer(config)
-            .await
-            .map_err(self.failed("list", filter))?;
-        // A key that is written or removed meanwhile comes a second time; the newer one counts.
-        let mut entries = BTreeMap::new();
-        let what = format!("{}/{filter}", self.name);
-        to_the_end(consumer, "list", &what, |message| {
-            let subject = message.subject.as_str();
-            let Some(key) = subject.strip_prefix(store.prefix.as_str()) else {
-                return ControlFlow::Continue(());
-            };
-            if is_removal(message.headers.as_ref()) {
-                entries.remove(key);
-            } else {
-                let entry = Entry {
-                    key: key.to_owned(),
-                    value: message.payload.clone(),
-                    revision: message.info().map_or(0, |info| info.stream_sequence),
-                };
-                entries.insert(key.to_owned(), entry);
-            }
-            ControlFlow::Continue(())
-        })
-        .await?;
-        Ok(entries.into_values().collect())
-    }
-
-    /// Returns entries in the order in which they were written, at most `limit`, and where to go on.
-    ///
-    /// Only for buckets with history 1. An entry that is written meanwhile moves to the end, so a walk misses none.
-    ///
-    /// # Errors
-    /// As [`Bucket::list`].
-    pub async fn page(&self, filter: &str, after: u64, limit: usize) -> Result<Page, Error> {
-        heed(&self.denials, self.name, self.paged(filter, after, limit)).await
-    }
-
-    async fn paged(&self, filter: &str, after: u64, limit: usize) -> Result<Page, Error> {
-        let store = match &self.place {
-            Place::Server { store, .. } => store,
-            Place::Supplied(backend) => {
-                let entries = backend.list(self.name, filter.to_owned()).await;
-                let entries = entries.map_err(self.refused("list", filter))?;
-                return Ok(page_of(entries, after, limit));
-            }
-        };
-        let config = pull::OrderedConfig {
-            filter_subject: format!("{}{filter}", store.prefix),
-            deliver_policy: DeliverPolicy::ByStartSequence {
-                start_sequence: after.saturating_add(1),
-            },
-            ..Default::default()
-        };
-        let consumer = store
-            .stream
-            .create_consumer(config)
-            .await
-            .map_err(self.failed("list", filter))?;
-        let mut page = Page::default();
-        let what = format!("{}/{filter}", self.name);
-        to_the_end(consumer, "list", &what, |message| {
-            let subject = message.subject.as_str();
-            let (sequence, pending) = message
-                .info()
-                .map_or((0, 0), |info| (info.stream_sequence, info.pending));
-            if let Some(key) = subject.strip_prefix(store.prefix.as_str())
-                && !is_removal(message.headers.as_ref())
-            {
-                page.entries.push(Entry {
-                    key: key.to_owned(),
-                    value: message.payload.clone(),
-                    revision: sequence,
-                });
-            }
-            if page.entries.len() >= limit {
-                page.next = (pending > 0).then_some(sequence);
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        })
-        .await?;
-        Ok(page)
-    }
-
     /// Watches every change from now on.
     ///
     /// # Errors
@@ -466,17 +357,6 @@ fn is_removal(headers: Option<&HeaderMap>) -> bool {
     headers.is_some_and(|headers| {
         headers.get("KV-Operation").is_some() || headers.get("Nats-Marker-Reason").is_some()
     })
-}
-
-fn page_of(mut entries: Vec<Entry>, after: u64, limit: usize) -> Page {
-    entries.retain(|entry| entry.revision > after);
-    entries.sort_by_key(|entry| entry.revision);
-    let next = (entries.len() > limit).then_some(limit);
-    entries.truncate(limit);
-    Page {
-        next: next.and(entries.last().map(|entry| entry.revision)),
-        entries,
-    }
 }
 
 /// Fails at once where a permission for the bucket is missing.

@@ -1,0 +1,164 @@
+//! Listing a bucket that others write to meanwhile.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use async_nats::jetstream::Message;
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::kv::Store;
+
+use super::{Bucket, Entry, Page, Place, heed, is_removal};
+use crate::error::Error;
+use crate::read::to_the_end;
+
+/// How often a listing goes on after what was overwritten under it; each time only that is left.
+const ROUNDS: usize = 100;
+
+impl Bucket {
+    /// Lists the entries whose keys match a filter, as in `*.hub/alpine.>`, in the order of their keys.
+    ///
+    /// # Errors
+    /// A server that does not answer, or that ends the listing early.
+    pub async fn list(&self, filter: &str) -> Result<Vec<Entry>, Error> {
+        heed(&self.denials, self.name, self.listed(filter)).await
+    }
+
+    async fn listed(&self, filter: &str) -> Result<Vec<Entry>, Error> {
+        let store = match &self.place {
+            Place::Server { store, .. } => store,
+            Place::Supplied(backend) => {
+                let entries = backend.list(self.name, filter.to_owned()).await;
+                return entries.map_err(self.refused("list", filter));
+            }
+        };
+        // A key that is written or removed meanwhile comes a second time; the newer one counts.
+        let mut entries = BTreeMap::new();
+        let from = DeliverPolicy::LastPerSubject;
+        self.walk(store, filter, from, |message| {
+            match entry(store, message) {
+                Some(Ok(entry)) => drop(entries.insert(entry.key.clone(), entry)),
+                Some(Err(removed)) => drop(entries.remove(removed)),
+                None => {}
+            }
+            ControlFlow::Continue(())
+        })
+        .await?;
+        Ok(entries.into_values().collect())
+    }
+
+    /// Returns entries in the order in which they were written, at most `limit`, and where to go on.
+    ///
+    /// Only for buckets with history 1. An entry that is written meanwhile moves to the end, so a walk misses none; the
+    /// last part may be empty.
+    ///
+    /// # Errors
+    /// As [`Bucket::list`].
+    pub async fn page(&self, filter: &str, after: u64, limit: usize) -> Result<Page, Error> {
+        heed(&self.denials, self.name, self.paged(filter, after, limit)).await
+    }
+
+    async fn paged(&self, filter: &str, after: u64, limit: usize) -> Result<Page, Error> {
+        let store = match &self.place {
+            Place::Server { store, .. } => store,
+            Place::Supplied(backend) => {
+                let entries = backend.list(self.name, filter.to_owned()).await;
+                let entries = entries.map_err(self.refused("list", filter))?;
+                return Ok(page_of(entries, after, limit));
+            }
+        };
+        let mut page = Page::default();
+        let from = DeliverPolicy::ByStartSequence {
+            start_sequence: after.saturating_add(1),
+        };
+        self.walk(store, filter, from, |message| {
+            if let Some(Ok(entry)) = entry(store, message) {
+                page.entries.push(entry);
+            }
+            if page.entries.len() >= limit {
+                // Whether anything comes after it is not known for sure; the next part may be empty.
+                page.next = page.entries.last().map(|entry| entry.revision);
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })
+        .await?;
+        Ok(page)
+    }
+
+    /// Hands over what a bucket holds, until nothing that it held at the beginning can have been left out.
+    ///
+    /// An entry that is overwritten before its turn is counted out at its old place at once and in at its new one a
+    /// little later. The end may be seen in between, so it is believed only if all that was counted came from where it
+    /// was; otherwise the walk goes on behind what came last.
+    async fn walk(
+        &self,
+        store: &Store,
+        filter: &str,
+        mut from: DeliverPolicy,
+        mut take: impl FnMut(&Message) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let what = format!("{}/{filter}", self.name);
+        for _ in 0..ROUNDS {
+            let info = store.stream.get_info().await;
+            let newest = info
+                .map_err(self.failed("list", filter))?
+                .state
+                .last_sequence;
+            let config = pull::OrderedConfig {
+                filter_subject: format!("{}{filter}", store.prefix),
+                deliver_policy: from,
+                ..Default::default()
+            };
+            let consumer = store
+                .stream
+                .create_consumer(config)
+                .await
+                .map_err(self.failed("list", filter))?;
+            let counted = consumer.cached_info().num_pending;
+            let (mut in_place, mut last, mut enough) = (0, 0, false);
+            to_the_end(consumer, "list", &what, |message| {
+                last = message.info().map_or(last, |info| info.stream_sequence);
+                in_place += u64::from(last <= newest);
+                let taken = take(message);
+                enough = taken.is_break();
+                taken
+            })
+            .await?;
+            if enough || in_place >= counted {
+                return Ok(());
+            }
+            from = DeliverPolicy::ByStartSequence {
+                start_sequence: last.saturating_add(1),
+            };
+        }
+        let reason = "it is overwritten faster than it can be listed";
+        Err(self.failed("list", filter)(reason))
+    }
+}
+
+/// Reads an entry, or the key of one that was removed.
+fn entry<'a>(store: &Store, message: &'a Message) -> Option<Result<Entry, &'a str>> {
+    let key = message
+        .subject
+        .as_str()
+        .strip_prefix(store.prefix.as_str())?;
+    if is_removal(message.headers.as_ref()) {
+        return Some(Err(key));
+    }
+    Some(Ok(Entry {
+        key: key.to_owned(),
+        value: message.payload.clone(),
+        revision: message.info().map_or(0, |info| info.stream_sequence),
+    }))
+}
+
+fn page_of(mut entries: Vec<Entry>, after: u64, limit: usize) -> Page {
+    entries.retain(|entry| entry.revision > after);
+    entries.sort_by_key(|entry| entry.revision);
+    let next = (entries.len() > limit).then_some(limit);
+    entries.truncate(limit);
+    Page {
+        next: next.and(entries.last().map(|entry| entry.revision)),
+        entries,
+    }
+}
