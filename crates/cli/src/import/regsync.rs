@@ -219,7 +219,7 @@ fn common(writer: &mut Writer, entry: &Entry) {
         }
         "digestTags" | "referrers" if node.text() == Some("true") => writer.warn(
             *line,
-            format!("`{key}`: signatures and other referrers follow an image in a running Sluice; see there whether `sluice sync` of this version copies them"),
+format!("`{key}`: `sluice sync` copies the image alone, without its signatures and other referrers"),
         ),
         "digestTags" | "referrers" => {}
         known if WITHOUT_EFFECT.contains(&known) => {}

@@ -79,7 +79,7 @@ fn image(writer: &mut Writer, host: &RegistryHost, kind: &str, entry: &Entry, sc
             return;
         }
     };
-    let Some(tags) = selection(writer, kind, entry) else {
+    let Some(tags) = selection(writer, kind, &from, entry) else {
         return;
     };
     let last = key.rsplit('/').next().unwrap_or(key);
@@ -104,7 +104,12 @@ fn image(writer: &mut Writer, host: &RegistryHost, kind: &str, entry: &Entry, sc
 }
 
 /// Returns what is chosen; nothing if there is nothing to choose.
-fn selection(writer: &mut Writer, kind: &str, entry: &Entry) -> Option<Selection> {
+fn selection(
+    writer: &mut Writer,
+    kind: &str,
+    from: &RemoteRepository,
+    entry: &Entry,
+) -> Option<Selection> {
     let Entry { key, line, node } = entry;
     let mut selection = Selection::default();
     let texts: Vec<(usize, &str)> = node
@@ -118,7 +123,7 @@ fn selection(writer: &mut Writer, kind: &str, entry: &Entry) -> Option<Selection
                 if text.starts_with("sha256:") {
                     writer.warn(
                         *line,
-                        format!("a Mirror follows tags; copy the digest with `sluice copy {key}@{text} ...`"),
+                        format!("a Mirror follows tags; copy the digest with `sluice copy {from}@{text} ...`"),
                     );
                 } else if text.parse::<Tag>().is_ok() {
                     selection.include.push((*text).to_owned());

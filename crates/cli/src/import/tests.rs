@@ -91,3 +91,13 @@ fn each_key_that_is_not_known_is_told_with_its_line() {
     assert_eq!(made.warnings.len(), 1);
     assert_eq!(made.warnings[0].line, 2);
 }
+
+#[test]
+fn a_choice_of_platforms_is_written_or_told() {
+    let text = "sync:\n  - source: a\n    target: r.example/a\n    type: repository\n    platforms: [linux/amd64]\n";
+    let made = regsync::convert("a", text).unwrap();
+    let told = made.warnings.iter().any(|w| w.text.contains("platforms"));
+    assert_ne!(made.text.contains("platforms:"), told, "{}", all(&made));
+    let document = "kind: Mirror\nname: a\nfrom: a.example/a\nto: a\nplatforms: [linux/amd64]\n";
+    assert_eq!(sluice_policy::check::load(document).is_err(), told);
+}

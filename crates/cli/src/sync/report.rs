@@ -232,13 +232,15 @@ impl Report {
             Work::Copied(totals.spent)
         }));
         for asked in &self.asked {
-            let (requests, end) = (&asked.requests, end_of(asked.side));
-            lines.push(format!(
-                "{} ({end}): {} requests, {} pulls among them",
-                asked.host,
-                requests.total(),
-                requests.manifest_gets
-            ));
+            let (host, requests) = (&asked.host, &asked.requests);
+            lines.push(match asked.side {
+                Side::Source => format!(
+                    "{host} (source): {} requests, {} counted pulls among them",
+                    requests.total(),
+                    requests.manifest_gets
+                ),
+                Side::Destination => format!("{host} (destination): {} requests", requests.total()),
+            });
         }
         lines
     }
@@ -277,13 +279,6 @@ impl Report {
         json!({
             "name": result.mirror.name, "from": result.mirror.from, "to": result.to, "error": result.failure, "tags": tags,
         })
-    }
-}
-
-fn end_of(side: Side) -> &'static str {
-    match side {
-        Side::Source => "source",
-        Side::Destination => "destination",
     }
 }
 

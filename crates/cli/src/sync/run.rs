@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::cost;
 use crate::remote::Side;
-use crate::transfer::{Brought, Image, Session, Target};
+use crate::transfer::{Brought, Image, Session, Target, Work};
 
 /// Where mirrors lead to.
 #[derive(Debug, Clone)]
@@ -145,16 +145,10 @@ impl OfMirror {
             work.spawn(async move {
                 let _turn = turns.acquire().await;
                 let end = match session.bring(&image).await {
-                    Ok(brought) => {
-                        let told = cost::sentence(&brought.work);
-                        session.board.done(&format!("{image}: {told}"));
-                        End::Brought(brought)
-                    }
-                    Err(error) => {
-                        session.board.done(&format!("{image}: failed: {error:#}"));
-                        End::Failed(format!("{error:#}"))
-                    }
+                    Ok(brought) => End::Brought(brought),
+                    Err(error) => End::Failed(format!("{error:#}")),
                 };
+                session.board.done(line(&image, &end).as_deref());
                 note(&results, number, TagResult { tag, end });
             });
         }
@@ -265,6 +259,17 @@ impl OfMirror {
         if let Some(result) = results.get_mut(self.number) {
             result.failure = Some(format!("{error:#}"));
         }
+    }
+}
+
+/// Returns what is told of an image where nobody looks at bars: what was done, but not what only might be.
+fn line(image: &Image, end: &End) -> Option<String> {
+    match end {
+        End::Failed(reason) => Some(format!("{image}: failed: {reason}")),
+        End::Brought(brought) if matches!(brought.work, Work::Copied(_)) => {
+            Some(format!("{image}: {}", cost::sentence(&brought.work)))
+        }
+        End::Brought(_) | End::Removed => None,
     }
 }
 

@@ -46,11 +46,13 @@ impl Board {
         self.tell();
     }
 
-    /// Tells that one image is done, and how.
-    pub(crate) fn done(&self, line: &str) {
+    /// Tells that one image is done, and how if that is worth a line.
+    pub(crate) fn done(&self, line: Option<&str>) {
         self.images[0].fetch_add(1, Ordering::Relaxed);
         self.tell();
-        self.note(line);
+        if let Some(line) = line {
+            self.note(line);
+        }
     }
 
     /// Says something that belongs to no image, where nobody looks at bars.
