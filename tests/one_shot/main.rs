@@ -237,11 +237,8 @@ fn wrong_arguments_files_and_secrets_have_exit_codes_of_their_own() {
     let file = file.to_str().unwrap();
     assert_eq!(code(&["sync", "-f", file, "--to", to]), Some(78));
     let secret = ["--src-username", "a", "--src-password-file", "/absent"];
-    let copy = [
-        &["copy", &scene.image("x:1"), &scene.place("x")],
-        &secret[..],
-    ]
-    .concat();
+    let (from, to) = (scene.image("x:1"), scene.place("x"));
+    let copy = [&["copy", &from, &to], &secret[..]].concat();
     assert_eq!(code(&copy), Some(78));
 }
 

@@ -11,7 +11,8 @@ fn blocks(section: &str, language: &str) -> Vec<String> {
     let page = std::fs::read_to_string(root().join("docs/SYNC.md")).unwrap();
     let (_, rest) = page.split_once(&format!("\n## {section}\n")).unwrap();
     let section = rest.split("\n## ").next().unwrap();
-    let blocks = section.split(&format!("```{language}\n")).skip(1);
+    let begin = format!("```{language}\n");
+    let blocks = section.split(&begin).skip(1);
     blocks
         .map(|block| block.split("```").next().unwrap().to_owned())
         .collect()
