@@ -82,6 +82,7 @@ pub fn start(shared: &Shared, stage: &str) -> (Machine, CatalogFeed) {
         credential: None,
         realms: Vec::new(),
         ca_file: None,
+        bandwidth: None,
     };
     let registry = Client::over(transport.clone(), endpoint).unwrap();
     let backend = Arc::new(Server(shared.clone()));

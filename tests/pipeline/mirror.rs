@@ -2,7 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
 
+use prost::Message as _;
+use sluice_events::wire::events::MirrorProgress;
 use sluice_tests::{Stack, Upstream, wait_for};
 
 fn arrived(reader: &Upstream, repository: &str, reference: &str, digest_of: &[u8]) {
@@ -191,4 +196,67 @@ fn a_layer_of_one_gibibyte_is_copied_in_little_memory() {
         .unwrap();
     let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(peak_kib < 64 << 10, "the worker needed {peak_kib} KiB");
+}
+
+/// Listens to what a subject brings, until a message is the last word.
+fn progress(url: &str) -> impl FnOnce() -> Vec<MirrorProgress> + use<> {
+    let address = url.strip_prefix("nats://").unwrap();
+    let mut writer = TcpStream::connect(address).unwrap();
+    writer
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    let mut reader = BufReader::new(writer.try_clone().unwrap());
+    let connect =
+        "CONNECT {\"verbose\":false,\"pedantic\":false}\r\nSUB sluice.progress.> 1\r\nPING\r\n";
+    writer.write_all(connect.as_bytes()).unwrap();
+    let mut line = String::new();
+    while line != "PONG\r\n" {
+        line.clear();
+        reader.read_line(&mut line).unwrap();
+    }
+    move || {
+        let mut told: Vec<MirrorProgress> = Vec::new();
+        while told.last().is_none_or(|last| !last.ended) {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            let Some(words) = line.strip_prefix("MSG ") else {
+                continue;
+            };
+            assert!(words.starts_with("sluice.progress.mirror.hub.app "));
+            let size: usize = words.trim().rsplit(' ').next().unwrap().parse().unwrap();
+            let mut body = vec![0; size + 2];
+            reader.read_exact(&mut body).unwrap();
+            told.push(MirrorProgress::decode(&body[..size]).unwrap());
+        }
+        told
+    }
+}
+
+#[test]
+fn how_a_copy_goes_on_is_told_to_whoever_listens_and_stored_nowhere() {
+    let mut stack = Stack::start(7_200);
+    let publisher = stack.publisher();
+    let image = publisher.image("library/app", "amd64", "content");
+    publisher.put("library/app", "1.0", &image);
+    let heard = progress(&stack.nats.url);
+    stack.service("poller", &[]);
+    stack.service("mirror-worker", &[]);
+    stack.apply(&format!(
+        "{}{}",
+        stack.upstream_resource(),
+        stack.mirror("app", "library/app", "hub/app", "")
+    ));
+    let told = heard();
+    let last = told.last().unwrap();
+    assert_eq!(
+        (last.repository.as_str(), last.tag.as_str()),
+        ("hub/app", "1.0")
+    );
+    assert_eq!(last.digest, image.digest);
+    assert_eq!((last.blobs, last.blobs_copied), (2, 2));
+    assert!(last.bytes > 0 && last.bytes_done == last.bytes, "{last:?}");
+    arrived(&stack.reader(), "hub/app", "1.0", &image.raw);
+    wait_for("the fact", 20, || {
+        (stack.facts("tag.mirrored").len() == 1).then_some(())
+    });
 }

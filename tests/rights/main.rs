@@ -176,6 +176,27 @@ fn each_command_is_given_by_its_stage_or_for_a_person() {
 }
 
 #[test]
+fn the_mirror_worker_alone_tells_how_a_copy_goes_on_and_people_alone_hear_it() {
+    let scene = Scene::new();
+    scene.each("sluice.progress.mirror.hub.a", &["mirror-worker"]);
+    scene.each("sluice.progress.x", &[]);
+    for user in SERVICES.into_iter().chain(["admin"]) {
+        let refused = scene.user(user).subscribe("sluice.progress.>").is_some();
+        assert_eq!(refused, !["admin", "gateway"].contains(&user), "{user}");
+    }
+    for user in ["gateway", "admin"] {
+        let heard = scene.user(user).listen("sluice.progress.>", |hears| {
+            // Its subscription is settled when this has been refused.
+            assert!(hears.publish("sluice.x", "").is_some());
+            let mut worker = scene.user("mirror-worker");
+            let said = worker.publish("sluice.progress.mirror.hub.a", "half of it");
+            assert_eq!(said, None);
+        });
+        assert_eq!(heard.body, "half of it", "{user}");
+    }
+}
+
+#[test]
 fn each_bucket_is_written_by_its_owner_and_read_by_who_needs_it() {
     let scene = Scene::new();
     for bucket in BUCKETS {

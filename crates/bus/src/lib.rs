@@ -18,6 +18,7 @@ mod kv;
 mod look;
 mod objects;
 pub mod permissions;
+mod progress;
 mod provision;
 mod publish;
 mod read;

@@ -11,6 +11,8 @@ use crate::topology::{
 
 /// What stands before a request to JetStream.
 pub(crate) const API: &str = "$JS.API.";
+/// What is told of work while it goes on.
+pub(crate) const PROGRESS: &str = "sluice.progress.";
 /// The user of the command: it provisions, applies, and saves and restores.
 pub const ADMIN: &str = "admin";
 /// The user that watches the server itself, and sees no message of ours.
@@ -47,6 +49,10 @@ pub(crate) struct Service {
     pub(crate) letters: bool,
     /// Single facts whose last one it reads from the log.
     pub(crate) last: &'static [&'static str],
+    /// What it tells of its work while it goes on, which nothing stores.
+    pub(crate) tells: &'static [&'static str],
+    /// Whether it hears what is told like that.
+    pub(crate) hears: bool,
 }
 
 const SERVICE: Service = Service {
@@ -62,6 +68,8 @@ const SERVICE: Service = Service {
     log: false,
     letters: false,
     last: &[],
+    tells: &[],
+    hears: false,
 };
 
 /// Every service. `images` is written by whoever describes an image first: an entry holds only what its digest says.
@@ -89,6 +97,7 @@ pub(crate) const SERVICES: [Service; 7] = [
         writes: &["images"],
         tags: true,
         letters: true,
+        tells: &["mirror.>"],
         ..SERVICE
     },
     Service {
@@ -171,6 +180,7 @@ pub(crate) const SERVICES: [Service; 7] = [
         writes: &["resources"],
         watches: true,
         log: true,
+        hears: true,
         ..SERVICE
     },
 ];
@@ -204,7 +214,7 @@ pub(crate) struct Rights {
     pub(crate) publish: Vec<Grant>,
     /// What is denied of it all the same.
     pub(crate) deny: Vec<String>,
-    pub(crate) subscribe: String,
+    pub(crate) subscribe: Vec<String>,
 }
 
 /// Returns the name of every user, of which each has a password of its own.
@@ -220,7 +230,7 @@ pub(crate) fn admin() -> Rights {
         user: ADMIN,
         publish: OF_ADMIN.into_iter().map(one).collect(),
         deny: Vec::new(),
-        subscribe: inbox(ADMIN),
+        subscribe: vec![inbox(ADMIN), format!("{PROGRESS}>")],
     }
 }
 
@@ -299,6 +309,11 @@ impl Service {
         if self.watches {
             grants.extend(watching());
         }
+        for work in self.tells {
+            grants.insert(one(format!("{PROGRESS}{work}")));
+        }
+        let mut subscribe = vec![inbox(self.name)];
+        subscribe.extend(self.hears.then(|| format!("{PROGRESS}>")));
         let mut deny = Vec::new();
         if self.log {
             grants.extend(named_listing(EVENTS, "*.sluice.v1.>"));
@@ -308,7 +323,7 @@ impl Service {
             user: self.name,
             publish: without_covered(grants),
             deny,
-            subscribe: inbox(self.name),
+            subscribe,
         }
     }
 

@@ -149,12 +149,14 @@ fn exports(services: &[Rights]) -> String {
         .ok();
     }
     for rights in services {
-        let (inbox, account) = (&rights.subscribe, account(rights.user));
-        writeln!(
-            text,
-            "      {{ stream: \"{inbox}\", accounts: [{account}] }}"
-        )
-        .ok();
+        let account = account(rights.user);
+        for subject in &rights.subscribe {
+            writeln!(
+                text,
+                "      {{ stream: \"{subject}\", accounts: [{account}] }}"
+            )
+            .ok();
+        }
     }
     text + "    ]\n"
 }
@@ -183,12 +185,13 @@ fn service(rights: &Rights) -> String {
         )
         .ok();
     }
-    writeln!(
-        text,
-        "      {{ stream: {{ account: {ACCOUNT}, subject: \"{}\" }} }}",
-        rights.subscribe
-    )
-    .ok();
+    for subject in &rights.subscribe {
+        writeln!(
+            text,
+            "      {{ stream: {{ account: {ACCOUNT}, subject: \"{subject}\" }} }}"
+        )
+        .ok();
+    }
     text + "    ]\n  }\n"
 }
 
@@ -210,12 +213,17 @@ fn user(rights: &Rights, publish: &[String]) -> String {
     } else {
         format!("\n        deny: {}", list(&deny))
     };
+    let hears: Vec<_> = rights
+        .subscribe
+        .iter()
+        .map(|subject| format!("\"{subject}\""))
+        .collect();
     format!(
         "    users: [\n      {{ user: {}, password: ${}, permissions: {{\n        publish: {{ allow: {}{deny} }}\n        \
-         subscribe: {{ allow: [\"{}\"] }}\n      }} }}\n    ]\n",
+         subscribe: {{ allow: [{}] }}\n      }} }}\n    ]\n",
         rights.user,
         variable(rights.user),
         list(publish),
-        rights.subscribe
+        hears.join(", ")
     )
 }

@@ -3,6 +3,7 @@
 //! It must not judge what it copies, and writes tags only through the one tag operation.
 
 mod mirror;
+mod progress;
 mod reconcile;
 mod settings;
 
@@ -29,7 +30,8 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         keep_complete(bus.clone(), &topology::MIRROR_WORKER, stopping.clone()),
     );
     let claim = bus.ack_wait(&topology::MIRROR_WORKER).await?;
-    let handler = MirrorWorker::new(bus.clone(), state, catalog, registry, claim);
+    let handler = MirrorWorker::new(bus.clone(), state, catalog, registry, claim)
+        .within(settings.mirror.limits());
     let consume = ConsumeSettings {
         concurrency: settings.mirror.concurrency,
         handler_timeout: Duration::from_secs(settings.mirror.timeout_seconds),

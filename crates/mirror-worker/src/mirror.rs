@@ -10,7 +10,7 @@ use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::{TagMirrorFailed, TagMirrored, UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::wire::state::TagEntry;
 use sluice_events::{Command, Decode, Event, Message, Unexpected, time_from_wire};
-use sluice_registry::{Client, Copied, CopyJob, Transport};
+use sluice_registry::{Client, Copied, CopyJob, Limits, Transport};
 use sluice_service::crash;
 use sluice_state::reconcile::after_events;
 use sluice_state::{
@@ -20,7 +20,7 @@ use sluice_state::{
 use thiserror::Error;
 
 /// How many sibling repositories are asked for a blob before it is transferred.
-const SIBLINGS: usize = 2;
+const SIBLINGS: usize = 4;
 /// When it is looked again whether a mirror was polled.
 const POLLED_BY: TimeDelta = TimeDelta::seconds(5);
 
@@ -36,6 +36,7 @@ pub struct MirrorWorker {
     registry: Client,
     tags: TagWriter,
     transport: Transport,
+    pub(crate) limits: Limits,
 }
 
 /// What the stage works on.
@@ -239,6 +240,7 @@ impl MirrorWorker {
             registry,
             tags,
             transport: Transport::default(),
+            limits: Limits::of_process(),
         }
     }
 
@@ -411,7 +413,7 @@ impl MirrorWorker {
             target_repository: &fact.repository,
             siblings: &siblings,
         };
-        Ok(job.run().await?)
+        Ok(self.run(&job, fact).await?)
     }
 
     pub(crate) async fn gone(&self, fact: &UpstreamTagGone) -> Result<Outcome, Error> {

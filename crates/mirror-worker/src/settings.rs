@@ -1,6 +1,7 @@
 //! Settings of the mirror worker.
 
 use serde::Deserialize;
+use sluice_registry::Limits;
 use sluice_service::{BusSettings, HttpSettings, RegistrySettings};
 
 /// Settings of the mirror worker; `config.default.toml` documents each.
@@ -17,7 +18,16 @@ pub struct Settings {
 #[serde(deny_unknown_fields)]
 pub(crate) struct MirrorSettings {
     pub(crate) concurrency: usize,
+    connections: u32,
+    megabytes_under_way: u64,
     pub(crate) timeout_seconds: u64,
+}
+
+impl MirrorSettings {
+    /// Returns what all copies may use together.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits::new(self.connections, self.megabytes_under_way << 20)
+    }
 }
 
 impl sluice_service::Settings for Settings {
@@ -25,10 +35,25 @@ impl sluice_service::Settings for Settings {
     const DEFAULTS: &'static str = include_str!("../config.default.toml");
 
     fn problems(&self) -> Vec<String> {
-        if (1..=16).contains(&self.mirror.concurrency) {
-            return Vec::new();
-        }
-        vec!["`mirror.concurrency` must be 1 to 16".to_owned()]
+        let mirror = &self.mirror;
+        [
+            (
+                (1..=16).contains(&mirror.concurrency),
+                "`mirror.concurrency` must be 1 to 16",
+            ),
+            (
+                (2..=1_024).contains(&mirror.connections),
+                "`mirror.connections` must be 2 to 1024",
+            ),
+            (
+                (1..=1 << 24).contains(&mirror.megabytes_under_way),
+                "`mirror.megabytes_under_way` must be 1 to 16777216",
+            ),
+        ]
+        .into_iter()
+        .filter(|(holds, _)| !holds)
+        .map(|(_, problem)| problem.to_owned())
+        .collect()
     }
 
     fn http(&self) -> &HttpSettings {

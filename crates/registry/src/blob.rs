@@ -213,3 +213,29 @@ async fn standstill(moved: &AtomicU64, size: u64) {
         tokio::time::sleep(patience).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_ends_when_it_stands_still_and_not_when_it_is_slow() {
+        let (moved, began) = (AtomicU64::new(0), tokio::time::Instant::now());
+        let slow = async {
+            for _ in 0..100 {
+                tokio::time::sleep(STANDSTILL / 2).await;
+                moved.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        tokio::join!(slow, standstill(&moved, u64::MAX));
+        let after = began.elapsed() - STANDSTILL * 50;
+        assert!(after >= STANDSTILL && after <= STANDSTILL * 2, "{after:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_may_take_longer_to_store_what_it_has() {
+        let (moved, began) = (AtomicU64::new(9), tokio::time::Instant::now());
+        standstill(&moved, 9).await;
+        assert_eq!(began.elapsed(), STORING);
+    }
+}

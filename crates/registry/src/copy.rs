@@ -1,17 +1,17 @@
-//! Copies an image or a whole index by digest: blobs, then children, then the top. The tag is not written here.
+//! Copies an image or a whole index by digest: blobs, then children, then the top.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use sluice_domain::{Digest, Repository};
+use sluice_domain::{Digest, Repository, Tag};
 use sluice_service::crash;
 
 use crate::bring::Bringing;
 use crate::client::Client;
 use crate::error::Error;
 use crate::limits::Limits;
-use crate::manifest::{Descriptor, Manifest};
+use crate::manifest::{Descriptor, Manifest, ManifestRef};
 use crate::progress::{Arrival, Progress, Watch};
 
 pub(crate) const MAX_DEPTH: usize = 3;
@@ -47,6 +47,8 @@ pub struct CopyOptions {
     pub limits: Option<Limits>,
     /// Looks up every single blob, although a manifest that is there proves that its blobs are; for an audit.
     pub thorough: bool,
+    /// The tag under which the top is written, for whoever has no other rules for tags; without one, its digest.
+    pub tag: Option<Tag>,
 }
 
 /// What was copied.
@@ -76,6 +78,7 @@ struct Found {
 struct Attempt<'a> {
     bringing: Bringing<'a>,
     digest: &'a Digest,
+    tag: Option<&'a Tag>,
 }
 
 impl CopyJob<'_> {
@@ -105,6 +108,7 @@ impl CopyJob<'_> {
                 thorough: options.thorough,
             },
             digest: self.digest,
+            tag: options.tag.as_ref(),
         };
         match attempt.run().await {
             // The registry lacks what it was seen to have.
@@ -267,9 +271,16 @@ impl Attempt<'_> {
 
     /// Writes the manifests that the target lacks, those below before those above.
     async fn write(&self, levels: &[Vec<Found>]) -> Result<(), Error> {
-        for level in levels.iter().rev() {
-            let absent = level.iter().filter(|found| !found.present);
-            let writes: Vec<_> = absent.map(|found| self.put(&found.manifest)).collect();
+        for (depth, level) in levels.iter().enumerate().rev() {
+            let tag = self.tag.filter(|_| depth == 0);
+            let wanted = level.iter().filter(|found| !found.present || tag.is_some());
+            let writes: Vec<_> = wanted
+                .map(|found| {
+                    let digest = &found.manifest.digest;
+                    let reference = tag.map_or_else(|| digest.into(), ManifestRef::from);
+                    self.put(&found.manifest, reference)
+                })
+                .collect();
             stream::iter(writes)
                 .buffer_unordered(PARALLEL_MANIFESTS)
                 .try_collect::<()>()
@@ -278,10 +289,9 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    async fn put(&self, manifest: &Manifest) -> Result<(), Error> {
+    async fn put(&self, manifest: &Manifest, reference: ManifestRef) -> Result<(), Error> {
         let (bringing, digest) = (&self.bringing, &manifest.digest);
         let _connection = bringing.limits.connections(1).await;
-        let reference = digest.into();
         let repository = bringing.target_repository;
         let written = bringing
             .target

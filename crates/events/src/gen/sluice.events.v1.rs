@@ -69,6 +69,43 @@ pub struct PrunedTag {
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
 }
+/// How the copy of an image goes on, told a few times per second on `sluice.progress.mirror.<org>.<name>`; nothing stores it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MirrorProgress {
+    /// The mirror.
+    #[prost(string, tag = "1")]
+    pub mirror: ::prost::alloc::string::String,
+    /// The local repository.
+    #[prost(string, tag = "2")]
+    pub repository: ::prost::alloc::string::String,
+    /// The tag.
+    #[prost(string, tag = "3")]
+    pub tag: ::prost::alloc::string::String,
+    /// The digest that it is to have.
+    #[prost(string, tag = "4")]
+    pub digest: ::prost::alloc::string::String,
+    /// How many blobs the image has; 0 while it is not known.
+    #[prost(uint64, tag = "5")]
+    pub blobs: u64,
+    /// Their size.
+    #[prost(uint64, tag = "6")]
+    pub bytes: u64,
+    /// Blobs that were transferred by now.
+    #[prost(uint64, tag = "7")]
+    pub blobs_copied: u64,
+    /// Blobs that another repository had.
+    #[prost(uint64, tag = "8")]
+    pub blobs_mounted: u64,
+    /// Blobs that were there.
+    #[prost(uint64, tag = "9")]
+    pub blobs_skipped: u64,
+    /// The size of what is there by now, what has arrived of blobs under way included.
+    #[prost(uint64, tag = "10")]
+    pub bytes_done: u64,
+    /// Whether this is the last word of this try, whatever came of it.
+    #[prost(bool, tag = "11")]
+    pub ended: bool,
+}
 /// A tag of a mirrored repository is new, or points to another digest.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpstreamTagMoved {

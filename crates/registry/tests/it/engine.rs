@@ -79,6 +79,25 @@ async fn an_image_costs_no_request_that_is_not_needed() {
 }
 
 #[tokio::test]
+async fn a_tag_is_written_in_the_place_of_the_digest_and_also_where_the_image_is_there() {
+    let (source, target) = pair().await;
+    let up = name("up/app");
+    let child = source.push(&up, &[bytes(1, 10)]);
+    let top = source.index(&up, &[child]);
+    for tag in ["1", "2"] {
+        let options = CopyOptions {
+            tag: Some(tag.parse().unwrap()),
+            ..CopyOptions::default()
+        };
+        copy_with(&source, &target.client(), &top, "hub/app", &options)
+            .await
+            .unwrap();
+        assert_eq!(target.asked("PUT", &format!("manifests/{tag}")).len(), 1);
+    }
+    assert_eq!(target.asked("PUT", "/manifests/").len(), 3);
+}
+
+#[tokio::test]
 async fn what_is_there_is_read_there_and_nothing_is_asked_of_the_source() {
     let (source, target) = pair().await;
     let up = name("up/app");

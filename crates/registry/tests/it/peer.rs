@@ -154,7 +154,10 @@ impl Shared {
                 return status(400);
             }
         }
-        content.manifests.insert(key, (kind, bytes));
+        let by_digest = (key.0.clone(), digest_of(&bytes).to_string());
+        let manifest = (kind, bytes);
+        content.manifests.insert(by_digest, manifest.clone());
+        content.manifests.insert(key, manifest);
         status(201)
     }
 
