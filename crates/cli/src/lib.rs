@@ -13,6 +13,7 @@ mod output;
 mod pause;
 mod plan;
 mod reconcile;
+mod registry;
 mod remote;
 mod resources;
 mod restore;
@@ -222,6 +223,9 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
+    /// Tries remote registries.
+    #[command(subcommand)]
+    Registry(registry::RegistryCommand),
     /// Lists what could not be done, or tries it again.
     #[command(subcommand)]
     DeadLetters(DeadLetters),
@@ -359,6 +363,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Command::NatsConfig(config) = &arguments.command {
         return nats_config::show(config);
     }
+    if let Command::Registry(registry::RegistryCommand::Check(check)) = &arguments.command
+        && let Some(file) = &check.file
+    {
+        return registry::check_file(check, file).await;
+    }
     let bus = arguments.connection.open().await?;
     match arguments.command {
         // These were carried out before there was a connection.
@@ -396,6 +405,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Explain { image, output } => explain::explain(&bus, &image, output).await,
         Command::Poll { mirror } => commands::poll(&bus, mirror).await,
         Command::Prune { repository, policy } => commands::prune(&bus, repository, policy).await,
+        Command::Registry(registry::RegistryCommand::Check(check)) => {
+            registry::check(&bus, &check).await
+        }
         Command::Scan { image } => commands::scan(&bus, image).await,
         Command::Backup { folder, output } => backup::backup(&bus, &folder, output).await,
         Command::Restore {

@@ -264,15 +264,11 @@ impl Session {
         let options = CopyOptions {
             watch: Some(watch.clone()),
             limits: self.limits.clone(),
+            // It is written last, so that it never points to something that is not complete.
+            tag: image.tag.clone(),
             ..CopyOptions::default()
         };
         let copied = job.run_with(&options).await?;
-        // The tag is written last, so that it never points to something that is not complete.
-        if let Some(tag) = &image.tag {
-            client
-                .put_manifest(&target.repository, &tag.into(), &copied.top)
-                .await?;
-        }
         watch.complete();
         Ok(Spent::from(&copied))
     }

@@ -210,7 +210,7 @@ impl Poller {
         answers
     }
 
-    /// Keeps one client per registry, and with it its tokens, until a resource changes.
+    /// Keeps one client per registry, and with it its tokens, until a resource or a certificate changes.
     fn client(&self, catalog: &Snapshot, host: &RegistryHost) -> anyhow::Result<Client> {
         let mut clients = self
             .clients
@@ -218,7 +218,7 @@ impl Poller {
             .map_err(|_| anyhow::anyhow!("the list of clients is broken"))?;
         if let Some((_, client)) = clients
             .get(host)
-            .filter(|(revision, _)| *revision == catalog.revision)
+            .filter(|(revision, client)| *revision == catalog.revision && client.is_current())
         {
             return Ok(client.clone());
         }

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::Url;
 
+use crate::check::Authentication;
 use crate::client::{Client, limited};
 use crate::endpoint::Credential;
 use crate::error::Error;
@@ -66,6 +67,17 @@ impl Client {
                 .token(&realm, service.as_deref(), scopes)
                 .await
                 .map(Some),
+        }
+    }
+
+    /// Returns how the registry wants to know who asks, as far as it has said so.
+    pub(crate) async fn authentication(&self) -> Authentication {
+        match &*self.shared.auth.challenge.lock().await {
+            None => Authentication::Nothing,
+            Some(Challenge::Basic) => Authentication::Basic,
+            Some(Challenge::Bearer { realm, .. }) => Authentication::Token {
+                issuer: realm.host_str().unwrap_or_default().to_owned(),
+            },
         }
     }
 

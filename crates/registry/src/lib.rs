@@ -5,6 +5,7 @@
 mod auth;
 mod blob;
 mod bring;
+mod check;
 mod client;
 mod common;
 mod copy;
@@ -30,6 +31,7 @@ mod transport;
 mod turn;
 mod verify;
 
+pub use check::{Authentication, Checked, Right};
 pub use client::Client;
 pub use copy::{Copied, CopyJob, CopyOptions};
 pub use endpoint::{ClientCertificate, Credential, Endpoint, Proxy};
