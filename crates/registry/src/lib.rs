@@ -5,6 +5,7 @@
 mod auth;
 mod blob;
 mod bring;
+mod budget;
 mod client;
 mod common;
 mod copy;
@@ -28,6 +29,7 @@ mod turn;
 mod verify;
 mod whole;
 
+pub use budget::{Answered, Asked, Budget, Permit, Spending, Withheld};
 pub use client::Client;
 pub use copy::{Copied, CopyJob, CopyOptions};
 pub use endpoint::{ClientCertificate, Credential, Endpoint, Proxy};
