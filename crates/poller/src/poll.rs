@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use sluice_bus::{Cause, Handler, Outcome};
 use sluice_domain::resources::Mirror;
-use sluice_domain::{Class, Classify, RegistryHost, ResourceName};
+use sluice_domain::{Class, Classify, RegistryHost};
 use sluice_events::commands::{PollMirror, Reconcile};
 use sluice_events::facts::{UpstreamPollFailed, UpstreamPollRecovered};
 use sluice_events::wire::state::UpstreamPoll;

@@ -1,7 +1,7 @@
 //! What an account may spend at a registry: the seam to whoever counts it for all that share the account.
 
 use std::error::Error as StdError;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::future::Future;
 use std::pin::Pin;
 
@@ -55,6 +55,15 @@ pub enum Withheld {
     },
     /// It cannot be told.
     Unknown(Box<dyn StdError + Send + Sync>),
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Go(_) => f.write_str("Go"),
+            Self::AskFirst(since) => write!(f, "AskFirst({since})"),
+        }
+    }
 }
 
 /// What will be answered.

@@ -11,8 +11,8 @@ use std::sync::{Arc, PoisonError};
 use chrono::{DateTime, TimeDelta, Utc};
 use sluice_domain::RegistryHost;
 use sluice_events::subject::token;
-use sluice_events::{time_from_wire, time_to_wire};
 use sluice_events::wire::state::Budget as Ledger;
+use sluice_events::{time_from_wire, time_to_wire};
 use sluice_registry::{Answered, Asked, Budget, Permit, RateLimit, Spending, Withheld};
 use sluice_telemetry::metrics;
 
@@ -100,7 +100,10 @@ impl Budgets {
         let key = key(registry, account);
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         // Whoever may spend the reserve takes pulls one by one, and leaves none of them to the others.
-        let pool = pools.entry(format!("{is_urgent}.{key}")).or_default().clone();
+        let pool = pools
+            .entry(format!("{is_urgent}.{key}"))
+            .or_default()
+            .clone();
         let urgent = if is_urgent { ".urgent" } else { "" };
         Arc::new(Account {
             ledgers: self.ledgers.clone(),
@@ -157,7 +160,9 @@ impl Budget for Account {
             let now = sluice_domain::now();
             let is_known = self.pool.now(|pool| {
                 if let Some(said) = limit {
-                    let least = pool.seen.map_or(said.remaining, |seen| seen.min(said.remaining));
+                    let least = pool
+                        .seen
+                        .map_or(said.remaining, |seen| seen.min(said.remaining));
                     pool.seen = Some(least);
                     // It limits nothing no more.
                     if pool.unlimited_until > now {
@@ -172,8 +177,7 @@ impl Budget for Account {
             }
             let noted = self.change(|ledger| {
                 // One answer that names no limit does not lift one that is known.
-                let is_news =
-                    ledger.told_at.is_none() || (ledger.limit == 0 && limit.is_some());
+                let is_news = ledger.told_at.is_none() || (ledger.limit == 0 && limit.is_some());
                 if is_news && ledger.grants.is_empty() {
                     learn(ledger, limit, 0, now);
                 }
@@ -182,7 +186,9 @@ impl Budget for Account {
             match noted.await {
                 Ok(()) => self.pool.now(|pool| pool.known_until = now + REMEMBERED),
                 // Whoever wants to pull finds out.
-                Err(error) => tracing::debug!(registry = self.registry, %error, "what is left is not noted"),
+                Err(error) => {
+                    tracing::debug!(registry = self.registry, %error, "what is left is not noted")
+                }
             }
         })
     }
@@ -302,7 +308,10 @@ impl Account {
             return Ok(Err(Withheld::Until { at, reason }));
         }
         let either = [&ledger.listings_paused_until, &ledger.logins_paused_until];
-        if either.iter().all(|pause| later(time_from_wire(pause.as_ref()), now).is_none()) {
+        if either
+            .iter()
+            .all(|pause| later(time_from_wire(pause.as_ref()), now).is_none())
+        {
             self.pool
                 .now(|pool| pool.not_paused_until = now + PAUSE_REMEMBERED);
         }
@@ -369,5 +378,7 @@ fn reason(ledger: &Ledger, is_urgent: bool) -> String {
     if is_urgent {
         return format!("of {limit} pulls in {window_seconds} s none is left");
     }
-    format!("of {limit} pulls in {window_seconds} s {free} are left, and {reserve} are kept for people")
+    format!(
+        "of {limit} pulls in {window_seconds} s {free} are left, and {reserve} are kept for people"
+    )
 }

@@ -19,7 +19,7 @@ use sluice_events::wire::state as wire;
 
 pub use budget::Budgets;
 pub use catalog::{Catalog, CatalogFeed, Snapshot};
-pub use connect::{attach, internal_registry, budgeted_registry, remote_registry};
+pub use connect::{attach, budgeted_registry, internal_registry, remote_registry};
 pub use control::{Held, note_restore, reconciled};
 pub use entries::{Entries, Entry, Page, Stored};
 pub use error::Error;

@@ -85,7 +85,11 @@ pub(super) fn take(ledger: &mut Budget, request: &Request<'_>) -> Taken {
     ) {
         return Taken::Wait(until);
     }
-    let kept = if request.is_urgent { 0 } else { request.reserve };
+    let kept = if request.is_urgent {
+        0
+    } else {
+        request.reserve
+    };
     let room = ledger.free.saturating_sub(kept);
     if room == 0 {
         let next = told_at + interval(ledger.window_seconds);
@@ -125,7 +129,8 @@ pub(super) fn learn(
     ledger.limit = said.map_or(0, |said| said.limit);
     ledger.window_seconds = said.map_or(0, |said| said.window.as_secs());
     ledger.free = said.map_or(0, |said| {
-        said.remaining.saturating_sub(granted.saturating_add(under_way))
+        said.remaining
+            .saturating_sub(granted.saturating_add(under_way))
     });
     ledger.told_at = Some(time_to_wire(now));
 }
