@@ -49,6 +49,7 @@ impl Scene {
         for mirror in 0..self.mirrors {
             self.bus.command(PollMirror {
                 mirror: format!("app{mirror}").parse().unwrap(),
+                urgent: false,
             });
         }
         self.until_polled(since);

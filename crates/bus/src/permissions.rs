@@ -84,7 +84,7 @@ pub(crate) const SERVICES: [Service; 7] = [
             "upstream.poll_recovered",
         ],
         commands: &["poll.>", "reconcile.poller"],
-        writes: &["upstream"],
+        writes: &["upstream", "budgets"],
         ..SERVICE
     },
     Service {
@@ -99,7 +99,7 @@ pub(crate) const SERVICES: [Service; 7] = [
         commands: &["mirror.>", "reconcile.mirror-worker"],
         // Of `reconciliations` its own, which says when it last looked at what the registry holds.
         reads: &["upstream", "reconciliations"],
-        writes: &["images"],
+        writes: &["images", "budgets"],
         tags: true,
         letters: true,
         tells: &["mirror.>"],

@@ -13,7 +13,7 @@ use sluice_service::crash;
 use sluice_state::reconcile::after_events;
 use sluice_state::{
     Applied, Catalog, Entry, Provenance, Snapshot, Standing, State, TagChange, TagWriter,
-    Truth as _, describe, key, remote_registry,
+    Truth as _, budgeted_registry, describe, key,
 };
 use thiserror::Error;
 
@@ -321,11 +321,17 @@ impl MirrorWorker {
             });
         }
         let host = &fact.source.host;
-        let source =
-            remote_registry(catalog, host, &self.transport).map_err(|error| Error::Remote {
-                host: host.to_string(),
-                reason: format!("{error:#}"),
-            })?;
+        let source = budgeted_registry(
+            &self.state.budgets,
+            catalog,
+            host,
+            &self.transport,
+            fact.urgent,
+        )
+        .map_err(|error| Error::Remote {
+            host: host.to_string(),
+            reason: format!("{error:#}"),
+        })?;
         let siblings: Vec<Repository> = catalog
             .mirrors
             .values()

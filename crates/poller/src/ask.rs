@@ -68,13 +68,20 @@ struct Asking<'a> {
     mirror: &'a Mirror,
     client: &'a Client,
     entries: &'a Entries<UpstreamTag>,
+    /// A person waits for it.
+    is_urgent: bool,
     /// A quota is used up for the other tags too, and asking would prolong that.
     used_up: AtomicBool,
 }
 
 impl Poller {
     /// Asks the upstream; whatever fails is told and the rest still counts.
-    pub(crate) async fn ask(&self, catalog: &Snapshot, mirror: &Mirror) -> Result<Answers, Error> {
+    pub(crate) async fn ask(
+        &self,
+        catalog: &Snapshot,
+        mirror: &Mirror,
+        is_urgent: bool,
+    ) -> Result<Answers, Error> {
         let mut answers = Answers {
             selected: 0,
             outcome: Outcome::done(),
@@ -100,6 +107,7 @@ impl Poller {
             mirror,
             client: &client,
             entries: &self.state.upstream,
+            is_urgent,
             used_up: AtomicBool::new(false),
         };
         let (asking, known) = (&asking, &known);
@@ -247,7 +255,10 @@ impl Asking<'_> {
                 seen = self.head(tag, look, &mut found).await;
             }
             let mut written = revision;
-            if let Some(pending) = compare::next(self.mirror, &value, &seen, sluice_domain::now()) {
+            if let Some(mut pending) =
+                compare::next(self.mirror, &value, &seen, sluice_domain::now())
+            {
+                pending.urgent = self.is_urgent;
                 value.pending.push(pending);
                 written = match self.entries.write(&key, &value, revision).await {
                     Ok(written) => Some(written),

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::Url;
 
+use crate::budget::Spending;
 use crate::check::Authentication;
 use crate::client::{Client, limited};
 use crate::endpoint::Credential;
@@ -250,7 +251,9 @@ impl Client {
         {
             return Ok(value.clone());
         }
-        let answer = self.ask_for_token(realm, service, scopes).await?;
+        self.may_ask(Spending::Login).await?;
+        let answer = self.ask_for_token(realm, service, scopes).await;
+        let answer = self.heeded(Spending::Login, answer).await?;
         let body = limited(host.as_str(), answer, MAX_TOKEN_ANSWER).await?;
         // The error of the parser could quote the token.
         let answer: TokenAnswer = serde_json::from_slice(&body)

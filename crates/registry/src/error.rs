@@ -62,6 +62,24 @@ pub enum Error {
         /// The beginning of its answer.
         detail: String,
     },
+    /// Nothing may be spent at the registry now.
+    #[error("nothing is asked of `{what}` until {until}: {reason}")]
+    Withheld {
+        /// The registry.
+        what: String,
+        /// When to ask again.
+        until: DateTime<Utc>,
+        /// What is the matter.
+        reason: String,
+    },
+    /// It cannot be told whether something may be spent, so nothing is.
+    #[error("cannot tell what may still be asked of `{what}`")]
+    Budget {
+        /// The registry.
+        what: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The registry refused.
     #[error("failed to {action} `{what}`: the registry answered {status} {detail}")]
     Refused {
@@ -216,12 +234,15 @@ impl Classify for Error {
     fn class(&self) -> Class {
         match self {
             // What is away says nothing of the work, however long it takes to come back.
-            Self::Transport { .. } | Self::Interrupted { .. } | Self::Standstill { .. } => {
-                Class::OUTAGE
-            }
+            Self::Transport { .. }
+            | Self::Interrupted { .. }
+            | Self::Standstill { .. }
+            | Self::Budget { .. } => Class::OUTAGE,
             // A file may be just about to be written, and a helper may be slow.
             Self::StaleToken { .. } | Self::Credential { .. } => Class::TRANSIENT,
-            Self::Quota { until, .. } => Class::Unavailable { until: *until },
+            Self::Quota { until, .. } | Self::Withheld { until, .. } => {
+                Class::Unavailable { until: *until }
+            }
             Self::Refused {
                 status,
                 retry_after,

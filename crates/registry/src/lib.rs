@@ -5,6 +5,7 @@
 mod auth;
 mod blob;
 mod bring;
+mod budget;
 mod check;
 mod client;
 mod common;
@@ -32,6 +33,7 @@ mod turn;
 mod verify;
 mod whole;
 
+pub use budget::{Answered, Asked, Budget, Permit, Spending, Withheld};
 pub use check::{Authentication, Checked, Right};
 pub use client::Client;
 pub use copy::{Copied, CopyJob, CopyOptions};

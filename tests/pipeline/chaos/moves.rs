@@ -59,6 +59,7 @@ impl Mirrored {
             if ticks % 5 == 0 {
                 self.bus.command(PollMirror {
                     mirror: "app".parse().unwrap(),
+                    urgent: false,
                 });
             }
             ticks += 1;

@@ -80,6 +80,7 @@ fn upstream() -> Vec<Event> {
             previous: None,
             move_number: 1,
             first_seen_at: at(),
+            urgent: true,
         }
         .into(),
         UpstreamTagGone {
@@ -376,6 +377,7 @@ fn commands() -> Vec<Command> {
     vec![
         PollMirror {
             mirror: name("alpine"),
+            urgent: true,
         }
         .into(),
         ScanImage {
