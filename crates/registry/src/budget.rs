@@ -57,7 +57,7 @@ pub enum Withheld {
     Unknown(Box<dyn StdError + Send + Sync>),
 }
 
-impl fmt::Debug for Permit {
+impl Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Go(_) => f.write_str("Go"),
