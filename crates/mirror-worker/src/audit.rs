@@ -138,7 +138,8 @@ impl MirrorWorker {
             None if cause.attempt > 1 => MENDED.to_owned(),
             None => return Ok(Outcome::done()),
         };
-        let copied = self.copy(&self.catalog.current(), fact).await?;
+        // A manifest that is there proves nothing here: a blob of it may be what is missing.
+        let copied = self.copy(&self.catalog.current(), fact, true).await?;
         let mut truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
         truth.digest = Some(&fact.digest);
         let change = TagChange {

@@ -205,7 +205,7 @@ impl MirrorWorker {
         if let Some(kept) = self.keeps(fact).await? {
             return self.refused(fact, kept).await;
         }
-        let copied = self.copy(&catalog, fact).await?;
+        let copied = self.copy(&catalog, fact, false).await?;
         crash::point_of("mirror-worker.copied", fact.tag.as_str());
         describe(&self.state, &self.registry, &fact.repository, &fact.digest).await?;
         let change = TagChange {
@@ -314,6 +314,7 @@ impl MirrorWorker {
         &self,
         catalog: &Snapshot,
         fact: &UpstreamTagMoved,
+        thorough: bool,
     ) -> Result<Copied, Error> {
         if catalog.is_target(&fact.repository) {
             return Err(Error::Target {
@@ -348,7 +349,7 @@ impl MirrorWorker {
             target_repository: &fact.repository,
             siblings: &siblings,
         };
-        Ok(self.run(&job, fact).await?)
+        Ok(self.run(&job, fact, thorough).await?)
     }
 
     pub(crate) async fn gone(&self, fact: &UpstreamTagGone) -> Result<Outcome, Error> {

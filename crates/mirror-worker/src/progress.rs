@@ -46,11 +46,13 @@ impl MirrorWorker {
         &self,
         job: &CopyJob<'_>,
         fact: &UpstreamTagMoved,
+        thorough: bool,
     ) -> Result<Copied, sluice_registry::Error> {
         let tally = Tally::of(fact);
         let options = CopyOptions {
             watch: Some(tally.clone()),
             limits: Some(self.limits.clone()),
+            thorough,
             ..CopyOptions::default()
         };
         tally.follow(&self.bus, job.run_with(&options)).await
