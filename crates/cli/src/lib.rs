@@ -296,17 +296,25 @@ fn misused(reason: &str) -> ExitCode {
 
 /// Runs what needs no installation, or else what does.
 async fn alone_or_connected(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    match &arguments.command {
-        Command::Copy(copy) => copy::copy(copy).await,
-        Command::Sync(sync) => sync::sync(sync).await,
+    let done = match &arguments.command {
+        Command::Copy(copy) => return copy::copy(copy).await,
+        Command::Sync(sync) => return sync::sync(sync).await,
         Command::Plan(plan) if plan.needs_bus() => {
             let bus = arguments.connection.open().await?;
-            plan::of_applied(plan, &bus).await
+            return plan::of_applied(plan, &bus).await;
         }
-        Command::Plan(plan) => plan::of_files(plan).await,
-        Command::Import(import) => import::import(import),
-        _ => run(arguments).await.map(|()| ExitCode::SUCCESS),
-    }
+        Command::Plan(plan) => return plan::of_files(plan).await,
+        Command::Import(import) => return import::import(import),
+        Command::Keys { folder } => commands::keys(folder.clone()),
+        Command::NatsConfig(config) => nats_config::show(config),
+        Command::Registry(registry::RegistryCommand::Check(
+            check @ registry::Check {
+                file: Some(file), ..
+            },
+        )) => registry::check_file(check, file).await,
+        _ => run(arguments).await,
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 impl Connection {
@@ -359,17 +367,6 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         let bus = arguments.connection.open().await?;
         return resources::apply(&bus, file, &documents).await;
-    }
-    if let Command::Keys { folder } = arguments.command {
-        return commands::keys(folder);
-    }
-    if let Command::NatsConfig(config) = &arguments.command {
-        return nats_config::show(config);
-    }
-    if let Command::Registry(registry::RegistryCommand::Check(check)) = &arguments.command
-        && let Some(file) = &check.file
-    {
-        return registry::check_file(check, file).await;
     }
     let bus = arguments.connection.open().await?;
     match arguments.command {
