@@ -55,7 +55,9 @@ fn four_workers_never_ask_for_more_pulls_than_there_are_and_leave_the_reserve() 
     let counted = limited.counted();
     assert_eq!(counted.refused, 0, "{counted:?}");
     let pulls: u64 = counted.pulls.iter().sum();
-    assert_eq!(pulls, 4 * 12 * 3, "{counted:?}");
+    // A worker that has to wait in the middle of an image asks again for what it had not written yet.
+    let needed = 4 * 12 * 3;
+    assert!((needed..needed + 24).contains(&pulls), "{counted:?}");
     assert!(
         counted.pulls.iter().all(|pulls| *pulls <= LIMIT - RESERVE),
         "{counted:?}"

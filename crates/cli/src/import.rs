@@ -31,7 +31,7 @@ pub(crate) enum ImportArguments {
     Skopeo {
         #[command(flatten)]
         source: Source,
-        /// Keeps the registry and the whole path in the destination, as `skopeo sync --scoped` does.
+        /// Keeps the registry (with `-` for `.` and `:`) and the whole path in the destination, as `skopeo sync --scoped` does.
         #[arg(long)]
         scoped: bool,
     },

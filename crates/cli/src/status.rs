@@ -9,7 +9,7 @@ use sluice_domain::resources::Kind;
 use sluice_events::subject::token;
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Budget, Endpoint, UpstreamPoll};
-use sluice_state::State;
+use sluice_state::{Entry, State};
 
 use crate::commands::MAX_LETTERS;
 use crate::output::{Format, Section, show_sections};
@@ -54,19 +54,8 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
             ],
             rows: stages.iter().map(stage).collect(),
         },
-        Section {
-            title: "MIRRORS",
-            header: &["MIRROR", "POLLED", "OUTCOME"],
-            rows: polls.iter().map(|poll| mirror(&poll.value)).collect(),
-        },
-        Section {
-            title: "UPSTREAM PULLS",
-            header: &["REGISTRY", "ACCOUNT", "FREE", "OF", "KEPT", "PAUSED UNTIL"],
-            rows: budgets
-                .iter()
-                .map(|entry| budget_row(&entry.value))
-                .collect(),
-        },
+        mirrors_section(&polls),
+        pulls_section(&budgets),
         Section {
             title: "WEBHOOKS",
             header: &["WEBHOOK", "DELIVERED", "OUTCOME"],
@@ -108,6 +97,25 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
         })).collect::<Vec<_>>(),
     });
     show_sections(format, sections, &objects)
+}
+
+fn mirrors_section(polls: &[Entry<UpstreamPoll>]) -> Section {
+    Section {
+        title: "MIRRORS",
+        header: &["MIRROR", "POLLED", "OUTCOME"],
+        rows: polls.iter().map(|poll| mirror(&poll.value)).collect(),
+    }
+}
+
+fn pulls_section(budgets: &[Entry<Budget>]) -> Section {
+    Section {
+        title: "UPSTREAM PULLS",
+        header: &["REGISTRY", "ACCOUNT", "FREE", "OF", "KEPT", "PAUSED UNTIL"],
+        rows: budgets
+            .iter()
+            .map(|entry| budget_row(&entry.value))
+            .collect(),
+    }
 }
 
 fn budget_row(budget: &Budget) -> Vec<String> {

@@ -187,7 +187,7 @@ impl Budget for Account {
                 Ok(()) => self.pool.now(|pool| pool.known_until = now + REMEMBERED),
                 // Whoever wants to pull finds out.
                 Err(error) => {
-                    tracing::debug!(registry = self.registry, %error, "what is left is not noted")
+                    tracing::debug!(registry = self.registry, %error, "what is left is not noted");
                 }
             }
         })

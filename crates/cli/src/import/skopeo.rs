@@ -84,14 +84,16 @@ fn image(writer: &mut Writer, host: &RegistryHost, kind: &str, entry: &Entry, sc
     };
     let last = key.rsplit('/').next().unwrap_or(key);
     let to = if scoped {
-        format!("{}/{}", host.as_str().replace(':', "-"), from.repository)
+        // What begins with a host is no local repository.
+        let host = host.as_str().replace(['.', ':'], "-");
+        format!("{host}/{}", from.repository)
     } else {
         last.to_owned()
     };
-    if scoped && host.as_str().contains(':') {
+    if scoped && host.as_str().contains(['.', ':']) {
         writer.warn(
             *line,
-            format!("a path has no `:`; `{host}/{key}` is copied to `{to}`"),
+            format!("where images go begins with no host: `{host}/{key}` is copied to `{to}`"),
         );
     }
     writer.mirrors.push(MirrorDocument {

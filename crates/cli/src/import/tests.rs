@@ -63,7 +63,7 @@ fn what_is_made_is_accepted_and_holds_no_secret() {
 fn with_scopes_the_registry_stands_before_the_repository() {
     let made = skopeo::convert("a", SKOPEO[0], true).unwrap();
     assert!(
-        made.text.contains("to: quay.io/coreos/etcd"),
+        made.text.contains("to: quay-io/coreos/etcd"),
         "{}",
         made.text
     );

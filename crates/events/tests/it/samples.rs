@@ -80,7 +80,7 @@ fn upstream() -> Vec<Event> {
             previous: None,
             move_number: 1,
             first_seen_at: at(),
-            urgent: true,
+            urgent: false,
         }
         .into(),
         UpstreamTagGone {
@@ -377,7 +377,7 @@ fn commands() -> Vec<Command> {
     vec![
         PollMirror {
             mirror: name("alpine"),
-            urgent: true,
+            urgent: false,
         }
         .into(),
         ScanImage {
