@@ -219,7 +219,11 @@ pub(crate) struct Rights {
     pub(crate) publish: Vec<Grant>,
     /// What is denied of it all the same.
     pub(crate) deny: Vec<String>,
-    pub(crate) subscribe: Vec<String>,
+    pub(crate) subscribe: String,
+    /// What it tells of its work, in its own account, from where it goes to whoever hears it.
+    pub(crate) tells: Vec<String>,
+    /// Whether it hears what others tell.
+    pub(crate) hears: bool,
 }
 
 /// Returns the name of every user, of which each has a password of its own.
@@ -235,7 +239,9 @@ pub(crate) fn admin() -> Rights {
         user: ADMIN,
         publish: OF_ADMIN.into_iter().map(one).collect(),
         deny: Vec::new(),
-        subscribe: vec![inbox(ADMIN), format!("{PROGRESS}>")],
+        subscribe: inbox(ADMIN),
+        tells: Vec::new(),
+        hears: true,
     }
 }
 
@@ -314,11 +320,6 @@ impl Service {
         if self.watches {
             grants.extend(watching());
         }
-        for work in self.tells {
-            grants.insert(one(format!("{PROGRESS}{work}")));
-        }
-        let mut subscribe = vec![inbox(self.name)];
-        subscribe.extend(self.hears.then(|| format!("{PROGRESS}>")));
         let mut deny = Vec::new();
         if self.log {
             grants.extend(named_listing(EVENTS, "*.sluice.v1.>"));
@@ -328,7 +329,13 @@ impl Service {
             user: self.name,
             publish: without_covered(grants),
             deny,
-            subscribe,
+            subscribe: inbox(self.name),
+            tells: self
+                .tells
+                .iter()
+                .map(|work| format!("{PROGRESS}{work}"))
+                .collect(),
+            hears: self.hears,
         }
     }
 

@@ -335,7 +335,6 @@ impl Promoter {
             without: "",
             digest: None,
             source: None,
-            occurrence: found.occurrence(),
         };
         self.sweep(&sweep, &mut told).await?;
         // What should be there and is not, its promotion brings again.
