@@ -90,7 +90,6 @@ fn a_person_may_spend_the_reserve_while_a_schedule_waits() {
     let mut stack = Stack::start(120);
     let limited = Limited::between(&stack.upstream.host, 12, Duration::from_secs(3_600));
     publish(&stack, "bulk", 4);
-    publish(&stack, "wanted", 1);
     stack.service("mirror-worker", &[]);
     stack.service("poller", &[]);
     let bulk = mirror(&limited.host, "bulk", "");
@@ -99,8 +98,12 @@ fn a_person_may_spend_the_reserve_while_a_schedule_waits() {
     wait_for("what may be spent to be spent", 60, || {
         (limited.counted().pulls[0] == 6).then_some(())
     });
-    stack.apply(&mirror(&limited.host, "wanted", "enabled: false\n"));
+    // Nothing is there yet when the mirror is polled for the first time, which nobody asked for.
     stack.apply(&mirror(&limited.host, "wanted", ""));
+    wait_for("the first poll", 60, || {
+        (stack.facts("upstream.poll_failed").len() == 1).then_some(())
+    });
+    publish(&stack, "wanted", 1);
     stack.sluice(&["poll", "wanted"]);
     wait_for("what a person waits for", 60, || {
         let facts = stack.facts("tag.mirrored");
