@@ -11,6 +11,7 @@ mod lies;
 mod metrics;
 mod mirror;
 mod notifications;
+mod platforms;
 mod process;
 mod promote;
 mod prune;

@@ -17,6 +17,7 @@ use sluice_state::reconcile::reason;
 use sluice_state::{Applied, TagChange, key};
 
 use crate::mirror::{Error, MirrorWorker, provenance};
+use crate::part::part;
 
 /// How many tags a page of an audit looks at: each takes several requests.
 pub(crate) const AUDIT_PAGE: usize = 100;
@@ -138,14 +139,15 @@ impl MirrorWorker {
             None if cause.attempt > 1 => MENDED.to_owned(),
             None => return Ok(Outcome::done()),
         };
-        let copied = self.copy(&self.catalog.current(), fact).await?;
+        let catalog = self.catalog.current();
+        let copied = self.copy(&catalog, fact).await?;
         let mut truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
         truth.digest = Some(&fact.digest);
         let change = TagChange {
             repository: &fact.repository,
             tag: &fact.tag,
             wanted: Some(&copied.top),
-            provenance: provenance(fact),
+            provenance: provenance(fact, part(&catalog, fact, &copied.top.digest)),
             truth: &truth,
         };
         match self.tags.apply(&change).await? {

@@ -5,6 +5,7 @@
 mod audit;
 mod fixed;
 mod mirror;
+mod part;
 mod progress;
 mod reconcile;
 mod settings;

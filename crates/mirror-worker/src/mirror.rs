@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sluice_bus::{Bus, Cause, Handler, Outcome, topology};
 use sluice_domain::resources::OnDelete;
-use sluice_domain::{Class, Classify, Repository, ResourceName, Tag};
+use sluice_domain::{Class, Classify, Digest, Repository, ResourceName, Tag};
 use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::{TagMirrorFailed, TagMirrored, UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
@@ -12,11 +12,12 @@ use sluice_registry::{Client, Copied, CopyJob, Limits, Transport};
 use sluice_service::crash;
 use sluice_state::reconcile::after_events;
 use sluice_state::{
-    Applied, Catalog, Entry, Provenance, Snapshot, Standing, State, TagChange, TagWriter, Truth,
-    describe, key, remote_registry,
+    Applied, Catalog, Part, Provenance, Snapshot, Standing, State, TagChange, TagWriter, Truth,
+    describe, key, remote_registry, source_of,
 };
 use thiserror::Error;
 
+use crate::part::{part, platforms};
 use crate::truth::Upstream;
 
 /// How many sibling repositories are asked for a blob before it is transferred.
@@ -124,12 +125,14 @@ impl Handler for MirrorWorker {
     }
 }
 
-pub(crate) fn provenance(fact: &UpstreamTagMoved) -> Provenance {
+/// Returns where an image comes from, as a tag's entry keeps it.
+pub(crate) fn provenance(fact: &UpstreamTagMoved, part: Part) -> Provenance {
     Provenance {
         by: "mirror-worker".to_owned(),
         mirror: fact.mirror.to_string(),
         move_number: fact.move_number,
         promotion: None,
+        part,
     }
 }
 
@@ -192,13 +195,10 @@ impl MirrorWorker {
         truth.digest = Some(&fact.digest);
         if truth.standing().await? == Standing::Superseded {
             tracing::info!(image.repository = %fact.repository, image.tag = %fact.tag, "superseded by a newer move, or pruned since");
+            let (left, part) = self.left(&catalog, fact).await?;
+            let provenance = provenance(fact, part);
             self.tags
-                .leave(
-                    &fact.repository,
-                    &fact.tag,
-                    Some(&fact.digest),
-                    &provenance(fact),
-                )
+                .leave(&fact.repository, &fact.tag, Some(&left), &provenance)
                 .await?;
             return self.superseded(&catalog, fact).await;
         }
@@ -207,12 +207,15 @@ impl MirrorWorker {
         }
         let copied = self.copy(&catalog, fact).await?;
         crash::point_of("mirror-worker.copied", fact.tag.as_str());
-        describe(&self.state, &self.registry, &fact.repository, &fact.digest).await?;
+        let digest = &copied.top.digest;
+        describe(&self.state, &self.registry, &fact.repository, digest).await?;
+        let part = part(&catalog, fact, digest);
+        let source_digest = part.source.clone();
         let change = TagChange {
             repository: &fact.repository,
             tag: &fact.tag,
             wanted: Some(&copied.top),
-            provenance: provenance(fact),
+            provenance: provenance(fact, part),
             truth: &truth,
         };
         match self.tags.apply(&change).await? {
@@ -221,7 +224,7 @@ impl MirrorWorker {
             Applied::Settled { .. } => {}
         }
         tracing::info!(
-            image.repository = %fact.repository, image.tag = %fact.tag, image.digest = %fact.digest,
+            image.repository = %fact.repository, image.tag = %fact.tag, image.digest = %digest,
             size_bytes = copied.size_bytes, copied = copied.blobs_copied, mounted = copied.blobs_mounted, "mirrored"
         );
         // Whatever led here: one move is mirrored once.
@@ -231,7 +234,7 @@ impl MirrorWorker {
             source: fact.source.clone(),
             repository: fact.repository.clone(),
             tag: fact.tag.clone(),
-            digest: fact.digest.clone(),
+            digest: digest.clone(),
             media_type: copied.top.media_type.clone(),
             size_bytes: copied.size_bytes,
             blobs_copied: copied.blobs_copied,
@@ -239,6 +242,7 @@ impl MirrorWorker {
             blobs_skipped: copied.blobs_skipped,
             bytes_copied: copied.bytes_copied,
             move_number: fact.move_number,
+            source_digest,
         };
         Ok(Outcome::done().fact_at(mirrored, occurrence))
     }
@@ -271,15 +275,15 @@ impl MirrorWorker {
         }
         let key = key::tag(&fact.repository, &fact.tag);
         let entry = self.state.tags.get(&key).await?;
-        let there = entry.is_some_and(|Entry { value, .. }| {
+        let there = entry.map(|entry| entry.value).filter(|value| {
             value.claim.is_none()
-                && value.digest == fact.digest.as_str()
+                && source_of(value) == fact.digest.as_str()
                 && value.mirror == fact.mirror.as_str()
                 && value.move_number == fact.move_number
         });
-        if !there {
+        let Some(Ok(digest)) = there.map(|there| there.digest.parse::<Digest>()) else {
             return Ok(Outcome::done());
-        }
+        };
         // Whoever brought what is wanted may have found it there before this move, which was late, wrote over it.
         let newest = upstream.filter(|entry| !entry.gone && entry.digest != fact.digest.as_str());
         if let Some(newest) = newest
@@ -293,13 +297,14 @@ impl MirrorWorker {
             };
             return Box::pin(self.moved(&newest)).await;
         }
-        let image = describe(&self.state, &self.registry, &fact.repository, &fact.digest).await?;
+        let image = describe(&self.state, &self.registry, &fact.repository, &digest).await?;
         Ok(Outcome::done().fact(TagMirrored {
             mirror: fact.mirror.clone(),
             source: fact.source.clone(),
             repository: fact.repository.clone(),
             tag: fact.tag.clone(),
-            digest: fact.digest.clone(),
+            source_digest: Some(fact.digest.clone()).filter(|source| *source != digest),
+            digest,
             media_type: image.media_type,
             size_bytes: image.size_bytes,
             blobs_copied: 0,
@@ -342,7 +347,14 @@ impl MirrorWorker {
             target_repository: &fact.repository,
             siblings: &siblings,
         };
-        Ok(self.run(&job, fact).await?)
+        let wanted = platforms(catalog, fact);
+        let top = if wanted.is_all() {
+            None
+        } else {
+            let part = source.part(job.source_repository, job.digest, wanted);
+            Some(part.await?)
+        };
+        Ok(self.run(&job, fact, top).await?)
     }
 
     pub(crate) async fn gone(&self, fact: &UpstreamTagGone) -> Result<Outcome, Error> {
@@ -359,7 +371,7 @@ impl MirrorWorker {
                 by: "mirror-worker".to_owned(),
                 mirror: fact.mirror.to_string(),
                 move_number: fact.move_number,
-                promotion: None,
+                ..Provenance::default()
             },
             truth: &truth,
         };

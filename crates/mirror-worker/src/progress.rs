@@ -12,7 +12,7 @@ use sluice_domain::Digest;
 use sluice_events::facts::UpstreamTagMoved;
 use sluice_events::subject;
 use sluice_events::wire::events::MirrorProgress;
-use sluice_registry::{Arrival, Copied, CopyJob, CopyOptions, Limits, Progress, Watch};
+use sluice_registry::{Arrival, Copied, CopyJob, CopyOptions, Limits, Manifest, Progress, Watch};
 
 use crate::mirror::MirrorWorker;
 
@@ -46,11 +46,13 @@ impl MirrorWorker {
         &self,
         job: &CopyJob<'_>,
         fact: &UpstreamTagMoved,
+        top: Option<Manifest>,
     ) -> Result<Copied, sluice_registry::Error> {
         let tally = Tally::of(fact);
         let options = CopyOptions {
             watch: Some(tally.clone()),
             limits: Some(self.limits.clone()),
+            top,
             ..CopyOptions::default()
         };
         tally.follow(&self.bus, job.run_with(&options)).await

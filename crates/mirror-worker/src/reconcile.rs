@@ -8,7 +8,7 @@ use sluice_events::facts::{UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::wire::state::{TagEntry, UpstreamTag};
 use sluice_events::{Command, Event, Message, time_from_wire};
 use sluice_state::reconcile::{Found, Next, PAGE, reason};
-use sluice_state::{Snapshot, key};
+use sluice_state::{Snapshot, key, source_of};
 
 use crate::audit::AUDIT_PAGE;
 use crate::mirror::{Error, MirrorWorker};
@@ -173,7 +173,7 @@ fn is_held(upstream: &UpstreamTag, local: &TagEntry) -> bool {
 
 /// Says whether a tag is not what upstream has; what retention removed stays removed.
 fn differs(mirror: &Mirror, upstream: &UpstreamTag, local: Option<&TagEntry>) -> bool {
-    let held = local.map_or("", |entry| entry.digest.as_str());
+    let held = local.map_or("", source_of);
     let ours = local.filter(|entry| entry.mirror == upstream.mirror);
     if upstream.gone {
         return mirror.on_delete == OnDelete::Delete && ours.is_some() && !held.is_empty();
@@ -181,7 +181,10 @@ fn differs(mirror: &Mirror, upstream: &UpstreamTag, local: Option<&TagEntry>) ->
     let pruned = ours.is_some_and(|e| e.pruned && e.move_number >= upstream.move_number);
     // The event of a move comes before its entry.
     let newer = ours.is_some_and(|entry| entry.move_number > upstream.move_number);
-    held != upstream.digest && !pruned && !newer
+    // The list of platforms may have changed since.
+    let is_part = local.map_or("", |entry| entry.platforms.as_str());
+    let is_wanted = held == upstream.digest && is_part == mirror.platforms.stored();
+    !is_wanted && !pruned && !newer
 }
 
 fn moved(mirror: &Mirror, command: &MirrorTag, upstream: &UpstreamTag) -> Option<UpstreamTagMoved> {
@@ -291,6 +294,27 @@ mod tests {
                 "{upstream:?} {local:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_part_is_compared_by_what_it_is_a_part_of_and_made_again_for_another_list() {
+        let some = mirror("platforms: [linux/amd64]\n");
+        let part = |source: &str, platforms: &str| TagEntry {
+            source_digest: source.to_owned(),
+            platforms: platforms.to_owned(),
+            ..local("p", 1, "alpine", false)
+        };
+        let there = upstream("a", 1, false);
+        for (local, expected) in [
+            (part("a", "linux/amd64"), false),
+            (part("b", "linux/amd64"), true),
+            (part("a", "linux/arm64"), true),
+            (part("a", ""), true),
+        ] {
+            assert_eq!(differs(&some, &there, Some(&local)), expected, "{local:?}");
+        }
+        let whole = mirror("");
+        assert!(differs(&whole, &there, Some(&part("a", "linux/amd64"))));
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub struct CopyOptions {
     pub thorough: bool,
     /// The tag under which the top is written, for whoever has no other rules for tags; without one, its digest.
     pub tag: Option<Tag>,
+    /// The top, where it is not what the source has under the digest but a part of that.
+    pub top: Option<Manifest>,
 }
 
 /// What was copied.
@@ -79,6 +81,7 @@ struct Attempt<'a> {
     bringing: Bringing<'a>,
     digest: &'a Digest,
     tag: Option<&'a Tag>,
+    top: Option<&'a Manifest>,
 }
 
 impl CopyJob<'_> {
@@ -109,6 +112,7 @@ impl CopyJob<'_> {
             },
             digest: self.digest,
             tag: options.tag.as_ref(),
+            top: options.top.as_ref(),
         };
         match attempt.run().await {
             // The registry lacks what it was seen to have.
@@ -219,7 +223,16 @@ impl Attempt<'_> {
 
     /// Fetches the top from the target, where it costs nothing, or else from the source.
     async fn top(&self) -> Result<Found, Error> {
-        let (bringing, reference) = (&self.bringing, self.digest.into());
+        let bringing = &self.bringing;
+        if let Some(top) = self.top {
+            let reference = (&top.digest).into();
+            let there = bringing.target.head(bringing.target_repository, &reference);
+            return Ok(Found {
+                manifest: top.clone(),
+                present: there.await?.is_some(),
+            });
+        }
+        let reference = self.digest.into();
         let there = bringing
             .target
             .manifest(bringing.target_repository, &reference);

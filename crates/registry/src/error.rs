@@ -98,6 +98,16 @@ pub enum Error {
         /// What was asked for.
         what: String,
     },
+    /// It has none of the platforms that are wanted.
+    #[error("`{what}` has none of the platforms {wanted}; it has: {offered}")]
+    NoPlatform {
+        /// The image or index.
+        what: String,
+        /// What is wanted.
+        wanted: String,
+        /// What it has, empty where it names nothing.
+        offered: String,
+    },
     /// The account is kept where it cannot be read.
     #[error("the credential for registry `{host}` cannot be read: {reason}")]
     Credential {
@@ -220,6 +230,7 @@ impl Classify for Error {
             Self::Certificate { .. }
             | Self::Untrusted { .. }
             | Self::NotFound { .. }
+            | Self::NoPlatform { .. }
             | Self::Settings { .. } => Class::Permanent,
         }
     }

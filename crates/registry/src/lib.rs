@@ -19,6 +19,7 @@ mod limits;
 mod login;
 mod manifest;
 mod patience;
+mod platforms;
 mod progress;
 mod rate;
 mod reference;

@@ -110,7 +110,7 @@ impl DescriptorPlatform {
 
 impl Descriptor {
     /// Says whether the index calls this an attestation beside its runnable manifests.
-    fn is_called_attestation(&self) -> bool {
+    pub(crate) fn is_called_attestation(&self) -> bool {
         let noted = |key: &str| {
             self.annotations
                 .as_ref()

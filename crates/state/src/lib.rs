@@ -23,7 +23,7 @@ pub use entries::{Entries, Entry, Page, Stored};
 pub use error::Error;
 pub use images::describe;
 pub use schedules::{Wanted, keep_schedules};
-pub use tags::{Applied, Provenance, Standing, TagChange, TagWriter, Truth};
+pub use tags::{Applied, Part, Provenance, Standing, TagChange, TagWriter, Truth, source_of};
 
 /// Every bucket; cheap to clone.
 #[derive(Debug, Clone)]

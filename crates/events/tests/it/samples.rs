@@ -120,6 +120,7 @@ fn upstream() -> Vec<Event> {
             blobs_skipped: 3,
             bytes_copied: 4,
             move_number: 1,
+            source_digest: None,
         }
         .into(),
         TagMirrorFailed {
