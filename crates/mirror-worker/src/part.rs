@@ -1,16 +1,24 @@
 //! Mirrors of some platforms: what is kept here is then not what upstream has, but a part of it.
 
-use sluice_domain::Digest;
-use sluice_domain::resources::Platforms;
+use sluice_domain::resources::{Mirror, Platforms};
+use sluice_domain::{Digest, Tag};
 use sluice_events::facts::UpstreamTagMoved;
 use sluice_state::{Part, Snapshot, key};
 
 use crate::mirror::{Error, MirrorWorker};
 
-/// Returns the platforms that a mirror wants.
+/// Returns the platforms that a mirror wants of a tag; what is attached to an image has none.
+pub(crate) fn wanted<'a>(mirror: &'a Mirror, tag: &Tag) -> &'a Platforms {
+    if tag.attached_to().is_some() {
+        return &Platforms::All;
+    }
+    &mirror.platforms
+}
+
+/// Returns the platforms that the mirror of a move wants.
 pub(crate) fn platforms<'a>(catalog: &'a Snapshot, fact: &UpstreamTagMoved) -> &'a Platforms {
     let mirror = catalog.mirrors.get(&fact.mirror);
-    mirror.map_or(&Platforms::All, |mirror| &mirror.platforms)
+    mirror.map_or(&Platforms::All, |mirror| wanted(mirror, &fact.tag))
 }
 
 /// Returns what a digest, to which a move leads here, is a part of.

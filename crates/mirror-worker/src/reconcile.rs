@@ -2,7 +2,7 @@
 
 use sluice_bus::topology::MIRROR_WORKER;
 use sluice_bus::{Cause, Outcome};
-use sluice_domain::resources::{Mirror, OnDelete};
+use sluice_domain::resources::{Mirror, OnDelete, Platforms};
 use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::{UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::wire::state::{TagEntry, UpstreamTag};
@@ -12,6 +12,7 @@ use sluice_state::{Snapshot, key, source_of};
 
 use crate::audit::AUDIT_PAGE;
 use crate::mirror::{Error, MirrorWorker};
+use crate::part::wanted as wanted_of;
 
 impl MirrorWorker {
     /// Looks at a page of what upstream has.
@@ -183,7 +184,9 @@ fn differs(mirror: &Mirror, upstream: &UpstreamTag, local: Option<&TagEntry>) ->
     let newer = ours.is_some_and(|entry| entry.move_number > upstream.move_number);
     // The list of platforms may have changed since.
     let is_part = local.map_or("", |entry| entry.platforms.as_str());
-    let is_wanted = held == upstream.digest && is_part == mirror.platforms.stored();
+    let wanted = upstream.tag.parse();
+    let wanted = wanted.map_or(&Platforms::All, |tag| wanted_of(mirror, &tag));
+    let is_wanted = held == upstream.digest && is_part == wanted.stored();
     !is_wanted && !pruned && !newer
 }
 

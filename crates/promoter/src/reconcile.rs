@@ -114,6 +114,19 @@ impl Promoter {
             }
             if let Some(command) = look.vanished(&entry).await? {
                 found.commands.push(command.into());
+            } else if self.lacks(decision).await?
+                && let (Ok(repository), Ok(tag), Ok(digest)) = (
+                    decision.repository.parse(),
+                    decision.tag.parse(),
+                    decision.digest.parse(),
+                )
+            {
+                let command = JudgeImage {
+                    repository,
+                    tag,
+                    digest,
+                };
+                found.commands.push(command.into());
             }
         }
         if found.next == Next::Scan {
@@ -152,7 +165,8 @@ async fn missing(
         // A tag that was removed names no digest.
         return Ok(None);
     };
-    if !policy.judges(&repository) || policy.brought(entry) {
+    let is_attached = tag.attached_to().is_some();
+    if is_attached || !policy.judges(&repository) || policy.brought(entry) {
         return Ok(None);
     }
     let key = key::decision(&policy.spec.name, &repository, &tag, &digest);

@@ -58,6 +58,7 @@ impl Promoter {
             .iter()
             .filter(|digest| !kept.contains(*digest))
         {
+            self.detach(sweep.place, manifest).await?;
             sweep
                 .place
                 .registry

@@ -299,13 +299,15 @@ impl Pruner {
         self.carry_out(&run, plan).await
     }
 
-    /// Returns the entries of a repository by tag; removed ones too if this version can still tell of them.
+    /// Returns the entries of the images of a repository by tag; removed ones too if this version can still tell of them.
     async fn held(&self, repository: &Repository) -> Result<BTreeMap<Tag, TagEntry>, Error> {
         let entries = self.state.tags.list(&key::tags_of(repository)).await?;
         Ok(entries
             .into_iter()
             .filter(|entry| !entry.value.digest.is_empty() || entry.value.pruning.is_some())
-            .filter_map(|entry| Some((entry.value.tag.parse().ok()?, entry.value)))
+            .filter_map(|entry| Some((entry.value.tag.parse::<Tag>().ok()?, entry.value)))
+            // What is attached to an image is no image: it neither counts nor is judged.
+            .filter(|(tag, _)| tag.attached_to().is_none())
             .collect())
     }
 

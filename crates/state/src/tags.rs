@@ -297,7 +297,8 @@ impl TagWriter {
             .head(change.repository, &change.tag.into())
             .await?
             .map(|head| head.digest);
-        if let (Some(wanted), Some(at)) = (&wanted, &at)
+        // What is attached to an image grows, as when somebody signs it too.
+        if let (Some(wanted), Some(at), None) = (&wanted, &at, change.tag.attached_to())
             && self.keeps(change.repository, &value, wanted, at)
         {
             let kept = at.clone();

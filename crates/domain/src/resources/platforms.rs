@@ -122,12 +122,7 @@ mod tests {
         assert_eq!(platforms(&stored), list);
         assert_eq!(platforms(r#""all""#), Platforms::All);
         assert_eq!(Platforms::All.stored(), "");
-        for bad in [
-            "[]",
-            r#""linux/amd64""#,
-            r#"["linux"]"#,
-            "7",
-        ] {
+        for bad in ["[]", r#""linux/amd64""#, r#"["linux"]"#, "7"] {
             assert!(serde_json::from_str::<Platforms>(bad).is_err(), "{bad}");
         }
     }
