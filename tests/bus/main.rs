@@ -109,6 +109,7 @@ async fn provisioned() -> (Nats, Bus) {
 async fn ask(bus: &Bus, mirror: &str) {
     let command = PollMirror {
         mirror: mirror.parse().unwrap(),
+        urgent: false,
     };
     bus.command(&command.into(), &Cause::root()).await.unwrap();
 }
@@ -294,6 +295,7 @@ async fn a_schedule_is_put_once_fires_and_is_removed() {
     let (_nats, bus) = provisioned().await;
     let command: Command = PollMirror {
         mirror: "a.b".parse().unwrap(),
+        urgent: false,
     }
     .into();
     let when = When::Every(Duration::from_secs(1));

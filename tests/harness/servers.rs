@@ -258,6 +258,19 @@ impl Registry {
         freeze(&self.process, frozen);
     }
 
+    /// Returns what it was asked, as in `HEAD /v2/app/manifests/1.0`, in its order.
+    pub fn requests(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.folder.path().join("log")).unwrap();
+        let told = log.lines().filter_map(|line| {
+            let told: serde_json::Value = serde_json::from_str(line).ok()?;
+            let ended = told["msg"].as_str()?.starts_with("response completed");
+            let method = told["http.request.method"].as_str()?;
+            let path = told["http.request.uri"].as_str()?;
+            ended.then(|| format!("{method} {path}"))
+        });
+        told.collect()
+    }
+
     /// Lets it serve other bytes for a blob, as many as before; returns what puts the true ones back.
     pub fn forge(&self, digest: &str) -> Genuine {
         let hex = digest.strip_prefix("sha256:").unwrap();

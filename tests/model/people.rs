@@ -162,6 +162,7 @@ fn move_tag(world: &mut World, mirror: &str, tag: &str, offset: usize) {
 fn tick(world: &mut World, mirror: &str) {
     let command: Command = PollMirror {
         mirror: mirror.parse().unwrap(),
+        urgent: true,
     }
     .into();
     let due = |name: &str, value: &str| (name.to_owned(), headers::encode(value));

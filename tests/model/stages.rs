@@ -76,13 +76,10 @@ pub fn start(shared: &Shared, stage: &str) -> (Machine, CatalogFeed) {
     // Processes share no locks, so each has an address of its own for the one registry.
     let number = UNIQUE.fetch_add(1, Ordering::Relaxed);
     let transport = Transport::supplied(Arc::new(Wire(shared.clone())));
-    let endpoint = Endpoint {
-        host: "registry.test".parse().unwrap(),
-        base: format!("http://p{number}.test").parse().unwrap(),
-        credential: None,
-        realms: Vec::new(),
-        ca_file: None,
-    };
+    let endpoint = Endpoint::at(
+        "registry.test".parse().unwrap(),
+        format!("http://p{number}.test").parse().unwrap(),
+    );
     let registry = Client::over(transport.clone(), endpoint).unwrap();
     let backend = Arc::new(Server(shared.clone()));
     let bus = Bus::supplied(backend.clone(), stage);

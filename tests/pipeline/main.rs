@@ -3,6 +3,7 @@
 mod access;
 mod api;
 mod apply;
+mod budget;
 mod chaos;
 mod crash;
 mod dead_letters;

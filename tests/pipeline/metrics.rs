@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::Duration;
 
-use sluice_tests::{Database, Stack, root, wait_for};
+use sluice_tests::{Database, Limited, Stack, root, wait_for};
 
 /// Returns the names of metrics in a text.
 fn names(text: &str) -> BTreeSet<String> {
@@ -44,10 +45,12 @@ fn every_metric_of_an_alarm_is_exported_and_every_alarm_is_described() {
         services.push((stage, stack.service(stage, &[])));
     }
     services.push(("scanner-adapter", stack.scanner(&[])));
+    // Only where pulls are limited is anything told of them.
+    let limited = Limited::between(&stack.upstream.host, 100, Duration::from_secs(3_600));
+    let host = &limited.host;
     stack.apply(&format!(
-        "{}{}",
-        stack.upstream_resource(),
-        stack.mirror("app", "library/app", "hub/app", "")
+        "kind: Registry\nname: limited\nhost: {host}\nplain_http: true\n---\n\
+         kind: Mirror\nname: app\nfrom: {host}/library/app\nto: hub/app\n"
     ));
     let mut missing = wanted.clone();
     wait_for("every metric to be exported", 60, || {

@@ -118,7 +118,14 @@ async fn work_that_lacks_a_right_waits_without_spending_its_attempts() {
         .unwrap();
     let mirror = "a".parse().unwrap();
     admin
-        .command(&PollMirror { mirror }.into(), &Cause::root())
+        .command(
+            &PollMirror {
+                mirror,
+                urgent: false,
+            }
+            .into(),
+            &Cause::root(),
+        )
         .await
         .unwrap();
     let stopping = CancellationToken::new();

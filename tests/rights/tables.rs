@@ -99,7 +99,8 @@ pub(crate) const BUCKETS: [&str; 13] = [
 
 /// `tags` and `tombstones` are those of the one tag operation; `images` holds what a digest consists of, whoever looked.
 /// In `reconciliations` each stage has one entry of its own.
-pub(crate) const WRITERS: [(&str, &[&str]); 10] = [
+pub(crate) const WRITERS: [(&str, &[&str]); 11] = [
+    ("budgets", &["poller", "mirror-worker"]),
     ("control", &["promoter", "admin"]),
     ("resources", &["gateway", "admin"]),
     ("upstream", &["poller"]),

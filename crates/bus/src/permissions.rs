@@ -86,7 +86,7 @@ pub(crate) const SERVICES: [Service; 7] = [
         commands: &["poll.>", "reconcile.poller"],
         // What is attached to an image is found by the manifests of which that consists here.
         reads: &["tags", "images"],
-        writes: &["upstream"],
+        writes: &["upstream", "budgets"],
         ..SERVICE
     },
     Service {
@@ -101,7 +101,7 @@ pub(crate) const SERVICES: [Service; 7] = [
         commands: &["mirror.>", "reconcile.mirror-worker"],
         // Of `reconciliations` its own, which says when it last looked at what the registry holds.
         reads: &["upstream", "reconciliations"],
-        writes: &["images"],
+        writes: &["images", "budgets"],
         tags: true,
         letters: true,
         tells: &["mirror.>"],
@@ -221,7 +221,11 @@ pub(crate) struct Rights {
     pub(crate) publish: Vec<Grant>,
     /// What is denied of it all the same.
     pub(crate) deny: Vec<String>,
-    pub(crate) subscribe: Vec<String>,
+    pub(crate) subscribe: String,
+    /// What it tells of its work, in its own account, from where it goes to whoever hears it.
+    pub(crate) tells: Vec<String>,
+    /// Whether it hears what others tell.
+    pub(crate) hears: bool,
 }
 
 /// Returns the name of every user, of which each has a password of its own.
@@ -237,7 +241,9 @@ pub(crate) fn admin() -> Rights {
         user: ADMIN,
         publish: OF_ADMIN.into_iter().map(one).collect(),
         deny: Vec::new(),
-        subscribe: vec![inbox(ADMIN), format!("{PROGRESS}>")],
+        subscribe: inbox(ADMIN),
+        tells: Vec::new(),
+        hears: true,
     }
 }
 
@@ -316,11 +322,6 @@ impl Service {
         if self.watches {
             grants.extend(watching());
         }
-        for work in self.tells {
-            grants.insert(one(format!("{PROGRESS}{work}")));
-        }
-        let mut subscribe = vec![inbox(self.name)];
-        subscribe.extend(self.hears.then(|| format!("{PROGRESS}>")));
         let mut deny = Vec::new();
         if self.log {
             grants.extend(named_listing(EVENTS, "*.sluice.v1.>"));
@@ -330,7 +331,13 @@ impl Service {
             user: self.name,
             publish: without_covered(grants),
             deny,
-            subscribe,
+            subscribe: inbox(self.name),
+            tells: self
+                .tells
+                .iter()
+                .map(|work| format!("{PROGRESS}{work}"))
+                .collect(),
+            hears: self.hears,
         }
     }
 

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::permissions::{API, Grant, Rights, SYSTEM, admin, services};
+use crate::permissions::{API, Grant, PROGRESS, Rights, SYSTEM, admin, services};
 
 /// The account of streams and buckets.
 const ACCOUNT: &str = "SLUICE";
@@ -114,9 +114,11 @@ fn accounts() -> String {
         .collect();
     text += &user(&admin(), &whole);
     text += &exports(&services);
-    text += "  }\n";
+    text += "    imports: [\n";
+    text += &heard(&services);
+    text += "    ]\n  }\n";
     for rights in &services {
-        text += &service(rights);
+        text += &service(rights, &services);
     }
     text += "}\nsystem_account: SYSTEM\n";
     text
@@ -149,20 +151,55 @@ fn exports(services: &[Rights]) -> String {
         .ok();
     }
     for rights in services {
-        let account = account(rights.user);
-        for subject in &rights.subscribe {
+        let (inbox, account) = (&rights.subscribe, account(rights.user));
+        writeln!(
+            text,
+            "      {{ stream: \"{inbox}\", accounts: [{account}] }}"
+        )
+        .ok();
+    }
+    text + "    ]\n"
+}
+
+/// Writes where what services tell of their work is heard from: a message that was let into an account to be stored or
+/// answered is not let out of it again.
+fn heard(services: &[Rights]) -> String {
+    let mut text = String::new();
+    for rights in services {
+        for subject in &rights.tells {
+            let account = account(rights.user);
             writeln!(
                 text,
-                "      {{ stream: \"{subject}\", accounts: [{account}] }}"
+                "      {{ stream: {{ account: {account}, subject: \"{subject}\" }} }}"
             )
             .ok();
         }
+    }
+    text
+}
+
+/// Writes what a service lets others hear.
+fn told(rights: &Rights, services: &[Rights]) -> String {
+    if rights.tells.is_empty() {
+        return String::new();
+    }
+    let hearers = services.iter().filter(|other| other.hears);
+    let hearers = hearers.map(|other| account(other.user));
+    let hearers: Vec<_> = hearers.chain([ACCOUNT.to_owned()]).collect();
+    let mut text = String::from("    exports: [\n");
+    for subject in &rights.tells {
+        let hearers = hearers.join(", ");
+        writeln!(
+            text,
+            "      {{ stream: \"{subject}\", accounts: [{hearers}] }}"
+        )
+        .ok();
     }
     text + "    ]\n"
 }
 
 /// Writes the account of one service.
-fn service(rights: &Rights) -> String {
+fn service(rights: &Rights, services: &[Rights]) -> String {
     let subjects: Vec<_> = rights
         .publish
         .iter()
@@ -170,8 +207,13 @@ fn service(rights: &Rights) -> String {
         .collect();
     let mut text = format!("  {}: {{\n", account(rights.user));
     text += &format!("    mappings: {{ \"{API}>\": \"{IMPORTED_API}>\" }}\n");
-    text += &user(rights, &subjects);
+    let allowed: Vec<_> = subjects.iter().chain(&rights.tells).cloned().collect();
+    text += &user(rights, &allowed);
+    text += &told(rights, services);
     text += "    imports: [\n";
+    if rights.hears {
+        text += &heard(services);
+    }
     for (grant, local) in rights.publish.iter().zip(&subjects) {
         let subject = &grant.subject;
         let to = if local == subject {
@@ -185,13 +227,12 @@ fn service(rights: &Rights) -> String {
         )
         .ok();
     }
-    for subject in &rights.subscribe {
-        writeln!(
-            text,
-            "      {{ stream: {{ account: {ACCOUNT}, subject: \"{subject}\" }} }}"
-        )
-        .ok();
-    }
+    writeln!(
+        text,
+        "      {{ stream: {{ account: {ACCOUNT}, subject: \"{}\" }} }}",
+        rights.subscribe
+    )
+    .ok();
     text + "    ]\n  }\n"
 }
 
@@ -213,11 +254,9 @@ fn user(rights: &Rights, publish: &[String]) -> String {
     } else {
         format!("\n        deny: {}", list(&deny))
     };
-    let hears: Vec<_> = rights
-        .subscribe
-        .iter()
-        .map(|subject| format!("\"{subject}\""))
-        .collect();
+    let progress = rights.hears.then(|| format!("{PROGRESS}>"));
+    let hears = [rights.subscribe.clone()].into_iter().chain(progress);
+    let hears: Vec<_> = hears.map(|subject| format!("\"{subject}\"")).collect();
     format!(
         "    users: [\n      {{ user: {}, password: ${}, permissions: {{\n        publish: {{ allow: {}{deny} }}\n        \
          subscribe: {{ allow: [{}] }}\n      }} }}\n    ]\n",

@@ -82,6 +82,7 @@ pub(crate) async fn poll(bus: &Bus, mirror: ResourceName) -> anyhow::Result<()> 
     bus.command(
         &PollMirror {
             mirror: mirror.clone(),
+            urgent: true,
         }
         .into(),
         &Cause::root(),

@@ -2,15 +2,24 @@
 
 mod backup;
 mod commands;
+mod copy;
+mod cost;
 mod endpoints;
+mod exit;
 mod explain;
+mod import;
 mod nats_config;
 mod output;
 mod pause;
+mod plan;
 mod reconcile;
+mod registry;
+mod remote;
 mod resources;
 mod restore;
 mod status;
+mod sync;
+mod transfer;
 mod up;
 
 use std::path::{Path, PathBuf};
@@ -28,8 +37,8 @@ use sluice_registry::ImageReference;
 use crate::endpoints::{Endpoints, NatsEndpoint};
 use crate::output::Format;
 
-/// The exit code for a command that cannot be carried out as written.
-const FAILED: u8 = 1;
+/// The exit code for arguments that clap cannot judge, as clap has it for the others.
+const MISUSED: u8 = 2;
 /// The data folder of `up`, unless another is named.
 const DATA: &str = "sluice-data";
 /// Where NATS is, unless something says otherwise.
@@ -217,9 +226,21 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
+    /// Tries remote registries.
+    #[command(subcommand)]
+    Registry(registry::RegistryCommand),
     /// Lists what could not be done, or tries it again.
     #[command(subcommand)]
     DeadLetters(DeadLetters),
+    /// Copies an image from one registry to another; needs nothing that runs.
+    Copy(Box<copy::CopyArguments>),
+    /// Carries out mirrors once, from registry to registry; needs nothing that runs.
+    Sync(Box<sync::SyncArguments>),
+    /// Says what mirrors would cost before they run: pulls, requests and bytes.
+    Plan(Box<plan::PlanArguments>),
+    /// Writes the documents that say what the configuration of regsync or skopeo says.
+    #[command(subcommand)]
+    Import(import::ImportArguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -255,17 +276,45 @@ pub fn main() -> ExitCode {
             .enable_all()
             .build()
             .context("failed to start the runtime")
-            .and_then(|runtime| runtime.block_on(run(arguments)))
-            .map(|()| ExitCode::SUCCESS),
+            .and_then(|runtime| runtime.block_on(alone_or_connected(arguments))),
     };
     match done {
         Ok(code) => code,
         Err(error) if output::is_enough(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&error);
-            ExitCode::from(FAILED)
+            exit::code_of(&error)
         }
     }
+}
+
+/// Says what is wrong with arguments that belong together.
+fn misused(reason: &str) -> ExitCode {
+    output::complain(&anyhow::anyhow!("{reason}"));
+    ExitCode::from(MISUSED)
+}
+
+/// Runs what needs no installation, or else what does.
+async fn alone_or_connected(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let done = match &arguments.command {
+        Command::Copy(copy) => return copy::copy(copy).await,
+        Command::Sync(sync) => return sync::sync(sync).await,
+        Command::Plan(plan) if plan.needs_bus() => {
+            let bus = arguments.connection.open().await?;
+            return plan::of_applied(plan, &bus).await;
+        }
+        Command::Plan(plan) => return plan::of_files(plan).await,
+        Command::Import(import) => return import::import(import),
+        Command::Keys { folder } => commands::keys(folder.clone()),
+        Command::NatsConfig(config) => nats_config::show(config),
+        Command::Registry(registry::RegistryCommand::Check(
+            check @ registry::Check {
+                file: Some(file), ..
+            },
+        )) => registry::check_file(check, file).await,
+        _ => run(arguments).await,
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 impl Connection {
@@ -319,18 +368,17 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         let bus = arguments.connection.open().await?;
         return resources::apply(&bus, file, &documents).await;
     }
-    if let Command::Keys { folder } = arguments.command {
-        return commands::keys(folder);
-    }
-    if let Command::NatsConfig(config) = &arguments.command {
-        return nats_config::show(config);
-    }
     let bus = arguments.connection.open().await?;
     match arguments.command {
         // These were carried out before there was a connection.
-        Command::Up(_) | Command::Apply { .. } | Command::Keys { .. } | Command::NatsConfig(_) => {
-            Ok(())
-        }
+        Command::Up(_)
+        | Command::Apply { .. }
+        | Command::Keys { .. }
+        | Command::NatsConfig(_)
+        | Command::Copy(_)
+        | Command::Sync(_)
+        | Command::Plan(_)
+        | Command::Import(_) => Ok(()),
         Command::Provision {
             replicas,
             duplicate_window_seconds,
@@ -357,6 +405,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Explain { image, output } => explain::explain(&bus, &image, output).await,
         Command::Poll { mirror } => commands::poll(&bus, mirror).await,
         Command::Prune { repository, policy } => commands::prune(&bus, repository, policy).await,
+        Command::Registry(registry::RegistryCommand::Check(check)) => {
+            registry::check(&bus, &check).await
+        }
         Command::Scan { image } => commands::scan(&bus, image).await,
         Command::Backup { folder, output } => backup::backup(&bus, &folder, output).await,
         Command::Restore {

@@ -100,3 +100,17 @@ pub(crate) fn is_enough(error: &anyhow::Error) -> bool {
 pub(crate) fn complain(error: &anyhow::Error) {
     eprintln!("error: {error:#}");
 }
+
+/// Says something beside the result.
+#[expect(
+    clippy::print_stderr,
+    reason = "this is the command's place for notes beside its results"
+)]
+pub(crate) fn note(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Writes text as it is.
+pub(crate) fn text(text: &str) -> anyhow::Result<()> {
+    Ok(write!(std::io::stdout(), "{text}")?)
+}

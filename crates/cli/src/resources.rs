@@ -17,21 +17,30 @@ const ACTOR: &str = "cli";
 
 /// Reads and checks a file.
 pub(crate) fn read(file: &Path) -> anyhow::Result<Vec<Document>> {
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("failed to read `{}`", file.display()))?;
-    sluice_policy::check::load(&text).map_err(|problems| refused(file, &problems))
+    read_or(file, &consequence(file))
 }
 
-fn refused(file: &Path, problems: &[Problem]) -> anyhow::Error {
+/// Reads and checks a file, or standard input for `-`; says what follows from a problem.
+pub(crate) fn read_or(file: &Path, consequence: &str) -> anyhow::Result<Vec<Document>> {
+    let read = if file == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(file)
+    };
+    let text = read.with_context(|| format!("failed to read `{}`", file.display()))?;
+    sluice_policy::check::load(&text).map_err(|problems| refused(file, consequence, &problems))
+}
+
+fn consequence(file: &Path) -> String {
+    format!("nothing of `{}` was applied", file.display())
+}
+
+fn refused(file: &Path, consequence: &str, problems: &[Problem]) -> anyhow::Error {
     let told: Vec<_> = problems
         .iter()
         .map(|problem| format!("  {}, {problem}", file.display()))
         .collect();
-    anyhow::anyhow!(
-        "nothing of `{}` was applied:\n{}",
-        file.display(),
-        told.join("\n")
-    )
+    anyhow::anyhow!("{consequence}:\n{}", told.join("\n"))
 }
 
 /// Says that a file could be applied.
@@ -60,7 +69,7 @@ pub(crate) async fn store(
     let state = State::open(bus).await?;
     let problems = sluice_policy::check::remote_targets(documents, &state.registries().await?);
     if !problems.is_empty() {
-        return Err(refused(file, &problems));
+        return Err(refused(file, &consequence(file), &problems));
     }
     let mut stored = Vec::new();
     for document in documents {

@@ -8,8 +8,8 @@ use sluice_bus::{Bus, DeadLetter, StageStatus};
 use sluice_domain::resources::Kind;
 use sluice_events::subject::token;
 use sluice_events::time_from_wire;
-use sluice_events::wire::state::{Endpoint, UpstreamPoll};
-use sluice_state::State;
+use sluice_events::wire::state::{Budget, Endpoint, UpstreamPoll};
+use sluice_state::{Entry, State};
 
 use crate::commands::MAX_LETTERS;
 use crate::output::{Format, Section, show_sections};
@@ -37,6 +37,7 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
     let mut endpoints = state.endpoints.list("*").await?;
     // What is remembered of an endpoint outlives its webhook.
     endpoints.retain(|entry| webhooks.contains(&entry.value.name));
+    let budgets = state.budgets.ledgers.list(">").await?;
     let (held, restored) = state.control_now().await?;
     let letters = bus.dead_letters(MAX_LETTERS).await?;
     let last: Vec<&DeadLetter> = letters.iter().rev().take(LAST).collect();
@@ -53,11 +54,8 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
             ],
             rows: stages.iter().map(stage).collect(),
         },
-        Section {
-            title: "MIRRORS",
-            header: &["MIRROR", "POLLED", "OUTCOME"],
-            rows: polls.iter().map(|poll| mirror(&poll.value)).collect(),
-        },
+        mirrors_section(&polls),
+        pulls_section(&budgets),
         Section {
             title: "WEBHOOKS",
             header: &["WEBHOOK", "DELIVERED", "OUTCOME"],
@@ -90,6 +88,7 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
             "mirror": poll.value.mirror, "failures": poll.value.failures, "reason": poll.value.reason,
             "tagsSelected": poll.value.tags_selected
         })).collect::<Vec<_>>(),
+        "budgets": budgets.iter().map(|entry| budget(&entry.value)).collect::<Vec<_>>(),
         "webhooks": endpoints.iter().map(|entry| endpoint(&entry.value)).collect::<Vec<_>>(),
         "control": pause::object(held.as_ref(), restored.as_ref()),
         "deadLetters": letters.len(),
@@ -98,6 +97,55 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
         })).collect::<Vec<_>>(),
     });
     show_sections(format, sections, &objects)
+}
+
+fn mirrors_section(polls: &[Entry<UpstreamPoll>]) -> Section {
+    Section {
+        title: "MIRRORS",
+        header: &["MIRROR", "POLLED", "OUTCOME"],
+        rows: polls.iter().map(|poll| mirror(&poll.value)).collect(),
+    }
+}
+
+fn pulls_section(budgets: &[Entry<Budget>]) -> Section {
+    Section {
+        title: "UPSTREAM PULLS",
+        header: &["REGISTRY", "ACCOUNT", "FREE", "OF", "KEPT", "PAUSED UNTIL"],
+        rows: budgets
+            .iter()
+            .map(|entry| budget_row(&entry.value))
+            .collect(),
+    }
+}
+
+fn budget_row(budget: &Budget) -> Vec<String> {
+    let limited = budget.limit > 0;
+    let count = |count: u64| limited.then(|| count.to_string());
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    vec![
+        budget.registry.clone(),
+        or_dash((!budget.account.is_empty()).then(|| budget.account.clone())),
+        or_dash(count(budget.free)),
+        or_dash(count(budget.limit)),
+        or_dash(count(budget.reserve)),
+        or_dash(paused(budget)),
+    ]
+}
+
+fn budget(budget: &Budget) -> Value {
+    let count = |count: u64| (budget.limit > 0).then_some(count);
+    json!({
+        "registry": budget.registry,
+        "account": (!budget.account.is_empty()).then_some(&budget.account),
+        "free": count(budget.free), "limit": count(budget.limit), "reserve": budget.reserve,
+        "windowSeconds": count(budget.window_seconds), "pausedUntil": paused(budget)
+    })
+}
+
+/// Returns until when the registry is not asked for manifests.
+fn paused(budget: &Budget) -> Option<String> {
+    let until = time_from_wire(budget.pulls_paused_until.as_ref())?;
+    (until > Utc::now()).then(|| time(until))
 }
 
 fn bus_section(trouble: &str) -> Section {

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod digest;
 pub mod duration;
 pub mod name;
+pub mod name_regex;
 pub mod pattern;
 pub mod platform;
 pub mod resources;
@@ -24,6 +25,7 @@ pub use duration::DurationText;
 pub use name::{
     AccountName, InvalidName, RegistryHost, RemoteRepository, Repository, ResourceName, Tag,
 };
+pub use name_regex::NameRegex;
 pub use pattern::Pattern;
 pub use platform::Platform;
 pub use service_account::{SERVICE_ACCOUNTS, is_service_account};

@@ -13,6 +13,8 @@ messages! {
 PollMirror {
     /// The mirror, by its resource name.
     mirror: ResourceName,
+    /// A person waits for it: what is brought may be paid from the reserve of the account.
+    urgent: bool,
 }
 /// Scan an image.
 ScanImage {

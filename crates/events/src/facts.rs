@@ -216,6 +216,23 @@ impl Event {
             | Self::ResourceApplied(_) => Vec::new(),
         }
     }
+
+    /// Returns the target that it is about, if that is one of a remote registry.
+    #[must_use]
+    pub fn remote_target(&self) -> Option<Target> {
+        let (registry, repository) = match self {
+            Self::ImagePromoted(fact) => (&fact.registry, &fact.target),
+            Self::ImagePromotionDenied(fact) => (&fact.registry, &fact.target),
+            Self::ImageFlagged(fact) => (&fact.registry, &fact.repository),
+            Self::ImageWithdrawn(fact) => (&fact.registry, &fact.repository),
+            Self::ImageUnauthorised(fact) => (&fact.registry, &fact.repository),
+            _ => return None,
+        };
+        registry.is_some().then(|| Target {
+            registry: registry.clone(),
+            repository: repository.clone(),
+        })
+    }
 }
 
 /// Returns the source, where there is one, and the target if it is a local one.

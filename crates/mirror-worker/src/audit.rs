@@ -140,7 +140,8 @@ impl MirrorWorker {
             None => return Ok(Outcome::done()),
         };
         let catalog = self.catalog.current();
-        let copied = self.copy(&catalog, fact).await?;
+        // A manifest that is there proves nothing here: a blob of it may be what is missing.
+        let copied = self.copy(&catalog, fact, true).await?;
         let mut truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
         truth.digest = Some(&fact.digest);
         let change = TagChange {

@@ -12,8 +12,8 @@ use sluice_registry::{Client, Copied, CopyJob, Limits, Transport};
 use sluice_service::crash;
 use sluice_state::reconcile::after_events;
 use sluice_state::{
-    Applied, Catalog, Part, Provenance, Snapshot, Standing, State, TagChange, TagWriter, Truth,
-    describe, key, remote_registry, source_of,
+    Applied, Catalog, Part, Provenance, Snapshot, Standing, State, TagChange, TagWriter,
+    Truth as _, budgeted_registry, describe, key, source_of,
 };
 use thiserror::Error;
 
@@ -205,7 +205,7 @@ impl MirrorWorker {
         if let Some(kept) = self.keeps(fact).await? {
             return self.refused(fact, kept).await;
         }
-        let copied = self.copy(&catalog, fact).await?;
+        let copied = self.copy(&catalog, fact, false).await?;
         crash::point_of("mirror-worker.copied", fact.tag.as_str());
         let digest = &copied.top.digest;
         describe(&self.state, &self.registry, &fact.repository, digest).await?;
@@ -319,6 +319,7 @@ impl MirrorWorker {
         &self,
         catalog: &Snapshot,
         fact: &UpstreamTagMoved,
+        thorough: bool,
     ) -> Result<Copied, Error> {
         if catalog.is_target(&fact.repository) {
             return Err(Error::Target {
@@ -326,11 +327,17 @@ impl MirrorWorker {
             });
         }
         let host = &fact.source.host;
-        let source =
-            remote_registry(catalog, host, &self.transport).map_err(|error| Error::Remote {
-                host: host.to_string(),
-                reason: format!("{error:#}"),
-            })?;
+        let source = budgeted_registry(
+            &self.state.budgets,
+            catalog,
+            host,
+            &self.transport,
+            fact.urgent,
+        )
+        .map_err(|error| Error::Remote {
+            host: host.to_string(),
+            reason: format!("{error:#}"),
+        })?;
         let siblings: Vec<Repository> = catalog
             .mirrors
             .values()
@@ -354,7 +361,7 @@ impl MirrorWorker {
             let part = source.part(job.source_repository, job.digest, wanted);
             Some(part.await?)
         };
-        Ok(self.run(&job, fact, top).await?)
+        Ok(self.run(&job, fact, top, thorough).await?)
     }
 
     pub(crate) async fn gone(&self, fact: &UpstreamTagGone) -> Result<Outcome, Error> {

@@ -47,12 +47,14 @@ impl MirrorWorker {
         job: &CopyJob<'_>,
         fact: &UpstreamTagMoved,
         top: Option<Manifest>,
+        thorough: bool,
     ) -> Result<Copied, sluice_registry::Error> {
         let tally = Tally::of(fact);
         let options = CopyOptions {
             watch: Some(tally.clone()),
             limits: Some(self.limits.clone()),
             top,
+            thorough,
             ..CopyOptions::default()
         };
         tally.follow(&self.bus, job.run_with(&options)).await

@@ -205,6 +205,7 @@ fn moved(mirror: &Mirror, command: &MirrorTag, upstream: &UpstreamTag) -> Option
         move_number: upstream.move_number,
         first_seen_at: time_from_wire(first_seen.and_then(|seen| seen.at.as_ref()))
             .unwrap_or_default(),
+        urgent: false,
     })
 }
 

@@ -26,16 +26,7 @@ pub fn select(selection: &TagSelection, listed: &[Tag]) -> Result<Selected, Inva
     let mut chosen: Vec<(Option<TagVersion>, &Tag)> = listed
         .iter()
         .filter(|tag| tag.attached_to().is_none())
-        .filter(|tag| {
-            selection.include.is_empty()
-                || selection.include.iter().any(|p| p.matches(tag.as_str()))
-        })
-        .filter(|tag| {
-            !selection
-                .exclude
-                .iter()
-                .any(|pattern| pattern.matches(tag.as_str()))
-        })
+        .filter(|tag| is_named(selection, tag.as_str()))
         .map(|tag| (TagVersion::parse(tag.as_str()), tag))
         .filter(|(version, _)| {
             range.as_ref().is_none_or(|range| {
@@ -57,6 +48,18 @@ pub fn select(selection: &TagSelection, listed: &[Tag]) -> Result<Selected, Inva
         left_out: listed.len().saturating_sub(tags.len()),
         tags,
     })
+}
+
+/// Says whether the patterns and expressions leave a name in.
+fn is_named(selection: &TagSelection, name: &str) -> bool {
+    let (include, regex) = (&selection.include, &selection.regex);
+    let included = include.is_empty() && regex.is_empty()
+        || include.iter().any(|pattern| pattern.matches(name))
+        || regex.iter().any(|regex| regex.matches(name));
+    let (exclude, exclude_regex) = (&selection.exclude, &selection.exclude_regex);
+    included
+        && !exclude.iter().any(|pattern| pattern.matches(name))
+        && !exclude_regex.iter().any(|regex| regex.matches(name))
 }
 
 fn newest_first(a: Option<&TagVersion>, b: Option<&TagVersion>) -> Ordering {
@@ -126,6 +129,18 @@ mod tests {
         };
         let listed = ["1.2", "1.2-alpine", "latest", "edge"];
         assert_eq!(chosen(&selection, &listed), ["1.2-alpine", "latest"]);
+    }
+
+    #[test]
+    fn expressions_add_to_patterns_and_take_away() {
+        let selection = TagSelection {
+            include: vec!["latest".parse().unwrap()],
+            regex: vec![r"v?\d+\.\d+".parse().unwrap()],
+            exclude_regex: vec![r"1\..*".parse().unwrap()],
+            ..Default::default()
+        };
+        let listed = ["v2.0", "1.2", "2.1", "2.1.1", "latest", "edge"];
+        assert_eq!(chosen(&selection, &listed), ["2.1", "v2.0", "latest"]);
     }
 
     #[test]

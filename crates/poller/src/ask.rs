@@ -10,6 +10,7 @@ use sluice_domain::{Digest, Tag};
 use sluice_events::subject::{text, token};
 use sluice_events::wire::state::UpstreamTag;
 use sluice_registry::Client;
+use sluice_service::crash;
 use sluice_state::{Entries, Entry, Snapshot, key};
 
 use crate::compare::{self, Seen, Standing, Told};
@@ -67,13 +68,20 @@ struct Asking<'a> {
     mirror: &'a Mirror,
     client: &'a Client,
     entries: &'a Entries<UpstreamTag>,
+    /// A person waits for it.
+    is_urgent: bool,
     /// A quota is used up for the other tags too, and asking would prolong that.
     used_up: AtomicBool,
 }
 
 impl Poller {
     /// Asks the upstream; whatever fails is told and the rest still counts.
-    pub(crate) async fn ask(&self, catalog: &Snapshot, mirror: &Mirror) -> Result<Answers, Error> {
+    pub(crate) async fn ask(
+        &self,
+        catalog: &Snapshot,
+        mirror: &Mirror,
+        is_urgent: bool,
+    ) -> Result<Answers, Error> {
         let mut answers = Answers {
             selected: 0,
             outcome: Outcome::done(),
@@ -100,6 +108,7 @@ impl Poller {
             mirror,
             client: &client,
             entries: &self.state.upstream,
+            is_urgent,
             used_up: AtomicBool::new(false),
         };
         let (asking, known) = (&asking, &known);
@@ -254,13 +263,17 @@ impl Asking<'_> {
                 seen = self.head(tag, look, &mut found).await;
             }
             let mut written = revision;
-            if let Some(pending) = compare::next(self.mirror, &value, &seen, sluice_domain::now()) {
+            if let Some(mut pending) =
+                compare::next(self.mirror, &value, &seen, sluice_domain::now())
+            {
+                pending.urgent = self.is_urgent;
                 value.pending.push(pending);
                 written = match self.entries.write(&key, &value, revision).await {
                     Ok(written) => Some(written),
                     Err(error) if error.is_conflict() => continue,
                     Err(error) => return Err(error.into()),
                 };
+                crash::point("poller.numbered");
             }
             let (told, settled) = compare::told(self.mirror, tag, &value);
             if let (Some(written), false) = (written, told.is_empty()) {

@@ -100,6 +100,7 @@ pub(crate) fn next(
         at: Some(time_to_wire(now)),
         source,
         repository,
+        urgent: false,
     })
 }
 
@@ -158,6 +159,7 @@ fn tell(mirror: &Mirror, tag: &Tag, entry: &mut UpstreamTag, pending: PendingMov
         digest,
         previous: before.filter(|_| !was_gone),
         move_number: pending.move_number,
+        urgent: pending.urgent,
     }
     .into()
 }

@@ -5,13 +5,13 @@ use std::sync::Mutex;
 
 use sluice_bus::{Cause, Handler, Outcome};
 use sluice_domain::resources::Mirror;
-use sluice_domain::{Class, Classify, RegistryHost, ResourceName};
+use sluice_domain::{Class, Classify, RegistryHost};
 use sluice_events::commands::{PollMirror, Reconcile};
 use sluice_events::facts::{UpstreamPollFailed, UpstreamPollRecovered};
 use sluice_events::wire::state::UpstreamPoll;
 use sluice_events::{Command, Decode, Message, Unexpected, time_to_wire};
 use sluice_registry::{Client, Transport};
-use sluice_state::{Catalog, Entry, Snapshot, State, key, remote_registry};
+use sluice_state::{Catalog, Entry, Snapshot, State, budgeted_registry, key};
 use thiserror::Error;
 
 use crate::ask::Answers;
@@ -65,7 +65,7 @@ impl Handler for Poller {
 
     async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, Error> {
         match input {
-            Input::Poll(command) => self.poll(&command.mirror, cause).await,
+            Input::Poll(command) => self.poll(&command, cause).await,
             Input::Reconcile(command) => {
                 let found = self.missing().await?;
                 Ok(found.into_outcome(&self.state, &command, cause))
@@ -75,7 +75,8 @@ impl Handler for Poller {
 }
 
 impl Poller {
-    async fn poll(&self, name: &ResourceName, cause: &Cause) -> Result<Outcome, Error> {
+    async fn poll(&self, command: &PollMirror, cause: &Cause) -> Result<Outcome, Error> {
+        let name = &command.mirror;
         let catalog = self.catalog.current();
         let Some(mirror) = catalog.mirrors.get(name).filter(|mirror| mirror.enabled) else {
             tracing::info!(mirror = %name, "no such mirror is enabled; nothing to poll");
@@ -92,7 +93,7 @@ impl Poller {
             tracing::debug!(mirror = %name, %until, "its upstream keeps failing; it is left alone");
             return Ok(Outcome::done());
         }
-        let answers = self.ask(&catalog, mirror).await?;
+        let answers = self.ask(&catalog, mirror, command.urgent).await?;
         Ok(self.poll_outcome(mirror, poll, answers))
     }
 
@@ -115,7 +116,7 @@ impl Poller {
         self
     }
 
-    /// Keeps one client per registry, and with it its tokens, until a resource changes.
+    /// Keeps one client per registry, and with it its tokens, until a resource or a certificate changes.
     pub(crate) fn client(&self, catalog: &Snapshot, host: &RegistryHost) -> anyhow::Result<Client> {
         let mut clients = self
             .clients
@@ -123,11 +124,11 @@ impl Poller {
             .map_err(|_| anyhow::anyhow!("the list of clients is broken"))?;
         if let Some((_, client)) = clients
             .get(host)
-            .filter(|(revision, _)| *revision == catalog.revision)
+            .filter(|(revision, client)| *revision == catalog.revision && client.is_current())
         {
             return Ok(client.clone());
         }
-        let client = remote_registry(catalog, host, &self.transport)?;
+        let client = budgeted_registry(&self.state.budgets, catalog, host, &self.transport, false)?;
         clients.insert(host.clone(), (catalog.revision, client.clone()));
         Ok(client)
     }

@@ -29,6 +29,7 @@ impl Poller {
             if is_overdue(mirror, poll.as_ref(), sluice_domain::now()) {
                 let command = PollMirror {
                     mirror: mirror.name.clone(),
+                    urgent: false,
                 };
                 found.commands.push(command.into());
             }

@@ -17,6 +17,7 @@ pub(crate) fn wanted(catalog: &Snapshot) -> Vec<Wanted> {
         .map(|mirror| {
             let command = PollMirror {
                 mirror: mirror.name.clone(),
+                urgent: false,
             };
             let schedule = Schedule {
                 name: format!("{PREFIX}.{}", token(mirror.name.as_str())),

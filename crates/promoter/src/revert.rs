@@ -323,7 +323,8 @@ impl Promoter {
             },
             truth: &truth,
         };
-        if self.tags.apply(&change).await? == Applied::Superseded {
+        let tags = self.tags.clone().reverting();
+        if tags.apply(&change).await? == Applied::Superseded {
             tracing::info!(image.repository = %repository, image.tag = %tag, "it is allowed by now, or somebody changed it");
             return Ok(self.state.unauthorised.delete(&entry.key).await?);
         }
@@ -339,7 +340,6 @@ impl Promoter {
             without: "",
             digest: None,
             source: None,
-            occurrence: found.occurrence(),
         };
         self.sweep(&sweep, &mut told).await?;
         // What should be there and is not, its promotion brings again.

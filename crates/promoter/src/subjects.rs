@@ -108,3 +108,53 @@ fn on_the_way(decisions: Vec<Entry<Decision>>, repository: &Repository) -> Vec<D
         found.extend(here);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sluice_events::time_to_wire;
+    use sluice_events::wire::state::Decision;
+
+    use super::*;
+
+    #[test]
+    fn a_scan_concerns_every_target_of_a_chain_and_no_other() {
+        let promoted = |policy: &str, from: &str, target: &str| {
+            let value = Decision {
+                policy: policy.to_owned(),
+                repository: from.to_owned(),
+                target: target.to_owned(),
+                outcome: DecisionOutcome::Allow.into(),
+                promoted_at: Some(time_to_wire(sluice_domain::now())),
+                ..Default::default()
+            };
+            Entry {
+                key: policy.to_owned(),
+                value,
+                revision: 1,
+            }
+        };
+        let mut waits = promoted("waits", "hub/app", "later/app");
+        waits.value.outcome = DecisionOutcome::Wait.into();
+        waits.value.promoted_at = None;
+        let decisions = || {
+            vec![
+                promoted("partners", "official/app", "//registry.example/team/app"),
+                promoted("first", "hub/app", "official/app"),
+                promoted("elsewhere", "hub/other", "official/other"),
+                promoted("back", "further/app", "hub/app"),
+                waits.clone(),
+            ]
+        };
+        for (scanned, expected) in [
+            ("hub/app", vec!["back", "first", "partners"]),
+            ("official/app", vec!["first", "partners"]),
+            ("hub/other", vec!["elsewhere"]),
+            ("nowhere", vec![]),
+        ] {
+            let found = on_the_way(decisions(), &scanned.parse().unwrap());
+            let mut names: Vec<_> = found.iter().map(|d| d.policy.as_str()).collect();
+            names.sort_unstable();
+            assert_eq!(names, expected, "{scanned}");
+        }
+    }
+}

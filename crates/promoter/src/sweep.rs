@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use sluice_domain::resources::Recall;
 use sluice_domain::{Digest, Repository, now};
 use sluice_events::commands::JudgeImage;
-use sluice_events::time_from_wire;
 use sluice_events::wire::state::Decision;
+use sluice_events::{EventId, time_from_wire};
 use sluice_service::crash;
 use sluice_state::{Entry, describe, key};
 
@@ -14,7 +14,6 @@ use crate::decide::is_known_to_fail;
 use crate::handler::{Case, Error, Promoter};
 use crate::place::Place;
 use crate::policies;
-use crate::promote::occurrence;
 use crate::told::Told;
 
 /// The manifests of an image that is to leave a target.
@@ -28,8 +27,6 @@ pub(crate) struct Sweep<'a> {
     pub(crate) digest: Option<&'a str>,
     /// Where it came from, if a decision brought it.
     pub(crate) source: Option<&'a Repository>,
-    /// What tells this from the next time.
-    pub(crate) occurrence: String,
 }
 
 impl<'a> Sweep<'a> {
@@ -41,7 +38,6 @@ impl<'a> Sweep<'a> {
             without: &case.key,
             digest: Some(&case.decision.digest),
             source: Some(&case.subject.repository),
-            occurrence: occurrence(&case.decision),
         }
     }
 }
@@ -82,13 +78,14 @@ impl Promoter {
                 .iter()
                 .any(|digest| sweep.manifests.contains(digest))
             {
-                let id = format!("judge/mend/{}/{}", entry.key, sweep.occurrence);
                 let command = JudgeImage {
                     repository,
                     tag,
                     digest,
                 };
-                told.command(command, id);
+                // A sweep that stood still while another one did the same may have deleted after that had this asked for:
+                // no two of them are the same.
+                told.command(command, EventId::random().to_string());
             }
         }
         Ok(())

@@ -13,6 +13,8 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::Url;
 
+use crate::budget::Spending;
+use crate::check::Authentication;
 use crate::client::{Client, limited};
 use crate::endpoint::Credential;
 use crate::error::Error;
@@ -66,6 +68,17 @@ impl Client {
                 .token(&realm, service.as_deref(), scopes)
                 .await
                 .map(Some),
+        }
+    }
+
+    /// Returns how the registry wants to know who asks, as far as it has said so.
+    pub(crate) async fn authentication(&self) -> Authentication {
+        match &*self.shared.auth.challenge.lock().await {
+            None => Authentication::Nothing,
+            Some(Challenge::Basic) => Authentication::Basic,
+            Some(Challenge::Bearer { realm, .. }) => Authentication::Token {
+                issuer: realm.host_str().unwrap_or_default().to_owned(),
+            },
         }
     }
 
@@ -238,7 +251,9 @@ impl Client {
         {
             return Ok(value.clone());
         }
-        let answer = self.ask_for_token(realm, service, scopes).await?;
+        self.may_ask(Spending::Login).await?;
+        let answer = self.ask_for_token(realm, service, scopes).await;
+        let answer = self.heeded(Spending::Login, answer).await?;
         let body = limited(host.as_str(), answer, MAX_TOKEN_ANSWER).await?;
         // The error of the parser could quote the token.
         let answer: TokenAnswer = serde_json::from_slice(&body)

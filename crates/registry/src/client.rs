@@ -14,6 +14,7 @@ use sluice_domain::{RegistryHost, Repository};
 use url::Url;
 
 use crate::auth::Auth;
+use crate::budget::Budget;
 use crate::common::Common;
 use crate::endpoint::{Endpoint, Wires};
 use crate::error::{Error, quota_until};
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     /// It was seen to delete digests but no tags.
     pub(crate) digests_only: AtomicBool,
     rate_limit: Mutex<Option<RateLimit>>,
+    /// What the account may spend, if somebody counts it.
+    pub(crate) budget: Option<Arc<dyn Budget>>,
 }
 
 /// A client of one registry; cheap to clone.
@@ -66,6 +69,26 @@ impl Client {
     /// # Errors
     /// As [`Client::new`].
     pub fn over(transport: Transport, endpoint: Endpoint) -> Result<Self, Error> {
+        Self::made(transport, endpoint, None)
+    }
+
+    /// Makes a client that fetches no more manifests than its account may.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn within(
+        budget: Arc<dyn Budget>,
+        transport: Transport,
+        endpoint: Endpoint,
+    ) -> Result<Self, Error> {
+        Self::made(transport, endpoint, Some(budget))
+    }
+
+    fn made(
+        transport: Transport,
+        endpoint: Endpoint,
+        budget: Option<Arc<dyn Budget>>,
+    ) -> Result<Self, Error> {
         let (wires, common) = match transport.maker() {
             Some(maker) => (Wires::supplied(maker), Arc::default()),
             None => (Wires::of(&endpoint)?, Common::of(&endpoint.base)),
@@ -79,6 +102,7 @@ impl Client {
                 auth: Auth::default(),
                 digests_only: AtomicBool::new(false),
                 rate_limit: Mutex::default(),
+                budget,
             }),
         })
     }

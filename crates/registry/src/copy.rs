@@ -14,8 +14,8 @@ use crate::limits::Limits;
 use crate::manifest::{Descriptor, Manifest, ManifestRef};
 use crate::progress::{Arrival, Progress, Watch};
 
-const MAX_DEPTH: usize = 3;
-const MAX_MANIFESTS: usize = 1_024;
+pub(crate) const MAX_DEPTH: usize = 3;
+pub(crate) const MAX_MANIFESTS: usize = 1_024;
 /// The most bytes of all manifests of one image.
 const MAX_BYTES: usize = 64 << 20;
 const PARALLEL_BLOBS: usize = 4;

@@ -3,6 +3,7 @@
 //! The crates for it run a helper without a time limit, under any name, and read the environment by themselves.
 
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -37,6 +38,8 @@ const IDENTITY: &str = "<token>";
 #[derive(Debug, Clone)]
 pub(crate) struct DockerConfig {
     files: Vec<PathBuf>,
+    /// Where helpers are found, instead of in the folders of this process.
+    path: Option<OsString>,
 }
 
 #[derive(Default, Deserialize)]
@@ -65,7 +68,7 @@ struct Helped {
 
 impl DockerConfig {
     pub(crate) fn new(files: Vec<PathBuf>) -> Self {
-        Self { files }
+        Self { files, path: None }
     }
 
     /// Finds the account at this registry, and asks of no other.
@@ -78,7 +81,11 @@ impl DockerConfig {
             let Some(config) = read(file).await.map_err(failed)? else {
                 continue;
             };
-            if let Some(account) = config.account(host).await.map_err(failed)? {
+            if let Some(account) = config
+                .account(host, self.path.as_deref())
+                .await
+                .map_err(failed)?
+            {
                 return Ok(Some(account));
             }
         }
@@ -110,11 +117,15 @@ async fn read(file: &Path) -> Result<Option<Config>, String> {
 }
 
 impl Config {
-    async fn account(&self, host: &RegistryHost) -> Result<Option<Account>, String> {
+    async fn account(
+        &self,
+        host: &RegistryHost,
+        path: Option<&OsStr>,
+    ) -> Result<Option<Account>, String> {
         let own = |(key, _): &(&String, &String)| names(key, host);
         let helper = self.cred_helpers.iter().find(own).map(|(_, name)| name);
         if let Some(name) = helper.or(self.creds_store.as_ref())
-            && let Some(account) = ask(name, host).await?
+            && let Some(account) = ask(name, host, path).await?
         {
             return Ok(Some(account));
         }
@@ -181,7 +192,11 @@ fn account(username: &str, secret: SecretString) -> Account {
 }
 
 /// Runs a helper; what it says is told to nobody, since it may be a secret.
-async fn ask(name: &str, host: &RegistryHost) -> Result<Option<Account>, String> {
+async fn ask(
+    name: &str,
+    host: &RegistryHost,
+    path: Option<&OsStr>,
+) -> Result<Option<Account>, String> {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if name.is_empty() || !name.bytes().all(is_plain) {
         return Err(format!(
@@ -198,7 +213,7 @@ async fn ask(name: &str, host: &RegistryHost) -> Result<Option<Account>, String>
     } else {
         host.as_str()
     };
-    let ran = tokio::time::timeout(PATIENCE, run(&program, server)).await;
+    let ran = tokio::time::timeout(PATIENCE, run(&program, server, path)).await;
     let (succeeded, answer) = ran
         .map_err(|_| format!("`{program}` did not answer within {} s", PATIENCE.as_secs()))?
         .map_err(|error| format!("`{program}` could not be run: {error}"))?;
@@ -218,8 +233,16 @@ async fn ask(name: &str, host: &RegistryHost) -> Result<Option<Account>, String>
 }
 
 /// Returns whether the program succeeded, and the beginning of what it says.
-async fn run(program: &str, server: &str) -> std::io::Result<(bool, Vec<u8>)> {
-    let mut child = Command::new(program)
+async fn run(
+    program: &str,
+    server: &str,
+    path: Option<&OsStr>,
+) -> std::io::Result<(bool, Vec<u8>)> {
+    let mut command = Command::new(program);
+    if let Some(path) = path {
+        command.env("PATH", path);
+    }
+    let mut child = command
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -239,3 +262,6 @@ async fn run(program: &str, server: &str) -> std::io::Result<(bool, Vec<u8>)> {
     }
     Ok((child.wait().await?.success(), answer))
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,6 @@ pub struct ClientCertificate {
 
 /// A proxy between here and a registry, its token issuer and its content network.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub enum Proxy {
     /// What `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
     Environment,

@@ -38,6 +38,18 @@ pub enum Error {
         /// What is wrong with it.
         source: Box<rustls::Error>,
     },
+    /// The registry wants another certificate of its clients, or one at all.
+    #[error(
+        "failed to {action} `{what}`: the registry does not accept the client's certificate, or asks for one"
+    )]
+    ClientCertificate {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        what: String,
+        /// What it says.
+        source: Box<rustls::Error>,
+    },
     /// A quota is used up; to ask before it is there again would only prolong it.
     #[error("failed to {action} `{what}`: the registry's quota is used up until {until}: {detail}")]
     Quota {
@@ -49,6 +61,24 @@ pub enum Error {
         until: DateTime<Utc>,
         /// The beginning of its answer.
         detail: String,
+    },
+    /// Nothing may be spent at the registry now.
+    #[error("nothing is asked of `{what}` until {until}: {reason}")]
+    Withheld {
+        /// The registry.
+        what: String,
+        /// When to ask again.
+        until: DateTime<Utc>,
+        /// What is the matter.
+        reason: String,
+    },
+    /// It cannot be told whether something may be spent, so nothing is.
+    #[error("cannot tell what may still be asked of `{what}`")]
+    Budget {
+        /// The registry.
+        what: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The registry refused.
     #[error("failed to {action} `{what}`: the registry answered {status} {detail}")]
@@ -134,6 +164,11 @@ impl Error {
         let what = what.to_string();
         // The address may be signed; the message names the thing instead.
         move |source| match tls_fault(&source) {
+            Some(source @ rustls::Error::AlertReceived(_)) => Self::ClientCertificate {
+                action,
+                what,
+                source: Box::new(source),
+            },
             Some(source) => Self::Certificate {
                 action,
                 what,
@@ -209,12 +244,15 @@ impl Classify for Error {
     fn class(&self) -> Class {
         match self {
             // What is away says nothing of the work, however long it takes to come back.
-            Self::Transport { .. } | Self::Interrupted { .. } | Self::Standstill { .. } => {
-                Class::OUTAGE
-            }
+            Self::Transport { .. }
+            | Self::Interrupted { .. }
+            | Self::Standstill { .. }
+            | Self::Budget { .. } => Class::OUTAGE,
             // A file may be just about to be written, and a helper may be slow.
             Self::StaleToken { .. } | Self::Credential { .. } => Class::TRANSIENT,
-            Self::Quota { until, .. } => Class::Unavailable { until: *until },
+            Self::Quota { until, .. } | Self::Withheld { until, .. } => {
+                Class::Unavailable { until: *until }
+            }
             Self::Refused {
                 status,
                 retry_after,
@@ -228,6 +266,7 @@ impl Classify for Error {
                 _ => Class::Permanent,
             },
             Self::Certificate { .. }
+            | Self::ClientCertificate { .. }
             | Self::Untrusted { .. }
             | Self::NotFound { .. }
             | Self::NoPlatform { .. }
@@ -246,7 +285,27 @@ pub(crate) fn quota_until(
     (sluice_domain::now() + wait).trunc_subsecs(0)
 }
 
-/// Finds what TLS says of the peer's certificate.
+/// Says whether a certificate is at fault: the peer's, or by an alert of the peer the client's.
+fn is_about_certificates(fault: &rustls::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    match fault {
+        rustls::Error::InvalidCertificate(_) => true,
+        rustls::Error::AlertReceived(alert) => matches!(
+            alert,
+            Alert::AccessDenied
+                | Alert::BadCertificate
+                | Alert::CertificateExpired
+                | Alert::CertificateRequired
+                | Alert::CertificateRevoked
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::UnsupportedCertificate
+        ),
+        _ => false,
+    }
+}
+
+/// Finds what TLS says of certificates.
 fn tls_fault(error: &reqwest::Error) -> Option<rustls::Error> {
     let mut source = error.source();
     while let Some(cause) = source {
@@ -258,7 +317,9 @@ fn tls_fault(error: &reqwest::Error) -> Option<rustls::Error> {
             Some(wrapped) => wrapped.downcast_ref(),
             None => cause.downcast_ref(),
         };
-        if let Some(fault @ rustls::Error::InvalidCertificate(_)) = found {
+        if let Some(fault) = found
+            && is_about_certificates(fault)
+        {
             return Some(fault.clone());
         }
         source = match wrapped {

@@ -4,10 +4,12 @@ use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use sluice_domain::{Digest, Repository};
 
+use crate::budget::Spending;
 use crate::client::{Client, limited, what};
 use crate::error::Error;
 use crate::manifest::{Descriptor, ImageConfig, Manifest, ManifestHead, ManifestRef, digest_of};
 use crate::patience::patiently;
+use crate::rate::RateLimit;
 
 /// The largest manifest, as Distribution has it.
 const MAX_MANIFEST: usize = 4 << 20;
@@ -42,6 +44,10 @@ impl Client {
         let scope = [format!("repository:{repository}:pull")];
         let head = (Method::HEAD, ACCEPTED);
         let answer = self.read(head, "look up", &what, &scope, url).await?;
+        if answer.status() == 200 {
+            self.note_what_is_left(RateLimit::read(answer.headers()))
+                .await;
+        }
         if answer.status() == 404 {
             return Ok(None);
         }
@@ -60,6 +66,25 @@ impl Client {
             digest,
             media_type: content_type(answer.headers()),
         }))
+    }
+
+    /// Asks with a HEAD of a manifest, which is not counted, what is left of the account's pulls.
+    pub(crate) async fn ask_what_is_left(
+        &self,
+        repository: &Repository,
+        reference: &ManifestRef,
+    ) -> Result<Option<RateLimit>, Error> {
+        let what = what(repository, reference);
+        let url = self.url(&format!("{repository}/manifests/{reference}"))?;
+        let scope = [format!("repository:{repository}:pull")];
+        let head = (Method::HEAD, ACCEPTED);
+        let answer = self.read(head, "look up", &what, &scope, url).await?;
+        if answer.status() == 404 {
+            return Err(Error::NotFound { what });
+        }
+        let answer = self.accept("look up", &what, answer, &[200]).await;
+        let answer = self.heeded(Spending::Pull, answer).await?;
+        Ok(RateLimit::read(answer.headers()))
     }
 
     /// Fetches a manifest and checks its bytes.
@@ -83,11 +108,16 @@ impl Client {
         let url = self.url(&format!("{repository}/manifests/{reference}"))?;
         let scope = [format!("repository:{repository}:pull")];
         let get = (Method::GET, ACCEPTED);
+        let under_way = self.may_pull(repository, reference).await?;
         let answer = self.read(get, "fetch", &what, &scope, url).await?;
         if answer.status() == 404 {
             return Err(Error::NotFound { what });
         }
-        let answer = self.accept("fetch", &what, answer, &[200]).await?;
+        let answer = self.accept("fetch", &what, answer, &[200]).await;
+        let answer = self.heeded(Spending::Pull, answer).await?;
+        drop(under_way);
+        self.note_what_is_left(RateLimit::read(answer.headers()))
+            .await;
         let media_type = content_type(answer.headers());
         let named = header_digest(&what, answer.headers())?;
         let raw = limited(&what, answer, MAX_MANIFEST).await?;

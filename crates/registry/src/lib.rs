@@ -5,6 +5,8 @@
 mod auth;
 mod blob;
 mod bring;
+mod budget;
+mod check;
 mod client;
 mod common;
 mod copy;
@@ -12,6 +14,7 @@ mod delete;
 mod docker;
 mod endpoint;
 mod error;
+mod estimate;
 mod exchange;
 mod fetch;
 mod known;
@@ -23,16 +26,21 @@ mod platforms;
 mod progress;
 mod rate;
 mod reference;
+mod remote_reference;
 mod tags;
+mod tally;
 mod transport;
 mod turn;
 mod verify;
 mod whole;
 
+pub use budget::{Answered, Asked, Budget, Permit, Spending, Withheld};
+pub use check::{Authentication, Checked, Right};
 pub use client::Client;
 pub use copy::{Copied, CopyJob, CopyOptions};
 pub use endpoint::{ClientCertificate, Credential, Endpoint, Proxy};
 pub use error::Error;
+pub use estimate::{Cost, Destination, Estimator};
 pub use limits::Limits;
 pub use login::CredentialSource;
 pub use manifest::{
@@ -41,5 +49,7 @@ pub use manifest::{
 pub use progress::{Arrival, Progress, Watch};
 pub use rate::RateLimit;
 pub use reference::ImageReference;
+pub use remote_reference::{InvalidReference, RemoteImage};
+pub use tally::{Requests, Tally};
 pub use transport::{Exchange, Exchanged, Transport};
 pub use whole::Inspection;

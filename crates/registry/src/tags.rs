@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use sluice_domain::{Repository, Tag};
 use url::Url;
 
+use crate::budget::Spending;
 use crate::client::{Client, limited};
 use crate::error::Error;
 use crate::patience::patiently;
@@ -110,6 +111,7 @@ impl Client {
         scope: &[String],
         url: &Url,
     ) -> Result<(T, Option<Url>), Error> {
+        self.may_ask(Spending::Listing).await?;
         let answer = self
             .send(action, what, scope, |http| http.get(url.clone()))
             .await?;
@@ -118,7 +120,8 @@ impl Client {
                 what: what.to_owned(),
             });
         }
-        let answer = self.accept(action, what, answer, &[200]).await?;
+        let answer = self.accept(action, what, answer, &[200]).await;
+        let answer = self.heeded(Spending::Listing, answer).await?;
         let next = self.next_page(what, url, answer.headers())?;
         let body = limited(what, answer, MAX_PAGE).await?;
         let page = serde_json::from_slice(&body).map_err(|error| {

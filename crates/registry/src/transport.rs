@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use reqwest::{Request, RequestBuilder, Response};
 
+use crate::tally::Tally;
+
 /// What a registry will answer.
 pub type Exchanged<'a> = Pin<Box<dyn Future<Output = reqwest::Result<Response>> + Send + 'a>>;
 
@@ -21,23 +23,41 @@ pub trait Exchange: Debug + Send + Sync + 'static {
 
 /// How requests reach registries; the wire by default.
 #[derive(Debug, Clone, Default)]
-pub struct Transport(Option<Arc<dyn Exchange>>);
+pub struct Transport {
+    exchange: Option<Arc<dyn Exchange>>,
+    tally: Option<Arc<Tally>>,
+}
 
 impl Transport {
     /// Makes a transport that leads to registries of a simulation.
     #[must_use]
     pub fn supplied(exchange: Arc<dyn Exchange>) -> Self {
-        Self(Some(exchange))
+        Self {
+            exchange: Some(exchange),
+            tally: None,
+        }
+    }
+
+    /// Counts what is sent, tries that are repeated among it.
+    #[must_use]
+    pub fn counted(mut self, tally: Arc<Tally>) -> Self {
+        self.tally = Some(tally);
+        self
     }
 
     pub(crate) fn maker(&self) -> Option<reqwest::Client> {
-        self.0.as_ref().map(|exchange| exchange.maker())
+        self.exchange.as_ref().map(|exchange| exchange.maker())
     }
 
     pub(crate) async fn send(&self, request: RequestBuilder) -> reqwest::Result<Response> {
-        match &self.0 {
-            None => request.send().await,
-            Some(exchange) => exchange.exchange(request.build()?).await,
+        let (http, request) = request.build_split();
+        let request = request?;
+        if let Some(tally) = &self.tally {
+            tally.note(request.method(), request.url().path());
+        }
+        match &self.exchange {
+            None => http.execute(request).await,
+            Some(exchange) => exchange.exchange(request).await,
         }
     }
 }

@@ -3,10 +3,12 @@
 use anyhow::Context as _;
 use sluice_bus::Bus;
 use sluice_domain::RegistryHost;
+use sluice_domain::resources::Registry;
 use sluice_registry::{Client, Credential, Endpoint, Transport};
 use sluice_service::{BusSettings, Host, RegistrySettings, secret_file};
 
 use crate::State;
+use crate::budget::Budgets;
 use crate::catalog::{Catalog, Snapshot};
 
 /// The services that delete tags, and so may write tombstones.
@@ -72,10 +74,38 @@ pub fn remote_registry(
     host: &RegistryHost,
     transport: &Transport,
 ) -> anyhow::Result<Client> {
+    let (endpoint, _) = described(catalog, host)?;
+    Ok(Client::over(transport.clone(), endpoint)?)
+}
+
+/// Makes one that spends no more pulls than the account has; whoever is in a hurry may spend its reserve.
+///
+/// # Errors
+/// As [`remote_registry`].
+pub fn budgeted_registry(
+    budgets: &Budgets,
+    catalog: &Snapshot,
+    host: &RegistryHost,
+    transport: &Transport,
+    is_urgent: bool,
+) -> anyhow::Result<Client> {
+    let (endpoint, known) = described(catalog, host)?;
+    let account = known.and_then(|known| known.username.as_deref());
+    let account = account.unwrap_or_default();
+    let reserve = known.map_or(0, |known| known.reserve);
+    let budget = budgets.account(host, account, reserve, is_urgent);
+    Ok(Client::within(budget, transport.clone(), endpoint)?)
+}
+
+fn described<'a>(
+    catalog: &'a Snapshot,
+    host: &RegistryHost,
+) -> anyhow::Result<(Endpoint, Option<&'a Registry>)> {
     let known = catalog.registries.values();
-    let endpoint = match known.into_iter().find(|registry| registry.host == *host) {
+    let known = known.into_iter().find(|registry| registry.host == *host);
+    let endpoint = match known {
         Some(registry) => Endpoint::described(registry)?,
         None => Endpoint::of(host, false)?,
     };
-    Ok(Client::over(transport.clone(), endpoint)?)
+    Ok((endpoint, known))
 }

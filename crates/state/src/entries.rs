@@ -37,6 +37,7 @@ macro_rules! stored {
     )* };
 }
 stored!(
+    Budget,
     Control,
     Decision,
     Delivery,

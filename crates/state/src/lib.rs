@@ -1,6 +1,7 @@
 //! State: typed buckets, the catalogue of resources, and the one tag operation.
 
 mod apply;
+mod budget;
 mod catalog;
 mod connect;
 mod control;
@@ -16,8 +17,9 @@ mod tags;
 use sluice_bus::{Bus, Objects};
 use sluice_events::wire::state as wire;
 
+pub use budget::Budgets;
 pub use catalog::{Catalog, CatalogFeed, Snapshot};
-pub use connect::{attach, internal_registry, remote_registry};
+pub use connect::{attach, budgeted_registry, internal_registry, remote_registry};
 pub use control::{Held, note_restore, reconciled};
 pub use entries::{Entries, Entry, Page, Stored};
 pub use error::Error;
@@ -52,6 +54,8 @@ pub struct State {
     pub unauthorised: Entries<wire::Unauthorised>,
     /// How each stage's last search for missing work went.
     pub reconciliations: Entries<wire::Reconciliation>,
+    /// What may be spent at upstream registries.
+    pub budgets: Budgets,
     /// Manifests that only serve to delete a tag.
     pub tombstones: Entries<wire::Tombstone>,
     reports: Objects,
@@ -78,6 +82,7 @@ impl State {
             control: Entries::new(control.clone()),
             unauthorised: Entries::new(control),
             reconciliations: Entries::new(bus.bucket("reconciliations").await?),
+            budgets: Budgets::new(Entries::new(bus.bucket("budgets").await?)),
             tombstones: Entries::new(bus.bucket("tombstones").await?),
             reports: bus.reports().await?,
         })

@@ -106,6 +106,8 @@ pub struct TagWriter {
     /// The registry by name, if it is a remote one.
     remote: Option<RegistryHost>,
     claim: Duration,
+    /// Whether it moves tags of immutable repositories too.
+    reverts: bool,
 }
 
 enum Round {
@@ -123,6 +125,7 @@ impl TagWriter {
             registry,
             remote: None,
             claim: CLAIM,
+            reverts: false,
         }
     }
 
@@ -135,6 +138,7 @@ impl TagWriter {
             remote: Some(registry.host().clone()),
             registry,
             claim: self.claim,
+            reverts: self.reverts,
         }
     }
 

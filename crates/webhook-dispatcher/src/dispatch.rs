@@ -181,6 +181,7 @@ fn wanting<'a>(
         .repositories()
         .into_iter()
         .map(ToString::to_string)
+        .chain(event.remote_target().map(|target| target.to_string()))
         .collect();
     let name = event.name();
     catalog.webhooks.values().filter(move |webhook| {
@@ -253,6 +254,20 @@ mod tests {
             actor: String::new(),
         };
         assert_eq!(names(&catalog, &applied.into(), now), ["all"]);
+    }
+
+    #[test]
+    fn a_remote_target_is_chosen_with_its_registry_and_taken_for_no_repository_here() {
+        let catalog = catalog(
+            "kind: Webhook\nname: here\nurl: https://a.example\nevents: ['*']\nrepositories: ['official/*']\n---\n\
+             kind: Webhook\nname: there\nurl: https://a.example\nevents: ['*']\nrepositories: ['registry.example/official/*']\n",
+        );
+        let mut event = promoted();
+        assert_eq!(names(&catalog, &event, Utc::now()), ["here"]);
+        if let Event::ImagePromoted(fact) = &mut event {
+            fact.registry = "registry.example".parse().ok();
+        }
+        assert_eq!(names(&catalog, &event, Utc::now()), ["there"]);
     }
 
     #[test]

@@ -80,6 +80,7 @@ fn retry(at: &str) {
         previous: None,
         move_number: 1,
         first_seen_at: Utc::now(),
+        urgent: false,
     };
     play.bus.publish(moved, "1");
     play.run("", &[]);

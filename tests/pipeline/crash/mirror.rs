@@ -25,6 +25,7 @@ pub(super) fn moved(play: &Play, tag: &str, image: &Image) -> UpstreamTagMoved {
         previous: None,
         move_number: 1,
         first_seen_at: Utc::now(),
+        urgent: false,
     }
 }
 

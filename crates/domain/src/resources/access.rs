@@ -126,7 +126,9 @@ impl Registry {
             "it goes with the address of a proxy in `proxy`; the environment has a list of its own",
         );
         let broken = |entry: &String| {
-            entry.is_empty() || entry.contains([',', '/', ' ']) && !is_network(entry)
+            entry.is_empty()
+                || entry == "*"
+                || entry.contains([',', '/', ' ']) && !is_network(entry)
         };
         fault(
             self.no_proxy.iter().any(broken),
@@ -311,6 +313,78 @@ mod tests {
             keep,
             unauthorised: Unauthorised::Report,
             immutable: false,
+        }
+    }
+
+    fn faults(keys: &str) -> Vec<(usize, String)> {
+        let text = format!("kind: Registry\nname: r\nhost: r.example\n{keys}");
+        match crate::resources::documents(&text) {
+            Ok(_) => Vec::new(),
+            Err(problems) => problems
+                .into_iter()
+                .map(|problem| (problem.line, problem.message))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_registry_takes_what_goes_together() {
+        for good in [
+            "",
+            "username: u\npassword_file: /p\n",
+            "docker_config_file: /c\nca_file: /ca\npublic_authorities: true\n",
+            "client_certificate_file: /c\nclient_key_file: /k\n",
+            "proxy: http://proxy:3128\nproxy_username: u\nproxy_password_file: /p\nno_proxy: [a.example, .b.example, 10.0.0.0/8, '::1']\n",
+            "proxy: environment\nplain_http: true\n",
+        ] {
+            assert_eq!(faults(good), [], "{good}");
+        }
+    }
+
+    #[test]
+    fn a_registry_is_told_what_is_missing_and_what_is_too_much() {
+        for (keys, line, told) in [
+            ("username: u\n", 4, "add `password_file`"),
+            ("client_key_file: /k\n", 4, "add `client_certificate_file`"),
+            (
+                "proxy: http://p\nproxy_username: u\n",
+                5,
+                "add `proxy_password_file`",
+            ),
+            ("proxy_username: u\nproxy_password_file: /p\n", 4, "`proxy`"),
+            ("no_proxy: [a]\n", 4, "`proxy`"),
+            (
+                "proxy: environment\nno_proxy: [a]\n",
+                5,
+                "a list of its own",
+            ),
+            ("proxy: http://p\nno_proxy: ['a,b']\n", 5, "10.0.0.0/8"),
+            ("proxy: http://p\nno_proxy: ['http://a']\n", 5, "10.0.0.0/8"),
+            ("proxy: http://p\nno_proxy: ['*']\n", 5, "10.0.0.0/8"),
+            ("proxy: http://u:hunter2@p\n", 4, "proxy_password_file"),
+            ("public_authorities: true\n", 4, "`ca_file`"),
+            ("plain_http: true\nca_file: /ca\n", 4, "without TLS"),
+            (
+                "username: u\npassword_file: /p\ndocker_config_file: /c\n",
+                6,
+                "`username` already",
+            ),
+            ("skip_tls_verification: true\n", 4, "unknown key"),
+        ] {
+            let found = faults(keys);
+            assert_eq!(found.len(), 1, "{keys}: {found:?}");
+            assert_eq!(found[0].0, line, "{keys}: {found:?}");
+            assert!(found[0].1.contains(told), "{keys}: {found:?}");
+            assert!(!found[0].1.contains("hunter2"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn docker_hub_is_never_spoken_to_without_tls() {
+        for host in ["docker.io", "registry-1.docker.io"] {
+            let text = format!("kind: Registry\nname: hub\nhost: {host}\nplain_http: true\n");
+            let problems = crate::resources::documents(&text).unwrap_err();
+            assert!(problems[0].message.contains("speaks TLS"), "{problems:?}");
         }
     }
 

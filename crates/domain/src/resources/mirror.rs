@@ -9,6 +9,7 @@ use super::enabled;
 use super::platforms::Platforms;
 use crate::duration::DurationText;
 use crate::name::{RemoteRepository, Repository, ResourceName};
+use crate::name_regex::NameRegex;
 use crate::pattern::Pattern;
 use crate::target::split_registry;
 
@@ -50,12 +51,18 @@ pub struct TagSelection {
     /// A version range over real Docker tags, as in `>=3.18`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub semver: Option<String>,
-    /// Only tags that match one of these; empty for all.
+    /// Only tags that match one of these, or of `regex`; both empty for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub include: Vec<Pattern>,
+    /// Only tags that match one of these as a whole, or one of `include`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub regex: Vec<NameRegex>,
     /// No tag that matches one of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<Pattern>,
+    /// No tag that matches one of these as a whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude_regex: Vec<NameRegex>,
     /// At most so many, highest version first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest: Option<u32>,

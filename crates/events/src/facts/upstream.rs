@@ -24,6 +24,8 @@ UpstreamTagMoved {
     move_number: u64,
     /// When this digest was first seen at this tag, by our clock.
     first_seen_at: DateTime<Utc>,
+    /// A person waits for it.
+    urgent: bool,
 }
 /// A tag that was mirrored is no longer listed upstream.
 UpstreamTagGone {

@@ -133,6 +133,9 @@ pub struct UpstreamTagMoved {
     /// When this digest was first seen at this tag, by our clock.
     #[prost(message, optional, tag = "8")]
     pub first_seen_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// A person waits for it.
+    #[prost(bool, tag = "9")]
+    pub urgent: bool,
 }
 /// A tag that was mirrored is no longer listed upstream.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -766,6 +769,9 @@ pub struct PollMirror {
     /// The mirror, by its resource name.
     #[prost(string, tag = "1")]
     pub mirror: ::prost::alloc::string::String,
+    /// A person waits for it: what is brought may be paid from the reserve of the account.
+    #[prost(bool, tag = "2")]
+    pub urgent: bool,
 }
 /// Scan an image.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -55,6 +55,9 @@ pub struct PendingMove {
     /// The staging repository that it was seen for.
     #[prost(string, tag = "5")]
     pub repository: ::prost::alloc::string::String,
+    /// A person waits for it.
+    #[prost(bool, tag = "6")]
+    pub urgent: bool,
 }
 /// When a digest was first seen at a tag.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -630,6 +633,62 @@ pub struct Reconciliation {
     /// When the stage last ended a search that also looked at what the registry holds.
     #[prost(message, optional, tag = "8")]
     pub audited_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// What one account may still spend at a registry, shared by all who use it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Budget {
+    /// The schema it was written with.
+    #[prost(uint32, tag = "1")]
+    pub schema: u32,
+    /// The registry, as in references.
+    #[prost(string, tag = "2")]
+    pub registry: ::prost::alloc::string::String,
+    /// The account, empty for anonymous.
+    #[prost(string, tag = "3")]
+    pub account: ::prost::alloc::string::String,
+    /// Pulls in a window, as the registry says; 0 if it limits nothing.
+    #[prost(uint64, tag = "4")]
+    pub limit: u64,
+    /// The length of the window in seconds.
+    #[prost(uint64, tag = "5")]
+    pub window_seconds: u64,
+    /// Pulls that are left and not granted to anybody.
+    #[prost(uint64, tag = "6")]
+    pub free: u64,
+    /// When the registry was asked last what is left.
+    #[prost(message, optional, tag = "7")]
+    pub told_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Pulls that were granted and may still be spent, or are under way.
+    #[prost(message, repeated, tag = "8")]
+    pub grants: ::prost::alloc::vec::Vec<Grant>,
+    /// Until when no manifest is fetched, because the registry refused.
+    #[prost(message, optional, tag = "9")]
+    pub pulls_paused_until: ::core::option::Option<::prost_types::Timestamp>,
+    /// Until when nothing is listed.
+    #[prost(message, optional, tag = "10")]
+    pub listings_paused_until: ::core::option::Option<::prost_types::Timestamp>,
+    /// Until when no token is asked for.
+    #[prost(message, optional, tag = "11")]
+    pub logins_paused_until: ::core::option::Option<::prost_types::Timestamp>,
+    /// Until when a person's work waits, which goes first.
+    #[prost(message, optional, tag = "12")]
+    pub person_waits_until: ::core::option::Option<::prost_types::Timestamp>,
+    /// Pulls that background work leaves, as the resource says.
+    #[prost(uint64, tag = "13")]
+    pub reserve: u64,
+}
+/// Pulls that one process may spend.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Grant {
+    /// The process.
+    #[prost(string, tag = "1")]
+    pub holder: ::prost::alloc::string::String,
+    /// How many.
+    #[prost(uint64, tag = "2")]
+    pub pulls: u64,
+    /// Until when.
+    #[prost(message, optional, tag = "3")]
+    pub until: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// Whether a scanner understood a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

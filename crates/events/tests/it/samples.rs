@@ -80,6 +80,7 @@ fn upstream() -> Vec<Event> {
             previous: None,
             move_number: 1,
             first_seen_at: at(),
+            urgent: false,
         }
         .into(),
         UpstreamTagGone {
@@ -377,6 +378,7 @@ fn commands() -> Vec<Command> {
     vec![
         PollMirror {
             mirror: name("alpine"),
+            urgent: false,
         }
         .into(),
         ScanImage {

@@ -116,7 +116,10 @@ pub(super) async fn poll(
     if api.state.resources.get(&key).await?.is_none() {
         return Err(Problem::missing(format!("the Mirror `{mirror}`")));
     }
-    let command = PollMirror { mirror };
+    let command = PollMirror {
+        mirror,
+        urgent: true,
+    };
     let given = api.bus.command(&command.into(), &Cause::root()).await?;
     let id = given.id.to_string();
     Ok((StatusCode::ACCEPTED, Json(CommandGiven { id })))

@@ -231,3 +231,19 @@ fn an_image_whose_immutable_place_keeps_another_is_refused_once_and_takes_nothin
     let again = kept(Some(&told), TUESDAY);
     assert_eq!((again.decided_at, again.announced), (told.decided_at, true));
 }
+
+#[test]
+fn it_is_remembered_that_an_image_was_allowed_and_a_note_only_while_the_decision_stays() {
+    let policy = policy("");
+    assert!(!decided(&policy, Some(1), MONDAY, None).was_allowed);
+    let mut promoted = told_of(decided(&policy, Some(0), MONDAY, None));
+    assert!(promoted.was_allowed);
+    promoted.note = "somebody else wrote over it".to_owned();
+    let same = decided(&policy, Some(0), TUESDAY, Some(&promoted));
+    assert_eq!(same.note, promoted.note);
+    let mut denied = decided(&policy, Some(1), TUESDAY, Some(&promoted));
+    assert!(denied.was_allowed && denied.note.is_empty());
+    // Withdrawn, something of it may still be there.
+    denied.promoted_at = None;
+    assert!(decided(&policy, Some(2), TUESDAY, Some(&denied)).was_allowed);
+}

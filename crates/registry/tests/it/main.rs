@@ -9,10 +9,15 @@
     reason = "test code"
 )]
 
+mod accounts;
 mod engine;
+mod gate;
 mod gentle;
 mod hostile;
 mod liar;
+mod mutual;
 mod peer;
+mod proxies;
 mod real;
 mod tls;
+mod tunnel;

@@ -11,8 +11,8 @@ use sluice_registry::{Client, Copied, CopyJob, Endpoint, digest_of};
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-struct Registry {
-    host: String,
+pub(crate) struct Registry {
+    pub(crate) host: String,
     process: Child,
     _folder: tempfile::TempDir,
 }
@@ -38,11 +38,16 @@ fn docker_registry() -> PathBuf {
 
 impl Registry {
     async fn start() -> Self {
+        Self::configured("", "").await
+    }
+
+    /// Starts one with more in the section `http`, and with more sections.
+    pub(crate) async fn configured(http: &str, sections: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (config, log) = (folder.path().join("config.yml"), folder.path().join("log"));
         let text = format!(
             "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  \
-             delete: {{enabled: true}}\nhttp: {{addr: '127.0.0.1:0', relativeurls: true}}\n",
+             delete: {{enabled: true}}\nhttp: {{addr: '127.0.0.1:0', relativeurls: true{http}}}\n{sections}",
             folder.path().join("data").display()
         );
         fs::write(&config, text).unwrap();

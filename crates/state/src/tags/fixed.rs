@@ -8,6 +8,13 @@ use crate::error::Error;
 use crate::key;
 
 impl TagWriter {
+    /// Lets it move the tags of immutable repositories too: what nobody allowed to be there is not kept.
+    #[must_use]
+    pub const fn reverting(mut self) -> Self {
+        self.reverts = true;
+        self
+    }
+
     /// Returns what a tag of an immutable repository names and keeps, if that is not what is wanted.
     ///
     /// For whoever would have much to do before it comes to [`TagWriter::apply`], which decides.
@@ -38,7 +45,8 @@ impl TagWriter {
         wanted: &Digest,
         at: &Digest,
     ) -> bool {
-        at != wanted && !brings_back(entry, wanted) && self.is_immutable(repository)
+        let may_move = self.reverts || at == wanted || brings_back(entry, wanted);
+        !may_move && self.is_immutable(repository)
     }
 
     /// What is promoted into a remote registry is for that to guard.

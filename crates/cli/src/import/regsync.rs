@@ -1,0 +1,431 @@
+//! Reads the configuration of regsync: credentials, defaults, and entries of registries, repositories or images.
+
+use sluice_domain::{DurationText, RegistryHost};
+use sluice_registry::RemoteImage;
+
+use super::document::{Made, MirrorDocument, Writer};
+use super::filter::Selection;
+use super::tree::{Entry, Node};
+
+/// Keys of entries and defaults that have no equivalent, with what to do instead.
+const NO_EQUIVALENT: [(&str, &str); 12] = [
+    (
+        "schedule",
+        "mirrors are polled every so often, not by a calendar; set `every`, or run `sluice sync` from cron",
+    ),
+    (
+        "backup",
+        "an old image is not kept under another tag; a running Sluice records what a tag pointed to before",
+    ),
+    (
+        "hooks",
+        "regsync does not run them either; a running Sluice has webhooks",
+    ),
+    (
+        "mediaTypes",
+        "images and indexes of OCI and Docker are copied, whatever this says",
+    ),
+    (
+        "referrerFilters",
+        "referrers are not chosen by type or annotation",
+    ),
+    (
+        "referrerSource",
+        "referrers come from the repository of the image",
+    ),
+    (
+        "referrerTarget",
+        "referrers go to the repository of the image",
+    ),
+    (
+        "includeExternal",
+        "layers that lie elsewhere by design are never copied",
+    ),
+    (
+        "forceRecursive",
+        "what a manifest proves to be there is not looked up again",
+    ),
+    (
+        "skipDockerConfig",
+        "name every account in a Registry document instead",
+    ),
+    ("userAgent", "the user agent is always that of Sluice"),
+    (
+        "blobLimit",
+        "blobs are streamed, so their size needs no limit",
+    ),
+];
+/// Keys that mean nothing here and change nothing that is copied.
+const WITHOUT_EFFECT: [&str; 4] = ["fastCheck", "cacheCount", "cacheTime", "version"];
+/// Keys of credentials that have no equivalent.
+const NO_EQUIVALENT_CREDENTIALS: [(&str, &str); 11] = [
+    (
+        "token",
+        "put the token into `password_file` beside a `username`",
+    ),
+    (
+        "credHelper",
+        "name Docker's `config.json` with that helper in `docker_config_file`",
+    ),
+    (
+        "hostname",
+        "a registry is reached by the name that it has in references",
+    ),
+    ("pathPrefix", "write the whole path into `from` or `to`"),
+    ("mirrors", "there is one address for each registry"),
+    ("priority", "there is one address for each registry"),
+    ("api", "only the API of the OCI specification is spoken"),
+    ("apiOpts", "only the API of the OCI specification is spoken"),
+    ("blobChunk", "blobs are sent as one stream"),
+    ("blobMax", "blobs are sent as one stream"),
+    (
+        "reqPerSec",
+        "limit what is under way with `--max-connections`, or bytes with `--bandwidth`",
+    ),
+];
+
+/// Turns such a configuration into documents.
+pub(crate) fn convert(name: &str, text: &str) -> Result<Made, String> {
+    let file = Node::read(text)?;
+    let mut writer = Writer::default();
+    let empty = Node::read("~")?;
+    let defaults = file.get("defaults").unwrap_or(&empty);
+    for Entry { key, line, node } in file.entries() {
+        match key.as_str() {
+            "version" if node.text() != Some("1") => {
+                writer.warn(*line, "only version 1 is known");
+            }
+            "version" | "defaults" | "sync" => {}
+            "creds" => {
+                for account in node.items() {
+                    credentials(&mut writer, account);
+                }
+            }
+            // People keep anchors under such keys.
+            other if other.starts_with("x-") => {}
+            other => writer.warn(
+                *line,
+                format!("the key `{other}` is not known and left out"),
+            ),
+        }
+    }
+    general(&mut writer, defaults);
+    for step in file.get("sync").map(Node::items).unwrap_or_default() {
+        self::step(&mut writer, step, defaults);
+    }
+    if writer.mirrors.is_empty() {
+        let left_out = "line 1: it has no entry under `sync` that can be written here";
+        return Err(left_out.to_owned());
+    }
+    if writer.targets.len() > 1 {
+        let hosts: Vec<_> = writer.targets.iter().map(ToString::to_string).collect();
+        writer.warn(
+            1,
+            format!(
+                "there are several targets, {}; `sluice sync` has one, so split the file",
+                hosts.join(", ")
+            ),
+        );
+    }
+    writer.finish(name, "regsync")
+}
+
+fn credentials(writer: &mut Writer, account: &Node) {
+    let Some(Ok(host)) = account.text_of("registry").map(str::parse::<RegistryHost>) else {
+        writer.warn(
+            account.line,
+            "credentials without a usable `registry` are left out",
+        );
+        return;
+    };
+    writer.registries.entry(host.clone()).or_default();
+    for Entry { key, line, node } in account.entries() {
+        let value = node.text().unwrap_or_default();
+        let unknown = NO_EQUIVALENT_CREDENTIALS
+            .iter()
+            .find(|(name, _)| name == key);
+        if let Some((name, instead)) = unknown {
+            if !(*name == "hostname" && value == host.as_str()) {
+                writer.warn(*line, format!("`{name}` has no equivalent: {instead}"));
+            }
+            continue;
+        }
+        let Some(registry) = writer.registries.get_mut(&host) else {
+            continue;
+        };
+        match key.as_str() {
+            "registry" | "pass" | "repoAuth" | "credExpire" => {}
+            "user" if is_template(value) => {
+                registry.username = Some("USERNAME".to_owned());
+                writer.warn(*line, "`user` is a template; write the name instead of `USERNAME`");
+            }
+            "user" => registry.username = Some(value.to_owned()),
+            "tls" => match value {
+                "disabled" => registry.plain_http = true,
+                "insecure" => writer.warn(
+                    *line,
+                    format!("`tls: insecure` has no equivalent, certificates are always checked; give `{host}` a `ca_file`"),
+                ),
+                _ => {}
+            },
+            "regcert" => {
+                let file = format!("/run/secrets/{}.ca", host.as_str().replace(':', "-"));
+                registry.ca_file = Some(file.clone());
+                writer.warn(*line, format!("the certificate in `regcert` goes into a file; put it into `{file}`"));
+            }
+            "clientCert" | "clientKey" => registry.client_certificate = true,
+            "reqConcurrent" => writer
+                .comments
+                .push(format!("regsync made {value} requests at a time to {host}: `--max-connections`.")),
+            other => writer.warn(*line, format!("the key `{other}` is not known and left out")),
+        }
+    }
+}
+
+/// Tells what of the defaults belongs to no entry.
+fn general(writer: &mut Writer, defaults: &Node) {
+    for entry in defaults.entries() {
+        match entry.key.as_str() {
+            "parallel" => {
+                let parallel = entry.node.text().unwrap_or_default();
+                writer
+                    .comments
+                    .push(format!("regsync copied {parallel} images at a time: `sluice sync --parallel {parallel}`."));
+            }
+            "interval" => {}
+            _ => common(writer, entry),
+        }
+    }
+}
+
+/// Tells what a key of an entry or of the defaults means here, if it means nothing.
+fn common(writer: &mut Writer, entry: &Entry) {
+    let Entry { key, line, node } = entry;
+    if let Some((_, instead)) = NO_EQUIVALENT.iter().find(|(name, _)| name == key) {
+        writer.warn(*line, format!("`{key}` has no equivalent: {instead}"));
+        return;
+    }
+    match key.as_str() {
+        "ratelimit" => {
+            for inner in node.entries() {
+                match inner.key.as_str() {
+                    "min" => {}
+                    "retry" => writer.comments.push(
+                        "A used-up quota is waited for as long as the registry says; `retry` is not needed.".to_owned(),
+                    ),
+                    other => writer.warn(inner.line, format!("the key `{other}` is not known and left out")),
+                }
+            }
+        }
+        "digestTags" | "referrers" if node.text() == Some("true") => writer.warn(
+            *line,
+format!("`{key}`: `sluice sync` copies the image alone, without its signatures and other referrers"),
+        ),
+        "digestTags" | "referrers" => {}
+        known if WITHOUT_EFFECT.contains(&known) => {}
+        other => writer.warn(*line, format!("the key `{other}` is not known and left out")),
+    }
+}
+
+fn step(writer: &mut Writer, step: &Node, defaults: &Node) {
+    for entry in step.entries() {
+        match entry.key.as_str() {
+            "source" | "target" | "type" | "tags" | "tagSets" | "repos" | "platform"
+            | "platforms" | "interval" => {}
+            _ => common(writer, entry),
+        }
+    }
+    let Some((source, target)) = ends(writer, step) else {
+        return;
+    };
+    let mut mirror = MirrorDocument {
+        line: step.line,
+        from: source.repository.to_string(),
+        to: target.repository.repository.to_string(),
+        every: every(writer, step, defaults),
+        ..MirrorDocument::default()
+    };
+    platforms(writer, step, &mut mirror);
+    reserve(writer, step, defaults, &source);
+    writer.targets.insert(target.repository.host.clone());
+    if step.text_of("type") == Some("image") {
+        if image(writer, step, (&source, &target), &mut mirror) {
+            writer.mirrors.push(mirror);
+        }
+        return;
+    }
+    let sets = step.get("tagSets").map(Node::items).unwrap_or_default();
+    let sets: Vec<&Node> = step.get("tags").into_iter().chain(sets).collect();
+    if sets.len() > 1 {
+        writer.warn(
+            step.line,
+            "several sets of tags become several mirrors; a running Sluice wants each tag in one of them only",
+        );
+    }
+    if sets.is_empty() {
+        writer.mirrors.push(mirror);
+        return;
+    }
+    for set in sets {
+        if let Some(tags) = selection(writer, set) {
+            writer.mirrors.push(MirrorDocument {
+                tags,
+                ..mirror.clone()
+            });
+        }
+    }
+}
+
+/// Returns source and target, if both can be written here.
+fn ends(writer: &mut Writer, step: &Node) -> Option<(RemoteImage, RemoteImage)> {
+    let kind = step.text_of("type").unwrap_or_default();
+    if !matches!(kind, "repository" | "image") {
+        writer.warn(
+            step.line,
+            format!("an entry of type `{kind}` has no equivalent and is left out; write one Mirror for each repository"),
+        );
+        return None;
+    }
+    let mut read = |key: &str| {
+        let Some(node) = step.get(key) else {
+            writer.warn(step.line, format!("an entry without `{key}` is left out"));
+            return None;
+        };
+        let text = node.text().unwrap_or_default();
+        if is_template(text) {
+            writer.warn(
+                node.line,
+                format!("`{key}` is a template, which is not carried out; write out what it means"),
+            );
+            return None;
+        }
+        if text.starts_with("ocidir://") || text.starts_with("ocifile://") {
+            writer.warn(
+                node.line,
+                format!("`{key}` is a folder; only registries are copied between"),
+            );
+            return None;
+        }
+        match text.parse::<RemoteImage>() {
+            Ok(image) => Some(image),
+            Err(error) => {
+                writer.warn(node.line, error.to_string());
+                None
+            }
+        }
+    };
+    let (source, target) = (read("source"), read("target"));
+    Some((source?, target?))
+}
+
+/// Lets a mirror take the one tag of an entry of an image.
+fn image(
+    writer: &mut Writer,
+    step: &Node,
+    (source, target): (&RemoteImage, &RemoteImage),
+    mirror: &mut MirrorDocument,
+) -> bool {
+    let latest = || "latest".to_owned();
+    let tag = source.tag.clone().map_or_else(latest, String::from);
+    let renamed = target.tag.clone().map_or_else(latest, String::from);
+    if source.digest.is_some() || tag != renamed {
+        writer.warn(
+            step.line,
+            format!("a Mirror keeps the names of tags and follows no digest; copy it with `sluice copy {source} {target}`"),
+        );
+        return false;
+    }
+    mirror.tags.include.push(tag);
+    true
+}
+
+fn selection(writer: &mut Writer, set: &Node) -> Option<Selection> {
+    let mut selection = Selection::default();
+    for Entry { key, line, node } in set.entries() {
+        let texts: Vec<&str> = node.items().into_iter().filter_map(Node::text).collect();
+        let taken = match key.as_str() {
+            "allow" => texts.iter().try_for_each(|text| selection.allow(text)),
+            "deny" => texts.iter().try_for_each(|text| selection.deny(text)),
+            "semverRange" if texts.is_empty() => Ok(()),
+            "semverRange" => selection.ranges(&texts),
+            other => {
+                writer.warn(
+                    *line,
+                    format!("the key `{other}` is not known and left out"),
+                );
+                Ok(())
+            }
+        };
+        if let Err(error) = taken {
+            writer.warn(
+                *line,
+                format!("the entry is left out, because of `{key}`: {error}"),
+            );
+            return None;
+        }
+    }
+    Some(selection)
+}
+
+fn platforms(writer: &mut Writer, step: &Node, mirror: &mut MirrorDocument) {
+    if let Some(platform) = step.get("platform") {
+        writer.warn(
+            platform.line,
+            "`platform` makes a single image of an index; here the index stays, with this platform only",
+        );
+    }
+    for key in ["platform", "platforms"] {
+        for item in step.get(key).map(Node::items).unwrap_or_default() {
+            mirror.platforms.extend(item.text().map(ToOwned::to_owned));
+        }
+    }
+}
+
+/// Leaves as many pulls to others as the entry wants to be left.
+fn reserve(writer: &mut Writer, step: &Node, defaults: &Node, source: &RemoteImage) {
+    let minimum = |node: &Node| node.get("ratelimit")?.text_of("min")?.parse::<u32>().ok();
+    if let Some(minimum) = minimum(step).or_else(|| minimum(defaults)) {
+        let host = source.repository.host.clone();
+        let reserve = &mut writer.registries.entry(host).or_default().reserve;
+        *reserve = Some(reserve.unwrap_or_default().max(minimum));
+    }
+}
+
+fn every(writer: &mut Writer, step: &Node, defaults: &Node) -> Option<DurationText> {
+    // A calendar of the entry goes before an interval of the defaults.
+    let own = step.get("interval");
+    let node = match (own, step.get("schedule")) {
+        (Some(own), _) => own,
+        (None, Some(_)) => return None,
+        (None, None) => defaults.get("interval")?,
+    };
+    let seconds = seconds(node.text().unwrap_or_default());
+    if seconds.is_none() {
+        writer.warn(node.line, "`interval` is not understood and left out");
+    }
+    seconds.map(|seconds| DurationText::from_secs(seconds.max(2)))
+}
+
+/// Reads a duration of Go, as in `1h30m`, in whole seconds.
+fn seconds(text: &str) -> Option<u64> {
+    let (mut total, mut number) = (0_u64, String::new());
+    for c in text.chars() {
+        let scale = match c {
+            '0'..='9' => {
+                number.push(c);
+                continue;
+            }
+            'h' => 3_600,
+            'm' => 60,
+            's' => 1,
+            _ => return None,
+        };
+        let count: u64 = std::mem::take(&mut number).parse().ok()?;
+        total = total.checked_add(count.checked_mul(scale)?)?;
+    }
+    (number.is_empty() && total > 0).then_some(total)
+}
+
+fn is_template(text: &str) -> bool {
+    text.contains("{{")
+}

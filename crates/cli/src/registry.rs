@@ -1,0 +1,132 @@
+//! `registry check`: tries a remote registry as its resource describes it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use serde_json::json;
+use sluice_bus::Bus;
+use sluice_domain::resources::{Kind, Registry, Resource};
+use sluice_domain::{RemoteRepository, ResourceName};
+use sluice_registry::{Authentication, Checked, Client, Endpoint, Right};
+use sluice_state::{State, key};
+
+use crate::output::{Format, show};
+use crate::resources;
+
+/// What can be done with remote registries.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RegistryCommand {
+    /// Says whether it is reached, accepts the account, and lets it read and write a repository.
+    ///
+    /// It is tried from this machine, so the files that the resource names have to be here.
+    Check(Check),
+}
+
+/// What is tried.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Check {
+    /// The name of the `Registry` resource.
+    name: ResourceName,
+    /// Takes the resource from a file that need not be applied yet.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// A repository there, as in `library/alpine`.
+    #[arg(long)]
+    repository: Option<String>,
+    /// Also begins an upload into the repository and gives it up.
+    #[arg(long, requires = "repository")]
+    write: bool,
+    /// How it is shown.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// Tries a registry of a file.
+pub(crate) async fn check_file(check: &Check, file: &Path) -> anyhow::Result<()> {
+    let documents = resources::read(file)?;
+    let found = documents
+        .into_iter()
+        .find_map(|document| match document.resource {
+            Resource::Registry(registry) if registry.name == check.name => Some(registry),
+            _ => None,
+        });
+    let registry =
+        found.with_context(|| format!("`{}` has no Registry `{}`", file.display(), check.name))?;
+    tell(check, &registry).await
+}
+
+/// Tries a registry that was applied.
+pub(crate) async fn check(bus: &Bus, check: &Check) -> anyhow::Result<()> {
+    let key = key::resource(Kind::Registry.as_str(), &check.name);
+    let stored = State::open(bus).await?.resources.get(&key).await?;
+    let stored = stored.with_context(|| {
+        format!(
+            "there is no Registry `{}`; `sluice get registries` lists them",
+            check.name
+        )
+    })?;
+    match Resource::from_json(Kind::Registry, &stored.value.json) {
+        Ok(Resource::Registry(registry)) => tell(check, &registry).await,
+        _ => anyhow::bail!("the stored Registry `{}` is damaged", check.name),
+    }
+}
+
+async fn tell(check: &Check, registry: &Registry) -> anyhow::Result<()> {
+    // The short names of Docker Hub are completed as in a mirror.
+    let named = |text: &String| format!("{}/{text}", registry.host).parse::<RemoteRepository>();
+    let remote = check.repository.as_ref().map(named).transpose()?;
+    let repository = remote.map(|remote| remote.repository);
+    let client = Client::new(Endpoint::described(registry)?)?;
+    let checked = client.check(repository.as_ref(), check.write).await?;
+    let asks = authentication(&checked.authentication);
+    let (reads, writes) = (right(checked.reads), right(checked.writes));
+    let object = json!({
+        "registry": registry.name,
+        "host": registry.host,
+        "authentication": asks,
+        "repository": repository,
+        "reads": reads,
+        "writes": writes,
+    });
+    let row = vec![
+        registry.name.to_string(),
+        registry.host.to_string(),
+        asks,
+        reads.unwrap_or("-").to_owned(),
+        writes.unwrap_or("-").to_owned(),
+    ];
+    show(
+        check.output,
+        &["NAME", "HOST", "ASKS FOR", "READ", "WRITE"],
+        vec![row],
+        &object,
+    )?;
+    refused(&checked).map_or(Ok(()), |what| {
+        anyhow::bail!("the account may not {what} the repository")
+    })
+}
+
+fn authentication(asks: &Authentication) -> String {
+    match asks {
+        Authentication::Nothing => "nothing".to_owned(),
+        Authentication::Basic => "a password".to_owned(),
+        Authentication::Token { issuer } => format!("a token of {issuer}"),
+    }
+}
+
+fn right(right: Option<Right>) -> Option<&'static str> {
+    right.map(|right| match right {
+        Right::Granted => "yes",
+        Right::Absent => "no such repository",
+        Right::Refused => "no",
+    })
+}
+
+fn refused(checked: &Checked) -> Option<&'static str> {
+    let is_no = |right| right == Some(Right::Refused);
+    if is_no(checked.reads) {
+        return Some("read");
+    }
+    is_no(checked.writes).then_some("write")
+}

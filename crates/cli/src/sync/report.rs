@@ -1,0 +1,294 @@
+//! Shows how mirrors went: a row for each tag that was not as it should be, one for the others, and what it took.
+
+use std::process::ExitCode;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sluice_registry::Cost;
+
+use super::run::{End, MirrorResult, Results, TagResult};
+use crate::cost::{self, Pulls, merge};
+use crate::exit::{FAILED, INTERRUPTED};
+use crate::output::{Format, line, note, show};
+use crate::remote::{Asked, Side};
+use crate::transfer::{Session, Spent, Work};
+
+/// How mirrors went, and what it took.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) mirrors: Vec<MirrorResult>,
+    pub(crate) asked: Vec<Asked>,
+    pub(crate) dry_run: bool,
+    elapsed: Duration,
+    interrupted: bool,
+}
+
+/// How many tags of each kind there are, and what they took together.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Totals {
+    pub(crate) unchanged: u64,
+    pub(crate) copied: u64,
+    pub(crate) planned: u64,
+    pub(crate) removed: u64,
+    pub(crate) failed: u64,
+    spent: Spent,
+    pub(crate) cost: Cost,
+}
+
+impl Totals {
+    pub(crate) fn of<'a>(mirrors: impl IntoIterator<Item = &'a MirrorResult>) -> Self {
+        let mut totals = Self::default();
+        for mirror in mirrors {
+            totals.failed += u64::from(mirror.failure.is_some());
+            for tag in &mirror.tags {
+                totals.add(&tag.end);
+            }
+        }
+        totals
+    }
+
+    fn add(&mut self, end: &End) {
+        match end {
+            End::Failed(_) => self.failed += 1,
+            End::Removed => self.removed += 1,
+            End::Brought(brought) => match &brought.work {
+                Work::Unchanged => self.unchanged += 1,
+                Work::Copied(spent) => {
+                    self.copied += 1;
+                    self.spent.bytes = self.spent.bytes.saturating_add(spent.bytes);
+                    self.spent.blobs_copied += spent.blobs_copied;
+                    self.spent.blobs_mounted += spent.blobs_mounted;
+                    self.spent.blobs_skipped += spent.blobs_skipped;
+                }
+                Work::Planned(cost) => {
+                    self.planned += 1;
+                    self.cost.add(cost);
+                }
+            },
+        }
+    }
+}
+
+impl Report {
+    /// Takes stock.
+    pub(crate) fn new(
+        session: &Session,
+        results: &Results,
+        elapsed: Duration,
+        interrupted: bool,
+    ) -> Self {
+        let mut mirrors = results
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for mirror in &mut mirrors {
+            mirror.tags.sort_by(|a, b| a.tag.cmp(&b.tag));
+        }
+        Self {
+            mirrors,
+            asked: session.clients.asked(),
+            dry_run: session.is_dry_run(),
+            elapsed,
+            interrupted,
+        }
+    }
+
+    /// Returns the pulls that would be counted, by registry.
+    pub(crate) fn pulls(&self) -> Pulls {
+        let mut pulls = Pulls::new();
+        for mirror in &self.mirrors {
+            let cost = Totals::of([mirror]).cost;
+            *pulls.entry(mirror.mirror.from.host.clone()).or_default() += cost.pulls;
+        }
+        pulls.retain(|_, count| *count > 0);
+        pulls
+    }
+
+    /// Shows it, and returns the exit code.
+    pub(crate) fn show(&self, format: Format) -> anyhow::Result<ExitCode> {
+        let totals = Totals::of(&self.mirrors);
+        let mut objects = self.objects(&totals);
+        let forecast = cost::forecast(&self.asked, &self.pulls(), &mut objects);
+        if format == Format::Table {
+            let header = ["MIRROR", "TAG", "OUTCOME", "DIGEST", "SIZE", "PULLS"];
+            show(format, &header, self.rows(), &Value::Null)?;
+            line("")?;
+            for text in self.summary(&totals).into_iter().chain(forecast) {
+                line(&text)?;
+            }
+        } else {
+            show(format, &[], Vec::new(), &objects)?;
+        }
+        self.code(&totals)
+    }
+
+    /// Says what failed on standard error, and returns the exit code.
+    pub(crate) fn code(&self, totals: &Totals) -> anyhow::Result<ExitCode> {
+        if self.interrupted {
+            note("interrupted; every tag that is not listed is as it was");
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        if totals.failed == 0 {
+            return Ok(ExitCode::SUCCESS);
+        }
+        for mirror in &self.mirrors {
+            let name = &mirror.mirror.name;
+            if let Some(failure) = &mirror.failure {
+                note(&format!("failed: {name}: {failure}"));
+            }
+            for TagResult { tag, end } in &mirror.tags {
+                if let End::Failed(reason) = end {
+                    note(&format!(
+                        "failed: {name}: {}:{tag}: {reason}",
+                        mirror.mirror.from
+                    ));
+                }
+            }
+        }
+        Ok(ExitCode::from(FAILED))
+    }
+
+    fn rows(&self) -> Vec<Vec<String>> {
+        let mut rows = Vec::new();
+        for mirror in &self.mirrors {
+            let name = mirror.mirror.name.to_string();
+            let mut unchanged = 0_u64;
+            for TagResult { tag, end } in &mirror.tags {
+                let (outcome, digest, size, pulls) = match end {
+                    End::Brought(brought) => match &brought.work {
+                        Work::Unchanged => {
+                            unchanged += 1;
+                            continue;
+                        }
+                        Work::Copied(spent) => (
+                            "copied",
+                            brought.digest.to_string(),
+                            cost::bytes(spent.bytes),
+                            String::new(),
+                        ),
+                        Work::Planned(cost) => (
+                            "would copy",
+                            brought.digest.to_string(),
+                            cost::bytes(cost.bytes),
+                            cost.pulls.to_string(),
+                        ),
+                    },
+                    End::Removed => (self.removed(), String::new(), String::new(), String::new()),
+                    End::Failed(_) => ("failed", String::new(), String::new(), String::new()),
+                };
+                let digest = digest.chars().take(19).collect();
+                rows.push(vec![
+                    name.clone(),
+                    tag.to_string(),
+                    outcome.to_owned(),
+                    digest,
+                    size,
+                    pulls,
+                ]);
+            }
+            let mut fold = |tags: String, outcome: &str| {
+                let mut row = vec![name.clone(), tags, outcome.to_owned()];
+                row.resize(6, String::new());
+                rows.push(row);
+            };
+            if unchanged > 0 {
+                fold(format!("({unchanged} tags)"), "unchanged");
+            }
+            if mirror.failure.is_some() {
+                fold("(all)".to_owned(), "failed");
+            } else if mirror.tags.is_empty() {
+                fold("(no tags)".to_owned(), "");
+            }
+        }
+        rows
+    }
+
+    fn removed(&self) -> &'static str {
+        if self.dry_run {
+            "would remove"
+        } else {
+            "removed"
+        }
+    }
+
+    pub(crate) fn summary(&self, totals: &Totals) -> Vec<String> {
+        let work = if self.dry_run {
+            format!("{} to copy", totals.planned)
+        } else {
+            format!("{} copied", totals.copied)
+        };
+        let mut lines = vec![format!(
+            "{work}, {} unchanged, {} {}, {} failed in {:.1} s",
+            totals.unchanged,
+            totals.removed,
+            self.removed(),
+            totals.failed,
+            self.elapsed.as_secs_f64()
+        )];
+        lines.push(cost::sentence(&if self.dry_run {
+            Work::Planned(totals.cost)
+        } else {
+            Work::Copied(totals.spent)
+        }));
+        for asked in &self.asked {
+            let (host, requests) = (&asked.host, &asked.requests);
+            lines.push(match asked.side {
+                Side::Source => format!(
+                    "{host} (source): {} requests, {} counted pulls among them",
+                    requests.total(),
+                    requests.manifest_gets
+                ),
+                Side::Destination => format!("{host} (destination): {} requests", requests.total()),
+            });
+        }
+        lines
+    }
+
+    fn objects(&self, totals: &Totals) -> Value {
+        let outcome = match (self.interrupted, totals.failed) {
+            (true, _) => "interrupted",
+            (false, 0) => "done",
+            (false, _) => "failed",
+        };
+        let mirrors: Vec<_> = self.mirrors.iter().map(|m| self.mirror(m)).collect();
+        json!({
+            "outcome": outcome,
+            "dryRun": self.dry_run,
+            "seconds": cost::seconds(self.elapsed),
+            "totals": totals_json(totals),
+            "registries": cost::registries(&self.asked),
+            "mirrors": mirrors,
+        })
+    }
+
+    fn mirror(&self, result: &MirrorResult) -> Value {
+        let tags: Vec<_> = result
+            .tags
+            .iter()
+            .map(|TagResult { tag, end }| {
+                let mut told = match end {
+                    End::Brought(brought) => cost::brought(brought),
+                    End::Removed => json!({ "outcome": self.removed().replace(' ', "_") }),
+                    End::Failed(reason) => json!({ "outcome": "failed", "error": reason }),
+                };
+                merge(&mut told, json!({ "tag": tag }));
+                told
+            })
+            .collect();
+        json!({
+            "name": result.mirror.name, "from": result.mirror.from, "to": result.to, "error": result.failure, "tags": tags,
+        })
+    }
+}
+
+/// Returns totals as an object.
+pub(crate) fn totals_json(totals: &Totals) -> Value {
+    json!({
+        "tagsUnchanged": totals.unchanged, "tagsCopied": totals.copied, "tagsToCopy": totals.planned,
+        "tagsRemoved": totals.removed, "failures": totals.failed,
+        "bytesCopied": totals.spent.bytes, "blobsCopied": totals.spent.blobs_copied,
+        "blobsMounted": totals.spent.blobs_mounted, "blobsSkipped": totals.spent.blobs_skipped,
+        "cost": cost::cost_json(&totals.cost),
+    })
+}

@@ -1,0 +1,305 @@
+//! Brings one image from one registry to another, or says what that would cost. What `copy`, `sync` and `plan` share.
+
+pub(crate) mod board;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sluice_domain::{
+    Backoff, Class, Classify as _, Digest, RegistryHost, RemoteRepository, Repository, Tag,
+};
+use sluice_registry::{
+    Client, Copied, CopyJob, CopyOptions, Cost, Destination, Error, Estimator, Limits, ManifestRef,
+};
+
+use self::board::{Board, ImageWatch};
+use crate::remote::{Clients, RemoteOptions, Side};
+
+/// How often an image is tried; the client itself repeats single requests before that.
+const TRIES: u32 = 3;
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
+/// The longest wait that a registry may ask for before the image counts as failed.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How many bytes of blobs may be under way at a time where connections are limited by hand.
+const BYTES_UNDER_WAY: u64 = 16 << 30;
+
+/// What is done for all images of one command.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// The registries.
+    pub(crate) clients: Clients,
+    /// What a person sees meanwhile.
+    pub(crate) board: Arc<Board>,
+    limits: Option<Limits>,
+    /// Adds up the cost where nothing is to be copied.
+    estimator: Option<tokio::sync::Mutex<Estimator>>,
+    /// Source registries whose quota is used up, with what they said.
+    closed: Mutex<BTreeMap<RegistryHost, String>>,
+}
+
+/// What is at the other end.
+#[derive(Debug, Clone)]
+pub(crate) enum Target {
+    /// A repository of a registry.
+    Registry(RemoteRepository),
+    /// A repository of which only the digests of its tags are known.
+    Known(Repository, Arc<HashMap<Tag, Digest>>),
+}
+
+/// One image to bring.
+#[derive(Debug, Clone)]
+pub(crate) struct Image {
+    /// Where it comes from.
+    pub(crate) source: RemoteRepository,
+    /// What it is there.
+    pub(crate) wanted: ManifestRef,
+    /// Where it goes.
+    pub(crate) target: Target,
+    /// The tag that it gets there, if any.
+    pub(crate) tag: Option<Tag>,
+}
+
+impl fmt::Display for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = match self.wanted {
+            ManifestRef::Tag(_) => ':',
+            ManifestRef::Digest(_) => '@',
+        };
+        write!(f, "{}{sign}{}", self.source, self.wanted)
+    }
+}
+
+/// An image that is there now, or would be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Brought {
+    /// Its digest.
+    pub(crate) digest: Digest,
+    /// What was at its place before.
+    pub(crate) before: Option<Digest>,
+    /// What it took.
+    pub(crate) work: Work,
+}
+
+/// What it took to bring an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// It was there.
+    Unchanged,
+    /// It was copied.
+    Copied(Spent),
+    /// It would have to be copied.
+    Planned(Cost),
+}
+
+/// What a copy transferred.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Spent {
+    /// The bytes that were transferred.
+    pub(crate) bytes: u64,
+    /// The blobs that were transferred.
+    pub(crate) blobs_copied: u64,
+    /// The blobs that another repository had.
+    pub(crate) blobs_mounted: u64,
+    /// The blobs that were there.
+    pub(crate) blobs_skipped: u64,
+}
+
+impl From<&Copied> for Spent {
+    fn from(copied: &Copied) -> Self {
+        Self {
+            bytes: copied.bytes_copied,
+            blobs_copied: copied.blobs_copied,
+            blobs_mounted: copied.blobs_mounted,
+            blobs_skipped: copied.blobs_skipped,
+        }
+    }
+}
+
+impl Session {
+    /// Begins; with a dry run nothing is written.
+    pub(crate) fn new(
+        options: &RemoteOptions,
+        registries: Vec<sluice_domain::resources::Registry>,
+        dry_run: bool,
+        quiet: bool,
+    ) -> Arc<Self> {
+        let limits = options.max_connections;
+        Arc::new(Self {
+            clients: Clients::new(options.clone(), registries),
+            board: Board::new(quiet),
+            limits: limits.map(|connections| Limits::new(connections, BYTES_UNDER_WAY)),
+            estimator: dry_run.then(tokio::sync::Mutex::default),
+            closed: Mutex::default(),
+        })
+    }
+
+    /// Says whether nothing is to be written.
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.estimator.is_some()
+    }
+
+    /// Brings an image: one look at each end, and nothing else where they agree.
+    pub(crate) async fn bring(&self, image: &Image) -> anyhow::Result<Brought> {
+        let source = self.clients.client(Side::Source, &image.source.host)?;
+        let mut tries = 1;
+        loop {
+            self.open(&image.source.host)?;
+            let error = match self.once(&source, image).await {
+                Ok(brought) => return Ok(brought),
+                Err(error) => error,
+            };
+            let Some(pause) = pause(&error, tries, image) else {
+                if let Some(Error::Quota { .. }) = error.downcast_ref() {
+                    self.close(&image.source.host, &error);
+                }
+                return Err(error);
+            };
+            tracing::debug!(%error, tries, image = %image, "failed; trying again");
+            tokio::time::sleep(pause).await;
+            tries += 1;
+        }
+    }
+
+    /// Refuses to ask a registry again whose quota is used up: that would only prolong it.
+    pub(crate) fn open(&self, host: &RegistryHost) -> anyhow::Result<()> {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        match closed.get(host) {
+            Some(reason) => anyhow::bail!("not asked for: {reason}"),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes note that a quota of a registry is used up.
+    pub(crate) fn close(&self, host: &RegistryHost, error: &anyhow::Error) {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        closed
+            .entry(host.clone())
+            .or_insert_with(|| format!("{error:#}"));
+    }
+
+    async fn once(&self, source: &Client, image: &Image) -> anyhow::Result<Brought> {
+        let (digest, before) = tokio::join!(digest(source, image), self.before(image));
+        let (digest, before) = (digest?, before?);
+        if before.as_ref() == Some(&digest) {
+            return Ok(Brought {
+                digest,
+                before,
+                work: Work::Unchanged,
+            });
+        }
+        let work = match &self.estimator {
+            Some(estimator) => {
+                let cost = self.estimate(estimator, source, image, &digest).await?;
+                Work::Planned(cost)
+            }
+            None => Work::Copied(self.copy(source, image, &digest).await?),
+        };
+        Ok(Brought {
+            digest,
+            before,
+            work,
+        })
+    }
+
+    /// Returns what is at the destination.
+    async fn before(&self, image: &Image) -> anyhow::Result<Option<Digest>> {
+        match &image.target {
+            Target::Known(_, known) => {
+                Ok(image.tag.as_ref().and_then(|tag| known.get(tag)).cloned())
+            }
+            Target::Registry(target) => {
+                let client = self.clients.client(Side::Destination, &target.host)?;
+                let reference = image
+                    .tag
+                    .as_ref()
+                    .map_or_else(|| image.wanted.clone(), ManifestRef::from);
+                let head = client.head(&target.repository, &reference).await?;
+                Ok(head.map(|head| head.digest))
+            }
+        }
+    }
+
+    async fn estimate(
+        &self,
+        estimator: &tokio::sync::Mutex<Estimator>,
+        source: &Client,
+        image: &Image,
+        digest: &Digest,
+    ) -> anyhow::Result<Cost> {
+        let client;
+        let destination = match &image.target {
+            Target::Known(repository, _) => Destination {
+                registry: None,
+                repository,
+            },
+            Target::Registry(target) => {
+                client = self.clients.client(Side::Destination, &target.host)?;
+                Destination {
+                    registry: Some(&client),
+                    repository: &target.repository,
+                }
+            }
+        };
+        let mut estimator = estimator.lock().await;
+        let from = (source, &image.source.repository);
+        Ok(estimator.copy(from, digest, destination).await?)
+    }
+
+    async fn copy(&self, source: &Client, image: &Image, digest: &Digest) -> anyhow::Result<Spent> {
+        let Target::Registry(target) = &image.target else {
+            anyhow::bail!("`{image}` has no registry to be copied to");
+        };
+        let client = self.clients.client(Side::Destination, &target.host)?;
+        let watch = ImageWatch::new(&self.board, image.to_string());
+        let job = CopyJob {
+            source,
+            source_repository: &image.source.repository,
+            digest,
+            target: &client,
+            target_repository: &target.repository,
+            siblings: &[],
+        };
+        let options = CopyOptions {
+            watch: Some(watch.clone()),
+            limits: self.limits.clone(),
+            // It is written last, so that it never points to something that is not complete.
+            tag: image.tag.clone(),
+            ..CopyOptions::default()
+        };
+        let copied = job.run_with(&options).await?;
+        watch.complete();
+        Ok(Spent::from(&copied))
+    }
+}
+
+/// Returns what an image is at its source; a digest is what it is.
+async fn digest(source: &Client, image: &Image) -> anyhow::Result<Digest> {
+    match &image.wanted {
+        ManifestRef::Digest(digest) => Ok(digest.clone()),
+        ManifestRef::Tag(_) => {
+            let head = source.head(&image.source.repository, &image.wanted).await?;
+            let head = head.ok_or_else(|| Error::NotFound {
+                what: image.to_string(),
+            })?;
+            Ok(head.digest)
+        }
+    }
+}
+
+/// Returns how long to wait before an image is tried again, if that can help.
+fn pause(error: &anyhow::Error, tries: u32, image: &Image) -> Option<Duration> {
+    let error: &Error = error.downcast_ref()?;
+    if tries >= TRIES || matches!(error, Error::Quota { .. }) {
+        return None;
+    }
+    let asked = match error.class() {
+        Class::Permanent => return None,
+        Class::Transient { after } => after.unwrap_or_default(),
+        class if class.is_outage() => Duration::ZERO,
+        Class::Unavailable { until } => (until - sluice_domain::now()).to_std().unwrap_or_default(),
+    };
+    let chance = f64::from(image.to_string().bytes().fold(0_u8, u8::wrapping_add)) / 255.0;
+    Some(asked.max(BACKOFF.delay(tries, chance))).filter(|pause| *pause <= LONGEST_WAIT)
+}

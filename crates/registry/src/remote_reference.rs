@@ -1,0 +1,132 @@
+//! References to images of any registry, as people type them to `docker pull`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sluice_domain::{Digest, InvalidName, RegistryHost, RemoteRepository, Tag};
+use thiserror::Error;
+
+/// An image in a registry, as in `alpine:3.20` or `localhost:5000/team/app@sha256:...`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteImage {
+    /// The registry and the repository in it.
+    pub repository: RemoteRepository,
+    /// The tag, if one is written.
+    pub tag: Option<Tag>,
+    /// The digest, if one is written; it decides what the image is.
+    pub digest: Option<Digest>,
+}
+
+/// A reference that cannot be read.
+#[derive(Debug, Error)]
+#[error(
+    "`{text}` is not an image; write it as in `alpine:3.20`, `registry.example:5000/team/app:1.0` or `ghcr.io/team/app@sha256:...`"
+)]
+pub struct InvalidReference {
+    text: String,
+    source: Option<InvalidName>,
+}
+
+impl FromStr for RemoteImage {
+    type Err = InvalidReference;
+
+    fn from_str(written: &str) -> Result<Self, Self::Err> {
+        let refuse = |source: Option<InvalidName>| InvalidReference {
+            text: written
+                .chars()
+                .take(100)
+                .flat_map(char::escape_default)
+                .collect(),
+            source,
+        };
+        let told = |error: InvalidName| refuse(Some(error));
+        // skopeo and containerd are used with this prefix.
+        let text = written.strip_prefix("docker://").unwrap_or(written);
+        let (text, digest) = match text.split_once('@') {
+            Some((text, digest)) => (text, Some(digest.parse().map_err(told)?)),
+            None => (text, None),
+        };
+        let (path, tag) = match text.rsplit_once(':') {
+            // What follows the last colon is a port where a path goes on behind it.
+            Some((path, tag)) if !tag.contains('/') => (path, Some(tag.parse().map_err(told)?)),
+            _ => (text, None),
+        };
+        if path.is_empty() {
+            return Err(refuse(None));
+        }
+        Ok(Self {
+            repository: repository(path).map_err(told)?,
+            tag,
+            digest,
+        })
+    }
+}
+
+/// Completes a name as Docker does.
+fn repository(path: &str) -> Result<RemoteRepository, InvalidName> {
+    match path.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => path.parse(),
+        _ => format!("{}/{path}", RegistryHost::DOCKER_HUB).parse(),
+    }
+}
+
+impl fmt::Display for RemoteImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.repository.fmt(f)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        self.digest
+            .as_ref()
+            .map_or(Ok(()), |digest| write!(f, "@{digest}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_completed_as_docker_does() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        for (written, meant) in [
+            ("alpine", "docker.io/library/alpine"),
+            ("alpine:3.20", "docker.io/library/alpine:3.20"),
+            ("team/app:1", "docker.io/team/app:1"),
+            ("docker.io/alpine:3", "docker.io/library/alpine:3"),
+            ("index.docker.io/library/alpine", "docker.io/library/alpine"),
+            ("docker://quay.io/a/b:1", "quay.io/a/b:1"),
+            ("localhost/x:1", "localhost/x:1"),
+            ("localhost:5000/x", "localhost:5000/x"),
+            ("localhost:5000/x:1", "localhost:5000/x:1"),
+            ("127.0.0.1:5000/a/b/c:v1", "127.0.0.1:5000/a/b/c:v1"),
+        ] {
+            let read: RemoteImage = written.parse().unwrap();
+            assert_eq!(read.to_string(), meant, "{written}");
+        }
+        let read: RemoteImage = format!("a/b:1@{digest}").parse().unwrap();
+        assert_eq!(read.to_string(), format!("docker.io/a/b:1@{digest}"));
+        let read: RemoteImage = format!("docker.io/library/alpine@{digest}")
+            .parse()
+            .unwrap();
+        assert_eq!((read.tag, read.digest.is_some()), (None, true));
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused_with_an_example() {
+        for bad in [
+            "",
+            ":1",
+            "Alpine",
+            "a:b:c",
+            "a@sha256:0",
+            "a b",
+            "https://registry.example/a",
+            "localhost:5000/",
+            "a/../b",
+        ] {
+            let error = bad.parse::<RemoteImage>().unwrap_err();
+            assert!(error.to_string().contains("alpine:3.20"), "{bad}");
+        }
+    }
+}

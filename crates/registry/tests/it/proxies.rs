@@ -1,0 +1,99 @@
+//! The way to a registry through a proxy.
+
+use std::fs;
+use std::process::Command;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sluice_registry::{Client, Endpoint, Error, Proxy};
+
+use crate::liar::Liar;
+use crate::tunnel::Tunnel;
+
+async fn reach(host: &str, proxy: Option<Proxy>) -> Result<(), Error> {
+    let mut endpoint = Endpoint::of(&host.parse().unwrap(), true).unwrap();
+    endpoint.proxy = proxy;
+    let client = Client::new(endpoint)?;
+    client.check(None, false).await.map(|_| ())
+}
+
+fn server(tunnel: &Tunnel, login: Option<(&str, &std::path::Path)>, bypass: &[&str]) -> Proxy {
+    Proxy::Server {
+        url: tunnel.address.parse().unwrap(),
+        login: login.map(|(user, file)| (user.to_owned(), file.to_owned())),
+        bypass: bypass.iter().map(ToString::to_string).collect(),
+    }
+}
+
+async fn registry() -> Liar {
+    let liar = Liar::start().await;
+    liar.on("GET /v2/", 200, &[], "{}");
+    liar
+}
+
+#[tokio::test]
+async fn a_registry_is_reached_through_its_proxy_with_the_password_of_the_proxy() {
+    let liar = registry().await;
+    let shown = format!("Basic {}", STANDARD.encode("porter:open:up"));
+    let tunnel = Tunnel::start(Some(&shown)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let password = folder.path().join("password");
+    fs::write(&password, "open:up\n").unwrap();
+    let proxy = server(&tunnel, Some(("porter", &password)), &[]);
+    reach(&liar.host, Some(proxy)).await.unwrap();
+    assert_eq!(tunnel.heads().len(), 1);
+    assert_eq!(liar.asked().len(), 1);
+    // Without the password nothing gets through, and nothing goes round the proxy either.
+    let refused = reach(&liar.host, Some(server(&tunnel, None, &[]))).await;
+    assert!(refused.is_err());
+    assert_eq!(liar.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn what_needs_no_proxy_goes_round_it() {
+    let liar = registry().await;
+    let tunnel = Tunnel::start(None).await;
+    for (bypass, passed) in [
+        (&["127.0.0.1"][..], 0),
+        (&["10.0.0.0/8", "127.0.0.0/8"], 0),
+        (&["127.0.0.2", "example.com"], 1),
+    ] {
+        let before = tunnel.heads().len();
+        reach(&liar.host, Some(server(&tunnel, None, bypass)))
+            .await
+            .unwrap();
+        assert_eq!(tunnel.heads().len() - before, passed, "{bypass:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_environment_is_asked_only_where_the_setting_says_so() {
+    const CHILD: &str = "SLUICE_TEST_REACH";
+    if let Ok(told) = std::env::var(CHILD) {
+        let (host, setting) = told.split_once(' ').unwrap();
+        let proxy = (setting == "environment").then_some(Proxy::Environment);
+        reach(host, proxy).await.unwrap();
+        return;
+    }
+    let liar = registry().await;
+    let tunnel = Tunnel::start(None).await;
+    for (setting, passed) in [("nothing", 0), ("environment", 1)] {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child
+            .args([
+                "--exact",
+                "proxies::the_environment_is_asked_only_where_the_setting_says_so",
+            ])
+            .env(CHILD, format!("{} {setting}", liar.host))
+            .env("HTTP_PROXY", &tunnel.address)
+            .env_remove("NO_PROXY")
+            .env_remove("no_proxy");
+        let before = liar.asked().len();
+        let ended = tokio::task::spawn_blocking(move || child.output().unwrap())
+            .await
+            .unwrap();
+        assert!(ended.status.success(), "{ended:?}");
+        assert_eq!(liar.asked().len() - before, 1, "{setting}");
+        assert_eq!(tunnel.heads().len(), passed, "{setting}");
+    }
+}
