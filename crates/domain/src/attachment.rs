@@ -21,6 +21,12 @@ impl Tag {
         format!("sha256:{hex}").parse().ok()
     }
 
+    /// Says whether what it names lists the referrers of a manifest.
+    #[must_use]
+    pub fn is_list(&self) -> bool {
+        self.attached_to().is_some() && !self.as_str().contains('.')
+    }
+
     /// Returns the tags of everything that may be attached to a manifest.
     pub fn attachments_of(digest: &Digest) -> impl Iterator<Item = Self> + use<> {
         let hex = digest.as_str().replace(':', "-");
@@ -42,6 +48,7 @@ mod tests {
         assert_eq!(tags.len(), 4);
         for tag in tags {
             assert_eq!(tag.attached_to(), Some(digest.clone()), "{tag}");
+            assert_eq!(tag.is_list(), !tag.as_str().contains('.'), "{tag}");
         }
         for other in [
             format!("sha256-{hex}.zip"),

@@ -8,6 +8,7 @@ mod mirror;
 mod part;
 mod progress;
 mod reconcile;
+mod referrers;
 mod settings;
 mod truth;
 

@@ -13,11 +13,12 @@ use sluice_service::crash;
 use sluice_state::reconcile::after_events;
 use sluice_state::{
     Applied, Catalog, Part, Provenance, Snapshot, Standing, State, TagChange, TagWriter,
-    Truth as _, budgeted_registry, describe, key, source_of,
+    Truth as _, budgeted_registry, describe, detach, key, source_of,
 };
 use thiserror::Error;
 
 use crate::part::{part, platforms};
+use crate::referrers::Unlisting;
 use crate::truth::Upstream;
 
 /// How many sibling repositories are asked for a blob before it is transferred.
@@ -39,6 +40,7 @@ pub struct MirrorWorker {
     pub(crate) audit_every: Duration,
     transport: Transport,
     pub(crate) limits: Limits,
+    pub(crate) unlisting: Unlisting,
 }
 
 /// What the stage works on.
@@ -157,6 +159,7 @@ impl MirrorWorker {
             audit_every: AUDIT_EVERY,
             transport: Transport::default(),
             limits: Limits::of_process(),
+            unlisting: Unlisting::default(),
         }
     }
 
@@ -202,27 +205,29 @@ impl MirrorWorker {
                 .await?;
             return self.superseded(&catalog, fact).await;
         }
+        if self.is_detached(fact).await? {
+            return Ok(Outcome::done());
+        }
         if let Some(kept) = self.keeps(fact).await? {
             return self.refused(fact, kept).await;
         }
         let copied = self.copy(&catalog, fact, false).await?;
         crash::point_of("mirror-worker.copied", fact.tag.as_str());
-        let digest = &copied.top.digest;
-        describe(&self.state, &self.registry, &fact.repository, digest).await?;
-        let part = part(&catalog, fact, digest);
-        let source_digest = part.source.clone();
-        let change = TagChange {
-            repository: &fact.repository,
-            tag: &fact.tag,
-            wanted: Some(&copied.top),
-            provenance: provenance(fact, part),
-            truth: &truth,
-        };
-        match self.tags.apply(&change).await? {
+        describe(
+            &self.state,
+            &self.registry,
+            &fact.repository,
+            &copied.top.digest,
+        )
+        .await?;
+        let (applied, top) = self.point(&catalog, fact, &copied.top, &truth).await?;
+        match applied {
             Applied::Superseded => return self.superseded(&catalog, fact).await,
             Applied::Refused { kept } => return self.refused(fact, kept).await,
             Applied::Settled { .. } => {}
         }
+        let digest = &top.digest;
+        let source_digest = part(&catalog, fact, digest).source;
         tracing::info!(
             image.repository = %fact.repository, image.tag = %fact.tag, image.digest = %digest,
             size_bytes = copied.size_bytes, copied = copied.blobs_copied, mounted = copied.blobs_mounted, "mirrored"
@@ -235,7 +240,7 @@ impl MirrorWorker {
             repository: fact.repository.clone(),
             tag: fact.tag.clone(),
             digest: digest.clone(),
-            media_type: copied.top.media_type.clone(),
+            media_type: top.media_type.clone(),
             size_bytes: copied.size_bytes,
             blobs_copied: copied.blobs_copied,
             blobs_mounted: copied.blobs_mounted,
@@ -244,7 +249,8 @@ impl MirrorWorker {
             move_number: fact.move_number,
             source_digest,
         };
-        Ok(Outcome::done().fact_at(mirrored, occurrence))
+        let outcome = Outcome::done().fact_at(mirrored, occurrence);
+        Ok(self.and_referrers(outcome, fact))
     }
 
     /// Tells a move that is superseded by now, but was carried out before that: what is there is to be scanned.
@@ -326,18 +332,7 @@ impl MirrorWorker {
                 repository: fact.repository.clone(),
             });
         }
-        let host = &fact.source.host;
-        let source = budgeted_registry(
-            &self.state.budgets,
-            catalog,
-            host,
-            &self.transport,
-            fact.urgent,
-        )
-        .map_err(|error| Error::Remote {
-            host: host.to_string(),
-            reason: format!("{error:#}"),
-        })?;
+        let source = self.source(catalog, fact)?;
         let siblings: Vec<Repository> = catalog
             .mirrors
             .values()
@@ -364,6 +359,22 @@ impl MirrorWorker {
         Ok(self.run(&job, fact, top, thorough).await?)
     }
 
+    /// Returns the upstream registry of a move.
+    pub(crate) fn source(
+        &self,
+        catalog: &Snapshot,
+        fact: &UpstreamTagMoved,
+    ) -> Result<Client, Error> {
+        let host = &fact.source.host;
+        let budgets = &self.state.budgets;
+        budgeted_registry(budgets, catalog, host, &self.transport, fact.urgent).map_err(|error| {
+            Error::Remote {
+                host: host.to_string(),
+                reason: format!("{error:#}"),
+            }
+        })
+    }
+
     pub(crate) async fn gone(&self, fact: &UpstreamTagGone) -> Result<Outcome, Error> {
         if !fact.remove {
             return Ok(Outcome::done());
@@ -382,7 +393,22 @@ impl MirrorWorker {
             },
             truth: &truth,
         };
-        self.tags.apply(&change).await?;
+        let applied = self.tags.apply(&change).await?;
+        if let Applied::Settled {
+            previous: Some(previous),
+        } = applied
+        {
+            let previous = std::slice::from_ref(&previous);
+            let tags = &self.tags;
+            detach(
+                &self.state,
+                tags,
+                &fact.repository,
+                previous,
+                "mirror-worker",
+            )
+            .await?;
+        }
         Ok(Outcome::done())
     }
 

@@ -15,6 +15,7 @@ use sluice_events::wire::events::MirrorProgress;
 use sluice_registry::{Arrival, Copied, CopyJob, CopyOptions, Limits, Manifest, Progress, Watch};
 
 use crate::mirror::MirrorWorker;
+use crate::referrers::MAX_BYTES;
 
 /// How often an image is told of.
 const EVERY: Duration = Duration::from_millis(500);
@@ -55,6 +56,7 @@ impl MirrorWorker {
             limits: Some(self.limits.clone()),
             top,
             thorough,
+            most_bytes: fact.tag.attached_to().map(|_| MAX_BYTES),
             ..CopyOptions::default()
         };
         tally.follow(&self.bus, job.run_with(&options)).await

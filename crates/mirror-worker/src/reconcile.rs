@@ -43,14 +43,31 @@ impl MirrorWorker {
                 continue;
             };
             if self.differs(mirror, &upstream, local.as_ref()) {
-                found.commands.push(wanted.into());
-            } else if let Some(held) = local.filter(|local| is_held(&upstream, local)) {
-                same.push((wanted, mirror.to.clone(), held.digest));
+                // What was attached to an image that is gone comes back with that.
+                let is_stray = match moved(mirror, &wanted, &upstream) {
+                    Some(fact) => self.is_detached(&fact).await?,
+                    None => false,
+                };
+                if !is_stray {
+                    found.commands.push(wanted.into());
+                }
+            } else if let Some(held) = local.filter(|local| is_held(&upstream, local))
+                && let Some(fact) = moved(mirror, &wanted, &upstream)
+            {
+                same.push((wanted, fact, held));
             }
         }
         if is_audit {
-            let damaged = self.damaged(same).await?;
-            found.commands.extend(damaged.into_iter().map(Into::into));
+            let damaged = self.damaged(&same).await?;
+            same.retain(|(wanted, ..)| {
+                let is_same = |damaged: &MirrorTag| {
+                    damaged.tag == wanted.tag && damaged.mirror == wanted.mirror
+                };
+                !damaged.iter().any(is_same)
+            });
+            let unlisted = self.unlisted(&catalog, same).await;
+            let asked = damaged.into_iter().chain(unlisted);
+            found.commands.extend(asked.map(Into::into));
         }
         Ok(found)
     }
@@ -69,10 +86,13 @@ impl MirrorWorker {
         let local = self.local(&catalog, command).await?;
         let differs = self.differs(mirror, &upstream, local.as_ref());
         if let Some(held) = local.filter(|local| is_held(&upstream, local))
-            && command.damaged
+            && (command.damaged || command.referrers)
             && !differs
         {
             return match moved(mirror, command, &upstream) {
+                Some(fact) if command.referrers => {
+                    self.referrers_or_told(&catalog, &fact, &held, cause).await
+                }
                 Some(fact) => self.repair_or_tell(&fact, &held, cause).await,
                 None => Ok(Outcome::done()),
             };
@@ -131,6 +151,7 @@ fn move_of(message: Message) -> Option<MirrorTag> {
     match message {
         Message::Command(Command::MirrorTag(command)) => Some(MirrorTag {
             damaged: false,
+            referrers: false,
             ..command
         }),
         Message::Event(Event::UpstreamTagMoved(fact)) => Some(MirrorTag {
@@ -138,12 +159,14 @@ fn move_of(message: Message) -> Option<MirrorTag> {
             tag: fact.tag,
             move_number: fact.move_number,
             damaged: false,
+            referrers: false,
         }),
         Message::Event(Event::UpstreamTagGone(fact)) => Some(MirrorTag {
             mirror: fact.mirror,
             tag: fact.tag,
             move_number: fact.move_number,
             damaged: false,
+            referrers: false,
         }),
         _ => None,
     }
@@ -163,6 +186,7 @@ fn command_for(catalog: &Snapshot, upstream: &UpstreamTag) -> Option<MirrorTag> 
         tag: upstream.tag.parse().ok()?,
         move_number: upstream.move_number,
         damaged: false,
+        referrers: false,
     })
 }
 

@@ -1,32 +1,31 @@
 //! What is attached to a promoted image follows it: signatures, attestations, SBOMs (invariant 1).
 //!
-//! They come after the image, and whenever more of them arrive; they go with it.
+//! They come after the image, and whenever more of them arrive; they go with it. None of them holds up the image. What
+//! would let something into a target that nobody scanned is no attachment: what clients could run, or what is listed as a
+//! referrer of an image and refers to something else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_bus::{Cause, Outcome};
-use sluice_domain::{Digest, Repository, Tag};
+use sluice_domain::{Class, Classify as _, Digest, Repository, Tag};
 use sluice_events::commands::JudgeImage;
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
-use sluice_registry::CopyJob;
-use sluice_state::{Provenance, Standing, TagChange, Truth, describe, key};
+use sluice_registry::{CopyJob, CopyOptions, Manifest};
+use sluice_state::{
+    Applied, Joined, Provenance, Standing, TagChange, Truth, Upon, attached, describe, key,
+    manifests_of, merge, source_of,
+};
 
 use crate::facts::Subject;
 use crate::handler::{Case, Error, Promoter};
 use crate::place::Place;
 use crate::promote::provenance;
+use crate::sweep::Sweep;
 use crate::targets::NAME;
 use crate::told::Told;
 
 /// What is attached to an image may have attachments itself, and those too; then it is enough.
 const MAX_DEPTH: usize = 2;
-
-/// Something attached, under a tag of its own.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Attachment {
-    pub(crate) tag: Tag,
-    pub(crate) digest: Digest,
-}
 
 impl Promoter {
     /// Returns the images of a repository to which a tag is attached.
@@ -46,12 +45,10 @@ impl Promoter {
                 ) else {
                     continue;
                 };
-                let image = self.state.images.get(&key::image(&digest)).await?;
-                let children = image.map(|image| image.value.children).unwrap_or_default();
                 if digest != manifest
-                    && !children
-                        .iter()
-                        .any(|child| child.digest == manifest.as_str())
+                    && !manifests_of(&self.state, &digest)
+                        .await?
+                        .contains(&manifest)
                 {
                     continue;
                 }
@@ -69,72 +66,6 @@ impl Promoter {
             depth += 1;
         }
         Ok(subjects)
-    }
-
-    /// Returns what is attached to manifests of a repository, by its entries, with the manifests of that.
-    pub(crate) async fn attachments(
-        &self,
-        repository: &str,
-        manifests: &[Digest],
-    ) -> Result<(BTreeSet<Attachment>, BTreeSet<Digest>), Error> {
-        let (mut found, mut below) = (BTreeSet::new(), BTreeSet::new());
-        let mut level: BTreeSet<Digest> = manifests.iter().cloned().collect();
-        for _ in 0..MAX_DEPTH {
-            let mut next = BTreeSet::new();
-            for tag in level.iter().flat_map(Tag::attachments_of) {
-                let entry = self
-                    .state
-                    .tags
-                    .get(&key::stored_tag(repository, &tag))
-                    .await?;
-                let settled = entry
-                    .map(|entry| entry.value)
-                    .filter(|entry| entry.claim.is_none());
-                let Some(Ok(digest)) = settled.map(|entry| entry.digest.parse::<Digest>()) else {
-                    continue;
-                };
-                let image = self.state.images.get(&key::image(&digest)).await?;
-                let children = image.map(|image| image.value.children).unwrap_or_default();
-                next.extend(
-                    children
-                        .iter()
-                        .filter_map(|child| child.digest.parse::<Digest>().ok()),
-                );
-                next.insert(digest.clone());
-                found.insert(Attachment { tag, digest });
-            }
-            below.extend(next.iter().cloned());
-            level = next;
-        }
-        Ok((found, below))
-    }
-
-    /// Removes what is attached to a manifest that leaves a target.
-    ///
-    /// Where it is promoted again meanwhile, its next judgement, which whoever sweeps asks for, brings that again.
-    pub(crate) async fn detach(&self, place: &Place, manifest: &Digest) -> Result<(), Error> {
-        let stored = place.target.stored();
-        let manifests = std::slice::from_ref(manifest);
-        let (attached, below) = self.attachments(&stored, manifests).await?;
-        for Attachment { tag, digest } in &attached {
-            let change = TagChange {
-                repository: place.repository(),
-                tag,
-                wanted: None,
-                provenance: Provenance {
-                    by: NAME.to_owned(),
-                    ..Provenance::default()
-                },
-                truth: &Unwanted,
-            };
-            place.tags.apply(&change).await?;
-            tracing::info!(image.repository = %place.target, image.tag = %tag, image.digest = %digest, "removed with what it was attached to");
-        }
-        for digest in &below {
-            let repository = place.repository();
-            place.registry.delete_manifest(repository, digest).await?;
-        }
-        Ok(())
     }
 
     /// Returns the judgements that bring what was attached late to promoted images after them.
@@ -189,15 +120,11 @@ impl Promoter {
         let Ok(digest) = decision.digest.parse::<Digest>() else {
             return Ok(false);
         };
-        let image = self.state.images.get(&key::image(&digest)).await?;
-        let children = image.map(|image| image.value.children).unwrap_or_default();
-        let mut manifests: Vec<Digest> = children
-            .iter()
-            .filter_map(|child| child.digest.parse().ok())
-            .collect();
-        manifests.push(digest);
-        let (attached, _) = self.attachments(&decision.repository, &manifests).await?;
-        for Attachment { tag, digest } in attached {
+        let manifests = manifests_of(&self.state, &digest).await?;
+        for (tag, entry) in attached(&self.state, &decision.repository, &manifests).await? {
+            let Some(digest) = settled(&entry) else {
+                continue;
+            };
             let key = key::stored_tag(&decision.target, &tag);
             let there = self.state.tags.get(&key).await?;
             if !there.is_some_and(|there| is_there(&there.value, &digest)) {
@@ -207,7 +134,7 @@ impl Promoter {
         Ok(false)
     }
 
-    /// Brings what is attached to a promoted image after it.
+    /// Brings what is attached to a promoted image after it; what cannot be brought now is looked for every hour.
     pub(crate) async fn attach<T: Truth>(
         &self,
         case: &Case<'_>,
@@ -215,47 +142,231 @@ impl Promoter {
         truth: &T,
     ) -> Result<(), Error> {
         let source = &case.subject.repository;
-        let (attached, _) = self.attachments(source.as_str(), case.manifests).await?;
-        for Attachment { tag, digest } in attached {
-            let there = self
-                .state
-                .tags
-                .get(&key::target_tag(&place.target, &tag))
-                .await?;
-            if there.is_some_and(|there| is_there(&there.value, &digest)) {
+        let manifests = case.manifests.iter().cloned().collect();
+        for (tag, entry) in attached(&self.state, source.as_str(), &manifests).await? {
+            let Some(digest) = settled(&entry) else {
                 continue;
-            }
-            if truth.standing().await? == Standing::Superseded {
-                return Ok(());
-            }
-            let job = CopyJob {
-                source: &self.registry,
-                source_repository: source,
-                digest: &digest,
-                target: &place.registry,
-                target_repository: place.repository(),
-                siblings: if place.is_remote() {
-                    &[]
-                } else {
-                    std::slice::from_ref(source)
-                },
             };
-            let top = job.run().await?.top;
-            if !place.is_remote() {
-                describe(&self.state, &self.registry, source, &digest).await?;
-            }
-            let change = TagChange {
-                repository: place.repository(),
-                tag: &tag,
-                wanted: Some(&top),
-                provenance: provenance(case),
-                truth,
+            let key = key::target_tag(&place.target, &tag);
+            let there = self.state.tags.get(&key).await?.map(|entry| entry.value);
+            let is_noted = there.as_ref().is_some_and(|there| is_there(there, &digest));
+            let is_refused = there
+                .as_ref()
+                .is_some_and(|there| there.refused == digest.as_str());
+            let brought = async {
+                if is_refused || is_noted && place.head(&tag).await?.is_some() {
+                    return Ok(true);
+                }
+                if truth.standing().await? == Standing::Superseded {
+                    return Ok(false);
+                }
+                let attachment = Attachment {
+                    tag: &tag,
+                    digest: &digest,
+                    there: there.as_ref(),
+                };
+                self.bring_attachment(case, place, truth, &attachment)
+                    .await?;
+                Ok(true)
             };
-            place.tags.apply(&change).await?;
-            tracing::info!(image.repository = %place.target, image.tag = %tag, image.digest = %digest, "brought what is attached to a promoted image");
+            match brought.await {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(
+                    Error::Registry(error) | Error::State(sluice_state::Error::Registry(error)),
+                ) => {
+                    tracing::warn!(%error, image.repository = %place.target, image.tag = %tag, "what is attached to a promoted image is not there");
+                    if matches!(error.class(), Class::Permanent) {
+                        self.refuse(place, &tag, &digest).await?;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
+
+    async fn bring_attachment<T: Truth>(
+        &self,
+        case: &Case<'_>,
+        place: &Place,
+        truth: &T,
+        attachment: &Attachment<'_>,
+    ) -> Result<(), Error> {
+        let (source, repository) = (&case.subject.repository, place.repository());
+        let Attachment { tag, digest, there } = attachment;
+        let Some(top) = self.checked(source, tag, digest).await? else {
+            tracing::warn!(image.repository = %place.target, image.tag = %tag, image.digest = %digest, "it could be run, or refers to something else, and stays out of the target");
+            return self.refuse(place, tag, digest).await;
+        };
+        let job = CopyJob {
+            source: &self.registry,
+            source_repository: source,
+            digest,
+            target: &place.registry,
+            target_repository: repository,
+            siblings: if place.is_remote() {
+                &[]
+            } else {
+                std::slice::from_ref(source)
+            },
+        };
+        let options = CopyOptions {
+            top: Some(top),
+            ..CopyOptions::default()
+        };
+        let top = job.run_with(&options).await?.top;
+        let joined = merge(&place.registry, repository, tag, *there, top).await?;
+        let Some(Joined { top, before }) = joined else {
+            tracing::warn!(image.repository = %place.target, image.tag = %tag, "somebody else attached something under this tag, which is left there");
+            return self.refuse(place, tag, digest).await;
+        };
+        describe(&self.state, &place.registry, repository, &top.digest).await?;
+        let mut provenance = provenance(case);
+        provenance.part.source = Some((*digest).clone()).filter(|digest| *digest != top.digest);
+        let change = TagChange {
+            repository,
+            tag,
+            wanted: Some(&top),
+            provenance,
+            truth: &Upon {
+                truth,
+                registry: &place.registry,
+                repository,
+                tag,
+                before: before.as_ref(),
+                after: &top.digest,
+            },
+        };
+        if let Applied::Settled { .. } = place.tags.apply(&change).await? {
+            tracing::info!(image.repository = %place.target, image.tag = %tag, image.digest = %top.digest, "brought what is attached to a promoted image");
+        }
+        Ok(())
+    }
+
+    /// Returns what may be attached to an image in a target: all of it, or those of a list that are what it says they are.
+    async fn checked(
+        &self,
+        source: &Repository,
+        tag: &Tag,
+        digest: &Digest,
+    ) -> Result<Option<Manifest>, Error> {
+        let top = self.registry.manifest(source, &digest.into()).await?;
+        if !tag.is_list() {
+            return Ok(Some(top).filter(|top| !top.can_run()));
+        }
+        let (subject, mut good) = (tag.attached_to(), Vec::new());
+        for listed in top.children() {
+            let listed = &listed.digest;
+            let referrer = self.registry.manifest(source, &listed.into()).await?;
+            if !referrer.can_run() && referrer.subject() == subject {
+                good.push(referrer);
+            } else {
+                tracing::warn!(image.repository = %source, image.tag = %tag, image.digest = %listed, "it is listed as a referrer, and is left out: it could be run, or refers to something else");
+            }
+        }
+        if good.len() == top.children().len() {
+            return Ok(Some(top).filter(|top| !top.children().is_empty()));
+        }
+        Ok(Manifest::listing(None, &good)?)
+    }
+
+    /// Notes that something stays out of a target, so that it is not tried again.
+    async fn refuse(&self, place: &Place, tag: &Tag, digest: &Digest) -> Result<(), Error> {
+        let key = key::target_tag(&place.target, tag);
+        let entry = self.state.tags.get(&key).await?;
+        let (mut entry, revision) = entry.map_or_else(Default::default, |entry| {
+            (entry.value, Some(entry.revision))
+        });
+        entry.repository = place.target.stored();
+        entry.tag = tag.to_string();
+        entry.refused = digest.to_string();
+        match self.state.tags.write(&key, &entry, revision).await {
+            Err(error) if !error.is_conflict() => Err(error.into()),
+            // Somebody is at work on the tag, and the next judgement looks again.
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what is attached to manifests that leave a target, with the manifests of that which nothing else needs.
+    ///
+    /// The manifests go first: whoever goes on with it after a crash finds them by the tags. Where an image is promoted
+    /// again meanwhile, its next judgement, which whoever sweeps asks for, brings that again.
+    pub(crate) async fn detach(
+        &self,
+        sweep: &Sweep<'_>,
+        leaving: &BTreeSet<Digest>,
+    ) -> Result<(), Error> {
+        let place = sweep.place;
+        let attached: BTreeMap<Tag, TagEntry> =
+            attached(&self.state, &place.target.stored(), leaving)
+                .await?
+                .into_iter()
+                .filter(|(_, entry)| !entry.digest.is_empty())
+                .collect();
+        if attached.is_empty() {
+            return Ok(());
+        }
+        let kept = self.kept(sweep, &attached).await?;
+        for (tag, entry) in &attached {
+            let Ok(digest) = entry.digest.parse::<Digest>() else {
+                continue;
+            };
+            let repository = place.repository();
+            for manifest in self.reached(&digest, place).await?.iter().chain([&digest]) {
+                if !kept.contains(manifest) {
+                    place.registry.delete_manifest(repository, manifest).await?;
+                }
+            }
+            let change = TagChange {
+                repository,
+                tag,
+                wanted: None,
+                provenance: Provenance {
+                    by: NAME.to_owned(),
+                    ..Provenance::default()
+                },
+                truth: &Unwanted,
+            };
+            place.tags.apply(&change).await?;
+            tracing::info!(image.repository = %place.target, image.tag = %tag, image.digest = %digest, "removed with what it was attached to");
+        }
+        Ok(())
+    }
+}
+
+/// Which repositories have anything that is attached to images, as far as that was looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Bearing(BTreeMap<String, bool>);
+
+impl Bearing {
+    pub(crate) async fn has(
+        &mut self,
+        promoter: &Promoter,
+        repository: &str,
+    ) -> Result<bool, Error> {
+        if let Some(has) = self.0.get(repository) {
+            return Ok(*has);
+        }
+        let Ok(named) = repository.parse() else {
+            return Ok(false);
+        };
+        let tags = promoter.state.tags.list(&key::tags_of(&named)).await?;
+        let has = tags.iter().any(|entry| {
+            let tag = entry.value.tag.parse::<Tag>();
+            !entry.value.digest.is_empty() && tag.is_ok_and(|tag| tag.attached_to().is_some())
+        });
+        self.0.insert(repository.to_owned(), has);
+        Ok(has)
+    }
+}
+
+/// Something attached to an image, under a tag of its own.
+struct Attachment<'a> {
+    tag: &'a Tag,
+    digest: &'a Digest,
+    /// What the target has under that tag.
+    there: Option<&'a TagEntry>,
 }
 
 /// Nothing wants any more what was attached to a manifest that goes.
@@ -267,6 +378,13 @@ impl Truth for Unwanted {
     }
 }
 
+/// Returns what a tag names with which nobody is at work.
+fn settled(entry: &TagEntry) -> Option<Digest> {
+    entry.digest.parse().ok().filter(|_| entry.claim.is_none())
+}
+
+/// Says whether an entry is that of what was brought for a digest, or says that this stays out.
 fn is_there(entry: &TagEntry, digest: &Digest) -> bool {
-    entry.claim.is_none() && entry.digest == digest.as_str()
+    let is_brought = entry.claim.is_none() && source_of(entry) == digest.as_str();
+    is_brought || entry.refused == digest.as_str()
 }

@@ -15,6 +15,7 @@ use sluice_state::{Catalog, State, key};
 use sluice_telemetry::metrics;
 use tokio_util::sync::CancellationToken;
 
+use crate::attached::Bearing;
 use crate::facts::Known;
 use crate::handler::{Error, Promoter};
 use crate::policies::{self, Policy};
@@ -107,6 +108,7 @@ impl Promoter {
             ..Found::default()
         };
         let mut look = Look::of(self, cause);
+        let mut bearing = Bearing::default();
         for entry in page.entries {
             let decision = &entry.value;
             if decision.promoted_at.is_some() && !decision.flagged.is_empty() {
@@ -114,7 +116,8 @@ impl Promoter {
             }
             if let Some(command) = look.vanished(&entry).await? {
                 found.commands.push(command.into());
-            } else if self.lacks(decision).await?
+            } else if bearing.has(self, &decision.repository).await?
+                && self.lacks(decision).await?
                 && let (Ok(repository), Ok(tag), Ok(digest)) = (
                     decision.repository.parse(),
                     decision.tag.parse(),

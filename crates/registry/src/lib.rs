@@ -26,6 +26,7 @@ mod platforms;
 mod progress;
 mod rate;
 mod reference;
+mod referrers;
 mod remote_reference;
 mod tags;
 mod tally;

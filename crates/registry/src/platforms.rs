@@ -110,7 +110,7 @@ impl Manifest {
 }
 
 /// Writes a document without white space, its keys in order at every level.
-fn write(value: &Value, to: &mut String) {
+pub(crate) fn write(value: &Value, to: &mut String) {
     match value {
         Value::Object(fields) => {
             let fields: BTreeMap<&String, &Value> = fields.iter().collect();

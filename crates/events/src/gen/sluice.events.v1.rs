@@ -877,4 +877,7 @@ pub struct MirrorTag {
     /// Whether the registry lacks what the state says is there.
     #[prost(bool, tag = "4")]
     pub damaged: bool,
+    /// Whether what refers to the image upstream is to be looked for, and not the tag.
+    #[prost(bool, tag = "5")]
+    pub referrers: bool,
 }

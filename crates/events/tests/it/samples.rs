@@ -425,6 +425,7 @@ fn commands() -> Vec<Command> {
             tag: tag("3.20"),
             move_number: 3,
             damaged: false,
+            referrers: false,
         }
         .into(),
     ]
