@@ -3,6 +3,7 @@
 mod access;
 mod api;
 mod apply;
+mod attached;
 mod budget;
 mod chaos;
 mod crash;

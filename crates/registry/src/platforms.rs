@@ -15,6 +15,8 @@ use crate::manifest::{Content, Descriptor, Manifest};
 
 /// The annotation of a part with the digest of the whole.
 const SOURCE: &str = "dev.sluice.source-digest";
+/// The annotation of a part with the platforms that were wanted.
+const WANTED: &str = "dev.sluice.platforms";
 /// The annotation with which an attestation names the manifest that it speaks of.
 const SPEAKS_OF: &str = "vnd.docker.reference.digest";
 /// How many of the platforms that an index has are told.
@@ -66,15 +68,29 @@ impl Manifest {
         if keeps.iter().all(|keep| *keep) {
             return Ok(self.clone());
         }
-        self.without(&keeps)
+        self.without(&keeps, wanted)
+    }
+
+    /// Says whether this is what is to be kept of a digest: a part of it that says so, or itself.
+    #[must_use]
+    pub fn is_part(&self, whole: &Digest, wanted: &Platforms) -> bool {
+        if self.digest == *whole {
+            let is_image = matches!(self.content, Content::Image { .. });
+            return is_image || self.part(wanted).is_ok_and(|part| part.digest == *whole);
+        }
+        let is_of = |noted: &Value| noted.as_str() == Some(wanted.to_string().as_str());
+        self.part_of().as_ref() == Some(whole) && self.note(WANTED).as_ref().is_some_and(is_of)
+    }
+
+    fn note(&self, key: &str) -> Option<Value> {
+        let document: Value = serde_json::from_slice(&self.raw).ok()?;
+        document.get("annotations")?.get(key).cloned()
     }
 
     /// Returns the digest of the index that this is a part of, as the part itself says.
     #[must_use]
     pub fn part_of(&self) -> Option<Digest> {
-        let document: Value = serde_json::from_slice(&self.raw).ok()?;
-        let source = document.get("annotations")?.get(SOURCE)?;
-        source.as_str()?.parse().ok()
+        self.note(SOURCE)?.as_str()?.parse().ok()
     }
 
     fn lacks(&self, wanted: &Platforms, offered: String) -> Error {
@@ -85,7 +101,7 @@ impl Manifest {
         }
     }
 
-    fn without(&self, keeps: &[bool]) -> Result<Self, Error> {
+    fn without(&self, keeps: &[bool], wanted: &Platforms) -> Result<Self, Error> {
         let broken = || Error::untrusted(&self.digest, "it is no index");
         let mut document: BTreeMap<String, Value> =
             serde_json::from_slice(&self.raw).map_err(|_| broken())?;
@@ -102,6 +118,7 @@ impl Manifest {
         }
         if let Some(notes) = notes.as_object_mut() {
             notes.insert(SOURCE.to_owned(), Value::from(self.digest.as_str()));
+            notes.insert(WANTED.to_owned(), Value::from(wanted.to_string()));
         }
         let mut raw = String::new();
         write(&Value::from_iter(document), &mut raw);

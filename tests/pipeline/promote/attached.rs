@@ -15,7 +15,7 @@ impl Scene {
     fn attach(&self, name: &str, to: &Image, kind: &str, content: &str) -> Image {
         let publisher = self.stack.publisher();
         let from = format!("library/{name}");
-        let manifest = publisher.image(&from, "amd64", content);
+        let manifest = publisher.referrer(&from, to, "application/json", content);
         publisher.put(&from, &tag_of(to, kind), &manifest);
         manifest
     }
@@ -38,7 +38,7 @@ fn what_is_attached_follows_however_late_and_leaves_with_the_image() {
     let signature = scene.attach("app", index, ".sig", "a signature");
     // A referrer of a child, listed where registries without an API for that have it.
     let publisher = scene.stack.publisher();
-    let sbom = publisher.image("library/app", "amd64", "an SBOM");
+    let sbom = publisher.referrer("library/app", amd64, "text/spdx", "an SBOM");
     let listed = publisher.index("library/app", &[("amd64", &sbom)]);
     let fallback = tag_of(amd64, "");
     publisher.put("library/app", &fallback, &listed);
@@ -89,4 +89,45 @@ fn what_is_attached_follows_however_late_and_leaves_with_the_image() {
     for digest in [&both.digest, &sbom.digest, &attestation.digest] {
         assert_eq!(scene.status("official/app", digest), 404);
     }
+}
+
+#[test]
+fn what_could_run_or_refers_to_something_else_stays_out_of_the_target_and_holds_up_nothing() {
+    let mut scene = Scene::start();
+    scene.policy(CLEAN_TO_OFFICIAL);
+    scene.stack.service("promoter", &[]);
+    let publisher = scene.stack.publisher();
+    let app = "library/app";
+    let image = scene.publish("app", "1.0", "clean");
+    // Nobody scans what lies under these tags.
+    let [evil, worse] = ["evil", "worse"].map(|content| publisher.image(app, "amd64", content));
+    publisher.put(app, &tag_of(&image, ".sig"), &evil);
+    let sbom = publisher.referrer(app, &image, "text/spdx", "an SBOM");
+    let foreign = publisher.referrer(app, &evil, "text/spdx", "of something else");
+    let children = [("amd64", &worse), ("amd64", &foreign), ("amd64", &sbom)];
+    let listed = publisher.index(app, &children);
+    publisher.put(app, &tag_of(&image, ""), &listed);
+    scene.mirror("app");
+    scene.mirrored("app", "1.0", &image);
+    scene.follows("hub/app", &tag_of(&image, ".sig"), &evil);
+    scene.follows("hub/app", &tag_of(&image, ""), &listed);
+    scene.scan("app", "1.0", &image, CLEAN);
+    scene.facts("image.promoted", 1);
+    let list = wait_for("what may follow to follow", 60, || {
+        scene.reader().get("official/app", &tag_of(&image, ""))
+    });
+    let list: serde_json::Value = serde_json::from_slice(&list).unwrap();
+    assert_eq!(list["manifests"].as_array().unwrap().len(), 1);
+    assert_eq!(list["manifests"][0]["digest"], sbom.digest);
+    scene.quiet();
+    let signed = tag_of(&image, ".sig");
+    for reference in [&signed, &evil.digest, &worse.digest, &foreign.digest] {
+        assert_eq!(scene.status("official/app", reference), 404, "{reference}");
+    }
+    // It is not tried again and again, and nothing of it is a stranger's.
+    let told = scene.stack.sluice(&["reconcile", "promoter", "-o", "json"]);
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told[0]["found"], 0, "{told}");
+    scene.told("image.unauthorised", 0);
+    scene.told("image.promoted", 1);
 }

@@ -61,11 +61,17 @@ fn a_part_has_what_is_wanted_with_its_attestations_and_says_what_it_is_a_part_of
     assert_eq!(part.media_type, INDEX);
     let raw = String::from_utf8(part.raw.to_vec()).unwrap();
     let expected = format!(
-        r#"{{"annotations":{{"b":"1","dev.sluice.source-digest":"{}"}},"manifests":["#,
+        r#"{{"annotations":{{"b":"1","dev.sluice.platforms":"linux/amd64","dev.sluice.source-digest":"{}"}},"manifests":["#,
         whole.digest
     );
     assert!(raw.starts_with(&expected), "{raw}");
     assert_eq!(whole.part_of(), None);
+    for (wanted, is_part) in [(&["linux/amd64"][..], true), (&["linux/arm64"], false)] {
+        assert_eq!(part.is_part(&whole.digest, &only(wanted)), is_part);
+        assert!(!whole.is_part(&whole.digest, &only(wanted)));
+        assert!(!part.is_part(&part.digest.clone(), &only(&["linux/s390x"])));
+    }
+    assert!(whole.is_part(&whole.digest, &Platforms::All));
 }
 
 #[test]
