@@ -68,7 +68,7 @@ impl Handler for Stage {
         match (input.0.as_str(), call) {
             ("permanent", _) => return Err(Failure(Class::Permanent)),
             ("once", 1) => return Err(Failure(Class::TRANSIENT)),
-            ("away", 1) => return Err(Failure(Class::OUTAGE)),
+            ("lost", 1 | 2) | ("away", 1) => return Err(Failure(Class::OUTAGE)),
             ("panics", 1) => panic!("as the test wants it"),
             ("waits", 1) => {
                 return Err(Failure(Class::Unavailable {
@@ -115,7 +115,7 @@ async fn ask(bus: &Bus, mirror: &str) {
 }
 
 async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
-    for _ in 0..900 {
+    for _ in 0..1_800 {
         if condition().await {
             return;
         }
@@ -241,6 +241,30 @@ async fn a_server_that_dies_under_the_work_costs_no_attempt() {
         nothing_is_left(&bus).await;
         assert!(bus.dead_letters(10).await.unwrap().is_empty());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_knows_a_delivery_no_more_keeps_nobody_from_work() {
+    let (nats, bus) = provisioned().await;
+    let stage = Stage::default();
+    let held = stage.held.clone().lock_owned().await;
+    // As many as the stage works on at once.
+    ask(&bus, "lost").await;
+    ask(&bus, "lost").await;
+    let losing = async {
+        until("the work to begin", || async {
+            stage.calls.load(Ordering::SeqCst) == 2
+        })
+        .await;
+        // As a server that was started anew after its disk was full, which had delivered more than it had stored.
+        tokio::task::block_in_place(|| nats.remove_stream("WORK"));
+        bus.provision(ProvisionOptions::default()).await.unwrap();
+        drop(held);
+        ask(&bus, "fine").await;
+    };
+    // What was kept of both goes on too.
+    tokio::join!(losing, work(&bus, &stage, 3));
+    nothing_is_left(&bus).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Speaks NATS' own protocol, for what no service may do: purging streams and removing consumers.
+//! Speaks NATS' own protocol, for what no service may do: purging and removing streams, removing consumers.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
@@ -9,6 +9,11 @@ impl Nats {
     /// Removes every message of a stream.
     pub fn purge(&self, stream: &str) {
         self.request(&format!("$JS.API.STREAM.PURGE.{stream}"));
+    }
+
+    /// Removes a stream with all that it holds; provisioned again, it begins at the first sequence.
+    pub fn remove_stream(&self, stream: &str) {
+        self.request(&format!("$JS.API.STREAM.DELETE.{stream}"));
     }
 
     /// Removes the consumer of a stage; provisioned again, it is given everything that the stream holds.

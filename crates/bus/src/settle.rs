@@ -26,7 +26,7 @@ use crate::topology::Stage;
 
 /// From this delivery on a message runs alone: it may have killed the processes that had it before.
 const SUSPECT: i64 = 3;
-/// How often an acknowledgement is tried; after that the message comes again.
+/// How often an acknowledgement is tried; after that the message comes again if the server still has it.
 const ACKNOWLEDGEMENTS: usize = 3;
 /// How often a connection that is down is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -88,7 +88,7 @@ impl<H: Handler> Worker<H> {
             match with_heartbeat(&message, self.ack_wait, attempt).await {
                 Ok(()) => {
                     crash::point("bus.finished");
-                    self.acknowledge(&message).await
+                    self.acknowledge(&message, Settlement::Done, "done").await
                 }
                 Err(failure) => {
                     let settled = self.unfinished(&message, &cause, failure);
@@ -101,11 +101,20 @@ impl<H: Handler> Worker<H> {
         in_flight.settled(outcome);
     }
 
-    /// Says that the work is done; one that is lost with the connection is said again, or the work would be repeated.
-    async fn acknowledge(&self, message: &Incoming) -> &'static str {
+    /// Settles a message with whose outcome all is done; what is lost with the connection is said again, or the work
+    /// would be repeated.
+    ///
+    /// A server that was started anew may not know the delivery any more, as after its disk was full; it would never
+    /// confirm, and whoever waited for that would work no more.
+    pub(crate) async fn acknowledge(
+        &self,
+        message: &Incoming,
+        how: Settlement,
+        told: &'static str,
+    ) -> &'static str {
         for _ in 0..ACKNOWLEDGEMENTS {
-            match message.settle(Settlement::Done).await {
-                Ok(()) => return "done",
+            match message.settle(how).await {
+                Ok(()) => return told,
                 Err(error) => tracing::warn!(error, "an acknowledgement was lost"),
             }
             while !self.bus.is_connected() {

@@ -35,7 +35,8 @@ const LONGEST_REASON: usize = 2_000;
 impl<H: Handler> Worker<H> {
     /// Settles a message that failed, and says how.
     ///
-    /// A bus that does not take it is waited for: given up, the message would come again as another attempt.
+    /// A bus that does not take what is kept of it is waited for: given up, the message would come again as another
+    /// attempt.
     pub(crate) async fn unfinished(
         &self,
         message: &Incoming,
@@ -76,9 +77,7 @@ impl<H: Handler> Worker<H> {
                 let own = self.stage.backoff.delay(cause.attempt, random());
                 let delay = after.map_or(own, |asked| asked.max(own));
                 tracing::warn!(error = told, ?delay, "failed; trying again");
-                self.retry(message, cause, delay, told)
-                    .await
-                    .map(|()| "retried")
+                self.retry(message, cause, delay, told).await
             }
             Class::Unavailable { mut until } => {
                 if class.is_outage() {
@@ -90,9 +89,9 @@ impl<H: Handler> Worker<H> {
                 // Waiting is no attempt.
                 let attempts = cause.attempt.saturating_sub(1);
                 let waits = cause.waits.saturating_add(1);
-                self.later(message, cause, until, (attempts, waits), told)
-                    .await
-                    .map(|()| "waiting")
+                let counts = (attempts, waits);
+                self.later(message, cause, until, counts, told).await?;
+                Ok(self.acknowledge(message, Settlement::Done, "waiting").await)
             }
         }
     }
@@ -103,16 +102,18 @@ impl<H: Handler> Worker<H> {
         cause: &Cause,
         delay: Duration,
         told: &str,
-    ) -> Result<(), BoxError> {
-        if delay <= LONGEST_NAK {
-            return message.settle(Settlement::Again(delay)).await;
+    ) -> Result<&'static str, BoxError> {
+        let mut how = Settlement::Again(delay);
+        if delay > LONGEST_NAK {
+            let until = now() + delay.min(LONGEST_DELAY);
+            let counts = (cause.attempt, cause.waits);
+            self.later(message, cause, until, counts, told).await?;
+            how = Settlement::Done;
         }
-        let until = now() + delay.min(LONGEST_DELAY);
-        let counts = (cause.attempt, cause.waits);
-        self.later(message, cause, until, counts, told).await
+        Ok(self.acknowledge(message, how, "retried").await)
     }
 
-    /// Leaves a copy with the scheduler and acknowledges the original.
+    /// Leaves a copy with the scheduler; the original is to be acknowledged.
     async fn later(
         &self,
         message: &Incoming,
@@ -135,7 +136,7 @@ impl<H: Handler> Worker<H> {
         let until = until + TimeDelta::milliseconds(999);
         map.insert(SPEC, at(until).as_str());
         map.insert(TARGET, format!("sluice.due.retry.{stage}").as_str());
-        // One message has one copy: where the acknowledgement below is lost, the next copy replaces this one.
+        // One message has one copy: where the acknowledgement is lost, the next copy replaces this one.
         let subject = format!(
             "sluice.schedule.retry.{stage}.{}.{}",
             message.stream, message.sequence
@@ -143,7 +144,7 @@ impl<H: Handler> Worker<H> {
         let copy = outgoing(subject, message.payload.clone(), &map);
         self.bus.store(copy).await?;
         crash::point("bus.postponed");
-        message.settle(Settlement::Done).await
+        Ok(())
     }
 
     async fn give_up(
@@ -158,10 +159,10 @@ impl<H: Handler> Worker<H> {
             "given up; see `sluice dead-letters list`"
         );
         self.bury(message, cause, reason).await?;
-        Ok("dead")
+        Ok(self.acknowledge(message, Settlement::Never, "dead").await)
     }
 
-    /// Keeps the message with its reason, then ends it.
+    /// Keeps the message with its reason; the original is to be ended.
     async fn bury(&self, message: &Incoming, cause: &Cause, reason: &str) -> Result<(), BoxError> {
         let mut map = self.copied_headers(message, cause);
         let reason: String = reason.chars().take(LONGEST_REASON).collect();
@@ -175,7 +176,7 @@ impl<H: Handler> Worker<H> {
         letter.message_id = Some(id);
         self.bus.store(letter).await?;
         crash::point("bus.buried");
-        message.settle(Settlement::Never).await
+        Ok(())
     }
 
     /// Copies the headers, and with them what this happening is called: a tick's own headers are those of all ticks.
