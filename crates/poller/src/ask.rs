@@ -103,6 +103,7 @@ impl Poller {
             untold(&known)
         });
         let attached = self.attached(mirror, &known, attachments).await?;
+        looks.retain(|(tag, _)| !attached.contains(tag));
         looks.extend(attached.into_iter().map(|tag| (tag, Look::Listed)));
         let asking = Asking {
             mirror,

@@ -314,7 +314,10 @@ impl Promoter {
             };
             let repository = place.repository();
             for manifest in self.reached(&digest, place).await?.iter().chain([&digest]) {
-                if !kept.contains(manifest) {
+                let goes = *manifest == digest
+                    || !place.is_remote()
+                    || refers(place, manifest, tag).await?;
+                if goes && !kept.contains(manifest) {
                     place.registry.delete_manifest(repository, manifest).await?;
                 }
             }
@@ -375,6 +378,18 @@ struct Unwanted;
 impl Truth for Unwanted {
     async fn standing(&self) -> Result<Standing, sluice_state::Error> {
         Ok(Standing::Current)
+    }
+}
+
+/// Says whether a manifest refers to what a tag is attached to; others may have listed anything in a remote registry.
+async fn refers(place: &Place, manifest: &Digest, tag: &Tag) -> Result<bool, Error> {
+    let read = place
+        .registry
+        .manifest(place.repository(), &manifest.into());
+    match read.await {
+        Ok(manifest) => Ok(manifest.subject() == tag.attached_to()),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -1,3 +1,5 @@
+//! Parts of an index: what they have, what they say, and that they are the same each time.
+
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+//! Lists of referrers: what they say, what they keep, and what could run.
+
 use serde_json::json;
 
 use super::*;
