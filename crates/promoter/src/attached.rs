@@ -383,9 +383,8 @@ impl Truth for Unwanted {
 
 /// Says whether a manifest refers to what a tag is attached to; others may have listed anything in a remote registry.
 async fn refers(place: &Place, manifest: &Digest, tag: &Tag) -> Result<bool, Error> {
-    let read = place
-        .registry
-        .manifest(place.repository(), &manifest.into());
+    let reference = manifest.into();
+    let read = place.registry.manifest(place.repository(), &reference);
     match read.await {
         Ok(manifest) => Ok(manifest.subject() == tag.attached_to()),
         Err(error) if error.is_not_found() => Ok(false),

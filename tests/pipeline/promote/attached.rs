@@ -6,7 +6,7 @@ use super::CLEAN_TO_OFFICIAL;
 use super::scene::{CLEAN, Scan, Scene};
 
 /// Returns the tag of something that is attached to a manifest.
-fn tag_of(image: &Image, kind: &str) -> String {
+pub(super) fn tag_of(image: &Image, kind: &str) -> String {
     format!("{}{kind}", image.digest.replace(':', "-"))
 }
 
