@@ -266,6 +266,27 @@ impl Upstream {
         image
     }
 
+    /// Pushes something of a kind that refers to a manifest and returns it, without a tag.
+    pub fn referrer(&self, repository: &str, subject: &Image, kind: &str, content: &str) -> Image {
+        let config = self.blob(repository, "application/vnd.oci.empty.v1+json", b"{}");
+        let layer = self.blob(repository, kind, content.as_bytes());
+        let subject = json!({
+            "mediaType": subject.media_type, "digest": subject.digest, "size": subject.raw.len(),
+        });
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind, "config": config,
+            "layers": [layer], "subject": subject,
+        });
+        let raw = format!("{manifest} \n").into_bytes();
+        let image = Image {
+            digest: digest(&raw),
+            raw,
+            media_type: MANIFEST,
+        };
+        self.put(repository, &image.digest, &image);
+        image
+    }
+
     /// Pushes an index over images and returns it, without a tag.
     pub fn index(&self, repository: &str, children: &[(&str, &Image)]) -> Image {
         let children: Vec<_> = children

@@ -28,6 +28,8 @@ pub enum Lie {
     Realm(String),
     /// The list of tags has another page, and another, without end.
     EndlessTags,
+    /// There is something of this media type.
+    Found(&'static str, String),
     /// The list of tags has these, and another page if so said.
     Tags(Vec<&'static str>, bool),
 }
@@ -181,6 +183,10 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             let body = format!("{{\"name\":\"x\",\"tags\":[\"page{page}\"]}}");
             let answer = plain(200).header(header::LINK, link);
             return answer.body(Body::from(body)).unwrap();
+        }
+        Some(Lie::Found(media_type, body)) => {
+            let answer = plain(200).header(header::CONTENT_TYPE, *media_type);
+            return answer.body(Body::from(body.clone())).unwrap();
         }
         Some(Lie::Tags(tags, more)) => {
             let mut answer = plain(200);

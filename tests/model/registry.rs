@@ -51,6 +51,8 @@ pub enum Place {
     Tags(String),
     /// A manifest of a repository, by tag or digest.
     Manifest(String, String),
+    /// What refers to a manifest, which this registry does not list.
+    Referrers,
     /// A blob of a repository.
     Blob(String, String),
     /// The uploads of a repository.
@@ -71,6 +73,9 @@ impl Place {
         }
         if let Some((repository, reference)) = path.split_once("/manifests/") {
             return Self::Manifest(repository.to_owned(), reference.to_owned());
+        }
+        if path.contains("/referrers/") {
+            return Self::Referrers;
         }
         let (repository, rest) = path.split_once("/blobs/").unwrap();
         match rest.strip_prefix("uploads/") {
@@ -103,6 +108,7 @@ impl Registry {
         match Place::of(&request.path) {
             Place::Catalog => self.catalog(),
             Place::Tags(repository) => self.tags(&repository),
+            Place::Referrers => refuse(404, "NAME_UNKNOWN"),
             Place::Manifest(repository, reference) => match request.method {
                 Method::PUT => self.put(&repository, &reference, request),
                 Method::DELETE => self.delete(&repository, &reference),

@@ -1,6 +1,7 @@
 //! The commands that copy without an installation: `sluice copy`, `sync`, `plan` and `import`, on real registries.
 
 mod page;
+mod platforms;
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};

@@ -3,6 +3,7 @@
 mod access;
 mod api;
 mod apply;
+mod attached;
 mod budget;
 mod chaos;
 mod crash;
@@ -12,6 +13,7 @@ mod lies;
 mod metrics;
 mod mirror;
 mod notifications;
+mod platforms;
 mod process;
 mod promote;
 mod prune;

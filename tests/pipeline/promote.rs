@@ -1,5 +1,6 @@
 //! What is clean reaches its target, byte for byte; what is not stays out, and it is told why.
 
+mod attached;
 mod immutable;
 mod push;
 mod recall;

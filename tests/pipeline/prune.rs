@@ -1,5 +1,7 @@
 //! Retention: what is over the limit or meets a condition goes, and nothing else does.
 
+mod attached;
+
 use std::collections::BTreeSet;
 
 use chrono::{TimeDelta, Utc};

@@ -141,11 +141,11 @@ pub(crate) const READERS: [(&str, &[&str]); 11] = [
         ],
     ),
     ("upstream", &["mirror-worker", "promoter", "gateway"]),
-    ("tags", &["scanner-adapter", "gateway"]),
+    ("tags", &["poller", "scanner-adapter", "gateway"]),
     ("tombstones", &["gateway"]),
     // When it last looked at what the registry holds.
     ("reconciliations", &["mirror-worker"]),
-    ("images", &["gateway"]),
+    ("images", &["poller", "gateway"]),
     ("verdicts", &["promoter", "pruner", "gateway"]),
     ("decisions", &["pruner", "gateway"]),
     ("endpoints", &["gateway"]),

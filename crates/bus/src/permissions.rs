@@ -84,6 +84,8 @@ pub(crate) const SERVICES: [Service; 7] = [
             "upstream.poll_recovered",
         ],
         commands: &["poll.>", "reconcile.poller"],
+        // What is attached to an image is found by the manifests of which that consists here.
+        reads: &["tags", "images"],
         writes: &["upstream", "budgets"],
         ..SERVICE
     },

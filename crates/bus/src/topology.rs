@@ -116,6 +116,8 @@ pub const PROMOTER: Stage = Stage {
         "sluice.v1.scan.succeeded.>",
         "sluice.v1.scan.failed.>",
         "sluice.v1.scan.findings_changed.>",
+        // What is attached to an image follows it, however late it comes.
+        "sluice.v1.tag.mirrored.>",
     ],
     work: &[
         "sluice.do.judge.>",

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::{Value, json};
+use sluice_domain::Platform;
+use sluice_domain::resources::Platforms;
 use sluice_registry::{ManifestRef, RemoteImage};
 use tokio::time::Instant;
 
@@ -30,6 +32,14 @@ pub(crate) struct CopyArguments {
     /// Copies every platform and everything else of an index, which is the default.
     #[arg(long)]
     all: bool,
+    /// Copies only these platforms of an index, as a part of it with a digest of its own.
+    #[arg(
+        long,
+        value_name = "OS/ARCH[/VARIANT]",
+        value_delimiter = ',',
+        conflicts_with = "all"
+    )]
+    platform: Vec<Platform>,
     /// Only says what would be copied, and what that would cost.
     #[arg(long)]
     dry_run: bool,
@@ -48,6 +58,11 @@ impl CopyArguments {
             (None, Some(tag)) => ManifestRef::Tag(tag.clone()),
             (None, None) => ManifestRef::Tag("latest".parse().map_err(|e| format!("{e}"))?),
         };
+        if destination.digest.is_some() && !self.platform.is_empty() {
+            return Err(
+                "a part of an index has another digest; leave `@sha256:...` out".to_owned(),
+            );
+        }
         if destination.digest.is_some() && destination.digest != source.digest {
             return Err(
                 "the destination keeps the digest of the source; leave `@sha256:...` out"
@@ -64,6 +79,11 @@ impl CopyArguments {
             wanted,
             target: Target::Registry(destination.repository.clone()),
             tag,
+            platforms: if self.platform.is_empty() {
+                Platforms::All
+            } else {
+                Platforms::Only(self.platform.iter().cloned().collect())
+            },
         })
     }
 }

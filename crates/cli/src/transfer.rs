@@ -7,11 +7,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use sluice_domain::resources::Platforms;
 use sluice_domain::{
     Backoff, Class, Classify as _, Digest, RegistryHost, RemoteRepository, Repository, Tag,
 };
 use sluice_registry::{
-    Client, Copied, CopyJob, CopyOptions, Cost, Destination, Error, Estimator, Limits, ManifestRef,
+    Client, Copied, CopyJob, CopyOptions, Cost, Destination, Error, Estimator, Limits, Manifest,
+    ManifestRef,
 };
 
 use self::board::{Board, ImageWatch};
@@ -59,6 +61,8 @@ pub(crate) struct Image {
     pub(crate) target: Target,
     /// The tag that it gets there, if any.
     pub(crate) tag: Option<Tag>,
+    /// Which platforms of it.
+    pub(crate) platforms: Platforms,
 }
 
 impl fmt::Display for Image {
@@ -182,25 +186,57 @@ impl Session {
     async fn once(&self, source: &Client, image: &Image) -> anyhow::Result<Brought> {
         let (digest, before) = tokio::join!(digest(source, image), self.before(image));
         let (digest, before) = (digest?, before?);
+        let unchanged = |digest, before| Brought {
+            digest,
+            before,
+            work: Work::Unchanged,
+        };
+        if self.is_same(image, &digest, before.as_ref()).await? {
+            return Ok(unchanged(before.clone().unwrap_or(digest), before));
+        }
+        let top = if image.platforms.is_all() {
+            None
+        } else {
+            let part = source.part(&image.source.repository, &digest, &image.platforms);
+            Some(part.await?)
+        };
+        let digest = top.as_ref().map_or(digest, |top| top.digest.clone());
         if before.as_ref() == Some(&digest) {
-            return Ok(Brought {
-                digest,
-                before,
-                work: Work::Unchanged,
-            });
+            return Ok(unchanged(digest, before));
         }
         let work = match &self.estimator {
             Some(estimator) => {
-                let cost = self.estimate(estimator, source, image, &digest).await?;
-                Work::Planned(cost)
+                let mut estimator = estimator.lock().await;
+                if let Some(part) = &top {
+                    estimator.know(part);
+                }
+                let cost = self.estimate(&mut estimator, source, image, &digest);
+                Work::Planned(cost.await?)
             }
-            None => Work::Copied(self.copy(source, image, &digest).await?),
+            None => Work::Copied(self.copy(source, image, &digest, top).await?),
         };
         Ok(Brought {
             digest,
             before,
             work,
         })
+    }
+
+    /// Says whether the destination has what is wanted of a digest; a part of an index says what it is.
+    async fn is_same(
+        &self,
+        image: &Image,
+        digest: &Digest,
+        before: Option<&Digest>,
+    ) -> anyhow::Result<bool> {
+        let (Some(before), Target::Registry(target), false) =
+            (before, &image.target, image.platforms.is_all())
+        else {
+            return Ok(before == Some(digest));
+        };
+        let client = self.clients.client(Side::Destination, &target.host)?;
+        let there = client.manifest(&target.repository, &before.into()).await?;
+        Ok(there.is_part(digest, &image.platforms))
     }
 
     /// Returns what is at the destination.
@@ -223,7 +259,7 @@ impl Session {
 
     async fn estimate(
         &self,
-        estimator: &tokio::sync::Mutex<Estimator>,
+        estimator: &mut Estimator,
         source: &Client,
         image: &Image,
         digest: &Digest,
@@ -242,12 +278,17 @@ impl Session {
                 }
             }
         };
-        let mut estimator = estimator.lock().await;
         let from = (source, &image.source.repository);
         Ok(estimator.copy(from, digest, destination).await?)
     }
 
-    async fn copy(&self, source: &Client, image: &Image, digest: &Digest) -> anyhow::Result<Spent> {
+    async fn copy(
+        &self,
+        source: &Client,
+        image: &Image,
+        digest: &Digest,
+        top: Option<Manifest>,
+    ) -> anyhow::Result<Spent> {
         let Target::Registry(target) = &image.target else {
             anyhow::bail!("`{image}` has no registry to be copied to");
         };
@@ -266,6 +307,7 @@ impl Session {
             limits: self.limits.clone(),
             // It is written last, so that it never points to something that is not complete.
             tag: image.tag.clone(),
+            top,
             ..CopyOptions::default()
         };
         let copied = job.run_with(&options).await?;

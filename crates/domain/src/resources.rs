@@ -3,6 +3,7 @@
 mod access;
 mod documents;
 mod mirror;
+mod platforms;
 mod promotion;
 mod proxy;
 mod pruning;
@@ -20,7 +21,8 @@ pub use access::{
     Account, Registry, RepositorySettings, ScanMode, Unauthorised, Visibility, settings_for,
 };
 pub use documents::{Document, Problem, documents};
-pub use mirror::{Mirror, OnDelete, Platforms, TagSelection};
+pub use mirror::{Mirror, OnDelete, TagSelection};
+pub use platforms::Platforms;
 pub use promotion::{PromotionPolicy, Recall, Require, Rule, UnknownFindings};
 pub use proxy::ProxySetting;
 pub use pruning::PruningPolicy;

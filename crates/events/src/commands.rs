@@ -87,6 +87,8 @@ MirrorTag {
     move_number: u64,
     /// Whether the registry lacks what the state says is there.
     damaged: bool,
+    /// Whether what refers to the image upstream is to be looked for, and not the tag.
+    referrers: bool,
 }}
 
 macro_rules! commands {

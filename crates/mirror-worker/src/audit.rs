@@ -7,16 +7,16 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt as _, stream};
 use sluice_bus::topology::MIRROR_WORKER;
 use sluice_bus::{Cause, Outcome};
-use sluice_domain::{Digest, Repository};
+use sluice_domain::Digest;
 use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::{TagRepaired, UpstreamTagMoved};
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::TagEntry;
 use sluice_registry::Inspection;
 use sluice_state::reconcile::reason;
-use sluice_state::{Applied, TagChange, key};
+use sluice_state::{Applied, Snapshot, key};
 
-use crate::mirror::{Error, MirrorWorker, provenance};
+use crate::mirror::{Error, MirrorWorker};
 
 /// How many tags a page of an audit looks at: each takes several requests.
 pub(crate) const AUDIT_PAGE: usize = 100;
@@ -65,19 +65,21 @@ impl MirrorWorker {
     /// One that cannot be told of is left to the next audit, unless that is all of them.
     pub(crate) async fn damaged(
         &self,
-        held: Vec<(MirrorTag, Repository, String)>,
+        held: &[(MirrorTag, UpstreamTagMoved, TagEntry)],
     ) -> Result<Vec<MirrorTag>, Error> {
         let inspection = Inspection::of(&self.registry);
         let inspection = &inspection;
-        let looks = held
-            .into_iter()
-            .filter_map(|(command, repository, digest)| {
-                let digest: Digest = digest.parse().ok()?;
+        let looks: Vec<_> = held
+            .iter()
+            .filter_map(|(command, fact, held)| {
+                let digest: Digest = held.digest.parse().ok()?;
+                let (command, repository) = (command.clone(), &fact.repository);
                 Some(async move {
-                    let lacks = inspection.lacks(&repository, &command.tag, &digest).await;
+                    let lacks = inspection.lacks(repository, &command.tag, &digest).await;
                     (command, repository, lacks)
                 })
-            });
+            })
+            .collect();
         let mut looks = stream::iter(looks).buffer_unordered(PARALLEL);
         let (mut damaged, mut told, mut failure) = (Vec::new(), false, None);
         while let Some((command, repository, lacks)) = looks.next().await {
@@ -102,6 +104,35 @@ impl MirrorWorker {
             Some(error) if !told => Err(error.into()),
             _ => Ok(damaged),
         }
+    }
+
+    /// Returns the commands for those images of which upstream lists referrers that are not here.
+    ///
+    /// What cannot be told is left to the next audit.
+    pub(crate) async fn unlisted(
+        &self,
+        catalog: &Snapshot,
+        whole: Vec<(MirrorTag, UpstreamTagMoved, TagEntry)>,
+    ) -> Vec<MirrorTag> {
+        let looks = whole.into_iter().map(|(command, fact, held)| async move {
+            let lacks = self.lacks_referrers(catalog, &fact, &held).await;
+            (command, fact, lacks)
+        });
+        let mut looks = stream::iter(looks).buffer_unordered(PARALLEL);
+        let mut unlisted = Vec::new();
+        while let Some((command, fact, lacks)) = looks.next().await {
+            match lacks {
+                Ok(false) => {}
+                Ok(true) => unlisted.push(MirrorTag {
+                    referrers: true,
+                    ..command
+                }),
+                Err(error) => {
+                    tracing::warn!(%error, image.repository = %fact.repository, image.tag = %fact.tag, "what refers to it cannot be told");
+                }
+            }
+        }
+        unlisted
     }
 
     /// Brings again what is missing of a tag, and tells a failure that is final.
@@ -138,18 +169,13 @@ impl MirrorWorker {
             None if cause.attempt > 1 => MENDED.to_owned(),
             None => return Ok(Outcome::done()),
         };
+        let catalog = self.catalog.current();
         // A manifest that is there proves nothing here: a blob of it may be what is missing.
-        let copied = self.copy(&self.catalog.current(), fact, true).await?;
+        let copied = self.copy(&catalog, fact, true).await?;
         let mut truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
         truth.digest = Some(&fact.digest);
-        let change = TagChange {
-            repository: &fact.repository,
-            tag: &fact.tag,
-            wanted: Some(&copied.top),
-            provenance: provenance(fact),
-            truth: &truth,
-        };
-        match self.tags.apply(&change).await? {
+        let (applied, top) = self.point(&catalog, fact, &copied.top, &truth).await?;
+        match applied {
             Applied::Superseded => return Ok(Outcome::done()),
             Applied::Refused { kept } => return self.refused(fact, kept).await,
             Applied::Settled { .. } => {}
@@ -160,7 +186,7 @@ impl MirrorWorker {
             source: fact.source.clone(),
             repository: fact.repository.clone(),
             tag: fact.tag.clone(),
-            digest: copied.top.digest,
+            digest: top.digest,
             missing,
             move_number: fact.move_number,
         }))

@@ -5,8 +5,10 @@
 mod audit;
 mod fixed;
 mod mirror;
+mod part;
 mod progress;
 mod reconcile;
+mod referrers;
 mod settings;
 mod truth;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sluice_bus::{Bus, Cause, Handler, Outcome, topology};
 use sluice_domain::resources::OnDelete;
-use sluice_domain::{Class, Classify, Repository, ResourceName, Tag};
+use sluice_domain::{Class, Classify, Digest, Repository, ResourceName, Tag};
 use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::{TagMirrorFailed, TagMirrored, UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
@@ -12,11 +12,13 @@ use sluice_registry::{Client, Copied, CopyJob, Limits, Transport};
 use sluice_service::crash;
 use sluice_state::reconcile::after_events;
 use sluice_state::{
-    Applied, Catalog, Entry, Provenance, Snapshot, Standing, State, TagChange, TagWriter,
-    Truth as _, budgeted_registry, describe, key,
+    Applied, Catalog, Part, Provenance, Snapshot, Standing, State, TagChange, TagWriter,
+    Truth as _, budgeted_registry, describe, detach, key, source_of,
 };
 use thiserror::Error;
 
+use crate::part::{part, platforms};
+use crate::referrers::Unlisting;
 use crate::truth::Upstream;
 
 /// How many sibling repositories are asked for a blob before it is transferred.
@@ -38,6 +40,7 @@ pub struct MirrorWorker {
     pub(crate) audit_every: Duration,
     transport: Transport,
     pub(crate) limits: Limits,
+    pub(crate) unlisting: Unlisting,
 }
 
 /// What the stage works on.
@@ -124,12 +127,14 @@ impl Handler for MirrorWorker {
     }
 }
 
-pub(crate) fn provenance(fact: &UpstreamTagMoved) -> Provenance {
+/// Returns where an image comes from, as a tag's entry keeps it.
+pub(crate) fn provenance(fact: &UpstreamTagMoved, part: Part) -> Provenance {
     Provenance {
         by: "mirror-worker".to_owned(),
         mirror: fact.mirror.to_string(),
         move_number: fact.move_number,
         promotion: None,
+        part,
     }
 }
 
@@ -154,6 +159,7 @@ impl MirrorWorker {
             audit_every: AUDIT_EVERY,
             transport: Transport::default(),
             limits: Limits::of_process(),
+            unlisting: Unlisting::default(),
         }
     }
 
@@ -192,36 +198,38 @@ impl MirrorWorker {
         truth.digest = Some(&fact.digest);
         if truth.standing().await? == Standing::Superseded {
             tracing::info!(image.repository = %fact.repository, image.tag = %fact.tag, "superseded by a newer move, or pruned since");
+            let (left, part) = self.left(&catalog, fact).await?;
+            let provenance = provenance(fact, part);
             self.tags
-                .leave(
-                    &fact.repository,
-                    &fact.tag,
-                    Some(&fact.digest),
-                    &provenance(fact),
-                )
+                .leave(&fact.repository, &fact.tag, Some(&left), &provenance)
                 .await?;
             return self.superseded(&catalog, fact).await;
+        }
+        if self.is_detached(fact).await? {
+            return Ok(Outcome::done());
         }
         if let Some(kept) = self.keeps(fact).await? {
             return self.refused(fact, kept).await;
         }
         let copied = self.copy(&catalog, fact, false).await?;
         crash::point_of("mirror-worker.copied", fact.tag.as_str());
-        describe(&self.state, &self.registry, &fact.repository, &fact.digest).await?;
-        let change = TagChange {
-            repository: &fact.repository,
-            tag: &fact.tag,
-            wanted: Some(&copied.top),
-            provenance: provenance(fact),
-            truth: &truth,
-        };
-        match self.tags.apply(&change).await? {
+        describe(
+            &self.state,
+            &self.registry,
+            &fact.repository,
+            &copied.top.digest,
+        )
+        .await?;
+        let (applied, top) = self.point(&catalog, fact, &copied.top, &truth).await?;
+        match applied {
             Applied::Superseded => return self.superseded(&catalog, fact).await,
             Applied::Refused { kept } => return self.refused(fact, kept).await,
             Applied::Settled { .. } => {}
         }
+        let digest = &top.digest;
+        let source_digest = part(&catalog, fact, digest).source;
         tracing::info!(
-            image.repository = %fact.repository, image.tag = %fact.tag, image.digest = %fact.digest,
+            image.repository = %fact.repository, image.tag = %fact.tag, image.digest = %digest,
             size_bytes = copied.size_bytes, copied = copied.blobs_copied, mounted = copied.blobs_mounted, "mirrored"
         );
         // Whatever led here: one move is mirrored once.
@@ -231,16 +239,18 @@ impl MirrorWorker {
             source: fact.source.clone(),
             repository: fact.repository.clone(),
             tag: fact.tag.clone(),
-            digest: fact.digest.clone(),
-            media_type: copied.top.media_type.clone(),
+            digest: digest.clone(),
+            media_type: top.media_type.clone(),
             size_bytes: copied.size_bytes,
             blobs_copied: copied.blobs_copied,
             blobs_mounted: copied.blobs_mounted,
             blobs_skipped: copied.blobs_skipped,
             bytes_copied: copied.bytes_copied,
             move_number: fact.move_number,
+            source_digest,
         };
-        Ok(Outcome::done().fact_at(mirrored, occurrence))
+        let outcome = Outcome::done().fact_at(mirrored, occurrence);
+        Ok(self.and_referrers(outcome, fact))
     }
 
     /// Tells a move that is superseded by now, but was carried out before that: what is there is to be scanned.
@@ -271,15 +281,15 @@ impl MirrorWorker {
         }
         let key = key::tag(&fact.repository, &fact.tag);
         let entry = self.state.tags.get(&key).await?;
-        let there = entry.is_some_and(|Entry { value, .. }| {
+        let there = entry.map(|entry| entry.value).filter(|value| {
             value.claim.is_none()
-                && value.digest == fact.digest.as_str()
+                && source_of(value) == fact.digest.as_str()
                 && value.mirror == fact.mirror.as_str()
                 && value.move_number == fact.move_number
         });
-        if !there {
+        let Some(Ok(digest)) = there.map(|there| there.digest.parse::<Digest>()) else {
             return Ok(Outcome::done());
-        }
+        };
         // Whoever brought what is wanted may have found it there before this move, which was late, wrote over it.
         let newest = upstream.filter(|entry| !entry.gone && entry.digest != fact.digest.as_str());
         if let Some(newest) = newest
@@ -293,13 +303,14 @@ impl MirrorWorker {
             };
             return Box::pin(self.moved(&newest)).await;
         }
-        let image = describe(&self.state, &self.registry, &fact.repository, &fact.digest).await?;
+        let image = describe(&self.state, &self.registry, &fact.repository, &digest).await?;
         Ok(Outcome::done().fact(TagMirrored {
             mirror: fact.mirror.clone(),
             source: fact.source.clone(),
             repository: fact.repository.clone(),
             tag: fact.tag.clone(),
-            digest: fact.digest.clone(),
+            source_digest: Some(fact.digest.clone()).filter(|source| *source != digest),
+            digest,
             media_type: image.media_type,
             size_bytes: image.size_bytes,
             blobs_copied: 0,
@@ -321,18 +332,7 @@ impl MirrorWorker {
                 repository: fact.repository.clone(),
             });
         }
-        let host = &fact.source.host;
-        let source = budgeted_registry(
-            &self.state.budgets,
-            catalog,
-            host,
-            &self.transport,
-            fact.urgent,
-        )
-        .map_err(|error| Error::Remote {
-            host: host.to_string(),
-            reason: format!("{error:#}"),
-        })?;
+        let source = self.source(catalog, fact)?;
         let siblings: Vec<Repository> = catalog
             .mirrors
             .values()
@@ -349,7 +349,30 @@ impl MirrorWorker {
             target_repository: &fact.repository,
             siblings: &siblings,
         };
-        Ok(self.run(&job, fact, thorough).await?)
+        let wanted = platforms(catalog, fact);
+        let top = if wanted.is_all() {
+            None
+        } else {
+            let part = source.part(job.source_repository, job.digest, wanted);
+            Some(part.await?)
+        };
+        Ok(self.run(&job, fact, top, thorough).await?)
+    }
+
+    /// Returns the upstream registry of a move.
+    pub(crate) fn source(
+        &self,
+        catalog: &Snapshot,
+        fact: &UpstreamTagMoved,
+    ) -> Result<Client, Error> {
+        let host = &fact.source.host;
+        let budgets = &self.state.budgets;
+        budgeted_registry(budgets, catalog, host, &self.transport, fact.urgent).map_err(|error| {
+            Error::Remote {
+                host: host.to_string(),
+                reason: format!("{error:#}"),
+            }
+        })
     }
 
     pub(crate) async fn gone(&self, fact: &UpstreamTagGone) -> Result<Outcome, Error> {
@@ -366,11 +389,26 @@ impl MirrorWorker {
                 by: "mirror-worker".to_owned(),
                 mirror: fact.mirror.to_string(),
                 move_number: fact.move_number,
-                promotion: None,
+                ..Provenance::default()
             },
             truth: &truth,
         };
-        self.tags.apply(&change).await?;
+        let applied = self.tags.apply(&change).await?;
+        if let Applied::Settled {
+            previous: Some(previous),
+        } = applied
+        {
+            let previous = std::slice::from_ref(&previous);
+            let tags = &self.tags;
+            detach(
+                &self.state,
+                tags,
+                &fact.repository,
+                previous,
+                "mirror-worker",
+            )
+            .await?;
+        }
         Ok(Outcome::done())
     }
 

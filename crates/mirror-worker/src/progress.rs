@@ -12,9 +12,10 @@ use sluice_domain::Digest;
 use sluice_events::facts::UpstreamTagMoved;
 use sluice_events::subject;
 use sluice_events::wire::events::MirrorProgress;
-use sluice_registry::{Arrival, Copied, CopyJob, CopyOptions, Limits, Progress, Watch};
+use sluice_registry::{Arrival, Copied, CopyJob, CopyOptions, Limits, Manifest, Progress, Watch};
 
 use crate::mirror::MirrorWorker;
+use crate::referrers::MAX_BYTES;
 
 /// How often an image is told of.
 const EVERY: Duration = Duration::from_millis(500);
@@ -46,13 +47,16 @@ impl MirrorWorker {
         &self,
         job: &CopyJob<'_>,
         fact: &UpstreamTagMoved,
+        top: Option<Manifest>,
         thorough: bool,
     ) -> Result<Copied, sluice_registry::Error> {
         let tally = Tally::of(fact);
         let options = CopyOptions {
             watch: Some(tally.clone()),
             limits: Some(self.limits.clone()),
+            top,
             thorough,
+            most_bytes: fact.tag.attached_to().map(|_| MAX_BYTES),
             ..CopyOptions::default()
         };
         tally.follow(&self.bus, job.run_with(&options)).await

@@ -2,16 +2,17 @@
 
 use sluice_bus::topology::MIRROR_WORKER;
 use sluice_bus::{Cause, Outcome};
-use sluice_domain::resources::{Mirror, OnDelete};
+use sluice_domain::resources::{Mirror, OnDelete, Platforms};
 use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::{UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::wire::state::{TagEntry, UpstreamTag};
 use sluice_events::{Command, Event, Message, time_from_wire};
 use sluice_state::reconcile::{Found, Next, PAGE, reason};
-use sluice_state::{Snapshot, key};
+use sluice_state::{Snapshot, key, source_of};
 
 use crate::audit::AUDIT_PAGE;
 use crate::mirror::{Error, MirrorWorker};
+use crate::part::wanted as wanted_of;
 
 impl MirrorWorker {
     /// Looks at a page of what upstream has.
@@ -42,14 +43,31 @@ impl MirrorWorker {
                 continue;
             };
             if self.differs(mirror, &upstream, local.as_ref()) {
-                found.commands.push(wanted.into());
-            } else if let Some(held) = local.filter(|local| is_held(&upstream, local)) {
-                same.push((wanted, mirror.to.clone(), held.digest));
+                // What was attached to an image that is gone comes back with that.
+                let is_stray = match moved(mirror, &wanted, &upstream) {
+                    Some(fact) => self.is_detached(&fact).await?,
+                    None => false,
+                };
+                if !is_stray {
+                    found.commands.push(wanted.into());
+                }
+            } else if let Some(held) = local.filter(|local| is_held(&upstream, local))
+                && let Some(fact) = moved(mirror, &wanted, &upstream)
+            {
+                same.push((wanted, fact, held));
             }
         }
         if is_audit {
-            let damaged = self.damaged(same).await?;
-            found.commands.extend(damaged.into_iter().map(Into::into));
+            let damaged = self.damaged(&same).await?;
+            same.retain(|(wanted, ..)| {
+                let is_same = |damaged: &MirrorTag| {
+                    damaged.tag == wanted.tag && damaged.mirror == wanted.mirror
+                };
+                !damaged.iter().any(is_same)
+            });
+            let unlisted = self.unlisted(&catalog, same).await;
+            let asked = damaged.into_iter().chain(unlisted);
+            found.commands.extend(asked.map(Into::into));
         }
         Ok(found)
     }
@@ -68,10 +86,13 @@ impl MirrorWorker {
         let local = self.local(&catalog, command).await?;
         let differs = self.differs(mirror, &upstream, local.as_ref());
         if let Some(held) = local.filter(|local| is_held(&upstream, local))
-            && command.damaged
+            && (command.damaged || command.referrers)
             && !differs
         {
             return match moved(mirror, command, &upstream) {
+                Some(fact) if command.referrers => {
+                    self.referrers_or_told(&catalog, &fact, &held, cause).await
+                }
                 Some(fact) => self.repair_or_tell(&fact, &held, cause).await,
                 None => Ok(Outcome::done()),
             };
@@ -130,6 +151,7 @@ fn move_of(message: Message) -> Option<MirrorTag> {
     match message {
         Message::Command(Command::MirrorTag(command)) => Some(MirrorTag {
             damaged: false,
+            referrers: false,
             ..command
         }),
         Message::Event(Event::UpstreamTagMoved(fact)) => Some(MirrorTag {
@@ -137,12 +159,14 @@ fn move_of(message: Message) -> Option<MirrorTag> {
             tag: fact.tag,
             move_number: fact.move_number,
             damaged: false,
+            referrers: false,
         }),
         Message::Event(Event::UpstreamTagGone(fact)) => Some(MirrorTag {
             mirror: fact.mirror,
             tag: fact.tag,
             move_number: fact.move_number,
             damaged: false,
+            referrers: false,
         }),
         _ => None,
     }
@@ -162,6 +186,7 @@ fn command_for(catalog: &Snapshot, upstream: &UpstreamTag) -> Option<MirrorTag> 
         tag: upstream.tag.parse().ok()?,
         move_number: upstream.move_number,
         damaged: false,
+        referrers: false,
     })
 }
 
@@ -173,7 +198,7 @@ fn is_held(upstream: &UpstreamTag, local: &TagEntry) -> bool {
 
 /// Says whether a tag is not what upstream has; what retention removed stays removed.
 fn differs(mirror: &Mirror, upstream: &UpstreamTag, local: Option<&TagEntry>) -> bool {
-    let held = local.map_or("", |entry| entry.digest.as_str());
+    let held = local.map_or("", source_of);
     let ours = local.filter(|entry| entry.mirror == upstream.mirror);
     if upstream.gone {
         return mirror.on_delete == OnDelete::Delete && ours.is_some() && !held.is_empty();
@@ -181,7 +206,12 @@ fn differs(mirror: &Mirror, upstream: &UpstreamTag, local: Option<&TagEntry>) ->
     let pruned = ours.is_some_and(|e| e.pruned && e.move_number >= upstream.move_number);
     // The event of a move comes before its entry.
     let newer = ours.is_some_and(|entry| entry.move_number > upstream.move_number);
-    held != upstream.digest && !pruned && !newer
+    // The list of platforms may have changed since.
+    let is_part = local.map_or("", |entry| entry.platforms.as_str());
+    let wanted = upstream.tag.parse();
+    let wanted = wanted.map_or(&Platforms::All, |tag| wanted_of(mirror, &tag));
+    let is_wanted = held == upstream.digest && is_part == wanted.stored();
+    !is_wanted && !pruned && !newer
 }
 
 fn moved(mirror: &Mirror, command: &MirrorTag, upstream: &UpstreamTag) -> Option<UpstreamTagMoved> {
@@ -292,6 +322,27 @@ mod tests {
                 "{upstream:?} {local:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_part_is_compared_by_what_it_is_a_part_of_and_made_again_for_another_list() {
+        let some = mirror("platforms: [linux/amd64]\n");
+        let part = |source: &str, platforms: &str| TagEntry {
+            source_digest: source.to_owned(),
+            platforms: platforms.to_owned(),
+            ..local("p", 1, "alpine", false)
+        };
+        let there = upstream("a", 1, false);
+        for (local, expected) in [
+            (part("a", "linux/amd64"), false),
+            (part("b", "linux/amd64"), true),
+            (part("a", "linux/arm64"), true),
+            (part("a", ""), true),
+        ] {
+            assert_eq!(differs(&some, &there, Some(&local)), expected, "{local:?}");
+        }
+        let whole = mirror("");
+        assert!(differs(&whole, &there, Some(&part("a", "linux/amd64"))));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub fn select(selection: &TagSelection, listed: &[Tag]) -> Result<Selected, Inva
     let range: Option<Range> = selection.semver.as_deref().map(str::parse).transpose()?;
     let mut chosen: Vec<(Option<TagVersion>, &Tag)> = listed
         .iter()
-        .filter(|tag| !is_attachment(tag))
+        .filter(|tag| tag.attached_to().is_none())
         .filter(|tag| is_named(selection, tag.as_str()))
         .map(|tag| (TagVersion::parse(tag.as_str()), tag))
         .filter(|(version, _)| {
@@ -69,17 +69,6 @@ fn newest_first(a: Option<&TagVersion>, b: Option<&TagVersion>) -> Ordering {
         (None, Some(_)) => Ordering::Greater,
         (None, None) => Ordering::Equal,
     }
-}
-
-/// Tags that cosign and the referrers fallback use: `sha256-<hex>`, with `.sig`, `.att` or `.sbom`.
-fn is_attachment(tag: &Tag) -> bool {
-    let Some(rest) = tag.as_str().strip_prefix("sha256-") else {
-        return false;
-    };
-    let (hex, kind) = rest.split_once('.').unwrap_or((rest, ""));
-    hex.len() == 64
-        && hex.bytes().all(|b| b.is_ascii_hexdigit())
-        && matches!(kind, "" | "sig" | "att" | "sbom")
 }
 
 #[cfg(test)]

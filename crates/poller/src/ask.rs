@@ -33,10 +33,10 @@ pub(crate) struct Answers {
 
 /// What has to be known of a tag to see that nothing changed; whole entries are long, and mirrors may have many tags.
 #[derive(Debug)]
-struct Known {
+pub(crate) struct Known {
     revision: u64,
     /// Nothing where it is gone.
-    digest: Option<Digest>,
+    pub(crate) digest: Option<Digest>,
     /// Whether it is known of the mirror as it is now, and not as it was before it led elsewhere.
     is_here: bool,
     /// Whether every move was told.
@@ -96,13 +96,15 @@ impl Poller {
         };
         // First what is known, then what is there: what is seen is never older than what it is compared with.
         let known = self.known(mirror).await?;
-        let looks = match looks(mirror, &client, &known, &mut answers.selected).await {
-            Ok(looks) => looks,
-            Err(reason) => {
-                answers.failure = Some(reason);
-                untold(&known)
-            }
-        };
+        let mut attachments = Vec::new();
+        let looked = looks(mirror, &client, &known, &mut answers, &mut attachments).await;
+        let mut looks = looked.unwrap_or_else(|reason| {
+            answers.failure = Some(reason);
+            untold(&known)
+        });
+        let attached = self.attached(mirror, &known, attachments).await?;
+        looks.retain(|(tag, _)| !attached.contains(tag));
+        looks.extend(attached.into_iter().map(|tag| (tag, Look::Listed)));
         let asking = Asking {
             mirror,
             client: &client,
@@ -201,13 +203,20 @@ async fn looks(
     mirror: &Mirror,
     client: &Client,
     known: &BTreeMap<Tag, Known>,
-    selected: &mut usize,
+    answers: &mut Answers,
+    attachments: &mut Vec<Tag>,
 ) -> Result<Vec<(Tag, Look)>, String> {
     let listed = client.tags(&mirror.from.repository).await;
     let listed = listed.map_err(|error| reason(&error))?;
     let tags = sluice_policy::select(&mirror.tags, &listed).map_err(|error| error.to_string())?;
     let tags = tags.tags;
-    *selected = tags.len();
+    answers.selected = tags.len();
+    attachments.extend(
+        listed
+            .iter()
+            .filter(|tag| tag.attached_to().is_some())
+            .cloned(),
+    );
     let mut all: Vec<(Tag, Look)> = tags.into_iter().map(|tag| (tag, Look::Listed)).collect();
     let listed: HashSet<Tag> = listed.into_iter().collect();
     let looked_at: HashSet<Tag> = all.iter().map(|(tag, _)| tag.clone()).collect();

@@ -3,6 +3,7 @@
 //! Polling costs one HEAD per tag. It must not fetch manifests, and knows nothing of the internal registry.
 
 mod ask;
+mod attached;
 mod compare;
 mod patience;
 mod poll;

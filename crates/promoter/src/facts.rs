@@ -8,7 +8,7 @@ use sluice_events::wire::state::{
 };
 use sluice_policy::condition::{DtrCounts, ImageFacts, ScanFacts};
 use sluice_policy::promotion::{Candidate, ChildFacts, ChildVerdict, Coverage};
-use sluice_state::{State, key};
+use sluice_state::{State, key, source_of};
 
 use crate::handler::Error;
 use crate::policies::Policy;
@@ -155,14 +155,14 @@ pub(crate) async fn first_seen(
         .upstream
         .get(&key::upstream(&mirror, &subject.tag))
         .await?;
-    Ok(upstream.and_then(|upstream| seen_at(&upstream.value, &subject.digest)))
+    Ok(upstream.and_then(|upstream| seen_at(&upstream.value, source_of(entry))))
 }
 
-fn seen_at(upstream: &UpstreamTag, digest: &Digest) -> Option<DateTime<Utc>> {
+fn seen_at(upstream: &UpstreamTag, digest: &str) -> Option<DateTime<Utc>> {
     let seen = upstream
         .first_seen
         .iter()
-        .find(|seen| seen.digest == digest.as_str())?;
+        .find(|seen| seen.digest == digest)?;
     time_from_wire(seen.at.as_ref())
 }
 

@@ -39,6 +39,10 @@ pub enum Input {
     Scanned(Repository, Digest),
     /// Somebody, or a timer, asks for a judgement.
     Judge(JudgeImage),
+    /// A tag of a repository arrived that is attached to an image.
+    Attached(Repository, Tag),
+    /// An image arrived, which is judged once it was scanned.
+    Arrived,
     /// Missing work is to be found.
     Reconcile(Reconcile),
 }
@@ -55,6 +59,10 @@ impl Decode for Input {
             Message::Event(Event::ScanFindingsChanged(fact)) => {
                 Ok(Self::Scanned(fact.repository, fact.digest))
             }
+            Message::Event(Event::TagMirrored(fact)) => Ok(match fact.tag.attached_to() {
+                Some(_) => Self::Attached(fact.repository, fact.tag),
+                None => Self::Arrived,
+            }),
             Message::Command(Command::JudgeImage(command)) => Ok(Self::Judge(command)),
             Message::Command(Command::Reconcile(command)) => Ok(Self::Reconcile(command)),
             other => Err(other.unexpected()),
@@ -175,6 +183,8 @@ impl Handler for Promoter {
                 let found = self.missing(&command, cause).await?;
                 return Ok(found.into_outcome(&self.state, &command, cause));
             }
+            Input::Attached(repository, tag) => return self.late(&repository, &tag, cause).await,
+            Input::Arrived => return Ok(Outcome::done()),
             Input::Scanned(repository, digest) => {
                 scanned_at = Some(cause.time);
                 let subjects = self.scanned(&repository, &digest).await?;

@@ -2,6 +2,7 @@
 //!
 //! It judges from stored verdicts only: events are triggers, never inputs (invariant 1).
 
+mod attached;
 mod decide;
 mod facts;
 mod handler;

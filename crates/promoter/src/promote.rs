@@ -209,6 +209,7 @@ impl Promoter {
                 image.digest = case.decision.digest, "promoted"
             );
         }
+        self.attach(case, &place, &truth).await?;
         if case.decision.announced {
             if !case.decision.note.is_empty() {
                 told.record(self.record(case, |decision| decision.note.clear()));

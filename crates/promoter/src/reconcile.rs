@@ -15,6 +15,7 @@ use sluice_state::{Catalog, State, key};
 use sluice_telemetry::metrics;
 use tokio_util::sync::CancellationToken;
 
+use crate::attached::Bearing;
 use crate::facts::Known;
 use crate::handler::{Error, Promoter};
 use crate::policies::{self, Policy};
@@ -107,12 +108,27 @@ impl Promoter {
             ..Found::default()
         };
         let mut look = Look::of(self, cause);
+        let mut bearing = Bearing::default();
         for entry in page.entries {
             let decision = &entry.value;
             if decision.promoted_at.is_some() && !decision.flagged.is_empty() {
                 found.counted += 1;
             }
             if let Some(command) = look.vanished(&entry).await? {
+                found.commands.push(command.into());
+            } else if bearing.has(self, &decision.repository).await?
+                && self.lacks(decision).await?
+                && let (Ok(repository), Ok(tag), Ok(digest)) = (
+                    decision.repository.parse(),
+                    decision.tag.parse(),
+                    decision.digest.parse(),
+                )
+            {
+                let command = JudgeImage {
+                    repository,
+                    tag,
+                    digest,
+                };
                 found.commands.push(command.into());
             }
         }
@@ -152,7 +168,8 @@ async fn missing(
         // A tag that was removed names no digest.
         return Ok(None);
     };
-    if !policy.judges(&repository) || policy.brought(entry) {
+    let is_attached = tag.attached_to().is_some();
+    if is_attached || !policy.judges(&repository) || policy.brought(entry) {
         return Ok(None);
     }
     let key = key::decision(&policy.spec.name, &repository, &tag, &digest);

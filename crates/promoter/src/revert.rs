@@ -121,6 +121,11 @@ impl Promoter {
         entry: Option<&TagEntry>,
     ) -> Result<Option<String>, sluice_state::Error> {
         let names_it = entry.is_some_and(|entry| entry.digest == digest.as_str());
+        if tag.attached_to().is_some() {
+            // Only the promoter attaches something, to what was promoted.
+            let is_ours = entry.is_some_and(|entry| names_it && entry.arrived_by == NAME);
+            return Ok((!is_ours).then(|| "nothing that was promoted came with it".to_owned()));
+        }
         let holder = self.holder(repository, entry).await?;
         if names_it && holder.is_some() {
             return Ok(None);

@@ -20,7 +20,9 @@ impl Promoter {
         let mut subjects = Vec::new();
         for entry in self.state.tags.list(&key::tags_of(repository)).await? {
             if entry.value.digest == digest.as_str()
-                && let Ok(tag) = entry.value.tag.parse()
+                && let Ok(tag) = entry.value.tag.parse::<Tag>()
+                // What is attached to an image is none, even where it is the same as one.
+                && tag.attached_to().is_none()
             {
                 subjects.push(Subject {
                     repository: repository.clone(),
@@ -50,6 +52,9 @@ impl Promoter {
             tag,
             digest,
         } = command.clone();
+        if tag.attached_to().is_some() {
+            return Ok(Vec::new());
+        }
         let subject = self.subject(repository, tag, digest).await?;
         if subject.current.is_some() {
             return Ok(vec![subject]);

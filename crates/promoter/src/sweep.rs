@@ -1,11 +1,11 @@
 //! Deleting by digest what left a target, and nothing that another image there needs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_domain::resources::Recall;
-use sluice_domain::{Digest, Repository, now};
+use sluice_domain::{Digest, Repository, Tag, now};
 use sluice_events::commands::JudgeImage;
-use sluice_events::wire::state::Decision;
+use sluice_events::wire::state::{Decision, TagEntry};
 use sluice_events::{EventId, time_from_wire};
 use sluice_service::crash;
 use sluice_state::{Entry, describe, key};
@@ -48,12 +48,11 @@ impl Promoter {
     /// Whatever cannot be listed or read ends this before anything is deleted.
     pub(crate) async fn sweep(&self, sweep: &Sweep<'_>, told: &mut Told) -> Result<(), Error> {
         self.state.unless_paused().await?;
-        let kept = self.kept(sweep).await?;
-        for manifest in sweep
-            .manifests
-            .iter()
-            .filter(|digest| !kept.contains(*digest))
-        {
+        let kept = self.kept(sweep, &BTreeMap::new()).await?;
+        let leaving = sweep.manifests.iter();
+        let leaving: BTreeSet<Digest> = leaving.filter(|d| !kept.contains(*d)).cloned().collect();
+        self.detach(sweep, &leaving).await?;
+        for manifest in &leaving {
             sweep
                 .place
                 .registry
@@ -90,8 +89,12 @@ impl Promoter {
         Ok(())
     }
 
-    /// Returns every manifest that must stay in a target, apart from what only this decision brought there.
-    async fn kept(&self, sweep: &Sweep<'_>) -> Result<BTreeSet<Digest>, Error> {
+    /// Returns every manifest that must stay in a target, apart from what only this decision brought there, and some tags.
+    pub(crate) async fn kept(
+        &self,
+        sweep: &Sweep<'_>,
+        leaving: &BTreeMap<Tag, TagEntry>,
+    ) -> Result<BTreeSet<Digest>, Error> {
         let Sweep { place, .. } = sweep;
         let mut tops = BTreeSet::new();
         for entry in self.permitted(sweep).await? {
@@ -99,6 +102,9 @@ impl Promoter {
         }
         let ours = key::tags_of_target(&place.target);
         for entry in self.state.tags.list(&ours).await? {
+            if leaving.keys().any(|tag| entry.value.tag == tag.as_str()) {
+                continue;
+            }
             tops.extend(entry.value.digest.parse::<Digest>().ok());
             // One that is claimed for this very image is that of a promotion that comes too late, and a claim that has
             // lapsed is that of somebody who died.
@@ -114,7 +120,7 @@ impl Promoter {
             Err(error) if error.is_not_found() => Vec::new(),
             listed => listed?,
         };
-        for tag in &listed {
+        for tag in listed.iter().filter(|tag| !leaving.contains_key(tag)) {
             let head = place.head(tag).await?;
             tops.extend(head.map(|head| head.digest));
         }
@@ -175,7 +181,11 @@ impl Promoter {
     }
 
     /// Returns the manifests below an image; one that is nowhere reaches nothing.
-    async fn reached(&self, digest: &Digest, place: &Place) -> Result<BTreeSet<Digest>, Error> {
+    pub(crate) async fn reached(
+        &self,
+        digest: &Digest,
+        place: &Place,
+    ) -> Result<BTreeSet<Digest>, Error> {
         match describe(&self.state, &place.registry, place.repository(), digest).await {
             Ok(entry) => Ok(entry
                 .children

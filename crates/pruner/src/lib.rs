@@ -9,6 +9,7 @@ mod prune;
 mod reconcile;
 mod removal;
 mod rules;
+mod run;
 mod schedules;
 mod settings;
 

@@ -14,13 +14,14 @@ use sluice_events::{Command, Decode, Event, Message, Unexpected, time_from_wire}
 use sluice_policy::retention::{Plan, PlannedDeletion, Rules, TagFacts, plan};
 use sluice_registry::Client;
 use sluice_state::reconcile::after_events;
-use sluice_state::{Catalog, Provenance, Snapshot, State, TagWriter, key};
+use sluice_state::{Catalog, Provenance, Snapshot, State, TagWriter, detach, key};
 use thiserror::Error;
 
 use crate::ask::ask_for;
 use crate::facts::{self, Known};
 use crate::removal::{Removal, soaking};
 use crate::rules::{chosen, compiled, is_own, keep, left_alone, nothing_to_do, protection};
+use crate::run::Run;
 
 /// What the stage calls itself in claims and entries.
 pub(crate) const NAME: &str = "pruner";
@@ -299,13 +300,15 @@ impl Pruner {
         self.carry_out(&run, plan).await
     }
 
-    /// Returns the entries of a repository by tag; removed ones too if this version can still tell of them.
+    /// Returns the entries of the images of a repository by tag; removed ones too if this version can still tell of them.
     async fn held(&self, repository: &Repository) -> Result<BTreeMap<Tag, TagEntry>, Error> {
         let entries = self.state.tags.list(&key::tags_of(repository)).await?;
         Ok(entries
             .into_iter()
             .filter(|entry| !entry.value.digest.is_empty() || entry.value.pruning.is_some())
-            .filter_map(|entry| Some((entry.value.tag.parse().ok()?, entry.value)))
+            .filter_map(|entry| Some((entry.value.tag.parse::<Tag>().ok()?, entry.value)))
+            // What is attached to an image is no image: it neither counts nor is judged.
+            .filter(|(tag, _)| tag.attached_to().is_none())
             .collect())
     }
 
@@ -448,6 +451,8 @@ impl Pruner {
                 kept += 1;
             }
         }
+        let gone: Vec<Digest> = deleted.iter().map(|tag| tag.digest.clone()).collect();
+        detach(&self.state, &self.tags, run.repository, &gone, NAME).await?;
         let mut outcome = Outcome::done();
         let left = plan.delete.len().saturating_sub(MOST_AT_ONCE);
         if left > 0 {
@@ -464,35 +469,5 @@ impl Pruner {
             kept: u64::try_from(kept).unwrap_or(u64::MAX),
             dry_run: false,
         }))
-    }
-}
-
-/// One run of retention in one repository.
-struct Run<'a> {
-    catalog: &'a Snapshot,
-    repository: &'a Repository,
-    policy: Option<&'a ResourceName>,
-    held: &'a BTreeMap<Tag, TagEntry>,
-    cause: &'a Cause,
-}
-
-impl Run<'_> {
-    /// Returns what this very run deleted before it was interrupted: it was not told yet.
-    fn deleted_before(&self) -> Vec<PrunedTag> {
-        self.held
-            .iter()
-            .filter(|(_, entry)| entry.digest.is_empty())
-            .filter_map(|(tag, entry)| {
-                let pruning = entry
-                    .pruning
-                    .as_ref()
-                    .filter(|pruning| pruning.run == self.cause.occurrence)?;
-                Some(PrunedTag {
-                    tag: tag.clone(),
-                    digest: pruning.digest.parse().ok()?,
-                    reason: pruning.reason.clone(),
-                })
-            })
-            .collect()
     }
 }

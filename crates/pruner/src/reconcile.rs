@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sluice_domain::Repository;
+use sluice_domain::{Repository, Tag};
 use sluice_events::commands::{PruneRepositories, Reconcile};
 use sluice_state::key;
 use sluice_state::reconcile::{Found, Next, PAGE};
@@ -31,7 +31,13 @@ impl Pruner {
                 continue;
             }
             let held = self.state.tags.list(&key::tags_of(&repository)).await?;
-            let tags = held.iter().filter(|entry| !entry.value.digest.is_empty());
+            let is_image = |tag: &str| {
+                tag.parse::<Tag>()
+                    .is_ok_and(|tag| tag.attached_to().is_none())
+            };
+            let tags = held
+                .iter()
+                .filter(|entry| !entry.value.digest.is_empty() && is_image(&entry.value.tag));
             if tags.count() > limit {
                 let command = PruneRepositories {
                     policy: None,

@@ -115,7 +115,7 @@ impl Removal<'_> {
                 // Kept, so that a late delivery of the same move does not bring the tag back.
                 mirror: entry.mirror.clone(),
                 move_number: entry.move_number,
-                promotion: None,
+                ..Provenance::default()
             },
             truth: self,
         };

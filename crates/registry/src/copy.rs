@@ -49,6 +49,10 @@ pub struct CopyOptions {
     pub thorough: bool,
     /// The tag under which the top is written, for whoever has no other rules for tags; without one, its digest.
     pub tag: Option<Tag>,
+    /// The top, where it is not what the source has under the digest but a part of that.
+    pub top: Option<Manifest>,
+    /// The most bytes that its blobs may have together, for what nobody chose.
+    pub most_bytes: Option<u64>,
 }
 
 /// What was copied.
@@ -79,6 +83,8 @@ struct Attempt<'a> {
     bringing: Bringing<'a>,
     digest: &'a Digest,
     tag: Option<&'a Tag>,
+    top: Option<&'a Manifest>,
+    most_bytes: Option<u64>,
 }
 
 impl CopyJob<'_> {
@@ -109,6 +115,8 @@ impl CopyJob<'_> {
             },
             digest: self.digest,
             tag: options.tag.as_ref(),
+            top: options.top.as_ref(),
+            most_bytes: options.most_bytes,
         };
         match attempt.run().await {
             // The registry lacks what it was seen to have.
@@ -133,9 +141,14 @@ impl Attempt<'_> {
         let levels = self.walk().await?;
         let (proven, missing) = self.blobs(&levels)?;
         let all = proven.values().chain(missing.values());
+        let bytes = all.fold(0_u64, |sum, blob| sum.saturating_add(blob.size));
+        if self.most_bytes.is_some_and(|most| bytes > most) {
+            let reason = format!("its blobs have {bytes} bytes, more than is taken unasked");
+            return Err(Error::untrusted(self.digest, reason));
+        }
         self.note(&Progress::Known {
             blobs: u64::try_from(proven.len() + missing.len()).unwrap_or(u64::MAX),
-            bytes: all.fold(0, |sum, blob| sum.saturating_add(blob.size)),
+            bytes,
         });
         let mut arrivals = Vec::new();
         for blob in proven.into_values() {
@@ -219,7 +232,16 @@ impl Attempt<'_> {
 
     /// Fetches the top from the target, where it costs nothing, or else from the source.
     async fn top(&self) -> Result<Found, Error> {
-        let (bringing, reference) = (&self.bringing, self.digest.into());
+        let bringing = &self.bringing;
+        if let Some(top) = self.top {
+            let reference = (&top.digest).into();
+            let there = bringing.target.head(bringing.target_repository, &reference);
+            return Ok(Found {
+                manifest: top.clone(),
+                present: there.await?.is_some(),
+            });
+        }
+        let reference = self.digest.into();
         let there = bringing
             .target
             .manifest(bringing.target_repository, &reference);

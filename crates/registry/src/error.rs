@@ -128,6 +128,16 @@ pub enum Error {
         /// What was asked for.
         what: String,
     },
+    /// It has none of the platforms that are wanted.
+    #[error("`{what}` has none of the platforms {wanted}; it has: {offered}")]
+    NoPlatform {
+        /// The image or index.
+        what: String,
+        /// What is wanted.
+        wanted: String,
+        /// What it has, empty where it names nothing.
+        offered: String,
+    },
     /// The account is kept where it cannot be read.
     #[error("the credential for registry `{host}` cannot be read: {reason}")]
     Credential {
@@ -259,6 +269,7 @@ impl Classify for Error {
             | Self::ClientCertificate { .. }
             | Self::Untrusted { .. }
             | Self::NotFound { .. }
+            | Self::NoPlatform { .. }
             | Self::Settings { .. } => Class::Permanent,
         }
     }

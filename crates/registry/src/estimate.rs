@@ -60,6 +60,12 @@ pub struct Estimator {
 }
 
 impl Estimator {
+    /// Takes note of a manifest that no registry has as it is, as a part of an index.
+    pub fn know(&mut self, manifest: &Manifest) {
+        let digest = manifest.digest.clone();
+        self.manifests.insert(digest, manifest.clone());
+    }
+
     /// Says what it would cost to copy a digest, and takes note of it as copied.
     ///
     /// To know that, the manifests are fetched, which a registry may count as pulls; each is fetched once.

@@ -12,9 +12,9 @@ use sluice_domain::{Digest, Platform, Tag};
 use crate::error::Error;
 
 /// The most references in one document.
-const MAX_REFERENCES: usize = 512;
+pub(crate) const MAX_REFERENCES: usize = 512;
 
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -110,7 +110,7 @@ impl DescriptorPlatform {
 
 impl Descriptor {
     /// Says whether the index calls this an attestation beside its runnable manifests.
-    fn is_called_attestation(&self) -> bool {
+    pub(crate) fn is_called_attestation(&self) -> bool {
         let noted = |key: &str| {
             self.annotations
                 .as_ref()

@@ -130,7 +130,8 @@ impl Client {
         Ok((page, next))
     }
 
-    fn next_page(
+    /// Returns where the next page of a list is, which must be at the same origin.
+    pub(crate) fn next_page(
         &self,
         what: &str,
         current: &Url,

@@ -63,7 +63,8 @@ impl Input {
             Self::Pushed(fact) => (fact.repository, fact.tag, fact.digest),
             Self::Reconcile(_) => return None,
         };
-        is_scanned_unasked(catalog, &repository).then_some(Target {
+        let is_image = tag.attached_to().is_none();
+        (is_image && is_scanned_unasked(catalog, &repository)).then_some(Target {
             repository,
             tag: Some(tag),
             digest,

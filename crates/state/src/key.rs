@@ -33,6 +33,12 @@ pub fn tag(repository: &Repository, tag: &Tag) -> String {
     format!("{}.{}", token(repository.as_str()), token(tag.as_str()))
 }
 
+/// `target.tag` of a target as entries name it.
+#[must_use]
+pub fn stored_tag(stored: &str, tag: &Tag) -> String {
+    format!("{}.{}", token(stored), token(tag.as_str()))
+}
+
 /// `target.tag`; for a repository of the internal registry as [`tag`].
 #[must_use]
 pub fn target_tag(target: &Target, tag: &Tag) -> String {

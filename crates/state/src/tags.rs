@@ -52,6 +52,17 @@ pub struct Provenance {
     pub move_number: u64,
     /// The promotion, if it was promoted.
     pub promotion: Option<Promotion>,
+    /// What upstream has, if only some platforms of it are wanted.
+    pub part: Part,
+}
+
+/// What a digest is a part of; nothing by default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Part {
+    /// The digest upstream, if it is not the digest itself.
+    pub source: Option<Digest>,
+    /// The platforms that are wanted, empty for all.
+    pub platforms: String,
 }
 
 /// A change of one tag.
@@ -290,14 +301,17 @@ impl TagWriter {
             .head(change.repository, &change.tag.into())
             .await?
             .map(|head| head.digest);
-        if let (Some(wanted), Some(at)) = (&wanted, &at)
+        // What is attached to an image grows, as when somebody signs it too.
+        if let (Some(wanted), Some(at), None) = (&wanted, &at, change.tag.attached_to())
             && self.keeps(change.repository, &value, wanted, at)
         {
             let kept = at.clone();
             self.end_claim(change, holder).await?;
             return Ok(Round::Done(Applied::Refused { kept }));
         }
-        let settled = value.claim.is_none() && value.digest == text(wanted.as_ref());
+        let settled = value.claim.is_none()
+            && value.digest == text(wanted.as_ref())
+            && is_noted(&value, change);
         if settled && at == wanted {
             return Ok(Round::Done(Applied::Settled { previous: None }));
         }
@@ -389,6 +403,23 @@ fn split(entry: Option<Entry<TagEntry>>) -> (TagEntry, Option<u64>) {
     )
 }
 
+/// Says whether the entry has what a digest that is wanted is a part of.
+fn is_noted<T>(value: &TagEntry, change: &TagChange<'_, T>) -> bool {
+    let part = &change.provenance.part;
+    let source = text(part.source.as_ref());
+    change.wanted.is_none() || (value.source_digest == source && value.platforms == part.platforms)
+}
+
+/// Returns what upstream has of what a tag names: something else where only a part of that was mirrored.
+#[must_use]
+pub fn source_of(entry: &TagEntry) -> &str {
+    if entry.source_digest.is_empty() {
+        &entry.digest
+    } else {
+        &entry.source_digest
+    }
+}
+
 /// Names whoever carries out a change now.
 fn holder(by: &str) -> String {
     let simulated = sluice_domain::clock::simulated_chance();
@@ -431,7 +462,11 @@ fn settle(
         mirror,
         move_number,
         promotion,
+        part,
     } = provenance.clone();
+    let part = wanted.map_or_else(Part::default, |_| part);
+    value.source_digest = text(part.source.as_ref());
+    value.platforms = part.platforms;
     value.claim = None;
     value.refused.clear();
     value.pruning = value.pruning.take().filter(|_| wanted.is_none());

@@ -1,5 +1,6 @@
 //! Push mirroring: what is clean reaches a remote registry with the credential of its resource, and nothing else does.
 
+mod attached;
 mod faults;
 mod recall;
 

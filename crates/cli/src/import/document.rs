@@ -104,7 +104,7 @@ impl Writer {
             if !mirror.platforms.is_empty() && sluice_policy::check::load(&document).is_err() {
                 self.warn(
                     mirror.line,
-                    "this version copies all platforms; the choice is left out",
+                    "the choice of platforms is not understood and left out, so that all of them are copied",
                 );
                 document = mirror_text(&name, &mirror, false);
             }

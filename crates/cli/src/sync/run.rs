@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
-use sluice_domain::resources::{Mirror, OnDelete, Platforms, TagSelection};
+use sluice_domain::resources::{Mirror, OnDelete, TagSelection};
 use sluice_domain::{Digest, RegistryHost, RemoteRepository, Repository, ResourceName, Tag};
 use sluice_registry::ManifestRef;
 use tokio::sync::Semaphore;
@@ -129,11 +129,6 @@ struct OfMirror {
 impl OfMirror {
     async fn run(&self) -> anyhow::Result<()> {
         let mirror = &self.mirror;
-        // To copy more than was asked for would go unnoticed.
-        anyhow::ensure!(
-            self.session.is_dry_run() || mirror.platforms == Platforms::default(),
-            "it chooses platforms, which only a running Sluice does in this version; remove `platforms` to copy all"
-        );
         let target = self.target()?;
         let (selected, listed) = self.select().await?;
         self.session.board.expect(selected.len());
@@ -144,6 +139,7 @@ impl OfMirror {
                 wanted: ManifestRef::Tag(tag.clone()),
                 target: target.clone(),
                 tag: Some(tag.clone()),
+                platforms: mirror.platforms.clone(),
             };
             let (session, turns) = (self.session.clone(), self.turns.clone());
             let (results, number) = (self.results.clone(), self.number);

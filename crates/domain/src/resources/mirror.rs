@@ -1,12 +1,12 @@
 //! Mirrors: which tags of a remote repository are brought into which local one.
 
-use std::fmt;
 use std::time::Duration;
 
-use serde::de::{Error, Unexpected, Visitor};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::enabled;
+use super::platforms::Platforms;
 use crate::duration::DurationText;
 use crate::name::{RemoteRepository, Repository, ResourceName};
 use crate::name_regex::NameRegex;
@@ -30,8 +30,8 @@ pub struct Mirror {
     /// Which tags.
     #[serde(default)]
     pub tags: TagSelection,
-    /// Which platforms of an index; left out of the stored form while there is only one choice.
-    #[serde(default, skip_serializing)]
+    /// Which platforms of an index.
+    #[serde(default, skip_serializing_if = "Platforms::is_all")]
     pub platforms: Platforms,
     /// How often the remote is asked.
     #[serde(default = "default_interval")]
@@ -66,37 +66,6 @@ pub struct TagSelection {
     /// At most so many, highest version first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest: Option<u32>,
-}
-
-/// Which platforms of an image index are mirrored.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Platforms {
-    /// All of them, so that the index keeps its digest.
-    #[default]
-    All,
-}
-
-impl<'de> Deserialize<'de> for Platforms {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(PlatformsVisitor)
-    }
-}
-
-struct PlatformsVisitor;
-
-impl<'de> Visitor<'de> for PlatformsVisitor {
-    type Value = Platforms;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("`all`: choosing platforms is not supported yet, remove the key or write `all`")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Platforms, E> {
-        if text == "all" {
-            return Ok(Platforms::All);
-        }
-        Err(E::invalid_value(Unexpected::Str(text), &self))
-    }
 }
 
 /// What happens to a mirrored tag that disappeared upstream.

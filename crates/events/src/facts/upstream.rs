@@ -94,6 +94,8 @@ TagMirrored {
     bytes_copied: u64,
     /// Which move of the tag this is, counted from 1.
     move_number: u64,
+    /// The digest upstream, where only some platforms of that index were mirrored; nothing where it is the digest itself.
+    source_digest: Option<Digest>,
 }
 /// An image cannot be mirrored.
 TagMirrorFailed {

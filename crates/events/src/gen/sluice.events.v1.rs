@@ -236,6 +236,9 @@ pub struct TagMirrored {
     /// Which move of the tag this is, counted from 1.
     #[prost(uint64, tag = "12")]
     pub move_number: u64,
+    /// The digest upstream, where only some platforms of that index were mirrored; empty where it is the digest itself.
+    #[prost(string, tag = "13")]
+    pub source_digest: ::prost::alloc::string::String,
 }
 /// An image cannot be mirrored.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -874,4 +877,7 @@ pub struct MirrorTag {
     /// Whether the registry lacks what the state says is there.
     #[prost(bool, tag = "4")]
     pub damaged: bool,
+    /// Whether what refers to the image upstream is to be looked for, and not the tag.
+    #[prost(bool, tag = "5")]
+    pub referrers: bool,
 }

@@ -224,6 +224,12 @@ pub struct TagEntry {
     /// What the tag was not moved to because its repository is immutable; told once.
     #[prost(string, tag = "18")]
     pub refused: ::prost::alloc::string::String,
+    /// What upstream has, where only some platforms of it were mirrored; empty where that is the digest itself.
+    #[prost(string, tag = "19")]
+    pub source_digest: ::prost::alloc::string::String,
+    /// The platforms that the mirror wanted, empty for all.
+    #[prost(string, tag = "20")]
+    pub platforms: ::prost::alloc::string::String,
 }
 /// One manifest of an image.
 #[derive(Clone, PartialEq, ::prost::Message)]

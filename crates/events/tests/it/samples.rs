@@ -121,6 +121,7 @@ fn upstream() -> Vec<Event> {
             blobs_skipped: 3,
             bytes_copied: 4,
             move_number: 1,
+            source_digest: None,
         }
         .into(),
         TagMirrorFailed {
@@ -424,6 +425,7 @@ fn commands() -> Vec<Command> {
             tag: tag("3.20"),
             move_number: 3,
             damaged: false,
+            referrers: false,
         }
         .into(),
     ]

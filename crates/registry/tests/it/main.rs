@@ -19,5 +19,6 @@ mod mutual;
 mod peer;
 mod proxies;
 mod real;
+mod referrers;
 mod tls;
 mod tunnel;

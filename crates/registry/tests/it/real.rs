@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use sluice_domain::{Digest, Repository, Tag};
-use sluice_registry::{Client, Copied, CopyJob, Endpoint, digest_of};
+use sluice_registry::{Client, Copied, CopyJob, CopyOptions, Endpoint, Error, Manifest, digest_of};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -225,4 +225,50 @@ async fn a_large_layer_is_not_held_in_memory() {
         before,
         peak_kib()
     );
+}
+
+#[tokio::test]
+async fn another_top_comes_with_its_children_and_what_is_too_large_does_not_come() {
+    let (from, to) = (Registry::start().await, Registry::start().await);
+    let (digest, _) = from.push_index(&["1.0"], b"a layer".to_vec()).await;
+    let (source, target) = (from.client(), to.client());
+    // Distribution lists no referrers.
+    let listed = source.referrers(&name("up/app"), &digest).await;
+    assert_eq!(listed.unwrap(), None);
+    let index = source.manifest(&name("up/app"), &(&digest).into()).await;
+    let child = &index.unwrap().children()[0].digest.clone();
+    let child = source.manifest(&name("up/app"), &child.into()).await;
+    let child = child.unwrap();
+    let list = Manifest::listing(None, std::slice::from_ref(&child));
+    let list = list.unwrap().unwrap();
+    let job = CopyJob {
+        source: &source,
+        source_repository: &name("up/app"),
+        digest: &digest,
+        target: &target,
+        target_repository: &name("down/app"),
+        siblings: &[],
+    };
+    let options = |most_bytes| CopyOptions {
+        top: Some(list.clone()),
+        most_bytes: Some(most_bytes),
+        ..CopyOptions::default()
+    };
+    let error = job.run_with(&options(8)).await.unwrap_err();
+    assert!(matches!(error, Error::Untrusted { .. }), "{error}");
+    for digest in [&list.digest, &child.digest] {
+        let head = target.head(&name("down/app"), &digest.into()).await;
+        assert_eq!(head.unwrap(), None);
+    }
+    let copied = job.run_with(&options(9)).await.unwrap();
+    assert_eq!(
+        (copied.top.digest == list.digest, copied.size_bytes),
+        (true, 9)
+    );
+    for digest in [&list.digest, &child.digest] {
+        let head = target.head(&name("down/app"), &digest.into()).await;
+        assert!(head.unwrap().is_some());
+    }
+    let whole = target.head(&name("down/app"), &(&digest).into()).await;
+    assert_eq!(whole.unwrap(), None);
 }

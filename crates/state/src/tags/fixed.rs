@@ -27,7 +27,7 @@ impl TagWriter {
         tag: &Tag,
         wanted: &Digest,
     ) -> Result<Option<Digest>, Error> {
-        if !self.is_immutable(repository) {
+        if !self.is_immutable(repository) || tag.attached_to().is_some() {
             return Ok(None);
         }
         let entry = self.state.tags.get(&key::tag(repository, tag)).await?;

@@ -202,15 +202,15 @@ const MISTAKES: &[(&str, &str, usize, &str)] = &[
     ),
     (
         "every: 15m",
-        "platforms: [linux/amd64]",
+        "platforms: []",
         14,
-        "not supported yet, remove the key or write `all`",
+        "expected `all`, or a list of platforms",
     ),
     (
         "every: 15m",
         "platforms: linux/amd64",
         14,
-        "not supported yet, remove the key or write `all`",
+        "expected `all`, or a list of platforms",
     ),
     ("newest: 10", "newest: 0", 13, "selects nothing"),
     (

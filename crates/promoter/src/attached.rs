@@ -1,0 +1,404 @@
+//! What is attached to a promoted image follows it: signatures, attestations, SBOMs (invariant 1).
+//!
+//! They come after the image, and whenever more of them arrive; they go with it. None of them holds up the image. What
+//! would let something into a target that nobody scanned is no attachment: what clients could run, or what is listed as a
+//! referrer of an image and refers to something else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluice_bus::{Cause, Outcome};
+use sluice_domain::{Class, Classify as _, Digest, Repository, Tag};
+use sluice_events::commands::JudgeImage;
+use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
+use sluice_registry::{CopyJob, CopyOptions, Manifest};
+use sluice_state::{
+    Applied, Joined, Provenance, Standing, TagChange, Truth, Upon, attached, describe, key,
+    manifests_of, merge, source_of,
+};
+
+use crate::facts::Subject;
+use crate::handler::{Case, Error, Promoter};
+use crate::place::Place;
+use crate::promote::provenance;
+use crate::sweep::Sweep;
+use crate::targets::NAME;
+use crate::told::Told;
+
+/// What is attached to an image may have attachments itself, and those too; then it is enough.
+const MAX_DEPTH: usize = 2;
+
+impl Promoter {
+    /// Returns the images of a repository to which a tag is attached.
+    pub(crate) async fn bearing(
+        &self,
+        repository: &Repository,
+        attachment: &Tag,
+    ) -> Result<Vec<Subject>, Error> {
+        let (mut to, mut depth) = (attachment.attached_to(), 0);
+        let entries = self.state.tags.list(&key::tags_of(repository)).await?;
+        let mut subjects = Vec::new();
+        while let Some(manifest) = to.take() {
+            for entry in &entries {
+                let (Ok(tag), Ok(digest)) = (
+                    entry.value.tag.parse::<Tag>(),
+                    entry.value.digest.parse::<Digest>(),
+                ) else {
+                    continue;
+                };
+                if digest != manifest
+                    && !manifests_of(&self.state, &digest)
+                        .await?
+                        .contains(&manifest)
+                {
+                    continue;
+                }
+                match tag.attached_to() {
+                    Some(further) if depth < MAX_DEPTH => to = Some(further),
+                    Some(_) => {}
+                    None => subjects.push(Subject {
+                        repository: repository.clone(),
+                        tag,
+                        digest,
+                        current: Some(entry.value.clone()),
+                    }),
+                }
+            }
+            depth += 1;
+        }
+        Ok(subjects)
+    }
+
+    /// Returns the judgements that bring what was attached late to promoted images after them.
+    pub(crate) async fn late(
+        &self,
+        repository: &Repository,
+        attachment: &Tag,
+        cause: &Cause,
+    ) -> Result<Outcome, Error> {
+        let mut told = Told::default();
+        for subject in self.bearing(repository, attachment).await? {
+            if self.lacks_attachment(&subject).await? {
+                let Subject {
+                    repository,
+                    tag,
+                    digest,
+                    ..
+                } = subject;
+                let id = format!(
+                    "judge/attached/{repository}/{tag}/{digest}/{attachment}/{}",
+                    cause.occurrence
+                );
+                told.command(
+                    JudgeImage {
+                        repository,
+                        tag,
+                        digest,
+                    },
+                    id,
+                );
+            }
+        }
+        Ok(told.into_outcome())
+    }
+
+    /// Says whether an image stands in a target without something that is attached to it at its source.
+    async fn lacks_attachment(&self, subject: &Subject) -> Result<bool, Error> {
+        let filter = key::decisions_on(&subject.repository, &subject.tag);
+        for entry in self.state.decisions.list(&filter).await? {
+            if entry.value.digest == subject.digest.as_str() && self.lacks(&entry.value).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Says the same of an image that a decision brought.
+    pub(crate) async fn lacks(&self, decision: &Decision) -> Result<bool, Error> {
+        if decision.promoted_at.is_none() || decision.outcome() != DecisionOutcome::Allow {
+            return Ok(false);
+        }
+        let Ok(digest) = decision.digest.parse::<Digest>() else {
+            return Ok(false);
+        };
+        let manifests = manifests_of(&self.state, &digest).await?;
+        for (tag, entry) in attached(&self.state, &decision.repository, &manifests).await? {
+            let Some(digest) = settled(&entry) else {
+                continue;
+            };
+            let key = key::stored_tag(&decision.target, &tag);
+            let there = self.state.tags.get(&key).await?;
+            if !there.is_some_and(|there| is_there(&there.value, &digest)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Brings what is attached to a promoted image after it; what cannot be brought now is looked for every hour.
+    pub(crate) async fn attach<T: Truth>(
+        &self,
+        case: &Case<'_>,
+        place: &Place,
+        truth: &T,
+    ) -> Result<(), Error> {
+        let source = &case.subject.repository;
+        let manifests = case.manifests.iter().cloned().collect();
+        for (tag, entry) in attached(&self.state, source.as_str(), &manifests).await? {
+            let Some(digest) = settled(&entry) else {
+                continue;
+            };
+            let key = key::target_tag(&place.target, &tag);
+            let there = self.state.tags.get(&key).await?.map(|entry| entry.value);
+            let is_noted = there.as_ref().is_some_and(|there| is_there(there, &digest));
+            let is_refused = there
+                .as_ref()
+                .is_some_and(|there| there.refused == digest.as_str());
+            let brought = async {
+                if is_refused || is_noted && place.head(&tag).await?.is_some() {
+                    return Ok(true);
+                }
+                if truth.standing().await? == Standing::Superseded {
+                    return Ok(false);
+                }
+                let attachment = Attachment {
+                    tag: &tag,
+                    digest: &digest,
+                    there: there.as_ref(),
+                };
+                self.bring_attachment(case, place, truth, &attachment)
+                    .await?;
+                Ok(true)
+            };
+            match brought.await {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(
+                    Error::Registry(error) | Error::State(sluice_state::Error::Registry(error)),
+                ) => {
+                    tracing::warn!(%error, image.repository = %place.target, image.tag = %tag, "what is attached to a promoted image is not there");
+                    if matches!(error.class(), Class::Permanent) {
+                        self.refuse(place, &tag, &digest).await?;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn bring_attachment<T: Truth>(
+        &self,
+        case: &Case<'_>,
+        place: &Place,
+        truth: &T,
+        attachment: &Attachment<'_>,
+    ) -> Result<(), Error> {
+        let (source, repository) = (&case.subject.repository, place.repository());
+        let Attachment { tag, digest, there } = attachment;
+        let Some(top) = self.checked(source, tag, digest).await? else {
+            tracing::warn!(image.repository = %place.target, image.tag = %tag, image.digest = %digest, "it could be run, or refers to something else, and stays out of the target");
+            return self.refuse(place, tag, digest).await;
+        };
+        let job = CopyJob {
+            source: &self.registry,
+            source_repository: source,
+            digest,
+            target: &place.registry,
+            target_repository: repository,
+            siblings: if place.is_remote() {
+                &[]
+            } else {
+                std::slice::from_ref(source)
+            },
+        };
+        let options = CopyOptions {
+            top: Some(top),
+            ..CopyOptions::default()
+        };
+        let top = job.run_with(&options).await?.top;
+        let joined = merge(&place.registry, repository, tag, *there, top).await?;
+        let Some(Joined { top, before }) = joined else {
+            tracing::warn!(image.repository = %place.target, image.tag = %tag, "somebody else attached something under this tag, which is left there");
+            return self.refuse(place, tag, digest).await;
+        };
+        describe(&self.state, &place.registry, repository, &top.digest).await?;
+        let mut provenance = provenance(case);
+        provenance.part.source = Some((*digest).clone()).filter(|digest| *digest != top.digest);
+        let change = TagChange {
+            repository,
+            tag,
+            wanted: Some(&top),
+            provenance,
+            truth: &Upon {
+                truth,
+                registry: &place.registry,
+                repository,
+                tag,
+                before: before.as_ref(),
+                after: &top.digest,
+            },
+        };
+        if let Applied::Settled { .. } = place.tags.apply(&change).await? {
+            tracing::info!(image.repository = %place.target, image.tag = %tag, image.digest = %top.digest, "brought what is attached to a promoted image");
+        }
+        Ok(())
+    }
+
+    /// Returns what may be attached to an image in a target: all of it, or those of a list that are what it says they are.
+    async fn checked(
+        &self,
+        source: &Repository,
+        tag: &Tag,
+        digest: &Digest,
+    ) -> Result<Option<Manifest>, Error> {
+        let top = self.registry.manifest(source, &digest.into()).await?;
+        if !tag.is_list() {
+            return Ok(Some(top).filter(|top| !top.can_run()));
+        }
+        let (subject, mut good) = (tag.attached_to(), Vec::new());
+        for listed in top.children() {
+            let listed = &listed.digest;
+            let referrer = self.registry.manifest(source, &listed.into()).await?;
+            if !referrer.can_run() && referrer.subject() == subject {
+                good.push(referrer);
+            } else {
+                tracing::warn!(image.repository = %source, image.tag = %tag, image.digest = %listed, "it is listed as a referrer, and is left out: it could be run, or refers to something else");
+            }
+        }
+        if good.len() == top.children().len() {
+            return Ok(Some(top).filter(|top| !top.children().is_empty()));
+        }
+        Ok(Manifest::listing(None, &good)?)
+    }
+
+    /// Notes that something stays out of a target, so that it is not tried again.
+    async fn refuse(&self, place: &Place, tag: &Tag, digest: &Digest) -> Result<(), Error> {
+        let key = key::target_tag(&place.target, tag);
+        let entry = self.state.tags.get(&key).await?;
+        let (mut entry, revision) = entry.map_or_else(Default::default, |entry| {
+            (entry.value, Some(entry.revision))
+        });
+        entry.repository = place.target.stored();
+        entry.tag = tag.to_string();
+        entry.refused = digest.to_string();
+        match self.state.tags.write(&key, &entry, revision).await {
+            Err(error) if !error.is_conflict() => Err(error.into()),
+            // Somebody is at work on the tag, and the next judgement looks again.
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what is attached to manifests that leave a target, with the manifests of that which nothing else needs.
+    ///
+    /// The manifests go first: whoever goes on with it after a crash finds them by the tags. Where an image is promoted
+    /// again meanwhile, its next judgement, which whoever sweeps asks for, brings that again.
+    pub(crate) async fn detach(
+        &self,
+        sweep: &Sweep<'_>,
+        leaving: &BTreeSet<Digest>,
+    ) -> Result<(), Error> {
+        let place = sweep.place;
+        let attached: BTreeMap<Tag, TagEntry> =
+            attached(&self.state, &place.target.stored(), leaving)
+                .await?
+                .into_iter()
+                .filter(|(_, entry)| !entry.digest.is_empty())
+                .collect();
+        if attached.is_empty() {
+            return Ok(());
+        }
+        let kept = self.kept(sweep, &attached).await?;
+        for (tag, entry) in &attached {
+            let Ok(digest) = entry.digest.parse::<Digest>() else {
+                continue;
+            };
+            let repository = place.repository();
+            for manifest in self.reached(&digest, place).await?.iter().chain([&digest]) {
+                let goes = *manifest == digest
+                    || !place.is_remote()
+                    || refers(place, manifest, tag).await?;
+                if goes && !kept.contains(manifest) {
+                    place.registry.delete_manifest(repository, manifest).await?;
+                }
+            }
+            let change = TagChange {
+                repository,
+                tag,
+                wanted: None,
+                provenance: Provenance {
+                    by: NAME.to_owned(),
+                    ..Provenance::default()
+                },
+                truth: &Unwanted,
+            };
+            place.tags.apply(&change).await?;
+            tracing::info!(image.repository = %place.target, image.tag = %tag, image.digest = %digest, "removed with what it was attached to");
+        }
+        Ok(())
+    }
+}
+
+/// Which repositories have anything that is attached to images, as far as that was looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Bearing(BTreeMap<String, bool>);
+
+impl Bearing {
+    pub(crate) async fn has(
+        &mut self,
+        promoter: &Promoter,
+        repository: &str,
+    ) -> Result<bool, Error> {
+        if let Some(has) = self.0.get(repository) {
+            return Ok(*has);
+        }
+        let Ok(named) = repository.parse() else {
+            return Ok(false);
+        };
+        let tags = promoter.state.tags.list(&key::tags_of(&named)).await?;
+        let has = tags.iter().any(|entry| {
+            let tag = entry.value.tag.parse::<Tag>();
+            !entry.value.digest.is_empty() && tag.is_ok_and(|tag| tag.attached_to().is_some())
+        });
+        self.0.insert(repository.to_owned(), has);
+        Ok(has)
+    }
+}
+
+/// Something attached to an image, under a tag of its own.
+struct Attachment<'a> {
+    tag: &'a Tag,
+    digest: &'a Digest,
+    /// What the target has under that tag.
+    there: Option<&'a TagEntry>,
+}
+
+/// Nothing wants any more what was attached to a manifest that goes.
+struct Unwanted;
+
+impl Truth for Unwanted {
+    async fn standing(&self) -> Result<Standing, sluice_state::Error> {
+        Ok(Standing::Current)
+    }
+}
+
+/// Says whether a manifest refers to what a tag is attached to; others may have listed anything in a remote registry.
+async fn refers(place: &Place, manifest: &Digest, tag: &Tag) -> Result<bool, Error> {
+    let reference = manifest.into();
+    let read = place.registry.manifest(place.repository(), &reference);
+    match read.await {
+        Ok(manifest) => Ok(manifest.subject() == tag.attached_to()),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Returns what a tag names with which nobody is at work.
+fn settled(entry: &TagEntry) -> Option<Digest> {
+    entry.digest.parse().ok().filter(|_| entry.claim.is_none())
+}
+
+/// Says whether an entry is that of what was brought for a digest, or says that this stays out.
+fn is_there(entry: &TagEntry, digest: &Digest) -> bool {
+    let is_brought = entry.claim.is_none() && source_of(entry) == digest.as_str();
+    is_brought || entry.refused == digest.as_str()
+}

@@ -1,0 +1,239 @@
+//! What is attached to images lies under tags of its own: it is found by its manifest, joined with what others attached,
+//! and goes when its image does.
+
+use std::collections::BTreeSet;
+
+use sluice_domain::{Digest, Repository, Tag};
+use sluice_events::wire::state::TagEntry;
+use sluice_registry::{Client, Manifest};
+
+use crate::State;
+use crate::error::Error;
+use crate::key;
+use crate::tags::{Applied, Provenance, Standing, TagChange, TagWriter, Truth};
+
+/// What is attached to an image may have attachments itself, and those too; then it is enough.
+const MAX_DEPTH: usize = 2;
+
+/// Returns an image and the manifests of which it consists, as far as they are known.
+///
+/// # Errors
+/// A failing bus.
+pub async fn manifests_of(state: &State, digest: &Digest) -> Result<BTreeSet<Digest>, Error> {
+    let image = state.images.get(&key::image(digest)).await?;
+    let children = image.map(|image| image.value.children).unwrap_or_default();
+    let mut manifests: BTreeSet<Digest> = children
+        .iter()
+        .filter_map(|child| child.digest.parse().ok())
+        .collect();
+    manifests.insert(digest.clone());
+    Ok(manifests)
+}
+
+/// Returns what is attached to manifests of a target, by its entries: tags with what they name.
+///
+/// # Errors
+/// A failing bus.
+pub async fn attached(
+    state: &State,
+    stored: &str,
+    manifests: &BTreeSet<Digest>,
+) -> Result<Vec<(Tag, TagEntry)>, Error> {
+    let (mut found, mut seen) = (Vec::new(), manifests.clone());
+    let mut level = manifests.clone();
+    for _ in 0..MAX_DEPTH {
+        let mut next = BTreeSet::new();
+        for tag in level.iter().flat_map(Tag::attachments_of) {
+            let entry = state.tags.get(&key::stored_tag(stored, &tag)).await?;
+            let Some(entry) = entry.map(|entry| entry.value) else {
+                continue;
+            };
+            if let Ok(digest) = entry.digest.parse() {
+                next.extend(manifests_of(state, &digest).await?);
+            }
+            found.push((tag, entry));
+        }
+        next.retain(|digest| seen.insert(digest.clone()));
+        level = next;
+    }
+    Ok(found)
+}
+
+/// Removes what was attached to images that left a repository, and to nothing that is there still.
+///
+/// Its manifests stay as those of the images do. Where one of the images comes back, so does what is attached to it: with
+/// the next search for missing work.
+///
+/// # Errors
+/// As [`TagWriter::apply`].
+pub async fn detach(
+    state: &State,
+    tags: &TagWriter,
+    repository: &Repository,
+    gone: &[Digest],
+    by: &str,
+) -> Result<(), Error> {
+    let mut left = BTreeSet::new();
+    for digest in gone {
+        left.extend(manifests_of(state, digest).await?);
+    }
+    let attached = attached(state, repository.as_str(), &left).await?;
+    let attached: Vec<_> = attached
+        .into_iter()
+        .filter(|(_, entry)| !entry.digest.is_empty())
+        .collect();
+    if attached.is_empty() {
+        return Ok(());
+    }
+    let held = held(state, repository).await?;
+    for (tag, entry) in attached {
+        if tag.attached_to().is_none_or(|to| held.contains(&to)) {
+            continue;
+        }
+        let change = TagChange {
+            repository,
+            tag: &tag,
+            wanted: None,
+            provenance: Provenance {
+                by: by.to_owned(),
+                mirror: entry.mirror,
+                move_number: entry.move_number,
+                ..Provenance::default()
+            },
+            truth: &Unwanted,
+        };
+        match tags.apply(&change).await? {
+            Applied::Settled { .. } => {
+                tracing::info!(image.repository = %repository, image.tag = %tag, "removed with what it was attached to");
+            }
+            Applied::Superseded | Applied::Refused { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+/// Returns the manifests of everything in a repository to which something may be attached.
+///
+/// # Errors
+/// A failing bus.
+pub(crate) async fn held(
+    state: &State,
+    repository: &Repository,
+) -> Result<BTreeSet<Digest>, Error> {
+    let mut held = BTreeSet::new();
+    for entry in state.tags.list(&key::tags_of(repository)).await? {
+        if entry
+            .value
+            .tag
+            .parse()
+            .is_ok_and(|tag: Tag| tag.attached_to().is_some())
+        {
+            continue;
+        }
+        let claimed = entry.value.claim.map(|claim| claim.digest);
+        for digest in [Some(entry.value.digest), claimed].into_iter().flatten() {
+            if let Ok(digest) = digest.parse() {
+                held.extend(manifests_of(state, &digest).await?);
+            }
+        }
+    }
+    Ok(held)
+}
+
+/// Nothing wants any more what was attached to something that goes.
+struct Unwanted;
+
+impl Truth for Unwanted {
+    async fn standing(&self) -> Result<Standing, Error> {
+        Ok(Standing::Current)
+    }
+}
+
+/// What a tag is to name to which others may attach something too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// What it is to name, if it still names what it did.
+    pub top: Manifest,
+    /// What it names.
+    pub before: Option<Digest>,
+}
+
+/// Joins what is to come to a tag of a target with what others listed there (OCI distribution specification 1.1).
+///
+/// What came from the same place before is replaced and not joined, so that what was taken back there is taken back here.
+/// Nothing is returned where others have the tag, and it is no list that could hold both.
+///
+/// # Errors
+/// A failing registry, or a list that is none.
+pub async fn merge(
+    registry: &Client,
+    repository: &Repository,
+    tag: &Tag,
+    entry: Option<&TagEntry>,
+    top: Manifest,
+) -> Result<Option<Joined>, Error> {
+    let head = registry.head(repository, &tag.into()).await?;
+    let Some(before) = head.map(|head| head.digest) else {
+        return Ok(Some(Joined { top, before: None }));
+    };
+    let is_ours = entry.is_some_and(|entry| {
+        let is_known = entry.move_number > 0 || entry.promoted_from.is_some();
+        is_known && entry.source_digest.is_empty() && entry.digest == before.as_str()
+    });
+    if is_ours || before == top.digest || registry.is_tombstone(repository, &before).await? {
+        let before = Some(before);
+        return Ok(Some(Joined { top, before }));
+    }
+    if !tag.is_list() {
+        return Ok(None);
+    }
+    let there = registry.manifest(repository, &(&before).into()).await?;
+    let top = match top.merged(&there) {
+        Ok(top) => top,
+        Err(error) => {
+            tracing::warn!(%error, image.repository = %repository, image.tag = %tag, "what others have put there is no list");
+            return Ok(None);
+        }
+    };
+    let reference = (&top.digest).into();
+    registry.put_manifest(repository, &reference, &top).await?;
+    let before = Some(before);
+    Ok(Some(Joined { top, before }))
+}
+
+/// The truth of a list that was joined with what the tag named: as that of its source, while the tag names that still.
+#[derive(Debug)]
+pub struct Upon<'a, T> {
+    /// The truth of its source.
+    pub truth: &'a T,
+    /// The registry.
+    pub registry: &'a Client,
+    /// The repository.
+    pub repository: &'a Repository,
+    /// The tag.
+    pub tag: &'a Tag,
+    /// What the tag named.
+    pub before: Option<&'a Digest>,
+    /// What it is to name.
+    pub after: &'a Digest,
+}
+
+impl<T: Truth> Truth for Upon<'_, T> {
+    /// Where somebody else changed the list, it is joined anew with the next delivery.
+    async fn standing(&self) -> Result<Standing, Error> {
+        if self.truth.standing().await? == Standing::Superseded {
+            return Ok(Standing::Superseded);
+        }
+        let head = self
+            .registry
+            .head(self.repository, &self.tag.into())
+            .await?;
+        let there = head.map(|head| head.digest);
+        if there.as_ref() == self.before || there.as_ref() == Some(self.after) {
+            return Ok(Standing::Current);
+        }
+        Err(Error::Restless {
+            tag: format!("{}:{}", self.repository, self.tag),
+        })
+    }
+}
