@@ -9,6 +9,7 @@ use reqwest::StatusCode;
 use sluice_domain::{Class, Classify};
 use thiserror::Error;
 
+use crate::away::Forbidden;
 use crate::rate::RateLimit;
 
 /// How long a used-up quota is waited for where the registry does not say it.
@@ -164,10 +165,13 @@ impl Error {
                 what,
                 source: Box::new(source),
             },
-            None => Self::Transport {
-                action,
-                what,
-                source: source.without_url(),
+            None => match forbidden(&source) {
+                Some(reason) => Self::Untrusted { what, reason },
+                None => Self::Transport {
+                    action,
+                    what,
+                    source: source.without_url(),
+                },
             },
         }
     }
@@ -292,6 +296,18 @@ fn is_about_certificates(fault: &rustls::Error) -> bool {
         ),
         _ => false,
     }
+}
+
+/// Finds the place that the registry may not send on to.
+fn forbidden(error: &reqwest::Error) -> Option<String> {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(forbidden) = cause.downcast_ref::<Forbidden>() {
+            return Some(forbidden.to_string());
+        }
+        source = cause.source();
+    }
+    None
 }
 
 /// Finds what TLS says of certificates.

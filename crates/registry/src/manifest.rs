@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use sluice_domain::{Digest, Platform, Tag};
 
 use crate::error::Error;
+use crate::strict::Strict;
 
 /// The most references in one document.
 const MAX_REFERENCES: usize = 512;
@@ -124,7 +125,8 @@ impl Descriptor {
     }
 
     /// Says whether the layer lies elsewhere by design and is not copied; one without an address does not.
-    pub(crate) fn is_foreign(&self) -> bool {
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
         let foreign =
             self.media_type.contains("foreign") || self.media_type.contains("nondistributable");
         foreign && !self.urls.is_empty()
@@ -235,6 +237,8 @@ impl Manifest {
         };
         let probe: Probe = serde_json::from_slice(&raw)
             .map_err(|error| refuse(&format!("it is no manifest: {error}")))?;
+        serde_json::from_slice::<Strict>(&raw)
+            .map_err(|error| refuse(&format!("it can be read in two ways: {error}")))?;
         if probe.schema_version != 2 || probe.fs_layers.is_some() || probe.blobs.is_some() {
             return Err(refuse("only schema version 2 is supported"));
         }
