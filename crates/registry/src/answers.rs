@@ -5,17 +5,25 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use http_auth::parser::ChallengeParser;
 use reqwest::header::{
-    CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
+    CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK, LOCATION, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use serde::Deserialize;
 use sluice_domain::{Digest, Repository, Tag};
 use url::Url;
 
+use crate::rate::RateLimit;
+
+pub use crate::docker::has_login as docker_login;
+
 /// The longest wait that a registry may ask for, and the longest window of a quota.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
+
+/// How long a used-up quota is waited for where the registry does not say it.
+const QUOTA_WAIT: Duration = Duration::from_secs(300);
 
 /// Why something that a peer said is not used.
 pub type Reason = &'static str;
@@ -227,6 +235,32 @@ pub fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> 
         }
     };
     Some(wait.min(LONGEST_WAIT))
+}
+
+/// Says from when on a quota may be there again: as the registry asks, or else when its window has let one pull pass.
+#[must_use]
+pub fn quota_until(
+    retry_after: Option<Duration>,
+    limit: Option<RateLimit>,
+    now: DateTime<Utc>,
+) -> DateTime<Utc> {
+    let share = limit.and_then(|told| told.window.checked_div(u32::try_from(told.limit).ok()?));
+    let wait = retry_after.unwrap_or_else(|| share.unwrap_or_default().max(QUOTA_WAIT));
+    (now + wait).trunc_subsecs(0)
+}
+
+/// Makes headers of what a peer sent; what is none is left out.
+#[must_use]
+pub fn headers<'a>(pairs: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> HeaderMap {
+    let made = pairs.filter_map(|(name, value)| {
+        let name = HeaderName::from_bytes(name).ok()?;
+        Some((name, HeaderValue::from_bytes(value).ok()?))
+    });
+    let mut headers = HeaderMap::new();
+    for (name, value) in made {
+        headers.append(name, value);
+    }
+    headers
 }
 
 /// Reads where a registry sends on to.

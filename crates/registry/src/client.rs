@@ -17,7 +17,7 @@ use crate::auth::Auth;
 use crate::budget::Budget;
 use crate::common::Common;
 use crate::endpoint::{Endpoint, Wires};
-use crate::error::{Error, quota_until};
+use crate::error::Error;
 use crate::rate::RateLimit;
 use crate::transport::Transport;
 
@@ -273,7 +273,8 @@ impl Client {
         if wanted.contains(&status.as_u16()) {
             return Ok(answer);
         }
-        let retry_after = answers::retry_after(answer.headers(), sluice_domain::now());
+        let now = sluice_domain::now();
+        let retry_after = answers::retry_after(answer.headers(), now);
         let limit = RateLimit::read(answer.headers());
         // What a content network says may quote the signed address.
         let body = if self.is_own(answer.url()) {
@@ -299,7 +300,7 @@ impl Client {
             return Err(Error::Quota {
                 action,
                 what: what.to_owned(),
-                until: quota_until(retry_after, limit),
+                until: answers::quota_until(retry_after, limit, now),
                 detail,
             });
         }

@@ -226,3 +226,40 @@ async fn what_a_registry_says_steers_no_terminal_and_repeats_no_secret() {
         "{told}"
     );
 }
+
+#[tokio::test]
+async fn a_token_is_used_for_its_own_scope_only() {
+    let liar = Liar::start().await;
+    let challenge = format!("Bearer realm=\"http://{}/token\"", liar.host);
+    let headers = [("www-authenticate", challenge.as_str())];
+    for name in ["one", "two"] {
+        liar.on(&format!("GET /v2/{name}/manifests/1"), 401, &headers, "");
+        liar.on(
+            &format!("GET /token?scope=repository%3A{name}%3Apull"),
+            200,
+            &[],
+            format!(r#"{{"token":"for-{name}","expires_in":3600}}"#),
+        );
+    }
+    let client = liar.client();
+    for name in ["one", "two", "one"] {
+        let repository = name.parse().unwrap();
+        client.manifest(&repository, &tag()).await.unwrap_err();
+    }
+    for (_, path, told) in liar.asked() {
+        if let Some(token) = told
+            .as_deref()
+            .and_then(|told| told.strip_prefix("Bearer for-"))
+        {
+            assert!(
+                path.starts_with(&format!("/v2/{token}/")),
+                "{path} with {token}"
+            );
+        }
+    }
+    let bearers = liar.asked().into_iter().filter(|(_, _, told)| {
+        told.as_deref()
+            .is_some_and(|told| told.starts_with("Bearer"))
+    });
+    assert!(bearers.count() >= 3);
+}
