@@ -47,9 +47,12 @@ impl Client {
         &self,
         take: impl Fn(&Repository) -> bool,
     ) -> Result<Vec<Repository>, Error> {
-        let (mut found, mut after) = (Vec::new(), String::new());
+        let (mut found, mut after, mut pages) = (Vec::new(), String::new(), Pages::default());
         for _ in 0..Pages::MOST {
             let (listed, last) = self.repositories_after(&after, PAGE).await?;
+            let bytes = listed.iter().map(|name| name.as_str().len()).sum();
+            let refuse = |reason| Error::untrusted("_catalog", reason);
+            pages.read(bytes).map_err(refuse)?;
             found.extend(listed.into_iter().filter(&take));
             match last {
                 Some(last) => after = last,

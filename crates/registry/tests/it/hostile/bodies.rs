@@ -247,6 +247,10 @@ async fn headers_without_an_end_are_not_read_to_it() {
 async fn a_registry_that_falls_silent_is_left_after_a_minute() {
     for pieces in [
         vec![Piece::Silence],
+        vec![
+            Piece::Bytes(b"HTTP/1.1 200 OK\r\nx: ".to_vec()),
+            Piece::Drip,
+        ],
         vec![Piece::Bytes(b"HTTP/1.1 200".to_vec()), Piece::Silence],
         vec![
             answer("200 OK", &[("content-type", MANIFEST)], b"{"),
