@@ -2,6 +2,7 @@
 //!
 //! No I/O and no async: everything here can be tested with plain values.
 
+pub mod address;
 mod attachment;
 pub mod backoff;
 pub mod classify;

@@ -2,6 +2,8 @@
 
 mod access;
 mod documents;
+#[cfg(test)]
+mod generated;
 mod mirror;
 mod platforms;
 mod promotion;

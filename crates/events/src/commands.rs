@@ -105,6 +105,10 @@ macro_rules! commands {
         } )*
 
         impl Command {
+            /// Every type of command: the full name of its message.
+            pub const TYPES: &'static [&'static str] =
+                &[$( concat!("sluice.events.v1.", stringify!($name)) ),*];
+
             /// Returns the full name of the protobuf message.
             #[must_use]
             pub const fn type_name(&self) -> &'static str {

@@ -30,8 +30,6 @@ const MAX_BODY: usize = 1 << 20;
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 /// How many are worked on at once; each replica of a registry sends one.
 const AT_ONCE: usize = 16;
-/// The most events of one notification; Distribution sends one.
-const MOST_EVENTS: usize = 1_000;
 
 /// How many processes of the registry are remembered; each that is not leads to a comparison.
 const MOST_INSTANCES: usize = 64;
@@ -132,14 +130,7 @@ async fn read(body: Body) -> Result<Envelope, Unread> {
     if too_large {
         return Err(Unread::Never(format!("it is larger than {MAX_BODY} bytes")));
     }
-    let envelope: Envelope =
-        serde_json::from_slice(&bytes).map_err(|error| Unread::Never(error.to_string()))?;
-    if envelope.events.len() > MOST_EVENTS {
-        return Err(Unread::Never(format!(
-            "it holds more than {MOST_EVENTS} events"
-        )));
-    }
-    Ok(envelope)
+    Envelope::read(&bytes).map_err(Unread::Never)
 }
 
 impl Intake {

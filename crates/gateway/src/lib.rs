@@ -34,6 +34,8 @@ use crate::reconcile::{Comparer, count_dead_letters};
 use crate::signer::Signer;
 use crate::tokens::Issuer;
 
+#[doc(hidden)]
+pub use notifications::facts_of;
 pub use settings::Settings;
 
 /// How long a page of repositories may take to be compared with the registry.

@@ -15,6 +15,8 @@ use thiserror::Error;
 
 /// The media type that Distribution gives to every blob.
 const BLOB: &str = "application/octet-stream";
+/// The most events of one notification; Distribution sends one.
+const MOST_EVENTS: usize = 1_000;
 /// The longest id of a notification; Distribution's are UUIDs.
 const LONGEST_ID: usize = 128;
 
@@ -22,6 +24,28 @@ const LONGEST_ID: usize = 128;
 #[derive(Debug, Deserialize)]
 pub(crate) struct Envelope {
     pub(crate) events: Vec<Notification>,
+}
+
+impl Envelope {
+    /// Reads a body.
+    pub(crate) fn read(body: &[u8]) -> Result<Self, String> {
+        let envelope: Self = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        if envelope.events.len() > MOST_EVENTS {
+            return Err(format!("it holds more than {MOST_EVENTS} events"));
+        }
+        Ok(envelope)
+    }
+}
+
+/// Returns the facts in a body; what cannot be understood tells none.
+#[doc(hidden)]
+#[must_use]
+pub fn facts_of(body: &[u8], registry: &RegistryHost) -> Vec<Event> {
+    let events = Envelope::read(body).map(|envelope| envelope.events);
+    let told = events.unwrap_or_default().into_iter();
+    told.filter_map(|notification| notification.read(registry).ok().flatten())
+        .flat_map(|told| told.facts)
+        .collect()
 }
 
 /// One event of the registry; what is not needed is not read.

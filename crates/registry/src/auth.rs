@@ -4,15 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_auth::parser::ChallengeParser;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{RequestBuilder, Response};
 use secrecy::ExposeSecret as _;
-use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::Url;
 
+use crate::answers;
 use crate::budget::Spending;
 use crate::check::Authentication;
 use crate::client::{Client, limited};
@@ -46,13 +45,6 @@ pub(crate) struct Auth {
 
 /// The place of one token; whoever fetches it holds the lock, and the others wait for that one request.
 type Cell = Arc<Mutex<Option<(HeaderValue, Instant)>>>;
-
-#[derive(Deserialize)]
-struct TokenAnswer {
-    token: Option<String>,
-    access_token: Option<String>,
-    expires_in: Option<u64>,
-}
 
 impl Client {
     /// Returns the value of `Authorization` for these scopes, if the registry has ever asked for one.
@@ -140,7 +132,9 @@ impl Client {
     }
 
     fn sensitive(&self, text: &str) -> Result<HeaderValue, Error> {
-        let mut value = HeaderValue::from_str(text).map_err(|_| {
+        let is_plain = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        let value = HeaderValue::from_str(text).ok().filter(|_| is_plain);
+        let mut value = value.ok_or_else(|| {
             Error::untrusted(
                 &self.shared.endpoint.host,
                 "the token holds characters that no header may",
@@ -167,33 +161,14 @@ impl Client {
             // It may be another one by now.
             self.forget_account().await;
         }
-        let mut found = None;
-        for value in headers.get_all(WWW_AUTHENTICATE) {
-            let text = value
-                .to_str()
-                .map_err(|_| refuse("its challenge is not text"))?;
-            for challenge in ChallengeParser::new(text).filter_map(Result::ok) {
-                let parameter = |name: &str| {
-                    let found = challenge
-                        .params
-                        .iter()
-                        .find(|(key, _)| key.eq_ignore_ascii_case(name));
-                    found.map(|(_, value)| value.to_unescaped())
-                };
-                if challenge.scheme.eq_ignore_ascii_case("bearer") {
-                    let realm =
-                        parameter("realm").ok_or_else(|| refuse("its challenge has no realm"))?;
-                    found = Some(Challenge::Bearer {
-                        realm: self.realm(&realm)?,
-                        service: parameter("service"),
-                    });
-                } else if challenge.scheme.eq_ignore_ascii_case("basic") && found.is_none() {
-                    found = Some(Challenge::Basic);
-                }
-            }
-        }
-        *self.shared.auth.challenge.lock().await =
-            Some(found.ok_or_else(|| refuse("it refuses without saying how to authenticate"))?);
+        let challenge = match answers::challenge(headers).map_err(refuse)? {
+            answers::Challenge::Basic => Challenge::Basic,
+            answers::Challenge::Bearer { realm, service } => Challenge::Bearer {
+                realm: self.realm(&realm)?,
+                service,
+            },
+        };
+        *self.shared.auth.challenge.lock().await = Some(challenge);
         Ok(())
     }
 
@@ -255,18 +230,11 @@ impl Client {
         let answer = self.ask_for_token(realm, service, scopes).await;
         let answer = self.heeded(Spending::Login, answer).await?;
         let body = limited(host.as_str(), answer, MAX_TOKEN_ANSWER).await?;
-        // The error of the parser could quote the token.
-        let answer: TokenAnswer = serde_json::from_slice(&body)
-            .map_err(|_| Error::untrusted(host, "its token answer is not understood"))?;
-        let text = [answer.token, answer.access_token]
-            .into_iter()
-            .flatten()
-            .find(|text| !text.is_empty())
-            .ok_or_else(|| Error::untrusted(host, "its token answer has no token"))?;
+        let (text, lifetime) =
+            answers::token(&body).map_err(|reason| Error::untrusted(host, reason))?;
         let value = self.sensitive(&format!("Bearer {text}"))?;
-        // The specification's default and minimum is 60 s; a tenth is kept for the way.
-        let lifetime = answer.expires_in.unwrap_or(60).clamp(60, 86_400);
-        let until = Instant::now() + Duration::from_secs(lifetime - lifetime / 10);
+        // A tenth is kept for the way.
+        let until = Instant::now() + lifetime - lifetime / 10;
         *token = Some((value.clone(), until));
         Ok(value)
     }

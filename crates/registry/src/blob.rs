@@ -16,9 +16,11 @@ use crate::fetch::Fetch;
 use crate::manifest::Descriptor;
 use crate::verify::Verified;
 
-/// How long an upload may stand still, and how long a registry may take to store what it has received.
+/// How long an upload may stand still, or nearly so, and how long a registry may take to store what it has received.
 const STANDSTILL: Duration = Duration::from_secs(150);
 const STORING: Duration = Duration::from_secs(600);
+/// With fewer bytes than this in that time a source keeps the place of others without getting anywhere.
+const LEAST: u64 = 16 << 10;
 /// How long it may take to give up an upload.
 const GIVING_UP: Duration = Duration::from_secs(5);
 
@@ -137,6 +139,7 @@ impl Client {
         at.query_pairs_mut()
             .append_pair("digest", blob.digest.as_str());
         let moved = fetch.counter();
+        let is_limited = fetch.is_limited();
         let verified = Verified::new(fetch.into_stream().boxed(), blob.digest.clone(), blob.size);
         let right = verified.right();
         // What is wrong with the body would come back as text only.
@@ -163,10 +166,12 @@ impl Client {
             request = request.header(AUTHORIZATION, authorization);
         }
         let request = request.body(reqwest::Body::wrap_stream(body));
+        // Under a limit that a person set, a few bytes may be all there is for it.
+        let least = if is_limited { 1 } else { LEAST };
         let answer = tokio::select! {
             biased;
             answer = self.shared.transport.send(request) => answer,
-            () = standstill(&moved, blob.size) => return Err(Error::Standstill { what }),
+            () = standstill(&moved, blob.size, least) => return Err(Error::Standstill { what }),
         };
         let answer = answer.map_err(|error| {
             let fault = fault.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -200,12 +205,14 @@ impl Client {
     }
 }
 
-/// Ends when an upload has stood still for too long.
-async fn standstill(moved: &AtomicU64, size: u64) {
+/// Ends when an upload has stood still for too long, or has moved by less than so many bytes.
+async fn standstill(moved: &AtomicU64, size: u64, least: u64) {
     let mut before = None;
     loop {
         let now = moved.load(Ordering::Relaxed);
-        if before == Some(now) {
+        if before
+            .is_some_and(|before| now < size.min(least.saturating_add(before)) || now == before)
+        {
             return;
         }
         before = Some(now);
@@ -224,18 +231,43 @@ mod tests {
         let slow = async {
             for _ in 0..100 {
                 tokio::time::sleep(STANDSTILL / 2).await;
-                moved.fetch_add(1, Ordering::Relaxed);
+                moved.fetch_add(LEAST, Ordering::Relaxed);
             }
         };
-        tokio::join!(slow, standstill(&moved, u64::MAX));
+        tokio::join!(slow, standstill(&moved, u64::MAX, LEAST));
         let after = began.elapsed() - STANDSTILL * 50;
         assert!(after >= STANDSTILL && after <= STANDSTILL * 2, "{after:?}");
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_upload_whose_source_drips_is_given_up() {
+        let (moved, began) = (AtomicU64::new(0), tokio::time::Instant::now());
+        let drip = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                moved.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        tokio::select! {
+            () = drip => {}
+            () = standstill(&moved, u64::MAX, LEAST) => {}
+        }
+        assert_eq!(began.elapsed(), STANDSTILL);
+        // The last few bytes of a blob may be fewer.
+        let end = AtomicU64::new(0);
+        let last = async {
+            tokio::time::sleep(STANDSTILL / 2).await;
+            end.fetch_add(9, Ordering::Relaxed);
+        };
+        let began = tokio::time::Instant::now();
+        tokio::join!(last, standstill(&end, 9, LEAST));
+        assert_eq!(began.elapsed(), STANDSTILL + STORING);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_registry_may_take_longer_to_store_what_it_has() {
         let (moved, began) = (AtomicU64::new(9), tokio::time::Instant::now());
-        standstill(&moved, 9).await;
+        standstill(&moved, 9, LEAST).await;
         assert_eq!(began.elapsed(), STORING);
     }
 }

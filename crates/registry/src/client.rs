@@ -6,18 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use chrono::DateTime;
 use futures_util::StreamExt as _;
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, LOCATION, RANGE, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, HeaderMap, RANGE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use sluice_domain::{RegistryHost, Repository};
 use url::Url;
 
+use crate::answers;
 use crate::auth::Auth;
 use crate::budget::Budget;
 use crate::common::Common;
 use crate::endpoint::{Endpoint, Wires};
-use crate::error::{Error, quota_until};
+use crate::error::Error;
 use crate::rate::RateLimit;
 use crate::transport::Transport;
 
@@ -27,8 +27,8 @@ const MAX_REFUSAL: usize = 64 << 10;
 const FULL_DISK: [&str; 2] = ["no space left", "\"Err\":28}"];
 /// The most redirects of a read, as to a content network.
 const MAX_REDIRECTS: usize = 5;
-/// The longest wait that a registry may ask for.
-const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
+/// How long a small answer may take to arrive, however its peer spreads it.
+const LONGEST_ANSWER: Duration = Duration::from_secs(180);
 
 pub(crate) struct Shared {
     pub(crate) wires: Wires,
@@ -216,23 +216,49 @@ impl Client {
             let answer = if self.is_own(&at) {
                 self.send(action, what, scopes, request).await?
             } else {
-                let answer = self
-                    .shared
-                    .transport
-                    .send(request(&self.shared.wires.elsewhere))
-                    .await;
+                let wires = &self.shared.wires;
+                wires
+                    .zone
+                    .check_literal(&at)
+                    .map_err(|error| Error::untrusted(what, error.to_string()))?;
+                let answer = self.shared.transport.send(request(&wires.elsewhere)).await;
                 answer.map_err(Error::transport(action, what))?
             };
             if !answer.status().is_redirection() {
                 return Ok(answer);
             }
             let next = location(what, &at, &answer)?;
+            if self.is_own(&at) {
+                self.locate(&answer).await;
+            }
             if at.scheme() == "https" && next.scheme() != "https" {
                 return Err(Error::untrusted(what, "it is redirected out of TLS"));
             }
             at = next;
         }
         Err(Error::untrusted(what, "it is redirected more than 5 times"))
+    }
+
+    /// Takes note of where the registry is, which decides where it may send on to.
+    async fn locate(&self, answer: &Response) {
+        let (endpoint, zone) = (&self.shared.endpoint, &self.shared.wires.zone);
+        if endpoint.proxy.is_none() {
+            if let Some(peer) = answer.remote_addr() {
+                zone.note(peer.ip());
+            }
+            return;
+        }
+        // The peer is the proxy, or may be.
+        let place = endpoint
+            .base
+            .host_str()
+            .zip(endpoint.base.port_or_known_default());
+        if let Some((host, port)) = place
+            && let Ok(mut found) = tokio::net::lookup_host((host, port)).await
+            && let Some(address) = found.next()
+        {
+            zone.note(address.ip());
+        }
     }
 
     /// Turns an unwanted status into an error that tells what the registry said.
@@ -247,7 +273,8 @@ impl Client {
         if wanted.contains(&status.as_u16()) {
             return Ok(answer);
         }
-        let retry_after = retry_after(answer.headers());
+        let now = sluice_domain::now();
+        let retry_after = answers::retry_after(answer.headers(), now);
         let limit = RateLimit::read(answer.headers());
         // What a content network says may quote the signed address.
         let body = if self.is_own(answer.url()) {
@@ -273,7 +300,7 @@ impl Client {
             return Err(Error::Quota {
                 action,
                 what: what.to_owned(),
-                until: quota_until(retry_after, limit),
+                until: answers::quota_until(retry_after, limit, now),
                 detail,
             });
         }
@@ -287,9 +314,26 @@ impl Client {
     }
 }
 
-/// Reads a body up to a limit.
+/// Reads a small body, up to a limit; what is packed is not unpacked, since nobody asked for it.
 pub(crate) async fn limited(what: &str, answer: Response, limit: usize) -> Result<Bytes, Error> {
+    let told = answer.headers().get(CONTENT_ENCODING);
+    if told.is_some_and(|told| !told.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        let reason = "the answer is packed, which it was not asked to be";
+        return Err(Error::untrusted(what, reason));
+    }
+    let read = tokio::time::timeout(LONGEST_ANSWER, read_limited(what, answer, limit));
+    read.await.map_err(|_| Error::Standstill {
+        what: what.to_owned(),
+    })?
+}
+
+async fn read_limited(what: &str, answer: Response, limit: usize) -> Result<Bytes, Error> {
     let too_large = || Error::untrusted(what, format!("the answer is larger than {limit} bytes"));
+    let announced = answer.content_length();
+    if announced.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > limit))
+    {
+        return Err(too_large());
+    }
     let mut body = BytesMut::new();
     let mut chunks = answer.bytes_stream();
     while let Some(chunk) = chunks.next().await {
@@ -313,32 +357,7 @@ pub(crate) fn what(repository: &Repository, reference: &impl fmt::Display) -> St
     format!("{repository}{sign}{reference}")
 }
 
-/// Returns how long a registry asks to wait, in seconds or until a date; a day at most.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let wait = match text.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let until = DateTime::parse_from_rfc2822(text).ok()?;
-            (until.to_utc() - sluice_domain::now())
-                .to_std()
-                .unwrap_or_default()
-        }
-    };
-    Some(wait.min(LONGEST_WAIT))
-}
-
 /// Reads where a registry sends on to.
 pub(crate) fn location(what: &str, current: &Url, answer: &Response) -> Result<Url, Error> {
-    let refuse = |reason: &str| Error::untrusted(what, reason);
-    let value = answer
-        .headers()
-        .get(LOCATION)
-        .ok_or_else(|| refuse("the registry does not say where to go on"))?;
-    let text = value
-        .to_str()
-        .map_err(|_| refuse("the place to go on is not text"))?;
-    current
-        .join(text)
-        .map_err(|_| refuse("the place to go on is no address"))
+    answers::location(current, answer.headers()).map_err(|reason| Error::untrusted(what, reason))
 }

@@ -105,18 +105,30 @@ async fn read(file: &Path) -> Result<Option<Config>, String> {
     if length.map_err(|error| error.to_string())? as u64 > MAX_CONFIG {
         return Err(format!("it is larger than {MAX_CONFIG} bytes"));
     }
-    // The error of the parser could quote a password.
-    let parsed = serde_json::from_slice(&text).map_err(|error| {
-        format!(
-            "it is not Docker's JSON at line {} column {}",
-            error.line(),
-            error.column()
-        )
-    })?;
-    Ok(Some(parsed))
+    Config::parsed(&text).map(Some)
+}
+
+/// Says whether a configuration holds a login at this registry; helpers are not asked.
+///
+/// # Errors
+/// What is no such configuration.
+pub fn has_login(text: &[u8], host: &RegistryHost) -> Result<bool, String> {
+    let login = Config::parsed(text)?.login(host)?;
+    Ok(login.is_some())
 }
 
 impl Config {
+    /// Reads a configuration; the error of the parser is left out, since it could quote a password.
+    fn parsed(text: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(text).map_err(|error| {
+            format!(
+                "it is not Docker's JSON at line {} column {}",
+                error.line(),
+                error.column()
+            )
+        })
+    }
+
     async fn account(
         &self,
         host: &RegistryHost,
@@ -129,6 +141,11 @@ impl Config {
         {
             return Ok(Some(account));
         }
+        self.login(host)
+    }
+
+    /// Finds the login that is written into the configuration itself.
+    fn login(&self, host: &RegistryHost) -> Result<Option<Account>, String> {
         let mut keys: Vec<_> = self.auths.keys().filter(|key| names(key, host)).collect();
         keys.sort();
         for key in keys {

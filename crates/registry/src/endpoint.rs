@@ -3,6 +3,7 @@
 use std::fs;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use secrecy::{ExposeSecret as _, SecretString};
@@ -11,6 +12,7 @@ use sluice_domain::resources::{ProxySetting, Registry};
 use sluice_service::secret_file;
 use url::Url;
 
+use crate::away::{Guard, Zone};
 use crate::error::Error;
 use crate::login::CredentialSource;
 
@@ -188,8 +190,9 @@ pub(crate) struct Wires {
     pub(crate) http: reqwest::Client,
     /// Sends layers, which may take longer than any answer may.
     pub(crate) uploads: reqwest::Client,
-    /// Shows no certificate of its own.
+    /// Shows no certificate of its own, and goes only where the registry may send on to.
     pub(crate) elsewhere: reqwest::Client,
+    pub(crate) zone: Zone,
     files: Vec<(PathBuf, Option<SystemTime>)>,
 }
 
@@ -200,6 +203,7 @@ impl Wires {
             http: maker.clone(),
             uploads: maker.clone(),
             elsewhere: maker,
+            zone: Zone::default(),
             files: Vec::new(),
         }
     }
@@ -217,10 +221,12 @@ impl Wires {
             .into_iter()
             .map(|file| (file.clone(), changed(&file)))
             .collect();
+        let zone = Zone::default();
         Ok(Self {
-            http: wire(endpoint, true, Some(LONGEST_SILENCE))?,
-            uploads: wire(endpoint, true, None)?,
-            elsewhere: wire(endpoint, false, Some(LONGEST_SILENCE))?,
+            http: wire(endpoint, None, Some(LONGEST_SILENCE))?,
+            uploads: wire(endpoint, None, None)?,
+            elsewhere: wire(endpoint, Some(&zone), Some(LONGEST_SILENCE))?,
+            zone,
             files,
         })
     }
@@ -240,7 +246,7 @@ fn changed(file: &Path) -> Option<SystemTime> {
 /// The time limit of reqwest counts from the beginning of a request, and so ends an upload that goes on for longer.
 fn wire(
     endpoint: &Endpoint,
-    at_home: bool,
+    away: Option<&Zone>,
     silence: Option<Duration>,
 ) -> Result<reqwest::Client, Error> {
     let mut builder = reqwest::Client::builder()
@@ -250,6 +256,9 @@ fn wire(
         .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")));
     if let Some(silence) = silence {
         builder = builder.read_timeout(silence);
+    }
+    if let Some(guard) = away.and_then(|zone| guard(endpoint, zone)) {
+        builder = builder.dns_resolver(Arc::new(guard));
     }
     builder = match &endpoint.proxy {
         None => builder.no_proxy(),
@@ -278,7 +287,11 @@ fn wire(
             builder.tls_certs_only(authorities)
         };
     }
-    if let Some(shown) = endpoint.client_certificate.as_ref().filter(|_| at_home) {
+    if let Some(shown) = endpoint
+        .client_certificate
+        .as_ref()
+        .filter(|_| away.is_none())
+    {
         let mut pem = endpoint.file(&shown.certificate_file)?;
         pem.push(b'\n');
         pem.extend(endpoint.file(&shown.key_file)?);
@@ -295,6 +308,18 @@ fn wire(
     builder
         .build()
         .map_err(|error| endpoint.unusable(error.to_string()))
+}
+
+/// Makes what resolves the names of whom the registry sends on to.
+fn guard(endpoint: &Endpoint, zone: &Zone) -> Option<Guard> {
+    let proxy = match &endpoint.proxy {
+        None => None,
+        // Names are resolved by the proxy, and which host is the proxy is not known here.
+        Some(Proxy::Environment) => return None,
+        Some(Proxy::Server { url, .. }) => url.host_str().map(str::to_owned),
+    };
+    let zone = zone.clone();
+    Some(Guard { zone, proxy })
 }
 
 fn server(

@@ -4,15 +4,12 @@ use std::error::Error as _;
 use std::io;
 use std::time::Duration;
 
-use chrono::{DateTime, SubsecRound as _, Utc};
+use chrono::{DateTime, Utc};
 use reqwest::StatusCode;
 use sluice_domain::{Class, Classify};
 use thiserror::Error;
 
-use crate::rate::RateLimit;
-
-/// How long a used-up quota is waited for where the registry does not say it.
-const QUOTA_WAIT: Duration = Duration::from_secs(300);
+use crate::away::Forbidden;
 
 /// A failure of a registry, or of an answer that must not be trusted.
 #[derive(Debug, Error)]
@@ -174,10 +171,13 @@ impl Error {
                 what,
                 source: Box::new(source),
             },
-            None => Self::Transport {
-                action,
-                what,
-                source: source.without_url(),
+            None => match forbidden(&source) {
+                Some(reason) => Self::Untrusted { what, reason },
+                None => Self::Transport {
+                    action,
+                    what,
+                    source: source.without_url(),
+                },
             },
         }
     }
@@ -275,16 +275,6 @@ impl Classify for Error {
     }
 }
 
-/// Says from when on a quota may be there again: as the registry asks, or else when its window has let one pull pass.
-pub(crate) fn quota_until(
-    retry_after: Option<Duration>,
-    limit: Option<RateLimit>,
-) -> DateTime<Utc> {
-    let share = limit.and_then(|told| told.window.checked_div(u32::try_from(told.limit).ok()?));
-    let wait = retry_after.unwrap_or_else(|| share.unwrap_or_default().max(QUOTA_WAIT));
-    (sluice_domain::now() + wait).trunc_subsecs(0)
-}
-
 /// Says whether a certificate is at fault: the peer's, or by an alert of the peer the client's.
 fn is_about_certificates(fault: &rustls::Error) -> bool {
     use rustls::AlertDescription as Alert;
@@ -303,6 +293,18 @@ fn is_about_certificates(fault: &rustls::Error) -> bool {
         ),
         _ => false,
     }
+}
+
+/// Finds the place that the registry may not send on to.
+fn forbidden(error: &reqwest::Error) -> Option<String> {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(forbidden) = cause.downcast_ref::<Forbidden>() {
+            return Some(forbidden.to_string());
+        }
+        source = cause.source();
+    }
+    None
 }
 
 /// Finds what TLS says of certificates.

@@ -4,6 +4,7 @@ use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use sluice_domain::{Digest, Repository};
 
+use crate::answers;
 use crate::budget::Spending;
 use crate::client::{Client, limited, what};
 use crate::error::Error;
@@ -52,7 +53,7 @@ impl Client {
             return Ok(None);
         }
         let answer = self.accept("look up", &what, answer, &[200]).await?;
-        let digest = header_digest(&what, answer.headers())?
+        let digest = named_digest(&what, answer.headers())?
             .ok_or_else(|| Error::untrusted(&what, "the registry names no digest"))?;
         if let ManifestRef::Digest(asked) = reference
             && *asked != digest
@@ -64,7 +65,7 @@ impl Client {
         }
         Ok(Some(ManifestHead {
             digest,
-            media_type: content_type(answer.headers()),
+            media_type: answers::media_type(answer.headers()),
         }))
     }
 
@@ -118,8 +119,8 @@ impl Client {
         drop(under_way);
         self.note_what_is_left(RateLimit::read(answer.headers()))
             .await;
-        let media_type = content_type(answer.headers());
-        let named = header_digest(&what, answer.headers())?;
+        let media_type = answers::media_type(answer.headers());
+        let named = named_digest(&what, answer.headers())?;
         let raw = limited(&what, answer, MAX_MANIFEST).await?;
         let manifest = Manifest::read(&what, &media_type, raw)?;
         if named.is_some_and(|named| named != manifest.digest) {
@@ -179,7 +180,7 @@ impl Client {
         };
         let answer = self.send("write", &what, &scope, request).await?;
         let answer = self.accept("write", &what, answer, &[201]).await?;
-        match header_digest(&what, answer.headers())? {
+        match named_digest(&what, answer.headers())? {
             Some(stored) if stored != manifest.digest => Err(Error::untrusted(
                 what,
                 "the registry stored other bytes than it was given",
@@ -211,23 +212,6 @@ impl Client {
     }
 }
 
-fn content_type(headers: &HeaderMap) -> String {
-    let text = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    text.split(';').next().unwrap_or_default().trim().to_owned()
-}
-
-fn header_digest(what: &str, headers: &HeaderMap) -> Result<Option<Digest>, Error> {
-    let Some(value) = headers.get("docker-content-digest") else {
-        return Ok(None);
-    };
-    let text = value.to_str().unwrap_or_default();
-    text.parse().map(Some).map_err(|_| {
-        Error::untrusted(
-            what,
-            "the registry names something that is no sha256 digest",
-        )
-    })
+fn named_digest(what: &str, headers: &HeaderMap) -> Result<Option<Digest>, Error> {
+    answers::digest(headers).map_err(|reason| Error::untrusted(what, reason))
 }

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt as _};
 use reqwest::Response;
-use reqwest::header::CONTENT_RANGE;
 use sluice_domain::Repository;
 
+use crate::answers;
 use crate::client::{Client, what};
 use crate::error::Error;
 use crate::manifest::Descriptor;
@@ -69,6 +69,12 @@ impl Fetch {
     /// Returns what counts the bytes that have come in.
     pub(crate) fn counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.at)
+    }
+
+    /// Says whether a person limits how fast it may go.
+    pub(crate) fn is_limited(&self) -> bool {
+        let limits = [&self.source, &self.target].map(|client| client.shared.endpoint.bandwidth);
+        limits.iter().any(Option::is_some)
     }
 
     /// Returns the bytes in their order.
@@ -148,9 +154,7 @@ impl Fetch {
             200 => return Err(restart("its source cannot send the rest alone")),
             _ => return Err(restart("its source has no rest of it")),
         }
-        let range = answer.headers().get(CONTENT_RANGE);
-        let range = range.and_then(|value| value.to_str().ok());
-        if range.and_then(|text| range_of(text, blob.size)) != Some(at) {
+        if answers::rest_of(answer.headers(), blob.size) != Some(at) {
             return Err(restart("its source sends another part than the rest"));
         }
         if answer
@@ -162,37 +166,5 @@ impl Fetch {
             ));
         }
         Ok(answer)
-    }
-}
-
-/// Reads where `bytes 5-9/10` begins, if it goes on to the end of what has this size.
-fn range_of(text: &str, size: u64) -> Option<u64> {
-    let (range, whole) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = range.split_once('-')?;
-    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-    let is_rest = first <= last && last.checked_add(1) == Some(size);
-    (is_rest && (whole == "*" || whole.parse() == Ok(size))).then_some(first)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_rest_of_the_right_size_is_taken() {
-        for (text, first) in [
-            ("bytes 5-9/10", Some(5)),
-            ("bytes 5-9/*", Some(5)),
-            ("bytes 5-8/10", None),
-            ("bytes 5-9/11", None),
-            ("bytes 5-10/10", None),
-            ("bytes 9-5/10", None),
-            ("bytes */10", None),
-            ("bytes 5-18446744073709551615/10", None),
-            ("items 5-9/10", None),
-            ("", None),
-        ] {
-            assert_eq!(range_of(text, 10), first, "{text}");
-        }
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! A manifest is never re-serialised, and a credential goes only to the origin and realm of its registry.
 
+#[doc(hidden)]
+pub mod answers;
 mod auth;
+mod away;
 mod blob;
 mod bring;
 mod budget;
@@ -28,6 +31,7 @@ mod rate;
 mod reference;
 mod referrers;
 mod remote_reference;
+mod strict;
 mod tags;
 mod tally;
 mod transport;

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use sluice_domain::{Digest, Platform, Tag};
 
 use crate::error::Error;
+use crate::strict::Strict;
 
 /// The most references in one document.
 pub(crate) const MAX_REFERENCES: usize = 512;
@@ -124,7 +125,8 @@ impl Descriptor {
     }
 
     /// Says whether the layer lies elsewhere by design and is not copied; one without an address does not.
-    pub(crate) fn is_foreign(&self) -> bool {
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
         let foreign =
             self.media_type.contains("foreign") || self.media_type.contains("nondistributable");
         foreign && !self.urls.is_empty()
@@ -235,6 +237,8 @@ impl Manifest {
         };
         let probe: Probe = serde_json::from_slice(&raw)
             .map_err(|error| refuse(&format!("it is no manifest: {error}")))?;
+        serde_json::from_slice::<Strict>(&raw)
+            .map_err(|error| refuse(&format!("it can be read in two ways: {error}")))?;
         if probe.schema_version != 2 || probe.fs_layers.is_some() || probe.blobs.is_some() {
             return Err(refuse("only schema version 2 is supported"));
         }
@@ -308,90 +312,4 @@ impl Manifest {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn descriptor(name: &str) -> String {
-        format!(
-            r#"{{"mediaType":"{name}","digest":"sha256:{}","size":2}}"#,
-            "0".repeat(64)
-        )
-    }
-
-    #[test]
-    fn an_attestation_has_statements_and_nothing_that_can_run() {
-        let listed: Descriptor = serde_json::from_str(&descriptor(OCI_MANIFEST)).unwrap();
-        let mut called = listed.clone();
-        let note = ("vnd.docker.reference.type", "attestation-manifest");
-        called.annotations = Some([(note.0.to_owned(), note.1.to_owned())].into());
-        let mut nowhere = listed.clone();
-        nowhere.platform =
-            serde_json::from_str(r#"{"os":"unknown","architecture":"unknown"}"#).unwrap();
-        let layer = "application/vnd.oci.image.layer.v1.tar+gzip";
-        let statement = "application/vnd.in-toto+json";
-        for (layers, is_attestation) in [
-            (vec![statement], true),
-            (vec![statement, statement], true),
-            (vec![layer], false),
-            (vec![statement, layer], false),
-            (vec![], false),
-        ] {
-            let layers: Vec<String> = layers.into_iter().map(descriptor).collect();
-            let body = format!(
-                r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#,
-                descriptor("application/vnd.oci.image.config.v1+json"),
-                layers.join(",")
-            );
-            let manifest = Manifest::read("x", OCI_MANIFEST, body.clone().into()).unwrap();
-            assert_eq!(manifest.is_attestation(&called), is_attestation, "{body}");
-            assert_eq!(manifest.is_attestation(&nowhere), is_attestation, "{body}");
-            assert!(!manifest.is_attestation(&listed), "{body}");
-        }
-    }
-
-    #[test]
-    fn ambiguous_and_old_documents_are_refused() {
-        let image = descriptor(OCI_MANIFEST);
-        for (media_type, body) in [
-            (
-                OCI_INDEX,
-                format!(r#"{{"schemaVersion":2,"manifests":[],"config":{image}}}"#),
-            ),
-            (
-                OCI_MANIFEST,
-                format!(r#"{{"schemaVersion":2,"config":{image},"layers":[],"manifests":[]}}"#),
-            ),
-            (
-                OCI_MANIFEST,
-                format!(
-                    r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","config":{image},"layers":[]}}"#
-                ),
-            ),
-            (
-                OCI_MANIFEST,
-                r#"{"schemaVersion":1,"fsLayers":[]}"#.to_owned(),
-            ),
-            (
-                "application/json",
-                format!(r#"{{"schemaVersion":2,"config":{image},"layers":[]}}"#),
-            ),
-            (
-                OCI_INDEX,
-                r#"{"schemaVersion":2,"manifests":[],"manifests":[]}"#.to_owned(),
-            ),
-        ] {
-            assert!(
-                Manifest::read("x", media_type, body.clone().into()).is_err(),
-                "{body}"
-            );
-        }
-        let good = format!(r#"{{"schemaVersion":2,"config":{image},"layers":[]}}"#);
-        assert_eq!(
-            Manifest::read("x", OCI_MANIFEST, good.into())
-                .unwrap()
-                .blobs()
-                .count(),
-            1
-        );
-    }
-}
+mod tests;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 
+use crate::answers::LONGEST_WAIT;
+
 /// The quota of an account or address, as the registry told it last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
@@ -17,7 +19,9 @@ pub struct RateLimit {
 
 impl RateLimit {
     /// Reads `ratelimit-limit: 100;w=21600` and its sibling; absent where nothing is limited.
-    pub(crate) fn read(headers: &HeaderMap) -> Option<Self> {
+    #[doc(hidden)]
+    #[must_use]
+    pub fn read(headers: &HeaderMap) -> Option<Self> {
         let read = |name: &str| {
             let text = headers.get(name)?.to_str().ok()?;
             let (count, window) = text.split_once(";w=").unwrap_or((text, "0"));
@@ -28,7 +32,8 @@ impl RateLimit {
         Some(Self {
             limit,
             remaining,
-            window: Duration::from_secs(window),
+            // What is longer than a day is not meant so, and would be too long a time to reckon with.
+            window: Duration::from_secs(window).min(LONGEST_WAIT),
         })
     }
 }

@@ -7,6 +7,7 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use serde_json::{Map, Value};
 use sluice_domain::{Digest, Repository};
 
+use crate::answers;
 use crate::budget::Spending;
 use crate::client::{Client, limited, what};
 use crate::error::Error;
@@ -75,7 +76,8 @@ impl Client {
             if media_type.map(str::trim) != Some(OCI_INDEX) {
                 return Err(Error::untrusted(what, "its list of referrers is no index"));
             }
-            next = self.next_page(&what, &url, answer.headers())?;
+            let following = answers::next_page(&url, answer.headers());
+            next = following.map_err(|reason| Error::untrusted(&what, reason))?;
             let raw = limited(&what, answer, MAX_LIST).await?;
             let page = Manifest::read(&what, OCI_INDEX, raw)?;
             found.extend(page.children().iter().cloned());

@@ -84,7 +84,11 @@ impl fmt::Display for RemoteImage {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use sluice_domain::Repository;
+
     use super::*;
+    use crate::{Endpoint, ImageReference};
 
     #[test]
     fn references_are_completed_as_docker_does() {
@@ -128,5 +132,60 @@ mod tests {
             let error = bad.parse::<RemoteImage>().unwrap_err();
             assert!(error.to_string().contains("alpine:3.20"), "{bad}");
         }
+    }
+
+    proptest! {
+        #[test]
+        fn an_accepted_reference_is_printed_as_it_is_read_and_stays_under_its_registry(
+            text in prop_oneof![
+                "\\PC{0,40}",
+                "([a-z0-9.:_/@%?#\\\\-]|\\.\\.|sha256:|docker://){0,12}",
+                "[a-z0-9.-]{1,9}(:[0-9]{1,5})?(/[a-z0-9._-]{1,6}){0,3}(:[A-Za-z0-9._-]{1,9})?(@sha256:[0-9a-f]{64})?",
+            ],
+        ) {
+            if let Ok(image) = text.parse::<RemoteImage>() {
+                let again = image.to_string().parse::<RemoteImage>().ok();
+                prop_assert_eq!(again.as_ref(), Some(&image));
+                under(&image.repository.host, &image.repository.repository, image.tag.as_ref())?;
+            }
+            if let Ok(image) = text.parse::<ImageReference>() {
+                let host = "registry.example".parse().unwrap();
+                under(&host, &image.repository, image.tag.as_ref())?;
+            }
+        }
+    }
+
+    /// Asserts that what is asked for lies where its name says, at the host that it names.
+    fn under(
+        host: &RegistryHost,
+        repository: &Repository,
+        tag: Option<&Tag>,
+    ) -> Result<(), TestCaseError> {
+        // A host that looks like an address and is none makes no endpoint.
+        let Ok(Endpoint { base, .. }) = Endpoint::of(host, false) else {
+            return Ok(());
+        };
+        let name = host.as_str().split(':').next().unwrap_or_default();
+        let is_name = name
+            .rsplit('.')
+            .next()
+            .is_some_and(|last| last.starts_with(|sign: char| sign.is_ascii_alphabetic()));
+        if is_name && !host.is_docker_hub() {
+            prop_assert_eq!(base.host_str(), Some(name));
+        }
+        prop_assert_eq!(base.path(), "/");
+        prop_assert!(
+            base.username().is_empty() && base.password().is_none() && base.query().is_none()
+        );
+        let tag = tag.map_or("x", Tag::as_str);
+        let path = format!("/v2/{repository}/manifests/{tag}");
+        let url = base
+            .join(&path)
+            .map_err(|error| TestCaseError::fail(error.to_string()))?;
+        prop_assert_eq!(url.path(), path);
+        prop_assert!(
+            url.origin() == base.origin() && url.query().is_none() && url.fragment().is_none()
+        );
+        Ok(())
     }
 }

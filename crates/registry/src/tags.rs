@@ -1,11 +1,10 @@
 //! Listing tags and repositories, page by page.
 
-use reqwest::header::{HeaderMap, LINK};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use bytes::Bytes;
 use sluice_domain::{Repository, Tag};
 use url::Url;
 
+use crate::answers::{self, Pages};
 use crate::budget::Spending;
 use crate::client::{Client, limited};
 use crate::error::Error;
@@ -14,17 +13,6 @@ use crate::patience::patiently;
 const MAX_PAGE: usize = 8 << 20;
 /// How many names a page is asked for.
 const PAGE: usize = 1_000;
-const MAX_PAGES: usize = 1_000;
-
-#[derive(Deserialize)]
-struct TagPage {
-    tags: Option<Vec<String>>,
-}
-
-#[derive(Deserialize)]
-struct RepositoryPage {
-    repositories: Option<Vec<String>>,
-}
 
 impl Client {
     /// Lists every tag of a repository; tags that break the grammar are left out.
@@ -38,17 +26,17 @@ impl Client {
     async fn tags_once(&self, repository: &Repository) -> Result<Vec<Tag>, Error> {
         let what = repository.as_str();
         let scope = [format!("repository:{repository}:pull")];
-        let mut tags = Vec::new();
+        let refuse = |reason| Error::untrusted(what, reason);
+        let (mut tags, mut pages) = (Vec::new(), Pages::default());
         let mut next = Some(self.url(&format!("{repository}/tags/list?n={PAGE}"))?);
-        for _ in 0..MAX_PAGES {
-            let Some(url) = next else { return Ok(tags) };
-            let (page, following): (TagPage, _) =
-                self.page("list the tags of", what, &scope, &url).await?;
-            let listed = page.tags.unwrap_or_default();
-            tags.extend(listed.iter().filter_map(|tag| tag.parse().ok()));
+        while let Some(url) = next {
+            pages.enter(&url).map_err(refuse)?;
+            let (page, following) = self.page("list the tags of", what, &scope, &url).await?;
+            pages.read(page.len()).map_err(refuse)?;
+            tags.extend(answers::tags(&page).map_err(not_understood(what))?);
             next = following;
         }
-        Err(Error::untrusted(what, "its list has more than 1000 pages"))
+        Ok(tags)
     }
 
     /// Lists the repositories of the registry that `take` wants; names that break the grammar are left out.
@@ -59,9 +47,12 @@ impl Client {
         &self,
         take: impl Fn(&Repository) -> bool,
     ) -> Result<Vec<Repository>, Error> {
-        let (mut found, mut after) = (Vec::new(), String::new());
-        for _ in 0..MAX_PAGES {
+        let (mut found, mut after, mut pages) = (Vec::new(), String::new(), Pages::default());
+        for _ in 0..Pages::MOST {
             let (listed, last) = self.repositories_after(&after, PAGE).await?;
+            let bytes = listed.iter().map(|name| name.as_str().len()).sum();
+            let refuse = |reason| Error::untrusted("_catalog", reason);
+            pages.read(bytes).map_err(refuse)?;
             found.extend(listed.into_iter().filter(&take));
             match last {
                 Some(last) => after = last,
@@ -90,27 +81,21 @@ impl Client {
         if !after.is_empty() {
             url.query_pairs_mut().append_pair("last", after);
         }
-        let (page, next): (RepositoryPage, _) = self.page("list", what, &scope, &url).await?;
-        let names = page.repositories.unwrap_or_default();
+        let (page, next) = self.page("list", what, &scope, &url).await?;
+        let (found, last) = answers::repositories(&page).map_err(not_understood(what))?;
         // A page that does not go on would be asked for again and again.
-        let last = names
-            .last()
-            .filter(|last| next.is_some() && last.as_str() != after);
-        let last = last.cloned();
-        Ok((
-            names.iter().filter_map(|name| name.parse().ok()).collect(),
-            last,
-        ))
+        let last = last.filter(|last| next.is_some() && last.as_str() != after);
+        Ok((found, last))
     }
 
     /// Fetches one page of a list, and says where the next one is.
-    async fn page<T: DeserializeOwned>(
+    async fn page(
         &self,
         action: &'static str,
         what: &str,
         scope: &[String],
         url: &Url,
-    ) -> Result<(T, Option<Url>), Error> {
+    ) -> Result<(Bytes, Option<Url>), Error> {
         self.may_ask(Spending::Listing).await?;
         let answer = self
             .send(action, what, scope, |http| http.get(url.clone()))
@@ -122,46 +107,13 @@ impl Client {
         }
         let answer = self.accept(action, what, answer, &[200]).await;
         let answer = self.heeded(Spending::Listing, answer).await?;
-        let next = self.next_page(what, url, answer.headers())?;
-        let body = limited(what, answer, MAX_PAGE).await?;
-        let page = serde_json::from_slice(&body).map_err(|error| {
-            Error::untrusted(what, format!("its list is not understood: {error}"))
-        })?;
+        let next = answers::next_page(url, answer.headers());
+        let next = next.map_err(|reason| Error::untrusted(what, reason))?;
+        let page = limited(what, answer, MAX_PAGE).await?;
         Ok((page, next))
     }
+}
 
-    /// Returns where the next page of a list is, which must be at the same origin.
-    pub(crate) fn next_page(
-        &self,
-        what: &str,
-        current: &Url,
-        headers: &HeaderMap,
-    ) -> Result<Option<Url>, Error> {
-        let refuse = |reason: &str| Error::untrusted(what, reason);
-        let Some(link) = headers.get(LINK) else {
-            return Ok(None);
-        };
-        let link = link
-            .to_str()
-            .map_err(|_| refuse("its link to the next page is not text"))?;
-        let Some(target) = link
-            .split(',')
-            .find(|part| part.contains("rel=\"next\"") || part.contains("rel=next"))
-        else {
-            return Ok(None);
-        };
-        let target = target
-            .trim()
-            .strip_prefix('<')
-            .and_then(|rest| rest.split_once('>'));
-        let (target, _) =
-            target.ok_or_else(|| refuse("its link to the next page is not understood"))?;
-        let url = current
-            .join(target)
-            .map_err(|_| refuse("its link to the next page is no address"))?;
-        if !self.is_own(&url) {
-            return Err(refuse("its link to the next page leads to another host"));
-        }
-        Ok(Some(url))
-    }
+fn not_understood(what: &str) -> impl FnOnce(serde_json::Error) -> Error {
+    move |error| Error::untrusted(what, format!("its list is not understood: {error}"))
 }

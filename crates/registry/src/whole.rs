@@ -6,12 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use sluice_domain::{Digest, Repository, Tag};
 
 use crate::client::Client;
+use crate::copy::{MAX_DEPTH, MAX_MANIFESTS};
 use crate::error::Error;
 use crate::manifest::Manifest;
 use crate::patience::patiently;
-
-/// How deep indexes are followed, as when they are copied.
-const MAX_DEPTH: usize = 3;
 
 /// Looks at many images of one registry, and at what they share once.
 #[derive(Debug)]
@@ -47,6 +45,8 @@ impl<'a> Inspection<'a> {
             }
             Some(_) => {}
         }
+        // Bounded as a copy is: whoever serves what nobody could have copied does not keep this going.
+        let mut seen = HashSet::from([digest.clone()]);
         let mut level = vec![digest.clone()];
         for _ in 0..=MAX_DEPTH {
             let mut next = Vec::new();
@@ -62,7 +62,12 @@ impl<'a> Inspection<'a> {
                         return Ok(Some(format!("blob {}", blob.digest)));
                     }
                 }
-                next.extend(manifest.children().iter().map(|child| child.digest.clone()));
+                let children = manifest.children().iter().map(|child| &child.digest);
+                next.extend(
+                    children
+                        .filter(|child| seen.insert((*child).clone()))
+                        .cloned(),
+                );
                 // An index is whole only once its children were looked at, and they are looked at every time.
                 if manifest.children().is_empty() {
                     self.know(repository, &manifest.digest);
@@ -70,6 +75,10 @@ impl<'a> Inspection<'a> {
             }
             if next.is_empty() {
                 return Ok(None);
+            }
+            if seen.len() > MAX_MANIFESTS {
+                let reason = "it has more than 1024 manifests";
+                return Err(Error::untrusted(digest, reason));
             }
             level = next;
         }

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use sluice_domain::Digest;
 use sluice_events::wire::state::{Verdict, VerdictStatus};
-use sluice_registry::{Client, Content, Manifest};
+use sluice_registry::{Client, Content, Descriptor, Manifest};
 use sluice_service::crash;
 use sluice_state::State;
 use sluice_state::key;
@@ -298,6 +298,10 @@ async fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
 fn config_of(manifest: &Manifest) -> Result<&str, String> {
     match &manifest.content {
         Content::Index { .. } => Err("an index inside an index is not scanned".to_owned()),
+        // The scanner would fetch it from wherever the manifest says, which may be within our own network.
+        Content::Image { layers, .. } if layers.iter().any(Descriptor::is_foreign) => {
+            Err("it has a layer that lies elsewhere and is not copied".to_owned())
+        }
         Content::Image { config, .. } if CONFIGS.contains(&config.media_type.as_str()) => {
             Ok(config.digest.as_str())
         }
@@ -311,6 +315,23 @@ fn config_of(manifest: &Manifest) -> Result<&str, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_whose_layers_lie_elsewhere_is_not_scanned() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let read = |urls: &str| {
+            let body = format!(
+                r#"{{"schemaVersion":2,"config":{{"mediaType":"{}","digest":"{digest}","size":2}},"layers":[{{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"{digest}","size":2,"urls":{urls}}}]}}"#,
+                CONFIGS[0]
+            );
+            let media_type = "application/vnd.oci.image.manifest.v1+json";
+            Manifest::read("x", media_type, body.into()).unwrap()
+        };
+        let elsewhere = read(r#"["http://169.254.169.254/latest/meta-data/"]"#);
+        assert!(config_of(&elsewhere).unwrap_err().contains("elsewhere"));
+        // One that lies nowhere else was copied as any other.
+        assert!(config_of(&read("[]")).is_ok());
+    }
 
     #[test]
     fn what_is_no_image_is_not_scanned() {

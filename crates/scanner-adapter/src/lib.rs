@@ -32,6 +32,8 @@ use sluice_state::{attach, internal_registry};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+#[doc(hidden)]
+pub use report::findings_of;
 pub use settings::Settings;
 
 use crate::database::{JavaIndex, Origin};

@@ -25,6 +25,24 @@ pub(crate) enum Unusable {
     Anonymous,
 }
 
+/// Returns how many findings a report tells of the image that has this configuration.
+#[doc(hidden)]
+#[must_use]
+pub fn findings_of(report: &[u8], config_digest: &str) -> Option<u64> {
+    let report = Report::read(report).ok()?;
+    let counts = report.of_image(config_digest).ok()?.counts;
+    let SeverityCounts {
+        critical,
+        high,
+        medium,
+        low,
+        unknown,
+    } = counts;
+    [critical, high, medium, low, unknown]
+        .into_iter()
+        .try_fold(0, u64::checked_add)
+}
+
 /// What is read of a report; everything else is skipped while it is parsed.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]

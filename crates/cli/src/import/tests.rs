@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use proptest::prelude::*;
 use sluice_domain::resources::Resource;
 
 use super::document::Made;
@@ -100,4 +101,27 @@ fn a_choice_of_platforms_is_written_or_told() {
     assert_ne!(made.text.contains("platforms:"), told, "{}", all(&made));
     let document = "kind: Mirror\nname: a\nfrom: a.example/a\nto: a\nplatforms: [linux/amd64]\n";
     assert_eq!(sluice_policy::check::load(document).is_err(), told);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn what_is_made_of_a_changed_file_can_be_applied(which in 0..3_usize, place in any::<prop::sample::Index>(), length in 0..12_usize, junk in "([a-z:\\[{\"'\n *&!#|>%@-]|\\PC){0,8}") {
+        let text = [REGSYNC[0], SKOPEO[0], SKOPEO[0]][which];
+        let characters: Vec<char> = text.chars().collect();
+        let from = place.index(characters.len());
+        let to = (from + length).min(characters.len());
+        let changed: String = characters[..from].iter().copied().chain(junk.chars()).chain(characters[to..].iter().copied()).collect();
+        let made = match which {
+            0 => regsync::convert("a", &changed),
+            1 => skopeo::convert("a", &changed, false),
+            _ => skopeo::convert("a", &changed, true),
+        };
+        if let Ok(made) = made {
+            let lines = changed.lines().count() + 1;
+            prop_assert!(made.warnings.iter().all(|warning| (1..=lines).contains(&warning.line)));
+            prop_assert!(sluice_policy::check::load(&made.text).is_ok(), "{}\n{:?}", made.text, sluice_policy::check::load(&made.text).err());
+        }
+    }
 }

@@ -197,3 +197,27 @@ fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str()
         .with_context(|| format!("`{}` is not a path in UTF-8", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_registry_has_a_secret_no_debug_port_and_one_algorithm() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataFolder::open(folder.path()).unwrap();
+        let keys = Keys::at(folder.path().join("keys"));
+        keys.create().unwrap();
+        let listen = "127.0.0.1:5000".parse().unwrap();
+        let config = registry_config(listen, &data, "http://127.0.0.1:1", &keys).unwrap();
+        assert_eq!(config["http"]["debug"], Value::Null);
+        assert!(config["http"]["secret"].as_str().unwrap().len() >= 32);
+        let algorithms = &config["auth"]["token"]["signingalgorithms"];
+        assert_eq!(*algorithms, json!(["ES256"]));
+        // Nobody deletes without a token that says so.
+        assert!(config["storage"]["delete"]["enabled"].as_bool().unwrap());
+        assert!(config["auth"]["token"]["rootcertbundle"].is_string());
+        let bearer = &config["notifications"]["endpoints"][0]["headers"]["Authorization"][0];
+        assert!(bearer.as_str().unwrap().len() > "Bearer ".len() + 16);
+    }
+}

@@ -9,6 +9,7 @@
 
 mod docs;
 mod drift;
+mod generated;
 mod golden;
 mod protocol;
 mod samples;

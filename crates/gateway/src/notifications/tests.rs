@@ -1,5 +1,6 @@
 //! Tests of which notification is which fact, with bodies as Distribution 2.8 sends them.
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -158,5 +159,46 @@ fn what_cannot_be_understood_is_told_apart_from_what_is_nothing() {
         ),
     ] {
         assert!(read(wrong.clone()).is_err(), "{wrong}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_told_has_the_names_that_were_given_or_is_not_told(
+        action in "(push|pull|delete|mount|\\PC{0,5})",
+        method in "(HEAD|GET|PUT)?",
+        repository in "([a-z0-9/._-]{1,12}|\\PC{0,9})",
+        tag in "([A-Za-z0-9._-]{0,9}|\\PC{0,9})",
+        has_digest in any::<bool>(),
+        actor in "(mirror-worker|promoter|\\PC{0,9})",
+        size in any::<u64>(),
+    ) {
+        let digest = if has_digest { digest() } else { tag.clone() };
+        let target = json!({ "digest": digest, "tag": tag, "repository": repository, "size": size, "mediaType": MANIFEST });
+        let mut notification = body(&action, &method, &actor, &json!({}));
+        notification["target"] = target;
+        if let Ok(Some(told)) = read(notification) {
+            prop_assert!((1..=2).contains(&told.facts.len()));
+            for fact in &told.facts {
+                let subject = fact.subject();
+                let parsed: Repository = repository.parse().unwrap();
+                prop_assert!(subject.ends_with(&sluice_events::subject::of_repository(&parsed)), "{}", subject);
+            }
+            prop_assert!(!(action == "pull" && is_service_account(&actor)));
+        }
+    }
+
+    #[test]
+    fn no_body_makes_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..80), cut in any::<prop::sample::Index>(), junk in any::<u8>()) {
+        drop(serde_json::from_slice::<Envelope>(&bytes));
+        let text = json!({ "events": [body("push", "PUT", "someone", &by_tag())] }).to_string();
+        let mut bytes = text.into_bytes();
+        let place = cut.index(bytes.len());
+        bytes[place] = junk;
+        if let Ok(envelope) = serde_json::from_slice::<Envelope>(&bytes) {
+            for notification in envelope.events {
+                drop(notification.read(&"registry.internal".parse().unwrap()));
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use proptest::prelude::*;
 use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
 
@@ -210,5 +211,32 @@ async fn the_first_file_that_knows_the_registry_decides() {
             Account::Identity(_) => panic!("an identity token"),
         });
         assert_eq!(found.as_deref(), user, "{host}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_login_is_used_at_its_own_registry_only(key in "(https?://)?[a-zA-Z0-9.:-]{1,20}(/(v1|v2|team)?/?)?", word in "[!-~]{0,9}") {
+        let config = serde_json::json!({ "auths": { &key: { "auth": auth(&format!("user:{word}")) } } });
+        let host: RegistryHost = "registry.example:5000".parse().unwrap();
+        let bare = key.rsplit("://").next().unwrap().split('/').next().unwrap();
+        let is_own = bare.eq_ignore_ascii_case(host.as_str()) && !key.contains("team");
+        prop_assert_eq!(has_login(config.to_string().as_bytes(), &host), Ok(is_own), "{}", key);
+    }
+
+    #[test]
+    fn no_configuration_makes_the_reader_panic_or_quote(
+        bytes in prop::collection::vec(any::<u8>(), 0..60),
+        auth in "[A-Za-z0-9+/=:\\PC]{0,30}",
+    ) {
+        let host: RegistryHost = "a.example".parse().unwrap();
+        drop(has_login(&bytes, &host));
+        let text = format!(r#"{{"auths":{{"a.example":{{"auth":{}}}}}}}"#, serde_json::Value::from(format!("hidden{auth}")));
+        if let Err(told) = has_login(text.as_bytes(), &host) {
+            prop_assert!(!told.contains("hidden"), "{}", told);
+        }
+        if let Err(told) = has_login(format!("{text}x").as_bytes(), &host) {
+            prop_assert!(!told.contains("hidden"), "{}", told);
+        }
     }
 }

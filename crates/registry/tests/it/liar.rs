@@ -1,7 +1,7 @@
 //! A registry whose every answer is written by the test.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use axum::Router;
 use axum::body::Body;
@@ -26,6 +26,8 @@ pub(crate) struct Script {
 pub(crate) struct Liar {
     pub(crate) host: String,
     script: Script,
+    /// Made once: to read the authorities that are trusted takes longer than most tests.
+    client: OnceLock<Client>,
 }
 
 async fn answer(State(script): State<Script>, request: Request) -> Response<Body> {
@@ -61,7 +63,11 @@ impl Liar {
         let script = Script::default();
         let app = Router::new().fallback(answer).with_state(script.clone());
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Self { host, script }
+        Self {
+            host,
+            script,
+            client: OnceLock::new(),
+        }
     }
 
     /// Answers this request so.
@@ -88,7 +94,7 @@ impl Liar {
         self.script.asked.lock().unwrap().clone()
     }
 
-    /// Makes a client with a credential that must not leave.
+    /// Returns a client with a credential that must not leave.
     pub(crate) fn client(&self) -> Client {
         let mut endpoint = Endpoint::of(&self.host.parse().unwrap(), true).unwrap();
         let password = SecretString::from("planted-secret".to_owned());
@@ -96,6 +102,7 @@ impl Liar {
             username: "user".to_owned(),
             password,
         });
-        Client::new(endpoint).unwrap()
+        let made = || Client::new(endpoint).unwrap();
+        self.client.get_or_init(made).clone()
     }
 }

@@ -18,6 +18,7 @@ mod liar;
 mod mutual;
 mod peer;
 mod proxies;
+mod raw;
 mod real;
 mod referrers;
 mod tls;

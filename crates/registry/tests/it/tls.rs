@@ -57,9 +57,14 @@ impl Guarded {
         Self { address, folder }
     }
 
-    async fn head(&self, ca_file: Option<PathBuf>) -> Error {
+    fn endpoint(&self, ca_file: Option<PathBuf>) -> Endpoint {
         let mut endpoint = Endpoint::of(&self.address.to_string().parse().unwrap(), false).unwrap();
         endpoint.ca_file = ca_file;
+        endpoint
+    }
+
+    async fn head(&self, ca_file: Option<PathBuf>) -> Error {
+        let endpoint = self.endpoint(ca_file);
         let tag = ManifestRef::Tag("1".parse().unwrap());
         let client = Client::new(endpoint).unwrap();
         client
@@ -107,4 +112,32 @@ async fn a_redirect_out_of_tls_is_not_followed() {
     assert!(matches!(error, Error::Untrusted { .. }), "{error:?}");
     assert!(error.to_string().contains("out of TLS"), "{error}");
     assert!(plain.asked().is_empty(), "the other host was asked");
+}
+
+#[tokio::test]
+async fn a_token_realm_out_of_tls_gets_no_credential() {
+    let plain = Liar::start().await;
+    let to = format!(
+        "401 Who\r\nwww-authenticate: Bearer realm=\"http://{}/token\"",
+        plain.host
+    );
+    let registry = Guarded::start(answer(&to)).await;
+    let mut endpoint = registry.endpoint(Some(registry.ca_file()));
+    // The settings name the host of the issuer, and mean it with TLS.
+    endpoint.realms = vec![plain.host.clone()];
+    endpoint.credential = Some(sluice_registry::Credential {
+        username: "user".to_owned(),
+        password: "planted-secret".to_owned().into(),
+    });
+    let tag = ManifestRef::Tag("1".parse().unwrap());
+    let client = Client::new(endpoint).unwrap();
+    let error = client
+        .head(&"a/b".parse().unwrap(), &tag)
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("out of TLS"), "{error}");
+    assert!(
+        plain.asked().is_empty(),
+        "the issuer was asked in clear text"
+    );
 }

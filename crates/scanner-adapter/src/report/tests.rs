@@ -1,5 +1,6 @@
 //! Reports that are right, wrong and strange.
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -219,4 +220,55 @@ fn a_report_that_may_be_another_one_is_refused() {
     let cut = text.get(..text.len() - 9).unwrap();
     assert!(Report::read(cut.as_bytes()).is_err());
     assert!(Report::read(b"").is_err());
+}
+
+/// A finding as a scanner, or a database that somebody tampered with, could tell it.
+fn finding() -> impl Strategy<Value = Value> {
+    let severity = "(CRITICAL|HIGH|MEDIUM|LOW|UNKNOWN|critical|\\PC{0,6})";
+    let score = prop_oneof![any::<f64>(), Just(9.8), Just(0.0)];
+    (0..3_u8, 0..3_u8, severity, score, "\\PC{0,5}").prop_map(|(id, package, severity, score, fixed)| {
+        json!({
+            "VulnerabilityID": format!("CVE-{id}"), "PkgName": format!("p{package}"), "Severity": severity,
+            "FixedVersion": fixed, "CVSS": { "nvd": { "V3Score": score } },
+        })
+    })
+}
+
+fn block() -> impl Strategy<Value = Value> {
+    let class = "(os-pkgs|lang-pkgs|secret|\\PC{0,4})";
+    (class, prop::collection::vec(finding(), 0..6), 0..4_usize).prop_map(|(class, found, packages)| {
+        json!({ "Target": "x", "Class": class, "Type": "jar", "Packages": vec![json!({}); packages], "Vulnerabilities": found })
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_finding_of_any_report_is_counted_once(blocks in prop::collection::vec(block(), 0..4)) {
+        let seen: BTreeSet<String> = blocks
+            .iter()
+            .flat_map(|block| block["Vulnerabilities"].as_array().unwrap())
+            .map(|found| format!("{}{}", found["VulnerabilityID"], found["PkgName"]))
+            .collect();
+        let text = report(Value::Null, Value::from(blocks)).to_string();
+        let summary = Report::read(text.as_bytes()).unwrap().of_image(CONFIG).unwrap();
+        let SeverityCounts { critical, high, medium, low, unknown } = summary.counts;
+        prop_assert_eq!(critical + high + medium + low + unknown, seen.len() as u64);
+        let Dtr { critical, major, minor } = summary.dtr;
+        prop_assert!(critical + major + minor <= seen.len() as u64);
+        prop_assert!(summary.fixable <= seen.len() as u64);
+        // Without a system and without packages of a language it is no clean result, whatever else it says.
+        prop_assert_eq!(summary.covers(), !summary.languages.is_empty());
+    }
+
+    #[test]
+    fn a_report_that_is_cut_or_of_another_image_is_never_a_result(blocks in prop::collection::vec(block(), 0..3), cut in any::<prop::sample::Index>(), junk in any::<u8>()) {
+        let mut bytes = report(Value::Null, Value::from(blocks)).to_string().into_bytes();
+        let read = |bytes: &[u8], config: &str| Report::read(bytes).and_then(|report| report.of_image(config));
+        prop_assert!(read(&bytes, "sha256:other").is_err());
+        let place = cut.index(bytes.len());
+        prop_assert!(read(&bytes[..place], CONFIG).is_err());
+        bytes[place] = junk;
+        drop(read(&bytes, CONFIG));
+        drop(read(&bytes[place..], CONFIG));
+    }
 }
