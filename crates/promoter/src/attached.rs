@@ -288,6 +288,18 @@ impl Promoter {
         }
     }
 
+    /// Returns what is attached to the manifests of an image in a target that it may leave.
+    pub(crate) async fn attached(
+        &self,
+        sweep: &Sweep<'_>,
+    ) -> Result<BTreeMap<Tag, TagEntry>, Error> {
+        let manifests = sweep.manifests.iter().cloned().collect();
+        let stored = sweep.place.target.stored();
+        let attached = attached(&self.state, &stored, &manifests).await?;
+        let is_there = |(_, entry): &(Tag, TagEntry)| !entry.digest.is_empty();
+        Ok(attached.into_iter().filter(is_there).collect())
+    }
+
     /// Removes what is attached to manifests that leave a target, with the manifests of that which nothing else needs.
     ///
     /// The manifests go first: whoever goes on with it after a crash finds them by the tags. Where an image is promoted
@@ -296,19 +308,29 @@ impl Promoter {
         &self,
         sweep: &Sweep<'_>,
         leaving: &BTreeSet<Digest>,
+        mut attached: BTreeMap<Tag, TagEntry>,
     ) -> Result<(), Error> {
         let place = sweep.place;
-        let attached: BTreeMap<Tag, TagEntry> =
-            attached(&self.state, &place.target.stored(), leaving)
-                .await?
-                .into_iter()
-                .filter(|(_, entry)| !entry.digest.is_empty())
-                .collect();
+        // What is attached to something attached goes with that.
+        let mut gone = leaving.clone();
+        for _ in 0..MAX_DEPTH {
+            for (tag, entry) in &attached {
+                if tag.attached_to().is_some_and(|to| gone.contains(&to))
+                    && let Ok(digest) = entry.digest.parse()
+                {
+                    gone.extend(self.reached(&digest, place).await?);
+                    gone.insert(digest);
+                }
+            }
+        }
+        attached.retain(|tag, _| tag.attached_to().is_some_and(|to| gone.contains(&to)));
         if attached.is_empty() {
             return Ok(());
         }
         let kept = self.kept(sweep, &attached).await?;
-        for (tag, entry) in &attached {
+        // A list may name what refers to nothing here, and is an image of its own.
+        let goes = |tag: &Tag| tag.attached_to().is_none_or(|to| !kept.contains(&to));
+        for (tag, entry) in attached.iter().filter(|(tag, _)| goes(tag)) {
             let Ok(digest) = entry.digest.parse::<Digest>() else {
                 continue;
             };

@@ -48,10 +48,13 @@ impl Promoter {
     /// Whatever cannot be listed or read ends this before anything is deleted.
     pub(crate) async fn sweep(&self, sweep: &Sweep<'_>, told: &mut Told) -> Result<(), Error> {
         self.state.unless_paused().await?;
-        let kept = self.kept(sweep, &BTreeMap::new()).await?;
-        let leaving = sweep.manifests.iter();
-        let leaving: BTreeSet<Digest> = leaving.filter(|d| !kept.contains(*d)).cloned().collect();
-        self.detach(sweep, &leaving).await?;
+        let attached = self.attached(sweep).await?;
+        let mut leaving = self.leaving(sweep).await?;
+        if !attached.is_empty() {
+            self.detach(sweep, &leaving, attached).await?;
+            // Between the look at what stays and the deletion lies nothing that takes long.
+            leaving = self.leaving(sweep).await?;
+        }
         for manifest in &leaving {
             sweep
                 .place
@@ -87,6 +90,13 @@ impl Promoter {
             }
         }
         Ok(())
+    }
+
+    /// Returns the manifests of an image that nothing else in its target needs.
+    async fn leaving(&self, sweep: &Sweep<'_>) -> Result<BTreeSet<Digest>, Error> {
+        let kept = self.kept(sweep, &BTreeMap::new()).await?;
+        let leaving = sweep.manifests.iter();
+        Ok(leaving.filter(|d| !kept.contains(*d)).cloned().collect())
     }
 
     /// Returns every manifest that must stay in a target, apart from what only this decision brought there, and some tags.
