@@ -9,10 +9,17 @@ fuzz_target!(|data: &[u8]| {
         assert!(!token.is_empty() && (60..=86_400).contains(&lifetime.as_secs()));
     }
     if let Ok(tags) = answers::tags(data) {
-        assert!(tags.iter().all(|tag| !tag.as_str().contains(['/', '%', '?', '#', '\\'])));
+        assert!(
+            tags.iter()
+                .all(|tag| !tag.as_str().contains(['/', '%', '?', '#', '\\']))
+        );
     }
     if let Ok((found, _)) = answers::repositories(data) {
-        assert!(found.iter().all(|name| !name.as_str().contains("..") && !name.as_str().starts_with('/')));
+        assert!(
+            found
+                .iter()
+                .all(|name| !name.as_str().contains("..") && !name.as_str().starts_with('/'))
+        );
     }
     let _ = answers::docker_login(data, &"registry.example:5000".parse().unwrap());
     let _ = answers::docker_login(data, &"docker.io".parse().unwrap());

@@ -18,7 +18,10 @@ fuzz_target!(|data: &[u8]| {
         Message::Event(event) => {
             let subject = event.subject();
             assert!(!subject.contains(['*', '>', ' ', '\r', '\n']), "{subject}");
-            assert!(subject.split('.').all(|token| !token.is_empty()), "{subject}");
+            assert!(
+                subject.split('.').all(|token| !token.is_empty()),
+                "{subject}"
+            );
             event.encode()
         }
         Message::Command(command) => command.encode(),

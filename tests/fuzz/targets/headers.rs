@@ -17,7 +17,11 @@ fuzz_target!(|data: &[u8]| {
     });
     let headers = answers::headers(pairs);
     let host = "registry.example:5000".parse().unwrap();
-    let here = Endpoint::of(&host, false).unwrap().base.join("/v2/a/b/tags/list").unwrap();
+    let here = Endpoint::of(&host, false)
+        .unwrap()
+        .base
+        .join("/v2/a/b/tags/list")
+        .unwrap();
     let now = sluice_domain::now();
     if let Ok(Some(next)) = answers::next_page(&here, &headers) {
         assert!(next.origin() == here.origin() && next.username().is_empty());

@@ -30,8 +30,14 @@ fuzz_target!(|data: &[u8]| {
     assert!(manifest.children().is_empty() || manifest.blobs().next().is_none());
     assert!(manifest.children().len() <= 512 && manifest.blobs().count() <= 512);
     for child in manifest.children() {
-        let _ = child.platform.as_ref().and_then(|platform| platform.platform());
-        assert!(!manifest.is_attestation(child), "an index is no attestation");
+        let _ = child
+            .platform
+            .as_ref()
+            .and_then(|platform| platform.platform());
+        assert!(
+            !manifest.is_attestation(child),
+            "an index is no attestation"
+        );
     }
     for blob in manifest.blobs() {
         assert!(!blob.is_foreign());

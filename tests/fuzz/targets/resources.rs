@@ -9,7 +9,10 @@ fuzz_target!(|text: &str| {
     match documents(text) {
         Ok(read) => {
             for document in read {
-                let (kind, json) = (document.resource.kind(), document.resource.to_json().unwrap());
+                let (kind, json) = (
+                    document.resource.kind(),
+                    document.resource.to_json().unwrap(),
+                );
                 assert_eq!(Resource::from_json(kind, &json).unwrap(), document.resource);
             }
         }

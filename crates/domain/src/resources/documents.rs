@@ -160,10 +160,11 @@ impl Part {
                 .map(|fault| self.problem(fault))
                 .collect::<Vec<_>>()
         })?;
+        let most = self.text.lines().count();
         let keys: Vec<_> = head
             .keys
             .into_iter()
-            .map(|(name, line)| (name, self.line + line - 1))
+            .map(|(name, line)| (name, self.line + line.saturating_sub(1).min(most)))
             .collect();
         let document = Document {
             line: keys.first().map_or(self.line, |(_, line)| *line),
@@ -213,8 +214,10 @@ impl Part {
     }
 
     fn problem(&self, fault: Fault) -> Problem {
+        // A lone carriage return begins a line for YAML, and for nobody else.
+        let most = self.text.lines().count();
         Problem {
-            line: self.line + fault.line - 1,
+            line: self.line + fault.line.saturating_sub(1).min(most),
             message: fault.message,
         }
     }

@@ -462,6 +462,17 @@ fn hostile_documents_are_refused_quickly() {
     assert_eq!(told(&wrong).len(), 10);
 }
 
+#[test]
+fn a_lone_carriage_return_leads_to_no_line_behind_the_file() {
+    let problems = documents("kind: Mirror\r\r\r\rname: \u{5}").unwrap_err();
+    assert!(
+        problems
+            .iter()
+            .all(|problem| (1..=2).contains(&problem.line)),
+        "{problems:?}"
+    );
+}
+
 proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(text in ".{0,200}", lines in "([a-z]{0,4}|[-:#&*!|>%@{}\\[\\],'\" \n\t?~]|\u{feff}|\u{85}|kind: Mirror\n|---|\\.\\.\\.|<<: ){0,60}") {
