@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod image;
 pub mod liar;
 pub mod limited;
+mod logs;
 pub mod many;
 pub mod proxy;
 pub mod scanner;

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::bus::BusClient;
 use crate::image::Upstream;
+use crate::logs::Logs;
 use crate::proxy::Proxy;
 use crate::servers::{Nats, Port, Process, Registry};
 use crate::{binary, wait_for};
@@ -462,19 +463,8 @@ fn succeeded(arguments: &[&str], output: Output) -> String {
 impl Drop for Stack {
     /// Every test also proves that nothing is left over, unless it said otherwise.
     fn drop(&mut self) {
+        let _logs = Logs(self.folder.path());
         if std::thread::panicking() {
-            for entry in fs::read_dir(self.folder.path())
-                .into_iter()
-                .flatten()
-                .flatten()
-            {
-                if entry.path().extension().is_some_and(|end| end == "log") {
-                    let text = fs::read_to_string(entry.path()).unwrap_or_default();
-                    let lines: Vec<_> = text.lines().rev().take(25).collect();
-                    eprintln!("--- {}", entry.path().display());
-                    lines.iter().rev().for_each(|line| eprintln!("{line}"));
-                }
-            }
             return;
         }
         // A service that lacks a right may get on without what it wanted, and nobody would know.
@@ -487,7 +477,7 @@ impl Drop for Stack {
         if self.expect_quiet {
             wait_for(
                 "every stage to be done and no dead letter to be there",
-                30,
+                90,
                 || self.is_quiet().then_some(()),
             );
         }
