@@ -61,4 +61,8 @@ fn every_metric_of_an_alarm_is_exported_and_every_alarm_is_described() {
         }
         missing.is_empty().then_some(())
     });
+    // What is looked for after the image asks the upstream too, which ends before the stack does.
+    wait_for("every stage to be done", 60, || {
+        stack.is_quiet().then_some(())
+    });
 }
