@@ -370,6 +370,17 @@ async fn a_listing_leaves_out_nothing_that_is_overwritten_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_is_listed_as_often_as_one_likes() {
+    let (_nats, bus) = provisioned().await;
+    let bucket = bus.bucket("upstream").await.unwrap();
+    bucket.put("a.b", "x".into()).await.unwrap();
+    // A server keeps no more consumers of a stream than this, and a poll of each mirror lists what is known of it.
+    for _ in 0..1_100 {
+        assert_eq!(bucket.list("a.*").await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_writers_of_an_entry_cannot_both_win() {
     let (_nats, bus) = provisioned().await;
     let bucket = bus.bucket("tags").await.unwrap();

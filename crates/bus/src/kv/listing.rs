@@ -114,16 +114,24 @@ impl Bucket {
                 .create_consumer(config)
                 .await
                 .map_err(self.failed("list", filter))?;
-            let counted = consumer.cached_info().num_pending;
+            let (name, counted) = {
+                let info = consumer.cached_info();
+                (info.name.clone(), info.num_pending)
+            };
             let (mut in_place, mut last, mut enough) = (0, 0, false);
-            to_the_end(consumer, "list", &what, |message| {
+            let walked = to_the_end(consumer, "list", &what, |message| {
                 last = message.info().map_or(last, |info| info.stream_sequence);
                 in_place += u64::from(last <= newest);
                 let taken = take(message);
                 enough = taken.is_break();
                 taken
             })
-            .await?;
+            .await;
+            // By itself it would go half a minute later, and the server has a limit for all of them.
+            if let Err(error) = store.stream.delete_consumer(&name).await {
+                tracing::debug!(%error, what, "the consumer of a listing was left to expire");
+            }
+            walked?;
             if enough || in_place >= counted {
                 return Ok(());
             }
