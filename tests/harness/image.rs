@@ -29,11 +29,16 @@ pub struct Image {
 impl Image {
     /// Makes an index of its document, without pushing it.
     pub fn index(document: &serde_json::Value) -> Self {
-        let raw = format!("{document}\n").into_bytes();
+        Self::of(document, INDEX)
+    }
+
+    /// Makes one that ends as no serialiser would end it, so that a copy that re-serialises is found out.
+    fn of(document: &serde_json::Value, media_type: &'static str) -> Self {
+        let raw = format!("{document} \n").into_bytes();
         Self {
             digest: digest(&raw),
             raw,
-            media_type: INDEX,
+            media_type,
         }
     }
 }
@@ -254,16 +259,8 @@ impl Upstream {
         config: serde_json::Value,
         layer: serde_json::Value,
     ) -> Image {
-        // Written with a space that no serialiser would write, so that a copy that re-serialises is found out.
         let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer] });
-        let raw = format!("{manifest} \n").into_bytes();
-        let image = Image {
-            digest: digest(&raw),
-            raw,
-            media_type: MANIFEST,
-        };
-        self.put(repository, &image.digest, &image);
-        image
+        self.push(repository, Image::of(&manifest, MANIFEST))
     }
 
     /// Pushes something of a kind that refers to a manifest and returns it, without a tag.
@@ -277,14 +274,7 @@ impl Upstream {
             "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind, "config": config,
             "layers": [layer], "subject": subject,
         });
-        let raw = format!("{manifest} \n").into_bytes();
-        let image = Image {
-            digest: digest(&raw),
-            raw,
-            media_type: MANIFEST,
-        };
-        self.put(repository, &image.digest, &image);
-        image
+        self.push(repository, Image::of(&manifest, MANIFEST))
     }
 
     /// Pushes an index over images and returns it, without a tag.
@@ -299,7 +289,10 @@ impl Upstream {
             })
             .collect();
         let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": children });
-        let image = Image::index(&index);
+        self.push(repository, Image::index(&index))
+    }
+
+    fn push(&self, repository: &str, image: Image) -> Image {
         self.put(repository, &image.digest, &image);
         image
     }

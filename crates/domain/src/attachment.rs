@@ -10,6 +10,9 @@ use crate::name::Tag;
 const KINDS: [&str; 4] = ["", ".sig", ".att", ".sbom"];
 
 impl Tag {
+    /// How far attachments are followed: what is attached to an image may have attachments itself, and then it is enough.
+    pub const ATTACHMENT_DEPTH: usize = 2;
+
     /// Returns the manifest that the tag is named after, if it is an attachment and no image of its own.
     #[must_use]
     pub fn attached_to(&self) -> Option<Digest> {

@@ -5,7 +5,8 @@ use sluice_domain::{Digest, Repository, Tag};
 use sluice_events::facts::UpstreamTagMoved;
 use sluice_registry::Manifest;
 use sluice_state::{
-    Applied, Joined, Part, Snapshot, TagChange, Upon, describe, detach, key, manifests_of, merge,
+    Applied, Joined, Part, Snapshot, TagChange, Truth, Upon, describe, detach, key, manifests_of,
+    merge,
 };
 
 use crate::mirror::{Error, MirrorWorker, provenance};
@@ -80,25 +81,9 @@ impl MirrorWorker {
                     before: before.as_ref(),
                     after: &top.digest,
                 };
-                let change = TagChange {
-                    repository,
-                    tag,
-                    wanted: Some(&top),
-                    provenance: provenance(fact, part(catalog, fact, &top.digest)),
-                    truth: &upon,
-                };
-                self.tags.apply(&change).await?
+                self.settle(catalog, fact, &top, &upon).await?
             }
-            None => {
-                let change = TagChange {
-                    repository,
-                    tag,
-                    wanted: Some(&top),
-                    provenance: provenance(fact, part(catalog, fact, &top.digest)),
-                    truth,
-                };
-                self.tags.apply(&change).await?
-            }
+            None => self.settle(catalog, fact, &top, truth).await?,
         };
         if let Applied::Settled {
             previous: Some(previous),
@@ -116,6 +101,23 @@ impl MirrorWorker {
             .await?;
         }
         Ok((applied, top))
+    }
+
+    async fn settle<T: Truth>(
+        &self,
+        catalog: &Snapshot,
+        fact: &UpstreamTagMoved,
+        top: &Manifest,
+        truth: &T,
+    ) -> Result<Applied, Error> {
+        let change = TagChange {
+            repository: &fact.repository,
+            tag: &fact.tag,
+            wanted: Some(top),
+            provenance: provenance(fact, part(catalog, fact, &top.digest)),
+            truth,
+        };
+        Ok(self.tags.apply(&change).await?)
     }
 
     /// Joins a list of referrers with what is listed here; returns what the tag names, if it is such a list.

@@ -16,13 +16,11 @@ use sluice_events::facts::{TagMirrored, UpstreamTagMoved};
 use sluice_events::wire::state::TagEntry;
 use sluice_registry::{Client, CopyJob, CopyOptions, Manifest};
 use sluice_state::{
-    Applied, Part, Provenance, Snapshot, Standing, TagChange, Truth, Upon, describe, key, source_of,
+    Applied, Part, Provenance, Snapshot, TagChange, Uncontested, Upon, describe, key, source_of,
 };
 
 use crate::mirror::{Error, MirrorWorker};
 
-/// What refers to an image may be referred to itself; then it is enough.
-const MAX_DEPTH: usize = 2;
 /// The most referrers of one image, all together.
 const MAX_REFERRERS: usize = 512;
 /// The most bytes of one thing that is attached to an image.
@@ -45,15 +43,6 @@ impl Unlisting {
     fn note(&self, repository: &RemoteRepository) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(repository.clone(), sluice_domain::now() + ASK_AGAIN);
-    }
-}
-
-/// Nobody but those who add to a list has a say in it.
-struct Growing;
-
-impl Truth for Growing {
-    async fn standing(&self) -> Result<Standing, sluice_state::Error> {
-        Ok(Standing::Current)
     }
 }
 
@@ -113,7 +102,7 @@ impl MirrorWorker {
         let source = self.source(catalog, fact)?;
         let mut level = self.subjects(held).await?;
         let mut seen: BTreeSet<Digest> = level.iter().cloned().collect();
-        for _ in 0..MAX_DEPTH {
+        for _ in 0..Tag::ATTACHMENT_DEPTH {
             let mut next = Vec::new();
             for subject in &level {
                 let Some(listed) = self.listed(&source, fact, subject).await? else {
@@ -259,7 +248,7 @@ impl MirrorWorker {
                 },
             },
             truth: &Upon {
-                truth: &Growing,
+                truth: &Uncontested,
                 registry: &self.registry,
                 repository,
                 tag: &tag,

@@ -96,12 +96,17 @@ impl Poller {
         };
         // First what is known, then what is there: what is seen is never older than what it is compared with.
         let known = self.known(mirror).await?;
-        let mut attachments = Vec::new();
-        let looked = looks(mirror, &client, &known, &mut answers, &mut attachments).await;
-        let mut looks = looked.unwrap_or_else(|reason| {
-            answers.failure = Some(reason);
-            untold(&known)
-        });
+        let Listing {
+            mut looks,
+            attachments,
+            selected,
+        } = looks(mirror, &client, &known)
+            .await
+            .unwrap_or_else(|reason| {
+                answers.failure = Some(reason);
+                Listing::failed(&known)
+            });
+        answers.selected = selected;
         let attached = self.attached(mirror, &known, attachments).await?;
         looks.retain(|(tag, _)| !attached.contains(tag));
         looks.extend(attached.into_iter().map(|tag| (tag, Look::Listed)));
@@ -198,44 +203,58 @@ impl Known {
     }
 }
 
-/// Lists the upstream's tags, and returns those that are to be looked at.
+/// What a listing leads to.
+struct Listing {
+    /// The tags that are to be looked at.
+    looks: Vec<(Tag, Look)>,
+    /// The tags that are attached to images, whether or not the mirror has those.
+    attachments: Vec<Tag>,
+    /// How many tags were selected.
+    selected: usize,
+}
+
+impl Listing {
+    /// What is left to do without a list: the moves that somebody who died has not told.
+    fn failed(known: &BTreeMap<Tag, Known>) -> Self {
+        let untold = known.iter().filter(|(_, known)| !known.is_told);
+        Self {
+            looks: untold.map(|(tag, _)| (tag.clone(), Look::Untold)).collect(),
+            attachments: Vec::new(),
+            selected: 0,
+        }
+    }
+}
+
+/// Lists the upstream's tags.
 async fn looks(
     mirror: &Mirror,
     client: &Client,
     known: &BTreeMap<Tag, Known>,
-    answers: &mut Answers,
-    attachments: &mut Vec<Tag>,
-) -> Result<Vec<(Tag, Look)>, String> {
+) -> Result<Listing, String> {
     let listed = client.tags(&mirror.from.repository).await;
     let listed = listed.map_err(|error| reason(&error))?;
     let tags = sluice_policy::select(&mirror.tags, &listed).map_err(|error| error.to_string())?;
     let tags = tags.tags;
-    answers.selected = tags.len();
-    attachments.extend(
-        listed
-            .iter()
-            .filter(|tag| tag.attached_to().is_some())
-            .cloned(),
-    );
-    let mut all: Vec<(Tag, Look)> = tags.into_iter().map(|tag| (tag, Look::Listed)).collect();
+    let selected = tags.len();
+    let attachments = listed.iter().filter(|tag| tag.attached_to().is_some());
+    let attachments = attachments.cloned().collect();
+    let mut looks: Vec<(Tag, Look)> = tags.into_iter().map(|tag| (tag, Look::Listed)).collect();
     let listed: HashSet<Tag> = listed.into_iter().collect();
-    let looked_at: HashSet<Tag> = all.iter().map(|(tag, _)| tag.clone()).collect();
+    let looked_at: HashSet<Tag> = looks.iter().map(|(tag, _)| tag.clone()).collect();
     for (tag, before) in known {
         // A listing that came back empty says nothing of what is gone.
         let is_unlisted = !listed.is_empty() && !listed.contains(tag) && before.digest.is_some();
         if is_unlisted {
-            all.push((tag.clone(), Look::Unlisted));
+            looks.push((tag.clone(), Look::Unlisted));
         } else if !before.is_told && !looked_at.contains(tag) {
-            all.push((tag.clone(), Look::Untold));
+            looks.push((tag.clone(), Look::Untold));
         }
     }
-    Ok(all)
-}
-
-/// Returns the tags whose moves somebody who died has not told.
-fn untold(known: &BTreeMap<Tag, Known>) -> Vec<(Tag, Look)> {
-    let untold = known.iter().filter(|(_, known)| !known.is_told);
-    untold.map(|(tag, _)| (tag.clone(), Look::Untold)).collect()
+    Ok(Listing {
+        looks,
+        attachments,
+        selected,
+    })
 }
 
 impl Asking<'_> {

@@ -13,8 +13,6 @@ use sluice_state::{key, manifests_of};
 use crate::ask::Known;
 use crate::poll::{Error, Poller};
 
-/// What is attached to an image may have attachments itself, and those too; then it is enough.
-const MAX_DEPTH: usize = 2;
 /// How many entries are read at a time.
 const PARALLEL: usize = 16;
 
@@ -42,7 +40,7 @@ impl Poller {
             subjects.extend(held);
         }
         let (mut rest, mut all) = (attachments, HashSet::new());
-        for _ in 0..MAX_DEPTH {
+        for _ in 0..Tag::ATTACHMENT_DEPTH {
             let belongs =
                 |tag: &mut Tag| tag.attached_to().is_some_and(|to| subjects.contains(&to));
             let found: Vec<Tag> = rest.extract_if(.., belongs).collect();

@@ -12,8 +12,8 @@ use sluice_events::commands::JudgeImage;
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
 use sluice_registry::{CopyJob, CopyOptions, Manifest};
 use sluice_state::{
-    Applied, Joined, Provenance, Standing, TagChange, Truth, Upon, attached, describe, key,
-    manifests_of, merge, source_of,
+    Applied, Joined, Provenance, Standing, TagChange, Truth, Uncontested, Upon, attached, describe,
+    is_attachment, key, manifests_of, merge, source_of,
 };
 
 use crate::facts::Subject;
@@ -23,9 +23,6 @@ use crate::promote::provenance;
 use crate::sweep::Sweep;
 use crate::targets::NAME;
 use crate::told::Told;
-
-/// What is attached to an image may have attachments itself, and those too; then it is enough.
-const MAX_DEPTH: usize = 2;
 
 impl Promoter {
     /// Returns the images of a repository to which a tag is attached.
@@ -53,7 +50,7 @@ impl Promoter {
                     continue;
                 }
                 match tag.attached_to() {
-                    Some(further) if depth < MAX_DEPTH => to = Some(further),
+                    Some(further) if depth < Tag::ATTACHMENT_DEPTH => to = Some(further),
                     Some(_) => {}
                     None => subjects.push(Subject {
                         repository: repository.clone(),
@@ -313,7 +310,7 @@ impl Promoter {
         let place = sweep.place;
         // What is attached to something attached goes with that.
         let mut gone = leaving.clone();
-        for _ in 0..MAX_DEPTH {
+        for _ in 0..Tag::ATTACHMENT_DEPTH {
             for (tag, entry) in &attached {
                 if tag.attached_to().is_some_and(|to| gone.contains(&to))
                     && let Ok(digest) = entry.digest.parse()
@@ -351,7 +348,7 @@ impl Promoter {
                     by: NAME.to_owned(),
                     ..Provenance::default()
                 },
-                truth: &Unwanted,
+                truth: &Uncontested,
             };
             place.tags.apply(&change).await?;
             tracing::info!(image.repository = %place.target, image.tag = %tag, image.digest = %digest, "removed with what it was attached to");
@@ -377,10 +374,9 @@ impl Bearing {
             return Ok(false);
         };
         let tags = promoter.state.tags.list(&key::tags_of(&named)).await?;
-        let has = tags.iter().any(|entry| {
-            let tag = entry.value.tag.parse::<Tag>();
-            !entry.value.digest.is_empty() && tag.is_ok_and(|tag| tag.attached_to().is_some())
-        });
+        let has = tags
+            .iter()
+            .any(|entry| !entry.value.digest.is_empty() && is_attachment(&entry.value));
         self.0.insert(repository.to_owned(), has);
         Ok(has)
     }
@@ -392,15 +388,6 @@ struct Attachment<'a> {
     digest: &'a Digest,
     /// What the target has under that tag.
     there: Option<&'a TagEntry>,
-}
-
-/// Nothing wants any more what was attached to a manifest that goes.
-struct Unwanted;
-
-impl Truth for Unwanted {
-    async fn standing(&self) -> Result<Standing, sluice_state::Error> {
-        Ok(Standing::Current)
-    }
 }
 
 /// Says whether a manifest refers to what a tag is attached to; others may have listed anything in a remote registry.

@@ -11,7 +11,7 @@ use sluice_events::commands::{JudgeImage, Reconcile};
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
 use sluice_state::reconcile::{Found, Next, PAGE, ask, reason};
-use sluice_state::{Catalog, State, key};
+use sluice_state::{Catalog, State, is_attachment, key};
 use sluice_telemetry::metrics;
 use tokio_util::sync::CancellationToken;
 
@@ -168,8 +168,7 @@ async fn missing(
         // A tag that was removed names no digest.
         return Ok(None);
     };
-    let is_attached = tag.attached_to().is_some();
-    if is_attached || !policy.judges(&repository) || policy.brought(entry) {
+    if is_attachment(entry) || !policy.judges(&repository) || policy.brought(entry) {
         return Ok(None);
     }
     let key = key::decision(&policy.spec.name, &repository, &tag, &digest);

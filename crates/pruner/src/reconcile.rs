@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use sluice_domain::{Repository, Tag};
+use sluice_domain::Repository;
 use sluice_events::commands::{PruneRepositories, Reconcile};
-use sluice_state::key;
 use sluice_state::reconcile::{Found, Next, PAGE};
+use sluice_state::{is_attachment, key};
 
 use crate::prune::{Error, Pruner};
 use crate::rules::keep;
@@ -31,13 +31,9 @@ impl Pruner {
                 continue;
             }
             let held = self.state.tags.list(&key::tags_of(&repository)).await?;
-            let is_image = |tag: &str| {
-                tag.parse::<Tag>()
-                    .is_ok_and(|tag| tag.attached_to().is_none())
-            };
             let tags = held
                 .iter()
-                .filter(|entry| !entry.value.digest.is_empty() && is_image(&entry.value.tag));
+                .filter(|entry| !entry.value.digest.is_empty() && !is_attachment(&entry.value));
             if tags.count() > limit {
                 let command = PruneRepositories {
                     policy: None,

@@ -3,7 +3,7 @@
 //! What a registry lists as referrers is a hint: each of them is fetched by digest and has to name its subject itself, and
 //! what is written of it into a list is read from its bytes.
 
-use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use reqwest::header::ACCEPT;
 use serde_json::{Map, Value};
 use sluice_domain::{Digest, Repository};
 
@@ -70,10 +70,7 @@ impl Client {
             }
             let answer = self.accept(action, &what, answer, &[200]).await;
             let answer = self.heeded(Spending::Listing, answer).await?;
-            let media_type = answer.headers().get(CONTENT_TYPE);
-            let media_type = media_type.and_then(|value| value.to_str().ok());
-            let media_type = media_type.and_then(|text| text.split(';').next());
-            if media_type.map(str::trim) != Some(OCI_INDEX) {
+            if answers::media_type(answer.headers()) != OCI_INDEX {
                 return Err(Error::untrusted(what, "its list of referrers is no index"));
             }
             let following = answers::next_page(&url, answer.headers());

@@ -2,12 +2,12 @@
 
 use sluice_bus::topology::SCANNER_ADAPTER;
 use sluice_domain::resources::ScanMode;
-use sluice_domain::{Digest, Repository, Tag};
+use sluice_domain::{Digest, Repository};
 use sluice_events::commands::{Reconcile, ScanImage};
 use sluice_events::wire::state::TagEntry;
 use sluice_events::{Command, Event, Message};
 use sluice_state::reconcile::{Found, Next, PAGE};
-use sluice_state::{Error, Snapshot, key};
+use sluice_state::{Error, Snapshot, is_attachment, key};
 
 use crate::scan::ScannerAdapter;
 
@@ -80,8 +80,7 @@ fn image_of(catalog: &Snapshot, entry: &TagEntry) -> Option<ScanImage> {
         // A tag that was removed names no digest.
         digest: entry.digest.parse().ok()?,
     };
-    let is_attached = image.tag.as_ref().and_then(Tag::attached_to).is_some();
-    (!is_attached && is_scanned_unasked(catalog, &image.repository)).then_some(image)
+    (!is_attachment(entry) && is_scanned_unasked(catalog, &image.repository)).then_some(image)
 }
 
 /// Says whether images of a repository are scanned as soon as they are there.

@@ -10,10 +10,7 @@ use sluice_registry::{Client, Manifest};
 use crate::State;
 use crate::error::Error;
 use crate::key;
-use crate::tags::{Applied, Provenance, Standing, TagChange, TagWriter, Truth};
-
-/// What is attached to an image may have attachments itself, and those too; then it is enough.
-const MAX_DEPTH: usize = 2;
+use crate::tags::{Applied, Provenance, Standing, TagChange, TagWriter, Truth, Uncontested};
 
 /// Returns an image and the manifests of which it consists, as far as they are known.
 ///
@@ -30,6 +27,13 @@ pub async fn manifests_of(state: &State, digest: &Digest) -> Result<BTreeSet<Dig
     Ok(manifests)
 }
 
+/// Says whether an entry is that of something attached to an image, which is no image itself.
+#[must_use]
+pub fn is_attachment(entry: &TagEntry) -> bool {
+    let tag = entry.tag.parse::<Tag>();
+    tag.is_ok_and(|tag| tag.attached_to().is_some())
+}
+
 /// Returns what is attached to manifests of a target, by its entries: tags with what they name.
 ///
 /// # Errors
@@ -41,7 +45,7 @@ pub async fn attached(
 ) -> Result<Vec<(Tag, TagEntry)>, Error> {
     let (mut found, mut seen) = (Vec::new(), manifests.clone());
     let mut level = manifests.clone();
-    for _ in 0..MAX_DEPTH {
+    for _ in 0..Tag::ATTACHMENT_DEPTH {
         let mut next = BTreeSet::new();
         for tag in level.iter().flat_map(Tag::attachments_of) {
             let entry = state.tags.get(&key::stored_tag(stored, &tag)).await?;
@@ -100,7 +104,7 @@ pub async fn detach(
                 move_number: entry.move_number,
                 ..Provenance::default()
             },
-            truth: &Unwanted,
+            truth: &Uncontested,
         };
         match tags.apply(&change).await? {
             Applied::Settled { .. } => {
@@ -122,12 +126,7 @@ pub(crate) async fn held(
 ) -> Result<BTreeSet<Digest>, Error> {
     let mut held = BTreeSet::new();
     for entry in state.tags.list(&key::tags_of(repository)).await? {
-        if entry
-            .value
-            .tag
-            .parse()
-            .is_ok_and(|tag: Tag| tag.attached_to().is_some())
-        {
+        if is_attachment(&entry.value) {
             continue;
         }
         let claimed = entry.value.claim.map(|claim| claim.digest);
@@ -138,15 +137,6 @@ pub(crate) async fn held(
         }
     }
     Ok(held)
-}
-
-/// Nothing wants any more what was attached to something that goes.
-struct Unwanted;
-
-impl Truth for Unwanted {
-    async fn standing(&self) -> Result<Standing, Error> {
-        Ok(Standing::Current)
-    }
 }
 
 /// What a tag is to name to which others may attach something too.

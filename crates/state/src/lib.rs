@@ -18,7 +18,7 @@ mod tags;
 use sluice_bus::{Bus, Objects};
 use sluice_events::wire::state as wire;
 
-pub use attachments::{Joined, Upon, attached, detach, manifests_of, merge};
+pub use attachments::{Joined, Upon, attached, detach, is_attachment, manifests_of, merge};
 pub use budget::Budgets;
 pub use catalog::{Catalog, CatalogFeed, Snapshot};
 pub use connect::{attach, budgeted_registry, internal_registry, remote_registry};
@@ -27,7 +27,9 @@ pub use entries::{Entries, Entry, Page, Stored};
 pub use error::Error;
 pub use images::describe;
 pub use schedules::{Wanted, keep_schedules};
-pub use tags::{Applied, Part, Provenance, Standing, TagChange, TagWriter, Truth, source_of};
+pub use tags::{
+    Applied, Part, Provenance, Standing, TagChange, TagWriter, Truth, Uncontested, source_of,
+};
 
 /// Every bucket; cheap to clone.
 #[derive(Debug, Clone)]

@@ -41,6 +41,16 @@ pub trait Truth: Send + Sync {
     fn standing(&self) -> impl Future<Output = Result<Standing, Error>> + Send;
 }
 
+/// The truth of what nobody else has a say in: a list that only grows, an attachment of what goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Uncontested;
+
+impl Truth for Uncontested {
+    async fn standing(&self) -> Result<Standing, Error> {
+        Ok(Standing::Current)
+    }
+}
+
 /// Where a digest came from, kept in the entry.
 #[derive(Debug, Clone, Default)]
 pub struct Provenance {

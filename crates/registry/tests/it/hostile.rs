@@ -22,11 +22,10 @@ fn tag() -> ManifestRef {
     ManifestRef::Tag("1".parse().unwrap())
 }
 
-async fn fetch(liar: &Liar) -> Error {
-    liar.client()
-        .manifest(&repository(), &tag())
-        .await
-        .unwrap_err()
+/// Fetches a manifest, which fails.
+async fn fetch(client: Client) -> Error {
+    let fetched = client.manifest(&repository(), &tag()).await;
+    fetched.unwrap_err()
 }
 
 fn image(layer: &Digest, size: usize) -> String {
@@ -159,7 +158,7 @@ async fn a_quota_until_the_end_of_time_is_waited_for_a_day_at_most() {
             ("retry-after", after),
         ];
         liar.on("GET /v2/a/b/manifests/1", 429, &headers, "");
-        let error = fetch(&liar).await;
+        let error = fetch(liar.client()).await;
         let Class::Unavailable { until } = error.class() else {
             panic!("{error}");
         };

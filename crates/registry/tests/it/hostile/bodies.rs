@@ -70,7 +70,10 @@ async fn bytes_with_another_digest_are_refused() {
         ("docker-content-digest", wrong.as_str()),
     ];
     liar.on("GET /v2/a/b/manifests/1", 200, &headers, body.clone());
-    assert!(matches!(fetch(&liar).await, Error::Untrusted { .. }));
+    assert!(matches!(
+        fetch(liar.client()).await,
+        Error::Untrusted { .. }
+    ));
     liar.on(
         &format!("GET /v2/a/b/manifests/{wrong}"),
         200,
@@ -109,11 +112,7 @@ async fn a_manifest_of_64_mib_is_not_read_to_its_end() {
             ]
         })
         .await;
-        let error = liar
-            .client()
-            .manifest(&repository(), &tag())
-            .await
-            .unwrap_err();
+        let error = fetch(liar.client()).await;
         assert!(error.to_string().contains("larger than 4194304"), "{error}");
         assert_eq!(error.class(), Class::Permanent);
         assert!(liar.sent() < 16 << 20, "{} bytes were taken", liar.sent());
@@ -215,11 +214,7 @@ async fn a_refusal_without_an_end_is_a_refusal() {
         ]
     })
     .await;
-    let error = liar
-        .client()
-        .manifest(&repository(), &tag())
-        .await
-        .unwrap_err();
+    let error = fetch(liar.client()).await;
     assert!(error.to_string().contains("403"), "{error}");
     assert!(error.to_string().len() < 1_000 && liar.sent() < 16 << 20);
 }
@@ -348,7 +343,12 @@ async fn nothing_packed_is_asked_for_and_a_packed_answer_is_not_unpacked() {
         &[("content-type", MANIFEST)],
         bomb,
     );
-    assert!(fetch(&liar).await.to_string().contains("no manifest"));
+    assert!(
+        fetch(liar.client())
+            .await
+            .to_string()
+            .contains("no manifest")
+    );
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ async fn a_redirect_to_a_metadata_address_is_not_followed() {
         "http://168.63.129.16/",
     ] {
         liar.on("GET /v2/a/b/manifests/1", 307, &[("location", place)], "");
-        let error = fetch(&liar).await;
+        let error = fetch(liar.client()).await;
         assert!(error.to_string().contains("metadata"), "{place}: {error}");
         assert_eq!(error.class(), Class::Permanent);
         // The same with a layer, which is redirected every day.
@@ -99,7 +99,7 @@ async fn a_redirect_to_what_is_no_address_of_http_is_not_followed() {
         "http://user:word@127.0.0.1:1/",
     ] {
         liar.on("GET /v2/a/b/manifests/1", 302, &[("location", place)], "");
-        let error = fetch(&liar).await;
+        let error = fetch(liar.client()).await;
         assert!(
             error.to_string().contains("the place to go on"),
             "{place}: {error}"
@@ -113,7 +113,7 @@ async fn redirects_in_a_circle_end_after_five() {
     let liar = Liar::start().await;
     let here = [("location", "/v2/a/b/manifests/1")];
     liar.on("GET /v2/a/b/manifests/1", 301, &here, "");
-    let error = fetch(&liar).await;
+    let error = fetch(liar.client()).await;
     assert!(error.to_string().contains("more than 5 times"), "{error}");
     assert_eq!(liar.asked().len(), 6);
 }
