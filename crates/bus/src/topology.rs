@@ -323,7 +323,8 @@ pub const BUCKETS: [BucketSpec; 13] = [
     bucket("budgets", 1),
     bucket("endpoints", 1),
     bucket("control", 1),
-    bucket("reconciliations", 1),
+    // Whoever waits for one to end has to see it, although others end right after it.
+    bucket("reconciliations", 10),
     BucketSpec {
         max_age: Some(EVENTS_AGE),
         ..bucket("deliveries", 1)

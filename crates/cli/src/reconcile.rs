@@ -1,19 +1,19 @@
 //! `reconcile`: stages search for missing work, and say what they found.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use anyhow::Context as _;
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use sluice_bus::topology::{MIRROR_WORKER, STAGES, Stage};
 use sluice_bus::{Bus, Cause};
 use sluice_events::wire::state::Reconciliation;
+use sluice_state::State;
 use sluice_state::reconcile::{reason, search};
-use sluice_state::{State, key};
 use tokio::time::Instant;
 
 use crate::output::{Format, show};
-
-/// How often it is looked whether a search has ended.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// Reads the name of a stage.
 pub(crate) fn stage(name: &str) -> Result<&'static Stage, String> {
@@ -39,6 +39,8 @@ pub(crate) async fn reconcile(
         stages.extend(STAGES);
     }
     let state = State::open(bus).await?;
+    // A stage remembers its last search only, and another one may end right after this one.
+    let mut written = state.reconciliations.written().await?;
     let mut searches = Vec::new();
     for stage in stages {
         let command = search(stage, reason).into();
@@ -46,11 +48,18 @@ pub(crate) async fn reconcile(
         searches.push((stage.name, asked.id.to_string()));
     }
     let until = Instant::now() + limit;
-    let mut ended = Vec::new();
-    for (stage, run) in searches {
-        let found = wait(&state, stage, &run, until).await?;
-        ended.push((stage, found));
+    let mut found = BTreeMap::new();
+    while !searches.iter().all(|(_, run)| found.contains_key(run)) {
+        let Ok(next) = tokio::time::timeout_at(until, written.next()).await else {
+            break;
+        };
+        let entry = next.context("the searches cannot be followed any more; ask again")??;
+        found.insert(entry.value.run.clone(), entry.value);
     }
+    let ended: Vec<_> = searches
+        .into_iter()
+        .map(|(stage, run)| (stage, found.remove(&run)))
+        .collect();
     let rows = ended
         .iter()
         .map(|(stage, found)| row(stage, found.as_ref()));
@@ -75,27 +84,6 @@ pub(crate) async fn reconcile(
         unfinished.join(", ")
     );
     Ok(())
-}
-
-async fn wait(
-    state: &State,
-    stage: &str,
-    run: &str,
-    until: Instant,
-) -> anyhow::Result<Option<Reconciliation>> {
-    loop {
-        let entry = state
-            .reconciliations
-            .get(&key::reconciliation(stage))
-            .await?;
-        if let Some(entry) = entry.filter(|entry| entry.value.run == run) {
-            return Ok(Some(entry.value));
-        }
-        if Instant::now() >= until {
-            return Ok(None);
-        }
-        tokio::time::sleep(LOOK).await;
-    }
 }
 
 fn row(stage: &str, found: Option<&Reconciliation>) -> Vec<String> {

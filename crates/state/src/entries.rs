@@ -2,8 +2,9 @@
 
 use std::marker::PhantomData;
 
+use futures_util::{Stream, StreamExt as _};
 use prost::Message;
-use sluice_bus::Bucket;
+use sluice_bus::{Bucket, Update};
 use sluice_events::wire::state as wire;
 
 use crate::error::Error;
@@ -145,6 +146,24 @@ impl<R: Stored> Entries<R> {
             .bucket
             .write(key, Self::encode(key, value)?.into(), revision)
             .await?)
+    }
+
+    /// Returns the entries that are written from now on; with history 1, one that is written over at once may be left out.
+    ///
+    /// # Errors
+    /// A failing bus.
+    pub async fn written(
+        &self,
+    ) -> Result<impl Stream<Item = Result<Entry<R>, Error>> + Send + Unpin + use<R>, Error> {
+        let updates = self.bucket.watch().await?;
+        let written = updates.filter_map(|update| async {
+            match update {
+                Ok(Update::Put(entry)) => Some(Self::decode(entry)),
+                Ok(Update::Removed { .. }) => None,
+                Err(error) => Some(Err(error.into())),
+            }
+        });
+        Ok(written.boxed())
     }
 
     /// Writes an entry whatever it was.
