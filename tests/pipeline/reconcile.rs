@@ -3,6 +3,8 @@
 mod whole;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use chrono::Utc;
 use serde_json::Value;
@@ -12,10 +14,11 @@ use sluice_events::time_to_wire;
 use sluice_events::wire::events::SeverityCounts;
 use sluice_events::wire::state::{ImageChild, ImageEntry, TagEntry, Verdict, VerdictStatus};
 use sluice_state::key;
-use sluice_state::reconcile::hourly;
+use sluice_state::reconcile::{hourly, reason, search};
 use sluice_tests::content::{NEW_LIBC, debian};
 use sluice_tests::endpoint::{Endpoint, webhook};
-use sluice_tests::{BusClient, Database, Image, Stack, Upstream, wait_for};
+use sluice_tests::proxy::Silence;
+use sluice_tests::{BusClient, Database, Faults, Image, Proxy, Stack, Upstream, wait_for};
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
@@ -141,6 +144,56 @@ fn a_scanner_finds_the_images_that_nobody_scanned() {
     assert_eq!(stack.facts("scan.succeeded").len(), 2);
 }
 
+/// Lets a scanner find the registry like that with three images to scan, until so many of its messages stand so; nobody
+/// may find any of them missing then, and each is told once in the end.
+fn nothing_is_missing_while(faults: Faults, stands: &str, messages: u64) {
+    let mut stack = Stack::start(7_200);
+    Database::of("2020-01-02T00:00:00Z").publish(&stack);
+    stack.service("mirror-worker", &[]);
+    let images = polled(&mut stack, 3, "");
+    arrived(&stack.reader(), &images);
+    quiet(&stack);
+    let proxy = Proxy::between(&stack.internal.host);
+    proxy.set(faults);
+    let registry = format!("http://{}", proxy.host);
+    stack.scanner(&[
+        ("SLUICE__REGISTRY__URL", registry.as_str()),
+        ("SLUICE__SCANNER__CONCURRENCY", "4"),
+    ]);
+    wait_for("the images to stand like that", 60, || {
+        let status = stack.status();
+        let stages = status["stages"].as_array()?.iter();
+        let own = stages.filter(|stage| stage["stage"] == "scanner-adapter");
+        let counts = own.filter_map(|stage| stage[stands].as_u64());
+        (counts.sum::<u64>() >= messages).then_some(())
+    });
+    assert_eq!(reconcile(&stack, &["scanner-adapter"])[0]["found"], 0);
+    proxy.heal();
+    wait_for("all to be scanned", 90, || {
+        (stack.facts("scan.succeeded").len() >= 3).then_some(())
+    });
+    quiet(&stack);
+    assert_eq!(stack.facts("scan.succeeded").len(), 3);
+}
+
+#[test]
+fn a_scan_that_waits_is_not_missing() {
+    let refuse = Faults {
+        refuse: true,
+        ..Faults::default()
+    };
+    nothing_is_missing_while(refuse, "later", 3);
+}
+
+#[test]
+fn a_scan_that_is_under_way_is_not_missing() {
+    let stall = Faults {
+        silence: Some(Silence::Stall),
+        ..Faults::default()
+    };
+    nothing_is_missing_while(stall, "inFlight", 3);
+}
+
 #[test]
 fn a_pruner_finds_the_repositories_that_are_over_their_limit() {
     let mut stack = Stack::start(7_200);
@@ -241,6 +294,26 @@ fn a_mirror_whose_poll_is_overdue_is_polled_on_demand() {
     assert_eq!(reconcile(&stack, &["poller"])[0]["found"], 1);
     wait_for("another poll", 30, || {
         (read().polled_at != old).then_some(())
+    });
+    quiet(&stack);
+}
+
+#[test]
+fn a_search_is_seen_to_end_although_others_end_right_after_it() {
+    let mut stack = Stack::start(7_200);
+    stack.service("poller", &[]);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let bus = stack.bus();
+            while !is_over.load(Ordering::Relaxed) {
+                bus.command(search(&topology::POLLER, reason::CHANGED));
+                bus.run(async { tokio::time::sleep(Duration::from_millis(5)).await });
+            }
+        });
+        let ended = stack.try_sluice(&["reconcile", "--timeout-seconds", "20", "poller"]);
+        is_over.store(true, Ordering::Relaxed);
+        assert!(ended.status.success(), "{ended:?}");
     });
     quiet(&stack);
 }

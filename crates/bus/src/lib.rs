@@ -3,6 +3,7 @@
 //! The only crate that names async-nats; it knows nothing of images.
 
 pub mod backend;
+mod backlog;
 mod backup;
 mod cause;
 mod connect;

@@ -1,15 +1,17 @@
 //! Which images nobody has scanned, from state alone.
 
+use std::collections::BTreeSet;
+
 use sluice_bus::topology::SCANNER_ADAPTER;
 use sluice_domain::resources::ScanMode;
 use sluice_domain::{Digest, Repository};
 use sluice_events::commands::{Reconcile, ScanImage};
 use sluice_events::wire::state::TagEntry;
-use sluice_events::{Command, Event, Message};
+use sluice_events::{Decode as _, Message};
 use sluice_state::reconcile::{Found, Next, PAGE};
 use sluice_state::{Error, Snapshot, is_attachment, key};
 
-use crate::scan::ScannerAdapter;
+use crate::scan::{Input, ScannerAdapter};
 
 impl ScannerAdapter {
     /// Looks at a page of the tags.
@@ -17,12 +19,13 @@ impl ScannerAdapter {
         let state = &self.images.state;
         let catalog = self.catalog.current();
         let page = state.tags.page("*.*", command.after, PAGE).await?;
-        let given_up = self.given_up().await?;
+        let given_up = self.given_up(&catalog).await?;
         let mut found = Found {
             looked_at: page.entries.len(),
             next: Next::after(page.next, Next::End),
             ..Found::default()
         };
+        let mut unscanned = Vec::new();
         for entry in page.entries {
             let Some(image) = image_of(&catalog, &entry.value) else {
                 continue;
@@ -32,6 +35,21 @@ impl ScannerAdapter {
                 *repository == image.repository && *digest == image.digest
             });
             if !failed && !self.is_scanned(&image.digest).await? {
+                unscanned.push(image);
+            }
+        }
+        if unscanned.is_empty() {
+            return Ok(found);
+        }
+        // What is on its way is not missing, and would be told twice.
+        let coming = self.bus.backlog(&SCANNER_ADAPTER).await?.into_iter();
+        let coming: BTreeSet<_> = coming
+            .filter_map(|message| scanned_by(&catalog, message))
+            .collect();
+        for image in unscanned {
+            let comes = coming.contains(&(image.repository.clone(), image.digest.clone()));
+            // It may have come meanwhile.
+            if !comes && !self.is_scanned(&image.digest).await? {
                 found.commands.push(image.into());
             }
         }
@@ -58,18 +76,19 @@ impl ScannerAdapter {
     }
 
     /// Returns the images that are dead letters of this stage.
-    async fn given_up(&self) -> Result<Vec<(Repository, Digest)>, Error> {
+    async fn given_up(&self, catalog: &Snapshot) -> Result<Vec<(Repository, Digest)>, Error> {
         let letters = self.bus.given_up(&SCANNER_ADAPTER).await?;
-        let image = |message| match message {
-            Message::Command(Command::ScanImage(command)) => {
-                Some((command.repository, command.digest))
-            }
-            Message::Event(Event::TagMirrored(fact)) => Some((fact.repository, fact.digest)),
-            Message::Event(Event::TagPushed(fact)) => Some((fact.repository, fact.digest)),
-            _ => None,
-        };
-        Ok(letters.into_iter().filter_map(image).collect())
+        let letters = letters.into_iter();
+        Ok(letters
+            .filter_map(|letter| scanned_by(catalog, letter))
+            .collect())
     }
+}
+
+/// Returns the image that a message leads to the scan of.
+fn scanned_by(catalog: &Snapshot, message: Message) -> Option<(Repository, Digest)> {
+    let target = Input::decode(message).ok()?.target(catalog)?;
+    Some((target.repository, target.digest))
 }
 
 /// Returns what a tag points to, if that is scanned without being asked for.

@@ -47,7 +47,7 @@ impl Decode for Input {
 
 impl Input {
     /// Returns the image to scan, unless it is none of our business or somebody wants to ask for it.
-    fn target(self, catalog: &Snapshot) -> Option<Target> {
+    pub(crate) fn target(self, catalog: &Snapshot) -> Option<Target> {
         let (repository, tag, digest) = match self {
             // Whoever asks gets it, whatever the settings say.
             Self::Scan(command) => {
@@ -74,10 +74,10 @@ impl Input {
 
 /// An image to scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Target {
-    repository: Repository,
+pub(crate) struct Target {
+    pub(crate) repository: Repository,
     tag: Option<Tag>,
-    digest: Digest,
+    pub(crate) digest: Digest,
 }
 
 /// The stage.
