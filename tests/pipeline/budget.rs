@@ -118,13 +118,48 @@ fn a_person_may_spend_the_reserve_while_a_schedule_waits() {
 }
 
 #[test]
+fn what_waits_already_comes_first_when_a_person_polls() {
+    let mut stack = Stack::start(120);
+    let limited = Limited::between(&stack.upstream.host, 12, Duration::from_secs(3_600));
+    publish(&stack, "bulk", 2);
+    publish(&stack, "wanted", 1);
+    stack.service("mirror-worker", &[]);
+    stack.service("poller", &[]);
+    let bulk = mirror(&limited.host, "bulk", "");
+    stack.apply(&format!("{}{bulk}", registry(&limited.host, 6)));
+    wait_for("what may be spent to be spent", 60, || {
+        (stack.facts("tag.mirrored").len() == 2).then_some(())
+    });
+    // Its move is told, and waits for the next window.
+    stack.apply(&mirror(&limited.host, "wanted", ""));
+    wait_for("its move to wait", 60, || {
+        let is_told = stack.facts("upstream.tag_moved").len() == 3;
+        let waits = stack.status()["stages"]
+            .as_array()
+            .is_some_and(|stages| stages.iter().any(|stage| stage["later"].as_u64() > Some(0)));
+        (is_told && waits).then_some(())
+    });
+    assert_eq!(stack.facts("tag.mirrored").len(), 2);
+    // What is here already is not brought again.
+    stack.sluice(&["poll", "bulk"]);
+    stack.sluice(&["poll", "wanted"]);
+    wait_for("what a person waits for", 60, || {
+        (stack.facts("tag.mirrored").len() == 3).then_some(())
+    });
+    let counted = limited.counted();
+    assert_eq!((counted.pulls[0], counted.refused), (9, 0), "{counted:?}");
+    assert_eq!(stack.facts("upstream.tag_moved").len(), 3);
+    stack.may_leave_messages();
+}
+
+#[test]
 fn an_account_that_was_refused_does_not_hold_up_another() {
     let mut stack = Stack::start(120);
     let spent = Limited::between(&stack.upstream.host, 2, Duration::from_secs(3_600));
     let other = Limited::between(&stack.upstream.host, 1_000, Duration::from_secs(3_600));
     publish(&stack, "a", 3);
     publish(&stack, "b", 3);
-    stack.service("mirror-worker", &[("SLUICE_MIRROR__CONCURRENCY", "1")]);
+    stack.service("mirror-worker", &[("SLUICE__MIRROR__CONCURRENCY", "1")]);
     stack.service("poller", &[]);
     let second = registry(&other.host, 0).replace("name: limited", "name: other");
     stack.apply(&format!(

@@ -70,7 +70,8 @@ pub(crate) const FACTS: [(&str, &[&str]); 7] = [
 /// The commands, each with who gives it besides the command line.
 pub(crate) const COMMANDS: [(&str, &[&str]); 9] = [
     ("sluice.do.poll.a", &["poller", "gateway"]),
-    ("sluice.do.mirror.a", &["mirror-worker"]),
+    // A person's poll speeds up what waits.
+    ("sluice.do.mirror.a", &["mirror-worker", "poller"]),
     // After a restore the promoter asks for scans of what left a target.
     ("sluice.do.scan.a", &["scanner-adapter", "promoter"]),
     ("sluice.do.judge.a", &["promoter"]),

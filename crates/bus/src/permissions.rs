@@ -47,6 +47,8 @@ pub(crate) struct Service {
     pub(crate) log: bool,
     /// Whether it reads what its stage gave up.
     pub(crate) letters: bool,
+    /// Whether it reads ahead which events its stage has before it.
+    pub(crate) backlog: bool,
     /// Single facts whose last one it reads from the log.
     pub(crate) last: &'static [&'static str],
     /// What it tells of its work while it goes on, which nothing stores.
@@ -67,6 +69,7 @@ const SERVICE: Service = Service {
     watches: false,
     log: false,
     letters: false,
+    backlog: false,
     last: &[],
     tells: &[],
     hears: false,
@@ -83,7 +86,8 @@ pub(crate) const SERVICES: [Service; 7] = [
             "upstream.poll_failed",
             "upstream.poll_recovered",
         ],
-        commands: &["poll.>", "reconcile.poller"],
+        // What waits to be mirrored is asked for again when a person polls.
+        commands: &["poll.>", "mirror.>", "reconcile.poller"],
         // What is attached to an image is found by the manifests of which that consists here.
         reads: &["tags", "images"],
         writes: &["upstream", "budgets"],
@@ -121,6 +125,7 @@ pub(crate) const SERVICES: [Service; 7] = [
         writes: &["images", "verdicts"],
         reports: true,
         letters: true,
+        backlog: true,
         last: &["scanner.database_updated"],
         ..SERVICE
     },
@@ -322,9 +327,13 @@ impl Service {
         if self.watches {
             grants.extend(watching());
         }
+        let mut logged: Vec<&str> = self.log.then_some("sluice.v1.>").into_iter().collect();
+        if let Some(stage) = self.stage.filter(|_| self.backlog) {
+            logged.extend(stage.events);
+        }
         let mut deny = Vec::new();
-        if self.log {
-            grants.extend(named_listing(EVENTS, "*.sluice.v1.>"));
+        for part in logged {
+            grants.extend(named_listing(EVENTS, &format!("*.{part}")));
             deny = consumers_of_stages(EVENTS, self.name, self.watches);
         }
         Rights {

@@ -89,6 +89,8 @@ MirrorTag {
     damaged: bool,
     /// Whether what refers to the image upstream is to be looked for, and not the tag.
     referrers: bool,
+    /// A person waits for it: it may be paid from the reserve of the account.
+    urgent: bool,
 }}
 
 macro_rules! commands {

@@ -152,6 +152,7 @@ fn move_of(message: Message) -> Option<MirrorTag> {
         Message::Command(Command::MirrorTag(command)) => Some(MirrorTag {
             damaged: false,
             referrers: false,
+            urgent: false,
             ..command
         }),
         Message::Event(Event::UpstreamTagMoved(fact)) => Some(MirrorTag {
@@ -160,6 +161,7 @@ fn move_of(message: Message) -> Option<MirrorTag> {
             move_number: fact.move_number,
             damaged: false,
             referrers: false,
+            urgent: false,
         }),
         Message::Event(Event::UpstreamTagGone(fact)) => Some(MirrorTag {
             mirror: fact.mirror,
@@ -167,6 +169,7 @@ fn move_of(message: Message) -> Option<MirrorTag> {
             move_number: fact.move_number,
             damaged: false,
             referrers: false,
+            urgent: false,
         }),
         _ => None,
     }
@@ -187,6 +190,7 @@ fn command_for(catalog: &Snapshot, upstream: &UpstreamTag) -> Option<MirrorTag> 
         move_number: upstream.move_number,
         damaged: false,
         referrers: false,
+        urgent: false,
     })
 }
 
@@ -229,7 +233,7 @@ fn moved(mirror: &Mirror, command: &MirrorTag, upstream: &UpstreamTag) -> Option
         move_number: upstream.move_number,
         first_seen_at: time_from_wire(first_seen.and_then(|seen| seen.at.as_ref()))
             .unwrap_or_default(),
-        urgent: false,
+        urgent: command.urgent,
     })
 }
 

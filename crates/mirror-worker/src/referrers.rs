@@ -58,6 +58,7 @@ impl MirrorWorker {
             move_number: fact.move_number,
             damaged: false,
             referrers: true,
+            urgent: fact.urgent,
         };
         let UpstreamTagMoved {
             mirror,

@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use sluice_bus::Outcome;
+use sluice_bus::{Cause, Outcome};
 use sluice_domain::resources::Mirror;
 use sluice_domain::{Digest, Tag};
+use sluice_events::EventId;
+use sluice_events::commands::MirrorTag;
 use sluice_events::subject::{text, token};
-use sluice_events::wire::state::UpstreamTag;
+use sluice_events::wire::state::{TagEntry, UpstreamTag};
 use sluice_registry::Client;
 use sluice_service::crash;
-use sluice_state::{Entries, Entry, Snapshot, key};
+use sluice_state::{Entries, Entry, Snapshot, key, source_of};
 
 use crate::compare::{self, Seen, Standing, Told};
 use crate::poll::{Error, Poller};
@@ -35,6 +37,7 @@ pub(crate) struct Answers {
 #[derive(Debug)]
 pub(crate) struct Known {
     revision: u64,
+    move_number: u64,
     /// Nothing where it is gone.
     pub(crate) digest: Option<Digest>,
     /// Whether it is known of the mirror as it is now, and not as it was before it led elsewhere.
@@ -60,6 +63,8 @@ struct Found {
     told: Vec<Told>,
     /// What to record after that, and at which revision.
     record: Option<(UpstreamTag, u64)>,
+    /// What was told before and is not mirrored yet, for which a person waits.
+    awaited: Option<MirrorTag>,
     failure: Option<String>,
 }
 
@@ -68,6 +73,7 @@ struct Asking<'a> {
     mirror: &'a Mirror,
     client: &'a Client,
     entries: &'a Entries<UpstreamTag>,
+    tags: &'a Entries<TagEntry>,
     /// A person waits for it.
     is_urgent: bool,
     /// A quota is used up for the other tags too, and asking would prolong that.
@@ -81,6 +87,7 @@ impl Poller {
         catalog: &Snapshot,
         mirror: &Mirror,
         is_urgent: bool,
+        cause: &Cause,
     ) -> Result<Answers, Error> {
         let mut answers = Answers {
             selected: 0,
@@ -114,6 +121,7 @@ impl Poller {
             mirror,
             client: &client,
             entries: &self.state.upstream,
+            tags: &self.state.tags,
             is_urgent,
             used_up: AtomicBool::new(false),
         };
@@ -131,6 +139,10 @@ impl Poller {
             for Told { fact, move_number } in found.told {
                 tracing::info!(mirror = %mirror.name, image.tag = %tag, move_number, fact = fact.name(), "a tag changed upstream");
                 answers.outcome = answers.outcome.fact_at(fact, move_number.to_string());
+            }
+            if let Some(command) = found.awaited {
+                let id = format!("mirror/{}/{tag}", cause.id);
+                answers.outcome = answers.outcome.command(command, EventId::random(), id);
             }
             if let Some((entry, revision)) = found.record {
                 answers.outcome = answers
@@ -187,6 +199,7 @@ impl Known {
         let standing = Standing::of(&entry.value);
         Self {
             revision: entry.revision,
+            move_number: standing.move_number,
             digest: standing.digest.parse().ok(),
             is_here: standing.is_of(mirror),
             is_told: entry.value.pending.is_empty(),
@@ -267,6 +280,9 @@ impl Asking<'_> {
             None => !matches!(seen, Seen::At(_)),
         };
         if is_known {
+            if self.is_urgent && matches!(seen, Seen::At(_)) {
+                found.awaited = self.awaited(tag, known).await?;
+            }
             return Ok(found);
         }
         let key = key::upstream(&self.mirror.name, tag);
@@ -304,6 +320,24 @@ impl Asking<'_> {
         }
         tracing::debug!(mirror = %self.mirror.name, image.tag = %tag, "other polls change it; it is left to the next one");
         Ok(found)
+    }
+
+    /// Returns what would bring a tag that is known and not here, because its move waits or what it brought is gone.
+    async fn awaited(&self, tag: &Tag, known: Option<&Known>) -> Result<Option<MirrorTag>, Error> {
+        let Some((known, digest)) = known.and_then(|known| Some((known, known.digest.as_ref()?)))
+        else {
+            return Ok(None);
+        };
+        let held = self.tags.get(&key::tag(&self.mirror.to, tag)).await?;
+        let is_here = held.is_some_and(|held| source_of(&held.value) == digest.as_str());
+        Ok((!is_here).then(|| MirrorTag {
+            mirror: self.mirror.name.clone(),
+            tag: tag.clone(),
+            move_number: known.move_number,
+            damaged: false,
+            referrers: false,
+            urgent: true,
+        }))
     }
 
     async fn head(&self, tag: &Tag, look: Look, found: &mut Found) -> Seen {

@@ -40,7 +40,7 @@ pub(crate) struct Standing<'a> {
     pub(crate) digest: &'a str,
     source: &'a str,
     repository: &'a str,
-    move_number: u64,
+    pub(crate) move_number: u64,
 }
 
 impl<'a> Standing<'a> {

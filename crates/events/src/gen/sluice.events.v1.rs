@@ -880,4 +880,7 @@ pub struct MirrorTag {
     /// Whether what refers to the image upstream is to be looked for, and not the tag.
     #[prost(bool, tag = "5")]
     pub referrers: bool,
+    /// A person waits for it: it may be paid from the reserve of the account.
+    #[prost(bool, tag = "6")]
+    pub urgent: bool,
 }

@@ -426,6 +426,7 @@ fn commands() -> Vec<Command> {
             move_number: 3,
             damaged: false,
             referrers: false,
+            urgent: false,
         }
         .into(),
     ]
