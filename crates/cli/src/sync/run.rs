@@ -141,10 +141,12 @@ impl OfMirror {
                 tag: Some(tag.clone()),
                 platforms: mirror.platforms.clone(),
             };
-            let (session, turns) = (self.session.clone(), self.turns.clone());
+            let session = self.session.clone();
             let (results, number) = (self.results.clone(), self.number);
+            // What has no turn yet takes no memory either.
+            let turn = self.turns.clone().acquire_owned().await?;
             work.spawn(async move {
-                let _turn = turns.acquire().await;
+                let _turn = turn;
                 let end = match session.bring(&image).await {
                     Ok(brought) => End::Brought(brought),
                     Err(error) => End::Failed(format!("{error:#}")),
