@@ -39,7 +39,7 @@ pub(crate) async fn reconcile(
         stages.extend(STAGES);
     }
     let state = State::open(bus).await?;
-    // A stage remembers its last search only, and another one may end right after this one.
+    // From before they are asked for, so that the end of none is missed.
     let mut written = state.reconciliations.written().await?;
     let mut searches = Vec::new();
     for stage in stages {

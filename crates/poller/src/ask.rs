@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use sluice_bus::{Cause, Outcome};
+use sluice_bus::Outcome;
 use sluice_domain::resources::Mirror;
 use sluice_domain::{Digest, Tag};
 use sluice_events::EventId;
@@ -13,7 +13,7 @@ use sluice_events::subject::{text, token};
 use sluice_events::wire::state::{TagEntry, UpstreamTag};
 use sluice_registry::Client;
 use sluice_service::crash;
-use sluice_state::{Entries, Entry, Snapshot, key, source_of};
+use sluice_state::{Entries, Entry, Snapshot, key, source_of, waits_for_pulls};
 
 use crate::compare::{self, Seen, Standing, Told};
 use crate::poll::{Error, Poller};
@@ -73,7 +73,8 @@ struct Asking<'a> {
     mirror: &'a Mirror,
     client: &'a Client,
     entries: &'a Entries<UpstreamTag>,
-    tags: &'a Entries<TagEntry>,
+    /// What is here, where a person is not to wait for the pulls that background work waits for.
+    tags: Option<&'a Entries<TagEntry>>,
     /// A person waits for it.
     is_urgent: bool,
     /// A quota is used up for the other tags too, and asking would prolong that.
@@ -87,7 +88,6 @@ impl Poller {
         catalog: &Snapshot,
         mirror: &Mirror,
         is_urgent: bool,
-        cause: &Cause,
     ) -> Result<Answers, Error> {
         let mut answers = Answers {
             selected: 0,
@@ -117,11 +117,13 @@ impl Poller {
         let attached = self.attached(mirror, &known, attachments).await?;
         looks.retain(|(tag, _)| !attached.contains(tag));
         looks.extend(attached.into_iter().map(|tag| (tag, Look::Listed)));
+        let host = &mirror.from.host;
+        let is_hurried = is_urgent && waits_for_pulls(&self.state.budgets, catalog, host).await?;
         let asking = Asking {
             mirror,
             client: &client,
             entries: &self.state.upstream,
-            tags: &self.state.tags,
+            tags: is_hurried.then_some(&self.state.tags),
             is_urgent,
             used_up: AtomicBool::new(false),
         };
@@ -141,7 +143,7 @@ impl Poller {
                 answers.outcome = answers.outcome.fact_at(fact, move_number.to_string());
             }
             if let Some(command) = found.awaited {
-                let id = format!("mirror/{}/{tag}", cause.id);
+                let id = format!("urgent/{}/{tag}/{}", mirror.name, command.move_number);
                 answers.outcome = answers.outcome.command(command, EventId::random(), id);
             }
             if let Some((entry, revision)) = found.record {
@@ -280,8 +282,8 @@ impl Asking<'_> {
             None => !matches!(seen, Seen::At(_)),
         };
         if is_known {
-            if self.is_urgent && matches!(seen, Seen::At(_)) {
-                found.awaited = self.awaited(tag, known).await?;
+            if let (Some(tags), Seen::At(_)) = (self.tags, &seen) {
+                found.awaited = self.awaited(tags, tag, known).await?;
             }
             return Ok(found);
         }
@@ -322,13 +324,18 @@ impl Asking<'_> {
         Ok(found)
     }
 
-    /// Returns what would bring a tag that is known and not here, because its move waits or what it brought is gone.
-    async fn awaited(&self, tag: &Tag, known: Option<&Known>) -> Result<Option<MirrorTag>, Error> {
+    /// Returns what would bring a tag that is known and not here; the mirror worker knows whether it is to come at all.
+    async fn awaited(
+        &self,
+        tags: &Entries<TagEntry>,
+        tag: &Tag,
+        known: Option<&Known>,
+    ) -> Result<Option<MirrorTag>, Error> {
         let Some((known, digest)) = known.and_then(|known| Some((known, known.digest.as_ref()?)))
         else {
             return Ok(None);
         };
-        let held = self.tags.get(&key::tag(&self.mirror.to, tag)).await?;
+        let held = tags.get(&key::tag(&self.mirror.to, tag)).await?;
         let is_here = held.is_some_and(|held| source_of(&held.value) == digest.as_str());
         Ok((!is_here).then(|| MirrorTag {
             mirror: self.mirror.name.clone(),

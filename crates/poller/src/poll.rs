@@ -93,7 +93,7 @@ impl Poller {
             tracing::debug!(mirror = %name, %until, "its upstream keeps failing; it is left alone");
             return Ok(Outcome::done());
         }
-        let answers = self.ask(&catalog, mirror, command.urgent, cause).await?;
+        let answers = self.ask(&catalog, mirror, command.urgent).await?;
         Ok(self.poll_outcome(mirror, poll, answers))
     }
 

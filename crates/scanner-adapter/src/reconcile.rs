@@ -1,6 +1,6 @@
 //! Which images nobody has scanned, from state alone.
 
-use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
 use sluice_bus::topology::SCANNER_ADAPTER;
 use sluice_domain::resources::ScanMode;
@@ -19,7 +19,6 @@ impl ScannerAdapter {
         let state = &self.images.state;
         let catalog = self.catalog.current();
         let page = state.tags.page("*.*", command.after, PAGE).await?;
-        let given_up = self.given_up(&catalog).await?;
         let mut found = Found {
             looked_at: page.entries.len(),
             next: Next::after(page.next, Next::End),
@@ -27,33 +26,51 @@ impl ScannerAdapter {
         };
         let mut unscanned = Vec::new();
         for entry in page.entries {
-            let Some(image) = image_of(&catalog, &entry.value) else {
-                continue;
-            };
-            // What failed for good is tried again when a person asks for it.
-            let failed = given_up.iter().any(|(repository, digest)| {
-                *repository == image.repository && *digest == image.digest
-            });
-            if !failed && !self.is_scanned(&image.digest).await? {
+            if let Some(image) = image_of(&catalog, &entry.value)
+                && !self.is_scanned(&image.digest).await?
+            {
                 unscanned.push(image);
             }
         }
-        if unscanned.is_empty() {
-            return Ok(found);
-        }
-        // What is on its way is not missing, and would be told twice.
-        let coming = self.bus.backlog(&SCANNER_ADAPTER).await?.into_iter();
-        let coming: BTreeSet<_> = coming
-            .filter_map(|message| scanned_by(&catalog, message))
-            .collect();
+        self.leave_what_comes(&catalog, &mut unscanned).await?;
         for image in unscanned {
-            let comes = coming.contains(&(image.repository.clone(), image.digest.clone()));
             // It may have come meanwhile.
-            if !comes && !self.is_scanned(&image.digest).await? {
+            if !self.is_scanned(&image.digest).await? {
                 found.commands.push(image.into());
             }
         }
         Ok(found)
+    }
+
+    /// Takes away what is on its way, which would be told twice, and what failed for good, which is tried again when a
+    /// person asks for it.
+    async fn leave_what_comes(
+        &self,
+        catalog: &Snapshot,
+        unscanned: &mut Vec<ScanImage>,
+    ) -> Result<(), Error> {
+        if unscanned.is_empty() {
+            return Ok(());
+        }
+        let mut leave = |message| {
+            if let Some(target) = scanned_by(catalog, message) {
+                unscanned
+                    .retain(|image| (&image.repository, &image.digest) != (&target.0, &target.1));
+            }
+            if unscanned.is_empty() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        };
+        // In the order in which a message goes, so that none slips past.
+        self.bus.backlog(&SCANNER_ADAPTER, &mut leave).await?;
+        for letter in self.bus.given_up(&SCANNER_ADAPTER).await? {
+            if leave(letter).is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Says whether everything that can be run has a verdict, whatever it says.
@@ -73,15 +90,6 @@ impl ScannerAdapter {
             }
         }
         Ok(true)
-    }
-
-    /// Returns the images that are dead letters of this stage.
-    async fn given_up(&self, catalog: &Snapshot) -> Result<Vec<(Repository, Digest)>, Error> {
-        let letters = self.bus.given_up(&SCANNER_ADAPTER).await?;
-        let letters = letters.into_iter();
-        Ok(letters
-            .filter_map(|letter| scanned_by(catalog, letter))
-            .collect())
     }
 }
 

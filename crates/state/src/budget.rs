@@ -118,6 +118,26 @@ impl Budgets {
     }
 }
 
+impl Budgets {
+    /// Says whether background work waits for pulls of an account: only what is kept for people is left, or not even that.
+    ///
+    /// # Errors
+    /// A failing bus.
+    pub async fn is_spent(
+        &self,
+        registry: &RegistryHost,
+        account: &str,
+        reserve: u32,
+    ) -> Result<bool, Error> {
+        let ledger = self.ledgers.get(&key(registry, account)).await?;
+        Ok(ledger.is_some_and(|Entry { value: ledger, .. }| {
+            let refused_until = time_from_wire(ledger.pulls_paused_until.as_ref());
+            let is_used_up = ledger.limit > 0 && ledger.free <= u64::from(reserve);
+            is_used_up || refused_until.is_some_and(|until| until > sluice_domain::now())
+        }))
+    }
+}
+
 /// Names the ledger of an account.
 fn key(registry: &RegistryHost, account: &str) -> String {
     let account = if account.is_empty() {

@@ -10,6 +10,7 @@ use sluice_service::{BusSettings, Host, RegistrySettings, secret_file};
 use crate::State;
 use crate::budget::Budgets;
 use crate::catalog::{Catalog, Snapshot};
+use crate::error::Error;
 
 /// The services that delete tags, and so may write tombstones.
 const DELETING: [&str; 3] = ["mirror-worker", "promoter", "pruner"];
@@ -90,19 +91,40 @@ pub fn budgeted_registry(
     is_urgent: bool,
 ) -> anyhow::Result<Client> {
     let (endpoint, known) = described(catalog, host)?;
-    let account = known.and_then(|known| known.username.as_deref());
-    let account = account.unwrap_or_default();
-    let reserve = known.map_or(0, |known| known.reserve);
+    let (account, reserve) = account_of(known);
     let budget = budgets.account(host, account, reserve, is_urgent);
     Ok(Client::within(budget, transport.clone(), endpoint)?)
+}
+
+/// Says whether what nobody is in a hurry for waits for pulls of a registry.
+///
+/// # Errors
+/// A failing bus.
+pub async fn waits_for_pulls(
+    budgets: &Budgets,
+    catalog: &Snapshot,
+    host: &RegistryHost,
+) -> Result<bool, Error> {
+    let (account, reserve) = account_of(known(catalog, host));
+    budgets.is_spent(host, account, reserve).await
+}
+
+fn account_of(known: Option<&Registry>) -> (&str, u32) {
+    let account = known.and_then(|known| known.username.as_deref());
+    let reserve = known.map_or(0, |known| known.reserve);
+    (account.unwrap_or_default(), reserve)
+}
+
+fn known<'a>(catalog: &'a Snapshot, host: &RegistryHost) -> Option<&'a Registry> {
+    let mut known = catalog.registries.values();
+    known.find(|registry| registry.host == *host)
 }
 
 fn described<'a>(
     catalog: &'a Snapshot,
     host: &RegistryHost,
 ) -> anyhow::Result<(Endpoint, Option<&'a Registry>)> {
-    let known = catalog.registries.values();
-    let known = known.into_iter().find(|registry| registry.host == *host);
+    let known = known(catalog, host);
     let endpoint = match known {
         Some(registry) => Endpoint::described(registry)?,
         None => Endpoint::of(host, false)?,

@@ -21,7 +21,7 @@ use sluice_events::wire::state as wire;
 pub use attachments::{Joined, Upon, attached, detach, is_attachment, manifests_of, merge};
 pub use budget::Budgets;
 pub use catalog::{Catalog, CatalogFeed, Snapshot};
-pub use connect::{attach, budgeted_registry, internal_registry, remote_registry};
+pub use connect::{attach, budgeted_registry, internal_registry, remote_registry, waits_for_pulls};
 pub use control::{Held, note_restore, reconciled};
 pub use entries::{Entries, Entry, Page, Stored};
 pub use error::Error;

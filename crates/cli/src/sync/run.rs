@@ -143,8 +143,11 @@ impl OfMirror {
             };
             let session = self.session.clone();
             let (results, number) = (self.results.clone(), self.number);
-            // What has no turn yet takes no memory either.
+            // What has no turn yet takes no memory, nor what has ended.
             let turn = self.turns.clone().acquire_owned().await?;
+            while let Some(ended) = work.try_join_next() {
+                ended.context("a copy ended unexpectedly")?;
+            }
             work.spawn(async move {
                 let _turn = turn;
                 let end = match session.bring(&image).await {
