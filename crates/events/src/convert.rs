@@ -162,6 +162,13 @@ pub fn time_from_wire(timestamp: Option<&Timestamp>) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(timestamp.seconds, u32::try_from(timestamp.nanos).ok()?)
 }
 
+/// Returns a time that others told as it comes back from the wire, which has no leap seconds: one is told as the last
+/// nanosecond before it ends.
+#[must_use]
+pub fn time_as_told(time: DateTime<Utc>) -> DateTime<Utc> {
+    time_from_wire(Some(&time_to_wire(time))).unwrap_or(time)
+}
+
 /// Writes a protobuf timestamp.
 #[must_use]
 pub fn time_to_wire(time: DateTime<Utc>) -> Timestamp {

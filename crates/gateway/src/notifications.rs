@@ -7,10 +7,10 @@
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use sluice_domain::{Digest, InvalidName, RegistryHost, Repository, Tag, is_service_account};
-use sluice_events::Event;
 use sluice_events::facts::{
     ManifestDeleted, ManifestPulled, ManifestPushed, TagDeleted, TagPulled, TagPushed,
 };
+use sluice_events::{Event, time_as_told};
 use thiserror::Error;
 
 /// The media type that Distribution gives to every blob.
@@ -154,7 +154,7 @@ impl Notification {
             registry: registry.clone(),
             repository: self.target.repository.parse()?,
             actor: self.actor.name.clone(),
-            at: self.timestamp,
+            at: time_as_told(self.timestamp),
         };
         let digest = given(&self.target.digest)?;
         let tag = given(&self.target.tag)?;

@@ -53,6 +53,16 @@ fn names(told: Option<Told>) -> Vec<&'static str> {
 }
 
 #[test]
+fn a_fact_of_a_leap_second_comes_back_from_the_wire_as_it_was_told() {
+    let mut body = body("delete", "DELETE", "ci", &json!({ "tag": "v1" }));
+    body["timestamp"] = "2016-12-31T23:59:60.5Z".into();
+    let facts = read(body).unwrap().unwrap().facts;
+    let fact = facts.first().unwrap();
+    let again = Event::decode(fact.type_name(), &fact.encode());
+    assert_eq!(again.unwrap().unwrap(), *fact);
+}
+
+#[test]
 fn each_notification_is_the_facts_of_the_table() {
     let digest_only = json!({ "digest": digest() });
     let tag_only = json!({ "tag": "v1" });
