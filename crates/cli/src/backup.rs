@@ -88,8 +88,10 @@ pub(crate) async fn backup(bus: &Bus, folder: &Path, format: Format) -> anyhow::
     let mut partial = begin(folder)?;
     let taken_at = Utc::now();
     let taken = tokio::select! {
-        taken = take_all(bus, &partial.folder) => taken,
+        // First, so that it is listened for before anything begins.
+        biased;
         stopped = stopped() => Err(stopped),
+        taken = take_all(bus, &partial.folder) => taken,
     };
     progress("");
     // Whatever came of it, the stages go on; they would only in a while by themselves.

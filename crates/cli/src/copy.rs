@@ -99,8 +99,10 @@ pub(crate) async fn copy(arguments: &CopyArguments) -> anyhow::Result<ExitCode> 
     let begun = Instant::now();
     session.board.expect(1);
     let ended = tokio::select! {
-        ended = session.bring(&image) => Some(ended),
+        // First, so that it is listened for before anything begins.
+        biased;
         interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| None)?,
+        ended = session.bring(&image) => Some(ended),
     };
     session.board.clear();
     let mut report = json!({

@@ -120,8 +120,10 @@ async fn plan(
     let results = run::results(documents.mirrors, &order.place);
     let begun = Instant::now();
     let interrupted = tokio::select! {
-        () = run::run(&session, &order, &results) => false,
+        // First, so that it is listened for before anything begins.
+        biased;
         interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| true)?,
+        () = run::run(&session, &order, &results) => false,
     };
     session.board.clear();
     let report = Report::new(&session, &results, begun.elapsed(), interrupted);

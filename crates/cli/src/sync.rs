@@ -103,8 +103,10 @@ pub(crate) async fn sync(arguments: &SyncArguments) -> anyhow::Result<ExitCode> 
     let results = run::results(mirrors, &order.place);
     let begun = Instant::now();
     let interrupted = tokio::select! {
-        () = run::run(&session, &order, &results) => false,
+        // First, so that it is listened for before anything begins.
+        biased;
         interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| true)?,
+        () = run::run(&session, &order, &results) => false,
     };
     session.board.clear();
     report::Report::new(&session, &results, begun.elapsed(), interrupted).show(arguments.output)
