@@ -358,7 +358,9 @@ impl TagWriter {
                 settle(&mut value, &change.provenance, wanted.as_ref(), now());
             } else {
                 value.claim = None;
-                value.digest = text(there.as_ref());
+                if !self.is_passing(change.repository, there.as_ref()).await? {
+                    value.digest = text(there.as_ref());
+                }
             }
             self.state.tags.write(&key, &value, Some(revision)).await?;
             return Ok(Round::Again);

@@ -95,6 +95,24 @@ impl TagWriter {
         Ok(true)
     }
 
+    /// Says whether a tag names only what somebody else's removal puts there for a moment, or has taken away by now.
+    pub(super) async fn is_passing(
+        &self,
+        repository: &Repository,
+        there: Option<&Digest>,
+    ) -> Result<bool, Error> {
+        let Some(there) = there else {
+            return Ok(false);
+        };
+        let is_passing = self.registry.is_tombstone(repository, there).await?
+            || self
+                .registry
+                .head(repository, &there.into())
+                .await?
+                .is_none();
+        Ok(is_passing)
+    }
+
     /// Brings a settled tag back to what its entry says.
     async fn restore(
         &self,
