@@ -31,7 +31,7 @@ pub(crate) struct Service {
     pub(crate) stage: Option<&'static Stage>,
     /// The facts that it alone publishes.
     pub(crate) facts: &'static [&'static str],
-    /// What it asks for: of itself, unless it serves people.
+    /// What it asks for: mostly of itself.
     pub(crate) commands: &'static [&'static str],
     /// The buckets that it reads besides those that it writes and those that all read.
     pub(crate) reads: &'static [&'static str],

@@ -189,8 +189,10 @@ impl Comparison<'_> {
             }
             (Some(reason), before) => {
                 let place = (repository, tag, digest);
-                let found = self.remember(place, reason, before).await?;
-                self.answer(&found).await
+                match self.remember(place, reason, before).await? {
+                    Some(found) => self.answer(&found).await,
+                    None => Ok(true),
+                }
             }
         }
     }
@@ -222,15 +224,20 @@ impl Comparison<'_> {
         Ok(reason)
     }
 
-    /// Writes down what was found, before anything is told or done about it.
+    /// Writes down what was found, before anything is told or done about it; nothing if it is gone by now.
+    ///
+    /// Two searches may find the same at the same time: it is one happening, which the first of them has written down.
     async fn remember(
         &self,
         (repository, tag, digest): (&Repository, &Tag, &Digest),
         reason: String,
         before: Option<Entry<Unauthorised>>,
-    ) -> Result<Found, Error> {
+    ) -> Result<Option<Found>, Error> {
         let promoter = self.promoter;
-        if let Some(mut before) = before {
+        let key = key::unauthorised(repository, tag);
+        let written = promoter.state.unauthorised.get(&key).await?;
+        let same = |entry: &Entry<Unauthorised>| entry.value.digest == digest.as_str();
+        if let Some(mut before) = before.or_else(|| written.clone().filter(same)) {
             if self.restored.is_some() && !before.value.kept {
                 // It may have been allowed since the backup.
                 before.value.kept = true;
@@ -240,7 +247,7 @@ impl Comparison<'_> {
                     .write(&before.key, &before.value, Some(before.revision))
                     .await?;
             }
-            return Ok(Found::new(repository, tag, digest, before));
+            return Ok(Some(Found::new(repository, tag, digest, before)));
         }
         let restored = self.restored.as_ref();
         let taken_at = restored.and_then(|restored| time_from_wire(restored.taken_at.as_ref()));
@@ -265,19 +272,23 @@ impl Comparison<'_> {
             kept: self.restored.is_some(),
             ..Default::default()
         };
-        let key = key::unauthorised(repository, tag);
-        let before = promoter.state.unauthorised.get(&key).await?;
         let revision = promoter
             .state
             .unauthorised
-            .write(&key, &value, before.map(|before| before.revision))
+            .write(&key, &value, written.map(|written| written.revision))
             .await?;
+        // Whoever put it right since it was looked for has told that, and forgotten it.
+        let head = promoter.registry.head(repository, &tag.into()).await?;
+        if head.is_none_or(|head| head.digest != *digest) {
+            promoter.state.unauthorised.delete(&key).await?;
+            return Ok(None);
+        }
         let entry = Entry {
             key,
             value,
             revision,
         };
-        Ok(Found::new(repository, tag, digest, entry))
+        Ok(Some(Found::new(repository, tag, digest, entry)))
     }
 
     /// Tells what was found, or puts it right.

@@ -1,4 +1,4 @@
-//! Which images nobody has scanned, from state alone.
+//! Which images nobody has scanned, from state and from what the stage has before it.
 
 use std::ops::ControlFlow;
 

@@ -116,9 +116,7 @@ impl Budgets {
             is_urgent,
         })
     }
-}
 
-impl Budgets {
     /// Says whether background work waits for pulls of an account: only what is kept for people is left, or not even that.
     ///
     /// # Errors
