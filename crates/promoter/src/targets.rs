@@ -304,8 +304,9 @@ impl Comparison<'_> {
         }
         match self.promoter.revert(found, self.cause).await {
             Ok(()) => Ok(true),
-            // Most likely another promoter reverts it just now, and tells that; the next look says what is left of it.
+            // Most likely another search reverts it just now, and tells that; the next look says what is left of it.
             Err(Error::State(sluice_state::Error::Claimed { .. })) => Ok(false),
+            Err(Error::State(error)) if error.is_conflict() => Ok(false),
             Err(error) => {
                 tracing::warn!(image.repository = %found.repository, image.tag = %found.tag, %error, "an unauthorised tag cannot be reverted now");
                 self.promoter.report(found, self.cause).await?;

@@ -1,9 +1,11 @@
 //! What somebody brings into a target past the policies is told, and by setting put right; everything else stays.
 
 use chrono::{TimeDelta, Utc};
+use sluice_bus::topology;
 use sluice_events::time_to_wire;
 use sluice_events::wire::state::{Claim, TagEntry};
 use sluice_state::key;
+use sluice_state::reconcile::{reason, search};
 use sluice_tests::skopeo;
 
 use super::CLEAN_TO_OFFICIAL;
@@ -147,6 +149,27 @@ fn a_tag_that_was_moved_in_a_target_is_put_back() {
     assert_eq!(scene.status("official/app", &evil.digest), 404);
     scene.told("image.promoted", 2);
     scene.told("image.withdrawn", 0);
+}
+
+#[test]
+fn what_many_searches_find_at_the_same_time_is_put_right_and_told_once() {
+    let (scene, image) = promoted();
+    scene.unauthorised("revert", "private");
+    scene.quiet();
+    let thief = scene.stack.as_service("promoter");
+    let bus = scene.stack.bus();
+    for round in 1..=2 {
+        let evil = thief.image("official/app", "amd64", &format!("backdoor {round}"));
+        thief.put("official/app", "1.0", &evil);
+        for _ in 0..8 {
+            bus.command(search(&topology::PROMOTER, reason::ASKED));
+        }
+        scene.told("image.unauthorised", round);
+        assert_eq!(
+            scene.reader().get("official/app", "1.0").unwrap(),
+            image.raw
+        );
+    }
 }
 
 #[test]
