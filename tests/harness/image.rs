@@ -43,6 +43,22 @@ impl Image {
     }
 }
 
+/// Returns the tag of something that is attached to an image: `.sig`, `.att`, `.sbom`, or nothing for a list of referrers.
+pub fn tag_of(image: &Image, kind: &str) -> String {
+    format!("{}{kind}", image.digest.replace(':', "-"))
+}
+
+/// Returns the digests that an index or a list of referrers names, sorted.
+pub fn digests_in(list: &[u8]) -> Vec<String> {
+    let list: serde_json::Value = serde_json::from_slice(list).unwrap();
+    let listed = list["manifests"].as_array().unwrap().iter();
+    let mut digests: Vec<String> = listed
+        .map(|entry| entry["digest"].as_str().unwrap().to_owned())
+        .collect();
+    digests.sort();
+    digests
+}
+
 /// A registry as a client with or without an account sees it.
 #[derive(Debug)]
 pub struct Upstream {

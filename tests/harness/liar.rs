@@ -6,6 +6,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Response, StatusCode, header};
+use serde_json::json;
 use tokio::runtime::Runtime;
 
 /// The header that names a digest.
@@ -32,6 +33,20 @@ pub enum Lie {
     Found(&'static str, String),
     /// The list of tags has these, and another page if so said.
     Tags(Vec<&'static str>, bool),
+}
+
+impl Lie {
+    /// A list of referrers.
+    pub fn listing(digests: &[&str]) -> Self {
+        let media_type = "application/vnd.oci.image.manifest.v1+json";
+        let listed = digests
+            .iter()
+            .map(|digest| json!({ "mediaType": media_type, "digest": digest, "size": 2 }));
+        let listed: Vec<_> = listed.collect();
+        let index = "application/vnd.oci.image.index.v1+json";
+        let list = json!({ "schemaVersion": 2, "mediaType": index, "manifests": listed });
+        Self::Found(index, list.to_string())
+    }
 }
 
 /// A lie about requests whose path has this part.

@@ -1,5 +1,6 @@
 //! The commands that copy without an installation: `sluice copy`, `sync`, `plan` and `import`, on real registries.
 
+mod attached;
 mod page;
 mod platforms;
 

@@ -1,41 +1,14 @@
 //! What an upstream lists as referrers by its API follows the image into staging, however late; lies about it stop nothing.
 
-use serde_json::{Value, json};
+use serde_json::json;
+use sluice_tests::image::{digests_in, tag_of};
 use sluice_tests::liar::{Liar, Lie};
 use sluice_tests::{Image, Stack, wait_for};
-
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// A mirror of `library/app` into `hub/app`, through an upstream that can have referrers.
 struct Scene {
     stack: Stack,
     upstream: Liar,
-}
-
-/// Returns the tag of something that is attached to a manifest.
-fn tag_of(image: &Image, kind: &str) -> String {
-    format!("{}{kind}", image.digest.replace(':', "-"))
-}
-
-/// Returns an answer that lists referrers.
-fn listing(referrers: &[&Image]) -> Lie {
-    let listed = referrers.iter().map(|image| {
-        json!({ "mediaType": image.media_type, "digest": image.digest, "size": image.raw.len() })
-    });
-    let list = json!({
-        "schemaVersion": 2, "mediaType": INDEX, "manifests": listed.collect::<Vec<_>>(),
-    });
-    Lie::Found(INDEX, list.to_string())
-}
-
-fn digests(list: &[u8]) -> Vec<String> {
-    let list: Value = serde_json::from_slice(list).unwrap();
-    let listed = list["manifests"].as_array().unwrap().iter();
-    let mut digests: Vec<String> = listed
-        .map(|entry| entry["digest"].as_str().unwrap().to_owned())
-        .collect();
-    digests.sort();
-    digests
 }
 
 fn sorted(images: &[&Image]) -> Vec<String> {
@@ -110,12 +83,12 @@ fn listed_referrers_follow_and_what_is_none_is_left_out() {
     let foreign = publisher.referrer(app, &other, "text/signature", "of something else");
     let missing = Image::index(&json!({ "schemaVersion": 2, "manifests": [] }));
     let part = format!("/referrers/{}", image.digest);
-    let lies = [&signature, &foreign, &other, &missing];
-    scene.upstream.lie(&part, listing(&lies));
-    scene.upstream.lie("/referrers/", listing(&[]));
+    let lies = [&signature, &foreign, &other, &missing].map(|image| image.digest.as_str());
+    scene.upstream.lie(&part, Lie::listing(&lies));
+    scene.upstream.lie("/referrers/", Lie::listing(&[]));
     scene.mirror(&image);
     let list = tag_of(&image, "");
-    assert_eq!(digests(&scene.at(&list).unwrap()), sorted(&[&signature]));
+    assert_eq!(digests_in(&scene.at(&list).unwrap()), sorted(&[&signature]));
     assert_eq!(scene.at(&signature.digest).unwrap(), signature.raw);
     for image in [&foreign, &other] {
         assert_eq!(scene.at(&image.digest), None);
@@ -125,15 +98,17 @@ fn listed_referrers_follow_and_what_is_none_is_left_out() {
     // Another one comes late. No poll asks for it, and the next audit finds it.
     let sbom = publisher.referrer(app, &image, "text/spdx", "packages");
     scene.upstream.confess();
-    scene.upstream.lie(&part, listing(&[&signature, &sbom]));
-    scene.upstream.lie("/referrers/", listing(&[]));
+    scene
+        .upstream
+        .lie(&part, Lie::listing(&[&signature.digest, &sbom.digest]));
+    scene.upstream.lie("/referrers/", Lie::listing(&[]));
     scene.asked();
     scene.poll();
     assert_eq!(scene.asked(), 0);
     scene.audit();
     let both = sorted(&[&signature, &sbom]);
     scene.until(&list, |there| {
-        there.is_some_and(|list| digests(&list) == both)
+        there.is_some_and(|list| digests_in(&list) == both)
     });
     scene.quiet();
     let facts = scene.stack.facts("tag.mirrored").len();
@@ -145,7 +120,7 @@ fn listed_referrers_follow_and_what_is_none_is_left_out() {
     publisher.put(app, &list, &theirs);
     scene.poll();
     let all = sorted(&[&signature, &sbom, &attestation]);
-    assert_eq!(digests(&scene.at(&list).unwrap()), all);
+    assert_eq!(digests_in(&scene.at(&list).unwrap()), all);
     let before = scene.at(&list);
     scene.poll();
     scene.stack.sluice(&["reconcile", "mirror-worker"]);

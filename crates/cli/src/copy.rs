@@ -13,7 +13,7 @@ use crate::cost::{self, merge};
 use crate::exit::{HELP, INTERRUPTED};
 use crate::output::{Format, note, show};
 use crate::remote::RemoteOptions;
-use crate::transfer::{Brought, Image, Session, Target};
+use crate::transfer::{Brought, Image, Session, Target, Wishes};
 
 /// Copies an image or a whole index, byte for byte.
 #[derive(Debug, Args)]
@@ -40,6 +40,9 @@ pub(crate) struct CopyArguments {
         conflicts_with = "all"
     )]
     platform: Vec<Platform>,
+    /// Brings signatures, attestations and SBOMs after it: what refers to it, and cosign's tags.
+    #[arg(long)]
+    referrers: bool,
     /// Only says what would be copied, and what that would cost.
     #[arg(long)]
     dry_run: bool,
@@ -94,8 +97,12 @@ pub(crate) async fn copy(arguments: &CopyArguments) -> anyhow::Result<ExitCode> 
         Ok(image) => image,
         Err(reason) => return Ok(crate::misused(&reason)),
     };
-    let quiet = arguments.output != Format::Table;
-    let session = Session::new(&arguments.remote, Vec::new(), arguments.dry_run, quiet);
+    let wishes = Wishes {
+        dry_run: arguments.dry_run,
+        quiet: arguments.output != Format::Table,
+        referrers: arguments.referrers,
+    };
+    let session = Session::new(&arguments.remote, Vec::new(), wishes);
     let begun = Instant::now();
     session.board.expect(1);
     let ended = tokio::select! {
@@ -116,7 +123,7 @@ pub(crate) async fn copy(arguments: &CopyArguments) -> anyhow::Result<ExitCode> 
     let code = match ended {
         Some(Ok(brought)) => {
             tell(arguments, &image, &brought, &mut report)?;
-            let pulls = cost::pulls_of(&image.source.host, &brought.work);
+            let pulls = cost::pulls_of(&image.source.host, &brought);
             for line in cost::forecast(&session.clients.asked(), &pulls, &mut report) {
                 note(&line);
             }
@@ -166,7 +173,7 @@ fn tell(
         "{} -> {place}@{}: {}",
         image,
         brought.digest,
-        cost::sentence(&brought.work)
+        cost::told(brought)
     ))
 }
 

@@ -57,9 +57,41 @@ pub(crate) fn sentence(work: &Work) -> String {
     }
 }
 
+/// Says in one line what an image took, with what is attached to it.
+pub(crate) fn told(brought: &Brought) -> String {
+    let work = sentence(&brought.work);
+    match brought.attachments {
+        0 => work,
+        count => format!(
+            "{work}; {}: {}",
+            attachments(count),
+            sentence(&brought.attaching)
+        ),
+    }
+}
+
+/// Writes a number of attachments.
+pub(crate) fn attachments(count: u64) -> String {
+    match count {
+        1 => "1 attachment".to_owned(),
+        count => format!("{count} attachments"),
+    }
+}
+
 /// Returns what was or would be brought as an object.
 pub(crate) fn brought(brought: &Brought) -> Value {
-    let mut told = match &brought.work {
+    let mut told = work_json(&brought.work);
+    let mut attachments = work_json(&brought.attaching);
+    merge(&mut attachments, json!({ "count": brought.attachments }));
+    merge(
+        &mut told,
+        json!({ "digest": brought.digest, "before": brought.before, "attachments": attachments }),
+    );
+    told
+}
+
+fn work_json(work: &Work) -> Value {
+    match work {
         Work::Unchanged => json!({ "outcome": "unchanged" }),
         Work::Copied(spent) => spent_json("copied", spent),
         Work::Planned(cost) => {
@@ -67,12 +99,7 @@ pub(crate) fn brought(brought: &Brought) -> Value {
             merge(&mut told, json!({ "outcome": "would_copy" }));
             told
         }
-    };
-    merge(
-        &mut told,
-        json!({ "digest": brought.digest, "before": brought.before }),
-    );
-    told
+    }
 }
 
 /// Adds the keys of one object to another.
@@ -121,11 +148,14 @@ pub(crate) fn registries(asked: &[Asked]) -> Value {
 }
 
 /// Returns the pulls that planned work would cost.
-pub(crate) fn pulls_of(host: &RegistryHost, work: &Work) -> Pulls {
-    match work {
-        Work::Planned(cost) => Pulls::from([(host.clone(), cost.pulls)]),
-        Work::Unchanged | Work::Copied(_) => Pulls::new(),
+pub(crate) fn pulls_of(host: &RegistryHost, brought: &Brought) -> Pulls {
+    let mut pulls = Pulls::new();
+    for work in [&brought.work, &brought.attaching] {
+        if let Work::Planned(cost) = work {
+            *pulls.entry(host.clone()).or_default() += cost.pulls;
+        }
     }
+    pulls
 }
 
 /// Compares planned pulls with what the registries say is left; returns a line for each that limits them.

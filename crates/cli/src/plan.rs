@@ -23,7 +23,7 @@ use crate::sync::documents::Documents;
 use crate::sync::report::{Report, Totals, totals_json};
 use crate::sync::run::{self, Order, Place};
 use crate::sync::{Destination, PARALLEL};
-use crate::transfer::Session;
+use crate::transfer::{Session, Wishes};
 
 /// Says what mirrors would cost: pulls, requests and bytes.
 #[derive(Debug, Args)]
@@ -116,7 +116,12 @@ async fn plan(
         parallel: usize::from(PARALLEL),
     };
     // A plan is what it shows at its end; lines for each tag would only stand in its way.
-    let session = Session::new(&arguments.remote, documents.registries, true, true);
+    let wishes = Wishes {
+        dry_run: true,
+        quiet: true,
+        referrers: false,
+    };
+    let session = Session::new(&arguments.remote, documents.registries, wishes);
     let results = run::results(documents.mirrors, &order.place);
     let begun = Instant::now();
     let interrupted = tokio::select! {

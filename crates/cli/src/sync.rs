@@ -17,7 +17,7 @@ use self::run::{Order, Place};
 use crate::exit::HELP;
 use crate::output::Format;
 use crate::remote::RemoteOptions;
-use crate::transfer::Session;
+use crate::transfer::{Session, Wishes};
 
 /// How many images are looked at or copied at a time, unless something else is said.
 pub(crate) const PARALLEL: u16 = 16;
@@ -46,6 +46,9 @@ pub(crate) struct SyncArguments {
     /// Removes tags that disappeared at the source, for mirrors that say `on_delete: delete`.
     #[arg(long)]
     delete: bool,
+    /// Brings signatures, attestations and SBOMs after their images: what refers to them, and cosign's tags.
+    #[arg(long)]
+    referrers: bool,
     /// How many images are looked at or copied at a time.
     #[arg(long, value_name = "NUMBER", default_value_t = PARALLEL, value_parser = clap::value_parser!(u16).range(1..=1024))]
     parallel: u16,
@@ -98,8 +101,12 @@ pub(crate) async fn sync(arguments: &SyncArguments) -> anyhow::Result<ExitCode> 
         delete: arguments.delete,
         parallel: usize::from(arguments.parallel),
     };
-    let quiet = arguments.output != Format::Table;
-    let session = Session::new(&arguments.remote, registries, arguments.dry_run, quiet);
+    let wishes = Wishes {
+        dry_run: arguments.dry_run,
+        quiet: arguments.output != Format::Table,
+        referrers: arguments.referrers,
+    };
+    let session = Session::new(&arguments.remote, registries, wishes);
     let results = run::results(mirrors, &order.place);
     let begun = Instant::now();
     let interrupted = tokio::select! {

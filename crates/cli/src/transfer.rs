@@ -1,5 +1,6 @@
 //! Brings one image from one registry to another, or says what that would cost. What `copy`, `sync` and `plan` share.
 
+mod attached;
 pub(crate) mod board;
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,6 +17,7 @@ use sluice_registry::{
     ManifestRef,
 };
 
+use self::attached::Attachments;
 use self::board::{Board, ImageWatch};
 use crate::remote::{Clients, RemoteOptions, Side};
 
@@ -37,8 +39,21 @@ pub(crate) struct Session {
     limits: Option<Limits>,
     /// Adds up the cost where nothing is to be copied.
     estimator: Option<tokio::sync::Mutex<Estimator>>,
+    /// What is known of attachments, where they are to follow their images.
+    attachments: Option<Attachments>,
     /// Source registries whose quota is used up, with what they said.
     closed: Mutex<BTreeMap<RegistryHost, String>>,
+}
+
+/// What a command does besides copying images.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wishes {
+    /// Writes nothing, and adds up what it would cost.
+    pub(crate) dry_run: bool,
+    /// Writes no lines for single images.
+    pub(crate) quiet: bool,
+    /// Brings what is attached to images after them.
+    pub(crate) referrers: bool,
 }
 
 /// What is at the other end.
@@ -84,6 +99,10 @@ pub(crate) struct Brought {
     pub(crate) before: Option<Digest>,
     /// What it took.
     pub(crate) work: Work,
+    /// How many things that are attached to it came with it, or would.
+    pub(crate) attachments: u64,
+    /// What these took.
+    pub(crate) attaching: Work,
 }
 
 /// What it took to bring an image.
@@ -110,6 +129,44 @@ pub(crate) struct Spent {
     pub(crate) blobs_skipped: u64,
 }
 
+impl Brought {
+    fn new(digest: Digest, before: Option<Digest>, work: Work) -> Self {
+        Self {
+            digest,
+            before,
+            work,
+            attachments: 0,
+            attaching: Work::Unchanged,
+        }
+    }
+
+    /// Says whether nothing of it was copied, or would be.
+    pub(crate) fn is_unchanged(&self) -> bool {
+        self.work == Work::Unchanged && self.attaching == Work::Unchanged
+    }
+
+    /// Adds something that is attached to it.
+    fn attach(&mut self, work: Work) {
+        self.attachments += 1;
+        match (&mut self.attaching, work) {
+            (_, Work::Unchanged) => {}
+            (Work::Copied(all), Work::Copied(spent)) => all.add(&spent),
+            (Work::Planned(all), Work::Planned(cost)) => all.add(&cost),
+            (all, work) => *all = work,
+        }
+    }
+}
+
+impl Spent {
+    /// Adds what another copy transferred.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.blobs_copied += other.blobs_copied;
+        self.blobs_mounted += other.blobs_mounted;
+        self.blobs_skipped += other.blobs_skipped;
+    }
+}
+
 impl From<&Copied> for Spent {
     fn from(copied: &Copied) -> Self {
         Self {
@@ -122,19 +179,19 @@ impl From<&Copied> for Spent {
 }
 
 impl Session {
-    /// Begins; with a dry run nothing is written.
+    /// Begins.
     pub(crate) fn new(
         options: &RemoteOptions,
         registries: Vec<sluice_domain::resources::Registry>,
-        dry_run: bool,
-        quiet: bool,
+        wishes: Wishes,
     ) -> Arc<Self> {
         let limits = options.max_connections;
         Arc::new(Self {
             clients: Clients::new(options.clone(), registries),
-            board: Board::new(quiet),
+            board: Board::new(wishes.quiet),
             limits: limits.map(|connections| Limits::new(connections, BYTES_UNDER_WAY)),
-            estimator: dry_run.then(tokio::sync::Mutex::default),
+            estimator: wishes.dry_run.then(tokio::sync::Mutex::default),
+            attachments: wishes.referrers.then(Attachments::default),
             closed: Mutex::default(),
         })
     }
@@ -144,13 +201,13 @@ impl Session {
         self.estimator.is_some()
     }
 
-    /// Brings an image: one look at each end, and nothing else where they agree.
+    /// Brings an image: one look at each end, and nothing else where they agree. What is attached to it comes after it.
     pub(crate) async fn bring(&self, image: &Image) -> anyhow::Result<Brought> {
         let source = self.clients.client(Side::Source, &image.source.host)?;
-        let mut tries = 1;
+        let (mut tries, mut here) = (1, None);
         loop {
             self.open(&image.source.host)?;
-            let error = match self.once(&source, image).await {
+            let error = match self.go_on(&source, image, &mut here).await {
                 Ok(brought) => return Ok(brought),
                 Err(error) => error,
             };
@@ -163,6 +220,13 @@ impl Session {
             tracing::debug!(%error, tries, image = %image, "failed; trying again");
             tokio::time::sleep(pause).await;
             tries += 1;
+        }
+    }
+
+    /// Takes note of all tags of a source, so that it need not be asked for them again.
+    pub(crate) fn note_tags(&self, from: &RemoteRepository, tags: &[Tag]) {
+        if let Some(attachments) = &self.attachments {
+            attachments.note(from, tags);
         }
     }
 
@@ -183,14 +247,25 @@ impl Session {
             .or_insert_with(|| format!("{error:#}"));
     }
 
+    /// Goes on from where an earlier try ended.
+    async fn go_on(
+        &self,
+        source: &Client,
+        image: &Image,
+        here: &mut Option<Brought>,
+    ) -> anyhow::Result<Brought> {
+        let brought = match here {
+            Some(brought) => brought,
+            None => here.insert(self.once(source, image).await?),
+        };
+        self.attach(source, image, brought).await?;
+        Ok(brought.clone())
+    }
+
     async fn once(&self, source: &Client, image: &Image) -> anyhow::Result<Brought> {
         let (digest, before) = tokio::join!(digest(source, image), self.before(image));
         let (digest, before) = (digest?, before?);
-        let unchanged = |digest, before| Brought {
-            digest,
-            before,
-            work: Work::Unchanged,
-        };
+        let unchanged = |digest, before| Brought::new(digest, before, Work::Unchanged);
         if self.is_same(image, &digest, before.as_ref()).await? {
             return Ok(unchanged(before.clone().unwrap_or(digest), before));
         }
@@ -215,11 +290,7 @@ impl Session {
             }
             None => Work::Copied(self.copy(source, image, &digest, top).await?),
         };
-        Ok(Brought {
-            digest,
-            before,
-            work,
-        })
+        Ok(Brought::new(digest, before, work))
     }
 
     /// Says whether the destination has what is wanted of a digest; a part of an index says what it is.

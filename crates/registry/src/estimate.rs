@@ -66,6 +66,12 @@ impl Estimator {
         self.manifests.insert(digest, manifest.clone());
     }
 
+    /// Returns a manifest that was looked at.
+    #[must_use]
+    pub fn known(&self, digest: &Digest) -> Option<&Manifest> {
+        self.manifests.get(digest)
+    }
+
     /// Says what it would cost to copy a digest, and takes note of it as copied.
     ///
     /// To know that, the manifests are fetched, which a registry may count as pulls; each is fetched once.

@@ -1,14 +1,10 @@
 //! Signatures, attestations and SBOMs follow their image: into staging, into the target however late, and out of it.
 
+use sluice_tests::image::tag_of;
 use sluice_tests::{Image, wait_for};
 
 use super::CLEAN_TO_OFFICIAL;
 use super::scene::{CLEAN, Scan, Scene};
-
-/// Returns the tag of something that is attached to a manifest.
-pub(super) fn tag_of(image: &Image, kind: &str) -> String {
-    format!("{}{kind}", image.digest.replace(':', "-"))
-}
 
 impl Scene {
     /// Attaches a manifest to an image of `library/<name>` as cosign does, and returns it.

@@ -217,13 +217,18 @@ fn common(writer: &mut Writer, entry: &Entry) {
                 }
             }
         }
-        "digestTags" | "referrers" if node.text() == Some("true") => writer.warn(
-            *line,
-format!("`{key}`: `sluice sync` copies the image alone, without its signatures and other referrers"),
-        ),
+        "digestTags" | "referrers" if node.text() == Some("true") => {
+            let told = "Signatures and other referrers come along with `sluice sync --referrers`.";
+            if !writer.comments.iter().any(|comment| comment == told) {
+                writer.comments.push(told.to_owned());
+            }
+        }
         "digestTags" | "referrers" => {}
         known if WITHOUT_EFFECT.contains(&known) => {}
-        other => writer.warn(*line, format!("the key `{other}` is not known and left out")),
+        other => writer.warn(
+            *line,
+            format!("the key `{other}` is not known and left out"),
+        ),
     }
 }
 

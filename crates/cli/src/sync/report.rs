@@ -12,7 +12,7 @@ use crate::cost::{self, Pulls, merge};
 use crate::exit::{FAILED, INTERRUPTED};
 use crate::output::{Format, line, note, show};
 use crate::remote::{Asked, Side};
-use crate::transfer::{Session, Spent, Work};
+use crate::transfer::{Brought, Session, Spent, Work};
 
 /// How mirrors went, and what it took.
 #[derive(Debug)]
@@ -32,6 +32,7 @@ pub(crate) struct Totals {
     pub(crate) planned: u64,
     pub(crate) removed: u64,
     pub(crate) failed: u64,
+    pub(crate) attachments: u64,
     spent: Spent,
     pub(crate) cost: Cost,
 }
@@ -52,20 +53,24 @@ impl Totals {
         match end {
             End::Failed(_) => self.failed += 1,
             End::Removed => self.removed += 1,
-            End::Brought(brought) => match &brought.work {
-                Work::Unchanged => self.unchanged += 1,
-                Work::Copied(spent) => {
-                    self.copied += 1;
-                    self.spent.bytes = self.spent.bytes.saturating_add(spent.bytes);
-                    self.spent.blobs_copied += spent.blobs_copied;
-                    self.spent.blobs_mounted += spent.blobs_mounted;
-                    self.spent.blobs_skipped += spent.blobs_skipped;
+            End::Brought(brought) => {
+                match &brought.work {
+                    Work::Unchanged => self.unchanged += 1,
+                    Work::Copied(_) => self.copied += 1,
+                    Work::Planned(_) => self.planned += 1,
                 }
-                Work::Planned(cost) => {
-                    self.planned += 1;
-                    self.cost.add(cost);
-                }
-            },
+                self.attachments += brought.attachments;
+                self.spend(&brought.work);
+                self.spend(&brought.attaching);
+            }
+        }
+    }
+
+    fn spend(&mut self, work: &Work) {
+        match work {
+            Work::Unchanged => {}
+            Work::Copied(spent) => self.spent.add(spent),
+            Work::Planned(cost) => self.cost.add(cost),
         }
     }
 }
@@ -155,37 +160,18 @@ impl Report {
             let name = mirror.mirror.name.to_string();
             let mut unchanged = 0_u64;
             for TagResult { tag, end } in &mirror.tags {
-                let (outcome, digest, size, pulls) = match end {
-                    End::Brought(brought) => match &brought.work {
-                        Work::Unchanged => {
-                            unchanged += 1;
-                            continue;
-                        }
-                        Work::Copied(spent) => (
-                            "copied",
-                            brought.digest.to_string(),
-                            cost::bytes(spent.bytes),
-                            String::new(),
-                        ),
-                        Work::Planned(cost) => (
-                            "would copy",
-                            brought.digest.to_string(),
-                            cost::bytes(cost.bytes),
-                            cost.pulls.to_string(),
-                        ),
-                    },
-                    End::Removed => (self.removed(), String::new(), String::new(), String::new()),
-                    End::Failed(_) => ("failed", String::new(), String::new(), String::new()),
+                let row = match end {
+                    End::Brought(brought) if brought.is_unchanged() => {
+                        unchanged += 1;
+                        continue;
+                    }
+                    End::Brought(brought) => of_brought(brought),
+                    End::Removed => [self.removed().to_owned()].to_vec(),
+                    End::Failed(_) => ["failed".to_owned()].to_vec(),
                 };
-                let digest = digest.chars().take(19).collect();
-                rows.push(vec![
-                    name.clone(),
-                    tag.to_string(),
-                    outcome.to_owned(),
-                    digest,
-                    size,
-                    pulls,
-                ]);
+                let mut row = [vec![name.clone(), tag.to_string()], row].concat();
+                row.resize(6, String::new());
+                rows.push(row);
             }
             let mut fold = |tags: String, outcome: &str| {
                 let mut row = vec![name.clone(), tags, outcome.to_owned()];
@@ -218,8 +204,12 @@ impl Report {
         } else {
             format!("{} copied", totals.copied)
         };
+        let attached = match totals.attachments {
+            0 => String::new(),
+            count => format!(" with {}", cost::attachments(count)),
+        };
         let mut lines = vec![format!(
-            "{work}, {} unchanged, {} {}, {} failed in {:.1} s",
+            "{work}{attached}, {} unchanged, {} {}, {} failed in {:.1} s",
             totals.unchanged,
             totals.removed,
             self.removed(),
@@ -282,11 +272,41 @@ impl Report {
     }
 }
 
+/// Returns what a row tells of an image: what became of it, its digest, bytes and pulls.
+fn of_brought(brought: &Brought) -> Vec<String> {
+    let (mut bytes, mut pulls) = (0_u64, None);
+    for work in [&brought.work, &brought.attaching] {
+        match work {
+            Work::Unchanged => {}
+            Work::Copied(spent) => bytes = bytes.saturating_add(spent.bytes),
+            Work::Planned(cost) => {
+                bytes = bytes.saturating_add(cost.bytes);
+                pulls = Some(pulls.unwrap_or(0) + cost.pulls);
+            }
+        }
+    }
+    let mut outcome = match &brought.work {
+        Work::Unchanged => "unchanged",
+        Work::Copied(_) => "copied",
+        Work::Planned(_) => "would copy",
+    }
+    .to_owned();
+    if brought.attachments > 0 {
+        outcome = format!("{outcome}, {}", cost::attachments(brought.attachments));
+    }
+    vec![
+        outcome,
+        brought.digest.as_str().chars().take(19).collect(),
+        cost::bytes(bytes),
+        pulls.map_or_else(String::new, |pulls| pulls.to_string()),
+    ]
+}
+
 /// Returns totals as an object.
 pub(crate) fn totals_json(totals: &Totals) -> Value {
     json!({
         "tagsUnchanged": totals.unchanged, "tagsCopied": totals.copied, "tagsToCopy": totals.planned,
-        "tagsRemoved": totals.removed, "failures": totals.failed,
+        "tagsRemoved": totals.removed, "failures": totals.failed, "attachments": totals.attachments,
         "bytesCopied": totals.spent.bytes, "blobsCopied": totals.spent.blobs_copied,
         "blobsMounted": totals.spent.blobs_mounted, "blobsSkipped": totals.spent.blobs_skipped,
         "cost": cost::cost_json(&totals.cost),

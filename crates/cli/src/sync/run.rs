@@ -194,6 +194,7 @@ impl OfMirror {
             return Ok((sluice_policy::select(selection, &named)?.tags, None));
         }
         let listed = self.list().await?;
+        self.session.note_tags(&self.mirror.from, &listed);
         let selected = sluice_policy::select(selection, &listed)?.tags;
         Ok((selected, Some(listed)))
     }
@@ -272,8 +273,12 @@ impl OfMirror {
 fn line(image: &Image, end: &End) -> Option<String> {
     match end {
         End::Failed(reason) => Some(format!("{image}: failed: {reason}")),
-        End::Brought(brought) if matches!(brought.work, Work::Copied(_)) => {
-            Some(format!("{image}: {}", cost::sentence(&brought.work)))
+        End::Brought(brought)
+            if [&brought.work, &brought.attaching]
+                .into_iter()
+                .any(|work| matches!(work, Work::Copied(_))) =>
+        {
+            Some(format!("{image}: {}", cost::told(brought)))
         }
         End::Brought(_) | End::Removed => None,
     }

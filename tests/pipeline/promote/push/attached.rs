@@ -1,19 +1,11 @@
 //! What is attached to an image is pushed with it, and joined with what others attached there.
 
 use serde_json::Value;
+use sluice_tests::image::{digests_in, tag_of};
 use sluice_tests::wait_for;
 
-use super::super::attached::tag_of;
 use super::super::scene::{CLEAN, Scan, Scene};
 use super::Remote;
-
-fn digests(list: &[u8]) -> Vec<String> {
-    let list: Value = serde_json::from_slice(list).unwrap();
-    let listed = list["manifests"].as_array().unwrap().iter();
-    listed
-        .map(|entry| entry["digest"].as_str().unwrap().to_owned())
-        .collect()
-}
 
 #[test]
 fn what_is_attached_is_pushed_too_and_what_others_attached_there_stays() {
@@ -41,7 +33,7 @@ fn what_is_attached_is_pushed_too_and_what_others_attached_there_stays() {
     scene.scan("app", "1.0", &image, CLEAN);
     remote.has(there, "1.0", &image);
     let both = wait_for("the lists to be joined", 60, || {
-        let list = digests(&remote.get(there, &list)?);
+        let list = digests_in(&remote.get(there, &list)?);
         (list.len() == 2).then_some(list)
     });
     assert!(both.contains(&sbom.digest) && both.contains(&own.digest));
