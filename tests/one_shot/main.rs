@@ -1,6 +1,7 @@
 //! The commands that copy without an installation: `sluice copy`, `sync`, `plan` and `import`, on real registries.
 
 mod attached;
+mod blobs;
 mod page;
 mod platforms;
 

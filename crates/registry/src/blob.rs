@@ -108,7 +108,9 @@ impl Client {
             url.query_pairs_mut()
                 .append_pair("mount", digest.as_str())
                 .append_pair("from", from.as_str());
-            scopes.push(format!("repository:{from}:pull"));
+            if from != repository {
+                scopes.push(format!("repository:{from}:pull"));
+            }
         }
         let request = |http: &reqwest::Client| http.post(url.clone()).header(CONTENT_LENGTH, 0);
         let answer = self

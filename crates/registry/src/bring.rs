@@ -94,7 +94,21 @@ impl Bringing<'_> {
             }
         };
         self.note(digest);
+        if arrival == Arrival::Copied && common.known.uploaded() {
+            self.try_own(digest).await;
+        }
         Ok(arrival)
+    }
+
+    /// Finds out whether the registry mounts a blob from the repository where it is.
+    async fn try_own(&self, digest: &Digest) {
+        let repository = self.target_repository;
+        let upload = self.mount(digest, repository).await;
+        let did = matches!(upload, Some(Upload::Mounted));
+        self.target.shared.common.known.mounted_own(did);
+        if let Some(Upload::At(at)) = upload {
+            self.target.give_up(repository, digest, &at).await;
+        }
     }
 
     /// Goes as far as it can without sending the blob.
@@ -106,6 +120,15 @@ impl Bringing<'_> {
             open = self.mount_known(digest).await;
             if matches!(open, Some(Upload::Mounted)) {
                 return Ok(Reached::There(Arrival::Mounted));
+            }
+        }
+        // So does one from the repository itself, where it works; others that may have the blob are asked after a look.
+        let own = self.target.shared.common.known.mounts_own() && self.siblings.is_empty();
+        if own && open.is_none() && !self.thorough {
+            match self.mount(digest, self.target_repository).await {
+                Some(Upload::Mounted) => return Ok(Reached::There(Arrival::Skipped)),
+                Some(Upload::At(at)) => return Ok(Reached::Upload(at)),
+                None => {}
             }
         }
         if self.is_there(digest).await? {

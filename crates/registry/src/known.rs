@@ -15,6 +15,8 @@ const PLACES: usize = 4;
 const FRESH: Duration = Duration::from_secs(300);
 /// After this many mounts in a row that a registry would not do, it is taken for one that mounts nothing.
 const REFUSALS: u32 = 3;
+/// After this many uploads it is worth a request to learn whether each of the next ones can be spared one.
+const UPLOADS: u32 = 8;
 
 #[derive(Debug)]
 struct Place {
@@ -30,6 +32,8 @@ struct Memory {
     young: HashMap<Digest, Vec<Place>>,
     old: HashMap<Digest, Vec<Place>>,
     refusals: u32,
+    uploads: u32,
+    mounts_own: bool,
 }
 
 /// Where the blobs of one registry are, as far as it is known.
@@ -109,6 +113,24 @@ impl Known {
         } else {
             memory.refusals.saturating_add(1)
         };
+    }
+
+    /// Counts an upload; says once, when there were some, that it is time to mount a blob from where it is, unless the
+    /// registry mounts nothing.
+    pub(crate) fn uploaded(&self) -> bool {
+        let mut memory = self.memory();
+        memory.uploads = memory.uploads.saturating_add(1);
+        memory.uploads == UPLOADS && memory.refusals < REFUSALS
+    }
+
+    /// Takes note of whether the registry mounted a blob from the repository that it was mounted into.
+    pub(crate) fn mounted_own(&self, did: bool) {
+        self.memory().mounts_own = did;
+    }
+
+    /// Says whether one request tells that a repository has a blob, or else where that can be sent.
+    pub(crate) fn mounts_own(&self) -> bool {
+        self.memory().mounts_own
     }
 
     /// Says whether it is worth waiting for a blob that is on its way to another repository of the registry.
