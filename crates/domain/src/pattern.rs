@@ -22,14 +22,18 @@ thread_local! {
 #[serde(try_from = "String", into = "String")]
 pub struct Pattern {
     text: String,
-    matcher: GlobMatcher,
+    /// Nothing where the text can only match itself: a compiled glob takes kilobytes, and names are listed by the thousand.
+    matcher: Option<GlobMatcher>,
 }
 
 impl Pattern {
     /// Says whether the name matches.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
-        self.matcher.is_match(name)
+        match &self.matcher {
+            Some(matcher) => matcher.is_match(name),
+            None => self.text == name,
+        }
     }
 
     /// Returns the pattern as written.
@@ -63,29 +67,33 @@ impl FromStr for Pattern {
         if text.is_empty() || text.len() > 256 {
             return Err(invalid());
         }
-        let known = COMPILED.with_borrow(|compiled| compiled.get(text).cloned());
-        let matcher = match known {
-            Some(matcher) => matcher,
-            None => {
-                let glob = GlobBuilder::new(text)
-                    .literal_separator(true)
-                    .build()
-                    .map_err(|_| invalid())?;
-                let matcher = glob.compile_matcher();
-                COMPILED.with_borrow_mut(|compiled| {
-                    if compiled.len() >= KEPT {
-                        compiled.clear();
-                    }
-                    compiled.insert(text.to_owned(), matcher.clone());
-                });
-                matcher
-            }
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/');
+        let matcher = if text.chars().all(plain) {
+            None
+        } else {
+            Some(compiled(text).ok_or_else(invalid)?)
         };
         Ok(Self {
             text: text.to_owned(),
             matcher,
         })
     }
+}
+
+/// Returns the matcher of a glob, if it is one.
+fn compiled(text: &str) -> Option<GlobMatcher> {
+    if let Some(known) = COMPILED.with_borrow(|compiled| compiled.get(text).cloned()) {
+        return Some(known);
+    }
+    let glob = GlobBuilder::new(text).literal_separator(true).build();
+    let matcher = glob.ok()?.compile_matcher();
+    COMPILED.with_borrow_mut(|compiled| {
+        if compiled.len() >= KEPT {
+            compiled.clear();
+        }
+        compiled.insert(text.to_owned(), matcher.clone());
+    });
+    Some(matcher)
 }
 
 impl PartialEq for Pattern {
@@ -136,6 +144,9 @@ mod tests {
             ("*-rc*", "1.0-rc1", true),
             ("*-rc*", "1.0", false),
             ("edge", "edge-1", false),
+            ("team/app_1.0", "team/app_1.0", true),
+            ("team/app_1.0", "team/app_1x0", false),
+            ("a\\*", "a*", true),
             ("tag.*", "tag.pushed", true),
         ] {
             let read: Pattern = pattern.parse().unwrap();

@@ -7,10 +7,10 @@ use std::time::Duration;
 use sluice_domain::{Digest, Repository};
 use tokio::time::Instant;
 
-/// How many blobs are remembered at most, in each of two generations.
-const MOST: usize = 16_384;
-/// How many places of a blob are remembered.
-const PLACES: usize = 4;
+/// How many places of blobs are remembered at most, in each of two generations.
+const MOST: usize = 32_768;
+/// How many places of one blob are remembered: a layer of a base image is in most repositories.
+const PLACES: usize = 64;
 /// For how long a blob that was seen in a repository needs no further look.
 const FRESH: Duration = Duration::from_secs(300);
 /// After this many mounts in a row that a registry would not do, it is taken for one that mounts nothing.
@@ -31,6 +31,8 @@ struct Place {
 struct Memory {
     young: HashMap<Digest, Vec<Place>>,
     old: HashMap<Digest, Vec<Place>>,
+    /// How many places the younger generation has.
+    held: usize,
     refusals: u32,
     uploads: u32,
     mounts_own: bool,
@@ -48,12 +50,16 @@ impl Known {
     /// Remembers that a repository has a blob.
     pub(crate) fn note(&self, account: Option<&str>, repository: &Repository, digest: &Digest) {
         let mut memory = self.memory();
-        let old = memory.old.remove(digest);
-        if memory.young.len() >= MOST && !memory.young.contains_key(digest) {
+        if memory.held >= MOST && !memory.young.contains_key(digest) {
             memory.old = std::mem::take(&mut memory.young);
+            memory.held = 0;
         }
-        let places = memory.young.entry(digest.clone()).or_default();
-        places.extend(old.unwrap_or_default());
+        let Memory {
+            young, old, held, ..
+        } = &mut *memory;
+        let places = young.entry(digest.clone()).or_default();
+        *held = held.saturating_sub(places.len());
+        places.extend(old.remove(digest).unwrap_or_default());
         places.retain(|place| !place.is(account, repository));
         places.insert(
             0,
@@ -64,17 +70,23 @@ impl Known {
             },
         );
         places.truncate(PLACES);
+        *held += places.len();
     }
 
     /// Forgets that a repository has a blob.
     pub(crate) fn forget(&self, account: Option<&str>, repository: &Repository, digest: &Digest) {
         let mut memory = self.memory();
-        let Memory { young, old, .. } = &mut *memory;
-        for places in [young, old]
-            .into_iter()
-            .filter_map(|map| map.get_mut(digest))
-        {
-            places.retain(|place| !place.is(account, repository));
+        let Memory {
+            young, old, held, ..
+        } = &mut *memory;
+        let there = |place: &Place| !place.is(account, repository);
+        if let Some(places) = young.get_mut(digest) {
+            let had = places.len();
+            places.retain(there);
+            *held = held.saturating_sub(had - places.len());
+        }
+        if let Some(places) = old.get_mut(digest) {
+            places.retain(there);
         }
     }
 
@@ -189,8 +201,20 @@ mod tests {
         for number in 0..3 * MOST {
             known.note(None, &repository, &digest_of(&number.to_be_bytes()));
         }
+        // A layer that is everywhere is known in many places, and takes no more than fits either.
+        let digest = digest_of(b"base");
+        for number in 0..3 * PLACES {
+            known.note(None, &name(&format!("hub/r{number}")), &digest);
+        }
+        let last = name(&format!("hub/r{}", 3 * PLACES - 40));
+        assert!(known.is_fresh(None, &last, &digest));
         let memory = known.memory();
-        assert!(memory.young.len() <= MOST && memory.old.len() <= MOST);
+        for generation in [&memory.young, &memory.old] {
+            let held: usize = generation.values().map(Vec::len).sum();
+            assert!(held <= MOST + PLACES, "{held}");
+        }
+        let held: usize = memory.young.values().map(Vec::len).sum();
+        assert_eq!(memory.held, held);
     }
 
     #[test]
