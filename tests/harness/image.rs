@@ -279,6 +279,22 @@ impl Upstream {
         self.push(repository, Image::of(&manifest, MANIFEST))
     }
 
+    /// Pushes what cosign would: a manifest with a layer for each signature; returns it, without a tag.
+    pub fn signatures(&self, repository: &str, contents: &[&str]) -> Image {
+        let config = self.blob(
+            repository,
+            "application/vnd.oci.image.config.v1+json",
+            b"{}",
+        );
+        let kind = "application/vnd.dev.cosign.simplesigning.v1+json";
+        let layers: Vec<_> = contents
+            .iter()
+            .map(|content| self.blob(repository, kind, content.as_bytes()))
+            .collect();
+        let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers });
+        self.push(repository, Image::of(&manifest, MANIFEST))
+    }
+
     /// Pushes something of a kind that refers to a manifest and returns it, without a tag.
     pub fn referrer(&self, repository: &str, subject: &Image, kind: &str, content: &str) -> Image {
         let config = self.blob(repository, "application/vnd.oci.empty.v1+json", b"{}");

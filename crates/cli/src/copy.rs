@@ -10,7 +10,7 @@ use sluice_registry::{ManifestRef, RemoteImage};
 use tokio::time::Instant;
 
 use crate::cost::{self, merge};
-use crate::exit::{HELP, INTERRUPTED};
+use crate::exit::{FAILED, HELP, INTERRUPTED};
 use crate::output::{Format, note, show};
 use crate::remote::RemoteOptions;
 use crate::transfer::{Brought, Image, Session, Target, Wishes};
@@ -127,7 +127,16 @@ pub(crate) async fn copy(arguments: &CopyArguments) -> anyhow::Result<ExitCode> 
             for line in cost::forecast(&session.clients.asked(), &pulls, &mut report) {
                 note(&line);
             }
-            ExitCode::SUCCESS
+            for reason in &brought.attached.left_out {
+                note(&format!("left out: {image}: {reason}"));
+            }
+            match &brought.attached.failure {
+                Some(reason) => {
+                    note(&format!("failed: {image}: {reason}"));
+                    ExitCode::from(FAILED)
+                }
+                None => ExitCode::SUCCESS,
+            }
         }
         Some(Err(error)) => {
             merge(
@@ -142,7 +151,7 @@ pub(crate) async fn copy(arguments: &CopyArguments) -> anyhow::Result<ExitCode> 
         None => {
             merge(&mut report, json!({ "outcome": "interrupted" }));
             if arguments.output == Format::Table {
-                note("interrupted; the destination's tag is as it was");
+                note("interrupted; the destination's tag is as it was, or names what is complete");
             }
             ExitCode::from(INTERRUPTED)
         }

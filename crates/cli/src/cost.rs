@@ -59,15 +59,19 @@ pub(crate) fn sentence(work: &Work) -> String {
 
 /// Says in one line what an image took, with what is attached to it.
 pub(crate) fn told(brought: &Brought) -> String {
-    let work = sentence(&brought.work);
-    match brought.attachments {
+    let (work, attached) = (sentence(&brought.work), &brought.attached);
+    let mut told = match attached.count() {
         0 => work,
         count => format!(
             "{work}; {}: {}",
             attachments(count),
-            sentence(&brought.attaching)
+            sentence(&attached.work)
         ),
+    };
+    if let Some(failure) = &attached.failure {
+        told = format!("{told}; its attachments failed: {failure}");
     }
+    told
 }
 
 /// Writes a number of attachments.
@@ -81,8 +85,12 @@ pub(crate) fn attachments(count: u64) -> String {
 /// Returns what was or would be brought as an object.
 pub(crate) fn brought(brought: &Brought) -> Value {
     let mut told = work_json(&brought.work);
-    let mut attachments = work_json(&brought.attaching);
-    merge(&mut attachments, json!({ "count": brought.attachments }));
+    let attached = &brought.attached;
+    let mut attachments = work_json(&attached.work);
+    merge(
+        &mut attachments,
+        json!({ "count": attached.count(), "leftOut": attached.left_out, "error": attached.failure }),
+    );
     merge(
         &mut told,
         json!({ "digest": brought.digest, "before": brought.before, "attachments": attachments }),
@@ -150,7 +158,7 @@ pub(crate) fn registries(asked: &[Asked]) -> Value {
 /// Returns the pulls that planned work would cost.
 pub(crate) fn pulls_of(host: &RegistryHost, brought: &Brought) -> Pulls {
     let mut pulls = Pulls::new();
-    for work in [&brought.work, &brought.attaching] {
+    for work in brought.works() {
         if let Work::Planned(cost) = work {
             *pulls.entry(host.clone()).or_default() += cost.pulls;
         }

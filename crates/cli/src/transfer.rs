@@ -17,6 +17,7 @@ use sluice_registry::{
     ManifestRef,
 };
 
+pub(crate) use self::attached::Attached;
 use self::attached::Attachments;
 use self::board::{Board, ImageWatch};
 use crate::remote::{Clients, RemoteOptions, Side};
@@ -99,16 +100,15 @@ pub(crate) struct Brought {
     pub(crate) before: Option<Digest>,
     /// What it took.
     pub(crate) work: Work,
-    /// How many things that are attached to it came with it, or would.
-    pub(crate) attachments: u64,
-    /// What these took.
-    pub(crate) attaching: Work,
+    /// What is attached to it, where that was to follow.
+    pub(crate) attached: Attached,
 }
 
 /// What it took to bring an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Work {
     /// It was there.
+    #[default]
     Unchanged,
     /// It was copied.
     Copied(Spent),
@@ -135,23 +135,32 @@ impl Brought {
             digest,
             before,
             work,
-            attachments: 0,
-            attaching: Work::Unchanged,
+            attached: Attached::default(),
         }
     }
 
-    /// Says whether nothing of it was copied, or would be.
-    pub(crate) fn is_unchanged(&self) -> bool {
-        self.work == Work::Unchanged && self.attaching == Work::Unchanged
+    /// Returns what it took, and then what its attachments took.
+    pub(crate) fn works(&self) -> [&Work; 2] {
+        [&self.work, &self.attached.work]
     }
 
-    /// Adds something that is attached to it.
-    fn attach(&mut self, work: Work) {
-        self.attachments += 1;
-        match (&mut self.attaching, work) {
-            (_, Work::Unchanged) => {}
-            (Work::Copied(all), Work::Copied(spent)) => all.add(&spent),
-            (Work::Planned(all), Work::Planned(cost)) => all.add(&cost),
+    /// Says whether there is nothing to tell of it.
+    pub(crate) fn is_unchanged(&self) -> bool {
+        let unchanged = self
+            .works()
+            .into_iter()
+            .all(|work| *work == Work::Unchanged);
+        unchanged && self.attached.left_out.is_empty() && self.attached.failure.is_none()
+    }
+}
+
+impl Work {
+    /// Adds what something else took.
+    fn add(&mut self, other: Self) {
+        match (self, other) {
+            (_, Self::Unchanged) => {}
+            (Self::Copied(all), Self::Copied(spent)) => all.add(&spent),
+            (Self::Planned(all), Self::Planned(cost)) => all.add(&cost),
             (all, work) => *all = work,
         }
     }
@@ -201,7 +210,8 @@ impl Session {
         self.estimator.is_some()
     }
 
-    /// Brings an image: one look at each end, and nothing else where they agree. What is attached to it comes after it.
+    /// Brings an image: one look at each end, and nothing else where they agree. What is attached to it comes after it, and
+    /// where that fails the image stays and says so.
     pub(crate) async fn bring(&self, image: &Image) -> anyhow::Result<Brought> {
         let source = self.clients.client(Side::Source, &image.source.host)?;
         let (mut tries, mut here) = (1, None);
@@ -215,7 +225,11 @@ impl Session {
                 if let Some(Error::Quota { .. }) = error.downcast_ref() {
                     self.close(&image.source.host, &error);
                 }
-                return Err(error);
+                let Some(mut brought) = here else {
+                    return Err(error);
+                };
+                brought.attached.failure = Some(format!("{error:#}"));
+                return Ok(brought);
             };
             tracing::debug!(%error, tries, image = %image, "failed; trying again");
             tokio::time::sleep(pause).await;

@@ -102,12 +102,15 @@ impl Bringing<'_> {
 
     /// Finds out whether the registry mounts a blob from the repository where it is.
     async fn try_own(&self, digest: &Digest) {
-        let repository = self.target_repository;
-        let upload = self.mount(digest, repository).await;
-        let did = matches!(upload, Some(Upload::Mounted));
-        self.target.shared.common.known.mounted_own(did);
-        if let Some(Upload::At(at)) = upload {
-            self.target.give_up(repository, digest, &at).await;
+        let (repository, known) = (self.target_repository, &self.target.shared.common.known);
+        let _connection = self.limits.connections(1).await;
+        match self.mount(digest, repository).await {
+            Some(Upload::Mounted) => known.mounted_own(true),
+            Some(Upload::At(at)) => {
+                known.mounted_own(false);
+                self.target.give_up(repository, digest, &at).await;
+            }
+            None => known.not_mounted_own(),
         }
     }
 
@@ -123,12 +126,13 @@ impl Bringing<'_> {
             }
         }
         // So does one from the repository itself, where it works; others that may have the blob are asked after a look.
-        let own = self.target.shared.common.known.mounts_own() && self.siblings.is_empty();
+        let known = &self.target.shared.common.known;
+        let own = known.mounts_own() && self.siblings.is_empty();
         if own && open.is_none() && !self.thorough {
             match self.mount(digest, self.target_repository).await {
                 Some(Upload::Mounted) => return Ok(Reached::There(Arrival::Skipped)),
                 Some(Upload::At(at)) => return Ok(Reached::Upload(at)),
-                None => {}
+                None => known.not_mounted_own(),
             }
         }
         if self.is_there(digest).await? {

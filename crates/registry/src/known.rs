@@ -50,7 +50,7 @@ impl Known {
     /// Remembers that a repository has a blob.
     pub(crate) fn note(&self, account: Option<&str>, repository: &Repository, digest: &Digest) {
         let mut memory = self.memory();
-        if memory.held >= MOST && !memory.young.contains_key(digest) {
+        if memory.held >= MOST {
             memory.old = std::mem::take(&mut memory.young);
             memory.held = 0;
         }
@@ -140,9 +140,17 @@ impl Known {
         self.memory().mounts_own = did;
     }
 
+    /// Takes note that it could not be told; after some more uploads it is tried again.
+    pub(crate) fn not_mounted_own(&self) {
+        let mut memory = self.memory();
+        memory.mounts_own = false;
+        memory.uploads = 0;
+    }
+
     /// Says whether one request tells that a repository has a blob, or else where that can be sent.
     pub(crate) fn mounts_own(&self) -> bool {
-        self.memory().mounts_own
+        let memory = self.memory();
+        memory.mounts_own && memory.refusals < REFUSALS
     }
 
     /// Says whether it is worth waiting for a blob that is on its way to another repository of the registry.
@@ -200,6 +208,13 @@ mod tests {
         let (known, repository) = (Known::default(), name("hub/one"));
         for number in 0..3 * MOST {
             known.note(None, &repository, &digest_of(&number.to_be_bytes()));
+        }
+        // The same blobs in many repositories.
+        for place in 0..8 {
+            let repository = name(&format!("hub/s{place}"));
+            for number in 0..MOST / 2 {
+                known.note(None, &repository, &digest_of(&number.to_be_bytes()));
+            }
         }
         // A layer that is everywhere is known in many places, and takes no more than fits either.
         let digest = digest_of(b"base");

@@ -110,8 +110,9 @@ impl DescriptorPlatform {
 }
 
 impl Descriptor {
-    /// Says whether the index calls this an attestation beside its runnable manifests.
-    pub(crate) fn is_called_attestation(&self) -> bool {
+    /// Says whether the index calls this an attestation beside its runnable manifests, which anybody can write.
+    #[must_use]
+    pub fn is_called_attestation(&self) -> bool {
         let noted = |key: &str| {
             self.annotations
                 .as_ref()

@@ -59,9 +59,11 @@ impl Totals {
                     Work::Copied(_) => self.copied += 1,
                     Work::Planned(_) => self.planned += 1,
                 }
-                self.attachments += brought.attachments;
-                self.spend(&brought.work);
-                self.spend(&brought.attaching);
+                self.attachments += brought.attached.count();
+                self.failed += u64::from(brought.attached.failure.is_some());
+                for work in brought.works() {
+                    self.spend(work);
+                }
             }
         }
     }
@@ -131,9 +133,12 @@ impl Report {
     /// Says what failed on standard error, and returns the exit code.
     pub(crate) fn code(&self, totals: &Totals) -> anyhow::Result<ExitCode> {
         if self.interrupted {
-            note("interrupted; every tag that is not listed is as it was");
+            note(
+                "interrupted; every tag that is not listed is as it was, or names what is complete",
+            );
             return Ok(ExitCode::from(INTERRUPTED));
         }
+        self.tell_left_out();
         if totals.failed == 0 {
             return Ok(ExitCode::SUCCESS);
         }
@@ -143,15 +148,33 @@ impl Report {
                 note(&format!("failed: {name}: {failure}"));
             }
             for TagResult { tag, end } in &mirror.tags {
-                if let End::Failed(reason) = end {
-                    note(&format!(
-                        "failed: {name}: {}:{tag}: {reason}",
-                        mirror.mirror.from
-                    ));
+                let reason = match end {
+                    End::Failed(reason) => Some(reason),
+                    End::Brought(brought) => brought.attached.failure.as_ref(),
+                    End::Removed => None,
+                };
+                if let Some(reason) = reason {
+                    let from = &mirror.mirror.from;
+                    note(&format!("failed: {name}: {from}:{tag}: {reason}"));
                 }
             }
         }
         Ok(ExitCode::from(FAILED))
+    }
+
+    /// Says on standard error what was attached to images and was not taken.
+    fn tell_left_out(&self) {
+        for mirror in &self.mirrors {
+            let from = &mirror.mirror.from;
+            for TagResult { tag, end } in &mirror.tags {
+                let End::Brought(brought) = end else {
+                    continue;
+                };
+                for reason in &brought.attached.left_out {
+                    note(&format!("left out: {from}:{tag}: {reason}"));
+                }
+            }
+        }
     }
 
     fn rows(&self) -> Vec<Vec<String>> {
@@ -275,7 +298,7 @@ impl Report {
 /// Returns what a row tells of an image: what became of it, its digest, bytes and pulls.
 fn of_brought(brought: &Brought) -> Vec<String> {
     let (mut bytes, mut pulls) = (0_u64, None);
-    for work in [&brought.work, &brought.attaching] {
+    for work in brought.works() {
         match work {
             Work::Unchanged => {}
             Work::Copied(spent) => bytes = bytes.saturating_add(spent.bytes),
@@ -291,8 +314,12 @@ fn of_brought(brought: &Brought) -> Vec<String> {
         Work::Planned(_) => "would copy",
     }
     .to_owned();
-    if brought.attachments > 0 {
-        outcome = format!("{outcome}, {}", cost::attachments(brought.attachments));
+    let attached = &brought.attached;
+    if attached.count() > 0 {
+        outcome = format!("{outcome}, {}", cost::attachments(attached.count()));
+    }
+    if attached.failure.is_some() {
+        outcome = format!("{outcome}, attachments failed");
     }
     vec![
         outcome,

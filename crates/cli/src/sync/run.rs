@@ -60,7 +60,7 @@ pub(crate) struct TagResult {
 #[derive(Debug, Clone)]
 pub(crate) enum End {
     /// It is there, or would be.
-    Brought(Brought),
+    Brought(Box<Brought>),
     /// It was removed because the source has it no longer, or would be.
     Removed,
     /// It failed.
@@ -151,7 +151,7 @@ impl OfMirror {
             work.spawn(async move {
                 let _turn = turn;
                 let end = match session.bring(&image).await {
-                    Ok(brought) => End::Brought(brought),
+                    Ok(brought) => End::Brought(brought.into()),
                     Err(error) => End::Failed(format!("{error:#}")),
                 };
                 session.board.done(line(&image, &end).as_deref());
@@ -274,7 +274,8 @@ fn line(image: &Image, end: &End) -> Option<String> {
     match end {
         End::Failed(reason) => Some(format!("{image}: failed: {reason}")),
         End::Brought(brought)
-            if [&brought.work, &brought.attaching]
+            if brought
+                .works()
                 .into_iter()
                 .any(|work| matches!(work, Work::Copied(_))) =>
         {

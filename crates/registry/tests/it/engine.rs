@@ -11,12 +11,12 @@ use sluice_registry::{
 
 use crate::peer::{Manner, Peer, Ranges};
 
-fn name(text: &str) -> Repository {
+pub(crate) fn name(text: &str) -> Repository {
     text.parse().unwrap()
 }
 
 /// Bytes that look different everywhere.
-fn bytes(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn bytes(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed;
     let mut next = || {
         state = state
@@ -46,11 +46,16 @@ async fn copy_with(
     job.run_with(options).await
 }
 
-async fn copy(from: &Peer, to: &Client, digest: &Digest, target: &str) -> Result<Copied, Error> {
+pub(crate) async fn copy(
+    from: &Peer,
+    to: &Client,
+    digest: &Digest,
+    target: &str,
+) -> Result<Copied, Error> {
     copy_with(from, to, digest, target, &CopyOptions::default()).await
 }
 
-async fn pair() -> (Peer, Peer) {
+pub(crate) async fn pair() -> (Peer, Peer) {
     (Peer::start().await, Peer::start().await)
 }
 

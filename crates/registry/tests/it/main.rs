@@ -16,6 +16,7 @@ mod gentle;
 mod hostile;
 mod liar;
 mod mutual;
+mod own;
 mod peer;
 mod proxies;
 mod raw;
