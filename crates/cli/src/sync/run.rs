@@ -150,7 +150,8 @@ impl OfMirror {
             }
             work.spawn(async move {
                 let _turn = turn;
-                let end = match session.bring(&image).await {
+                // In a place of its own, which is free again before anybody takes note of the end.
+                let end = match Box::pin(session.bring(&image)).await {
                     Ok(brought) => End::Brought(brought.into()),
                     Err(error) => End::Failed(format!("{error:#}")),
                 };
