@@ -78,17 +78,15 @@ impl Totals {
 }
 
 impl Report {
-    /// Takes stock.
+    /// Takes stock, and takes the results, to which nobody adds anything any more.
     pub(crate) fn new(
         session: &Session,
         results: &Results,
         elapsed: Duration,
         interrupted: bool,
     ) -> Self {
-        let mut mirrors = results
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let mut mirrors =
+            std::mem::take(&mut *results.lock().unwrap_or_else(PoisonError::into_inner));
         for mirror in &mut mirrors {
             mirror.tags.sort_by(|a, b| a.tag.cmp(&b.tag));
         }
@@ -115,7 +113,11 @@ impl Report {
     /// Shows it, and returns the exit code.
     pub(crate) fn show(&self, format: Format) -> anyhow::Result<ExitCode> {
         let totals = Totals::of(&self.mirrors);
-        let mut objects = self.objects(&totals);
+        // Of thousands of tags they take more memory than all the work did.
+        let mut objects = match format {
+            Format::Table => json!({}),
+            _ => self.objects(&totals),
+        };
         let forecast = cost::forecast(&self.asked, &self.pulls(), &mut objects);
         if format == Format::Table {
             let header = ["MIRROR", "TAG", "OUTCOME", "DIGEST", "SIZE", "PULLS"];
