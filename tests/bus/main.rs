@@ -70,7 +70,7 @@ impl Handler for Stage {
             ("once", 1) => return Err(Failure(Class::TRANSIENT)),
             ("lost", 1 | 2) | ("away", 1) => return Err(Failure(Class::OUTAGE)),
             ("panics", 1) => panic!("as the test wants it"),
-            ("waits", 1) => {
+            ("waits", 1) | ("waits-often", 1..=5) => {
                 return Err(Failure(Class::Unavailable {
                     until: Utc::now() + Duration::from_secs(1),
                 }));
@@ -200,6 +200,28 @@ async fn waiting_is_not_an_attempt() {
     assert_eq!(stage.calls.load(Ordering::SeqCst), 2);
     assert_eq!(stage.last_attempt.load(Ordering::SeqCst), 1);
     nothing_is_left(&bus).await;
+}
+
+/// It goes from one place to the other while somebody looks at both.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_put_off_is_never_taken_for_done() {
+    let (_nats, bus) = provisioned().await;
+    let stage = Stage::default();
+    ask(&bus, "waits-often").await;
+    let looking = async {
+        loop {
+            let status = bus.status_of(&topology::POLLER).await.unwrap();
+            if status
+                .iter()
+                .all(|s| s.waiting + s.in_flight + s.later == 0)
+            {
+                return told(&bus).await;
+            }
+        }
+    };
+    let (told, ()) = tokio::join!(looking, work(&bus, &stage, 1));
+    assert_eq!(told, ["waits-often"]);
+    assert_eq!(stage.calls.load(Ordering::SeqCst), 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]

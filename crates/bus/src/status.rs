@@ -42,21 +42,27 @@ impl Bus {
     pub async fn status_of(&self, stage: &Stage) -> Result<Vec<StageStatus>, Error> {
         let mut all = Vec::new();
         for (stream, _) in stage.sources() {
+            let copies = format!("retry.{}", stage.name);
+            let keeps = stream == stage.schedules;
+            let mut later = 0;
+            if keeps {
+                later = self.schedules(&copies).await?.len();
+            }
             let what = format!("{stream}/{}", stage.name);
             let consumer: PullConsumer = self
                 .server()?
                 .get_consumer_from_stream(stage.name, stream)
                 .await
                 .map_err(Error::server("find consumer", what))?;
-            let (mut later, mut waits_for) = (0, String::new());
-            if stream == stage.schedules {
-                let copies = format!("retry.{}", stage.name);
-                later = self.schedules(&copies).await?.len();
-                if later > 0 {
-                    waits_for = self.waits_for(&copies).await?;
-                }
-            }
             let info = consumer.cached_info();
+            // One that was at work a moment ago may have been put off meanwhile.
+            if keeps && later == 0 && info.num_pending == 0 && info.num_ack_pending == 0 {
+                later = self.schedules(&copies).await?.len();
+            }
+            let mut waits_for = String::new();
+            if later > 0 {
+                waits_for = self.waits_for(&copies).await?;
+            }
             all.push(StageStatus {
                 stage: stage.name,
                 stream,
