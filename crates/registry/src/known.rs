@@ -132,7 +132,7 @@ impl Known {
     pub(crate) fn uploaded(&self) -> bool {
         let mut memory = self.memory();
         memory.uploads = memory.uploads.saturating_add(1);
-        memory.uploads == UPLOADS && memory.refusals < REFUSALS
+        memory.uploads == UPLOADS && memory.mounts()
     }
 
     /// Takes note of whether the registry mounted a blob from the repository that it was mounted into.
@@ -150,16 +150,20 @@ impl Known {
     /// Says whether one request tells that a repository has a blob, or else where that can be sent.
     pub(crate) fn mounts_own(&self) -> bool {
         let memory = self.memory();
-        memory.mounts_own && memory.refusals < REFUSALS
+        memory.mounts_own && memory.mounts()
     }
 
     /// Says whether it is worth waiting for a blob that is on its way to another repository of the registry.
     pub(crate) fn mounts(&self) -> bool {
-        self.memory().refusals < REFUSALS
+        self.memory().mounts()
     }
 }
 
 impl Memory {
+    fn mounts(&self) -> bool {
+        self.refusals < REFUSALS
+    }
+
     fn places(&self, digest: &Digest) -> impl Iterator<Item = &Place> {
         let maps = [&self.young, &self.old];
         maps.into_iter().filter_map(|map| map.get(digest)).flatten()
