@@ -276,8 +276,16 @@ fn an_api_for_referrers_is_used_at_either_end() {
         digests_in(&scene.there("other", &list).unwrap()),
         std::slice::from_ref(&sbom.digest)
     );
+    // A run that ended before that was listed has stored it already.
+    let partner = Upstream::new(&scene.destination.host);
+    let own = partner.referrer("other", &image, "text/scan", "scanned");
+    let theirs = partner.index("other", &[("amd64", &own)]);
+    partner.put("other", &list, &theirs);
     let again = scene.json(&copy);
     assert_eq!(again["attachments"]["count"], 0, "{again}");
+    let mut both = [sbom.digest, own.digest];
+    both.sort();
+    assert_eq!(digests_in(&scene.there("other", &list).unwrap()), both);
 }
 
 #[test]

@@ -142,8 +142,14 @@ impl Following<'_> {
         }
         let (mut here, mut new, mut failure) = (Vec::new(), Vec::new(), None);
         for digest in listed {
-            if there.has(&digest) || self.is_stored(&there, &digest).await? {
+            if there.has(&digest) {
                 here.push(digest);
+                continue;
+            }
+            // It may be there already, of a run that ended before it was listed.
+            if let Some(stored) = self.stored(&there, subject, &digest).await? {
+                here.push(digest);
+                new.push(stored);
                 continue;
             }
             match self.referrer(subject, &digest, attached).await {
@@ -168,14 +174,25 @@ impl Following<'_> {
         failure.map_or(Ok(here), Err)
     }
 
-    /// Says whether a destination that lists by itself has a manifest that it does not list.
-    async fn is_stored(&self, there: &There, digest: &Digest) -> Result<bool, Error> {
+    /// Returns a referrer that a destination with an API has and does not list; reading it there is no pull.
+    async fn stored(
+        &self,
+        there: &There,
+        subject: &Digest,
+        digest: &Digest,
+    ) -> Result<Option<Manifest>, Error> {
         if !matches!(there, There::Api(_)) {
-            return Ok(false);
+            return Ok(None);
         }
         let reference = digest.into();
-        let head = self.destination.head(&self.to.repository, &reference);
-        Ok(head.await?.is_some())
+        let read = self.destination.manifest(&self.to.repository, &reference);
+        match read.await {
+            Ok(manifest) if manifest.subject().as_ref() == Some(subject) => Ok(Some(manifest)),
+            // What refers to something else is left out, once the source has shown it too.
+            Ok(_) => Ok(None),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns what the source lists, by its API and under the tag for those without one.
