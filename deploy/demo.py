@@ -30,7 +30,7 @@ TOOLS = os.environ.get("SLUICE_TOOLS", f"{ROOT}/.tools")
 WORK = f"{ROOT}/.demo"
 RUN, LOGS, STATE = f"{WORK}/run", f"{WORK}/logs", f"{WORK}/processes.json"
 # As deploy/demo.yaml has them.
-UPSTREAM, RECEIVER, SECRET = "127.0.0.1:5100", "127.0.0.1:8490", "/run/secrets/demo-webhook"
+UPSTREAM, RECEIVER = "127.0.0.1:5100", "127.0.0.1:8490"
 # The tag that is moved at the end, and its place in staging.
 MOVED = ("library/static:1.0", ("hub/static", "1.0"))
 # Where Trivy's database is, as version 0.59 knows it.
@@ -191,12 +191,17 @@ def start_upstream(group):
 
 def start_receiver(group):
     """A webhook receiver with a fresh secret; returns its host and port."""
-    write(f"{RUN}/webhook-secret", "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode() + "\n")
+    secret = f"{RUN}/secrets/demo-webhook"
+    os.makedirs(f"{RUN}/secrets", mode=0o700, exist_ok=True)
+    write(secret, "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode() + "\n")
     port_file = f"{RUN}/webhook-port"
     group.start("webhook receiver", [
-        f"{HERE}/webhook-receiver", "--secret-file", f"{RUN}/webhook-secret", "--out", f"{RUN}/deliveries.jsonl",
+        f"{HERE}/webhook-receiver", "--secret-file", secret, "--out", f"{RUN}/deliveries.jsonl",
         "--port", address(RECEIVER).rpartition(":")[2], "--port-file", port_file], f"{LOGS}/webhook-receiver.log")
-    return "127.0.0.1:" + until("the webhook receiver", 20, lambda: read(port_file).strip(), group)
+    host = "127.0.0.1:" + until("the webhook receiver", 20, lambda: read(port_file).strip(), group)
+    # Nothing is signed with it for anybody else.
+    write(f"{secret}.hosts", f"http://{host}\n")
+    return host
 
 
 def resources(upstream, receiver, source):
@@ -207,14 +212,14 @@ def resources(upstream, receiver, source):
         name = source.rpartition("/")[2]
         documents.append(f"kind: Mirror\nname: {name}\nfrom: {source}\nto: hub/{name}\n"
                          'tags: { semver: ">=0", newest: 3 }\nevery: 15m\n')
-    text = "\n---\n".join(documents).replace(RECEIVER, receiver).replace(SECRET, f"{RUN}/webhook-secret")
+    text = "\n---\n".join(documents).replace(RECEIVER, receiver)
     return text.replace(UPSTREAM, upstream) if upstream else text
 
 
 def start_sluice(group, binary, environment):
     """`sluice up` on a new data folder; returns what it wrote down of itself."""
     data = f"{RUN}/data"
-    command = [binary, "--data", data, "up", "-f", f"{RUN}/demo.yaml", "--tools", TOOLS]
+    command = [binary, "--data", data, "--secrets", f"{RUN}/secrets", "up", "-f", f"{RUN}/demo.yaml", "--tools", TOOLS]
     for option, wanted in (("nats", "127.0.0.1:4222"), ("registry", "127.0.0.1:5000"), ("tokens", "127.0.0.1:8481"),
                            ("api", "127.0.0.1:8480"), ("health", "127.0.0.1:8479")):
         command += [f"--{option}-listen", address(wanted)]

@@ -2,9 +2,12 @@
 #![allow(clippy::disallowed_methods, reason = "a test joins what it spawns")]
 
 mod backup;
+mod budgets;
+mod limits;
 mod tags;
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -50,6 +53,8 @@ struct Stage {
     last_attempt: Arc<AtomicU32>,
     recorded: Arc<AtomicU32>,
     waits: Arc<AtomicU32>,
+    /// Lets the mirror `stuck` go on that failed twice.
+    unstuck: Arc<tokio::sync::Notify>,
     /// Held by a test for as long as the handler is to be in the middle of its work.
     held: Arc<tokio::sync::Mutex<()>>,
 }
@@ -67,7 +72,8 @@ impl Handler for Stage {
         drop(self.held.lock().await);
         match (input.0.as_str(), call) {
             ("permanent", _) => return Err(Failure(Class::Permanent)),
-            ("once", 1) => return Err(Failure(Class::TRANSIENT)),
+            ("once", 1) | ("stuck", 1 | 2) => return Err(Failure(Class::TRANSIENT)),
+            ("stuck", _) => self.unstuck.notified().await,
             ("lost", 1 | 2) | ("away", 1) => return Err(Failure(Class::OUTAGE)),
             ("panics", 1) => panic!("as the test wants it"),
             ("waits", 1) | ("waits-often", 1..=5) => {
@@ -94,16 +100,30 @@ impl Handler for Stage {
 }
 
 async fn provisioned() -> (Nats, Bus) {
+    limited(&[]).await
+}
+
+/// Provisions a server with these limits, as in `EVENTS=2MiB`.
+async fn limited(limits: &[&str]) -> (Nats, Bus) {
     let nats = tokio::task::spawn_blocking(Nats::start).await.unwrap();
     let settings = BusSettings {
         url: nats.url.clone(),
         user: String::new(),
         password_file: None,
         ca_file: None,
+        allow_plain_text: false,
     };
     let bus = Bus::connect(&settings, "test").await.unwrap();
-    bus.provision(ProvisionOptions::default()).await.unwrap();
+    bus.provision(with(limits)).await.unwrap();
     (nats, bus)
+}
+
+fn with(limits: &[&str]) -> ProvisionOptions {
+    let mut options = ProvisionOptions::default();
+    for limit in limits {
+        options.limits.set(limit).unwrap();
+    }
+    options
 }
 
 async fn ask(bus: &Bus, mirror: &str) {
@@ -176,6 +196,32 @@ async fn a_failure_that_passes_is_tried_again_and_told_once() {
         nothing_is_left(&bus).await;
         assert!(bus.dead_letters(10).await.unwrap().is_empty());
     }
+}
+
+/// It has killed no process, however often it failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_failed_often_keeps_nobody_else_from_work() {
+    let (_nats, bus) = provisioned().await;
+    let stage = Stage::default();
+    ask(&bus, "stuck").await;
+    let others = async {
+        until("the third attempt", || async {
+            stage.calls.load(Ordering::SeqCst) == 3
+        })
+        .await;
+        assert_eq!(stage.last_attempt.load(Ordering::SeqCst), 3);
+        ask(&bus, "fine").await;
+        let waiting = until("the other message to be done", || async {
+            told(&bus).await == ["fine"]
+        });
+        // Sooner than the handler's own limit, which would end the attempt that is stuck.
+        tokio::time::timeout(Duration::from_secs(3), waiting)
+            .await
+            .unwrap();
+        stage.unstuck.notify_one();
+    };
+    tokio::join!(others, work(&bus, &stage, 2));
+    nothing_is_left(&bus).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -400,6 +446,57 @@ async fn a_bucket_is_listed_as_often_as_one_likes() {
     for _ in 0..1_100 {
         assert_eq!(bucket.list("a.*").await.unwrap().len(), 1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_is_forgotten_only_as_it_was_read_and_can_be_made_again() {
+    let (_nats, bus) = provisioned().await;
+    let bucket = bus.bucket("verdicts").await.unwrap();
+    let first = bucket.write("a.b", "1".into(), None).await.unwrap();
+    let other = bucket.write("a.c", "1".into(), None).await.unwrap();
+    let second = bucket.write("a.b", "2".into(), Some(first)).await.unwrap();
+    // Somebody wrote it since it was read.
+    assert!(!bucket.forget("a.b", first).await.unwrap());
+    assert_eq!(bucket.get("a.b").await.unwrap().unwrap().revision, second);
+    assert!(bucket.forget("a.b", second).await.unwrap());
+    assert!(!bucket.forget("a.b", second).await.unwrap());
+    assert_eq!(bucket.get("a.b").await.unwrap(), None);
+    assert_eq!(bucket.get("a.c").await.unwrap().unwrap().revision, other);
+    assert_eq!(bucket.count().await.unwrap(), 1, "no mark is left of it");
+    // Whoever read it before does not write it back by mistake.
+    let late = bucket.write("a.b", "3".into(), Some(second)).await;
+    assert!(late.unwrap_err().is_conflict());
+    let again = bucket.write("a.b", "4".into(), None).await.unwrap();
+    assert_eq!(bucket.last_revision().await.unwrap(), again);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_is_forgotten_only_as_it_was_listed() {
+    let (_nats, bus) = provisioned().await;
+    let reports = bus.reports().await.unwrap();
+    let listed = async || {
+        let mut listed = Vec::new();
+        let each = reports.each(|object| {
+            listed.push(object);
+            ControlFlow::Continue(())
+        });
+        each.await.unwrap();
+        listed
+    };
+    let large = vec![b'x'; 300 << 10];
+    for name in ["sha256:a", "sha256:b"] {
+        reports.put(name, large.clone().into()).await.unwrap();
+    }
+    let before = listed().await;
+    let names: Vec<_> = before.iter().map(|object| object.name.as_str()).collect();
+    assert_eq!(names, ["sha256:a", "sha256:b"]);
+    // A scanner stores the same report again.
+    reports.put("sha256:b", large.clone().into()).await.unwrap();
+    assert!(reports.forget(&before[0]).await.unwrap());
+    assert!(!reports.forget(&before[1]).await.unwrap());
+    assert!(reports.get("sha256:a").await.is_err());
+    assert_eq!(reports.get("sha256:b").await.unwrap(), large);
+    assert_eq!(listed().await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

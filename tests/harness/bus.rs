@@ -30,12 +30,22 @@ impl fmt::Debug for BusClient {
 impl BusClient {
     /// Connects to a bus that is provisioned.
     pub fn connect(url: &str) -> Self {
+        Self::with(url, "", None)
+    }
+
+    /// Connects as a user that has its rights and no others.
+    pub fn of_user(url: &str, user: &str, password_file: PathBuf) -> Self {
+        Self::with(url, user, Some(password_file))
+    }
+
+    fn with(url: &str, user: &str, password_file: Option<PathBuf>) -> Self {
         let runtime = Runtime::new().unwrap();
         let settings = BusSettings {
             url: url.to_owned(),
-            user: String::new(),
-            password_file: None::<PathBuf>,
+            user: user.to_owned(),
+            password_file,
             ca_file: None,
+            allow_plain_text: false,
         };
         let (bus, state) = runtime.block_on(async {
             let bus = Bus::connect(&settings, "test").await.unwrap();
@@ -58,6 +68,17 @@ impl BusClient {
     pub fn publish(&self, event: impl Into<Event>, occurrence: &str) -> Published {
         self.run(self.bus.publish(&event.into(), &Cause::root(), occurrence))
             .unwrap()
+    }
+
+    /// Publishes a fact, and says whether that was allowed.
+    pub fn try_publish(&self, event: &Event) -> bool {
+        self.run(self.bus.publish(event, &Cause::root(), "forged"))
+            .is_ok()
+    }
+
+    /// Gives a command, and says whether that was allowed.
+    pub fn try_command(&self, command: &Command) -> bool {
+        self.run(self.bus.command(command, &Cause::root())).is_ok()
     }
 
     /// Gives a command.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::servers::Process;
-use crate::{python, root, wait_for};
+use crate::{put_secret, python, root, wait_for};
 
 /// A receiver in a process of its own.
 #[derive(Debug)]
@@ -55,11 +55,16 @@ impl Endpoint {
             .spawn()
             .unwrap();
         let process = Process(child);
+        let scheme = if more.contains(&"--certificate") {
+            "https"
+        } else {
+            "http"
+        };
         let port = wait_for("the endpoint to say its port", 20, || {
             fs::read_to_string(file("port")).ok()
         });
         Self {
-            url: format!("http://127.0.0.1:{}/hook", port.trim()),
+            url: format!("{scheme}://127.0.0.1:{}/hook", port.trim()),
             out: file("jsonl"),
             _process: process,
         }
@@ -88,12 +93,11 @@ impl Endpoint {
     }
 }
 
-/// Returns a webhook that signs with the secrets in a file of its own.
+/// Returns a webhook that signs with a secret of its own, which is bound to its address.
 pub fn webhook(folder: &Path, name: &str, url: &str, secrets: &str, more: &str) -> String {
-    let file = folder.join(format!("{name}.secret"));
-    fs::write(&file, secrets).unwrap();
+    let origin: Vec<&str> = url.splitn(4, '/').take(3).collect();
+    put_secret(folder, name, secrets, Some(&origin.join("/")));
     format!(
-        "---\nkind: Webhook\nname: {name}\nurl: {url}\nsecret_file: {}\nallow_private_addresses: true\n{more}",
-        file.display()
+        "---\nkind: Webhook\nname: {name}\nurl: {url}\nsigning_key: {{ secret: {name} }}\nallow_private_addresses: true\n{more}"
     )
 }

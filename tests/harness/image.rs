@@ -12,8 +12,8 @@ use sha2::{Digest as _, Sha256};
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-const ACCEPT: &str =
-    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json";
+const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
 
 /// A manifest that was pushed.
 #[derive(Debug, Clone)]
@@ -67,19 +67,20 @@ pub struct Upstream {
     account: Option<(String, String)>,
 }
 
-fn digest(bytes: &[u8]) -> String {
+/// Returns the digest of bytes.
+pub fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
 /// Packs bytes as layers are packed.
-pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
     packed.write_all(bytes).unwrap();
     packed.finish().unwrap()
 }
 
 /// Makes an archive of files, in the oldest form that everybody reads.
-pub(crate) fn tar<T: AsRef<[u8]>>(files: &[(&str, T)]) -> Vec<u8> {
+pub fn tar<T: AsRef<[u8]>>(files: &[(&str, T)]) -> Vec<u8> {
     let mut archive = Vec::new();
     for (path, content) in files {
         let content = content.as_ref();
@@ -181,6 +182,14 @@ impl Upstream {
         self.send(|client| client.delete(&url)).status().as_u16()
     }
 
+    /// Returns the bytes of a blob, if it is there.
+    pub fn get_blob(&self, repository: &str, digest: &str) -> Option<Vec<u8>> {
+        let url = format!("{}/{repository}/blobs/{digest}", self.base);
+        let answer = self.send(|client| client.get(&url));
+        let is_there = answer.status().is_success();
+        is_there.then(|| answer.bytes().unwrap().to_vec())
+    }
+
     /// Pushes a blob and returns its descriptor.
     pub fn blob(&self, repository: &str, media_type: &str, bytes: &[u8]) -> serde_json::Value {
         self.upload(repository, &digest(bytes), || bytes.to_vec().into());
@@ -243,6 +252,16 @@ impl Upstream {
         self.manifest(repository, architecture, layer, &digest(&tar(claimed)))
     }
 
+    /// Pushes some files as a layer that is called something else, and returns its descriptor.
+    pub fn packed(
+        &self,
+        repository: &str,
+        kind: &str,
+        files: &[(&str, &str)],
+    ) -> serde_json::Value {
+        self.blob(repository, kind, &gzip(&tar(files)))
+    }
+
     /// Pushes an image over a layer that is there and returns it, without a tag.
     pub fn image_of(&self, repository: &str, layer: serde_json::Value) -> Image {
         let diff_id = layer["digest"].as_str().unwrap().to_owned();
@@ -268,6 +287,32 @@ impl Upstream {
         self.artifact(repository, config, layer)
     }
 
+    /// Pushes an image of these layers, whose configuration says that they unpack to these, and returns it, without a tag.
+    pub fn layered(
+        &self,
+        repository: &str,
+        layers: &[serde_json::Value],
+        diff_ids: &[String],
+    ) -> Image {
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": diff_ids }
+        });
+        let kind = "application/vnd.oci.image.config.v1+json";
+        let config = self.blob(repository, kind, config.to_string().as_bytes());
+        let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers });
+        self.push(repository, Image::of(&manifest, MANIFEST))
+    }
+
+    /// Pushes a layer of files and returns its descriptor and what it unpacks to.
+    pub fn layer<T: AsRef<[u8]>>(
+        &self,
+        repository: &str,
+        files: &[(&str, T)],
+    ) -> (serde_json::Value, String) {
+        let tar = tar(files);
+        (self.blob(repository, LAYER, &gzip(&tar)), digest(&tar))
+    }
+
     /// Pushes a manifest over blobs that are there and returns it, without a tag.
     pub fn artifact(
         &self,
@@ -289,7 +334,7 @@ impl Upstream {
         let kind = "application/vnd.dev.cosign.simplesigning.v1+json";
         let layers: Vec<_> = contents
             .iter()
-            .map(|content| self.blob(repository, kind, content.as_bytes()))
+            .map(|content| self.blob(repository, kind, content_of(kind, content).as_bytes()))
             .collect();
         let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers });
         self.push(repository, Image::of(&manifest, MANIFEST))
@@ -297,8 +342,19 @@ impl Upstream {
 
     /// Pushes something of a kind that refers to a manifest and returns it, without a tag.
     pub fn referrer(&self, repository: &str, subject: &Image, kind: &str, content: &str) -> Image {
+        let layer = self.blob(repository, kind, content_of(kind, content).as_bytes());
+        self.refer(repository, subject, kind, layer)
+    }
+
+    /// Pushes something of a kind that refers to a manifest, over a blob that is there; returns it, without a tag.
+    pub fn refer(
+        &self,
+        repository: &str,
+        subject: &Image,
+        kind: &str,
+        layer: serde_json::Value,
+    ) -> Image {
         let config = self.blob(repository, "application/vnd.oci.empty.v1+json", b"{}");
-        let layer = self.blob(repository, kind, content.as_bytes());
         let subject = json!({
             "mediaType": subject.media_type, "digest": subject.digest, "size": subject.raw.len(),
         });
@@ -336,10 +392,21 @@ impl Upstream {
 
     /// Tries to point a tag, or the digest itself, to a manifest, and returns the status.
     pub fn try_put(&self, repository: &str, reference: &str, image: &Image) -> u16 {
+        self.try_put_document(repository, reference, image.media_type, &image.raw)
+    }
+
+    /// Tries to point a tag, or the digest itself, to a document of a type, and returns the status.
+    pub fn try_put_document(
+        &self,
+        repository: &str,
+        reference: &str,
+        media_type: &str,
+        document: &[u8],
+    ) -> u16 {
         let url = format!("{}/{repository}/manifests/{reference}", self.base);
         let answer = self.send(|client| {
-            let request = client.put(&url).header("content-type", image.media_type);
-            request.body(image.raw.clone())
+            let request = client.put(&url).header("content-type", media_type);
+            request.body(document.to_vec())
         });
         answer.status().as_u16()
     }
@@ -363,5 +430,18 @@ impl Upstream {
     pub fn try_delete(&self, repository: &str, digest: &str) -> u16 {
         let url = format!("{}/{repository}/manifests/{digest}", self.base);
         self.send(|client| client.delete(&url)).status().as_u16()
+    }
+}
+
+/// What cosign calls the payload of a signature.
+pub const SIGNATURE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+
+/// Returns a document of a kind that says something; of a kind that is not known here, that alone.
+fn content_of(kind: &str, content: &str) -> String {
+    match kind {
+        SIGNATURE => json!({ "critical": { "type": "cosign container image signature" }, "optional": { "note": content } }).to_string(),
+        "text/spdx" => format!("SPDXVersion: SPDX-2.3\nDocumentName: {content}\n"),
+        "application/vnd.in-toto+json" => json!({ "_type": "https://in-toto.io/Statement/v0.1", "subject": [], "predicate": content }).to_string(),
+        _ => content.to_owned(),
     }
 }

@@ -5,22 +5,29 @@
 )]
 
 pub mod bus;
+pub mod chance;
+pub mod clients;
 pub mod content;
 pub mod crash;
 pub mod disk;
 pub mod endpoint;
+pub mod hostile;
 pub mod image;
 pub mod liar;
 pub mod limited;
 mod logs;
+pub mod manual;
 pub mod many;
 pub mod proxy;
 pub mod scanner;
+mod secrets;
 mod server_api;
 pub mod servers;
+pub mod slow;
 pub mod stack;
 pub mod subscriber;
 pub mod traces;
+pub mod tree;
 pub mod up;
 
 use std::path::PathBuf;
@@ -33,6 +40,7 @@ pub use image::{Image, Upstream};
 pub use limited::Limited;
 pub use proxy::{Faults, Proxy};
 pub use scanner::Database;
+pub use secrets::put_secret;
 pub use servers::{Nats, PARTNER, Registry};
 pub use stack::{Disks, Stack};
 pub use up::Up;
@@ -45,11 +53,14 @@ pub fn root() -> PathBuf {
         .to_path_buf()
 }
 
+/// Returns the folder into which `deploy/tools` installs.
+pub fn tools_folder() -> PathBuf {
+    std::env::var_os("SLUICE_TOOLS").map_or_else(|| root().join(".tools"), PathBuf::from)
+}
+
 /// Finds a server's binary, or says how it is installed.
 pub fn tool(name: &str) -> PathBuf {
-    let folder =
-        std::env::var_os("SLUICE_TOOLS").map_or_else(|| root().join(".tools"), PathBuf::from);
-    let own = folder.join("bin").join(name);
+    let own = tools_folder().join("bin").join(name);
     // Debian's nats-server is too old to be of use.
     let places = [
         Some(own),
@@ -105,9 +116,7 @@ pub fn pass(time: Duration) {
 
 /// Returns the Python that has the libraries of the tests.
 pub fn python() -> PathBuf {
-    let folder =
-        std::env::var_os("SLUICE_TOOLS").map_or_else(|| root().join(".tools"), PathBuf::from);
-    let path = folder.join("python/bin/python");
+    let path = tools_folder().join("python/bin/python");
     assert!(
         path.exists(),
         "the Python of the tests is not installed; run `deploy/tools --for tests`"

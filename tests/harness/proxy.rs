@@ -75,6 +75,7 @@ struct Shared {
     cuts: watch::Sender<usize>,
     accepted: AtomicUsize,
     bytes: AtomicUsize,
+    requests: Mutex<Vec<String>>,
 }
 
 impl Proxy {
@@ -91,6 +92,7 @@ impl Proxy {
             cuts: watch::Sender::default(),
             accepted: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
+            requests: Mutex::default(),
         });
         let address = runtime.block_on(async {
             let listener = listen("127.0.0.1:0".parse().unwrap());
@@ -128,6 +130,11 @@ impl Proxy {
     /// Returns how many connections there have been.
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Returns what was asked for by HTTP/1.1, as in `GET /token?service=x`, in its order.
+    pub fn requests(&self) -> Vec<String> {
+        self.shared.requests.lock().unwrap().clone()
     }
 
     /// Returns how many bytes have been passed on, in both directions.
@@ -268,10 +275,20 @@ async fn pass(
                 return Err(Broken);
             }
         } else {
+            if let Some(request) = request_of(&bytes) {
+                shared.requests.lock().unwrap().push(request);
+            }
             to.write_all(&bytes).await.map_err(|_| Broken)?;
         }
         shared.bytes.fetch_add(bytes.len(), Ordering::Relaxed);
     }
+}
+
+/// Returns method and path of a request that begins here: a client that waits for each answer sends no two at once.
+fn request_of(bytes: &[u8]) -> Option<String> {
+    let line = bytes.split(|byte| *byte == b'\r').next()?;
+    let line = std::str::from_utf8(line).ok()?;
+    line.strip_suffix(" HTTP/1.1").map(str::to_owned)
 }
 
 /// Spoils one in so many bytes of what follows `before` others.

@@ -1,10 +1,11 @@
 //! What a scanner adapter needs: Trivy, and vulnerability databases of a few advisories.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::image::{Upstream, gzip, tar};
 use crate::{Stack, root, tool};
@@ -12,6 +13,27 @@ use crate::{Stack, root, tool};
 /// The place of the database at the upstream registry.
 const REPOSITORY: &str = "trivy-db";
 const TAG: &str = "2";
+
+/// Writes the project's own database with changes.
+const REWRITE: &str = r#"
+import importlib.machinery, importlib.util, json, os, sys
+deploy, out, changes = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+sys.path.insert(0, deploy)
+loader = importlib.machinery.SourceFileLoader("trivy_db", os.path.join(deploy, "trivy-db"))
+writer = importlib.util.module_from_spec(importlib.util.spec_from_loader("trivy_db", loader))
+loader.exec_module(writer)
+root = writer.buckets(writer.read_advisories(os.path.join(deploy, "advisories")))
+for name, left in changes.get("left", {}).items():
+    for package in sorted(root[name])[left:]:
+        del root[name][package]
+    if not root[name]:
+        del root[name]
+for name in changes.get("more", []):
+    root.child("data-source")[name] = {"ID": "test", "Name": name, "URL": "http://localhost"}
+    root.child(name).child("openssl")["CVE-2022-0778"] = {"FixedVersion": "3.0.0-r0"}
+with open(out, "wb") as file:
+    file.write(writer.Bolt(root).bytes())
+"#;
 
 /// A vulnerability database as files.
 #[derive(Debug, Clone)]
@@ -25,8 +47,22 @@ pub struct Database {
 impl Database {
     /// Makes the project's own database, as if it were of this time.
     pub fn of(updated_at: &str) -> Self {
+        Self::with(updated_at, "")
+    }
+
+    /// As [`Database::of`], with more advisories, one JSON object on each line.
+    pub fn with(updated_at: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let advisories = folder.path().join("advisories");
+        fs::create_dir(&advisories).unwrap();
+        for entry in fs::read_dir(root().join("deploy/advisories")).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, advisories.join(path.file_name().unwrap())).unwrap();
+        }
+        fs::write(advisories.join("more.jsonl"), more).unwrap();
         let told = [
+            "--advisories",
+            advisories.to_str().unwrap(),
             "--out",
             folder.path().to_str().unwrap(),
             "--updated-at",
@@ -45,6 +81,49 @@ impl Database {
         }
     }
 
+    /// Makes the project's own database of now, less an age in seconds, so that no limit of age has to be lifted for it.
+    pub fn of_age(seconds: i64) -> Self {
+        let made = chrono::Utc::now() - chrono::TimeDelta::seconds(seconds);
+        Self::of(&made.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
+    }
+
+    /// Returns when it was made.
+    pub fn updated_at(&self) -> String {
+        let metadata: Value = serde_json::from_slice(&self.metadata).unwrap();
+        metadata["UpdatedAt"].as_str().unwrap().to_owned()
+    }
+
+    /// Writes the database anew without some of its content: of each of these buckets only so many packages are left.
+    pub fn reduced(self, left: &[(&str, usize)]) -> Self {
+        self.rewritten(&json!({ "left": left.iter().copied().collect::<BTreeMap<_, _>>() }))
+    }
+
+    /// Writes the database anew with an advisory on `openssl` below 3 in each of these buckets.
+    pub fn with_buckets(self, buckets: &[&str]) -> Self {
+        self.rewritten(&json!({ "more": buckets }))
+    }
+
+    fn rewritten(self, changes: &Value) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("trivy.db");
+        let made = Command::new("python3")
+            .args(["-c", REWRITE])
+            .arg(root().join("deploy"))
+            .arg(&file)
+            .arg(changes.to_string())
+            .output()
+            .unwrap();
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        Self {
+            bytes: fs::read(file).unwrap(),
+            ..self
+        }
+    }
+
     /// Cuts the database off.
     pub fn truncated(mut self, size: usize) -> Self {
         self.bytes.truncate(size);
@@ -52,13 +131,15 @@ impl Database {
     }
 
     /// Publishes it where scanner adapters of this stack look for it, as the artifact that Trivy pulls.
-    pub fn publish(&self, stack: &Stack) {
+    /// Returns the digest of the artifact.
+    pub fn publish(&self, stack: &Stack) -> String {
         let files = [
             ("trivy.db", self.bytes.as_slice()),
             ("metadata.json", self.metadata.as_slice()),
         ];
-        publish(stack, (REPOSITORY, TAG), "db", &files);
+        publish(stack, (REPOSITORY, TAG), "db", &files)
     }
+
     /// Writes it into a cache folder of Trivy.
     pub fn write(&self, cache: &Path) {
         let folder = cache.join("db");
@@ -82,6 +163,8 @@ impl Stack {
                 "SLUICE__TRIVY__DATABASE_REPOSITORY",
                 format!("{}/{REPOSITORY}:{TAG}", self.upstream.host),
             ),
+            // Most databases of tests are of a fixed day.
+            ("SLUICE__TRIVY__DATABASE_MAX_AGE_DAYS", "36500".to_owned()),
         ]
     }
 
@@ -174,7 +257,12 @@ pub fn publish_java_index(stack: &Stack) -> String {
 }
 
 /// Publishes files as the artifact that Trivy pulls.
-fn publish(stack: &Stack, (repository, tag): (&str, &str), kind: &str, files: &[(&str, &[u8])]) {
+fn publish(
+    stack: &Stack,
+    (repository, tag): (&str, &str),
+    kind: &str,
+    files: &[(&str, &[u8])],
+) -> String {
     let publisher = stack.publisher();
     let media_type = format!("application/vnd.aquasec.trivy.{kind}.layer.v1.tar+gzip");
     let mut layer = publisher.blob(repository, &media_type, &gzip(&tar(files)));
@@ -184,6 +272,7 @@ fn publish(stack: &Stack, (repository, tag): (&str, &str), kind: &str, files: &[
     let config = publisher.blob(repository, config, b"{}");
     let artifact = publisher.artifact(repository, config, layer);
     publisher.put(repository, tag, &artifact);
+    artifact.digest
 }
 
 fn script(arguments: &[&str]) -> Output {

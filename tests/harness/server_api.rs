@@ -3,6 +3,8 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 
+use serde_json::{Value, json};
+
 use crate::servers::Nats;
 
 impl Nats {
@@ -21,18 +23,71 @@ impl Nats {
         self.request(&format!("$JS.API.CONSUMER.DELETE.{stream}.{stage}"));
     }
 
+    /// Returns how many messages a stream was ever given.
+    pub fn stored(&self, stream: &str) -> u64 {
+        let info = self.ask(&format!("$JS.API.STREAM.INFO.{stream}"), "");
+        info["state"]["last_seq"].as_u64().unwrap()
+    }
+
+    /// Reads how a stream is configured, lets the test change that, and gives it back.
+    pub fn reconfigure(&self, stream: &str, change: impl FnOnce(&mut Value)) {
+        let mut info = self.ask(&format!("$JS.API.STREAM.INFO.{stream}"), "");
+        change(&mut info["config"]);
+        let config = info["config"].to_string();
+        let answer = self.ask(&format!("$JS.API.STREAM.UPDATE.{stream}"), &config);
+        assert_eq!(answer.get("error"), None, "{stream}: {answer}");
+    }
+
+    /// Makes a durable consumer of a stage that is given what matches one of these filters.
+    pub fn consumer(&self, stream: &str, stage: &str, filters: &[&str]) {
+        let request = json!({ "stream_name": stream, "config": {
+            "durable_name": stage, "filter_subjects": filters, "ack_policy": "explicit", "max_deliver": -1,
+            "max_ack_pending": 1000,
+        } });
+        let subject = format!("$JS.API.CONSUMER.DURABLE.CREATE.{stream}.{stage}");
+        let answer = self.ask(&subject, &request.to_string());
+        assert_eq!(answer.get("error"), None, "{stream}/{stage}: {answer}");
+    }
+
+    /// Publishes what no service would: a message with these headers, as they are.
+    pub fn publish_raw(&self, subject: &str, headers: &[(&str, &str)], body: &str) {
+        let headers: String = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
+        let headers = format!("NATS/1.0\r\n{headers}\r\n");
+        let total = headers.len() + body.len();
+        let publish = format!(
+            "HPUB {subject} _INBOX.test {} {total}\r\n{headers}{body}\r\n",
+            headers.len()
+        );
+        let answer = self.send(&publish);
+        assert_eq!(answer.get("error"), None, "{subject}: {answer}");
+    }
+
     fn request(&self, subject: &str) {
+        let answer = self.ask(subject, "");
+        assert_eq!(answer["success"], true, "{subject}: {answer}");
+    }
+
+    fn ask(&self, subject: &str, body: &str) -> Value {
+        self.send(&format!(
+            "PUB {subject} _INBOX.test {}\r\n{body}\r\n",
+            body.len()
+        ))
+    }
+
+    /// Sends a message, and returns the answer.
+    fn send(&self, publish: &str) -> Value {
         let address = self.url.strip_prefix("nats://").unwrap();
         let mut stream = TcpStream::connect(address).unwrap();
         let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
         write!(
             stream,
-            "CONNECT {{\"verbose\":false,\"pedantic\":false}}\r\n\
-             SUB _INBOX.test 1\r\nPUB {subject} _INBOX.test 0\r\n\r\n"
+            "CONNECT {{\"verbose\":false,\"pedantic\":false,\"headers\":true}}\r\nSUB _INBOX.test 1\r\n{publish}"
         )
         .unwrap();
         let answer = lines.find_map(|line| line.ok().filter(|line| line.starts_with('{')));
-        let answer = answer.unwrap();
-        assert!(answer.contains("\"success\":true"), "{subject}: {answer}");
+        serde_json::from_str(&answer.unwrap()).unwrap()
     }
 }

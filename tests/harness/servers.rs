@@ -40,8 +40,12 @@ impl Nats {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("data");
-        let arguments = vec!["-js".into(), "-sd".into(), store.clone().into()];
-        Self::begin(folder, store, arguments)
+        let file = folder.path().join("nats.conf");
+        let place = store.display();
+        // The limits of all streams together may be more than the disk of the machine has.
+        let config = format!("jetstream {{ store_dir: \"{place}\", max_file_store: 1TB }}\n");
+        fs::write(&file, config).unwrap();
+        Self::begin(folder, store, vec!["-c".into(), file.into()])
     }
 
     /// Starts one with the users and permissions of an installation, which keeps its data in this folder if one is given.
@@ -118,6 +122,16 @@ impl Nats {
     /// Returns the folder of its streams.
     pub fn data(&self) -> &Path {
         &self.store
+    }
+
+    /// Returns the file of its users' passwords, which it reads again when it is told to.
+    pub fn passwords(&self) -> PathBuf {
+        self.folder.path().join(PASSWORDS)
+    }
+
+    /// Returns the id of its process.
+    pub fn process_id(&self) -> u32 {
+        self.process.0.id()
     }
 
     /// Returns what it has logged, permissions that were missing among it.
@@ -271,13 +285,29 @@ impl Registry {
         told.collect()
     }
 
+    /// Returns how many bytes of answers it has sent.
+    pub fn sent_bytes(&self) -> u64 {
+        let log = fs::read_to_string(self.folder.path().join("log")).unwrap();
+        let sent = log.lines().filter_map(|line| {
+            let told: serde_json::Value = serde_json::from_str(line).ok()?;
+            let ended = told["msg"].as_str()?.starts_with("response completed");
+            ended.then(|| told["http.response.written"].as_u64())?
+        });
+        sent.sum()
+    }
+
     /// Lets it serve other bytes for a blob, as many as before; returns what puts the true ones back.
     pub fn forge(&self, digest: &str) -> Genuine {
+        self.forge_as(digest, |genuine| vec![b'x'; genuine.len()])
+    }
+
+    /// As [`Registry::forge`], with bytes that are made of the true ones.
+    pub fn forge_as(&self, digest: &str, other: impl FnOnce(&[u8]) -> Vec<u8>) -> Genuine {
         let hex = digest.strip_prefix("sha256:").unwrap();
         let blobs = self.storage.join("docker/registry/v2/blobs/sha256");
         let path = blobs.join(&hex[..2]).join(hex).join("data");
         let bytes = fs::read(&path).unwrap();
-        fs::write(&path, vec![b'x'; bytes.len()]).unwrap();
+        fs::write(&path, other(&bytes)).unwrap();
         Genuine { path, bytes }
     }
 

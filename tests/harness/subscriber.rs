@@ -1,7 +1,7 @@
 //! The example subscriber in Python, as a process.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::servers::Process;
@@ -17,7 +17,12 @@ pub struct Subscriber {
 impl Subscriber {
     /// Generates the classes of the protocol and starts it, with arguments before the address.
     pub fn start(stack: &Stack, name: &str, arguments: &[&str]) -> Self {
-        let generated = stack.folder().join(format!("{name}-generated"));
+        Self::follow(stack.folder(), &stack.nats.url, name, arguments)
+    }
+
+    /// As [`Subscriber::start`], of any server; its files lie in a folder.
+    pub fn follow(folder: &Path, url: &str, name: &str, arguments: &[&str]) -> Self {
+        let generated = folder.join(format!("{name}-generated"));
         fs::create_dir(&generated).unwrap();
         let proto = root().join("proto");
         let mut protoc = Command::new(python());
@@ -29,11 +34,11 @@ impl Subscriber {
             protoc.arg(entry.unwrap().path());
         }
         assert!(protoc.status().unwrap().success());
-        let out = stack.folder().join(name);
+        let out = folder.join(name);
         let child = Command::new(python())
             .arg(root().join("deploy/examples/subscriber-python/subscriber.py"))
             .args(arguments)
-            .arg(&stack.nats.url)
+            .arg(url)
             .env("PYTHONPATH", &generated)
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdout(File::create(&out).unwrap())

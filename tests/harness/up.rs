@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use crate::secrets::secrets_folder;
 use crate::servers::Process;
 use crate::{binary, root, wait_for};
 
@@ -25,6 +26,8 @@ impl Up {
         }
         // Where no database is: a test that wants one says where.
         command.env("SLUICE__TRIVY__DATABASE_REPOSITORY", "127.0.0.1:9/none:2");
+        // Beside the data folder, so that a test can fill it before the start.
+        command.env("SLUICE_SECRETS", secrets_folder(data.parent().unwrap()));
         command.arg("--data").arg(data).arg("up");
         for server in ["NATS", "REGISTRY", "TOKENS", "API", "HEALTH"] {
             command.env(format!("SLUICE_{server}_LISTEN"), "127.0.0.1:0");

@@ -9,8 +9,8 @@ use axum::http::Method;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use reqwest::ResponseBuilderExt as _;
+use sluice_bus::Update;
 use sluice_bus::backend::{Answer, Backend, Last, Mark, Outgoing, Refusal, Settlement, Stored};
-use sluice_bus::{Entry, Update};
 use sluice_registry::{Exchange, Exchanged};
 
 use crate::registry::{Place, Request};
@@ -92,9 +92,10 @@ impl Backend for Server {
         refusable(self.0.step(what, remove))
     }
 
-    fn list(&self, bucket: &'static str, filter: String) -> Answer<'_, Vec<Entry>> {
+    fn newest(&self, bucket: &'static str, filter: String) -> Answer<'_, Vec<Update>> {
         let what = format!("lists {bucket}/{filter}");
-        answer(self.0.step(what, move |world| world.list(bucket, &filter)))
+        let newest = move |world: &mut World| world.newest(bucket, &filter);
+        answer(self.0.step(what, newest))
     }
 
     fn watch(&self, bucket: &'static str) -> Answer<'_, BoxStream<'static, Update>> {
@@ -127,6 +128,12 @@ impl World {
         }
         self.changed = true;
         let now = self.now;
+        if self.bug == Some(Bug::NoSearchOfDecisions) && is_search_of_decisions(&message) {
+            return Ok(Stored {
+                sequence: 0,
+                duplicate: true,
+            });
+        }
         self.log.publish(now, &message)
     }
 
@@ -147,6 +154,12 @@ impl World {
             self.log.publish(now, &message).unwrap();
         }
     }
+}
+
+/// Says whether a message lets the promoter's search go on to what was decided.
+fn is_search_of_decisions(message: &Outgoing) -> bool {
+    let id = message.message_id.as_deref().unwrap_or_default();
+    message.subject == "sluice.do.reconcile.promoter" && id.contains("/1/0/")
 }
 
 /// The place of the wire.

@@ -29,6 +29,12 @@ pub enum Scenario {
     PromoteWithdraw,
     /// One repository, promoted from and pruned.
     PrunePromote,
+    /// Policies that are removed, renamed, narrowed, switched off, tightened and led elsewhere, in the middle of everything.
+    Policies,
+    /// The same, and a mirror worker or pruner that writes whatever its account may.
+    Sabotage,
+    /// Policies that are drawn at random, between two mirrors and shared targets.
+    Drawn,
 }
 
 /// How a history ended.
@@ -91,20 +97,37 @@ pub struct History {
 
 /// Runs the history of a seed.
 pub fn run(seed: u64, scenario: Scenario, bug: Option<Bug>, traced: bool) -> Ended {
+    let shared = Shared::new(seed, bug, traced);
+    simulate(seed, shared, scenario, async |history| {
+        history.live().await;
+        if history.shared.lock().violation.is_none() {
+            history.rest().await;
+        }
+    })
+}
+
+/// Runs a history in which what people do is written down by a test; chance decides who goes first.
+pub fn follow(seed: u64, scenario: Scenario, script: impl AsyncFnOnce(&mut History)) {
+    let ended = simulate(seed, Shared::new(seed, None, false), scenario, script);
+    assert_eq!(ended.violation, None, "seed {seed}");
+}
+
+fn simulate(
+    seed: u64,
+    shared: Shared,
+    scenario: Scenario,
+    script: impl AsyncFnOnce(&mut History),
+) -> Ended {
     clock::simulate(beginning(), seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
-    let shared = Shared::new(seed, bug, traced);
     let world = shared.clone();
     runtime.block_on(async move {
         let mut history = History::new(shared, scenario);
-        history.live().await;
-        if history.shared.lock().violation.is_none() {
-            history.rest().await;
-        }
+        script(&mut history).await;
     });
     clock::stop_simulating();
     let mut world = world.lock();
@@ -388,7 +411,13 @@ impl History {
 
     /// Lets everything come to rest, without faults.
     pub async fn drain(&mut self) {
+        self.drain_until(TimeDelta::MAX).await;
+    }
+
+    /// Lets everything come to rest that does within this time, which then has passed.
+    pub async fn drain_until(&mut self, within: TimeDelta) {
         self.plan.faults = 0;
+        let began = self.shared.lock().now;
         while !self.settled() {
             self.poll();
             self.look();
@@ -407,8 +436,11 @@ impl History {
                 // Tasks that wait for no step wait for the time, but for those that only watch.
                 let waits = self.tasks.iter().any(|task| task.works);
                 let second = TimeDelta::seconds(1);
+                let left = within - (self.shared.lock().now - began);
                 match next {
-                    Some(next) if !waits => self.pass(next.max(second)).await,
+                    _ if left <= TimeDelta::zero() => return,
+                    Some(next) if !waits => self.pass(next.max(second).min(left)).await,
+                    None if !waits && within < TimeDelta::MAX => self.pass(left).await,
                     _ if waits => self.pass(second).await,
                     _ => return,
                 }

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_bus::topology::PROMOTER;
+use sluice_domain::resources::{PromotionPolicy, Recall};
+use sluice_domain::{Repository, Tag};
 use sluice_events::wire::state::{Decision, DecisionOutcome, UpstreamTag, Verdict};
 use sluice_events::{Event, time_from_wire};
 
+use crate::history::Scenario;
 use crate::images;
 use crate::people::Plan;
 use crate::world::World;
@@ -13,8 +16,9 @@ use crate::world::World;
 /// Says whether a decision lets a manifest stand in its target.
 fn permits(decision: &Decision, repository: &str, digest: &str) -> bool {
     let stands = decision.outcome() == DecisionOutcome::Allow || decision.promoted_at.is_some();
-    stands
-        && decision.target == repository
+    let former = &decision.former_targets;
+    (stands && decision.target == repository
+        || former.iter().any(|former| former.target == repository))
         && (decision.digest == digest
             || images::of_digest(&decision.digest)
                 .is_some_and(|image| image.children.iter().any(|child| child == digest)))
@@ -39,9 +43,17 @@ impl World {
             .is_none_or(|before| before.decided_at != decision.decided_at);
         if allowed && is_new {
             let since = self.doing.get(&self.task).map_or(0, |doing| doing.since);
+            let made_by = (decision.policy.clone(), decision.policy_revision);
+            let policy = self.policies_until.get(&made_by).cloned();
+            let lets_all_pass = policy
+                .as_ref()
+                .is_some_and(|(policy, _)| lets_all_pass(policy));
+            if policy.is_none_or(|(policy, until)| !policy.enabled || until < since) {
+                self.wrong(format!("{key} allows by a policy that was not applied"));
+            }
             for part in parts(&decision.digest) {
                 let good = self.good_until.get(&part).copied();
-                if good.is_none_or(|until| until < since) {
+                if !lets_all_pass && good.is_none_or(|until| until < since) {
                     self.wrong(format!(
                         "{key} allows, but the verdict on {part} was not good"
                     ));
@@ -114,8 +126,10 @@ impl World {
     pub fn check(&mut self) {
         if std::mem::take(&mut self.changed) && self.violation.is_none() {
             let mut wrong = self.gate(true);
-            wrong.extend(self.children(true));
-            wrong.extend(self.entries(true));
+            if !self.lied_to {
+                wrong.extend(self.children(true));
+                wrong.extend(self.entries(true));
+            }
             if let Some(first) = wrong.into_iter().next() {
                 self.wrong(first);
             }
@@ -149,8 +163,12 @@ impl World {
     /// What came too late is there until whoever brought it has looked again; that is owed as long as its message is.
     fn gate(&self, under_way: bool) -> Vec<String> {
         let mut wrong = Vec::new();
+        // Where a service lies, or policies change, promoters put right what was allowed; what counts is where they rest.
+        if under_way && (self.lied_to || self.policies_changed) && self.promoters_work() {
+            return wrong;
+        }
         for (name, place) in &self.hub.repositories {
-            if !name.starts_with("official/") {
+            if !is_target(name) {
                 continue;
             }
             for digest in place.manifests.keys() {
@@ -179,7 +197,7 @@ impl World {
     fn children(&self, under_way: bool) -> Vec<String> {
         let mut wrong = Vec::new();
         for (name, place) in &self.hub.repositories {
-            let owed = name.starts_with("official/") && self.promoters_work();
+            let owed = is_target(name) && self.promoters_work();
             if under_way && owed {
                 continue;
             }
@@ -201,7 +219,7 @@ impl World {
         for entry in self.tags.values() {
             let place = self.hub.repositories.get(&entry.repository);
             let named = place.and_then(|place| place.tags.get(&entry.tag));
-            let owed = entry.repository.starts_with("official/") && self.promoters_work();
+            let owed = is_target(&entry.repository) && self.promoters_work();
             let excused = under_way
                 && (entry.claim.is_some()
                     || owed
@@ -222,8 +240,13 @@ impl World {
 
     /// Returns what does not hold although everything is at rest.
     pub fn at_rest(&self, plan: &Plan) -> Vec<String> {
+        // What a service wrote that lies is nobody's to put in order, but nothing comes of it in a target.
+        if plan.scenario == Scenario::Sabotage {
+            return self.unnoticed();
+        }
         let mut wrong: Vec<String> = self.log.dead.clone();
         wrong.extend(self.gate(false));
+        wrong.extend(self.unnoticed());
         wrong.extend(self.children(false));
         wrong.extend(self.entries(false));
         wrong.extend(self.moves_told());
@@ -236,7 +259,9 @@ impl World {
                     && entry.tag == decision.tag
                     && entry.digest == decision.digest
             });
-            if stands && !decision.announced {
+            // A policy that is gone decides on nothing that does not stand anywhere.
+            let is_decided = self.policy_of(decision).is_some() || decision.promoted_at.is_some();
+            if stands && is_decided && !decision.announced {
                 wrong.push(format!("decision {key} is not announced"));
             }
         }
@@ -322,29 +347,152 @@ impl World {
     /// A target has what policies allow.
     fn targets(&self, plan: &Plan) -> Vec<String> {
         let mut wrong = Vec::new();
-        let good = |digest: &String| !self.bad.contains(digest);
         for mirror in &plan.mirrors {
-            let Some(staging) = self.hub.repositories.get(&format!("hub/{mirror}")) else {
+            let name = format!("hub/{mirror}");
+            let Some(staging) = self.hub.repositories.get(&name) else {
                 continue;
             };
             for (tag, digest) in &staging.tags {
-                let mut places = vec![(format!("official/{mirror}"), tag.clone())];
-                if *mirror == "b" {
-                    places.push(("official/a".to_owned(), format!("b-{tag}")));
-                }
-                let passes = parts(digest).iter().all(good);
-                for (target, target_tag) in places {
+                for (policy, _) in self.policies.values() {
+                    let Some((target, target_tag)) = leads_to(policy, &name, tag) else {
+                        continue;
+                    };
                     let place = self.hub.repositories.get(&target);
                     let there = place.and_then(|place| place.tags.get(&target_tag));
-                    if passes && there != Some(digest) {
-                        wrong.push(format!("{target}:{target_tag} is {there:?}, not {digest}"));
-                    }
-                    if !passes && plan.recall == "withdraw" && there == Some(digest) {
-                        wrong.push(format!("{target}:{target_tag} is {digest}, which fails"));
+                    if self.passes(policy, digest) {
+                        if there != Some(digest) {
+                            wrong.push(format!("{target}:{target_tag} is {there:?}, not {digest}"));
+                        }
+                    } else if policy.recall == Recall::Withdraw
+                        && there == Some(digest)
+                        && !self.is_allowed_at(&target, &target_tag, digest)
+                    {
+                        let flagged = self.is_flagged_at(&target, Some(&target_tag), digest);
+                        // What another policy flags stays, even where this one would withdraw what it promoted.
+                        if !flagged {
+                            wrong.push(format!("{target}:{target_tag} is {digest}, which fails"));
+                        }
                     }
                 }
             }
         }
         wrong
     }
+
+    fn passes(&self, policy: &PromotionPolicy, digest: &str) -> bool {
+        let is_good = |part: &String| !self.bad.contains(part);
+        lets_all_pass(policy) || parts(digest).iter().all(is_good)
+    }
+
+    /// Returns the policy that made a decision, if it is applied, on, unchanged, and takes images from there.
+    fn policy_of(&self, decision: &Decision) -> Option<&PromotionPolicy> {
+        let mut policies = self.policies.values();
+        let (policy, _) = policies.find(|(policy, revision)| {
+            policy.name.as_str() == decision.policy && *revision == decision.policy_revision
+        })?;
+        Some(policy).filter(|policy| policy.enabled && policy.from.matches(&decision.repository))
+    }
+
+    /// Says whether a policy allows an image now, on what is true of it.
+    fn is_allowed(&self, decision: &Decision) -> bool {
+        decision.outcome() == DecisionOutcome::Allow
+            && self.policy_of(decision).is_some_and(|policy| {
+                leads_to(policy, &decision.repository, &decision.tag)
+                    == Some((decision.target.clone(), decision.target_tag.clone()))
+                    && self.passes(policy, &decision.digest)
+            })
+    }
+
+    fn is_allowed_at(&self, target: &str, tag: &str, digest: &str) -> bool {
+        self.decisions.values().any(|decision| {
+            let place = (&*decision.target, &*decision.target_tag, &*decision.digest);
+            place == (target, tag, digest) && self.is_allowed(decision)
+        })
+    }
+
+    /// Says whether people were told of an image in a target: that it does not pass any more, or that nobody allowed it.
+    fn is_flagged_at(&self, target: &str, tag: Option<&str>, digest: &str) -> bool {
+        let is_there = |at: &str, name: &str| at == target && tag.is_none_or(|tag| tag == name);
+        let flagged = self.decisions.values().any(|decision| {
+            let main = !decision.flagged.is_empty()
+                && decision.promoted_at.is_some()
+                && is_there(&decision.target, &decision.target_tag);
+            let mut former = decision.former_targets.iter();
+            let former = former.any(|former| {
+                !former.flagged.is_empty() && is_there(&former.target, &former.target_tag)
+            });
+            decision.digest == digest && (main || former)
+        });
+        flagged
+            || self.unauthorised.values().any(|found| {
+                found.announced && found.digest == digest && is_there(&found.repository, &found.tag)
+            })
+    }
+
+    /// Whatever stands in a target is allowed by a policy that exists now, on what is true of it, or people know of it.
+    fn unnoticed(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (name, place) in self
+            .hub
+            .repositories
+            .iter()
+            .filter(|(name, _)| is_target(name))
+        {
+            let mut reached = BTreeSet::new();
+            for (tag, digest) in &place.tags {
+                reached.extend(parts(digest));
+                reached.insert(digest.clone());
+                if images::of_digest(digest).is_some()
+                    && !self.is_allowed_at(name, tag, digest)
+                    && !self.is_flagged_at(name, Some(tag), digest)
+                {
+                    wrong.push(format!(
+                        "unnoticed: no policy allows {digest} at {name}:{tag}"
+                    ));
+                }
+            }
+            for digest in place.manifests.keys() {
+                if reached.contains(digest) || images::of_digest(digest).is_none() {
+                    continue;
+                }
+                let holds = |decision: &&Decision| {
+                    let listed = parts(&decision.digest);
+                    permits(decision, name, digest)
+                        && (decision.digest == *digest || listed.contains(digest))
+                };
+                let is_known = |decision: &Decision| {
+                    self.is_allowed(decision) || self.is_flagged_at(name, None, &decision.digest)
+                };
+                let mut decisions = self.decisions.values().filter(holds);
+                if !decisions.any(is_known) {
+                    wrong.push(format!("unnoticed: no policy allows {digest} in {name}"));
+                }
+            }
+        }
+        wrong
+    }
+}
+
+/// Says whether a repository is one into which policies promote.
+fn is_target(repository: &str) -> bool {
+    repository.starts_with("official/") || repository.starts_with("approved/")
+}
+
+/// Says whether a policy of the model lets images with a finding pass.
+fn lets_all_pass(policy: &PromotionPolicy) -> bool {
+    policy
+        .when
+        .as_ref()
+        .is_some_and(|when| when.0.ends_with('1'))
+}
+
+/// Returns to which target and tag a policy leads from a source.
+fn leads_to(policy: &PromotionPolicy, repository: &str, tag: &str) -> Option<(String, String)> {
+    let source: Repository = repository.parse().ok()?;
+    if !policy.enabled || !policy.from.matches(repository) {
+        return None;
+    }
+    let target = policy.to.render(&source).ok()?.stored();
+    let tag: Tag = tag.parse().ok()?;
+    Some((target, policy.tag.replace("%n", tag.as_str())))
 }

@@ -196,9 +196,6 @@ impl Log {
         let item = &mut self.items[place];
         match how {
             Settlement::Done | Settlement::Never => drop(self.items.remove(place)),
-            Settlement::Again(delay) => {
-                item.ready = Some(now + TimeDelta::from_std(delay).unwrap());
-            }
             Settlement::Working => {
                 item.until = now + TimeDelta::from_std(item.stage.ack_wait).unwrap();
             }
@@ -234,6 +231,11 @@ impl Log {
             };
             self.publish(now, &fired).unwrap();
         }
+    }
+
+    /// Returns how many messages were stored so far.
+    pub fn stored(&self) -> u64 {
+        self.sequences.values().sum()
     }
 
     /// Returns when something will happen by itself.

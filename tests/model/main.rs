@@ -4,13 +4,16 @@
 //! replays one and prints its steps.
 
 mod backend;
-mod chance;
 mod history;
 mod images;
 mod invariants;
 mod log;
 mod people;
+mod policies;
+mod reconnect;
 mod registry;
+mod rest;
+mod sabotage;
 mod stages;
 mod world;
 
@@ -47,6 +50,8 @@ fn scenario() -> Scenario {
     match setting("SLUICE_MODEL_SCENARIO").as_deref() {
         Some("PromoteWithdraw") => Scenario::PromoteWithdraw,
         Some("PrunePromote") => Scenario::PrunePromote,
+        Some("Policies") => Scenario::Policies,
+        Some("Sabotage") => Scenario::Sabotage,
         _ => Scenario::Whole,
     }
 }
@@ -82,6 +87,16 @@ fn a_thousand_races_of_pruning_and_promotion_lose_nothing() {
 }
 
 #[test]
+fn nothing_stays_unnoticed_in_a_target_whatever_people_do_to_policies() {
+    holds(0, 1_000, Scenario::Policies);
+}
+
+#[test]
+fn a_service_that_writes_whatever_it_may_gets_nothing_refused_into_a_target() {
+    holds(0, 1_000, Scenario::Sabotage);
+}
+
+#[test]
 fn the_same_seed_is_the_same_history() {
     for seed in 0..20 {
         let (first, second) = (
@@ -105,6 +120,18 @@ fn planted_bugs_are_found() {
     for bug in [Bug::StateBeforeEvent, Bug::NoComparison, Bug::StaleReads] {
         let found = (0..300).find(|seed| {
             run(*seed, Scenario::Whole, Some(bug), false)
+                .violation
+                .is_some()
+        });
+        assert!(found.is_some(), "{bug:?} is not found");
+    }
+}
+
+#[test]
+fn a_promoter_that_believes_in_policies_that_are_gone_is_found() {
+    for bug in [Bug::PoliciesStay, Bug::NoSearchOfDecisions] {
+        let found = (0..300).find(|seed| {
+            run(*seed, Scenario::Policies, Some(bug), false)
                 .violation
                 .is_some()
         });

@@ -11,14 +11,16 @@ use sluice_events::{Command, headers};
 use sluice_state::reconcile::{reason, search};
 
 use crate::backend::UPSTREAM;
-use crate::chance::Chance;
 use crate::history::{History, Scenario};
 use crate::images::{POOL, short};
+use crate::policies::{self, Written};
+use crate::sabotage;
 use crate::stages::{RECONCILED, at_once};
 use crate::world::World;
+use sluice_tests::chance::Chance;
 
 /// The tags that upstream may have.
-const TAGS: [&str; 3] = ["1", "2", "3"];
+pub const TAGS: [&str; 3] = ["1", "2", "3"];
 
 /// What a history has in store.
 #[derive(Debug, Clone)]
@@ -37,10 +39,8 @@ pub struct Plan {
     pub stalls: u64,
     /// How many times in a thousand something is done although there is work.
     pub act_per_mille: usize,
-    /// What the policies do with what no longer passes.
-    pub recall: &'static str,
-    /// How long images soak, if they do.
-    pub soak: Option<&'static str>,
+    /// The policies.
+    pub policies: Vec<Written>,
     /// How many tags a repository keeps.
     pub keep: usize,
     /// The mirrors.
@@ -54,29 +54,45 @@ pub struct Plan {
 impl Plan {
     /// Draws a plan.
     pub fn new(chance: &mut Chance, scenario: Scenario) -> Self {
-        let whole = scenario == Scenario::Whole;
-        let two = whole && chance.percent(50);
+        let changes = [Scenario::Policies, Scenario::Sabotage].contains(&scenario);
+        let whole = scenario == Scenario::Whole || changes;
+        let drawn = scenario == Scenario::Drawn;
+        let two = drawn || whole && chance.percent(50);
+        let recall = if scenario == Scenario::PromoteWithdraw {
+            "withdraw"
+        } else {
+            chance.pick(&["flag", "withdraw"])
+        };
+        let soak = if whole {
+            chance.pick(&[None, None, Some("40s")])
+        } else {
+            None
+        };
+        let mut policies = vec![Written::gate(recall, soak)];
+        if two {
+            policies.push(Written::second(recall, soak));
+        }
+        if drawn {
+            policies.clear();
+        }
         Self {
             scenario,
-            acts: if whole { 4 + chance.below(8) } else { 5 },
+            acts: match scenario {
+                Scenario::Whole => 4 + chance.below(8),
+                Scenario::Policies | Scenario::Sabotage => 6 + chance.below(10),
+                _ => 5,
+            },
             faults: chance.below(5),
-            fault_percent: 1 + chance.next() % 4,
+            fault_percent: 1 + chance.number() % 4,
             crashes: chance.below(4),
             stalls: chance.pick(&[0, 4, 12]),
             act_per_mille: 5 + chance.below(30),
-            recall: if scenario == Scenario::PromoteWithdraw {
-                "withdraw"
-            } else {
-                chance.pick(&["flag", "withdraw"])
-            },
-            soak: if whole {
-                chance.pick(&[None, None, Some("40s")])
-            } else {
-                None
-            },
+            policies,
             keep: match scenario {
-                Scenario::Whole => chance.pick(&[0, 0, 2, 1]),
-                Scenario::PromoteWithdraw => 0,
+                Scenario::Whole | Scenario::Policies | Scenario::Sabotage => {
+                    chance.pick(&[0, 0, 2, 1])
+                }
+                Scenario::PromoteWithdraw | Scenario::Drawn => 0,
                 Scenario::PrunePromote => 1,
             },
             mirrors: if two { vec!["a", "b"] } else { vec!["a"] },
@@ -85,23 +101,9 @@ impl Plan {
         }
     }
 
-    fn policy(&self, name: &str, from: &str, to: &str, tag: &str) -> String {
-        let soak = self
-            .soak
-            .map_or(String::new(), |soak| format!("soak: {soak}\n"));
-        let recall = self.recall;
-        format!(
-            "kind: PromotionPolicy\nname: {name}\nfrom: {from}\nto: {to}\ntag: '{tag}'\nwhen: scan.critical == 0\n{soak}recall: {recall}\n---\n"
-        )
-    }
-
     /// The policies, as they are now.
     pub fn policies(&self) -> String {
-        let mut text = self.policy("gate", "hub/*", "official/{name}", "%n");
-        if self.mirrors.len() > 1 {
-            text += &self.policy("second", "hub/b", "official/a", "b-%n");
-        }
-        text
+        self.policies.iter().map(Written::text).collect()
     }
 
     fn resources(&self) -> String {
@@ -118,7 +120,11 @@ impl Plan {
     }
 }
 
-fn apply(history: &History, text: &str) {
+/// Applies the resources of a text.
+pub fn apply(history: &History, text: &str) {
+    if text.is_empty() {
+        return;
+    }
     for document in documents(text).unwrap() {
         let resource: &Resource = &document.resource;
         at_once(&history.shared, async {
@@ -153,13 +159,15 @@ pub fn begin(history: &mut History) {
     }
 }
 
-fn move_tag(world: &mut World, mirror: &str, tag: &str, offset: usize) {
+/// Lets a tag upstream point to some image.
+pub fn move_tag(world: &mut World, mirror: &str, tag: &str, offset: usize) {
     let image = &POOL[(world.chance.below(POOL.len()) + offset) % POOL.len()];
     world.upstream.push(mirror, tag, image);
     world.note(&format!("upstream {mirror}:{tag} points to {}", image.name));
 }
 
-fn tick(world: &mut World, mirror: &str) {
+/// It is time to poll a mirror.
+pub fn tick(world: &mut World, mirror: &str) {
     let command: Command = PollMirror {
         mirror: mirror.parse().unwrap(),
         urgent: true,
@@ -182,7 +190,8 @@ fn tick(world: &mut World, mirror: &str) {
     world.note(&format!("it is time to poll {mirror}"));
 }
 
-fn ask(history: &History, command: impl Into<Command>) {
+/// Gives a command.
+pub fn ask(history: &History, command: impl Into<Command>) {
     let command = command.into();
     history
         .shared
@@ -194,7 +203,7 @@ fn ask(history: &History, command: impl Into<Command>) {
 }
 
 /// The newest database finds something else; every image is looked at again.
-fn new_database(history: &History) {
+pub fn new_database(history: &History) {
     let images = {
         let mut world = history.shared.lock();
         let image = &POOL[world.chance.below(3)];
@@ -237,7 +246,8 @@ fn rescan(world: &World) -> Vec<ScanImage> {
     images
 }
 
-fn rejudge(history: &History) {
+/// Somebody asks for an evaluation of every tag.
+pub fn rejudge(history: &History) {
     let subjects: Vec<JudgeImage> = {
         let world = history.shared.lock();
         let tags = world
@@ -263,6 +273,15 @@ pub async fn act(history: &mut History) {
     let roll = history.shared.lock().chance.below(100);
     match history.plan.scenario {
         Scenario::Whole => whole(history, roll).await,
+        Scenario::Policies | Scenario::Sabotage if roll < 35 => {
+            history.shared.lock().policies_changed = true;
+            policies::change(history, Chance::below);
+        }
+        Scenario::Sabotage if roll < 60 => sabotage::act(history),
+        Scenario::Policies | Scenario::Sabotage => {
+            let roll = history.shared.lock().chance.below(100);
+            whole(history, roll).await;
+        }
         Scenario::PromoteWithdraw if roll < 45 => new_database(history),
         Scenario::PromoteWithdraw if roll < 70 => rejudge(history),
         Scenario::PrunePromote if roll < 20 => new_database(history),
@@ -307,12 +326,11 @@ async fn whole(history: &mut History, roll: usize) {
         }
         46..60 => new_database(history),
         60..67 => {
-            history.plan.recall = if history.plan.recall == "flag" {
-                "withdraw"
-            } else {
-                "flag"
-            };
-            let (text, recall) = (history.plan.policies(), history.plan.recall);
+            let mut recall = "";
+            for policy in &mut history.plan.policies {
+                recall = policy.toggle_recall();
+            }
+            let text = history.plan.policies();
             history
                 .shared
                 .lock()
@@ -352,11 +370,11 @@ fn prune(history: &History) {
 }
 
 /// Asks a stage to search for what is missing.
-fn reconcile(history: &History, stage: &Stage) {
+pub fn reconcile(history: &History, stage: &Stage) {
     ask(history, search(stage, reason::ASKED));
 }
 
-/// A crash, or a message that is delivered a second time although somebody works on it.
+/// A crash, a connection that is made anew, or a message that is delivered a second time although somebody works on it.
 async fn fate(history: &mut History) {
     let crash = history.plan.crashes > 0 && history.shared.lock().chance.percent(60);
     if crash {
@@ -366,6 +384,10 @@ async fn fate(history: &mut History) {
         return;
     }
     let mut world = history.shared.lock();
+    if world.chance.percent(30) {
+        world.reconnect();
+        return;
+    }
     let out: Vec<usize> = (0..world.log.items.len())
         .filter(|place| world.log.items[*place].ready.is_none())
         .collect();

@@ -10,12 +10,15 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use sluice_bus::backend::Mark;
+use sluice_bus::topology::BUCKETS;
 use sluice_bus::{Entry, Update};
-use sluice_events::wire::state::{Decision, TagEntry, UpstreamTag, Verdict};
+use sluice_domain::resources::{PromotionPolicy, Resource};
+use sluice_events::wire::state as wire;
+use sluice_events::wire::state::{Decision, TagEntry, Unauthorised, UpstreamTag, Verdict};
 
-use crate::chance::Chance;
 use crate::log::{Log, matches};
 use crate::registry::Registry;
+use sluice_tests::chance::Chance;
 
 /// A bug that is planted, to see that it is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +29,10 @@ pub enum Bug {
     NoComparison,
     /// What a source of truth said before is read again.
     StaleReads,
+    /// A policy that was removed is read as if it still were there.
+    PoliciesStay,
+    /// What was decided is not searched for what the policies do not allow any more.
+    NoSearchOfDecisions,
 }
 
 /// What becomes of a step.
@@ -71,6 +78,22 @@ pub struct Bucket {
     pub entries: BTreeMap<String, Mark>,
     before: BTreeMap<String, Option<Mark>>,
     revision: u64,
+    /// The changes that the bucket keeps of each key, the oldest first.
+    history: VecDeque<Update>,
+}
+
+impl Bucket {
+    /// Keeps a change, and of its key as many as the real bucket would.
+    fn remember(&mut self, name: &str, change: Update) {
+        let kept = BUCKETS.iter().find(|bucket| bucket.name == name);
+        let kept = kept.map_or(1, |bucket| usize::try_from(bucket.history).unwrap());
+        let is_of_key = |known: &Update| known.key() == change.key();
+        if self.history.iter().filter(|known| is_of_key(known)).count() >= kept {
+            let oldest = self.history.iter().position(is_of_key).unwrap();
+            self.history.remove(oldest);
+        }
+        self.history.push_back(change);
+    }
 }
 
 /// Everything outside the processes.
@@ -115,12 +138,22 @@ pub struct World {
     pub decisions: BTreeMap<String, Decision>,
     /// Decoded entries of tags.
     pub tags: BTreeMap<String, TagEntry>,
+    /// The promotion policies as they are applied now, with their revisions.
+    pub policies: BTreeMap<String, (PromotionPolicy, u64)>,
+    /// Every policy that ever was, by name and revision, with the step until which it was applied.
+    pub policies_until: BTreeMap<(String, u64), (PromotionPolicy, u64)>,
+    /// Tags of targets that are written down as unauthorised, with their digests.
+    pub unauthorised: BTreeMap<String, Unauthorised>,
     /// Decoded entries of upstream tags.
     pub moves: BTreeMap<String, UpstreamTag>,
     /// Until which step a verdict on a digest was good.
     pub good_until: BTreeMap<String, u64>,
     /// Which message wrote a tag or manifest last.
     pub writers: BTreeMap<(String, String), String>,
+    /// Whether a service has written entries of tags that lie, so that they say nothing of the registry any more.
+    pub lied_to: bool,
+    /// Whether somebody changed policies, so that decisions end whose images promoters then take away.
+    pub policies_changed: bool,
     /// What changed since the invariants were checked.
     pub changed: bool,
     /// What is wrong.
@@ -167,9 +200,14 @@ impl Shared {
             bug,
             decisions: BTreeMap::new(),
             tags: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            policies_until: BTreeMap::new(),
+            unauthorised: BTreeMap::new(),
             moves: BTreeMap::new(),
             good_until: BTreeMap::new(),
             writers: BTreeMap::new(),
+            lied_to: false,
+            policies_changed: false,
             changed: false,
             violation: None,
         };
@@ -355,30 +393,43 @@ impl World {
         };
         let before = bucket.entries.insert(key.to_owned(), mark.clone());
         bucket.before.insert(key.to_owned(), before);
+        bucket.remember(name, update(key, &mark));
         for (watched, queue) in &mut self.watches {
             if *watched == name {
-                queue.push_back(match &value {
-                    Some(value) => Update::Put(Entry {
-                        key: key.to_owned(),
-                        value: value.clone(),
-                        revision: mark.revision,
-                    }),
-                    None => Update::Removed {
-                        key: key.to_owned(),
-                        revision: mark.revision,
-                    },
-                });
+                queue.push_back(update(key, &mark));
             }
         }
-        self.decode(name, key, value.as_ref());
+        self.decode(name, key, value.as_ref(), mark.revision);
         Some(mark.revision)
     }
 
     /// Keeps what the invariants ask for in decoded form.
-    fn decode(&mut self, bucket: &str, key: &str, value: Option<&Bytes>) {
+    fn decode(&mut self, bucket: &str, key: &str, value: Option<&Bytes>, revision: u64) {
         use prost::Message as _;
-        let Some(value) = value.cloned() else { return };
+        let Some(value) = value.cloned() else {
+            match bucket {
+                "resources" => self.note_policy(key, None, revision),
+                "control" => drop(self.unauthorised.remove(key)),
+                "tags" => drop(self.tags.remove(key)),
+                _ => return,
+            }
+            self.changed = true;
+            return;
+        };
         match bucket {
+            "resources" => {
+                let resource = wire::Resource::decode(value).unwrap();
+                let kind = resource.kind.parse().unwrap();
+                if let Resource::PromotionPolicy(policy) =
+                    Resource::from_json(kind, &resource.json).unwrap()
+                {
+                    self.note_policy(key, Some(policy), revision);
+                }
+            }
+            "control" if key.starts_with("unauthorised.") => {
+                let found = Unauthorised::decode(value).unwrap();
+                self.unauthorised.insert(key.to_owned(), found);
+            }
             "decisions" => {
                 let decision = Decision::decode(value).unwrap();
                 self.check_decision(key, &decision);
@@ -403,19 +454,66 @@ impl World {
         self.changed = true;
     }
 
-    /// Lists the entries that match a filter.
-    pub fn list(&self, bucket: &'static str, filter: &str) -> Vec<Entry> {
-        let entries = self.buckets.get(bucket).into_iter();
-        let entries = entries.flat_map(|bucket| &bucket.entries);
-        entries
-            .filter(|(key, _)| matches(filter, key))
-            .filter_map(|(key, mark)| {
-                Some(Entry {
-                    key: key.clone(),
-                    value: mark.value.clone()?,
-                    revision: mark.revision,
-                })
-            })
-            .collect()
+    /// Remembers the policy of a key, or that there is none any more.
+    fn note_policy(&mut self, key: &str, policy: Option<PromotionPolicy>, revision: u64) {
+        let steps = self.steps;
+        if let Some((before, at)) = self.policies.remove(key) {
+            let name = before.name.to_string();
+            self.policies_until.insert((name, at), (before, steps));
+        }
+        if let Some(policy) = policy {
+            let name = policy.name.to_string();
+            let now = (policy.clone(), u64::MAX);
+            self.policies_until.insert((name, revision), now);
+            self.policies.insert(key.to_owned(), (policy, revision));
+        }
     }
+
+    /// Lists the last changes of the keys that match a filter.
+    pub fn newest(&self, bucket: &'static str, filter: &str) -> Vec<Update> {
+        let stays = self.bug == Some(Bug::PoliciesStay) && !self.at_once;
+        let entries = self.buckets.get(bucket).into_iter();
+        let entries = entries.flat_map(|bucket| {
+            let before = &bucket.before;
+            let entries = bucket
+                .entries
+                .iter()
+                .filter(|(key, _)| matches(filter, key));
+            entries.filter_map(move |(key, mark)| match &mark.value {
+                None if stays && name_of(key) == "PromotionPolicy" => {
+                    Some((key, before.get(key)?.as_ref()?))
+                }
+                _ => Some((key, mark)),
+            })
+        });
+        entries.map(|(key, mark)| update(key, mark)).collect()
+    }
+
+    /// Lets every watch begin anew, as a client does after a reconnect: all that a bucket still has of its history is
+    /// delivered again, the oldest first.
+    pub fn reconnect(&mut self) {
+        for (name, queue) in &mut self.watches {
+            let bucket = self.buckets.get(name);
+            *queue = bucket.map_or_else(VecDeque::new, |bucket| bucket.history.clone());
+        }
+        self.note("nats-server is back; watches deliver what they had");
+    }
+}
+
+/// Returns a change as a watch delivers it.
+fn update(key: &str, mark: &Mark) -> Update {
+    let (key, revision) = (key.to_owned(), mark.revision);
+    match mark.value.clone() {
+        Some(value) => Update::Put(Entry {
+            key,
+            value,
+            revision,
+        }),
+        None => Update::Removed { key, revision },
+    }
+}
+
+/// Returns what the key of a resource begins with.
+fn name_of(key: &str) -> &str {
+    key.split_once('.').map_or(key, |(kind, _)| kind)
 }

@@ -2,8 +2,11 @@
 
 mod attached;
 mod blobs;
+mod deviations;
 mod page;
 mod platforms;
+mod removal;
+mod tags;
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};

@@ -211,3 +211,43 @@ fn the_keys_of_an_installation_are_made_once() {
     assert!(made.contains("keys/accounts/promoter made"), "{made}");
     assert_eq!(keys(), "every key and secret is there\n");
 }
+
+#[test]
+fn a_flood_of_wrong_passwords_keeps_the_holder_out_nowhere() {
+    let (stack, _, _) = guarded(&[("ci", "pull: ['hub/*']\n")]);
+    // Its own address: the harness stands before the other one, and would be the source of everything.
+    let gateway = std::fs::read_to_string(stack.folder().join("gateway-0.tokens")).unwrap();
+    let url = format!("http://{gateway}/token?service=sluice-registry");
+    let from = |address: &str| {
+        let client = reqwest::blocking::Client::builder();
+        let client = client.local_address(address.parse::<std::net::IpAddr>().unwrap());
+        client.build().unwrap()
+    };
+    let login = |client: &reqwest::blocking::Client, password: &str| {
+        let request = client.get(&url).basic_auth("ci", Some(password));
+        request.send().map(|answer| answer.status().as_u16())
+    };
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let is_over = || over.load(std::sync::atomic::Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        for _ in 0..24 {
+            scope.spawn(|| {
+                let attacker = from("127.0.0.2");
+                while !is_over() {
+                    // Only a connection that was cut is no answer.
+                    assert_ne!(login(&attacker, "wrong").ok(), Some(200));
+                }
+            });
+        }
+        let (holder, beside) = (from("127.0.0.1"), from("127.0.0.2"));
+        wait_for("the guesses to stand in line", 60, || {
+            let begun = tokio::time::Instant::now();
+            assert_eq!(login(&beside, "cici").unwrap(), 200);
+            (begun.elapsed() > std::time::Duration::from_secs(1)).then_some(())
+        });
+        for _ in 0..20 {
+            assert_eq!(login(&holder, "cici").unwrap(), 200);
+        }
+        over.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+}

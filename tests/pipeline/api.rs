@@ -1,6 +1,5 @@
 //! The REST API of the gateway.
 
-use std::fs;
 use std::process::Command;
 
 use reqwest::Method;
@@ -26,7 +25,8 @@ fn ask(request: RequestBuilder) -> (u16, Value) {
 
 fn call(stack: &Stack, method: Method, path: &str, body: &str) -> (u16, Value) {
     let url = format!("http://{}/api/v1/{path}", stack.api);
-    ask(Client::new().request(method, url).body(body.to_owned()))
+    let request = Client::new().request(method, url).body(body.to_owned());
+    ask(request.bearer_auth(stack.api_token()))
 }
 
 #[test]
@@ -53,6 +53,29 @@ fn resources_are_applied_shown_and_removed_as_by_the_command() {
     let told = stack.facts("resource.applied");
     let actors: Vec<_> = told.iter().map(|fact| &fact["data"]["actor"]).collect();
     assert_eq!(actors, ["api", "api", "api"]);
+}
+
+#[test]
+fn a_policy_that_writes_the_tags_of_another_is_refused() {
+    let stack = Stack::start(7_200);
+    let policy = |name: &str, from: &str| {
+        format!(
+            "kind: PromotionPolicy\nname: {name}\nfrom: {from}\nto: official/{{name}}\nwhen: 'true'\n"
+        )
+    };
+    let put = |name: &str, from: &str, more: &str| {
+        let path = format!("resources/promotionpolicy/{name}");
+        let body = format!("{}{more}", policy(name, from));
+        call(&stack, Method::PUT, &path, &body)
+    };
+    assert_eq!(put("one", "hub/*", "shares_target: true\n").0, 200);
+    let (status, problem) = put("other", "staging/*", "");
+    assert_eq!(
+        (status, &problem["code"]),
+        (422, &json!("invalid_resource"))
+    );
+    assert!(problem.to_string().contains("shares_target"), "{problem}");
+    assert_eq!(put("other", "staging/*", "shares_target: true\n").0, 200);
 }
 
 #[test]
@@ -88,6 +111,16 @@ fn what_is_wrong_is_told_with_a_code_and_nothing_is_applied() {
         (400, "resource_mismatch", put("resources/mirror/app", &two)),
         (400, "invalid_request", put("resources/miror/app", MIRROR)),
         (400, "invalid_request", call(Method::GET, "tags/HUB", "")),
+        (
+            400,
+            "invalid_request",
+            call(Method::GET, "tags/hub/app?limit=0", ""),
+        ),
+        (
+            400,
+            "invalid_request",
+            call(Method::GET, "tags/hub/app?after=.", ""),
+        ),
         (
             400,
             "invalid_request",
@@ -151,6 +184,10 @@ fn a_mirrored_image_is_shown_and_a_poll_can_be_asked_for() {
     let (_, tags) = call(&stack, Method::GET, "tags/hub/app", "");
     assert_eq!(tags[0]["digest"], image.digest);
     assert_eq!(tags[0]["arrivedBy"], "mirror-worker");
+    let (_, tags) = call(&stack, Method::GET, "tags/hub/app?after=1.0", "");
+    assert_eq!(tags, json!([]));
+    let (_, tags) = call(&stack, Method::GET, "tags/hub/app?after=0.9&limit=1", "");
+    assert_eq!(tags[0]["tag"], "1.0");
     let (_, shown) = call(&stack, Method::GET, "images/hub/app:1.0", "");
     assert_eq!(shown["tag"]["mirror"], "app");
     assert_eq!(shown["manifests"][0]["platform"], "linux/amd64");
@@ -164,31 +201,63 @@ fn a_mirrored_image_is_shown_and_a_poll_can_be_asked_for() {
 }
 
 #[test]
-fn an_api_that_others_reach_is_not_served_without_a_token() {
+fn a_local_user_without_the_token_reads_and_changes_nothing() {
     let refused = Command::new(binary("sluice-gateway"))
-        .env("SLUICE__API__LISTEN", "0.0.0.0:0")
+        .env("SLUICE__HTTP__LISTEN", "127.0.0.1:0")
+        .env("SLUICE__API__TOKEN_FILE", "")
         .output()
         .unwrap();
     assert_eq!(refused.status.code(), Some(78));
     let complaint = String::from_utf8(refused.stderr).unwrap();
     assert!(complaint.contains("api.token_file"), "{complaint}");
 
-    let mut stack = Stack::start(7_200);
-    let token = stack.folder().join("api-token");
-    fs::write(&token, "hunter2\n").unwrap();
-    let (_, api) = stack.gateway(&[
-        ("SLUICE__API__LISTEN", "0.0.0.0:0"),
-        ("SLUICE__API__TOKEN_FILE", token.to_str().unwrap()),
-    ]);
-    let url = format!(
-        "http://{}/api/v1/status",
-        api.replace("0.0.0.0", "127.0.0.1")
-    );
-    let ask = |token: Option<&str>| {
-        let request = Client::new().get(&url);
-        ask(token.into_iter().fold(request, RequestBuilder::bearer_auth)).0
+    let stack = Stack::start(7_200);
+    let policy = |when: &str| {
+        format!(
+            "kind: PromotionPolicy\nname: clean\nfrom: hub/*\nto: official/{{name}}\nwhen: {when}\n"
+        )
     };
-    assert_eq!(ask(None), 401);
-    assert_eq!(ask(Some("hunter3")), 401);
-    assert_eq!(ask(Some("hunter2")), 200);
+    let path = "resources/promotionpolicy/clean";
+    let strict = policy("scan.critical == 0");
+    assert_eq!(call(&stack, Method::PUT, path, &strict).0, 200);
+    let (_, before) = call(&stack, Method::GET, path, "");
+    let local = |method: Method, path: &str, header: (&str, &str)| {
+        let url = format!("http://{}/api/v1/{path}", stack.api);
+        let request = Client::new()
+            .request(method, url)
+            .body(policy("scan.critical < 100"));
+        ask(request.header(header.0, header.1))
+    };
+    // What this machine could do before, as a program and as a page of its own in a browser.
+    for header in [
+        ("accept", "*/*"),
+        ("host", "127.0.0.1"),
+        ("sec-fetch-site", "same-origin"),
+        ("authorization", "Bearer "),
+        ("authorization", "Bearer hunter2"),
+        ("authorization", "Basic YXBpOmFwaQ=="),
+    ] {
+        for (method, path) in [
+            (Method::PUT, path),
+            (Method::DELETE, path),
+            (Method::GET, path),
+            (Method::GET, "status"),
+            (Method::GET, "openapi.json"),
+            (Method::GET, "nothing"),
+            (Method::POST, "mirrors/app/poll"),
+            (Method::OPTIONS, path),
+        ] {
+            let (status, problem) = local(method.clone(), path, header);
+            assert_eq!(
+                (status, &problem["code"]),
+                (401, &json!("unauthorised")),
+                "{method} {path} {header:?}"
+            );
+        }
+    }
+    assert_eq!(call(&stack, Method::GET, path, "").1, before);
+    let (_, document) = call(&stack, Method::GET, "openapi.json", "");
+    assert_eq!(document["security"], json!([{ "token": [] }]));
+    let scheme = &document["components"]["securitySchemes"]["token"];
+    assert_eq!(scheme["scheme"], "bearer");
 }

@@ -3,6 +3,7 @@
 //! Each scenario has one test for each of its crash points, and one without a death, so that what is compared with is
 //! itself tested. A test of the repository's rules holds that no point is without a test and no test without a point.
 
+mod cleanup;
 mod commands;
 mod deliver;
 mod intake;

@@ -44,12 +44,9 @@ fn what_an_upstream_lies_about_is_told_and_never_stored() {
         "moved", "honest",
     ];
     let publisher = stack.publisher();
-    let secret = stack.folder().join("upstream.password");
-    std::fs::write(&secret, "planted-secret").unwrap();
     let mut resources = format!(
-        "kind: Registry\nname: upstream\nhost: {}\nplain_http: true\nusername: someone\npassword_file: {}\n",
-        liar.host,
-        secret.display()
+        "kind: Registry\nname: upstream\n{}",
+        stack.login(&liar.host, ("someone", "planted-secret"))
     );
     let mut images = Vec::new();
     for name in names {

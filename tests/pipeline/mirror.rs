@@ -123,6 +123,53 @@ fn a_tag_that_is_gone_upstream_goes_only_where_the_mirror_asks_for_it() {
 }
 
 #[test]
+fn a_tag_that_is_gone_upstream_stays_while_another_mirror_brings_it() {
+    let mut stack = Stack::start(7_200);
+    let publisher = stack.publisher();
+    let (one, two) = (
+        publisher.image("a/one", "amd64", "one"),
+        publisher.image("a/two", "amd64", "one"),
+    );
+    for (repository, image) in [("a/one", &one), ("a/two", &two)] {
+        publisher.put(repository, "shared", image);
+        publisher.put(repository, repository.trim_start_matches("a/"), image);
+    }
+    let only = publisher.image("a/one", "amd64", "only");
+    publisher.put("a/one", "only", &only);
+    stack.service("poller", &[]);
+    stack.service("mirror-worker", &[]);
+    let deleting = "every: 2s\non_delete: delete\n";
+    let first = stack.mirror("first", "a/one", "hub/app", deleting);
+    let second = stack.mirror("second", "a/two", "hub/app", deleting);
+    stack.apply(&format!("{}{first}{second}", stack.upstream_resource()));
+    let reader = stack.reader();
+    for (tag, image) in [("one", &one), ("two", &two), ("only", &only)] {
+        arrived(&reader, "hub/app", tag, &image.raw);
+    }
+    wait_for("both mirrors to have seen it", 30, || {
+        let moves = stack.facts("upstream.tag_moved");
+        let shared = moves.iter().filter(|fact| fact["data"]["tag"] == "shared");
+        (shared.count() == 2).then_some(())
+    });
+    arrived(&reader, "hub/app", "shared", &one.raw);
+    publisher.delete("a/one", &one.digest);
+    publisher.delete("a/one", &only.digest);
+    publisher.put("a/one", "new", &publisher.image("a/one", "amd64", "new"));
+    for tag in ["one", "only"] {
+        wait_for("what only the first mirror had to go", 30, || {
+            reader.get("hub/app", tag).is_none().then_some(())
+        });
+    }
+    wait_for("three disappearances to be told", 20, || {
+        (stack.facts("upstream.tag_gone").len() == 3).then_some(())
+    });
+    wait_for("everything to be done", 60, || {
+        stack.is_quiet().then_some(())
+    });
+    assert_eq!(reader.get("hub/app", "shared").unwrap(), two.raw);
+}
+
+#[test]
 fn forty_tags_arrive_once_each_although_workers_are_killed() {
     // A duplicate window of one second leaves the once to the state.
     let mut stack = Stack::quick(1);

@@ -215,3 +215,56 @@ fn a_notification_is_not_taken_before_the_stream_holds_it() {
     assert_eq!(notify(&stack, &secret, notification("a").to_string()), 200);
     assert_eq!(counts(&stack), [1, 1, 0, 0, 0, 0]);
 }
+
+/// A notification of a push behind many pulls.
+fn mixed(pulls: usize) -> String {
+    let mut all = notification("push");
+    let pull = |number: usize| {
+        let mut event = all["events"][0].clone();
+        event["id"] = format!("pull-{number}").into();
+        event["action"] = "pull".into();
+        event["request"]["method"] = "GET".into();
+        event
+    };
+    let mut events: Vec<Value> = (0..pulls).map(pull).collect();
+    events.push(all["events"][0].take());
+    all["events"] = events.into();
+    all.to_string()
+}
+
+#[test]
+fn a_push_behind_pulls_is_told_and_taken_although_nothing_takes_the_pulls() {
+    let stack = Stack::start(7_200);
+    let secret = fs::read_to_string(stack.keys.notifications()).unwrap();
+    stack.nats.remove_stream("PULLS");
+    assert_eq!(notify(&stack, &secret, mixed(500)), 200);
+    let pushed = stack.sluice(&["events", "--subject", "sluice.v1.tag.pushed.>"]);
+    assert_eq!(pushed.lines().count(), 1, "{pushed}");
+    stack.sluice(&["provision"]);
+}
+
+#[test]
+fn every_pull_of_a_notification_is_told_in_the_background_and_in_its_own_stream() {
+    let stack = Stack::start(7_200);
+    let secret = fs::read_to_string(stack.keys.notifications()).unwrap();
+    for _ in 0..2 {
+        assert_eq!(notify(&stack, &secret, mixed(50)), 200);
+    }
+    wait_for_counts(&stack, [1, 1, 50, 50, 0, 0]);
+    let streams = stack
+        .facts("tag.pulled")
+        .into_iter()
+        .map(|fact| fact["stream"].clone());
+    assert!(streams.into_iter().all(|stream| stream == "PULLS"));
+}
+
+#[test]
+fn pulls_can_be_turned_off() {
+    let mut stack = Stack::start(7_200);
+    let (edge, _) = stack.gateway(&[("SLUICE__NOTIFICATIONS__PULLS_ONE_IN", "0")]);
+    assert_ne!(edge, stack.tokens, "another gateway");
+    stack.tokens = edge;
+    let secret = fs::read_to_string(stack.keys.notifications()).unwrap();
+    assert_eq!(notify(&stack, &secret, mixed(50)), 200);
+    wait_for_counts(&stack, [1, 1, 0, 0, 0, 0]);
+}

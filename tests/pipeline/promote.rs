@@ -1,7 +1,9 @@
 //! What is clean reaches its target, byte for byte; what is not stays out, and it is told why.
 
+mod accounts;
 mod attached;
 mod immutable;
+mod policies;
 mod push;
 mod recall;
 mod restore;

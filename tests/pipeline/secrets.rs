@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use sluice_tests::bus::promoted;
-use sluice_tests::{Stack, binary, tool, wait_for};
+use sluice_tests::endpoint::webhook;
+use sluice_tests::{Stack, binary, put_secret, tool, wait_for};
 
 const UPSTREAM: &str = "planted-upstream-7c1f";
 const WRONG: &str = "planted-wrong-login-51d0";
@@ -71,13 +72,9 @@ fn files(folder: &Path) -> Vec<std::path::PathBuf> {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         let name = entry.file_name().to_string_lossy().into_owned();
-        if path.is_dir() && name != "keys" {
+        if path.is_dir() && name != "keys" && name != "secrets" {
             found.extend(files(&path));
-        } else if path.is_file()
-            && !name.ends_with(".password")
-            && !name.ends_with(".secret")
-            && name != "passwords.conf"
-        {
+        } else if path.is_file() && !name.ends_with(".secret") && name != "passwords.conf" {
             found.push(path);
         }
     }
@@ -113,8 +110,6 @@ fn planted_secrets_are_found_nowhere() {
         )
     });
     let hook = Hostile::start(|_, _| response("500 Internal Server Error", "", HOOK));
-    fs::write(folder.join("upstream.password"), format!("{UPSTREAM}\n")).unwrap();
-    fs::write(folder.join("hook.secret"), format!("{HOOK}\n")).unwrap();
     for name in ["poller", "mirror-worker", "promoter", "pruner"] {
         stack.service(name, &[]);
     }
@@ -136,15 +131,13 @@ fn planted_secrets_are_found_nowhere() {
     );
     let (hostile_host, hook_url) = (&hostile.host, format!("http://{}/in", hook.host));
     stack.apply(&format!(
-        "{}---\nkind: Registry\nname: hostile\nhost: {hostile_host}\nplain_http: true\nusername: publisher\n\
-         password_file: {password}\n---\nkind: Mirror\nname: echo\nfrom: {hostile_host}/lib/echo\nto: hub/echo\n---\n\
-         kind: Mirror\nname: moved\nfrom: {hostile_host}/lib/moved/app\nto: hub/moved\n---\nkind: Webhook\nname: hook\n\
-         url: {hook_url}\nevents: ['image.*', 'tag.*', 'upstream.*']\nsecret_file: {secret}\nallow_private_addresses: true\n{}{}",
+        "{}---\nkind: Registry\nname: hostile\n{login}---\nkind: Mirror\nname: echo\nfrom: {hostile_host}/lib/echo\nto: hub/echo\n---\n\
+         kind: Mirror\nname: moved\nfrom: {hostile_host}/lib/moved/app\nto: hub/moved\n---\n{hook}{}{}",
         stack.upstream_resource(),
         stack.mirror("fine", "lib/fine", "hub/fine", ""),
         stack.account("dev", "pull: [hub/*]\n"),
-        password = folder.join("upstream.password").display(),
-        secret = folder.join("hook.secret").display(),
+        login = stack.login(hostile_host, ("publisher", UPSTREAM)),
+        hook = webhook(&folder, "hook", &hook_url, HOOK, "events: ['image.*', 'tag.*', 'upstream.*']\n"),
     ));
     let bus = stack.bus();
     bus.publish(promoted("fine", "1.0"), "once");
@@ -192,6 +185,7 @@ fn planted_secrets_are_found_nowhere() {
     );
     seen.push(("apply".to_owned(), format!("{refused:?}")));
     let started = Command::new(binary("sluice-poller"))
+        .env("SLUICE__HTTP__LISTEN", "127.0.0.1:0")
         .env(
             "SLUICE__BUS__URL",
             format!("nats://me:{IN_URL}@127.0.0.1:4222"),
@@ -223,7 +217,10 @@ fn planted_secrets_are_found_nowhere() {
         "images/hub/fine:1.0",
         "tags/hub/fine",
     ] {
-        let answer = reqwest::blocking::get(format!("http://{}/api/v1/{path}", stack.api)).unwrap();
+        let url = format!("http://{}/api/v1/{path}", stack.api);
+        let request = reqwest::blocking::Client::new().get(url);
+        let answer = request.bearer_auth(stack.api_token()).send().unwrap();
+        assert_eq!(answer.status(), 200);
         seen.push((path.to_owned(), answer.text().unwrap()));
     }
     for number in running {
@@ -260,12 +257,9 @@ fn planted_secrets_are_found_nowhere() {
             planted.push(fs::read_to_string(entry.path()).unwrap().trim().to_owned());
         }
     }
-    planted.push(
-        fs::read_to_string(stack.keys.notifications())
-            .unwrap()
-            .trim()
-            .to_owned(),
-    );
+    for file in [stack.keys.notifications(), stack.keys.api_token()] {
+        planted.push(fs::read_to_string(file).unwrap().trim().to_owned());
+    }
     assert!(
         planted.len() > 15 && seen.len() > 40,
         "{} in {}",
@@ -282,4 +276,86 @@ fn planted_secrets_are_found_nowhere() {
         })
         .collect();
     assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn a_secret_is_sent_to_no_host_that_its_folder_does_not_name() {
+    let mut stack = Stack::start(7_200);
+    stack.may_leave_messages();
+    let folder = stack.folder().to_owned();
+    let attacker = Hostile::start(|_, _| {
+        let realm = "WWW-Authenticate: Basic realm=\"give\"\r\n";
+        response("401 Unauthorized", realm, "{}")
+    });
+    let hook = Hostile::start(|_, _| response("204 No Content", "", ""));
+    let host = &attacker.host;
+    put_secret(&folder, "bound", UPSTREAM, Some("http://registry.example"));
+    put_secret(&folder, "unbound", UPSTREAM, None);
+    put_secret(&folder, "key", HOOK, Some("https://hooks.example"));
+    let account = |name: &str| format!("username: publisher\npassword: {{ secret: {name} }}\n");
+    // What was possible: any file to any host.
+    let file = folder.join("old.yaml");
+    let old =
+        format!("kind: Registry\nname: r\nhost: {host}\nusername: u\npassword_file: /etc/passwd\n");
+    fs::write(&file, old).unwrap();
+    let refused = stack.try_sluice(&["apply", "-f", file.to_str().unwrap()]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success());
+    assert!(
+        told.contains("write `password: { secret: NAME }`"),
+        "{told}"
+    );
+    // Whoever may apply resources names the secrets of others, their own host, and an issuer of their own.
+    let config = format!("{{\"auths\":{{\"{host}\":{{\"auth\":\"{ENCODED}\"}}}}}}");
+    put_secret(&folder, "config", &config, Some("http://registry.example"));
+    for name in ["poller", "webhook-dispatcher"] {
+        stack.service(name, &[]);
+    }
+    for (number, more) in [
+        account("bound"),
+        account("unbound"),
+        account("missing"),
+        "docker_config: { secret: config }\n".to_owned(),
+        format!("proxy: http://{host}\nproxy_username: u\nproxy_password: {{ secret: bound }}\n"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        stack.apply(&format!(
+            "kind: Registry\nname: attack\nhost: {host}\nplain_http: true\n{more}---\n\
+             kind: Mirror\nname: m{number}\nfrom: {host}/a/b\nto: hub/m{number}\nevery: 1h\n"
+        ));
+        let failed = wait_for("the poll to be refused", 30, || {
+            let failed = stack.facts("upstream.poll_failed");
+            failed
+                .into_iter()
+                .find(|fact| fact["data"]["mirror"] == format!("m{number}"))
+        });
+        let reason = failed["data"]["reason"].as_str().unwrap().to_owned();
+        assert!(
+            reason.contains(".hosts` in the folder") && reason.contains("secrets.dir"),
+            "{more}: {reason}"
+        );
+        assert!(!reason.contains(UPSTREAM), "{reason}");
+    }
+    let told = attacker.told();
+    assert!(told.iter().all(|(_, told)| told.is_empty()), "{told:?}");
+    stack.apply(&format!(
+        "kind: Webhook\nname: steal\nurl: http://{}/in\nevents: ['image.*']\nsigning_key: {{ secret: key }}\nallow_private_addresses: true\n",
+        hook.host
+    ));
+    let bus = stack.bus();
+    let mut number = 0;
+    wait_for("the signature to be refused", 30, || {
+        // The dispatcher may not know the webhook yet.
+        number += 1;
+        bus.publish(promoted("app", "1.0"), &format!("{number}"));
+        let health = bus.run(bus.state.endpoints.get("steal")).unwrap()?;
+        health
+            .value
+            .last_error
+            .contains("`key.hosts`")
+            .then_some(())
+    });
+    assert!(hook.told().is_empty(), "{:?}", hook.told());
 }

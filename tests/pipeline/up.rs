@@ -2,15 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use sluice_gateway::keys::Keys;
 use sluice_tests::content::{NEW_LIBC, OLD_LIBC, debian};
 use sluice_tests::endpoint::{Endpoint, webhook};
+use sluice_tests::subscriber::Subscriber;
 use sluice_tests::traces::Traces;
 use sluice_tests::up::{processes_on, servers_on, sluice};
-use sluice_tests::{Nats, Registry, Up, Upstream, root, wait_for};
+use sluice_tests::{Nats, Registry, Up, Upstream, binary, root, wait_for};
 use tempfile::TempDir;
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
@@ -93,6 +96,28 @@ fn up_mirrors_an_image_stops_cleanly_and_goes_on_where_it_was() {
 }
 
 #[test]
+fn the_registry_logs_what_fails_and_nothing_of_what_works() {
+    let (_folder, data) = folder();
+    let up = Up::start(&data, |_| {});
+    let registry = up.endpoints()["registry"].as_str().unwrap().to_owned();
+    let host = registry.trim_start_matches("http://");
+    let password = |name: &str| {
+        let file = Keys::at(data.join("keys")).password(name);
+        fs::read_to_string(file).unwrap()
+    };
+    let writer = Upstream::with_account(host, "mirror-worker", &password("mirror-worker"));
+    let image = writer.files("team/app", "amd64", &debian(&[NEW_LIBC]));
+    writer.put("team/app", "1.0", &image);
+    assert_eq!(writer.get("team/app", "1.0").unwrap(), image.raw);
+    let logged = || fs::read_to_string(data.join("logs/registry.log")).unwrap();
+    assert!(!logged().contains("team/app"), "{}", logged());
+    assert_eq!(writer.status("team/app/manifests/2.0"), 404);
+    wait_for("the failure to be logged", 10, || {
+        logged().contains("team/app/manifests/2.0").then_some(())
+    });
+}
+
+#[test]
 fn all_stages_work_in_one_process_and_in_one_trace() {
     let (traces, upstream, (folder, data)) = (Traces::start(), Registry::start(), folder());
     let publisher = Upstream::new(&upstream.host);
@@ -102,7 +127,12 @@ fn all_stages_work_in_one_process_and_in_one_trace() {
     publisher.put("library/app", "vulnerable", &vulnerable);
     let database = format!("{}/trivy-db:2", upstream.host);
     let pushed = Command::new(root().join("deploy/trivy-db"))
-        .args(["--push", &format!("http://{database}")])
+        .args([
+            "--push",
+            &format!("http://{database}"),
+            "--updated-at",
+            "now",
+        ])
         .output();
     assert!(pushed.unwrap().status.success());
     let endpoint = Endpoint::own(folder.path(), "endpoint", SECRET, &[]);
@@ -225,14 +255,55 @@ fn what_a_killed_up_left_behind_is_stopped_by_the_next() {
     let mut up = Up::start(&data, |command| {
         command.env("PATH", folder.path());
     });
+    // With the addresses that the servers still have.
+    let endpoints = up.endpoints();
+    let address = |url: &serde_json::Value| {
+        let url = url.as_str().unwrap();
+        url.split_once("://")
+            .unwrap()
+            .1
+            .trim_end_matches('/')
+            .to_owned()
+    };
+    let (nats, registry) = (
+        address(&endpoints["nats"]["url"]),
+        address(&endpoints["registry"]),
+    );
     up.signal("KILL");
+    let again = Up::start(&data, |command| {
+        command.env("SLUICE_NATS_LISTEN", nats);
+        command.env("SLUICE_REGISTRY_LISTEN", registry);
+    });
     up.ended();
-    assert_eq!(servers_on(&data), 2);
-    let again = Up::start(&data, |_| {});
     assert!(again.log().matches("left behind").count() >= 2);
     assert_eq!(servers_on(&data), 3);
     assert_eq!(again.stop(), Some(0));
     nothing_is_left(&data);
+}
+
+#[test]
+fn a_program_of_others_follows_the_events_with_the_password_that_up_made() {
+    let (folder, data) = folder();
+    let up = Up::start(&data, |_| {});
+    let endpoints = up.endpoints();
+    let password = data.join("keys/nats/subscriber");
+    let password = password.to_str().unwrap();
+    let arguments = ["--all", "--durable", "mine", "--password-file", password];
+    let url = endpoints["nats"]["url"].as_str().unwrap();
+    let subscriber = Subscriber::follow(folder.path(), url, "subscriber", &arguments);
+    let file = folder.path().join("team.yaml");
+    fs::write(
+        &file,
+        "kind: Repository\nname: team/*\nvisibility: private\n",
+    )
+    .unwrap();
+    up.sluice(&["apply", "-f", file.to_str().unwrap()]);
+    wait_for("the event to be printed", 30, || {
+        let lines = subscriber.lines();
+        let is_printed = lines.iter().any(|line| line.contains("resource.applied"));
+        is_printed.then_some(())
+    });
+    assert_eq!(up.stop(), Some(0));
 }
 
 #[test]
@@ -297,4 +368,97 @@ fn a_command_says_that_nothing_runs_on_the_folder() {
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(complaint.contains("has to be running"), "{complaint}");
     assert_eq!(output.status.code(), Some(1));
+}
+
+/// Says who besides the owner may open what is in a folder; nobody, if nothing is returned.
+fn open_to_others(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if entry.metadata().unwrap().permissions().mode() & 0o077 != 0 {
+            found.push(path.clone());
+        }
+        if path.is_dir() {
+            found.extend(open_to_others(&path));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_local_user_without_the_keys_changes_no_policy_of_an_up() {
+    let (folder, data) = folder();
+    let policy = |when: &str| {
+        format!(
+            "kind: PromotionPolicy\nname: clean\nfrom: hub/*\nto: official/{{name}}\nwhen: {when}\n"
+        )
+    };
+    let file = folder.path().join("policy.yaml");
+    fs::write(&file, policy("scan.critical == 0")).unwrap();
+    let up = Up::start(&data, |command| {
+        command.env_remove("SLUICE_SECRETS").arg("-f").arg(&file);
+    });
+    let get = ["get", "promotionpolicies", "-o", "json"];
+    let before = up.sluice(&get);
+    let endpoints = up.endpoints();
+    let at = |key: &str| endpoints[key].as_str().unwrap().to_owned();
+    fs::write(&file, policy("scan.critical < 100")).unwrap();
+
+    // By the API.
+    let url = format!("{}/api/v1/resources/promotionpolicy/clean", at("api"));
+    let put = |token: Option<String>| {
+        let request = reqwest::blocking::Client::new().put(&url);
+        let request = token
+            .into_iter()
+            .fold(request, |request, token| request.bearer_auth(token));
+        request
+            .body(policy("scan.critical < 100"))
+            .send()
+            .unwrap()
+            .status()
+            .as_u16()
+    };
+    assert_eq!(put(None), 401);
+    assert_eq!(put(Some("wrong".to_owned())), 401);
+    // By NATS, which the command itself uses: without a user, and as each user without the password.
+    let nats = endpoints["nats"]["url"].as_str().unwrap();
+    let wrong = folder.path().join("wrong");
+    fs::write(&wrong, "wrong").unwrap();
+    let wrong = wrong.to_str().unwrap();
+    for user in ["", "admin", "gateway", "promoter", "sluice"] {
+        let output = Command::new(binary("sluice"))
+            .args(["--nats", nats, "apply", "-f", file.to_str().unwrap()])
+            .args(if user.is_empty() {
+                vec![]
+            } else {
+                vec!["--nats-user", user, "--nats-password-file", wrong]
+            })
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{user}");
+        assert!(
+            told.to_lowercase().contains("authorization"),
+            "{user}: {told}"
+        );
+    }
+    assert_eq!(up.sluice(&get), before);
+
+    // By the files: nobody else can list the folder, and only the scanner's own user gets anywhere in it, to its files.
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&data) & 0o066, 0);
+    for name in ["keys", "config", "secrets", "nats", "registry", "logs"] {
+        assert_eq!(mode(&data.join(name)), 0o700, "{name}");
+    }
+    for name in ["keys", "config", "secrets"] {
+        assert_eq!(open_to_others(&data.join(name)), Vec::<PathBuf>::new());
+    }
+    assert_eq!(mode(&data.join("endpoints.json")), 0o600);
+
+    // The owner finds the token where the endpoints say, and secrets go into the folder beside it.
+    let token = fs::read_to_string(at("apiTokenFile")).unwrap();
+    assert!(Path::new(&at("apiTokenFile")).starts_with(data.canonicalize().unwrap().join("keys")));
+    assert_eq!(put(Some(token.trim().to_owned())), 200);
+    assert_ne!(up.sluice(&get), before);
+    assert_eq!(up.stop(), Some(0));
 }

@@ -3,10 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::TcpListener;
+use std::process::Command;
+use std::time::Duration;
 
+use sluice_bus::topology;
 use sluice_tests::bus::{promoted, scan_failed};
 use sluice_tests::endpoint::{Endpoint, webhook};
-use sluice_tests::{Stack, wait_for};
+use sluice_tests::{Stack, pass, put_secret, wait_for};
+use tokio::time::Instant;
 
 const OLD: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 const NEW: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=";
@@ -99,6 +103,108 @@ fn each_event_reaches_each_endpoint_once_although_it_answers_500_twice_first() {
 }
 
 #[test]
+fn a_thousand_events_for_an_endpoint_that_hangs_delay_no_other_endpoint() {
+    const WAITING: usize = 1_000;
+    const DELIVERIES: usize = 24;
+    let mut stack = Stack::start(7_200);
+    stack.may_leave_messages();
+    let folder = stack.folder().to_owned();
+    // The kernel takes connections for it, and nobody ever answers.
+    let hung = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = format!("http://{}/hook", hung.local_addr().unwrap());
+    let healthy = Endpoint::own(&folder, "healthy", OLD, &[]);
+    stack.apply(&format!(
+        "{}{}",
+        webhook(&folder, "hung", &at, OLD, "events: ['scan.failed']\n"),
+        webhook(
+            &folder,
+            "healthy",
+            &healthy.url,
+            OLD,
+            "events: ['image.promoted']\n"
+        ),
+    ));
+    stack.service(
+        "webhook-dispatcher",
+        &[("SLUICE__WEBHOOKS__TIMEOUT_SECONDS", "4")],
+    );
+    let bus = stack.bus();
+    for number in 0..WAITING {
+        bus.publish(scan_failed(&format!("app{number}"), "1.0"), "once");
+    }
+    let stage = topology::WEBHOOK_DISPATCHER;
+    wait_for("all of them to wait for the endpoint", 60, || {
+        let status = bus.run(bus.bus.status_of(&stage)).unwrap();
+        let (later, taken) = status.iter().fold((0, 0), |(later, taken), one| {
+            (later + one.later, taken + one.waiting)
+        });
+        (taken == 0 && later + 16 >= WAITING as u64).then_some(())
+    });
+    // Long enough for some that were tried to be tried again, and for those that wait to look for a place again.
+    let mut prompt = 0;
+    for number in 0..DELIVERIES {
+        let began = Instant::now();
+        let id = bus
+            .publish(promoted(&format!("app{number}"), "1.0"), "once")
+            .id;
+        wait_for("the other endpoint's delivery", 20, || {
+            healthy.taken().contains_key(&id.to_string()).then_some(())
+        });
+        let took = began.elapsed();
+        prompt += usize::from(took < Duration::from_secs(1));
+        pass(Duration::from_millis(500).saturating_sub(took));
+    }
+    // A busy machine may hold up a few.
+    assert!(prompt * 4 >= DELIVERIES * 3, "{prompt} of {DELIVERIES}");
+}
+
+#[test]
+fn an_endpoint_with_a_certificate_of_its_own_making_is_trusted_once_it_is_named() {
+    let mut stack = Stack::start(7_200);
+    let folder = stack.folder().to_owned();
+    let (certificate, key) = (folder.join("hook.pem"), folder.join("hook.key"));
+    let made = Command::new("openssl")
+        .args("req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN=hook -addext subjectAltName=IP:127.0.0.1".split(' '))
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let files = [&certificate, &key].map(|file| file.to_str().unwrap());
+    let tls = ["--certificate", files[0], "--key", files[1]];
+    let endpoint = Endpoint::own(&folder, "hook", OLD, &tls);
+    let events = "events: ['image.*']\n";
+    stack.apply(&webhook(&folder, "hook", &endpoint.url, OLD, events));
+    stack.service("webhook-dispatcher", &[]);
+    let id = stack.bus().publish(promoted("app", "1.0"), "once").id;
+    let refused = wait_for("the certificate to be refused", 60, || {
+        let health = stack.status()["webhooks"][0].to_string();
+        health.contains("certificate").then_some(health)
+    });
+    assert!(
+        refused.contains("name the certificate of the authority in `ca`"),
+        "{refused}"
+    );
+    assert!(endpoint.requests().is_empty());
+    // A secret that is none of certificates lets nothing out.
+    put_secret(&folder, "hook-ca", "hunter2", None);
+    let named = format!("{events}ca: {{ secret: hook-ca }}\n");
+    stack.apply(&webhook(&folder, "hook", &endpoint.url, OLD, &named));
+    let refused = wait_for("the secret to be refused", 60, || {
+        let health = stack.status()["webhooks"][0].to_string();
+        health.contains("holds no certificates").then_some(health)
+    });
+    assert!(!refused.contains("hunter2"), "{refused}");
+    let pem = fs::read_to_string(&certificate).unwrap();
+    put_secret(&folder, "hook-ca", &pem, None);
+    wait_for("the event to be taken", 60, || {
+        (endpoint.taken().get(&id.to_string()) == Some(&1)).then_some(())
+    });
+}
+
+#[test]
 fn an_endpoint_with_another_secret_is_retried_and_given_up_with_the_reason() {
     let mut stack = Stack::start(7_200);
     stack.may_leave_messages();
@@ -153,7 +259,7 @@ fn an_endpoint_with_another_secret_is_retried_and_given_up_with_the_reason() {
     assert!(shown.contains("failed 3 times: "), "{shown}");
     assert!(shown.contains("given up after 3 attempts"), "{shown}");
     // Secrets are read when they are used, so that none has to be restarted.
-    fs::write(folder.join("hook.secret"), NEW).unwrap();
+    fs::write(folder.join("secrets/hook"), NEW).unwrap();
     stack.sluice(&["dead-letters", "retry", "--all"]);
     wait_for("the event to be taken", 30, || {
         endpoint.taken().contains_key(&id).then_some(())
@@ -183,7 +289,7 @@ fn nothing_goes_out_unsigned_while_the_secret_is_missing() {
         OLD,
         "events: ['image.*']\n",
     ));
-    let secret = folder.join("hook.secret");
+    let secret = folder.join("secrets/hook");
     fs::remove_file(&secret).unwrap();
     stack.service("webhook-dispatcher", &[("SLUICE__WEBHOOKS__ATTEMPTS", "1")]);
     let bus = stack.bus();
@@ -192,7 +298,10 @@ fn nothing_goes_out_unsigned_while_the_secret_is_missing() {
         bus.run(bus.state.endpoints.get("hook")).unwrap()
     });
     assert!(
-        health.value.last_error.contains("hook.secret"),
+        health
+            .value
+            .last_error
+            .contains("no file `hook` in the folder"),
         "{}",
         health.value.last_error
     );

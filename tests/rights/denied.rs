@@ -157,6 +157,7 @@ fn a_service_with_the_rights_of_another_does_not_start_and_says_why() {
     let scene = Scene::new();
     let log = scene.folder.path().join("log");
     let child = Command::new(binary("sluice-poller"))
+        .env("SLUICE__HTTP__LISTEN", "127.0.0.1:0")
         .env("SLUICE__BUS__URL", &scene.nats.url)
         .env("SLUICE__BUS__USER", "pruner")
         .env(

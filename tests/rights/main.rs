@@ -5,6 +5,7 @@
 mod denied;
 mod raw;
 mod reflected;
+mod rotation;
 mod tables;
 mod tls;
 
@@ -48,6 +49,7 @@ impl Scene {
             user: user.to_owned(),
             password_file: Some(self.keys.nats_password(user)),
             ca_file: None,
+            allow_plain_text: false,
         }
     }
 
@@ -65,7 +67,7 @@ impl Scene {
     /// Tries many subjects as every service and as the command; `allowed` says who may.
     fn each_of<'a>(&self, subjects: &[String], allowed: impl Fn(&str) -> Vec<&'a str>) {
         let mut wrong = Vec::new();
-        for user in SERVICES.into_iter().chain(["admin"]) {
+        for user in SERVICES.into_iter().chain(["subscriber", "admin"]) {
             let mut raw = self.user(user);
             for subject in subjects {
                 let may = allowed(subject).contains(&user);
@@ -127,8 +129,13 @@ fn each_fact_is_published_by_its_one_service() {
             };
             scene.each(&subject, &allowed);
             let arrived = scene.user(owner).ask(&subject, &[], "x").unwrap();
+            let stream = if fact.ends_with(".pulled") {
+                "PULLS"
+            } else {
+                "EVENTS"
+            };
             assert!(
-                arrived.body.contains("\"stream\":\"EVENTS\""),
+                arrived.body.contains(&format!("\"stream\":\"{stream}\"")),
                 "{owner}: {}",
                 arrived.body
             );
@@ -248,9 +255,21 @@ fn each_bucket_is_written_by_its_owner_and_read_by_who_needs_it() {
     scene.each("$O.reports.C.x", &reports);
     scene.each("$O.reports.M.x", &reports);
     let and_admin = ["scanner-adapter", "admin"];
-    scene.each("$JS.API.STREAM.PURGE.OBJ_reports", &and_admin);
+    // The promoter forgets what exists no longer, without a right to read or write any of it.
+    let forgets = ["scanner-adapter", "promoter", "admin"];
+    scene.each("$JS.API.STREAM.PURGE.OBJ_reports", &forgets);
     scene.each("$JS.API.DIRECT.GET.OBJ_reports.$O.reports.M.x", &and_admin);
 }
+
+/// The requests by which the promoter forgets what exists no longer.
+const FORGOTTEN: [&str; 6] = [
+    ".PURGE.KV_decisions",
+    ".PURGE.KV_images",
+    ".PURGE.KV_tags",
+    ".PURGE.KV_upstream",
+    ".PURGE.KV_verdicts",
+    ".PURGE.OBJ_reports",
+];
 
 #[test]
 fn no_service_makes_changes_empties_or_removes_a_stream_but_its_own_timers() {
@@ -287,7 +306,9 @@ fn no_service_makes_changes_empties_or_removes_a_stream_but_its_own_timers() {
             let own = subject == &format!("$JS.API.STREAM.PURGE.SCHEDULES_{service}");
             let reports =
                 service == "scanner-adapter" && subject == "$JS.API.STREAM.PURGE.OBJ_reports";
-            if raw.publish(subject, "").is_none() != (own || reports) {
+            let forgets =
+                service == "promoter" && FORGOTTEN.iter().any(|one| subject.ends_with(one));
+            if raw.publish(subject, "").is_none() != (own || reports || forgets) {
                 wrong.push(format!("{service}: {subject}"));
             }
         }
@@ -332,6 +353,48 @@ fn no_service_touches_the_consumer_of_another() {
             }
             assert!(wrong.is_empty(), "{wrong:?} may delete {consumer}");
         }
+    }
+}
+
+#[test]
+fn the_gateway_reads_the_status_while_every_stage_waits_with_something() {
+    let scene = Scene::new();
+    for stage in SERVICES {
+        let subject = format!("sluice.schedule.retry.{stage}.EVENTS.1");
+        assert_eq!(scene.user(stage).publish(&subject, ""), None);
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let status = runtime.block_on(async {
+        let bus = Bus::connect(&scene.settings("gateway"), "test").await;
+        bus.unwrap().stage_status().await.unwrap()
+    });
+    for stage in SERVICES {
+        let later = status.iter().filter(|row| row.stage == stage);
+        assert_eq!(later.map(|row| row.later).sum::<u64>(), 1, "{stage}");
+    }
+}
+
+#[test]
+fn a_subscriber_reads_the_events_and_takes_none_from_a_stage() {
+    let scene = Scene::new();
+    for (subject, may) in [
+        (
+            "$JS.API.CONSUMER.CREATE.EVENTS.mine.sluice.v1.image.promoted.>",
+            true,
+        ),
+        ("$JS.API.CONSUMER.MSG.NEXT.EVENTS.mine", true),
+        ("$JS.ACK.EVENTS.mine.1.2.3.4.5", true),
+        ("$JS.API.CONSUMER.CREATE.EVENTS.promoter.sluice.v1.>", false),
+        ("$JS.API.CONSUMER.MSG.NEXT.EVENTS.promoter", false),
+        ("$JS.API.CONSUMER.DELETE.EVENTS.promoter", false),
+        ("$JS.ACK.EVENTS.promoter.1.2.3.4.5", false),
+        ("$JS.API.CONSUMER.CREATE.WORK.mine.sluice.do.>", false),
+        ("$JS.API.CONSUMER.CREATE.EVENTS", false),
+        ("sluice.v1.image.promoted.official.a", false),
+        ("$KV.decisions.a", false),
+    ] {
+        let refused = scene.user("subscriber").publish(subject, "").is_some();
+        assert_eq!(refused, !may, "{subject}");
     }
 }
 

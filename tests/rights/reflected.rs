@@ -1,6 +1,9 @@
 //! What a user could have the server do in its place: answer into another's subject, deliver there, fire there, empty.
 
 use serde_json::{Value, json};
+use sluice_bus::{Bus, Cause};
+use sluice_events::Event;
+use sluice_events::facts::ScanFailed;
 
 use crate::Scene;
 use crate::raw::Raw;
@@ -113,6 +116,39 @@ fn a_consumer_cannot_deliver_into_the_log_or_a_bucket_of_another() {
 }
 
 #[test]
+fn a_subscriber_cannot_have_events_delivered_into_the_work_or_a_bucket_of_another() {
+    let scene = Scene::new();
+    let (mut admin, mut subscriber) = (scene.user("admin"), scene.user("subscriber"));
+    let published = admin.publish("sluice.v1.resource.applied.a", "of a person");
+    assert_eq!(published, None);
+    let create = |name: &str, deliver: &str| {
+        let config = json!({"stream_name": "EVENTS", "config": {
+            "name": name, "filter_subject": "sluice.v1.resource.>", "deliver_subject": deliver,
+            "deliver_policy": "all", "ack_policy": "none"}});
+        let subject = format!("$JS.API.CONSUMER.CREATE.EVENTS.{name}.sluice.v1.resource.>");
+        (subject, config.to_string())
+    };
+    for (name, deliver) in [
+        ("one", "$KV.verdicts.k"),
+        ("two", "sluice.do.scan"),
+        ("three", "$KV.decisions.k"),
+    ] {
+        let (subject, config) = create(name, deliver);
+        let made = subscriber.ask(&subject, &[], &config).unwrap();
+        assert!(!made.body.contains("\"error\""), "{}", made.body);
+    }
+    // What may be delivered is, and by then the others would have been too.
+    let (subject, config) = create("mine", "_INBOX_subscriber.w");
+    let delivered = subscriber.listen("_INBOX_subscriber.w", |subscriber| {
+        subscriber.ask(&subject, &[], &config).unwrap();
+    });
+    assert!(delivered.body.contains("of a person"), "{delivered:?}");
+    for stream in ["KV_verdicts", "WORK", "KV_decisions"] {
+        assert_eq!(held(&mut admin, stream), 0, "{stream}");
+    }
+}
+
+#[test]
 fn a_consumer_that_reads_the_log_cannot_become_that_of_a_stage() {
     let scene = Scene::new();
     let (mut admin, mut gateway) = (scene.user("admin"), scene.user("gateway"));
@@ -142,6 +178,45 @@ fn a_consumer_that_reads_the_log_cannot_become_that_of_a_stage() {
             .to_owned()
     };
     assert_eq!(config(&before), config(&after));
+}
+
+#[test]
+fn an_id_that_another_service_took_drops_no_message() {
+    let scene = Scene::new();
+    let event: Event = ScanFailed {
+        repository: "hub/a".parse().unwrap(),
+        tag: None,
+        digest: format!("sha256:{}", "a".repeat(64)).parse().unwrap(),
+        scanner: "trivy".parse().unwrap(),
+        reason: "it is vulnerable".to_owned(),
+        unsupported: false,
+        platform: None,
+    }
+    .into();
+    // The stream knows an id whoever sent it, and everybody can find out which the next message will have.
+    let id = event.id("1").to_string();
+    let taken = scene
+        .user("pruner")
+        .ask(
+            "sluice.v1.prune.completed.hub.a",
+            &[("Nats-Msg-Id", &id)],
+            "x",
+        )
+        .unwrap();
+    assert!(
+        taken.body.contains("\"stream\":\"EVENTS\""),
+        "{}",
+        taken.body
+    );
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let settings = scene.settings("scanner-adapter");
+        for expected in [false, true] {
+            let bus = Bus::connect(&settings, "scanner-adapter").await.unwrap();
+            let published = bus.publish(&event, &Cause::root(), "1").await.unwrap();
+            assert_eq!(published.duplicate, expected);
+        }
+    });
 }
 
 #[test]

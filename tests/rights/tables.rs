@@ -68,13 +68,15 @@ pub(crate) const FACTS: [(&str, &[&str]); 7] = [
 ];
 
 /// The commands, each with who gives it besides the command line.
-pub(crate) const COMMANDS: [(&str, &[&str]); 9] = [
+pub(crate) const COMMANDS: [(&str, &[&str]); 10] = [
     ("sluice.do.poll.a", &["poller", "gateway"]),
     // A person's poll speeds up what waits.
     ("sluice.do.mirror.a", &["mirror-worker", "poller"]),
     // After a restore the promoter asks for scans of what left a target.
     ("sluice.do.scan.a", &["scanner-adapter", "promoter"]),
-    ("sluice.do.judge.a", &["promoter"]),
+    // What people push is evaluated, and counts among the tags of its repository.
+    ("sluice.do.judge.a", &["promoter", "gateway"]),
+    ("sluice.do.prune._.a", &["pruner", "gateway"]),
     ("sluice.do.prune.a", &["pruner"]),
     ("sluice.do.deliver.a", &["webhook-dispatcher"]),
     ("sluice.do.promote", &[]),
@@ -82,7 +84,7 @@ pub(crate) const COMMANDS: [(&str, &[&str]); 9] = [
     ("sluice.do.x", &[]),
 ];
 
-pub(crate) const BUCKETS: [&str; 13] = [
+pub(crate) const BUCKETS: [&str; 14] = [
     "control",
     "reconciliations",
     "resources",
@@ -96,29 +98,30 @@ pub(crate) const BUCKETS: [&str; 13] = [
     "leases",
     "endpoints",
     "deliveries",
+    "pulls",
 ];
 
-/// `tags` and `tombstones` are those of the one tag operation; `images` holds what a digest consists of, whoever looked.
+/// `tags` and `tombstones` are those of the one tag operation; `images` holds what a digest consists of, whoever looked,
+/// and the gate reads nothing from it.
 /// In `reconciliations` each stage has one entry of its own.
-pub(crate) const WRITERS: [(&str, &[&str]); 11] = [
+pub(crate) const WRITERS: [(&str, &[&str]); 12] = [
     ("budgets", &["poller", "mirror-worker"]),
     ("control", &["promoter", "admin"]),
     ("resources", &["gateway", "admin"]),
     ("upstream", &["poller"]),
-    ("tags", &["mirror-worker", "promoter", "pruner"]),
+    // The gateway records what people push.
+    ("tags", &["mirror-worker", "promoter", "pruner", "gateway"]),
     ("tombstones", &["mirror-worker", "promoter", "pruner"]),
-    (
-        "images",
-        &["mirror-worker", "scanner-adapter", "promoter", "pruner"],
-    ),
+    ("images", &["mirror-worker", "scanner-adapter", "promoter"]),
     ("verdicts", &["scanner-adapter"]),
     ("decisions", &["promoter"]),
     ("endpoints", &["webhook-dispatcher"]),
     ("deliveries", &["webhook-dispatcher"]),
+    ("pulls", &["gateway"]),
 ];
 
 /// Who reads a bucket besides those that write it.
-pub(crate) const READERS: [(&str, &[&str]); 11] = [
+pub(crate) const READERS: [(&str, &[&str]); 12] = [
     (
         "control",
         &[
@@ -142,29 +145,44 @@ pub(crate) const READERS: [(&str, &[&str]); 11] = [
         ],
     ),
     ("upstream", &["mirror-worker", "promoter", "gateway"]),
-    ("tags", &["poller", "scanner-adapter", "gateway"]),
+    ("tags", &["poller", "scanner-adapter"]),
     ("tombstones", &["gateway"]),
     // When it last looked at what the registry holds.
     ("reconciliations", &["mirror-worker"]),
-    ("images", &["poller", "gateway"]),
+    ("images", &["poller", "pruner", "gateway"]),
     ("verdicts", &["promoter", "pruner", "gateway"]),
     ("decisions", &["pruner", "gateway"]),
     ("endpoints", &["gateway"]),
     ("deliveries", &["gateway"]),
+    ("pulls", &["pruner"]),
 ];
 
 /// Returns the streams that a stage consumes.
 pub(crate) fn consumes(stage: &str) -> Vec<String> {
     let timers = format!("SCHEDULES_{stage}");
     match stage {
-        "poller" | "gateway" => vec!["WORK".to_owned(), timers],
+        "poller" => vec!["WORK".to_owned(), timers],
+        "webhook-dispatcher" => vec![
+            "EVENTS".to_owned(),
+            "PULLS".to_owned(),
+            "WORK".to_owned(),
+            timers,
+        ],
         _ => vec!["EVENTS".to_owned(), "WORK".to_owned(), timers],
     }
 }
 
 /// Returns every stream, those of the buckets among them.
 pub(crate) fn streams() -> Vec<String> {
-    let named = ["EVENTS", "WORK", "DEAD_LETTERS", "AUDIT", "OBJ_reports"].map(str::to_owned);
+    let named = [
+        "EVENTS",
+        "PULLS",
+        "WORK",
+        "DEAD_LETTERS",
+        "AUDIT",
+        "OBJ_reports",
+    ];
+    let named = named.map(str::to_owned);
     let buckets = BUCKETS.map(|bucket| format!("KV_{bucket}"));
     let timers = SERVICES.map(|stage| format!("SCHEDULES_{stage}"));
     named.into_iter().chain(buckets).chain(timers).collect()

@@ -61,6 +61,7 @@ fn settings(nats: &Nats, keys: &Keys, ca_file: Option<&Path>) -> BusSettings {
         user: "admin".to_owned(),
         password_file: Some(keys.nats_password("admin")),
         ca_file: ca_file.map(Path::to_path_buf),
+        allow_plain_text: false,
     }
 }
 

@@ -23,11 +23,13 @@ use crate::denied::Denials;
 use crate::error::Error;
 use crate::handler::{BoxError, Handler};
 use crate::incoming::Incoming;
-use crate::kv::{Entry, Update};
+use crate::kv::Update;
+use crate::message_ids::MessageIds;
 use crate::publish::stream_of;
+use crate::room::Room;
 use crate::settle::Worker;
 use crate::storing::Storing;
-use crate::topology::Stage;
+use crate::topology::{SCHEDULE, Stage};
 
 /// What a backend will say.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send + 'a>>;
@@ -120,8 +122,6 @@ pub struct Delivery {
 pub enum Settlement {
     /// It is done.
     Done,
-    /// It is to be delivered again after a time.
-    Again(Duration),
     /// It is never to be delivered again.
     Never,
     /// It is being worked on.
@@ -161,9 +161,9 @@ pub trait Backend: Debug + Send + Sync + 'static {
     ) -> Answer<'_, u64>;
     /// Removes an entry if it is still at this revision, or whatever it is.
     fn remove(&self, bucket: &'static str, key: String, revision: Option<u64>) -> Answer<'_, ()>;
-    /// Lists the entries whose keys match a filter, in the order of their keys.
-    fn list(&self, bucket: &'static str, filter: String) -> Answer<'_, Vec<Entry>>;
-    /// Watches the changes of a bucket from now on.
+    /// Lists the last change of each key that matches a filter, removals among them, in the order of the keys.
+    fn newest(&self, bucket: &'static str, filter: String) -> Answer<'_, Vec<Update>>;
+    /// Watches the changes of a bucket from now on; old ones may be delivered again.
     fn watch(&self, bucket: &'static str) -> Answer<'_, BoxStream<'static, Update>>;
 }
 
@@ -183,6 +183,8 @@ impl Bus {
             denials: Denials::new(service),
             service: service.to_owned(),
             storing: Storing::default(),
+            ids: MessageIds::default(),
+            room: Room::default(),
         }
     }
 
@@ -205,13 +207,21 @@ impl Bus {
     }
 
     /// Stores a message and waits for the confirmation.
-    pub(crate) async fn store(&self, message: Outgoing) -> Result<Stored, Refusal> {
+    pub(crate) async fn store(&self, mut message: Outgoing) -> Result<Stored, Refusal> {
         let context = match &self.link {
             Link::Server(context) => context,
             Link::Supplied(backend) => return backend.publish(message).await,
         };
+        message.message_id = message.message_id.map(|id| self.ids.own(&id));
         let subject = message.subject.clone();
-        let confirmed = confirmed(context, &self.storing, message);
+        let confirmed = async {
+            if subject.starts_with(SCHEDULE) {
+                self.room
+                    .take(context, stream_of(&subject), &message)
+                    .await?;
+            }
+            confirmed(context, &self.storing, message).await
+        };
         self.denials.heed(&[&subject], confirmed).await
     }
 }

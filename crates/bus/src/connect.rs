@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::{ConnectOptions, Event};
+use async_nats::{Auth, AuthError, ConnectOptions, Event};
 use secrecy::ExposeSecret as _;
 use sluice_service::{BusSettings, Host, Latch};
 
 use crate::backend::Link;
 use crate::denied::Denials;
 use crate::error::Error;
+use crate::message_ids::MessageIds;
+use crate::room::Room;
 use crate::storing::Storing;
 
 /// How often the server is asked whether it is there; after three silences the connection is made anew.
@@ -24,13 +26,16 @@ pub struct Bus {
     pub(crate) denials: Denials,
     pub(crate) service: String,
     pub(crate) storing: Storing,
+    pub(crate) ids: MessageIds,
+    pub(crate) room: Room,
 }
 
 impl Bus {
     /// Connects; the connection then heals itself.
     ///
     /// # Errors
-    /// A secret that cannot be read, a server that cannot be reached or is older than 2.14.
+    /// Plain text beyond this machine that nobody allowed, a secret that cannot be read, a server that cannot be reached
+    /// or is older than 2.14.
     pub async fn connect(settings: &BusSettings, service: &str) -> anyhow::Result<Self> {
         Self::open(settings, service, Storing::default(), |_| {}).await
     }
@@ -68,6 +73,9 @@ impl Bus {
             settings.user.is_empty() || settings.password_file.is_some(),
             "`bus.user` is set without `bus.password_file`; give both or neither"
         );
+        if let Some(problem) = settings.problem() {
+            anyhow::bail!("{problem}");
+        }
         let notice = Arc::new(notice);
         // Answers arrive where this user alone may listen.
         let inbox = match settings.user.as_str() {
@@ -76,7 +84,24 @@ impl Bus {
         };
         let denials = Denials::new(inbox);
         let (heard, told) = (storing.clone(), denials.clone());
-        let mut options = ConnectOptions::new()
+        let mut ids = MessageIds::default();
+        let mut options = ConnectOptions::new();
+        if let Some(file) = settings.password_file.clone() {
+            ids = MessageIds::of(&sluice_service::secret_file(&file)?);
+            let user = settings.user.clone();
+            // Read at each connection, so that a password can be changed while everything runs.
+            options = ConnectOptions::with_auth_callback(move |_| {
+                let (file, user) = (file.clone(), user.clone());
+                async move {
+                    let password = sluice_service::secret_file(&file).map_err(AuthError::new)?;
+                    let mut auth = Auth::new();
+                    auth.username = Some(user);
+                    auth.password = Some(password.expose_secret().to_owned());
+                    Ok(auth)
+                }
+            });
+        }
+        let mut options = options
             .name(format!("sluice-{service}"))
             .custom_inbox_prefix(format!("_INBOX_{inbox}"))
             .max_reconnects(None)
@@ -92,16 +117,11 @@ impl Bus {
                     notice(&event);
                 }
             });
-        if let Some(file) = &settings.password_file {
-            let password = sluice_service::secret_file(file)?;
-            options = options
-                .user_and_password(settings.user.clone(), password.expose_secret().to_owned());
-        }
         if let Some(ca) = &settings.ca_file {
-            options = options
-                .add_root_certificates(PathBuf::from(ca))
-                .require_tls(true);
+            options = options.add_root_certificates(PathBuf::from(ca));
         }
+        // Also where a server names others of its cluster, or pretends to have no TLS.
+        options = options.require_tls(settings.is_encrypted());
         let client = options
             .connect(&settings.url)
             .await
@@ -117,6 +137,8 @@ impl Bus {
             denials,
             service: service.to_owned(),
             storing,
+            ids,
+            room: Room::default(),
         })
     }
 

@@ -11,7 +11,6 @@ use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::Settlement;
 use crate::connect::Bus;
 use crate::error::Error;
 use crate::handler::{BoxError, Handler};
@@ -21,8 +20,6 @@ use crate::topology::Stage;
 
 /// How long one pull waits for a message.
 const PULL_EXPIRY: Duration = Duration::from_secs(2);
-/// Longer than a pull, so that a message given back is not taken by a pull of the dying process.
-const GIVE_BACK: Duration = Duration::from_secs(3);
 /// How long the server may take to say that there is no message.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// The delays after pulls that failed.
@@ -211,7 +208,7 @@ impl<H: Handler> Puller<H> {
         match with_heartbeat(&message, self.worker.ack_wait, self.permit()).await {
             Some(permit) => Ok(self.unless_stopping(message, permit).await),
             None => {
-                give_back(&message).await;
+                self.worker.give_back(&message).await;
                 Ok(None)
             }
         }
@@ -232,7 +229,7 @@ impl<H: Handler> Puller<H> {
         permit: OwnedSemaphorePermit,
     ) -> Option<(Incoming, OwnedSemaphorePermit)> {
         if self.stopping.is_cancelled() {
-            give_back(&message).await;
+            self.worker.give_back(&message).await;
             return None;
         }
         Some((message, permit))
@@ -250,15 +247,6 @@ impl<H: Handler> Puller<H> {
 async fn one(mut batch: pull::Batch) -> Result<Option<Incoming>, BoxError> {
     let message = batch.next().await.transpose()?;
     message.map(Incoming::new).transpose()
-}
-
-async fn give_back(message: &Incoming) {
-    if let Err(error) = message.settle(Settlement::Again(GIVE_BACK)).await {
-        tracing::warn!(
-            error,
-            "a message could not be given back; it comes again by itself"
-        );
-    }
 }
 
 /// A task catches what its handler does; if it ends otherwise, its message comes again.

@@ -63,6 +63,29 @@ pub enum Error {
         /// Its version.
         version: String,
     },
+    /// The server has no room for what a stream may take.
+    #[error(
+        "nats-server keeps no {size} free for `{stream}`: raise `max_file_store` in its configuration (`sluice nats-config` \
+         writes one), free room on its disk, or give the stream less, as in `--max-bytes {stream}=1GiB`"
+    )]
+    NoRoom {
+        /// The stream.
+        stream: String,
+        /// What it may take, as in `4GiB`.
+        size: String,
+    },
+    /// A limit is lower than what a stream holds.
+    #[error(
+        "`{stream}` holds {held_bytes} bytes, more than the limit of {size}: nothing was changed; name a larger one"
+    )]
+    BelowHeld {
+        /// The stream.
+        stream: String,
+        /// What it holds.
+        held_bytes: u64,
+        /// The limit, as in `4GiB`.
+        size: String,
+    },
     /// A stream or consumer is not as this version needs it.
     #[error("`{what}` is not as this version needs it ({detail}); run `sluice provision`")]
     Topology {
@@ -121,6 +144,8 @@ impl Classify for Error {
             Self::Missing { .. }
             | Self::TooLarge { .. }
             | Self::OldServer { .. }
+            | Self::NoRoom { .. }
+            | Self::BelowHeld { .. }
             | Self::Topology { .. } => Class::Permanent,
         }
     }

@@ -1,4 +1,4 @@
-//! Reading facts: what the log holds, and what comes.
+//! Reading facts: what the streams hold, and what comes.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -7,6 +7,7 @@ use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use chrono::{DateTime, Utc};
+use futures_util::stream::select_all;
 use futures_util::{Stream, StreamExt as _};
 use sluice_events::{Event, headers};
 
@@ -14,8 +15,10 @@ use crate::backend::Link;
 use crate::connect::Bus;
 use crate::envelope::header;
 use crate::error::Error;
+use crate::publish::stream_of;
 use crate::read::to_the_end;
-use crate::topology::EVENTS;
+use crate::subject_patterns::overlaps;
+use crate::topology::{EVENT_SUBJECTS, EVENTS, PULL_SUBJECTS, PULLS};
 
 /// The most facts that one reading returns; memory does not grow with the log.
 const MAX_FACTS: usize = 10_000;
@@ -23,7 +26,9 @@ const MAX_FACTS: usize = 10_000;
 /// A fact as the log holds it.
 #[derive(Debug, Clone)]
 pub struct Fact {
-    /// Its place in the log.
+    /// The stream that holds it.
+    pub stream: &'static str,
+    /// Its place in that.
     pub sequence: u64,
     /// When it was published.
     pub at: Option<DateTime<Utc>>,
@@ -42,18 +47,36 @@ pub struct Fact {
 }
 
 impl Bus {
-    /// Returns the facts of a subject filter that the log holds now, oldest first; only the newest 10,000.
+    /// Returns the facts of a subject filter that the streams hold now, oldest first; only the newest 10,000 of each
+    /// stream.
     ///
     /// # Errors
     /// A server that does not answer.
     pub async fn facts(&self, filter: &str) -> Result<Vec<Fact>, Error> {
-        let consumer = self.reader(EVENTS, filter, DeliverPolicy::All).await?;
+        let mut all = Vec::new();
+        for stream in streams_of(filter) {
+            all.extend(self.facts_in(stream, filter).await?);
+        }
+        all.sort_by_key(|fact| (fact.at, fact.sequence));
+        Ok(all)
+    }
+
+    /// Returns the facts of a subject filter, pulls left out.
+    ///
+    /// # Errors
+    /// As [`Bus::facts`].
+    pub async fn facts_but_pulls(&self, filter: &str) -> Result<Vec<Fact>, Error> {
+        self.facts_in(EVENTS, filter).await
+    }
+
+    async fn facts_in(&self, stream: &'static str, filter: &str) -> Result<Vec<Fact>, Error> {
+        let consumer = self.reader(stream, filter, DeliverPolicy::All).await?;
         let mut facts = VecDeque::new();
         to_the_end(consumer, "read facts", filter, |message| {
             if facts.len() == MAX_FACTS {
                 facts.pop_front();
             }
-            facts.push_back(fact(message));
+            facts.push_back(fact(stream, message));
             ControlFlow::Continue(())
         })
         .await?;
@@ -71,9 +94,9 @@ impl Bus {
         }
         let stream = self
             .server()?
-            .get_stream_no_info(EVENTS)
+            .get_stream_no_info(stream_of(subject))
             .await
-            .map_err(Error::server("open stream", EVENTS))?;
+            .map_err(Error::server("open stream", stream_of(subject)))?;
         let message = match stream.direct_get_last_for_subject(subject).await {
             Ok(message) => message,
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
@@ -97,16 +120,20 @@ impl Bus {
         } else {
             DeliverPolicy::New
         };
-        let consumer = self.reader(EVENTS, filter, from).await?;
-        let messages = consumer
-            .messages()
-            .await
-            .map_err(Error::server("follow facts", filter))?;
-        Ok(messages.map(|message| {
-            message
-                .map(|message| fact(&message))
-                .map_err(Error::server("follow facts", EVENTS))
-        }))
+        let mut all = Vec::new();
+        for stream in streams_of(filter) {
+            let consumer = self.reader(stream, filter, from).await?;
+            let messages = consumer
+                .messages()
+                .await
+                .map_err(Error::server("follow facts", filter))?;
+            all.push(messages.map(move |message| {
+                message
+                    .map(|message| fact(stream, &message))
+                    .map_err(Error::server("follow facts", stream))
+            }));
+        }
+        Ok(select_all(all))
     }
 
     pub(crate) async fn reader(
@@ -129,7 +156,16 @@ impl Bus {
     }
 }
 
-fn fact(message: &Message) -> Fact {
+/// Returns the streams that may hold facts of a subject filter.
+fn streams_of(filter: &str) -> impl Iterator<Item = &'static str> + use<> {
+    let holds = |subjects: &[&str]| subjects.iter().any(|one| overlaps(one, filter));
+    let events = holds(&EVENT_SUBJECTS).then_some(EVENTS);
+    events
+        .into_iter()
+        .chain(holds(&PULL_SUBJECTS).then_some(PULLS))
+}
+
+fn fact(stream: &'static str, message: &Message) -> Fact {
     let read = |name: &str| header(message.headers.as_ref(), name);
     let type_name = read(headers::TYPE).unwrap_or_default();
     let (sequence, at) = message.info().map_or((0, None), |info| {
@@ -139,6 +175,7 @@ fn fact(message: &Message) -> Fact {
         )
     });
     Fact {
+        stream,
         sequence,
         at,
         subject: message.subject.to_string(),

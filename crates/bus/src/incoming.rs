@@ -65,7 +65,6 @@ impl Incoming {
         };
         match how {
             Settlement::Done => message.double_ack().await,
-            Settlement::Again(delay) => message.double_ack_with(AckKind::Nak(Some(delay))).await,
             Settlement::Never => message.double_ack_with(AckKind::Term).await,
             Settlement::Working => message.ack_with(AckKind::Progress).await,
         }

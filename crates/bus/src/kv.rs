@@ -60,6 +60,34 @@ pub enum Update {
     },
 }
 
+impl Update {
+    /// Returns the key that was changed.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(entry) => &entry.key,
+            Self::Removed { key, .. } => key,
+        }
+    }
+
+    /// Returns the revision of the change.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        match self {
+            Self::Put(entry) => entry.revision,
+            Self::Removed { revision, .. } => *revision,
+        }
+    }
+
+    /// Returns the entry that was written.
+    pub(crate) fn into_entry(self) -> Option<Entry> {
+        match self {
+            Self::Put(entry) => Some(entry),
+            Self::Removed { .. } => None,
+        }
+    }
+}
+
 /// A part of a bucket.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
@@ -316,7 +344,77 @@ impl Bucket {
             })
     }
 
+    /// Removes an entry if it is still at this revision, and leaves no mark of it; says whether it did.
+    ///
+    /// Whoever has read the entry and writes it at its revision then has a conflict, as after any other change. Nobody who
+    /// watches the bucket is told.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub async fn forget(&self, key: &str, revision: u64) -> Result<bool, Error> {
+        let store = match &self.place {
+            Place::Server { store, .. } => store,
+            Place::Supplied(backend) => {
+                let removal = backend.remove(self.name, key.to_owned(), Some(revision));
+                return match removal.await {
+                    Ok(()) => Ok(true),
+                    Err(Refusal::Conflict) => Ok(false),
+                    Err(error) => Err(self.refused("forget", key)(error)),
+                };
+            }
+        };
+        let purge = async {
+            // Up to this number, and without it.
+            let until = revision.saturating_add(1);
+            let purge = store.stream.purge().sequence(until);
+            let purged = purge.filter(format!("{}{key}", store.prefix)).await;
+            Ok(purged.map_err(self.failed("forget", key))?.purged > 0)
+        };
+        heed(&self.denials, self.name, purge).await
+    }
+
+    /// Returns how many entries the bucket has, the marks of removed ones among them.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub async fn count(&self) -> Result<u64, Error> {
+        let store = match &self.place {
+            Place::Server { store, .. } => store,
+            Place::Supplied(_) => {
+                let count = self.newest(">").await?.len();
+                return Ok(u64::try_from(count).unwrap_or(u64::MAX));
+            }
+        };
+        let info = async {
+            let info = store.stream.get_info().await;
+            Ok(info.map_err(self.failed("count", ">"))?.state.messages)
+        };
+        heed(&self.denials, self.name, info).await
+    }
+
+    /// Returns the revision of the last change of the bucket; what is written later has a higher one.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub async fn last_revision(&self) -> Result<u64, Error> {
+        let store = match &self.place {
+            Place::Server { store, .. } => store,
+            Place::Supplied(_) => {
+                let newest = self.newest(">").await?;
+                return Ok(newest.iter().map(Update::revision).max().unwrap_or(0));
+            }
+        };
+        let info = async {
+            let info = store.stream.get_info().await;
+            Ok(info.map_err(self.failed("read", ">"))?.state.last_sequence)
+        };
+        heed(&self.denials, self.name, info).await
+    }
+
     /// Watches every change from now on.
+    ///
+    /// After a reconnect the client delivers old changes again, all that the bucket still has, the oldest first. Whoever
+    /// keeps a copy of the bucket compares the revisions of each key, with those of [`Bucket::newest`] to begin with.
     ///
     /// # Errors
     /// A server that does not answer.

@@ -5,7 +5,7 @@ use async_nats::jetstream::consumer::PullConsumer;
 use crate::backend::Link;
 use crate::connect::Bus;
 use crate::error::Error;
-use crate::topology::{EVENTS, Stage};
+use crate::topology::{EVENTS, PULLS, Stage};
 
 /// How a stage stood in one stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +104,9 @@ impl Bus {
 
     async fn looks(&self, stage: &Stage) -> Result<Vec<Look>, Error> {
         let mut all = Vec::new();
-        for (stream, _) in stage.sources() {
+        // A pull that is lost leads to nothing that could be searched for.
+        let sources = stage.sources().into_iter();
+        for (stream, _) in sources.filter(|(stream, _)| *stream != PULLS) {
             // The stream first: what the consumer then has left to do is all of what is left up to that last message.
             let info = self
                 .server()?

@@ -1,16 +1,20 @@
 //! The object store of reports, named by content.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::object_store::{DeleteErrorKind, GetErrorKind, ObjectStore};
+use async_nats::jetstream::Message;
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::object_store::{GetErrorKind, ObjectInfo, ObjectStore};
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
+use chrono::{DateTime, Utc};
 use tokio::io::AsyncReadExt as _;
 
 use crate::backend::{Backend, Link};
 use crate::connect::Bus;
 use crate::error::Error;
+use crate::read::to_the_end;
 use crate::topology::REPORTS;
 
 /// The largest object that is read back, in bytes.
@@ -24,10 +28,23 @@ pub struct Objects {
     place: Place,
 }
 
+/// An object, without its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredObject {
+    /// Its name.
+    pub name: String,
+    /// When it was stored last.
+    pub stored_at: Option<DateTime<Utc>>,
+    /// Where its bytes are.
+    chunks: String,
+    /// Its subject, with the place of the message that describes it.
+    described: (String, u64),
+}
+
 /// Where it is; in a simulation, a bucket holds the objects.
 #[derive(Clone)]
 enum Place {
-    Server(Box<ObjectStore>),
+    Server(Box<ObjectStore>, Bus),
     Supplied(Arc<dyn Backend>),
 }
 
@@ -44,11 +61,11 @@ impl Bus {
     /// A store that was not provisioned.
     pub async fn reports(&self) -> Result<Objects, Error> {
         let place = match &self.link {
-            Link::Server(js) => Place::Server(Box::new(
-                js.get_object_store(REPORTS)
-                    .await
-                    .map_err(Error::server("open object store", REPORTS))?,
-            )),
+            Link::Server(js) => {
+                let store = js.get_object_store(REPORTS).await;
+                let store = store.map_err(Error::server("open object store", REPORTS))?;
+                Place::Server(Box::new(store), self.clone())
+            }
             Link::Supplied(backend) => Place::Supplied(backend.clone()),
         };
         Ok(Objects { place })
@@ -62,7 +79,7 @@ impl Objects {
     /// A server that does not answer.
     pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), Error> {
         let store = match &self.place {
-            Place::Server(store) => store,
+            Place::Server(store, _) => store,
             Place::Supplied(backend) => {
                 let write = backend.write(REPORTS, name.to_owned(), bytes, None).await;
                 return write.map(drop).map_err(Error::server("store", name));
@@ -82,7 +99,7 @@ impl Objects {
     /// [`Error::Missing`] where there is none, one that is too large, or a server that does not answer.
     pub async fn get(&self, name: &str) -> Result<Vec<u8>, Error> {
         let store = match &self.place {
-            Place::Server(store) => store,
+            Place::Server(store, _) => store,
             Place::Supplied(backend) => {
                 let mark = backend.read(REPORTS, name.to_owned()).await;
                 let mark = mark.map_err(Error::server("read object", name))?;
@@ -110,47 +127,73 @@ impl Objects {
         Ok(bytes)
     }
 
-    /// Removes an object, if there is one.
+    /// Hands over every object, oldest first, until `take` has enough; a simulation has none.
     ///
     /// # Errors
     /// A server that does not answer.
-    pub async fn delete(&self, name: &str) -> Result<(), Error> {
-        let store = match &self.place {
-            Place::Server(store) => store,
-            Place::Supplied(backend) => {
-                let removal = backend.remove(REPORTS, name.to_owned(), None).await;
-                return removal.map_err(Error::server("delete object", name));
-            }
+    pub async fn each(
+        &self,
+        mut take: impl FnMut(StoredObject) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let Place::Server(_, bus) = &self.place else {
+            return Ok(());
         };
-        match store.delete(name).await {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == DeleteErrorKind::NotFound => Ok(()),
-            Err(error) => Err(Error::server("delete object", name)(error)),
-        }
+        let filter = format!("$O.{REPORTS}.M.>");
+        let reader = bus.reader(&stream(), &filter, DeliverPolicy::All).await?;
+        to_the_end(reader, "list", REPORTS, |message| {
+            match described(message) {
+                Some(object) => take(object),
+                None => ControlFlow::Continue(()),
+            }
+        })
+        .await
     }
 
-    /// Lists the names of all objects.
+    /// Removes an object if nobody has stored it again since it was listed; says whether it did.
+    ///
+    /// Its bytes go first, so that none are left that nothing describes.
     ///
     /// # Errors
     /// A server that does not answer.
-    pub async fn list(&self) -> Result<Vec<String>, Error> {
-        let store = match &self.place {
-            Place::Server(store) => store,
-            Place::Supplied(backend) => {
-                let entries = backend.list(REPORTS, ">".to_owned()).await;
-                let entries = entries.map_err(Error::server("list objects of", REPORTS))?;
-                return Ok(entries.into_iter().map(|entry| entry.key).collect());
-            }
+    pub async fn forget(&self, object: &StoredObject) -> Result<bool, Error> {
+        let Place::Server(_, bus) = &self.place else {
+            return Ok(false);
         };
-        let list = store
-            .list()
-            .await
-            .map_err(Error::server("list objects of", REPORTS))?;
-        list.map_ok(|object| object.name)
-            .try_collect()
-            .await
-            .map_err(Error::server("list objects of", REPORTS))
+        let (action, name) = ("forget object", &object.name);
+        let stream = bus.server()?.get_stream_no_info(stream()).await;
+        let stream = stream.map_err(Error::server(action, name))?;
+        let chunks = format!("$O.{REPORTS}.C.{}", object.chunks);
+        let purged = stream.purge().filter(chunks).await;
+        purged.map_err(Error::server(action, name))?;
+        let (subject, sequence) = &object.described;
+        // Up to this number, and without it.
+        let purge = stream.purge().sequence(sequence.saturating_add(1));
+        let purged = purge.filter(subject).await;
+        let purged = purged.map_err(Error::server(action, name))?;
+        Ok(purged.purged > 0)
     }
+}
+
+/// Returns the stream that holds the objects.
+fn stream() -> String {
+    format!("OBJ_{REPORTS}")
+}
+
+/// Reads what describes an object, unless that was removed.
+fn described(message: &Message) -> Option<StoredObject> {
+    let info: ObjectInfo = serde_json::from_slice(&message.payload).ok()?;
+    let described = (
+        message.subject.to_string(),
+        message.info().ok()?.stream_sequence,
+    );
+    let modified = info.modified;
+    let stored_at = modified.and_then(|at| DateTime::from_timestamp(at.unix_timestamp(), 0));
+    (!info.deleted).then_some(StoredObject {
+        name: info.name,
+        stored_at,
+        chunks: info.nuid,
+        described,
+    })
 }
 
 fn missing(name: &str) -> Error {

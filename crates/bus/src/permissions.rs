@@ -4,9 +4,10 @@
 
 use std::collections::BTreeSet;
 
+use crate::subject_patterns::covers;
 use crate::topology::{
-    BUCKETS, DEAD_LETTERS, EVENTS, GATEWAY, MIRROR_WORKER, POLLER, PROMOTER, PRUNER, REPORTS,
-    SCANNER_ADAPTER, STAGES, Stage, WEBHOOK_DISPATCHER, WORK,
+    AUDIT, BUCKETS, DEAD_LETTERS, EVENTS, GATEWAY, MIRROR_WORKER, POLLER, PROMOTER, PRUNER, PULLS,
+    REPORTS, SCANNER_ADAPTER, STAGES, Stage, WEBHOOK_DISPATCHER, WORK,
 };
 
 /// What stands before a request to JetStream.
@@ -17,6 +18,9 @@ pub(crate) const PROGRESS: &str = "sluice.progress.";
 pub const ADMIN: &str = "admin";
 /// The user that watches the server itself, and sees no message of ours.
 pub const SYSTEM: &str = "system";
+
+/// The user of programs of others that follow the events.
+pub const SUBSCRIBER: &str = "subscriber";
 
 /// The buckets that every service reads: what people want, and whether anything is paused.
 const READ_BY_ALL: [&str; 2] = ["resources", "control"];
@@ -41,10 +45,14 @@ pub(crate) struct Service {
     pub(crate) tags: bool,
     /// Whether it stores reports.
     pub(crate) reports: bool,
+    /// The buckets of which it forgets entries for good, which takes no right to write them; with them go reports.
+    pub(crate) forgets: &'static [&'static str],
     /// Whether it reads the log and the dead letters, and how far behind the stages are.
     pub(crate) watches: bool,
     /// Whether it reads any facts from the log.
     pub(crate) log: bool,
+    /// Whether it acknowledges them, so that the server keeps its place.
+    pub(crate) acknowledges: bool,
     /// Whether it reads what its stage gave up.
     pub(crate) letters: bool,
     /// Whether it reads ahead which events its stage has before it.
@@ -66,8 +74,10 @@ const SERVICE: Service = Service {
     writes: &[],
     tags: false,
     reports: false,
+    forgets: &[],
     watches: false,
     log: false,
+    acknowledges: false,
     letters: false,
     backlog: false,
     last: &[],
@@ -75,8 +85,9 @@ const SERVICE: Service = Service {
     hears: false,
 };
 
-/// Every service. `images` is written by whoever describes an image first: an entry holds only what its digest says.
-pub(crate) const SERVICES: [Service; 7] = [
+/// Every service. `images` has several writers, so nothing that the gate depends on is read from it: scanner and promoter
+/// compute from the bytes what an image consists of.
+pub(crate) const SERVICES: [Service; 8] = [
     Service {
         name: POLLER.name,
         stage: Some(&POLLER),
@@ -144,6 +155,7 @@ pub(crate) const SERVICES: [Service; 7] = [
         reads: &["upstream", "verdicts"],
         writes: &["images", "decisions", "control"],
         tags: true,
+        forgets: &["decisions", "images", "tags", "upstream", "verdicts"],
         last: &["tag.pushed"],
         ..SERVICE
     },
@@ -152,8 +164,7 @@ pub(crate) const SERVICES: [Service; 7] = [
         stage: Some(&PRUNER),
         facts: &["prune.completed"],
         commands: &["prune.>", "reconcile.pruner"],
-        reads: &["verdicts", "decisions"],
-        writes: &["images"],
+        reads: &["images", "verdicts", "decisions", "pulls"],
         tags: true,
         ..SERVICE
     },
@@ -178,10 +189,9 @@ pub(crate) const SERVICES: [Service; 7] = [
             "manifest.deleted",
             "resource.applied",
         ],
-        commands: &["poll.>", "reconcile.*"],
+        commands: &["poll.>", "judge.>", "prune._.>", "reconcile.*"],
         reads: &[
             "upstream",
-            "tags",
             "images",
             "verdicts",
             "decisions",
@@ -189,10 +199,16 @@ pub(crate) const SERVICES: [Service; 7] = [
             "endpoints",
             "deliveries",
         ],
-        writes: &["resources"],
+        writes: &["resources", "tags", "pulls"],
         watches: true,
         log: true,
         hears: true,
+        ..SERVICE
+    },
+    Service {
+        name: SUBSCRIBER,
+        log: true,
+        acknowledges: true,
         ..SERVICE
     },
 ];
@@ -296,19 +312,17 @@ impl Service {
         if let Some(stage) = self.stage {
             grants.extend(own_work(stage));
         }
-        // Opening a bucket tells its keys, but no value.
-        grants.extend(BUCKETS.map(|bucket| api(&format!("STREAM.INFO.KV_{}", bucket.name))));
-        grants.insert(api(&format!("STREAM.INFO.OBJ_{REPORTS}")));
+        let mut read: Vec<&str> = self.reads.iter().copied().chain(self.writes()).collect();
+        if self.stage.is_some() {
+            // Opening a bucket tells its keys, but no value.
+            grants.extend(BUCKETS.map(|bucket| api(&format!("STREAM.INFO.KV_{}", bucket.name))));
+            grants.insert(api(&format!("STREAM.INFO.OBJ_{REPORTS}")));
+            read.extend(READ_BY_ALL);
+        }
         for bucket in self.writes() {
             grants.insert(one(format!("$KV.{bucket}.>")));
         }
-        for bucket in self
-            .reads
-            .iter()
-            .chain(&READ_BY_ALL)
-            .copied()
-            .chain(self.writes())
-        {
+        for bucket in read {
             let stream = format!("KV_{bucket}");
             grants.extend(listing(&stream));
             grants.insert(api(&format!("DIRECT.GET.{stream}.>")));
@@ -317,6 +331,7 @@ impl Service {
             grants.extend(storing(&format!("OBJ_{REPORTS}")));
             grants.insert(one(format!("$O.{REPORTS}.>")));
         }
+        grants.extend(forgetting(self.forgets));
         for fact in self.last {
             grants.insert(api(&format!("DIRECT.GET.{EVENTS}.sluice.v1.{fact}.>")));
         }
@@ -335,6 +350,19 @@ impl Service {
         for part in logged {
             grants.extend(named_listing(EVENTS, &format!("*.{part}")));
             deny = consumers_of_stages(EVENTS, self.name, self.watches);
+        }
+        if self.log {
+            grants.extend(named_listing(PULLS, "*.sluice.v1.>"));
+            deny.extend(consumers_of_stages(PULLS, self.name, self.watches));
+        }
+        if self.acknowledges {
+            for stream in [EVENTS, PULLS] {
+                let consumers = [format!("$JS.ACK.{stream}"), format!("$JS.ACK.*.*.{stream}")];
+                for consumer in consumers {
+                    grants.insert(one(format!("{consumer}.*.>")));
+                    deny.extend(STAGES.map(|stage| format!("{consumer}.{}.>", stage.name)));
+                }
+            }
         }
         Rights {
             user: self.name,
@@ -374,7 +402,11 @@ fn own_work(stage: &Stage) -> Vec<Grant> {
         ]);
     }
     let schedules = stage.schedules;
-    for stream in [EVENTS, WORK, DEAD_LETTERS, schedules] {
+    let pulls = (!stage.pulls.is_empty()).then_some(PULLS);
+    for stream in [EVENTS, WORK, DEAD_LETTERS, schedules]
+        .into_iter()
+        .chain(pulls)
+    {
         grants.push(api(&format!("STREAM.INFO.{stream}")));
     }
     grants.extend(stage.schedule_subjects().into_iter().map(one));
@@ -415,17 +447,32 @@ fn storing(stream: &str) -> Vec<Grant> {
     grants
 }
 
-/// Returns what reading the log and the dead letters takes, and looking how far behind the stages are.
+/// Returns what reading the log and the dead letters takes, and looking how far behind the stages are and how full the
+/// streams.
 fn watching() -> Vec<Grant> {
     let mut grants = listing(DEAD_LETTERS);
-    for stream in [EVENTS, DEAD_LETTERS, WORK] {
+    for stream in [EVENTS, PULLS, DEAD_LETTERS, WORK, AUDIT] {
         grants.push(api(&format!("STREAM.INFO.{stream}")));
     }
     for stage in STAGES {
         grants.push(api(&format!("STREAM.INFO.{}", stage.schedules)));
+        // What waits for a later attempt, and for what.
+        grants.push(api(&format!("STREAM.MSG.GET.{}", stage.schedules)));
         for (stream, _) in stage.sources() {
             grants.push(api(&format!("CONSUMER.INFO.{stream}.{}", stage.name)));
         }
+    }
+    grants
+}
+
+/// Returns what forgetting entries takes, and reports with them: no request that would write any.
+fn forgetting(buckets: &[&str]) -> Vec<Grant> {
+    let purge = |bucket: &&str| api(&format!("STREAM.PURGE.KV_{bucket}"));
+    let mut grants: Vec<Grant> = buckets.iter().map(purge).collect();
+    if !grants.is_empty() {
+        let objects = format!("OBJ_{REPORTS}");
+        grants.extend(named_listing(&objects, &format!("*.$O.{REPORTS}.M.>")));
+        grants.push(api(&format!("STREAM.PURGE.{objects}")));
     }
     grants
 }
@@ -464,19 +511,6 @@ fn without_covered(grants: BTreeSet<Grant>) -> Vec<Grant> {
         .filter(|grant| !covered(grant))
         .cloned()
         .collect()
-}
-
-/// Says whether every subject that matches `narrow` also matches `wide`.
-pub(crate) fn covers(wide: &str, narrow: &str) -> bool {
-    let (mut wide, mut narrow) = (wide.split('.'), narrow.split('.'));
-    loop {
-        match (wide.next(), narrow.next()) {
-            (Some(">"), Some(_)) | (None, None) => return true,
-            (Some("*"), Some(token)) if token != ">" => {}
-            (Some(token), Some(other)) if token == other => {}
-            _ => return false,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! Publishing: every fact is confirmed by the stream before anybody goes on.
 
-use std::time::Duration;
-
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use chrono::SecondsFormat;
@@ -12,11 +10,9 @@ use crate::cause::Cause;
 use crate::connect::Bus;
 use crate::envelope::set;
 use crate::error::Error;
+use crate::subject_patterns::covers;
 use crate::telemetry::inject;
-use crate::topology::{DEAD_LETTERS, EVENTS, SCHEDULE, Stage, WORK};
-
-/// Pulls are many and soon of no interest.
-const PULL_TTL: Duration = Duration::from_secs(24 * 3_600);
+use crate::topology::{DEAD_LETTERS, EVENTS, PULL_SUBJECTS, PULLS, SCHEDULE, Stage, WORK};
 
 /// A message that the stream holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,10 +38,7 @@ impl Bus {
     ) -> Result<Published, Error> {
         let id = event.id(occurrence);
         let headers = self.headers(event.type_name(), &id, Some(cause));
-        let mut message = outgoing(event.subject(), event.encode().into(), &headers);
-        if matches!(event, Event::TagPulled(_) | Event::ManifestPulled(_)) {
-            message.ttl = Some(PULL_TTL);
-        }
+        let message = outgoing(event.subject(), event.encode().into(), &headers);
         self.send(message, id, &id.to_string()).await
     }
 
@@ -151,6 +144,9 @@ impl Bus {
 pub(crate) fn stream_of(subject: &str) -> &str {
     if let Some(name) = subject.strip_prefix(SCHEDULE) {
         return Stage::of_schedule(name).map_or(subject, |stage| stage.schedules);
+    }
+    if PULL_SUBJECTS.iter().any(|pulls| covers(pulls, subject)) {
+        return PULLS;
     }
     match subject.split('.').nth(1) {
         Some("v1") => EVENTS,

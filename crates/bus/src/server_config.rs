@@ -57,7 +57,11 @@ impl ServerConfig<'_> {
         }
         lines.extend([
             "# One node has no replica to fall back on: an acknowledgement must mean that it is on the disk.".to_owned(),
-            format!("jetstream {{ store_dir: {}, sync_interval: always }}", path(self.store)),
+            "# Each stream has a limit of its own; what they may take together is not reserved on the disk.".to_owned(),
+            format!(
+                "jetstream {{ store_dir: {}, max_file_store: 1TB, sync_interval: always }}",
+                path(self.store)
+            ),
             "# A password of its own for each user, made by `sluice keys`.".to_owned(),
             format!("include \"{}\"", self.passwords),
             String::new(),

@@ -24,7 +24,8 @@ use crate::incoming::Incoming;
 use crate::telemetry::{InFlight, continue_trace, link_trace};
 use crate::topology::Stage;
 
-/// From this delivery on a message runs alone: it may have killed the processes that had it before.
+/// From this delivery on a message runs alone: it may have killed the processes that had it before. Retries are copies,
+/// so only those deliveries count that nobody settled.
 const SUSPECT: i64 = 3;
 /// How often an acknowledgement is tried; after that the message comes again if the server still has it.
 const ACKNOWLEDGEMENTS: usize = 3;

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use sluice_domain::Backoff;
 
-/// Every fact, for 30 days.
+/// Every fact but pulls, for 30 days.
 pub const EVENTS: &str = "EVENTS";
+/// Pulls, for a day: they are many and soon of no interest, and leave room and time to everything else.
+pub const PULLS: &str = "PULLS";
 /// Commands, deliveries and redrives, until they are done.
 pub const WORK: &str = "WORK";
 /// What could not be done, with its reason.
@@ -17,6 +19,30 @@ pub const REPORTS: &str = "reports";
 
 /// How long facts are kept.
 pub(crate) const EVENTS_AGE: Duration = Duration::from_secs(30 * 86_400);
+/// How long pulls are kept.
+pub(crate) const PULLS_AGE: Duration = Duration::from_secs(86_400);
+
+/// The subjects of pulls.
+pub(crate) const PULL_SUBJECTS: [&str; 2] =
+    ["sluice.v1.tag.pulled.>", "sluice.v1.manifest.pulled.>"];
+/// The subjects of all other facts; two streams may not share one.
+pub(crate) const EVENT_SUBJECTS: [&str; 15] = [
+    "sluice.v1.upstream.>",
+    "sluice.v1.tag.mirrored.>",
+    "sluice.v1.tag.mirror_failed.>",
+    "sluice.v1.tag.move_refused.>",
+    "sluice.v1.tag.repaired.>",
+    "sluice.v1.tag.pushed.>",
+    "sluice.v1.tag.deleted.>",
+    "sluice.v1.manifest.pushed.>",
+    "sluice.v1.manifest.deleted.>",
+    "sluice.v1.scan.>",
+    "sluice.v1.scanner.>",
+    "sluice.v1.image.>",
+    "sluice.v1.prune.>",
+    "sluice.v1.resource.>",
+    "sluice.v1.webhook.>",
+];
 
 /// A stage: where its work comes from and how long it may take.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +51,8 @@ pub struct Stage {
     pub name: &'static str,
     /// The facts that it reacts to.
     pub events: &'static [&'static str],
+    /// The pulls that it reacts to.
+    pub pulls: &'static [&'static str],
     /// The commands that it takes.
     pub work: &'static [&'static str],
     /// The schedules that it serves.
@@ -52,6 +80,7 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_sec
 pub const POLLER: Stage = Stage {
     name: "poller",
     events: &[],
+    pulls: &[],
     work: &[
         "sluice.do.poll.>",
         "sluice.do.reconcile.poller",
@@ -75,6 +104,7 @@ pub const MIRROR_WORKER: Stage = Stage {
         "sluice.v1.upstream.tag_moved.>",
         "sluice.v1.upstream.tag_gone.>",
     ],
+    pulls: &[],
     work: &[
         "sluice.do.mirror.>",
         "sluice.do.reconcile.mirror-worker",
@@ -94,6 +124,7 @@ pub const MIRROR_WORKER: Stage = Stage {
 pub const SCANNER_ADAPTER: Stage = Stage {
     name: "scanner-adapter",
     events: &["sluice.v1.tag.mirrored.>", "sluice.v1.tag.pushed.>"],
+    pulls: &[],
     work: &[
         "sluice.do.scan.>",
         "sluice.do.reconcile.scanner-adapter",
@@ -119,6 +150,7 @@ pub const PROMOTER: Stage = Stage {
         // What is attached to an image follows it, however late it comes.
         "sluice.v1.tag.mirrored.>",
     ],
+    pulls: &[],
     work: &[
         "sluice.do.judge.>",
         "sluice.do.reconcile.promoter",
@@ -138,7 +170,8 @@ pub const PROMOTER: Stage = Stage {
 /// Carries out retention.
 pub const PRUNER: Stage = Stage {
     name: "pruner",
-    events: &["sluice.v1.tag.mirrored.>", "sluice.v1.tag.pushed.>"],
+    events: &["sluice.v1.tag.mirrored.>"],
+    pulls: &[],
     work: &[
         "sluice.do.prune.>",
         "sluice.do.reconcile.pruner",
@@ -155,19 +188,18 @@ pub const PRUNER: Stage = Stage {
     backoff: BACKOFF,
 };
 
+/// What webhooks may be told of; deliveries are none of it.
+const WEBHOOK_EVENTS: &[&str] = match EVENT_SUBJECTS.split_last() {
+    Some((_, others)) => others,
+    None => &[],
+};
+
 /// Tells others.
 pub const WEBHOOK_DISPATCHER: Stage = Stage {
     name: "webhook-dispatcher",
-    events: &[
-        "sluice.v1.upstream.>",
-        "sluice.v1.tag.>",
-        "sluice.v1.manifest.>",
-        "sluice.v1.scan.>",
-        "sluice.v1.scanner.>",
-        "sluice.v1.image.>",
-        "sluice.v1.prune.>",
-        "sluice.v1.resource.>",
-    ],
+    // All but what it tells itself.
+    events: WEBHOOK_EVENTS,
+    pulls: &PULL_SUBJECTS,
     work: &[
         "sluice.do.deliver.>",
         "sluice.do.reconcile.webhook-dispatcher",
@@ -183,10 +215,11 @@ pub const WEBHOOK_DISPATCHER: Stage = Stage {
     backoff: Backoff::new(Duration::from_secs(2), Duration::from_secs(3_600)),
 };
 
-/// Compares the registry with what is known of it; all else that the gateway does comes over HTTP.
+/// Records what people push and delete, and compares the registry with it; all else that the gateway does comes over HTTP.
 pub const GATEWAY: Stage = Stage {
     name: "gateway",
-    events: &[],
+    events: &["sluice.v1.tag.pushed.>", "sluice.v1.tag.deleted.>"],
+    pulls: &[],
     work: &["sluice.do.reconcile.gateway", "sluice.do.redrive.gateway"],
     due: &["sluice.due.reconcile.gateway", "sluice.due.retry.gateway"],
     schedules: "SCHEDULES_gateway",
@@ -212,6 +245,7 @@ impl Stage {
     pub fn sources(&self) -> Vec<(&'static str, &'static [&'static str])> {
         [
             (EVENTS, self.events),
+            (PULLS, self.pulls),
             (WORK, self.work),
             (self.schedules, self.due),
         ]
@@ -258,12 +292,13 @@ impl Stage {
 /// move is told again with the same id. In the same way what follows from something is taken before that: tags before
 /// the decisions that brought them, decisions before verdicts, verdicts before the reports that they name. The audit
 /// follows the log, so it comes before it too.
-pub const BACKUP_ORDER: [&str; 25] = [
+pub const BACKUP_ORDER: [&str; 27] = [
     AUDIT,
     HELD,
     "KV_reconciliations",
     "KV_endpoints",
     "KV_deliveries",
+    "KV_pulls",
     "KV_tags",
     "KV_decisions",
     "KV_verdicts",
@@ -281,6 +316,7 @@ pub const BACKUP_ORDER: [&str; 25] = [
     PRUNER.schedules,
     WEBHOOK_DISPATCHER.schedules,
     GATEWAY.schedules,
+    PULLS,
     EVENTS,
     HELD_LAST,
     "OBJ_reports",
@@ -303,6 +339,9 @@ pub struct BucketSpec {
     pub markers: Option<Duration>,
 }
 
+/// For how long it is known when an image was last pulled.
+const LAST_PULL_AGE: Duration = Duration::from_secs(400 * 86_400);
+
 const fn bucket(name: &'static str, history: i64) -> BucketSpec {
     BucketSpec {
         name,
@@ -313,7 +352,7 @@ const fn bucket(name: &'static str, history: i64) -> BucketSpec {
 }
 
 /// Every bucket.
-pub const BUCKETS: [BucketSpec; 13] = [
+pub const BUCKETS: [BucketSpec; 14] = [
     bucket("resources", 5),
     bucket("upstream", 1),
     bucket("tags", 1),
@@ -322,6 +361,10 @@ pub const BUCKETS: [BucketSpec; 13] = [
     bucket("decisions", 1),
     bucket("budgets", 1),
     bucket("endpoints", 1),
+    BucketSpec {
+        max_age: Some(LAST_PULL_AGE),
+        ..bucket("pulls", 1)
+    },
     bucket("control", 1),
     // Whoever waits for one to end has to see it, although others end right after it.
     bucket("reconciliations", 10),
@@ -346,10 +389,11 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::subject_patterns::covers;
 
     #[test]
     fn a_backup_takes_every_stream_once() {
-        let mut all = BTreeSet::from([EVENTS, WORK, DEAD_LETTERS, AUDIT].map(str::to_owned));
+        let mut all = BTreeSet::from([EVENTS, PULLS, WORK, DEAD_LETTERS, AUDIT].map(str::to_owned));
         all.extend(STAGES.map(|stage| stage.schedules.to_owned()));
         all.extend(BUCKETS.iter().map(|bucket| format!("KV_{}", bucket.name)));
         all.insert(format!("OBJ_{REPORTS}"));
@@ -375,6 +419,17 @@ mod tests {
         }
         assert!(place("KV_tags") < place("KV_decisions"));
         assert!(place("KV_verdicts") < place("OBJ_reports"));
+    }
+
+    #[test]
+    fn each_fact_is_kept_in_one_stream_and_pulls_in_their_own() {
+        for (_, fact) in sluice_events::Event::TYPES {
+            let subject = format!("sluice.v1.{fact}.hub.a");
+            let of = |all: &[&str]| all.iter().filter(|one| covers(one, &subject)).count();
+            let is_pull = fact.ends_with(".pulled");
+            let kept = (of(&EVENT_SUBJECTS), of(&PULL_SUBJECTS));
+            assert_eq!(kept, if is_pull { (0, 1) } else { (1, 0) }, "{fact}");
+        }
     }
 
     #[test]

@@ -19,8 +19,8 @@ use crate::schedules::{SPEC, TARGET, at};
 use crate::settle::{Worker, random};
 use crate::telemetry::inject;
 
-/// Longer delays are kept by a schedule, not by the consumer.
-const LONGEST_NAK: Duration = Duration::from_secs(30);
+/// When a message is taken up again that was given to a process which was told to stop.
+const GIVE_BACK: TimeDelta = TimeDelta::seconds(3);
 /// The longest delay that is kept at all; a peer that asks for more is asked again then.
 const LONGEST_DELAY: Duration = Duration::from_secs(30 * 86_400);
 /// The waits for something that is away; one that is away for long is asked seldom.
@@ -77,7 +77,10 @@ impl<H: Handler> Worker<H> {
                 let own = self.stage.backoff.delay(cause.attempt, random());
                 let delay = after.map_or(own, |asked| asked.max(own));
                 tracing::warn!(error = told, ?delay, "failed; trying again");
-                self.retry(message, cause, delay, told).await
+                let until = now() + delay.min(LONGEST_DELAY);
+                let counts = (cause.attempt, cause.waits);
+                self.later(message, cause, until, counts, told).await?;
+                Ok(self.acknowledge(message, Settlement::Done, "retried").await)
             }
             Class::Unavailable { mut until } => {
                 if class.is_outage() {
@@ -96,24 +99,28 @@ impl<H: Handler> Worker<H> {
         }
     }
 
-    async fn retry(
-        &self,
-        message: &Incoming,
-        cause: &Cause,
-        delay: Duration,
-        told: &str,
-    ) -> Result<&'static str, BoxError> {
-        let mut how = Settlement::Again(delay);
-        if delay > LONGEST_NAK {
-            let until = now() + delay.min(LONGEST_DELAY);
-            let counts = (cause.attempt, cause.waits);
-            self.later(message, cause, until, counts, told).await?;
-            how = Settlement::Done;
+    /// Leaves a message to others that nobody has begun with.
+    pub(crate) async fn give_back(&self, message: &Incoming) {
+        let cause = Cause::of(message, self.stage.max_attempts);
+        let counts = (cause.attempt.saturating_sub(1), cause.waits);
+        let until = now() + GIVE_BACK;
+        let told = "the process that had it stopped";
+        match self.later(message, &cause, until, counts, told).await {
+            Ok(()) => drop(
+                self.acknowledge(message, Settlement::Done, "given back")
+                    .await,
+            ),
+            Err(error) => tracing::warn!(
+                error,
+                "a message could not be given back; it comes again by itself"
+            ),
         }
-        Ok(self.acknowledge(message, how, "retried").await)
     }
 
     /// Leaves a copy with the scheduler; the original is to be acknowledged.
+    ///
+    /// This is the only way in which a message is delayed. The server counts a message that is handed back to the
+    /// consumer as delivered once more; so what was delivered more than once was neither finished nor put off.
     async fn later(
         &self,
         message: &Incoming,

@@ -8,7 +8,7 @@ use async_nats::jetstream::stream::Config as StreamConfig;
 use crate::connect::Bus;
 use crate::error::Error;
 use crate::provision::{ProvisionOptions, consumer, streams};
-use crate::topology::{DEAD_LETTERS, EVENTS, Stage, WORK};
+use crate::topology::{DEAD_LETTERS, EVENTS, PULLS, Stage, WORK};
 
 impl Bus {
     /// Compares the streams and the consumers of a stage with what this version needs.
@@ -16,9 +16,11 @@ impl Bus {
     /// What an installation may choose, and what a server fills in, is left alone.
     pub(crate) async fn verify(&self, stage: &Stage) -> Result<(), Error> {
         // No stage works with the audit, nor with the schedules of another.
-        let used = [EVENTS, WORK, DEAD_LETTERS, stage.schedules];
+        let used = [EVENTS, PULLS, WORK, DEAD_LETTERS, stage.schedules];
+        let reads_pulls = !stage.pulls.is_empty();
         for needed in streams(ProvisionOptions::default()) {
-            if !used.contains(&needed.name.as_str()) {
+            let name = needed.name.as_str();
+            if !used.contains(&name) || (name == PULLS && !reads_pulls) {
                 continue;
             }
             let found = self.stream_config(&needed.name).await?;
@@ -50,6 +52,8 @@ fn of_stream(found: &StreamConfig, needed: &StreamConfig) -> Vec<String> {
     let mut differences = Vec::new();
     let mut compare = Compare(&mut differences);
     compare.both("subjects", &found.subjects, &needed.subjects);
+    compare.both("discard", &found.discard, &needed.discard);
+    compare.both("max_bytes", &(found.max_bytes > 0), &true);
     compare.both("retention", &found.retention, &needed.retention);
     compare.both("max_age", &found.max_age, &needed.max_age);
     compare.both(

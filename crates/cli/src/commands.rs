@@ -57,6 +57,7 @@ pub(crate) async fn follow(bus: &Bus, subject: &str, from_start: bool) -> anyhow
 
 pub(crate) fn fact_json(fact: &Fact) -> Value {
     json!({
+        "stream": fact.stream,
         "sequence": fact.sequence,
         "at": fact.at.map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true)),
         "id": fact.id,

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sluice_domain::Platform;
 use sluice_domain::resources::Platforms;
 use sluice_registry::{ManifestRef, RemoteImage};
+use sluice_service::Secrets;
 use tokio::time::Instant;
 
 use crate::cost::{self, merge};
@@ -50,7 +51,7 @@ pub(crate) struct CopyArguments {
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
     #[command(flatten)]
-    remote: RemoteOptions,
+    pub(crate) remote: RemoteOptions,
 }
 
 impl CopyArguments {
@@ -102,7 +103,7 @@ pub(crate) async fn copy(arguments: &CopyArguments) -> anyhow::Result<ExitCode> 
         quiet: arguments.output != Format::Table,
         referrers: arguments.referrers,
     };
-    let session = Session::new(&arguments.remote, Vec::new(), wishes);
+    let session = Session::new(&arguments.remote, Vec::new(), Secrets::default(), wishes);
     let begun = Instant::now();
     session.board.expect(1);
     let ended = tokio::select! {

@@ -90,6 +90,7 @@ pub(crate) async fn explain(bus: &Bus, image: &Asked, format: Format) -> anyhow:
         .map(|fact| timeline::row(fact, &asked))
         .collect();
     rows.extend(entry.iter().map(now));
+    rows.extend(entry.iter().filter_map(refusal));
     let mut sections = vec![Section {
         title: "TIMELINE",
         header: &["WHEN", "WHAT", "DETAIL"],
@@ -102,6 +103,7 @@ pub(crate) async fn explain(bus: &Bus, image: &Asked, format: Format) -> anyhow:
         "repository": asked.0.to_string(), "tag": asked.1,
         "digest": entry.as_ref().map(|entry| &entry.digest),
         "arrivedBy": entry.as_ref().map(|entry| &entry.arrived_by),
+        "refusal": entry.as_ref().map(|entry| &entry.refusal),
         "source": { "repository": source.0.to_string(), "tag": source.1 },
         "upstream": upstream.json(),
         "timeline": facts.iter().map(fact_json).collect::<Vec<Value>>(),
@@ -133,6 +135,12 @@ fn now(entry: &TagEntry) -> Vec<String> {
     ]
 }
 
+/// Returns why something stays out of a target that is attached to an image at the source.
+fn refusal(entry: &TagEntry) -> Option<Vec<String>> {
+    let row = ["now", "refused", &entry.refusal].map(str::to_owned);
+    (!entry.refusal.is_empty()).then(|| row.into())
+}
+
 /// Returns the place that is meant: an organisation here may have a dot, as the host of a registry has.
 async fn place(state: &State, target: &Target, tag: &Tag) -> anyhow::Result<Place> {
     if target.registry.is_some()
@@ -161,18 +169,12 @@ async fn source(state: &State, asked: &Place, entry: Option<&TagEntry>) -> anyho
         return Ok(asked.clone());
     }
     // An image that was refused has no tag there; only its decision knows where it would have gone.
-    let mut aimed: Vec<Decision> = state
-        .decisions
-        .list(">")
-        .await?
-        .into_iter()
-        .map(|entry| entry.value)
-        .filter(|decision| {
-            decision.target == asked.0.stored() && decision.target_tag == asked.1.as_str()
-        })
-        .collect();
-    aimed.sort_by_key(standing::decided);
-    match aimed.pop() {
+    let (stored, tag) = (asked.0.stored(), asked.1.as_str());
+    let aimed = state.decisions.collect(">", |entry| {
+        let is_aimed = entry.value.target == stored && entry.value.target_tag == tag;
+        is_aimed.then_some(entry.value)
+    });
+    match aimed.await?.into_values().max_by_key(standing::decided) {
         Some(decision) => Ok((
             Target::from_stored(&decision.repository)?,
             decision.tag.parse()?,

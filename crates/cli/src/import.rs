@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use sluice_domain::RegistryHost;
 
 use self::document::Made;
 use crate::exit::{FAILED, Misconfigured};
@@ -25,7 +26,13 @@ use crate::output::{note, text};
 pub(crate) enum ImportArguments {
     /// Reads the configuration of regsync.
     #[command(after_help = "Example:\n  sluice import regsync regsync.yml > mirrors.yaml")]
-    Regsync(Source),
+    Regsync {
+        #[command(flatten)]
+        source: Source,
+        /// Only the entries that go to this registry.
+        #[arg(long, value_name = "HOST")]
+        target: Option<RegistryHost>,
+    },
     /// Reads a YAML file of `skopeo sync --src yaml`.
     #[command(after_help = "Example:\n  sluice import skopeo --scoped sync.yml > mirrors.yaml")]
     Skopeo {
@@ -50,7 +57,7 @@ pub(crate) struct Source {
 /// Writes the documents to standard output, and what is to be known of them to standard error.
 pub(crate) fn import(arguments: &ImportArguments) -> anyhow::Result<ExitCode> {
     let source = match arguments {
-        ImportArguments::Regsync(source) | ImportArguments::Skopeo { source, .. } => source,
+        ImportArguments::Regsync { source, .. } | ImportArguments::Skopeo { source, .. } => source,
     };
     let file = &source.file;
     let read = if file == Path::new("-") {
@@ -62,7 +69,7 @@ pub(crate) fn import(arguments: &ImportArguments) -> anyhow::Result<ExitCode> {
     let read = read.map_err(Misconfigured)?;
     let name = file.display().to_string();
     let made = match arguments {
-        ImportArguments::Regsync(_) => regsync::convert(&name, &read),
+        ImportArguments::Regsync { target, .. } => regsync::convert(&name, &read, target.as_ref()),
         ImportArguments::Skopeo { scoped, .. } => skopeo::convert(&name, &read, *scoped),
     };
     let made = made.map_err(|problem| Misconfigured(anyhow::anyhow!("{name}, {problem}")))?;

@@ -19,6 +19,7 @@ mod resources;
 mod restore;
 mod status;
 mod sync;
+mod tags;
 mod transfer;
 mod up;
 
@@ -29,10 +30,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use sluice_bus::topology::Stage;
-use sluice_bus::{Bus, ProvisionOptions};
+use sluice_bus::{Bus, ProvisionOptions, StreamLimits};
 use sluice_domain::resources::Kind;
 use sluice_domain::{Repository, ResourceName};
 use sluice_registry::ImageReference;
+use sluice_service::Secrets;
 
 use crate::endpoints::{Endpoints, NatsEndpoint};
 use crate::output::Format;
@@ -41,7 +43,11 @@ use crate::output::Format;
 const MISUSED: u8 = 2;
 /// The data folder of `up`, unless another is named.
 const DATA: &str = "sluice-data";
+/// The folder of secrets in the data folder.
+const SECRETS: &str = "secrets";
 /// Where NATS is, unless something says otherwise.
+/// How long a server may take to start into which a backup is restored.
+const START: Duration = Duration::from_secs(5);
 const NATS: &str = "nats://127.0.0.1:4222";
 
 #[derive(Debug, Parser)]
@@ -63,6 +69,9 @@ struct Connection {
     /// The data folder of `sluice up`, by which a running one is found [default: sluice-data].
     #[arg(long, global = true, env = "SLUICE_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
+    /// The folder of the secrets that resources name [default: `secrets` in the data folder].
+    #[arg(long, global = true, env = "SLUICE_SECRETS", value_name = "DIR")]
+    secrets: Option<PathBuf>,
     /// The NATS server, instead of the one of `sluice up`.
     #[arg(
         long,
@@ -86,6 +95,9 @@ struct Connection {
     /// A PEM file with the authorities to trust there; then nothing is sent in plain text.
     #[arg(long, global = true, env = "SLUICE_NATS_CA_FILE", value_name = "FILE")]
     nats_ca_file: Option<PathBuf>,
+    /// Lets passwords, tokens and events go in plain text beyond this machine: to NATS, and to what `up` listens on.
+    #[arg(long, global = true, env = "SLUICE_ALLOW_PLAIN_TEXT")]
+    allow_plain_text: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -103,6 +115,8 @@ enum Command {
         /// After how many seconds without a sign of life work is given to another worker [default: 30].
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3_600))]
         ack_wait_seconds: Option<u64>,
+        #[command(flatten)]
+        limits: Limits,
     },
     /// Makes the keys, passwords and secrets of an installation; what is in the folder already is left as it is.
     Keys {
@@ -238,9 +252,35 @@ enum Command {
     Sync(Box<sync::SyncArguments>),
     /// Says what mirrors would cost before they run: pulls, requests and bytes.
     Plan(Box<plan::PlanArguments>),
+    /// Shows which tags of a repository a selection takes, and why it leaves out the others.
+    Tags(Box<tags::TagsArguments>),
     /// Writes the documents that say what the configuration of regsync or skopeo says.
     #[command(subcommand)]
     Import(import::ImportArguments),
+}
+
+/// How large streams may become.
+#[derive(Debug, Args)]
+struct Limits {
+    /// The most that a stream, bucket or object store may hold, as in `EVENTS=8GiB` or `KV_tags=2GiB`; can be given
+    /// several times. What is not named stays as it is.
+    #[arg(
+        long = "max-bytes",
+        env = "SLUICE_MAX_BYTES",
+        value_name = "STREAM=SIZE",
+        value_delimiter = ','
+    )]
+    max_bytes: Vec<String>,
+}
+
+impl Limits {
+    fn read(&self) -> anyhow::Result<StreamLimits> {
+        let mut limits = StreamLimits::default();
+        for limit in &self.max_bytes {
+            limits.set(limit).context("--max-bytes")?;
+        }
+        Ok(limits)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -265,12 +305,18 @@ enum DeadLetters {
 /// Runs the command; 0 on success, 1 on failure, 2 for arguments that are not understood.
 #[must_use]
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return output::usage(&error),
+    };
     sluice_service::install_crypto();
     let done = match &arguments.command {
         Command::Up(up) => {
-            let nats = arguments.connection.elsewhere();
-            up::up(up, arguments.connection.folder(), nats)
+            let connection = &arguments.connection;
+            let nats = connection.elsewhere();
+            let secrets = connection.secrets.as_deref();
+            let plain_text = connection.allow_plain_text;
+            up::up(up, connection.folder(), secrets, nats, plain_text)
         }
         _ => tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -295,23 +341,38 @@ fn misused(reason: &str) -> ExitCode {
 }
 
 /// Runs what needs no installation, or else what does.
-async fn alone_or_connected(arguments: Arguments) -> anyhow::Result<ExitCode> {
+async fn alone_or_connected(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let secrets = arguments.connection.secrets();
+    let remote = match &mut arguments.command {
+        Command::Copy(copy) => Some(&mut copy.remote),
+        Command::Sync(sync) => Some(&mut sync.remote),
+        Command::Plan(plan) => Some(&mut plan.remote),
+        _ => None,
+    };
+    if let Some(remote) = remote {
+        // The tokens of Sluice's own registry are issued at another port than the registry's.
+        let own = Endpoints::read(arguments.connection.folder())
+            .ok()
+            .flatten();
+        remote.own = own.and_then(|own| own.registry_and_issuer());
+    }
     let done = match &arguments.command {
         Command::Copy(copy) => return copy::copy(copy).await,
-        Command::Sync(sync) => return sync::sync(sync).await,
+        Command::Sync(sync) => return sync::sync(sync, secrets).await,
         Command::Plan(plan) if plan.needs_bus() => {
             let bus = arguments.connection.open().await?;
-            return plan::of_applied(plan, &bus).await;
+            return plan::of_applied(plan, &bus, secrets).await;
         }
-        Command::Plan(plan) => return plan::of_files(plan).await,
+        Command::Plan(plan) => return plan::of_files(plan, secrets).await,
         Command::Import(import) => return import::import(import),
+        Command::Tags(arguments) => tags::tags(arguments, secrets).await,
         Command::Keys { folder } => commands::keys(folder.clone()),
         Command::NatsConfig(config) => nats_config::show(config),
         Command::Registry(registry::RegistryCommand::Check(
             check @ registry::Check {
                 file: Some(file), ..
             },
-        )) => registry::check_file(check, file).await,
+        )) => registry::check_file(check, file, &secrets).await,
         _ => run(arguments).await,
     };
     done.map(|()| ExitCode::SUCCESS)
@@ -320,6 +381,12 @@ async fn alone_or_connected(arguments: Arguments) -> anyhow::Result<ExitCode> {
 impl Connection {
     fn folder(&self) -> &Path {
         self.data.as_deref().unwrap_or(Path::new(DATA))
+    }
+
+    /// Returns the folder of secrets that was named, or the one in the data folder.
+    fn secrets(&self) -> Secrets {
+        let folder = self.secrets.clone();
+        Secrets::at(folder.unwrap_or_else(|| self.folder().join(SECRETS)))
     }
 
     /// Returns the server that was named, if one was.
@@ -333,6 +400,7 @@ impl Connection {
             user: self.nats_user.clone(),
             password_file: self.nats_password_file.clone(),
             ca_file: self.nats_ca_file.clone(),
+            allow_plain_text: self.allow_plain_text,
             passwords: None,
         }
     }
@@ -343,6 +411,7 @@ impl Connection {
             return Ok(nats);
         }
         match Endpoints::read(self.folder())? {
+            // Whoever started it has allowed it, and the address is that of this machine.
             Some(endpoints) => Ok(endpoints.nats),
             None if self.data.is_some() => anyhow::bail!(
                 "`{0}` does not say where NATS is; `sluice up --data {0}` has to be running",
@@ -356,6 +425,20 @@ impl Connection {
         let endpoint = self.endpoint()?;
         Bus::connect(&endpoint.settings(), "cli").await
     }
+
+    /// As [`Connection::open`]; the server that a backup is restored into may have been started only just now.
+    async fn open_for(&self, command: &Command) -> anyhow::Result<Bus> {
+        let until = tokio::time::Instant::now() + START;
+        let may_start = matches!(command, Command::Restore { .. });
+        loop {
+            match self.open().await {
+                Err(_) if may_start && tokio::time::Instant::now() < until => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -368,7 +451,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         let bus = arguments.connection.open().await?;
         return resources::apply(&bus, file, &documents).await;
     }
-    let bus = arguments.connection.open().await?;
+    let bus = arguments.connection.open_for(&arguments.command).await?;
     match arguments.command {
         // These were carried out before there was a connection.
         Command::Up(_)
@@ -378,13 +461,16 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         | Command::Copy(_)
         | Command::Sync(_)
         | Command::Plan(_)
-        | Command::Import(_) => Ok(()),
+        | Command::Import(_)
+        | Command::Tags(_) => Ok(()),
         Command::Provision {
             replicas,
             duplicate_window_seconds,
             ack_wait_seconds,
+            limits,
         } => {
             let options = ProvisionOptions {
+                limits: limits.read()?,
                 replicas,
                 duplicate_window: Duration::from_secs(duplicate_window_seconds),
                 ack_wait: ack_wait_seconds.map(Duration::from_secs),
@@ -406,7 +492,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Poll { mirror } => commands::poll(&bus, mirror).await,
         Command::Prune { repository, policy } => commands::prune(&bus, repository, policy).await,
         Command::Registry(registry::RegistryCommand::Check(check)) => {
-            registry::check(&bus, &check).await
+            registry::check(&bus, &check, &arguments.connection.secrets()).await
         }
         Command::Scan { image } => commands::scan(&bus, image).await,
         Command::Backup { folder, output } => backup::backup(&bus, &folder, output).await,
@@ -437,10 +523,61 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use clap::CommandFactory as _;
+    use clap::error::ErrorKind;
+
+    use super::*;
 
     #[test]
     fn the_arguments_are_consistent() {
-        super::Arguments::command().debug_assert();
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_in_a_sentence_of_the_documentation_exists() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let docs = fs::read_dir(root.join("docs")).unwrap();
+        let mut pages: Vec<_> = docs.map(|page| page.unwrap().path()).collect();
+        pages.push(root.join("README.md"));
+        let mut count = 0;
+        for page in pages
+            .iter()
+            .filter(|page| page.extension() == Some("md".as_ref()))
+        {
+            let text = fs::read_to_string(page).unwrap();
+            for (_, rest) in text
+                .match_indices("`sluice ")
+                .map(|(at, _)| text.split_at(at + 1))
+            {
+                let (command, _) = rest.split_once('`').unwrap();
+                let mut words = Vec::new();
+                for (place, part) in command.split(['"', '\'']).enumerate() {
+                    match place % 2 {
+                        0 => words.extend(part.split_whitespace()),
+                        _ => words.push(part),
+                    }
+                }
+                // What is in brackets may be left out.
+                words.retain(|word| !word.starts_with('['));
+                let is_placeholder = |c: char| c == '<' || c.is_ascii_uppercase();
+                let Err(error) = Arguments::try_parse_from(words) else {
+                    count += 1;
+                    continue;
+                };
+                // A sentence may name a command without its arguments, or with one that stands for many.
+                let is_unfinished = match error.kind() {
+                    ErrorKind::MissingRequiredArgument
+                    | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                    | ErrorKind::MissingSubcommand => true,
+                    ErrorKind::ValueValidation => command.contains(is_placeholder),
+                    ErrorKind::InvalidValue => error.to_string().contains("a value is required"),
+                    _ => false,
+                };
+                assert!(is_unfinished, "{}: `{command}`: {error}", page.display());
+            }
+        }
+        assert!(count > 10, "{count}");
     }
 }

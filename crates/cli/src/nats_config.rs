@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use sluice_bus::ServerConfig;
 use sluice_gateway::keys::PASSWORDS;
 
-use crate::output::line;
+use crate::output::lines;
 
 /// What stands before the configuration.
 const HEAD: &str = "# Written by `sluice nats-config`: what each service may do at NATS. Change it there, not here.\n\
@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
 
 /// Writes the configuration to the standard output.
 pub(crate) fn show(arguments: &Arguments) -> anyhow::Result<()> {
-    line(text(arguments).trim_end())
+    lines(text(arguments).trim_end())
 }
 
 fn text(arguments: &Arguments) -> String {

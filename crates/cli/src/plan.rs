@@ -12,6 +12,7 @@ use sluice_bus::Bus;
 use sluice_domain::resources::{Kind, Resource};
 use sluice_domain::{Digest, Tag};
 use sluice_events::subject::{text, token};
+use sluice_service::Secrets;
 use sluice_state::State;
 use tokio::time::Instant;
 
@@ -47,7 +48,7 @@ pub(crate) struct PlanArguments {
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
     #[command(flatten)]
-    remote: RemoteOptions,
+    pub(crate) remote: RemoteOptions,
 }
 
 impl PlanArguments {
@@ -58,17 +59,24 @@ impl PlanArguments {
 }
 
 /// Plans mirrors of files.
-pub(crate) async fn of_files(arguments: &PlanArguments) -> anyhow::Result<ExitCode> {
+pub(crate) async fn of_files(
+    arguments: &PlanArguments,
+    secrets: Secrets,
+) -> anyhow::Result<ExitCode> {
     let documents = Documents::read(&arguments.file)?;
     let place = match arguments.to.clone() {
         Some(destination) => destination.into(),
         None => Place::Known(HashMap::new()),
     };
-    plan(arguments, documents, place).await
+    plan(arguments, documents, place, secrets).await
 }
 
 /// Plans the mirrors that are applied, against what they have seen.
-pub(crate) async fn of_applied(arguments: &PlanArguments, bus: &Bus) -> anyhow::Result<ExitCode> {
+pub(crate) async fn of_applied(
+    arguments: &PlanArguments,
+    bus: &Bus,
+    secrets: Secrets,
+) -> anyhow::Result<ExitCode> {
     let state = State::open(bus).await?;
     let mut documents = Documents::default();
     for kind in [Kind::Registry, Kind::Mirror] {
@@ -90,25 +98,22 @@ pub(crate) async fn of_applied(arguments: &PlanArguments, bus: &Bus) -> anyhow::
     let mut known = HashMap::new();
     for mirror in &documents.mirrors {
         let filter = format!("{}.*", token(mirror.name.as_str()));
-        let mut seen: HashMap<Tag, Digest> = HashMap::new();
-        for entry in state.upstream.list(&filter).await? {
-            let tag = entry.key.rsplit('.').next().and_then(text);
-            let tag = tag.and_then(|tag| tag.parse().ok());
-            if let (Some(tag), Ok(digest), false) =
-                (tag, entry.value.digest.parse(), entry.value.gone)
-            {
-                seen.insert(tag, digest);
-            }
-        }
+        let seen = state.upstream.collect(&filter, |entry| {
+            let tag: Tag = entry.key.rsplit('.').next().and_then(text)?.parse().ok()?;
+            let digest: Digest = entry.value.digest.parse().ok()?;
+            (!entry.value.gone).then_some((tag, digest))
+        });
+        let seen: HashMap<Tag, Digest> = seen.await?.into_values().collect();
         known.insert(mirror.name.clone(), Arc::new(seen));
     }
-    plan(arguments, documents, Place::Known(known)).await
+    plan(arguments, documents, Place::Known(known), secrets).await
 }
 
 async fn plan(
     arguments: &PlanArguments,
     documents: Documents,
     place: Place,
+    secrets: Secrets,
 ) -> anyhow::Result<ExitCode> {
     let order = Order {
         place,
@@ -121,7 +126,7 @@ async fn plan(
         quiet: true,
         referrers: false,
     };
-    let session = Session::new(&arguments.remote, documents.registries, wishes);
+    let session = Session::new(&arguments.remote, documents.registries, secrets, wishes);
     let results = run::results(documents.mirrors, &order.place);
     let begun = Instant::now();
     let interrupted = tokio::select! {

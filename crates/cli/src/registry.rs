@@ -9,6 +9,7 @@ use sluice_bus::Bus;
 use sluice_domain::resources::{Kind, Registry, Resource};
 use sluice_domain::{RemoteRepository, ResourceName};
 use sluice_registry::{Authentication, Checked, Client, Endpoint, Right};
+use sluice_service::Secrets;
 use sluice_state::{State, key};
 
 use crate::output::{Format, show};
@@ -19,7 +20,7 @@ use crate::resources;
 pub(crate) enum RegistryCommand {
     /// Says whether it is reached, accepts the account, and lets it read and write a repository.
     ///
-    /// It is tried from this machine, so the files that the resource names have to be here.
+    /// It is tried from this machine, so the secrets that the resource names have to be in the folder of `--secrets`.
     Check(Check),
 }
 
@@ -43,7 +44,11 @@ pub(crate) struct Check {
 }
 
 /// Tries a registry of a file.
-pub(crate) async fn check_file(check: &Check, file: &Path) -> anyhow::Result<()> {
+pub(crate) async fn check_file(
+    check: &Check,
+    file: &Path,
+    secrets: &Secrets,
+) -> anyhow::Result<()> {
     let documents = resources::read(file)?;
     let found = documents
         .into_iter()
@@ -53,11 +58,11 @@ pub(crate) async fn check_file(check: &Check, file: &Path) -> anyhow::Result<()>
         });
     let registry =
         found.with_context(|| format!("`{}` has no Registry `{}`", file.display(), check.name))?;
-    tell(check, &registry).await
+    tell(check, &registry, secrets).await
 }
 
 /// Tries a registry that was applied.
-pub(crate) async fn check(bus: &Bus, check: &Check) -> anyhow::Result<()> {
+pub(crate) async fn check(bus: &Bus, check: &Check, secrets: &Secrets) -> anyhow::Result<()> {
     let key = key::resource(Kind::Registry.as_str(), &check.name);
     let stored = State::open(bus).await?.resources.get(&key).await?;
     let stored = stored.with_context(|| {
@@ -67,17 +72,17 @@ pub(crate) async fn check(bus: &Bus, check: &Check) -> anyhow::Result<()> {
         )
     })?;
     match Resource::from_json(Kind::Registry, &stored.value.json) {
-        Ok(Resource::Registry(registry)) => tell(check, &registry).await,
+        Ok(Resource::Registry(registry)) => tell(check, &registry, secrets).await,
         _ => anyhow::bail!("the stored Registry `{}` is damaged", check.name),
     }
 }
 
-async fn tell(check: &Check, registry: &Registry) -> anyhow::Result<()> {
+async fn tell(check: &Check, registry: &Registry, secrets: &Secrets) -> anyhow::Result<()> {
     // The short names of Docker Hub are completed as in a mirror.
     let named = |text: &String| format!("{}/{text}", registry.host).parse::<RemoteRepository>();
     let remote = check.repository.as_ref().map(named).transpose()?;
     let repository = remote.map(|remote| remote.repository);
-    let client = Client::new(Endpoint::described(registry)?)?;
+    let client = Client::new(Endpoint::described(registry, secrets)?)?;
     let checked = client.check(repository.as_ref(), check.write).await?;
     let asks = authentication(&checked.authentication);
     let (reads, writes) = (right(checked.reads), right(checked.writes));

@@ -12,7 +12,7 @@ use sluice_domain::resources::Registry;
 use sluice_registry::{
     Client, CredentialSource, Endpoint, Proxy, RateLimit, Requests, Tally, Transport,
 };
-use sluice_service::secret_file;
+use sluice_service::{SecretFile, Secrets};
 
 use crate::exit::Misconfigured;
 
@@ -41,6 +41,12 @@ pub(crate) struct RemoteOptions {
     /// A registry that speaks HTTP without TLS, with its port; may be repeated.
     #[arg(long, value_name = "HOST")]
     plain_http: Vec<RegistryHost>,
+    /// A host, with its port, that issues tokens for a registry of another name; may be repeated.
+    #[arg(long, value_name = "HOST")]
+    realm: Vec<RegistryHost>,
+    /// The registry of a running `sluice up`, and who issues its tokens.
+    #[arg(skip)]
+    pub(crate) own: Option<(RegistryHost, RegistryHost)>,
     /// The most bytes of layers per second to and from each registry, as in `20M`.
     #[arg(long, value_name = "BYTES", value_parser = bandwidth)]
     bandwidth: Option<NonZeroU64>,
@@ -92,6 +98,7 @@ pub(crate) struct Asked {
 pub(crate) struct Clients {
     options: RemoteOptions,
     registries: Vec<Registry>,
+    secrets: Secrets,
     made: Mutex<Made>,
 }
 
@@ -99,10 +106,11 @@ type Made = BTreeMap<(Side, RegistryHost), (Client, Arc<Tally>)>;
 
 impl Clients {
     /// Makes none yet.
-    pub(crate) fn new(options: RemoteOptions, registries: Vec<Registry>) -> Self {
+    pub(crate) fn new(options: RemoteOptions, registries: Vec<Registry>, secrets: Secrets) -> Self {
         Self {
             options,
             registries,
+            secrets,
             made: Mutex::default(),
         }
     }
@@ -140,12 +148,16 @@ impl Clients {
         let described = self.registries.iter().find(|known| known.host == *host);
         let plain = self.options.plain_http.contains(host);
         let mut endpoint = match described {
-            Some(registry) => Endpoint::described(registry)?,
+            Some(registry) => Endpoint::described(registry, &self.secrets)?,
             None => Endpoint::of(host, plain)?,
         };
         if plain && endpoint.base.scheme() != "http" {
             endpoint.base = Endpoint::of(host, true)?.base;
         }
+        let own = self.options.own.as_ref();
+        let issuer = own.filter(|(own, _)| own == host).map(|(_, issuer)| issuer);
+        let realms = self.options.realm.iter().chain(issuer);
+        endpoint.realms.extend(realms.map(ToString::to_string));
         // Whoever runs this has an environment of their own, as a service has not.
         if endpoint.proxy.is_none() {
             endpoint.proxy = Some(Proxy::Environment);
@@ -167,14 +179,15 @@ impl Clients {
             ),
         };
         if let (Some(username), Some(file)) = (username, password) {
+            let password = SecretFile::at(file);
             // A file that cannot be read is told before anything is sent.
-            secret_file(file)?;
-            endpoint.source = Some(CredentialSource::password_file(username, file));
+            password.text()?;
+            endpoint.source = Some(CredentialSource::password(username, password));
         }
         if let Some(file) = authorities {
             std::fs::metadata(file)
                 .with_context(|| format!("failed to read `{}`", file.display()))?;
-            endpoint.ca_file = Some(file.clone());
+            endpoint.ca = Some(SecretFile::at(file));
         }
         endpoint.bandwidth = self.options.bandwidth;
         Ok(endpoint)
@@ -184,6 +197,21 @@ impl Clients {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tokens_come_from_realms_that_are_named_and_for_the_own_registry_from_its_issuer() {
+        let host = |text: &str| text.parse::<RegistryHost>().unwrap();
+        let (own, issuer) = (host("127.0.0.1:5000"), host("127.0.0.1:5001"));
+        let options = RemoteOptions {
+            realm: vec![host("tokens.example")],
+            own: Some((own.clone(), issuer.clone())),
+            ..RemoteOptions::default()
+        };
+        let clients = Clients::new(options, Vec::new(), Secrets::default());
+        let realms = |host| clients.endpoint(Side::Source, host).unwrap().realms;
+        assert_eq!(realms(&own), ["tokens.example", issuer.as_str()]);
+        assert_eq!(realms(&host("127.0.0.1:5001")), ["tokens.example"]);
+    }
 
     #[test]
     fn a_bandwidth_is_a_number_with_a_unit() {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sluice_bus::Bus;
 use sluice_domain::ResourceName;
 use sluice_domain::resources::{Document, Kind, Problem};
@@ -67,7 +67,12 @@ pub(crate) async fn store(
     documents: &[Document],
 ) -> anyhow::Result<Vec<(String, bool)>> {
     let state = State::open(bus).await?;
-    let problems = sluice_policy::check::remote_targets(documents, &state.registries().await?);
+    let mut problems = sluice_policy::check::remote_targets(documents, &state.registries().await?);
+    problems.extend(sluice_policy::check::applied_targets(
+        documents,
+        &state.applied().await?,
+        &state.promotion_targets().await?,
+    ));
     if !problems.is_empty() {
         return Err(refused(file, &consequence(file), &problems));
     }
@@ -127,12 +132,29 @@ pub(crate) async fn get(
         ]);
         objects.push(json!({ "kind": entry.value.kind, "revision": entry.revision, "spec": spec }));
     }
+    if format == Format::Yaml {
+        return documents(&objects);
+    }
     show(
         format,
         &["NAME", "SPEC", "APPLIED BY"],
         rows,
         &Value::Array(objects),
     )
+}
+
+/// Writes resources as the documents that `apply` takes.
+fn documents(objects: &[Value]) -> anyhow::Result<()> {
+    for (number, object) in objects.iter().enumerate() {
+        if number > 0 {
+            line("---")?;
+        }
+        let mut document = Map::new();
+        document.insert("kind".to_owned(), object["kind"].clone());
+        document.extend(object["spec"].as_object().cloned().unwrap_or_default());
+        show(Format::Yaml, &[], Vec::new(), &Value::Object(document))?;
+    }
+    Ok(())
 }
 
 /// One line of a resource: everything but its name.

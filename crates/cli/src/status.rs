@@ -4,19 +4,22 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
-use sluice_bus::{Bus, DeadLetter, StageStatus};
+use sluice_bus::{Bus, DeadLetter, StageStatus, StreamUsage};
 use sluice_domain::resources::Kind;
 use sluice_events::subject::token;
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Budget, Endpoint, UpstreamPoll};
 use sluice_state::{Entry, State};
 
+use crate::backup::size;
 use crate::commands::MAX_LETTERS;
 use crate::output::{Format, Section, show_sections};
 use crate::pause;
 
 /// How many dead letters are shown; `dead-letters list` shows all.
 const LAST: usize = 5;
+/// How many streams are shown with how full they are.
+const FULLEST: usize = 4;
 /// How much of a reason is shown, in characters.
 const LONGEST_REASON: usize = 240;
 
@@ -25,35 +28,27 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
     let trouble = bus.storing().await?;
     let stages = bus.stage_status().await?;
     let state = State::open(bus).await?;
-    let polls: Vec<_> = state.polls.list("*").await?;
-    let webhooks = format!("{}.*", token(Kind::Webhook.as_str()));
-    let webhooks: HashSet<_> = state
-        .resources
-        .list(&webhooks)
-        .await?
-        .into_iter()
-        .map(|entry| entry.value.name)
-        .collect();
+    let stopped = bus.stopped_stages(&stages).await?;
+    // What is remembered of a mirror or an endpoint outlives its resource.
+    let mirrors = names(&state, Kind::Mirror).await?;
+    let mut polls = state.polls.list("*").await?;
+    polls.retain(|entry| mirrors.contains(&entry.value.mirror));
+    let webhooks = names(&state, Kind::Webhook).await?;
     let mut endpoints = state.endpoints.list("*").await?;
-    // What is remembered of an endpoint outlives its webhook.
     endpoints.retain(|entry| webhooks.contains(&entry.value.name));
     let budgets = state.budgets.ledgers.list(">").await?;
     let (held, restored) = state.control_now().await?;
     let letters = bus.dead_letters(MAX_LETTERS).await?;
+    let usage = bus.stream_usage().await?;
     let last: Vec<&DeadLetter> = letters.iter().rev().take(LAST).collect();
     let mut sections = vec![
         Section {
-            title: "STAGES",
-            header: &[
-                "STAGE",
-                "STREAM",
-                "WAITING",
-                "IN FLIGHT",
-                "LATER",
-                "WAITS FOR",
-            ],
-            rows: stages.iter().map(stage).collect(),
+            title: "CONTROL",
+            header: &["WHAT", "SINCE", ""],
+            rows: pause::rows(held.as_ref(), restored.as_ref()),
         },
+        stopped_section(&stopped),
+        stages_section(stages.iter().map(stage).collect()),
         mirrors_section(&polls),
         pulls_section(&budgets),
         Section {
@@ -65,21 +60,18 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
                 .collect(),
         },
         Section {
-            title: "CONTROL",
-            header: &["WHAT", "SINCE", ""],
-            rows: pause::rows(held.as_ref(), restored.as_ref()),
-        },
-        Section {
             title: "DEAD LETTERS",
             header: &["NUMBER", "WHEN", "STAGE", "REASON"],
             rows: dead(letters.len(), &last),
         },
     ];
+    sections.push(storage_section(&usage));
     if let Some(trouble) = &trouble {
         sections.insert(0, bus_section(trouble));
     }
     let objects = json!({
         "trouble": trouble,
+        "stopped": stopped,
         "stages": stages.iter().map(|s| json!({
             "stage": s.stage, "stream": s.stream, "waiting": s.waiting, "inFlight": s.in_flight, "later": s.later,
             "waitsFor": s.waits_for
@@ -91,6 +83,10 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
         "budgets": budgets.iter().map(|entry| budget(&entry.value)).collect::<Vec<_>>(),
         "webhooks": endpoints.iter().map(|entry| endpoint(&entry.value)).collect::<Vec<_>>(),
         "control": pause::object(held.as_ref(), restored.as_ref()),
+        "storage": usage.iter().map(|usage| json!({
+            "stream": usage.stream, "bytes": usage.bytes, "limitBytes": usage.limit_bytes, "percent": usage.percent(),
+            "whenFull": when_full(usage)
+        })).collect::<Vec<_>>(),
         "deadLetters": letters.len(),
         "lastDeadLetters": last.iter().map(|letter| json!({
             "number": letter.sequence, "stage": letter.stage, "at": letter.at.map(time), "reason": letter.reason
@@ -99,11 +95,75 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
     show_sections(format, sections, &objects)
 }
 
+/// Returns the names of the resources of a kind.
+async fn names(state: &State, kind: Kind) -> anyhow::Result<HashSet<String>> {
+    let filter = format!("{}.*", token(kind.as_str()));
+    let entries = state.resources.list(&filter).await?;
+    Ok(entries.into_iter().map(|entry| entry.value.name).collect())
+}
+
+fn stopped_section(stopped: &[&'static str]) -> Section {
+    let told = "no worker asks for work; start one, or see its log";
+    Section {
+        title: "STOPPED",
+        header: &["STAGE", ""],
+        rows: stopped
+            .iter()
+            .map(|stage| vec![(*stage).to_owned(), told.to_owned()])
+            .collect(),
+    }
+}
+
+fn stages_section(rows: Vec<Vec<String>>) -> Section {
+    Section {
+        title: "STAGES",
+        header: &[
+            "STAGE",
+            "STREAM",
+            "WAITING",
+            "IN FLIGHT",
+            "LATER",
+            "WAITS FOR",
+        ],
+        rows,
+    }
+}
+
 fn mirrors_section(polls: &[Entry<UpstreamPoll>]) -> Section {
     Section {
         title: "MIRRORS",
         header: &["MIRROR", "POLLED", "OUTCOME"],
         rows: polls.iter().map(|poll| mirror(&poll.value)).collect(),
+    }
+}
+
+/// Shows the streams that are fullest; the objects have all of them.
+fn storage_section(usage: &[StreamUsage]) -> Section {
+    let limit = |usage: &StreamUsage| match usage.limit_bytes {
+        Some(bytes) => size(bytes),
+        None => "none".to_owned(),
+    };
+    let row = |usage: &StreamUsage| {
+        vec![
+            usage.stream.to_owned(),
+            size(usage.bytes),
+            limit(usage),
+            format!("{} %", usage.percent()),
+            when_full(usage).to_owned(),
+        ]
+    };
+    Section {
+        title: "STORAGE",
+        header: &["STREAM", "USED", "LIMIT", "", "WHEN FULL"],
+        rows: usage.iter().take(FULLEST).map(row).collect(),
+    }
+}
+
+const fn when_full(usage: &StreamUsage) -> &'static str {
+    if usage.refuses {
+        "refuses what is new; whoever writes waits"
+    } else {
+        "drops what is oldest"
     }
 }
 

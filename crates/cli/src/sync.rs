@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use sluice_domain::{RegistryHost, Repository};
+use sluice_service::Secrets;
 use tokio::time::Instant;
 
 use self::documents::Documents;
@@ -56,7 +57,7 @@ pub(crate) struct SyncArguments {
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
     #[command(flatten)]
-    remote: RemoteOptions,
+    pub(crate) remote: RemoteOptions,
 }
 
 /// A registry with a path that stands before its repositories.
@@ -91,7 +92,7 @@ impl From<Destination> for Place {
 }
 
 /// Carries the mirrors out, and says how it ended.
-pub(crate) async fn sync(arguments: &SyncArguments) -> anyhow::Result<ExitCode> {
+pub(crate) async fn sync(arguments: &SyncArguments, secrets: Secrets) -> anyhow::Result<ExitCode> {
     let Documents {
         registries,
         mirrors,
@@ -106,7 +107,7 @@ pub(crate) async fn sync(arguments: &SyncArguments) -> anyhow::Result<ExitCode> 
         quiet: arguments.output != Format::Table,
         referrers: arguments.referrers,
     };
-    let session = Session::new(&arguments.remote, registries, wishes);
+    let session = Session::new(&arguments.remote, registries, secrets, wishes);
     let results = run::results(mirrors, &order.place);
     let begun = Instant::now();
     let interrupted = tokio::select! {

@@ -16,6 +16,7 @@ use sluice_registry::{
     Client, Copied, CopyJob, CopyOptions, Cost, Destination, Error, Estimator, Limits, Manifest,
     ManifestRef,
 };
+use sluice_service::Secrets;
 
 pub(crate) use self::attached::Attached;
 use self::attached::Attachments;
@@ -25,8 +26,10 @@ use crate::remote::{Clients, RemoteOptions, Side};
 /// How often an image is tried; the client itself repeats single requests before that.
 const TRIES: u32 = 3;
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
+/// How often a tag that moves while it is copied is looked at again.
+const MOVES: u32 = 3;
 /// The longest wait that a registry may ask for before the image counts as failed.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
 /// How many bytes of blobs may be under way at a time where connections are limited by hand.
 const BYTES_UNDER_WAY: u64 = 16 << 30;
 
@@ -42,7 +45,7 @@ pub(crate) struct Session {
     estimator: Option<tokio::sync::Mutex<Estimator>>,
     /// What is known of attachments, where they are to follow their images.
     attachments: Option<Attachments>,
-    /// Source registries whose quota is used up, with what they said.
+    /// Registries whose quota is used up, with what they said.
     closed: Mutex<BTreeMap<RegistryHost, String>>,
 }
 
@@ -192,11 +195,12 @@ impl Session {
     pub(crate) fn new(
         options: &RemoteOptions,
         registries: Vec<sluice_domain::resources::Registry>,
+        secrets: Secrets,
         wishes: Wishes,
     ) -> Arc<Self> {
         let limits = options.max_connections;
         Arc::new(Self {
-            clients: Clients::new(options.clone(), registries),
+            clients: Clients::new(options.clone(), registries, secrets),
             board: Board::new(wishes.quiet),
             limits: limits.map(|connections| Limits::new(connections, BYTES_UNDER_WAY)),
             estimator: wishes.dry_run.then(tokio::sync::Mutex::default),
@@ -217,14 +221,15 @@ impl Session {
         let (mut tries, mut here) = (1, None);
         loop {
             self.open(&image.source.host)?;
+            if let Target::Registry(target) = &image.target {
+                self.open(&target.host)?;
+            }
             let error = match self.go_on(&source, image, &mut here).await {
                 Ok(brought) => return Ok(brought),
                 Err(error) => error,
             };
             let Some(pause) = pause(&error, tries, image) else {
-                if let Some(Error::Quota { .. }) = error.downcast_ref() {
-                    self.close(&image.source.host, &error);
-                }
+                self.note_quota(&error);
                 let Some(mut brought) = here else {
                     return Err(error);
                 };
@@ -253,12 +258,14 @@ impl Session {
         }
     }
 
-    /// Takes note that a quota of a registry is used up.
-    pub(crate) fn close(&self, host: &RegistryHost, error: &anyhow::Error) {
-        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
-        closed
-            .entry(host.clone())
-            .or_insert_with(|| format!("{error:#}"));
+    /// Takes note of a used-up quota, of the registry that says so: the one at the other end is still asked.
+    pub(crate) fn note_quota(&self, error: &anyhow::Error) {
+        if let Some(Error::Quota { registry, .. }) = error.downcast_ref() {
+            let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+            closed
+                .entry(registry.as_ref().clone())
+                .or_insert_with(|| format!("{error:#}"));
+        }
     }
 
     /// Goes on from where an earlier try ended.
@@ -277,8 +284,31 @@ impl Session {
     }
 
     async fn once(&self, source: &Client, image: &Image) -> anyhow::Result<Brought> {
-        let (digest, before) = tokio::join!(digest(source, image), self.before(image));
-        let (digest, before) = (digest?, before?);
+        let (found, before) = tokio::join!(digest(source, image), self.before(image));
+        let (mut found, before) = (found?, before?);
+        for _ in 0..MOVES {
+            let error = match self.of_digest(source, image, &found, before.clone()).await {
+                Err(error) if is_not_found(&error) => error,
+                ended => return ended,
+            };
+            // The tag may have moved meanwhile, and what it named before may be gone.
+            let now = digest(source, image).await?;
+            if now == found {
+                return Err(error);
+            }
+            found = now;
+        }
+        self.of_digest(source, image, &found, before).await
+    }
+
+    async fn of_digest(
+        &self,
+        source: &Client,
+        image: &Image,
+        digest: &Digest,
+        before: Option<Digest>,
+    ) -> anyhow::Result<Brought> {
+        let digest = digest.clone();
         let unchanged = |digest, before| Brought::new(digest, before, Work::Unchanged);
         if self.is_same(image, &digest, before.as_ref()).await? {
             return Ok(unchanged(before.clone().unwrap_or(digest), before));
@@ -307,7 +337,8 @@ impl Session {
         Ok(Brought::new(digest, before, work))
     }
 
-    /// Says whether the destination has what is wanted of a digest; a part of an index says what it is.
+    /// Says whether the destination has what is wanted of a digest; a part of an index says what it is, and an image
+    /// must be for one of the platforms.
     async fn is_same(
         &self,
         image: &Image,
@@ -320,6 +351,10 @@ impl Session {
             return Ok(before == Some(digest));
         };
         let client = self.clients.client(Side::Destination, &target.host)?;
+        if before == digest {
+            let part = client.part(&target.repository, digest, &image.platforms);
+            return Ok(part.await?.digest == *digest);
+        }
         let there = client.manifest(&target.repository, &before.into()).await?;
         Ok(there.is_part(digest, &image.platforms))
     }
@@ -406,13 +441,18 @@ async fn digest(source: &Client, image: &Image) -> anyhow::Result<Digest> {
     match &image.wanted {
         ManifestRef::Digest(digest) => Ok(digest.clone()),
         ManifestRef::Tag(_) => {
-            let head = source.head(&image.source.repository, &image.wanted).await?;
+            let repository = &image.source.repository;
+            let head = source.resolve(repository, &image.wanted).await?;
             let head = head.ok_or_else(|| Error::NotFound {
                 what: image.to_string(),
             })?;
             Ok(head.digest)
         }
     }
+}
+
+fn is_not_found(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(Error::is_not_found)
 }
 
 /// Returns how long to wait before an image is tried again, if that can help.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use sluice_bus::{Bus, ProvisionOptions};
+use sluice_bus::{Bus, ProvisionOptions, StreamLimits};
 use sluice_domain::resources::Document;
 use sluice_gateway::keys::Keys;
 use sluice_service::{Host, HttpSettings, write_private};
@@ -23,7 +23,8 @@ use url::Url;
 use self::child::Children;
 use self::data::DataFolder;
 use self::stages::{Known, Variables};
-use crate::endpoints::{Endpoints, NatsEndpoint};
+use crate::Limits;
+use crate::endpoints::{Endpoints, NatsEndpoint, reachable};
 use crate::resources;
 
 /// The name of the process in logs and traces.
@@ -102,6 +103,8 @@ pub(crate) struct Arguments {
     /// How long unfinished work is waited for at the end.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     grace_seconds: u64,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 /// What was checked before anything is started.
@@ -113,6 +116,10 @@ struct Plan {
     tokens: TcpListener,
     api: TcpListener,
     trivy: PathBuf,
+    allow_plain_text: bool,
+    limits: StreamLimits,
+    /// The folder of the secrets that resources name.
+    secrets: PathBuf,
 }
 
 /// A server that runs elsewhere, or one to start and where it listens.
@@ -129,15 +136,24 @@ enum Server<E, L> {
 pub(crate) fn up(
     arguments: &Arguments,
     folder: &Path,
+    secrets: Option<&Path>,
     nats: Option<NatsEndpoint>,
+    allow_plain_text: bool,
 ) -> anyhow::Result<ExitCode> {
-    let plan = Plan::new(arguments, nats)?;
-    let data = DataFolder::open(folder)?;
     let telemetry = sluice_telemetry::init(NAME, env!("CARGO_PKG_VERSION"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
+    // A new folder is made only for arguments that are right. What a killed run left behind on an old one still has the
+    // addresses that are checked.
+    let begun = DataFolder::open_begun(folder)?;
+    if let Some(data) = &begun {
+        runtime.block_on(leftovers::stop(data.path()))?;
+    }
+    let mut plan = Plan::new(arguments, nats, allow_plain_text)?;
+    let data = begun.map_or_else(|| DataFolder::open(folder), Ok)?;
+    plan.secrets = secrets.map_or_else(|| data.join(crate::SECRETS), Path::to_path_buf);
     let (host, children) = (Host::new(NAME), Children::default());
     let http = HttpSettings {
         listen: arguments.health_listen,
@@ -161,8 +177,36 @@ pub(crate) fn up(
     Ok(code)
 }
 
+impl Arguments {
+    /// Refuses to serve passwords and tokens in plain text beyond this machine; health and metrics have neither.
+    fn refuse_plain_text(&self, starts_nats: bool) -> anyhow::Result<()> {
+        let nats = starts_nats.then_some(("--nats-listen", self.nats_listen));
+        let registry = self.registry_url.is_none();
+        let registry = registry.then_some(("--registry-listen", self.registry_listen));
+        let others = [
+            ("--tokens-listen", self.tokens_listen),
+            ("--api-listen", self.api_listen),
+        ];
+        for (option, listen) in nats.into_iter().chain(registry).chain(others) {
+            anyhow::ensure!(
+                listen.ip().is_loopback(),
+                "{option} is `{listen}`, where passwords and tokens would come in plain text from other machines: \
+                 listen on 127.0.0.1 behind a proxy with TLS, or give --allow-plain-text where nobody else is on that network"
+            );
+        }
+        Ok(())
+    }
+}
+
 impl Plan {
-    fn new(arguments: &Arguments, nats: Option<NatsEndpoint>) -> anyhow::Result<Self> {
+    fn new(
+        arguments: &Arguments,
+        nats: Option<NatsEndpoint>,
+        allow_plain_text: bool,
+    ) -> anyhow::Result<Self> {
+        if !allow_plain_text {
+            arguments.refuse_plain_text(nats.is_none())?;
+        }
         let read = |file: &PathBuf| Ok((file.clone(), resources::read(file)?));
         let documents = arguments.files.iter().map(read);
         let documents = documents.collect::<anyhow::Result<_>>()?;
@@ -194,23 +238,29 @@ impl Plan {
             tokens: reserve(arguments.tokens_listen, "--tokens-listen")?,
             api: reserve(arguments.api_listen, "--api-listen")?,
             trivy: programs::trivy(arguments.trivy.as_deref(), tools)?,
+            allow_plain_text,
+            limits: arguments.limits.read()?,
+            secrets: PathBuf::new(),
         };
         // nats-server chooses its own port, but everything else is known and can be checked.
         let nats = NatsEndpoint {
             url: crate::NATS.to_owned(),
             ..Default::default()
         };
+        let keys = Keys::at(PathBuf::new());
         let known = Known {
-            endpoints: &plan.endpoints(nats)?,
-            keys: &Keys::at(PathBuf::new()),
+            endpoints: &plan.endpoints(nats, &keys)?,
+            keys: &keys,
+            secrets: &plan.secrets,
             trivy: &plan.trivy,
             trivy_folder: Path::new(""),
+            allow_plain_text,
         };
         Variables::new(&known).check()?;
         Ok(plan)
     }
 
-    fn endpoints(&self, nats: NatsEndpoint) -> anyhow::Result<Endpoints> {
+    fn endpoints(&self, nats: NatsEndpoint, keys: &Keys) -> anyhow::Result<Endpoints> {
         let registry = match &self.registry {
             Server::Elsewhere(url) => url.to_string(),
             Server::Ours(_, listener) => url_of(listener)?,
@@ -221,6 +271,7 @@ impl Plan {
             registry,
             tokens: url_of(&self.tokens)?,
             api: url_of(&self.api)?,
+            api_token_file: keys.api_token(),
             health: String::new(),
         })
     }
@@ -246,7 +297,6 @@ async fn start(
     host: &Host,
     children: &Children,
 ) -> anyhow::Result<()> {
-    leftovers::stop(data.path()).await?;
     let keys = Keys::at(data.join("keys"));
     keys.create()?;
     let nats = match &mut plan.nats {
@@ -255,20 +305,22 @@ async fn start(
             servers::start_nats(children, host, program, *listen, data, &keys).await?
         }
     };
-    let applied = prepare(&nats, &plan.documents).await?;
-    let mut endpoints = plan.endpoints(nats)?;
+    let applied = prepare(&nats, plan.limits, &plan.documents).await?;
+    let mut endpoints = plan.endpoints(nats, &keys)?;
     let variables = Variables::new(&Known {
         endpoints: &endpoints,
         keys: &keys,
+        secrets: &plan.secrets,
         trivy: &plan.trivy,
         trivy_folder: &data.join("trivy"),
+        allow_plain_text: plan.allow_plain_text,
     });
     drop((plan.tokens, plan.api));
     // The registry reads no manifest and writes none without a token, so its issuer comes first.
     variables.start_gateway(host).await?;
     if let Server::Ours(program, listener) = plan.registry {
         let listen = listener.local_addr().context("an address was lost")?;
-        let config = servers::registry_config(listen, data, &endpoints.tokens, &keys)?;
+        let config = servers::registry_config(listen, data, &reachable(&endpoints.tokens), &keys)?;
         drop(listener);
         servers::start_registry(children, host, &program, listen, data, &config).await?;
     }
@@ -285,10 +337,15 @@ async fn start(
 /// Provisions the bus and applies the resources.
 async fn prepare(
     nats: &NatsEndpoint,
+    limits: StreamLimits,
     documents: &[(PathBuf, Vec<Document>)],
 ) -> anyhow::Result<Vec<String>> {
     let bus = Bus::connect(&nats.settings(), "up").await?;
-    bus.provision(ProvisionOptions::default()).await?;
+    let options = ProvisionOptions {
+        limits,
+        ..Default::default()
+    };
+    bus.provision(options).await?;
     let mut applied = Vec::new();
     for (file, documents) in documents {
         let stored = resources::store(&bus, file, documents).await?;

@@ -1,187 +1,192 @@
-//! Which addresses belong to the public internet, and which of the others nobody is ever sent on to.
+//! The address guard: which addresses a peer or a resource may make Sluice connect to (SSRF).
+//!
+//! Whoever connects checks each address that a name resolves to, and the address that a URL holds itself, so a name that
+//! changes its address passes no check twice. It resolves nothing itself.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Where clouds keep the credentials of their machines, besides the link-local addresses.
+use thiserror::Error;
+use url::{Host, Url};
+
+/// Metadata services outside the link-local network: Alibaba Cloud, Azure (`WireServer`), Oracle Cloud.
 const METADATA_V4: [Ipv4Addr; 3] = [
     Ipv4Addr::new(100, 100, 100, 200),
     Ipv4Addr::new(168, 63, 129, 16),
     Ipv4Addr::new(192, 0, 0, 192),
 ];
-const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+/// The first 32 bits of unique local networks in which clouds serve their machines: AWS (`fd00:ec2::/32`, where
+/// metadata, credentials of pods, time and names are), Google Cloud, Oracle Cloud, Scaleway, Akamai (Linode).
+const METADATA_V6: [[u16; 2]; 5] = [
+    [0xfd00, 0x0ec2],
+    [0xfd20, 0x00ce],
+    [0xfd00, 0x00c1],
+    [0xfd00, 0x0042],
+    [0xfd00, 0xa9fe],
+];
 
-/// Says whether an address belongs to the public internet.
-#[must_use]
-pub fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => is_public_v4(address),
-        IpAddr::V6(address) => is_public_v6(address),
-    }
+/// The kind of network that an address belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressClass {
+    /// The public internet.
+    Public,
+    /// This machine, a private network, or one that a provider's customers share.
+    Private,
+    /// Link-local, a cloud's metadata service, multicast, broadcast, unspecified, reserved, or a tunnel of which nobody
+    /// knows where it ends: no registry and no webhook is there.
+    Never,
 }
 
-/// Everything in IANA's registry of special-purpose addresses is refused, and multicast.
-fn is_public_v4(address: Ipv4Addr) -> bool {
-    let refused = match address.octets() {
-        // This network, private networks, loopback, multicast, and what is reserved.
-        [0 | 10 | 127 | 224.., ..] => true,
-        // Addresses shared by a provider's customers; some clouds have their metadata there.
-        [100, second, ..] => second & 0b1100_0000 == 64,
-        // Link-local, and with it most clouds' metadata.
-        [169, 254, ..] | [192, 168, ..] => true,
-        [172, second, ..] => second & 0b1111_0000 == 16,
-        // Protocol assignments, documentation, the old relay of 6to4.
-        [192, 0, 0 | 2, _] | [192, 88, 99, _] | [198, 51, 100, _] | [203, 0, 113, _] => true,
-        // Benchmarks.
-        [198, 18 | 19, ..] => true,
-        _ => false,
-    };
-    !refused
-}
-
-/// Only global unicast is public; what carries an address of version 4 is as public as that.
-fn is_public_v6(address: Ipv6Addr) -> bool {
-    let segments = address.segments();
-    match segments {
-        // Mapped, and translated by NAT64.
-        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
-            is_public_v4(embedded(high, low))
+impl AddressClass {
+    /// Returns the class of an address; one that carries an IPv4 address has the class of that.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => of_v4(address),
+            IpAddr::V6(address) => of_v6(address),
         }
-        // 6to4.
-        [0x2002, high, low, ..] => is_public_v4(embedded(high, low)),
-        // Protocol assignments with Teredo and ORCHID, and documentation.
-        [0x2001, second, ..] => second > 0x01ff && second != 0x0db8,
-        [0x3fff, second, ..] => second > 0x0fff,
-        [first, ..] => first & 0b1110_0000_0000_0000 == 0x2000,
     }
 }
 
-fn embedded(high: u16, low: u16) -> Ipv4Addr {
+/// After the IANA registry of special-purpose IPv4 addresses.
+fn of_v4(address: Ipv4Addr) -> AddressClass {
+    if METADATA_V4.contains(&address) {
+        return AddressClass::Never;
+    }
+    match address.octets() {
+        [10 | 127, ..] | [192, 168, ..] => AddressClass::Private,
+        [172, second, ..] if second & 0b1111_0000 == 16 => AddressClass::Private,
+        // Shared by a provider's customers (RFC 6598), and networks of benchmarks, which VPNs use.
+        [100, second, ..] if second & 0b1100_0000 == 64 => AddressClass::Private,
+        [198, 18 | 19, ..] => AddressClass::Private,
+        // This network, multicast, reserved, broadcast.
+        [0 | 224.., ..] => AddressClass::Never,
+        [169, 254, ..] => AddressClass::Never,
+        // Protocol assignments, documentation, the old relay of 6to4.
+        [192, 0, 0 | 2, _] | [192, 88, 99, _] | [198, 51, 100, _] | [203, 0, 113, _] => {
+            AddressClass::Never
+        }
+        _ => AddressClass::Public,
+    }
+}
+
+/// After the IANA registry of special-purpose IPv6 addresses; of the rest only global unicast is public.
+fn of_v6(address: Ipv6Addr) -> AddressClass {
+    if address == Ipv6Addr::LOCALHOST {
+        return AddressClass::Private;
+    }
+    match address.segments() {
+        // IPv4-mapped, and NAT64 with the well-known prefix (RFC 6052).
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            of_v4(carried(high, low))
+        }
+        // ISATAP: whatever the network, the packet goes to the IPv4 address.
+        [.., 0 | 0x200, 0x5efe, _, _] => AddressClass::Never,
+        // 6to4.
+        [0x2002, high, low, ..] => of_v4(carried(high, low)),
+        // Protocol assignments with Teredo and ORCHID, and documentation.
+        [0x2001, 0..=0x01ff | 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] => AddressClass::Never,
+        [first, second, ..] if METADATA_V6.contains(&[first, second]) => AddressClass::Never,
+        [0xfc00..=0xfdff, ..] => AddressClass::Private,
+        [0x2000..=0x3fff, ..] => AddressClass::Public,
+        // Unspecified, IPv4-compatible, NAT64 of a network's own, link-local, site-local, multicast, and all else.
+        _ => AddressClass::Never,
+    }
+}
+
+fn carried(high: u16, low: u16) -> Ipv4Addr {
     let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
     Ipv4Addr::new(a, b, c, d)
 }
 
-/// Says whether an address is link-local or a cloud's metadata service, where no registry and no storage ever is.
-#[must_use]
-pub fn is_metadata(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => is_metadata_v4(address),
-        IpAddr::V6(address) => {
-            let carried = match address.segments() {
-                [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
-                    is_metadata_v4(embedded(high, low))
-                }
-                [0x2002, high, low, ..] => is_metadata_v4(embedded(high, low)),
-                _ => false,
-            };
-            carried || address == METADATA_V6 || address.is_unicast_link_local()
-        }
+/// An address that may not be connected to.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub struct ForbiddenAddress {
+    /// The host as the URL names it.
+    pub host: String,
+    /// The address that it has.
+    pub address: IpAddr,
+    /// The kind of network that it belongs to.
+    pub class: AddressClass,
+}
+
+impl fmt::Display for ForbiddenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.class {
+            AddressClass::Public => "a public address",
+            AddressClass::Private => "no public address",
+            AddressClass::Never => {
+                "a link-local, metadata or reserved address, which is never connected to"
+            }
+        };
+        write!(f, "`{}` is at {}, {kind}", self.host, self.address)
     }
 }
 
-fn is_metadata_v4(address: Ipv4Addr) -> bool {
-    address.is_link_local() || METADATA_V4.contains(&address)
+/// Decides which addresses may be connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressGuard {
+    /// Only the public internet.
+    PublicOnly,
+    /// The public internet and private networks, this machine among them.
+    PrivateAllowed,
+}
+
+impl AddressGuard {
+    /// Checks one address of a host.
+    ///
+    /// # Errors
+    /// An address that may not be connected to.
+    pub fn check(self, host: &str, address: IpAddr) -> Result<(), ForbiddenAddress> {
+        let class = AddressClass::of(address);
+        match (class, self) {
+            (AddressClass::Public, _) | (AddressClass::Private, Self::PrivateAllowed) => Ok(()),
+            (AddressClass::Private, Self::PublicOnly) | (AddressClass::Never, _) => {
+                Err(ForbiddenAddress {
+                    host: host.to_owned(),
+                    address,
+                    class,
+                })
+            }
+        }
+    }
+
+    /// Checks an address that a URL holds itself, which no resolver sees.
+    ///
+    /// # Errors
+    /// As [`AddressGuard::check`].
+    pub fn check_url(self, url: &Url) -> Result<(), ForbiddenAddress> {
+        let address = match url.host() {
+            Some(Host::Ipv4(address)) => IpAddr::V4(address),
+            Some(Host::Ipv6(address)) => IpAddr::V6(address),
+            Some(Host::Domain(_)) | None => return Ok(()),
+        };
+        self.check(url.host_str().unwrap_or_default(), address)
+    }
+
+    /// Returns those addresses of a name that may be connected to.
+    ///
+    /// # Errors
+    /// A name of which no address may be connected to.
+    pub fn permitted(
+        self,
+        host: &str,
+        resolved: impl IntoIterator<Item = SocketAddr>,
+    ) -> Result<Vec<SocketAddr>, ForbiddenAddress> {
+        let mut refused = None;
+        let mut permitted = Vec::new();
+        for address in resolved {
+            match self.check(host, address.ip()) {
+                Ok(()) => permitted.push(address),
+                Err(error) => refused = Some(error),
+            }
+        }
+        match refused {
+            Some(error) if permitted.is_empty() => Err(error),
+            _ => Ok(permitted),
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_have_their_class() {
-        for address in [
-            "0.0.0.0",
-            "0.1.2.3",
-            "10.0.0.1",
-            "100.64.0.1",
-            "100.100.100.200",
-            "100.127.255.255",
-            "127.0.0.1",
-            "127.255.0.1",
-            "169.254.169.254",
-            "172.16.0.1",
-            "172.31.255.255",
-            "192.0.0.192",
-            "192.0.2.1",
-            "192.88.99.1",
-            "192.168.1.1",
-            "198.18.0.1",
-            "198.19.255.255",
-            "198.51.100.7",
-            "203.0.113.7",
-            "224.0.0.1",
-            "240.0.0.1",
-            "255.255.255.255",
-            "::",
-            "::1",
-            "::127.0.0.1",
-            "::8.8.8.8",
-            "::ffff:127.0.0.1",
-            "::ffff:169.254.169.254",
-            "64:ff9b::10.0.0.1",
-            "64:ff9b:1::1",
-            "100::1",
-            "2001::1",
-            "2001:1ff::1",
-            "2001:db8::1",
-            "2002:7f00:1::1",
-            "3fff::1",
-            "5f00::1",
-            "fc00::1",
-            "fd00:ec2::254",
-            "fe80::1",
-            "fec0::1",
-            "ff02::1",
-        ] {
-            assert!(!is_public(address.parse().unwrap()), "{address}");
-        }
-        for address in [
-            "1.1.1.1",
-            "8.8.8.8",
-            "100.63.255.255",
-            "100.128.0.1",
-            "172.15.0.1",
-            "172.32.0.1",
-            "192.0.1.1",
-            "192.167.0.1",
-            "198.17.0.1",
-            "198.20.0.1",
-            "223.255.255.255",
-            "2001:4860:4860::8888",
-            "2606:4700::1111",
-            "2a00:1450::1",
-            "::ffff:8.8.8.8",
-            "64:ff9b::8.8.8.8",
-            "2002:808:808::1",
-        ] {
-            assert!(is_public(address.parse().unwrap()), "{address}");
-        }
-    }
-
-    #[test]
-    fn metadata_is_told_from_what_is_only_private() {
-        for address in [
-            "169.254.169.254",
-            "169.254.0.1",
-            "100.100.100.200",
-            "168.63.129.16",
-            "192.0.0.192",
-            "fe80::1",
-            "fd00:ec2::254",
-            "::ffff:169.254.169.254",
-            "64:ff9b::169.254.169.254",
-            "2002:a9fe:a9fe::1",
-        ] {
-            assert!(is_metadata(address.parse().unwrap()), "{address}");
-        }
-        for address in [
-            "10.0.0.1",
-            "127.0.0.1",
-            "8.8.8.8",
-            "::1",
-            "fd00::1",
-            "2606:4700::1111",
-        ] {
-            assert!(!is_metadata(address.parse().unwrap()), "{address}");
-        }
-    }
-}
+mod tests;

@@ -14,6 +14,7 @@ pub mod name_regex;
 pub mod pattern;
 pub mod platform;
 pub mod resources;
+mod secret;
 pub mod service_account;
 pub mod severity;
 pub mod target;
@@ -24,11 +25,13 @@ pub use clock::now;
 pub use digest::Digest;
 pub use duration::DurationText;
 pub use name::{
-    AccountName, InvalidName, RegistryHost, RemoteRepository, Repository, ResourceName, Tag,
+    AccountName, InvalidName, PackageKind, RegistryHost, RemoteRepository, Repository,
+    ResourceName, Tag,
 };
 pub use name_regex::NameRegex;
 pub use pattern::Pattern;
 pub use platform::Platform;
+pub use secret::{Origin, SecretName, SecretRef};
 pub use service_account::{SERVICE_ACCOUNTS, is_service_account};
 pub use severity::{Severity, SeverityCounts};
 pub use target::Target;

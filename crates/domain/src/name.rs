@@ -3,6 +3,7 @@
 //! Grammar: OCI distribution specification 1.1, "Pulling manifests"; hosts as in a URL authority.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use thiserror::Error;
 
 use crate::target::split_registry;
 
+const EXPECTED_V6: &str = "write an IPv6 address in brackets, as in `[::1]:5000`";
 /// What Docker Hub is called besides its name in references.
 const DOCKER_HUB_NAMES: [&str; 3] = [
     "index.docker.io",
@@ -100,7 +102,7 @@ macro_rules! text_newtype {
 pub(crate) use text_newtype;
 
 text_newtype!(
-    /// Names a registry: a host with an optional port, lower-cased (`docker.io`, `127.0.0.1:5000`).
+    /// Names a registry: a host with an optional port, lower-cased (`docker.io`, `127.0.0.1:5000`, `[::1]:5000`).
     RegistryHost,
     "registry host",
     check_host
@@ -128,6 +130,12 @@ text_newtype!(
     AccountName,
     "account name",
     check_account
+);
+text_newtype!(
+    /// Names a kind of packages as the scanner does (`conda-pkg`, `fedora`).
+    PackageKind,
+    "kind of packages",
+    check_package_kind
 );
 
 impl RegistryHost {
@@ -210,10 +218,7 @@ impl fmt::Display for RemoteRepository {
 }
 
 fn check_host(text: &str) -> Result<String, &'static str> {
-    let (name, port) = match text.rsplit_once(':') {
-        Some((name, port)) => (name, Some(port)),
-        None => (text, None),
-    };
+    let (name, port) = split_port(text);
     if text.contains('/') {
         return Err("write the host alone, without `https://` and without a path");
     }
@@ -221,6 +226,14 @@ fn check_host(text: &str) -> Result<String, &'static str> {
         .is_some_and(|port| port.len() > 5 || port.parse::<u16>().is_err() || port.starts_with('+'))
     {
         return Err("the port must be a number up to 65535");
+    }
+    if let Some(address) = bracketed(name) {
+        let address: Ipv6Addr = address.parse().map_err(|_| EXPECTED_V6)?;
+        let port = port.map_or_else(String::new, |port| format!(":{port}"));
+        return Ok(format!("[{address}]{port}"));
+    }
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Err(EXPECTED_V6);
     }
     let valid_label = |label: &str| {
         !label.is_empty()
@@ -238,6 +251,19 @@ fn check_host(text: &str) -> Result<String, &'static str> {
         return Ok(RegistryHost::DOCKER_HUB.to_owned());
     }
     Ok(host)
+}
+
+/// Splits a host from its port; the colons of an address in brackets are its own.
+fn split_port(text: &str) -> (&str, Option<&str>) {
+    match text.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, Some(port)),
+        _ => (text, None),
+    }
+}
+
+/// Returns what is in brackets, as an IPv6 address is in an URL.
+fn bracketed(name: &str) -> Option<&str> {
+    name.strip_prefix('[')?.strip_suffix(']')
 }
 
 fn check_repository(text: &str) -> Result<String, &'static str> {
@@ -293,6 +319,15 @@ fn check_account(text: &str) -> Result<String, &'static str> {
     let starts = text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
     if !starts || text.len() > 63 || !text.bytes().all(valid) {
         return Err("expected up to 63 lower-case letters, digits, `.`, `_` or `-`");
+    }
+    Ok(text.to_owned())
+}
+
+fn check_package_kind(text: &str) -> Result<String, &'static str> {
+    let valid =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+    if text.is_empty() || text.len() > 64 || !text.bytes().all(valid) {
+        return Err("expected one kind as the scanner names it, as in `conda-pkg`");
     }
     Ok(text.to_owned())
 }

@@ -20,12 +20,15 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Says whether this platform is what somebody asked for; a wanted platform without variant takes any.
+    /// Says whether this platform is what somebody asked for; a wanted platform without variant takes any, and `arm64`
+    /// without a variant is `v8`, as clients take it.
     #[must_use]
     pub fn satisfies(&self, wanted: &Self) -> bool {
+        let usual = (self.architecture == "arm64").then_some("v8");
         self.os == wanted.os
             && self.architecture == wanted.architecture
-            && (wanted.variant.is_none() || self.variant == wanted.variant)
+            && (wanted.variant.is_none()
+                || self.variant.as_deref().or(usual) == wanted.variant.as_deref())
     }
 }
 
@@ -97,6 +100,9 @@ mod tests {
         let arm: Platform = "linux/arm64/v8".parse().unwrap();
         assert!(arm.satisfies(&"linux/arm64".parse().unwrap()));
         assert!(!arm.satisfies(&"linux/arm64/v7".parse().unwrap()));
+        let usual: Platform = "linux/arm64".parse().unwrap();
+        assert!(usual.satisfies(&arm));
+        assert!(!usual.satisfies(&"linux/arm64/v9".parse().unwrap()));
         assert!(!arm.satisfies(&"linux/amd64".parse().unwrap()));
         assert_eq!(arm.to_string(), "linux/arm64/v8");
         for bad in [

@@ -9,6 +9,7 @@ mod platforms;
 mod promotion;
 mod proxy;
 mod pruning;
+mod repository;
 mod target;
 mod webhook;
 
@@ -19,17 +20,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{InvalidName, ResourceName};
 
-pub use access::{
-    Account, Registry, RepositorySettings, ScanMode, Unauthorised, Visibility, settings_for,
-};
+pub use access::{Account, Registry};
 pub use documents::{Document, Problem, documents};
 pub use mirror::{Mirror, OnDelete, TagSelection};
 pub use platforms::Platforms;
-pub use promotion::{PromotionPolicy, Recall, Require, Rule, UnknownFindings};
-pub use proxy::ProxySetting;
+pub use promotion::{CoverageRule, PromotionPolicy, Recall, Require, Rule, UnknownFindings};
+pub use proxy::{ProxyBypass, ProxySetting};
 pub use pruning::PruningPolicy;
+pub use repository::{
+    EffectiveSettings, Keep, KeepOrder, RepositorySettings, ScanMode, Unauthorised, Visibility,
+    settings_for,
+};
 pub use target::TargetTemplate;
-pub use webhook::{Format, Webhook};
+pub use webhook::{EVENTS, Format, Webhook};
 
 /// A condition in CEL, as written; `sluice-policy` compiles it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

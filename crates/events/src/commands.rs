@@ -60,7 +60,7 @@ DeliverEvent {
 Reconcile {
     /// The stage, by its name.
     stage: String,
-    /// Why: start, hourly, asked, changed, lost, restarted or audit.
+    /// Why: start, hourly, asked, changed, lost, restarted, audit or cleanup.
     reason: String,
     /// The search that this is a page of, empty for one that begins.
     run: String,
@@ -76,6 +76,8 @@ Reconcile {
     counted: u64,
     /// The name after which it goes on, where what is looked at has no places.
     after_name: String,
+    /// The time of the restore that the scan began after, where that matters; empty if there was none.
+    restored: String,
 }
 /// Bring a mirrored tag to what upstream says it is.
 MirrorTag {

@@ -34,8 +34,8 @@ pub(crate) struct Api {
 /// A path parameter, or why it is none.
 type Given<T> = Result<Path<T>, PathRejection>;
 
-/// Returns the routes; without a token only callers on this machine are served.
-pub(crate) fn routes(api: Api, token: Option<SecretString>) -> Router {
+/// Returns the routes, every one of which needs the token.
+pub(crate) fn routes(api: Api, token: SecretString) -> Router {
     let base = Router::new()
         .route("/resources/{kind}", get(resources::list))
         .route(

@@ -76,9 +76,7 @@ pub(crate) fn allowed(
     repository: &Repository,
 ) -> Actions {
     let is_target = snapshot.is_target(repository);
-    let is_public = snapshot
-        .settings(repository)
-        .is_some_and(|settings| settings.visibility == Visibility::Public);
+    let is_public = snapshot.settings(repository).visibility == Visibility::Public;
     let (pull, write) = match requester {
         Requester::Anonymous => (false, false),
         Requester::Account(account) => {
@@ -102,8 +100,8 @@ pub(crate) fn allowed(
 
 #[cfg(test)]
 mod tests {
-    use sluice_domain::SERVICE_ACCOUNTS;
     use sluice_domain::resources::Resource;
+    use sluice_domain::{SERVICE_ACCOUNTS, SecretRef};
 
     use super::*;
 
@@ -152,7 +150,9 @@ enabled: false
         let patterns = |all: &[&str]| all.iter().map(|text| text.parse().unwrap()).collect();
         Requester::Account(Account {
             name: "ci".parse().unwrap(),
-            password_file: "/dev/null".into(),
+            password: SecretRef {
+                secret: "ci".parse().unwrap(),
+            },
             pull: patterns(pull),
             push: patterns(push),
         })
@@ -206,6 +206,27 @@ enabled: false
             (service("unknown"), [NOTHING, READ, READ, NOTHING, NOTHING]),
         ] {
             assert_eq!(all(who.clone()), expected, "{who:?}");
+        }
+    }
+
+    #[test]
+    fn a_repository_with_promoted_images_stays_a_target_without_a_policy() {
+        let mut snapshot = snapshot();
+        snapshot.policies.clear();
+        let repository: Repository = "official/app".parse().unwrap();
+        let all = [
+            (account(&[], &["**"]), true),
+            (Requester::Service("mirror-worker"), true),
+            (Requester::Service("pruner"), true),
+            (Requester::Service("promoter"), false),
+        ];
+        let may = |snapshot: &Snapshot, who: &Requester| allowed(snapshot, who, &repository).push;
+        for (who, expected) in &all {
+            assert_eq!(may(&snapshot, who), *expected, "{who:?}");
+        }
+        snapshot.targets.insert(repository.clone());
+        for (who, expected) in &all {
+            assert_eq!(may(&snapshot, who), !expected, "{who:?}");
         }
     }
 

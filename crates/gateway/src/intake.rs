@@ -1,4 +1,4 @@
-//! The intake of the registry's notifications: 2xx only once the stream holds the facts.
+//! The intake of the registry's notifications: 2xx only once the stream holds the facts, but for pulls.
 //!
 //! The registry sends one notification at a time and repeats it until it is taken, and everything behind it waits. So
 //! what can never be understood is taken too, with an error in the log, and only what may work later is refused.
@@ -21,6 +21,7 @@ use sluice_state::{State, key};
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::notifications::{Envelope, Told};
+use crate::pulls::Pulls;
 use crate::reconcile::restarted;
 use crate::secret::is_bearer;
 
@@ -41,6 +42,8 @@ pub(crate) struct Intake {
     /// The internal registry, as clients name it.
     pub(crate) registry: RegistryHost,
     pub(crate) secret: SecretString,
+    /// Where pulls are left.
+    pub(crate) pulls: Pulls,
     pub(crate) places: Semaphore,
     /// The processes of the registry that have spoken, the latest last.
     pub(crate) instances: Mutex<VecDeque<String>>,
@@ -52,8 +55,10 @@ impl Intake {
         state: State,
         registry: RegistryHost,
         secret: SecretString,
+        pulls: Pulls,
     ) -> Self {
         Self {
+            pulls,
             bus,
             state,
             registry,
@@ -86,6 +91,7 @@ pub(crate) async fn take(
             return StatusCode::ACCEPTED;
         }
     };
+    let mut pulled = Vec::new();
     for notification in envelope.events {
         if let Err(error) = intake.note(notification.instance()).await {
             tracing::warn!(%error, "a restart of the registry could not be told; the registry sends this again");
@@ -100,10 +106,18 @@ pub(crate) async fn take(
                 continue;
             }
         };
+        // What comes again because of a push must not be a second flood.
+        if told.is_pull() {
+            pulled.push(told);
+            continue;
+        }
         if let Err(error) = intake.tell(told).await {
             tracing::warn!(%error, "a notification could not be published; the registry sends it again");
             return StatusCode::SERVICE_UNAVAILABLE;
         }
+    }
+    for told in pulled {
+        intake.pulls.offer(told);
     }
     StatusCode::OK
 }

@@ -44,7 +44,7 @@ impl Keys {
         let users = users().into_iter().map(|user| self.nats_password(user));
         for file in accounts
             .into_iter()
-            .chain([self.notifications()])
+            .chain([self.notifications(), self.api_token()])
             .chain(users)
         {
             if !exists(&file)? {
@@ -145,6 +145,12 @@ impl Keys {
         self.nats().join(PASSWORDS)
     }
 
+    /// Returns the token that every caller of the REST API sends.
+    #[must_use]
+    pub fn api_token(&self) -> PathBuf {
+        self.folder.join("api-token")
+    }
+
     /// Returns the secret of the registry's notifications.
     #[must_use]
     pub fn notifications(&self) -> PathBuf {
@@ -201,7 +207,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let keys = Keys::at(folder.path().join("deep/keys"));
         let made = keys.create().unwrap();
-        assert_eq!(made.len(), SERVICE_ACCOUNTS.len() + 3 + users().len() + 1);
+        assert_eq!(made.len(), SERVICE_ACCOUNTS.len() + 4 + users().len() + 1);
         let before: Vec<_> = made.iter().map(|file| fs::read(file).unwrap()).collect();
         for file in &made {
             assert_eq!(mode(file), 0o600, "{}", file.display());
@@ -263,13 +269,15 @@ mod tests {
             .iter()
             .map(|account| fs::read_to_string(keys.password(account)).unwrap())
             .collect();
-        secrets.push(fs::read_to_string(keys.notifications()).unwrap());
+        for file in [keys.notifications(), keys.api_token()] {
+            secrets.push(fs::read_to_string(file).unwrap());
+        }
         let users = users();
         let of_nats = users.iter().map(|user| keys.nats_password(user));
         secrets.extend(of_nats.map(|file| fs::read_to_string(file).unwrap()));
         assert!(secrets.iter().all(|secret| secret.len() == 64));
         secrets.sort();
         secrets.dedup();
-        assert_eq!(secrets.len(), SERVICE_ACCOUNTS.len() + 1 + users.len());
+        assert_eq!(secrets.len(), SERVICE_ACCOUNTS.len() + 2 + users.len());
     }
 }

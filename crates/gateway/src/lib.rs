@@ -9,6 +9,8 @@ mod grants;
 mod intake;
 pub mod keys;
 mod notifications;
+mod pulls;
+mod pushed_tags;
 mod reconcile;
 mod scope;
 mod secret;
@@ -18,14 +20,10 @@ mod tokens;
 
 use std::time::Duration;
 
-use anyhow::Context as _;
-use axum::Router;
 use sluice_bus::{Bus, ConsumeSettings, topology};
-use sluice_service::{Host, listen, secret_file};
+use sluice_service::{Host, listen, secret_file, serve};
 use sluice_state::reconcile::keep_complete;
-use sluice_state::{attach, internal_registry};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use sluice_state::{TagWriter, attach, internal_registry};
 
 use crate::accounts::Accounts;
 use crate::api::Api;
@@ -40,6 +38,8 @@ pub use settings::Settings;
 
 /// How long a page of repositories may take to be compared with the registry.
 const COMPARISON: Duration = Duration::from_secs(300);
+/// How many messages are handled at once, so that pushes do not wait for a comparison.
+const CONCURRENCY: usize = 8;
 
 /// Connects, and serves on the host.
 ///
@@ -67,25 +67,36 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         bus: bus.clone(),
         state: state.clone(),
         catalog: catalog.clone(),
+        tags: TagWriter::new(state.clone(), catalog.clone(), registry.clone()),
         registry: registry.clone(),
     };
     let issuer = Issuer {
         catalog,
-        accounts: Accounts::new(tokens.accounts_dir),
+        accounts: Accounts::new(tokens.accounts_dir, settings.secrets.secrets()),
         signer,
     };
-    let token = settings.api.token_file.as_deref().map(secret_file);
+    let token = secret_file(&settings.api.token_file)?;
     let api = Api {
         bus: bus.clone(),
         state: state.clone(),
     };
-    let api = api::routes(api, token.transpose()?);
-    let intake = Intake::new(bus.clone(), state, registry.host().clone(), secret);
+    let api = api::routes(api, token);
+    let (pulls, publisher) = pulls::pulls(
+        bus.clone(),
+        state.clone(),
+        settings.notifications.pulls_one_in,
+    );
+    host.spawn("pulls", publisher.run(host.stopping()));
+    let intake = Intake::new(bus.clone(), state, registry.host().clone(), secret, pulls);
     let edge = edge::routes(issuer, intake);
     let (address, file) = (settings.api.listen, settings.api.address_file);
     let api_listener = listen(address, file.as_deref(), "the API").await?;
-    host.spawn("api", serve(api_listener, api, host.stopping()));
-    host.spawn("edge", serve(listener, edge, host.stopping()));
+    let limits = settings.listeners;
+    host.spawn(
+        "api",
+        serve(api_listener, api, limits.clone(), host.stopping()),
+    );
+    host.spawn("edge", serve(listener, edge, limits, host.stopping()));
     compare(bus, comparer, host);
     Ok(())
 }
@@ -101,7 +112,7 @@ fn compare(bus: Bus, comparer: Comparer, host: &Host) {
         count_dead_letters(bus.clone(), host.stopping()),
     );
     let consume = ConsumeSettings {
-        concurrency: 1,
+        concurrency: CONCURRENCY,
         handler_timeout: COMPARISON,
     };
     let stopping = host.stopping();
@@ -110,15 +121,4 @@ fn compare(bus: Bus, comparer: Comparer, host: &Host) {
             .consume(&topology::GATEWAY, comparer, consume, stopping)
             .await?)
     });
-}
-
-async fn serve(
-    listener: TcpListener,
-    routes: Router,
-    stopping: CancellationToken,
-) -> anyhow::Result<()> {
-    axum::serve(listener, routes)
-        .with_graceful_shutdown(stopping.cancelled_owned())
-        .await
-        .context("a listener failed")
 }

@@ -122,6 +122,22 @@ pub(crate) struct Told {
     pub(crate) facts: Vec<Event>,
 }
 
+impl Told {
+    /// Returns which image of a repository was pulled, and when, if it is about a pull.
+    pub(crate) fn pull(&self) -> Option<(&Repository, &Digest, DateTime<Utc>)> {
+        self.facts.iter().find_map(|fact| match fact {
+            Event::TagPulled(pull) => Some((&pull.repository, &pull.digest, pull.at)),
+            Event::ManifestPulled(pull) => Some((&pull.repository, &pull.digest, pull.at)),
+            _ => None,
+        })
+    }
+
+    /// Says whether it is about a pull.
+    pub(crate) fn is_pull(&self) -> bool {
+        self.pull().is_some()
+    }
+}
+
 impl Notification {
     /// Returns the registry's id, for the log.
     pub(crate) fn id(&self) -> &str {

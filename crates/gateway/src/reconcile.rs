@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sluice_bus::{Bus, Cause, Fact, Handler, Outcome, topology};
+use sluice_bus::{Bus, Cause, Fact, Handler, Outcome, StreamUsage, topology};
 use sluice_domain::{Class, Classify, Repository, Tag};
 use sluice_events::commands::Reconcile;
 use sluice_events::facts::{TagDeleted, TagPushed};
@@ -15,14 +15,18 @@ use sluice_events::subject::of_repository;
 use sluice_events::wire::state::TagEntry;
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
 use sluice_registry::Client;
-use sluice_state::reconcile::{Found, Next, reason};
-use sluice_state::{Catalog, Snapshot, State, key};
+use sluice_state::reconcile::{Found, Next, after_events, reason};
+use sluice_state::{Catalog, Snapshot, State, TagWriter, key};
 use sluice_telemetry::metrics;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
+use crate::pushed_tags::ObservedTag;
+
 /// How many repositories a page looks at.
 const REPOSITORIES: usize = 20;
+/// How many tags a page asks the registry for.
+const TAGS: usize = 1_000;
 /// How soon a registry that does not answer is asked again.
 const ASK_AGAIN: TimeDelta = TimeDelta::seconds(10);
 /// How long after a restart, of the registry or of this process, the registry is left to tell by itself what came since.
@@ -37,16 +41,24 @@ pub(crate) struct Comparer {
     pub(crate) state: State,
     pub(crate) catalog: Catalog,
     pub(crate) registry: Client,
+    pub(crate) tags: TagWriter,
 }
 
 /// What it works on.
 #[derive(Debug)]
-pub(crate) struct Input(Reconcile);
+pub(crate) enum Input {
+    /// The registry is to be compared with what is known of it.
+    Reconcile(Reconcile),
+    /// Somebody pushed or deleted a tag.
+    Changed(ObservedTag),
+}
 
 impl Decode for Input {
     fn decode(message: Message) -> Result<Self, Unexpected> {
         match message {
-            Message::Command(Command::Reconcile(command)) => Ok(Self(command)),
+            Message::Command(Command::Reconcile(command)) => Ok(Self::Reconcile(command)),
+            Message::Event(Event::TagPushed(fact)) => Ok(Self::Changed(fact.into())),
+            Message::Event(Event::TagDeleted(fact)) => Ok(Self::Changed(fact.into())),
             other => Err(other.unexpected()),
         }
     }
@@ -64,6 +76,18 @@ pub(crate) enum Error {
     },
     #[error("the registry may still tell by itself what came since a start")]
     Starting { until: DateTime<Utc> },
+    #[error("the registry does not show what was told of `{tag}` yet")]
+    Unsettled { tag: String, until: DateTime<Utc> },
+}
+
+impl Error {
+    /// Makes one of a failing state, which may be the registry's.
+    pub(crate) fn of_state(error: sluice_state::Error) -> Self {
+        match error {
+            sluice_state::Error::Registry(source) => source.into(),
+            other => other.into(),
+        }
+    }
 }
 
 impl From<sluice_registry::Error> for Error {
@@ -82,7 +106,7 @@ impl Classify for Error {
     fn class(&self) -> Class {
         match self {
             Self::State(error) => error.class(),
-            Self::Away { until, .. } | Self::Starting { until } => {
+            Self::Away { until, .. } | Self::Starting { until } | Self::Unsettled { until, .. } => {
                 Class::Unavailable { until: *until }
             }
         }
@@ -95,7 +119,12 @@ impl Handler for Comparer {
 
     const SPAN: &'static str = sluice_telemetry::span::COMPARE;
 
-    async fn handle(&self, Input(command): Input, cause: &Cause) -> Result<Outcome, Error> {
+    async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, Error> {
+        let command = match input {
+            Input::Changed(change) => return self.record(change, cause).await,
+            Input::Reconcile(command) => command,
+        };
+        after_events(&self.bus, &topology::GATEWAY, &command, cause).await?;
         let settled = cause.time + SETTLE;
         let just_started = [reason::START, reason::RESTARTED].contains(&command.reason.as_str());
         if just_started && settled > Utc::now() {
@@ -117,6 +146,18 @@ impl Handler for Comparer {
 impl Comparer {
     async fn missing(&self, command: &Reconcile) -> Result<Found, Error> {
         let after = command.after_name.as_str();
+        if let Some((repository, tag)) = after.split_once(':') {
+            let Ok(named) = repository.parse() else {
+                return Ok(Found::default());
+            };
+            let part = self.compare(&named, Some(tag), TAGS).await?;
+            return Ok(Found {
+                looked_at: part.tags,
+                facts: part.missed,
+                next: Next::AfterName(part.next.unwrap_or_else(|| repository.to_owned())),
+                ..Found::default()
+            });
+        }
         let (repositories, last) = match self.registry.repositories_after(after, REPOSITORIES).await
         {
             Ok(page) => page,
@@ -130,32 +171,52 @@ impl Comparer {
         };
         let catalog = self.catalog.current();
         let mut found = Found {
-            looked_at: repositories.len(),
             next: last.map_or(Next::End, Next::AfterName),
             ..Found::default()
         };
-        for repository in repositories
-            .iter()
-            .filter(|one| is_pushed_to(&catalog, one))
-        {
-            found.facts.extend(self.compare(repository).await?);
+        let mut left = TAGS;
+        for repository in &repositories {
+            found.looked_at += 1;
+            if !is_pushed_to(&catalog, repository) {
+                continue;
+            }
+            let part = self.compare(repository, None, left).await?;
+            found.facts.extend(part.missed);
+            left = left.saturating_sub(part.tags).max(1);
+            if let Some(next) = part.next {
+                found.next = Next::AfterName(next);
+                break;
+            }
         }
         Ok(found)
     }
 
-    /// Returns what the registry did not tell of a repository.
-    async fn compare(&self, repository: &Repository) -> Result<Vec<(Event, String)>, Error> {
-        let listed = match self.registry.tags(repository).await {
+    /// Returns what the registry did not tell of a repository, of so many tags.
+    async fn compare(
+        &self,
+        repository: &Repository,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<Part, Error> {
+        let mut listed = match self.registry.tags(repository).await {
             Ok(listed) => listed,
             // A repository without a tag.
             Err(error) if error.is_not_found() => Vec::new(),
             Err(error) => return Err(error.into()),
         };
-        let held = self.state.tags.list(&key::tags_of(repository)).await?;
-        let held: BTreeMap<Tag, TagEntry> = held
-            .into_iter()
-            .filter_map(|entry| Some((entry.value.tag.parse().ok()?, entry.value)))
-            .collect();
+        let is_left = |tag: &Tag| after.is_none_or(|after| tag.as_str() > after);
+        listed.retain(is_left);
+        listed.sort_unstable();
+        let is_last = listed.len() <= most;
+        listed.truncate(most);
+        let last = listed.last().filter(|_| !is_last).cloned();
+        let filter = key::tags_of(repository);
+        let held = self.state.tags.collect(&filter, |entry| {
+            let tag: Tag = entry.value.tag.parse().ok()?;
+            let is_here = is_left(&tag) && last.as_ref().is_none_or(|last| tag <= *last);
+            is_here.then_some((tag, entry.value))
+        });
+        let held: BTreeMap<Tag, TagEntry> = held.await?.into_values().collect();
         let mut missed = Vec::new();
         for tag in &listed {
             let entry = held.get(tag);
@@ -182,7 +243,10 @@ impl Comparer {
                 missed.push((pushed.into(), format!("missed/{generation}")));
             }
         }
-        for (tag, entry) in held.iter().filter(|(tag, _)| !listed.contains(tag)) {
+        for (tag, entry) in held
+            .iter()
+            .filter(|(tag, _)| listed.binary_search(tag).is_err())
+        {
             if entry.digest.is_empty() || entry.claim.is_some() {
                 continue;
             }
@@ -195,10 +259,14 @@ impl Comparer {
             };
             missed.push((deleted.into(), format!("missed/{}", entry.generation)));
         }
-        self.untold(repository, missed).await
+        Ok(Part {
+            tags: listed.len(),
+            missed: self.untold(repository, missed).await?,
+            next: last.map(|last| format!("{repository}:{last}")),
+        })
     }
 
-    /// Leaves out what the log holds: it was told, and whoever it concerns has it before them.
+    /// Leaves out what the log holds: it was told. If it was not recorded, which failed then, it is now.
     async fn untold(
         &self,
         repository: &Repository,
@@ -214,11 +282,31 @@ impl Comparer {
             told.extend(facts.map_err(sluice_state::Error::from)?);
         }
         told.sort_by_key(|fact| fact.sequence);
-        Ok(missed
+        let (told, untold): (Vec<_>, Vec<_>) = missed
             .into_iter()
-            .filter(|(event, _)| !is_told(event, &told))
-            .collect())
+            .partition(|(event, _)| is_told(event, &told));
+        for (event, _) in told {
+            let change: ObservedTag = match event {
+                Event::TagPushed(fact) => fact.into(),
+                Event::TagDeleted(fact) => fact.into(),
+                _ => continue,
+            };
+            let digest = change.digest.as_ref();
+            self.tags
+                .observe(&change.repository, &change.tag, digest, "", change.at)
+                .await
+                .map_err(Error::of_state)?;
+        }
+        Ok(untold)
     }
+}
+
+/// What a comparison of some tags of a repository found.
+struct Part {
+    tags: usize,
+    missed: Vec<(Event, String)>,
+    /// Where the next part goes on, if there is one.
+    next: Option<String>,
 }
 
 /// Says whether the last that was told of a tag is this.
@@ -249,7 +337,19 @@ pub(crate) async fn restarted(bus: &Bus, instance: &str) -> Result<(), sluice_st
     sluice_state::reconcile::ask(bus, &topology::GATEWAY, reason::RESTARTED, instance).await
 }
 
-/// Tells how many dead letters each stage has, until it is told to stop.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "sizes are far below 2^53, up to which numbers are exact"
+)]
+fn tell_usage(usage: &StreamUsage) {
+    let labels = [("stream", usage.stream)];
+    metrics::gauge("sluice_stream_bytes", usage.bytes as f64, &labels);
+    if let Some(limit) = usage.limit_bytes {
+        metrics::gauge("sluice_stream_limit_bytes", limit as f64, &labels);
+    }
+}
+
+/// Tells how many dead letters each stage has and how full streams are, until it is told to stop.
 pub(crate) async fn count_dead_letters(
     bus: Bus,
     stopping: CancellationToken,
@@ -263,6 +363,12 @@ pub(crate) async fn count_dead_letters(
                 }
             }
             Err(error) => tracing::warn!(%error, "dead letters cannot be counted; trying again"),
+        }
+        match bus.stream_usage().await {
+            Ok(usage) => usage.iter().for_each(tell_usage),
+            Err(error) => {
+                tracing::warn!(%error, "how full streams are cannot be found out; trying again");
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(COUNT) => {}

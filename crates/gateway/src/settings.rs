@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use sluice_service::{BusSettings, HttpSettings, RegistrySettings, given};
+use sluice_service::{
+    BusSettings, HttpSettings, RegistrySettings, SecretSettings, ServeSettings, given,
+    plain_text_listener,
+};
 
 /// Settings of the gateway; `config.default.toml` documents each.
 #[derive(Debug, Clone, Deserialize)]
@@ -12,7 +15,9 @@ use sluice_service::{BusSettings, HttpSettings, RegistrySettings, given};
 pub struct Settings {
     pub(crate) bus: BusSettings,
     pub(crate) registry: RegistrySettings,
+    pub(crate) secrets: SecretSettings,
     pub(crate) http: HttpSettings,
+    pub(crate) listeners: ServeSettings,
     pub(crate) tokens: TokenSettings,
     pub(crate) notifications: NotificationSettings,
     pub(crate) api: ApiSettings,
@@ -22,6 +27,7 @@ pub struct Settings {
 #[serde(deny_unknown_fields)]
 pub(crate) struct TokenSettings {
     pub(crate) listen: SocketAddr,
+    pub(crate) allow_plain_text: bool,
     #[serde(default, deserialize_with = "given")]
     pub(crate) address_file: Option<PathBuf>,
     pub(crate) issuer: String,
@@ -36,16 +42,17 @@ pub(crate) struct TokenSettings {
 #[serde(deny_unknown_fields)]
 pub(crate) struct NotificationSettings {
     pub(crate) secret_file: PathBuf,
+    pub(crate) pulls_one_in: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ApiSettings {
     pub(crate) listen: SocketAddr,
+    pub(crate) allow_plain_text: bool,
     #[serde(default, deserialize_with = "given")]
     pub(crate) address_file: Option<PathBuf>,
-    #[serde(default, deserialize_with = "given")]
-    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) token_file: PathBuf,
 }
 
 impl sluice_service::Settings for Settings {
@@ -53,7 +60,7 @@ impl sluice_service::Settings for Settings {
     const DEFAULTS: &'static str = include_str!("../config.default.toml");
 
     fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
+        let mut problems = self.listeners.problems("listeners");
         if !(60..=3_600).contains(&self.tokens.lifetime_seconds) {
             problems.push("`tokens.lifetime_seconds` must be 60 to 3600".to_owned());
         }
@@ -67,12 +74,19 @@ impl sluice_service::Settings for Settings {
                 ));
             }
         }
-        if !self.api.listen.ip().is_loopback() && self.api.token_file.is_none() {
-            problems.push(format!(
-                "`api.listen` is `{}`, which others than this machine can reach: set `api.token_file`, or listen on 127.0.0.1",
-                self.api.listen
-            ));
+        if self.api.token_file.as_os_str().is_empty() {
+            problems.push(
+                "`api.token_file` must name the file of the token that callers send; `sluice keys` makes one"
+                    .to_owned(),
+            );
         }
+        let (tokens, api) = (&self.tokens, &self.api);
+        problems.extend(plain_text_listener(
+            "tokens",
+            tokens.listen,
+            tokens.allow_plain_text,
+        ));
+        problems.extend(plain_text_listener("api", api.listen, api.allow_plain_text));
         problems
     }
 
@@ -101,16 +115,24 @@ mod tests {
     }
 
     #[test]
-    fn an_api_that_others_reach_needs_a_token() {
-        let token = ("SLUICE__API__TOKEN_FILE", "/run/secrets/api");
+    fn an_api_that_others_reach_has_tls_or_says_that_it_has_none() {
         for open in ["0.0.0.0:8480", "[::]:0", "192.0.2.1:80"] {
             let listen = ("SLUICE__API__LISTEN", open);
-            assert!(told(&[listen]).contains("set `api.token_file`"), "{open}");
-            assert!(told(&[listen, ("SLUICE__API__TOKEN_FILE", "")]).contains("api.token_file"));
-            assert_eq!(told(&[listen, token]), "");
+            let stated = ("SLUICE__API__ALLOW_PLAIN_TEXT", "true");
+            assert!(told(&[listen]).contains("api.allow_plain_text"), "{open}");
+            assert_eq!(told(&[listen, stated]), "");
         }
         for own in ["127.0.0.1:0", "127.0.0.2:80", "[::1]:80"] {
             assert_eq!(told(&[("SLUICE__API__LISTEN", own)]), "", "{own}");
+        }
+    }
+
+    #[test]
+    fn the_api_is_never_without_a_token() {
+        for listen in ["127.0.0.1:0", "[::1]:80"] {
+            let listen = ("SLUICE__API__LISTEN", listen);
+            assert_eq!(told(&[listen]), "");
+            assert!(told(&[listen, ("SLUICE__API__TOKEN_FILE", "")]).contains("`api.token_file`"));
         }
     }
 

@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::header::{CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Value, json};
+use sluice_service::Source;
 use sluice_state::Catalog;
 
 use crate::accounts::{Accounts, Refused};
@@ -55,6 +56,7 @@ impl Query {
 /// Answers with a token for what is both asked for and allowed.
 pub(crate) async fn issue(
     State(issuer): State<Arc<Issuer>>,
+    Extension(source): Extension<Source>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {
@@ -77,7 +79,8 @@ pub(crate) async fn issue(
         return refuse(StatusCode::BAD_REQUEST, "UNSUPPORTED", told);
     }
     let snapshot = issuer.catalog.current();
-    let requester = match issuer.accounts.identify(&snapshot, &headers).await {
+    let identified = issuer.accounts.identify(&snapshot, source, &headers).await;
+    let requester = match identified {
         Ok(requester) => requester,
         Err(Refused::Wrong) => {
             let told = "the account or its password is wrong";

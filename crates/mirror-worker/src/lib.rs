@@ -22,6 +22,9 @@ use sluice_state::{attach, internal_registry};
 pub use mirror::MirrorWorker;
 pub use settings::Settings;
 
+/// How much longer the bus waits than one move may take, so that what took too long can be told.
+const MARGIN: Duration = Duration::from_secs(30);
+
 /// Connects, and runs the stage on the host.
 ///
 /// # Errors
@@ -35,13 +38,16 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         keep_complete(bus.clone(), &topology::MIRROR_WORKER, stopping.clone()),
     );
     let claim = bus.ack_wait(&topology::MIRROR_WORKER).await?;
+    let limit = Duration::from_secs(settings.mirror.timeout_seconds);
     let audit_every = Duration::from_secs(settings.mirror.audit_hours * 3_600);
     let handler = MirrorWorker::new(bus.clone(), state, catalog, registry, claim)
         .auditing_every(audit_every)
+        .with_secrets(settings.secrets.secrets())
+        .giving_up_after(limit)
         .within(settings.mirror.limits());
     let consume = ConsumeSettings {
         concurrency: settings.mirror.concurrency,
-        handler_timeout: Duration::from_secs(settings.mirror.timeout_seconds),
+        handler_timeout: limit + MARGIN,
     };
     host.spawn("mirror-worker", async move {
         Ok(bus

@@ -9,11 +9,11 @@ use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::{TagMirrorFailed, TagMirrored, UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
 use sluice_registry::{Client, Copied, CopyJob, Limits, Transport};
-use sluice_service::crash;
+use sluice_service::{Secrets, crash};
 use sluice_state::reconcile::after_events;
 use sluice_state::{
-    Applied, Catalog, Part, Provenance, Snapshot, Standing, State, TagChange, TagWriter,
-    Truth as _, budgeted_registry, describe, detach, key, source_of,
+    Applied, Catalog, Part, Provenance, Pulls, RemoteClients, Snapshot, Standing, State, TagChange,
+    TagWriter, Truth as _, describe, describe_copied, detach, key, source_of,
 };
 use thiserror::Error;
 
@@ -25,6 +25,8 @@ use crate::truth::Upstream;
 const SIBLINGS: usize = 4;
 /// How often the registry is compared with the state, unless the settings say otherwise.
 const AUDIT_EVERY: Duration = Duration::from_secs(86_400);
+/// How long one move may take, unless the settings say otherwise.
+const LIMIT: Duration = Duration::from_secs(3_600);
 /// How often an image has waited for a registry that is away when that is told; about ten minutes.
 const WAITS_UNTOLD: u32 = 8;
 
@@ -38,8 +40,10 @@ pub struct MirrorWorker {
     pub(crate) tags: TagWriter,
     /// How often the registry is compared with the state; zero for never.
     pub(crate) audit_every: Duration,
-    transport: Transport,
+    remotes: RemoteClients,
     pub(crate) limits: Limits,
+    /// How long one move may take.
+    limit: Duration,
     pub(crate) unlisting: Unlisting,
 }
 
@@ -68,6 +72,15 @@ impl Decode for Input {
     }
 }
 
+/// How a copy looks at what is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// A manifest proves that its blobs are there.
+    Trusting,
+    /// Every blob is looked up.
+    Thorough,
+}
+
 /// Why an image was not mirrored.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -86,6 +99,12 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// It took too long.
+    #[error("it was not mirrored within {limit:?}")]
+    TimedOut {
+        /// How long it may take.
+        limit: Duration,
+    },
     /// The repository may only be written by promotion.
     #[error("`{repository}` is a target of a promotion policy; images reach it only by promotion")]
     Target {
@@ -100,7 +119,7 @@ impl Classify for Error {
             Self::State(error) => error.class(),
             Self::Registry(error) => error.class(),
             // A secret that is missing now may be mounted soon.
-            Self::Remote { .. } => Class::TRANSIENT,
+            Self::Remote { .. } | Self::TimedOut { .. } => Class::TRANSIENT,
             Self::Target { .. } => Class::Permanent,
         }
     }
@@ -157,8 +176,9 @@ impl MirrorWorker {
             registry,
             tags,
             audit_every: AUDIT_EVERY,
-            transport: Transport::default(),
+            remotes: RemoteClients::default(),
             limits: Limits::of_process(),
+            limit: LIMIT,
             unlisting: Unlisting::default(),
         }
     }
@@ -170,10 +190,24 @@ impl MirrorWorker {
         self
     }
 
+    /// Sets how long one move may take before it is tried again.
+    #[must_use]
+    pub const fn giving_up_after(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
     /// Reaches upstream registries in another way than over the wire.
     #[must_use]
     pub fn reaching(mut self, transport: Transport) -> Self {
-        self.transport = transport;
+        self.remotes = self.remotes.reaching(transport);
+        self
+    }
+
+    /// Takes the secrets that `Registry` resources name from this folder.
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: Secrets) -> Self {
+        self.remotes = self.remotes.with_secrets(secrets);
         self
     }
 
@@ -183,7 +217,9 @@ impl MirrorWorker {
         fact: &UpstreamTagMoved,
         cause: &Cause,
     ) -> Result<Outcome, Error> {
-        match self.moved(fact).await {
+        // The bus gives up a little later, and could not say of what.
+        let moved = tokio::time::timeout(self.limit, Box::pin(self.moved(fact))).await;
+        match moved.unwrap_or(Err(Error::TimedOut { limit: self.limit })) {
             Ok(outcome) => Ok(outcome),
             Err(error) => {
                 self.tell_failure(fact, cause, &error).await?;
@@ -211,16 +247,24 @@ impl MirrorWorker {
         if let Some(kept) = self.keeps(fact).await? {
             return self.refused(fact, kept).await;
         }
-        let copied = self.copy(&catalog, fact, false).await?;
+        let mut copied = match self.copy(&catalog, fact, Look::Trusting).await {
+            Err(error) if self.has_moved_on(&catalog, fact, &error).await? => {
+                tracing::info!(image.repository = %fact.repository, image.tag = %fact.tag, "the tag has moved on upstream; the next poll finds it");
+                return Ok(Outcome::done());
+            }
+            copied => copied?,
+        };
         crash::point_of("mirror-worker.copied", fact.tag.as_str());
-        describe(
-            &self.state,
-            &self.registry,
-            &fact.repository,
-            &copied.top.digest,
-        )
-        .await?;
-        let (applied, top) = self.point(&catalog, fact, &copied.top, &truth).await?;
+        describe_copied(&self.state, &self.registry, &fact.repository, &copied).await?;
+        let pointed = match self.point(&catalog, fact, &copied.top, &truth).await {
+            Err(Error::State(sluice_state::Error::Registry(error))) if error.is_missing_part() => {
+                tracing::debug!(%error, "the registry lacks what it was seen to have");
+                copied = self.copy(&catalog, fact, Look::Thorough).await?;
+                self.point(&catalog, fact, &copied.top, &truth).await
+            }
+            pointed => pointed,
+        };
+        let (applied, top) = pointed?;
         match applied {
             Applied::Superseded => return self.superseded(&catalog, fact).await,
             Applied::Refused { kept } => return self.refused(fact, kept).await,
@@ -325,7 +369,7 @@ impl MirrorWorker {
         &self,
         catalog: &Snapshot,
         fact: &UpstreamTagMoved,
-        thorough: bool,
+        look: Look,
     ) -> Result<Copied, Error> {
         if catalog.is_target(&fact.repository) {
             return Err(Error::Target {
@@ -356,7 +400,23 @@ impl MirrorWorker {
             let part = source.part(job.source_repository, job.digest, wanted);
             Some(part.await?)
         };
-        Ok(self.run(&job, fact, top, thorough).await?)
+        Ok(self.run(&job, fact, top, look).await?)
+    }
+
+    /// Says whether what a move led to is missing upstream because the tag names something else by now.
+    async fn has_moved_on(
+        &self,
+        catalog: &Snapshot,
+        fact: &UpstreamTagMoved,
+        error: &Error,
+    ) -> Result<bool, Error> {
+        if !matches!(error, Error::Registry(error) if error.is_not_found()) {
+            return Ok(false);
+        }
+        let source = self.source(catalog, fact)?;
+        let tag = (&fact.tag).into();
+        let head = source.resolve(&fact.source.repository, &tag).await?;
+        Ok(head.is_some_and(|head| head.digest != fact.digest))
     }
 
     /// Returns the upstream registry of a move.
@@ -366,17 +426,22 @@ impl MirrorWorker {
         fact: &UpstreamTagMoved,
     ) -> Result<Client, Error> {
         let host = &fact.source.host;
-        let budgets = &self.state.budgets;
-        budgeted_registry(budgets, catalog, host, &self.transport, fact.urgent).map_err(|error| {
-            Error::Remote {
-                host: host.to_string(),
-                reason: format!("{error:#}"),
-            }
+        let pulls = if fact.urgent {
+            Pulls::Urgent
+        } else {
+            Pulls::Background
+        };
+        let client = self
+            .remotes
+            .client(&self.state.budgets, catalog, host, pulls);
+        client.map_err(|error| Error::Remote {
+            host: host.to_string(),
+            reason: format!("{error:#}"),
         })
     }
 
     pub(crate) async fn gone(&self, fact: &UpstreamTagGone) -> Result<Outcome, Error> {
-        if !fact.remove {
+        if !fact.remove || self.has_another_mirror(fact).await? {
             return Ok(Outcome::done());
         }
         self.state.unless_paused().await?;
@@ -410,6 +475,35 @@ impl MirrorWorker {
             .await?;
         }
         Ok(Outcome::done())
+    }
+
+    /// Says whether another mirror brought the tag into the repository, or has it upstream and will.
+    async fn has_another_mirror(&self, fact: &UpstreamTagGone) -> Result<bool, Error> {
+        let entry = self
+            .state
+            .tags
+            .get(&key::tag(&fact.repository, &fact.tag))
+            .await?;
+        let catalog = self.catalog.current();
+        let into_it = |name: &ResourceName| {
+            let mirror = catalog.mirrors.get(name).filter(|mirror| mirror.enabled);
+            *name != fact.mirror && mirror.is_some_and(|mirror| mirror.to == fact.repository)
+        };
+        let brought_by = entry.and_then(|entry| entry.value.mirror.parse().ok());
+        if brought_by.as_ref().is_some_and(into_it) {
+            return Ok(true);
+        }
+        for name in catalog.mirrors.keys().filter(|name| into_it(name)) {
+            let upstream = self
+                .state
+                .upstream
+                .get(&key::upstream(name, &fact.tag))
+                .await?;
+            if upstream.is_some_and(|entry| !entry.value.gone && !entry.value.digest.is_empty()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     pub(crate) const fn truth<'a>(

@@ -1,5 +1,8 @@
 //! Mirrors of some platforms, and lists to which others add: what is kept here is then not what upstream has.
 
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
 use sluice_domain::resources::{Mirror, Platforms};
 use sluice_domain::{Digest, Repository, Tag};
 use sluice_events::facts::UpstreamTagMoved;
@@ -166,11 +169,18 @@ impl MirrorWorker {
         repository: &Repository,
         manifest: &Digest,
     ) -> Result<bool, Error> {
-        for entry in self.state.tags.list(&key::tags_of(repository)).await? {
-            if let Ok(digest) = entry.value.digest.parse::<Digest>()
-                && (digest == *manifest
-                    || manifests_of(&self.state, &digest).await?.contains(manifest))
-            {
+        let mut tops: BTreeSet<Digest> = BTreeSet::new();
+        let filter = key::tags_of(repository);
+        let named = self.state.tags.each(&filter, |_, entry| {
+            tops.extend(entry.and_then(|entry| entry.value.digest.parse().ok()));
+            ControlFlow::Continue(())
+        });
+        named.await?;
+        if tops.contains(manifest) {
+            return Ok(true);
+        }
+        for top in tops {
+            if manifests_of(&self.state, &top).await?.contains(manifest) {
                 return Ok(true);
             }
         }

@@ -12,9 +12,11 @@ use sluice_domain::Digest;
 use sluice_events::facts::UpstreamTagMoved;
 use sluice_events::subject;
 use sluice_events::wire::events::MirrorProgress;
-use sluice_registry::{Arrival, Copied, CopyJob, CopyOptions, Limits, Manifest, Progress, Watch};
+use sluice_registry::{
+    Arrival, Copied, CopyJob, CopyOptions, Limits, Manifest, Progress, TopWrite, Watch,
+};
 
-use crate::mirror::MirrorWorker;
+use crate::mirror::{Look, MirrorWorker};
 use crate::referrers::MAX_BYTES;
 
 /// How often an image is told of.
@@ -48,18 +50,29 @@ impl MirrorWorker {
         job: &CopyJob<'_>,
         fact: &UpstreamTagMoved,
         top: Option<Manifest>,
-        thorough: bool,
+        look: Look,
     ) -> Result<Copied, sluice_registry::Error> {
         let tally = Tally::of(fact);
         let options = CopyOptions {
             watch: Some(tally.clone()),
             limits: Some(self.limits.clone()),
             top,
-            thorough,
+            thorough: look == Look::Thorough,
+            top_write: top_write(fact, look),
             most_bytes: fact.tag.attached_to().map(|_| MAX_BYTES),
             ..CopyOptions::default()
         };
         tally.follow(&self.bus, job.run_with(&options)).await
+    }
+}
+
+/// Leaves an image of one platform to the tag operation, which writes it anyway. What is attached is joined with what is there by
+/// its digest, and what is looked at closely must be there whatever the tag says.
+fn top_write(fact: &UpstreamTagMoved, look: Look) -> TopWrite {
+    if look == Look::Trusting && fact.tag.attached_to().is_none() {
+        TopWrite::Caller
+    } else {
+        TopWrite::Copy
     }
 }
 

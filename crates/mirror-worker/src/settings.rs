@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use sluice_registry::Limits;
-use sluice_service::{BusSettings, HttpSettings, RegistrySettings};
+use sluice_service::{BusSettings, HttpSettings, RegistrySettings, SecretSettings};
 
 /// The longest time between two audits: a year.
 const MOST_AUDIT_HOURS: u64 = 8_784;
@@ -13,6 +13,7 @@ const MOST_AUDIT_HOURS: u64 = 8_784;
 pub struct Settings {
     pub(crate) bus: BusSettings,
     pub(crate) registry: RegistrySettings,
+    pub(crate) secrets: SecretSettings,
     pub(crate) http: HttpSettings,
     pub(crate) mirror: MirrorSettings,
 }

@@ -1,16 +1,23 @@
 //! Checks resources as far as no server is needed: what `sluice apply` and the API refuse, with its line.
 
+mod conflicts;
+
 use std::collections::HashMap;
 
 use sluice_domain::resources::{
     Document, Kind, Mirror, Problem, PromotionPolicy, PruningPolicy, Registry, Resource, documents,
 };
-use sluice_domain::{Repository, ResourceName};
+use sluice_domain::{Repository, ResourceName, Tag};
 
 use crate::condition::{Compiled, Scope};
 use crate::range::Range;
 use crate::template::TagTemplate;
 use crate::{cron, promotion};
+
+pub use conflicts::applied_targets;
+
+/// How the tags of attachments begin.
+const ATTACHMENT: &str = "sha256-";
 
 /// Reads a file and checks everything in it; nothing of a file with a problem may be applied.
 ///
@@ -44,7 +51,7 @@ pub fn resources(documents: &[Document]) -> Vec<Problem> {
         }
         let found = match resource {
             Resource::Mirror(mirror) => mirror_faults(mirror),
-            Resource::PromotionPolicy(policy) => promotion_faults(policy, documents),
+            Resource::PromotionPolicy(policy) => promotion_faults(policy),
             Resource::PruningPolicy(policy) => pruning_faults(policy),
             _ => Vec::new(),
         };
@@ -53,6 +60,7 @@ pub fn resources(documents: &[Document]) -> Vec<Problem> {
             message: format!("`{key}`: {message}"),
         }));
     }
+    problems.extend(conflicts::within(documents));
     problems.sort_by_key(|problem| problem.line);
     problems
 }
@@ -84,7 +92,7 @@ pub fn remote_targets(documents: &[Document], applied: &[Registry]) -> Vec<Probl
                 line: document.line_of("to"),
                 message: format!(
                     "`to`: `{}` is in the remote registry `{host}`, for which there is no credential; apply a Registry with \
-                     `host: {host}`, `username` and `password_file` before, or in the same file",
+                     `host: {host}`, `username` and `password` before, or in the same file",
                     policy.to
                 ),
             });
@@ -102,18 +110,32 @@ fn line_of(document: &Document, key: &str) -> usize {
 }
 
 fn mirror_faults(mirror: &Mirror) -> Vec<(&'static str, String)> {
-    let range = mirror.tags.semver.as_deref().map(str::parse::<Range>);
-    match range {
-        Some(Err(error)) => vec![("semver", error.to_string())],
-        _ => Vec::new(),
+    let mut faults = Vec::new();
+    if let Some(Err(error)) = mirror.tags.semver.as_deref().map(str::parse::<Range>) {
+        faults.push(("semver", error.to_string()));
     }
+    let attachment = mirror.tags.include.iter().find(|name| {
+        let tag = name.as_str().parse::<Tag>();
+        tag.is_ok_and(|tag| tag.attached_to().is_some())
+    });
+    if let Some(name) = attachment {
+        faults.push((
+            "tags",
+            format!("`{name}` is the tag of an attachment, which follows its image and is never selected; remove it"),
+        ));
+    }
+    faults
 }
 
-fn promotion_faults(
-    policy: &PromotionPolicy,
-    documents: &[Document],
-) -> Vec<(&'static str, String)> {
+fn promotion_faults(policy: &PromotionPolicy) -> Vec<(&'static str, String)> {
     let mut faults = Vec::new();
+    if policy.when.is_none() && policy.rules.is_empty() {
+        faults.push((
+            "when",
+            "the policy has no condition; write one as in `when: scan.critical == 0`, or `when: 'true'` to promote whatever was scanned"
+                .to_owned(),
+        ));
+    }
     if let Err(problems) = promotion::compile(policy) {
         let key = if policy.when.is_some() {
             "when"
@@ -132,6 +154,13 @@ fn promotion_faults(
         }
         Err(error) => faults.push(("tag", error.to_string())),
     }
+    // Promoted images under such tags would be taken for attachments, which nobody judges.
+    if policy.tag.starts_with(ATTACHMENT) {
+        faults.push((
+            "tag",
+            format!("tags that begin with `{ATTACHMENT}` are those of signatures and SBOMs; write another, as in `%n`"),
+        ));
+    }
     if let Some(target) = target_that_is_a_source(policy) {
         faults.push((
             "to",
@@ -141,28 +170,17 @@ fn promotion_faults(
             ),
         ));
     }
-    for document in documents {
-        if let Resource::Mirror(mirror) = &document.resource
-            && policy.to.could_produce(&mirror.to)
-        {
-            faults.push((
-                "to",
-                format!(
-                    "`{}` includes `{}`, into which mirror `{}` (line {}) copies unjudged; keep mirrors and targets apart",
-                    policy.to, mirror.to, mirror.name, document.line
-                ),
-            ));
-        }
-    }
     faults
 }
 
-/// Returns a target of the policy that is a source of it too, tried with one sample of its sources.
+/// Returns a target of the policy that is a source of it too, tried with samples of its sources.
 fn target_that_is_a_source(policy: &PromotionPolicy) -> Option<Repository> {
-    let sample = policy.from.as_str().replace("**", "*").replace('*', "x");
-    let target = policy.to.render(&sample.parse().ok()?).ok()?;
-    let local = target.local()?;
-    policy.from.matches(local.as_str()).then(|| local.clone())
+    let samples = conflicts::samples(policy.from.as_str());
+    samples.iter().find_map(|sample| {
+        let target = policy.to.render(sample).ok()?;
+        let local = target.local()?;
+        policy.from.matches(local.as_str()).then(|| local.clone())
+    })
 }
 
 fn pruning_faults(policy: &PruningPolicy) -> Vec<(&'static str, String)> {
@@ -307,7 +325,7 @@ delete: tag.matches('-rc') || scan.critical > 5
         };
         let registry =
             |host: &str, more: &str| format!("kind: Registry\nname: partner\nhost: {host}\n{more}");
-        let account = "username: sluice\npassword_file: /run/secrets/partner\n";
+        let account = "username: sluice\npassword: { secret: partner }\n";
         let read = |text: &str| match documents(text).unwrap().remove(0).resource {
             Resource::Registry(registry) => registry,
             other => panic!("{other:?}"),
@@ -336,6 +354,36 @@ delete: tag.matches('-rc') || scan.critical > 5
             let problems = remote_targets(&both, std::slice::from_ref(&applied));
             assert_eq!(problems.len(), count, "{problems:?}");
         }
+    }
+
+    #[test]
+    fn what_nobody_would_carry_out_is_refused() {
+        for (good, bad, line, told) in [
+            (
+                "when: scan.critical == 0 && scan.high == 0\n",
+                "",
+                7,
+                "has no condition",
+            ),
+            ("tag: '%n'", "tag: sha256-%n", 11, "signatures and SBOMs"),
+            (
+                "from: hub/*\nto: official",
+                "from: '{hub,official}/*'\nto: official",
+                10,
+                "`official/x` would be promoted again",
+            ),
+        ] {
+            let problems = checked(&GOOD.replace(good, bad));
+            assert_eq!(
+                (problems.len(), problems[0].line),
+                (1, line),
+                "{problems:?}"
+            );
+            assert!(problems[0].message.contains(told), "{problems:?}");
+        }
+        let signature = format!("sha256-{}.sig", "a".repeat(64));
+        let problems = checked(&format!("{MIRROR}tags: {{ include: [{signature}] }}\n"));
+        assert_eq!((problems.len(), problems[0].line), (1, 5), "{problems:?}");
     }
 
     #[test]

@@ -73,11 +73,24 @@ impl Compiled {
     /// # Errors
     /// Every problem, each with its column and what to write instead.
     pub fn new(text: &str, scope: Scope) -> Result<Self, Vec<String>> {
-        limits::on_own_stack(|| Self::compile(text, scope))
+        limits::on_own_stack(|| {
+            limits::check_text(text).map_err(|problem| vec![problem])?;
+            Self::compile(text, scope)
+        })
+    }
+
+    /// Compiles a condition that was made of DTR's rules, whose lists of values may be long.
+    ///
+    /// # Errors
+    /// As [`Compiled::new`].
+    pub fn of_rules(text: &str, scope: Scope) -> Result<Self, Vec<String>> {
+        limits::on_own_stack(|| {
+            limits::check_rules(text).map_err(|problem| vec![problem])?;
+            Self::compile(text, scope)
+        })
     }
 
     fn compile(text: &str, scope: Scope) -> Result<Self, Vec<String>> {
-        limits::check_text(text).map_err(|problem| vec![problem])?;
         let environment = functions::environment().map_err(|error| vec![error])?;
         let program = parse(&environment, text)?;
         limits::check_depth(program.expression()).map_err(|problem| vec![problem])?;

@@ -3,9 +3,10 @@
 //! Every runnable child must pass. What no scanner covered never passes, whatever the condition says.
 
 mod reasons;
+mod time;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -16,6 +17,8 @@ use thiserror::Error;
 use crate::condition::{Compiled, Facts, ImageFacts, Outcome as Evaluated, ScanFacts, Scope};
 use crate::rules;
 use crate::template::{InvalidTemplate, TagTemplate};
+
+pub use time::{changes_at, depends_on_time};
 
 /// The condition that every `when` implies unless it speaks of unrated findings itself.
 const NO_UNKNOWN: &str = "scan.unknown == 0";
@@ -101,6 +104,8 @@ pub struct ChildVerdict {
     pub scan: ScanFacts,
     /// Why it could not look, in the scanner's words.
     pub reason: Option<String>,
+    /// The kinds of packages that it listed and did not match against vulnerabilities.
+    pub unmatched: BTreeSet<String>,
 }
 
 /// Whether a scanner could look into an image.
@@ -122,6 +127,22 @@ impl ChildFacts {
             .filter(|verdict| verdict.status == Coverage::Covered && verdict.scan.packages > 0)
             .map(|verdict| &verdict.scan)
     }
+
+    fn unmatched(&self) -> impl Iterator<Item = &str> {
+        let verdict = self.verdict.iter();
+        verdict.flat_map(|verdict| verdict.unmatched.iter().map(String::as_str))
+    }
+}
+
+/// Returns those of some kinds of packages that a policy accepts although nothing matched them.
+pub fn accepted<'a>(
+    policy: &PromotionPolicy,
+    unmatched: impl Iterator<Item = &'a str>,
+) -> BTreeSet<&'a str> {
+    let allow = &policy.coverage.allow;
+    unmatched
+        .filter(|kind| allow.iter().any(|allowed| allowed.as_str() == *kind))
+        .collect()
 }
 
 /// How many compiled conditions a thread keeps.
@@ -173,8 +194,14 @@ pub struct Reason {
 /// Every problem in it.
 pub fn compile(policy: &PromotionPolicy) -> Result<Option<Compiled>, Vec<String>> {
     let text = condition_of(policy)?;
-    text.map(|text| Compiled::new(&text, Scope::Promotion))
-        .transpose()
+    text.map(|text| compile_text(policy, &text)).transpose()
+}
+
+fn compile_text(policy: &PromotionPolicy, text: &str) -> Result<Compiled, Vec<String>> {
+    match policy.when {
+        Some(_) => Compiled::new(text, Scope::Promotion),
+        None => Compiled::of_rules(text, Scope::Promotion),
+    }
 }
 
 fn condition_of(policy: &PromotionPolicy) -> Result<Option<String>, Vec<String>> {
@@ -197,7 +224,7 @@ fn compiled(policy: &PromotionPolicy) -> Result<Option<Rc<Compiled>>, Vec<String
     if let Some(known) = COMPILED.with_borrow(|compiled| compiled.get(&text).cloned()) {
         return Ok(Some(known));
     }
-    let new = Rc::new(Compiled::new(&text, Scope::Promotion)?);
+    let new = Rc::new(compile_text(policy, &text)?);
     COMPILED.with_borrow_mut(|compiled| {
         if compiled.len() >= KEPT {
             compiled.clear();
@@ -243,7 +270,9 @@ pub fn judge(policy: &PromotionPolicy, candidate: &Candidate) -> Result<Judgemen
 /// Collects every reason, then decides: a failed rule denies, an open one leaves it undetermined, and only then may it wait.
 fn weigh(policy: &PromotionPolicy, candidate: &Candidate) -> (Outcome, Vec<Reason>) {
     let mut reasons = vec![reasons::runnable(candidate)];
-    reasons.extend(candidate.children.iter().map(reasons::coverage));
+    let coverage = |child| reasons::coverage(policy, child);
+    reasons.extend(candidate.children.iter().map(coverage));
+    reasons.extend(reasons::accepted(policy, candidate));
     reasons.extend(reasons::platforms(&policy.require.platforms, candidate));
     reasons.extend(condition_reasons(policy, candidate));
     let wait = soak(policy, candidate);
@@ -265,7 +294,9 @@ fn weigh(policy: &PromotionPolicy, candidate: &Candidate) -> (Outcome, Vec<Reaso
 }
 
 fn condition_reasons(policy: &PromotionPolicy, candidate: &Candidate) -> Vec<Reason> {
+    let no_unknown = || reasons::no_unknown(NO_UNKNOWN, policy.unknown.is_none(), candidate);
     let compiled = match compiled(policy) {
+        Ok(None) if policy.unknown == Some(UnknownFindings::Deny) => return vec![no_unknown()],
         Ok(None) => return Vec::new(),
         Ok(Some(compiled)) => compiled,
         Err(problems) => {
@@ -277,8 +308,9 @@ fn condition_reasons(policy: &PromotionPolicy, candidate: &Candidate) -> Vec<Rea
         }
     };
     let mut found = reasons::condition(&compiled, &evaluate(&compiled, candidate));
-    if policy.unknown == UnknownFindings::Deny && !compiled.names("scan.unknown") {
-        found.push(reasons::no_unknown(NO_UNKNOWN, candidate));
+    let speaks_of_them = compiled.names("scan.unknown");
+    if policy.unknown != Some(UnknownFindings::Allow) && !speaks_of_them {
+        found.push(no_unknown());
     }
     found
 }

@@ -49,12 +49,22 @@ impl Range {
         self.0.iter().any(|alternative| {
             let admitted =
                 !version.is_pre_release() || alternative.iter().any(|c| c.version.is_pre_release());
-            admitted
-                && alternative
-                    .iter()
-                    .all(|comparison| comparison.holds(version))
+            admitted && all_hold(alternative, version)
         })
     }
+
+    /// Says whether it would contain a version if that were no pre-release.
+    pub(crate) fn would_contain(&self, version: &TagVersion) -> bool {
+        self.0
+            .iter()
+            .any(|alternative| all_hold(alternative, version))
+    }
+}
+
+fn all_hold(alternative: &[Comparison], version: &TagVersion) -> bool {
+    alternative
+        .iter()
+        .all(|comparison| comparison.holds(version))
 }
 
 impl Comparison {
@@ -113,7 +123,7 @@ impl Comparison {
         }
         let wild = base.len() != text.len();
         let version = TagVersion::parse(base).ok_or_else(|| format!("`{token}` has no version"))?;
-        if !version.variant().is_empty() || version.has_revision() {
+        if !version.is_plain() {
             return Err(format!(
                 "`{token}` has a variant, which ranges do not compare; choose variants with `include: ['*-alpine']`"
             ));
@@ -213,6 +223,11 @@ mod tests {
             ("^0.0", "0.1", false),
             ("~1", "1.9", true),
             ("~1.2", "1.3", false),
+            (">=1", "24-ea-28-jdk-oracle", false),
+            (">=24-ea", "24-ea-28-jdk-oracle", true),
+            ("13.x", "13.0.1-ubi-rc", false),
+            (">=1", "1.9.7.Final", true),
+            ("^8", "8u392-b08-jre", true),
         ] {
             let version = TagVersion::parse(tag).unwrap();
             assert_eq!(
@@ -232,6 +247,7 @@ mod tests {
             ("latest", "`latest` has no version"),
             (">=", "`>=` has no version"),
             (">=1.x", "both a wildcard and a comparison"),
+            (">=2024-01-15", "has no version"),
             (">=3.18-alpine", "choose variants with `include"),
             ("1.2.3-0", "choose variants with `include"),
         ] {

@@ -7,17 +7,19 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
+use sluice_domain::resources::{Keep, KeepOrder};
 use sluice_domain::{Digest, Repository, ResourceName, Tag};
 
 use crate::condition::{Compiled, Facts, ImageFacts, Outcome, ScanFacts, Truth};
+use crate::order::{TagAge, newest_first};
 
 /// What decides in one repository.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'a> {
     /// The repository.
     pub repository: &'a Repository,
-    /// How many tags it may hold, newest arrival first; 0 for any number.
-    pub keep: u32,
+    /// How many tags it may hold, and which; 0 for any number.
+    pub keep: Keep,
     /// The pruning policy whose turn it is, with its compiled condition.
     pub policy: Option<(&'a ResourceName, &'a Compiled)>,
     /// The time of the plan.
@@ -33,6 +35,8 @@ pub struct TagFacts {
     pub digest: Digest,
     /// When it came to name this digest here; `updated_at` in conditions.
     pub arrived_at: DateTime<Utc>,
+    /// When the digest was last pulled from this repository, if that is known.
+    pub pulled_at: Option<DateTime<Utc>>,
     /// Why it must stay whatever the rules say.
     pub protected: Option<String>,
     /// What the scanner found, over all platforms.
@@ -44,9 +48,9 @@ pub struct TagFacts {
 /// What is to be deleted and what stays, each with its reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// The tags to delete, in the order in which they arrived.
+    /// The tags to delete, the oldest first.
     pub delete: Vec<PlannedDeletion>,
-    /// The tags that stay, newest arrival first.
+    /// The tags that stay, the newest first.
     pub kept: Vec<KeptTag>,
 }
 
@@ -74,39 +78,103 @@ pub struct KeptTag {
 #[must_use]
 pub fn plan(rules: &Rules<'_>, tags: &[TagFacts]) -> Plan {
     let mut plan = Plan::default();
-    let mut newest_first: Vec<&TagFacts> = tags.iter().collect();
-    newest_first.sort_by_key(|facts| Reverse((facts.arrived_at, &facts.tag)));
     let mut seen = BTreeSet::new();
-    newest_first.retain(|facts| seen.insert(&facts.tag));
-    let limit = match rules.keep {
+    let tags = tags.iter().filter(|facts| seen.insert(&facts.tag));
+    // Only tags that stay take a place in the limit, or a second plan would find places that the first had freed.
+    let (mut doomed, mut others) = (Vec::new(), Vec::new());
+    for facts in tags {
+        match (&facts.protected, judged(rules, facts)) {
+            (Some(protection), _) => others.push((facts, protection.clone())),
+            (None, Ok(reason)) => doomed.push((facts, reason)),
+            (None, Err(reason)) => others.push((facts, reason)),
+        }
+    }
+    let limit = match rules.keep.newest {
         0 => usize::MAX,
         keep => usize::try_from(keep).unwrap_or(usize::MAX),
     };
-    for facts in newest_first {
-        // Only tags that stay take a place in the limit, or a second plan would find places that the first had freed.
-        let doomed = match (&facts.protected, judged(rules, facts)) {
-            (Some(protection), _) => Err(protection.clone()),
-            (None, Ok(reason)) => Ok(reason),
-            (None, Err(_)) if plan.kept.len() >= limit => Ok(format!(
-                "the repository keeps {} tags, and as many arrived later",
-                rules.keep
-            )),
-            (None, Err(reason)) => Err(reason),
-        };
-        match doomed {
-            Ok(reason) => plan.delete.push(PlannedDeletion {
-                tag: facts.tag.clone(),
-                digest: facts.digest.clone(),
-                reason,
-            }),
-            Err(reason) => plan.kept.push(KeptTag {
-                tag: facts.tag.clone(),
-                reason,
-            }),
+    // Without what is deleted, a protected tag may have another place, and push out one more.
+    loop {
+        sort_newest_first(&mut others, rules.keep.by);
+        let (mut kept, before) = (Vec::new(), plan.delete.len());
+        for (facts, reason) in others {
+            if facts.protected.is_none() && kept.len() >= limit {
+                plan.delete.push(deletion(facts, over_limit(rules.keep)));
+            } else {
+                kept.push((facts, reason));
+            }
+        }
+        others = kept;
+        if plan.delete.len() == before {
+            break;
         }
     }
+    plan.kept = others
+        .into_iter()
+        .map(|(facts, reason)| KeptTag {
+            tag: facts.tag.clone(),
+            reason,
+        })
+        .collect();
+    sort_newest_first(&mut doomed, KeepOrder::Pushed);
+    let doomed = doomed
+        .into_iter()
+        .map(|(facts, reason)| deletion(facts, reason));
+    plan.delete.extend(doomed);
     plan.delete.reverse();
     plan
+}
+
+fn deletion(facts: &TagFacts, reason: String) -> PlannedDeletion {
+    PlannedDeletion {
+        tag: facts.tag.clone(),
+        digest: facts.digest.clone(),
+        reason,
+    }
+}
+
+fn over_limit(keep: Keep) -> String {
+    let newer = match keep.by {
+        KeepOrder::Version => "are newer by version or arrival",
+        KeepOrder::Pushed => "arrived later",
+        KeepOrder::Pulled => "were pulled or arrived later",
+    };
+    format!(
+        "the repository keeps {} tags, and as many {newer}",
+        keep.newest
+    )
+}
+
+/// Sorts tags from the newest to the oldest.
+///
+/// By version, a tag counts as arrived no later than any of a higher version, and a date no later than any later date:
+/// they are in their own order, however a mirror happened to bring them, and among other tags where they arrived.
+fn sort_newest_first(tags: &mut Vec<(&TagFacts, String)>, by: KeepOrder) {
+    let mut aged: Vec<_> = tags
+        .drain(..)
+        .map(|(facts, reason)| (TagAge::of(&facts.tag), facts, reason))
+        .collect();
+    aged.sort_by(|(a_age, a, _), (b_age, b, _)| newest_first((a_age, &a.tag), (b_age, &b.tag)));
+    let (mut of_versions, mut of_dates) = (None, None);
+    let mut placed: Vec<_> = aged
+        .into_iter()
+        .map(|(age, facts, reason)| {
+            let earliest = match (by, age) {
+                (KeepOrder::Pushed | KeepOrder::Pulled, _) | (_, TagAge::Unknown) => &mut None,
+                (KeepOrder::Version, TagAge::Version(_)) => &mut of_versions,
+                (KeepOrder::Version, TagAge::Date(_)) => &mut of_dates,
+            };
+            let own = match by {
+                KeepOrder::Pulled => facts.pulled_at.max(Some(facts.arrived_at)),
+                KeepOrder::Version | KeepOrder::Pushed => Some(facts.arrived_at),
+            };
+            *earliest = [own, *earliest].into_iter().flatten().min();
+            (*earliest, facts, reason)
+        })
+        .collect();
+    // What arrived at the same time stays in the order of the names.
+    placed.sort_by_key(|(at, ..)| Reverse(*at));
+    tags.extend(placed.into_iter().map(|(_, facts, reason)| (facts, reason)));
 }
 
 /// Asks the condition: `Ok` says why to delete, `Err` why to keep.

@@ -168,7 +168,7 @@ fn duration_seconds(text: &str) -> Result<u64, String> {
     }
     while !rest.is_empty() {
         let digits = rest
-            .find(|c: char| !c.is_ascii_digit())
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
             .ok_or_else(invalid)?;
         let (number, after) = rest.split_at_checked(digits).ok_or_else(invalid)?;
         let after = after.trim_start();
@@ -185,15 +185,27 @@ fn duration_seconds(text: &str) -> Result<u64, String> {
             "month" | "months" => 30 * 86_400,
             _ => return Err(invalid()),
         };
-        let number: u64 = number.parse().map_err(|_| invalid())?;
-        total = number
-            .checked_mul(scale)
+        total = scaled(number, scale)
             .and_then(|seconds| total.checked_add(seconds))
             .filter(|seconds| *seconds <= 3_650 * 86_400)
             .ok_or_else(invalid)?;
         rest = after.trim_start();
     }
     Ok(total)
+}
+
+/// Multiplies a number that may have a fraction, as in Go's `1.5h`; fractions of a second are dropped.
+fn scaled(number: &str, scale: u64) -> Option<u64> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let whole = if whole.is_empty() { "0" } else { whole };
+    let mut seconds = whole.parse::<u64>().ok()?.checked_mul(scale)?;
+    let digits = fraction.get(..fraction.len().min(9))?;
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) || digits.is_empty() {
+        return None;
+    }
+    let parts = 10_u64.checked_pow(u32::try_from(digits.len()).ok()?)?;
+    seconds = seconds.checked_add(digits.parse::<u64>().ok()?.checked_mul(scale)? / parts)?;
+    Some(seconds)
 }
 
 fn duration_text(seconds: u64) -> String {
@@ -296,6 +308,30 @@ mod tests {
             "scan.dtr.critical == 0 && tag != \"x\""
         );
         assert_eq!(compile(&[]).unwrap(), "true");
+    }
+
+    #[test]
+    fn what_dtr_takes_is_taken() {
+        let values: Vec<String> = (0..300).map(|n| format!("release-2024.{n}")).collect();
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        let text = compile(&[
+            rule("tag", "oo", &values),
+            rule("tag", "noo", &values[..299]),
+        ]);
+        let text = text.unwrap();
+        assert!(Compiled::new(&text, Scope::Promotion).is_err());
+        assert!(Compiled::of_rules(&text, Scope::Promotion).is_ok());
+        for (written, seconds) in [
+            ("1.5h", 5_400),
+            ("72h30m", 261_000),
+            ("0.25 days", 21_600),
+            ("1h.5m", 3_630),
+        ] {
+            assert_eq!(duration_seconds(written), Ok(seconds), "{written}");
+        }
+        for bad in ["1.h", ".", "1..5h", ".5.h", "1.5"] {
+            assert!(duration_seconds(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

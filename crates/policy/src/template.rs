@@ -9,6 +9,8 @@ use chrono::{DateTime, Timelike as _, Utc};
 use sluice_domain::{InvalidName, Tag};
 use thiserror::Error;
 
+use crate::overlap::{Class, Token};
+
 /// Why a text is not a tag template.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -67,6 +69,26 @@ impl TagTemplate {
             }
         }
         text.parse()
+    }
+}
+
+impl TagTemplate {
+    /// Returns what its tags look like.
+    pub(crate) fn tokens(&self) -> Vec<Token> {
+        let token = |part: &Part| match part {
+            Part::Text(c) => Token::Char(*c),
+            Part::SourceTag => Token::Many(Class::Any),
+            Part::Time("%A" | "%a" | "%B" | "%b" | "%p" | "%Z") => Token::Many(Class::Letter),
+            Part::Microsecond | Part::Time(_) => Token::Many(Class::Digit),
+        };
+        self.parts.iter().map(token).collect()
+    }
+
+    /// Says whether a tag that it makes is that of one source's tag, whenever it is made.
+    pub(crate) fn keeps_source_tag(&self) -> bool {
+        let sources = self.parts.iter().filter(|part| **part == Part::SourceTag);
+        let is_timed = |part: &Part| matches!(part, Part::Microsecond | Part::Time(_));
+        sources.count() == 1 && !self.parts.iter().any(is_timed)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use chrono::{DateTime, Utc};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use sluice_bus::Outcome;
 use sluice_domain::resources::Mirror;
@@ -22,6 +23,8 @@ use crate::poll::{Error, Poller};
 const PAGE: usize = 500;
 /// How often a tag is looked at again whose entry another poll changed meanwhile; then it is left to the next poll.
 const ROUNDS: usize = 4;
+/// How many tags may have changed in one part of a poll, so that they are told before others are asked for.
+const MOST_CHANGED: usize = 1_000;
 
 /// What the upstream said.
 pub(crate) struct Answers {
@@ -31,6 +34,10 @@ pub(crate) struct Answers {
     pub(crate) outcome: Outcome,
     /// What went wrong, if something did; the rest still counts.
     pub(crate) failure: Option<String>,
+    /// Whether the upstream said which tags it has.
+    pub(crate) is_listed: bool,
+    /// The tag up to which all were asked for, where time was over before the last.
+    pub(crate) stopped_after: Option<String>,
 }
 
 /// What has to be known of a tag to see that nothing changed; whole entries are long, and mirrors may have many tags.
@@ -77,27 +84,32 @@ struct Asking<'a> {
     tags: Option<&'a Entries<TagEntry>>,
     /// A person waits for it.
     is_urgent: bool,
-    /// A quota is used up for the other tags too, and asking would prolong that.
+    /// The registry has no time or no quota for the other tags either, and asking would prolong that.
     used_up: AtomicBool,
 }
 
 impl Poller {
-    /// Asks the upstream; whatever fails is told and the rest still counts.
+    /// Asks the upstream for the tags after this one; whatever fails is told and the rest still counts.
     pub(crate) async fn ask(
         &self,
         catalog: &Snapshot,
         mirror: &Mirror,
         is_urgent: bool,
+        after: &str,
     ) -> Result<Answers, Error> {
+        let began = sluice_domain::now();
         let mut answers = Answers {
             selected: 0,
             outcome: Outcome::done(),
             failure: None,
+            is_listed: true,
+            stopped_after: None,
         };
         let client = match self.client(catalog, &mirror.from.host) {
             Ok(client) => client,
             Err(error) => {
                 answers.failure = Some(format!("{error:#}"));
+                answers.is_listed = false;
                 return Ok(answers);
             }
         };
@@ -111,6 +123,7 @@ impl Poller {
             .await
             .unwrap_or_else(|reason| {
                 answers.failure = Some(reason);
+                answers.is_listed = false;
                 Listing::failed(&known)
             });
         answers.selected = selected;
@@ -127,32 +140,54 @@ impl Poller {
             is_urgent,
             used_up: AtomicBool::new(false),
         };
-        let (asking, known) = (&asking, &known);
+        let looks = looks_after(looks, after, &known);
+        let until = began + self.part;
+        self.look_at(&asking, looks, &known, (after, until), &mut answers)
+            .await?;
+        Ok(answers)
+    }
+
+    /// Looks at tags in their order, until there are no more or time is over.
+    async fn look_at(
+        &self,
+        asking: &Asking<'_>,
+        looks: Vec<(Tag, Look)>,
+        known: &BTreeMap<Tag, Known>,
+        (after, until): (&str, DateTime<Utc>),
+        answers: &mut Answers,
+    ) -> Result<(), Error> {
+        let mirror = asking.mirror;
         let mut found = stream::iter(looks)
             .map(|(tag, look)| async move {
                 let found = asking.look(&tag, look, known.get(&tag)).await?;
                 Ok::<_, Error>((tag, found))
             })
-            .buffer_unordered(self.parallel_heads);
+            .buffered(self.parallel_heads);
+        let mut changed = 0;
         while let Some((tag, found)) = found.try_next().await? {
             if found.failure.is_some() {
                 answers.failure = found.failure;
             }
+            changed += usize::from(!found.told.is_empty());
+            let mut outcome = std::mem::replace(&mut answers.outcome, Outcome::done());
             for Told { fact, move_number } in found.told {
                 tracing::info!(mirror = %mirror.name, image.tag = %tag, move_number, fact = fact.name(), "a tag changed upstream");
-                answers.outcome = answers.outcome.fact_at(fact, move_number.to_string());
+                outcome = outcome.fact_at(fact, move_number.to_string());
             }
             if let Some(command) = found.awaited {
                 let id = format!("urgent/{}/{tag}/{}", mirror.name, command.move_number);
-                answers.outcome = answers.outcome.command(command, EventId::random(), id);
+                outcome = outcome.command(command, EventId::random(), id);
             }
             if let Some((entry, revision)) = found.record {
-                answers.outcome = answers
-                    .outcome
-                    .then(self.record(mirror, &tag, entry, revision));
+                outcome = outcome.then(self.record(mirror, &tag, entry, revision));
+            }
+            answers.outcome = outcome;
+            if changed >= MOST_CHANGED || sluice_domain::now() > until {
+                answers.stopped_after = Some(tag.as_str().max(after).to_owned());
+                break;
             }
         }
-        Ok(answers)
+        Ok(())
     }
 
     /// Reads what is known of the mirror's tags.
@@ -238,6 +273,23 @@ impl Listing {
             selected: 0,
         }
     }
+}
+
+/// Puts the tags in order and leaves out those up to one, unless a move of theirs was found and not told.
+fn looks_after(
+    mut looks: Vec<(Tag, Look)>,
+    after: &str,
+    known: &BTreeMap<Tag, Known>,
+) -> Vec<(Tag, Look)> {
+    looks.retain_mut(|(tag, look)| {
+        if tag.as_str() > after {
+            return true;
+        }
+        *look = Look::Untold;
+        known.get(tag).is_some_and(|known| !known.is_told)
+    });
+    looks.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+    looks
 }
 
 /// Lists the upstream's tags.
@@ -352,13 +404,13 @@ impl Asking<'_> {
             return Seen::Nothing;
         }
         let repository = &self.mirror.from.repository;
-        match self.client.head(repository, &tag.into()).await {
+        match self.client.resolve(repository, &tag.into()).await {
             Ok(Some(head)) => Seen::At(head.digest),
             // A listing may be cut short, or be of another time; only both together say that a tag is gone.
             Ok(None) if look == Look::Unlisted => Seen::Gone,
             Ok(None) => Seen::Nothing,
             Err(error) => {
-                if matches!(error, sluice_registry::Error::Quota { .. }) {
+                if error.is_rate_limited() {
                     self.used_up.store(true, Ordering::Relaxed);
                 }
                 found.failure = Some(reason(&error));

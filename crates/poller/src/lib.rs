@@ -42,10 +42,13 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         "reconcile",
         keep_complete(bus.clone(), &topology::POLLER, stopping.clone()),
     );
-    let handler = Poller::new(state, catalog, settings.poller.parallel_heads);
+    let handler_timeout = Duration::from_secs(settings.poller.timeout_seconds);
+    let handler = Poller::new(state, catalog, settings.poller.parallel_heads)
+        .within(handler_timeout)
+        .with_secrets(settings.secrets.secrets());
     let consume = ConsumeSettings {
         concurrency: settings.poller.concurrency,
-        handler_timeout: Duration::from_secs(settings.poller.timeout_seconds),
+        handler_timeout,
     };
     host.spawn("poller", async move {
         Ok(bus

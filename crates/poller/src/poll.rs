@@ -1,21 +1,27 @@
 //! One poll of one mirror.
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use sluice_bus::{Cause, Handler, Outcome};
 use sluice_domain::resources::Mirror;
 use sluice_domain::{Class, Classify, RegistryHost};
 use sluice_events::commands::{PollMirror, Reconcile};
 use sluice_events::facts::{UpstreamPollFailed, UpstreamPollRecovered};
 use sluice_events::wire::state::UpstreamPoll;
-use sluice_events::{Command, Decode, Message, Unexpected, time_to_wire};
+use sluice_events::{Command, Decode, EventId, Message, Unexpected, time_from_wire, time_to_wire};
 use sluice_registry::{Client, Transport};
-use sluice_state::{Catalog, Entry, Snapshot, State, budgeted_registry, key};
+use sluice_service::Secrets;
+use sluice_state::{Catalog, Pulls, RemoteClients, Snapshot, State, key};
 use thiserror::Error;
 
 use crate::ask::Answers;
 use crate::{patience, reconcile};
+
+/// How long one message asks at most.
+const PART: Duration = Duration::from_secs(60);
+/// How long after a part the next one may begin; then a tick goes on instead.
+const LATE: TimeDelta = TimeDelta::minutes(5);
 
 /// The stage.
 #[derive(Debug)]
@@ -23,8 +29,9 @@ pub struct Poller {
     pub(crate) state: State,
     pub(crate) catalog: Catalog,
     pub(crate) parallel_heads: usize,
-    transport: Transport,
-    clients: Mutex<BTreeMap<RegistryHost, (u64, Client)>>,
+    /// How long one message asks; the rest of the tags is left to another one.
+    pub(crate) part: Duration,
+    remotes: RemoteClients,
 }
 
 /// What the stage works on.
@@ -93,8 +100,31 @@ impl Poller {
             tracing::debug!(mirror = %name, %until, "its upstream keeps failing; it is left alone");
             return Ok(Outcome::done());
         }
-        let answers = self.ask(&catalog, mirror, command.urgent).await?;
-        Ok(self.poll_outcome(mirror, poll, answers))
+        let mut poll = poll.map(|entry| entry.value).unwrap_or_default();
+        if cause.is_scheduled() && goes_on(&poll, sluice_domain::now()) {
+            tracing::debug!(mirror = %name, after = poll.resume_after, "the poll before goes on");
+            return Ok(Outcome::done());
+        }
+        let answers = self
+            .ask(&catalog, mirror, command.urgent, &poll.resume_after)
+            .await?;
+        let Some(stopped_after) = answers.stopped_after.clone() else {
+            return Ok(self.poll_outcome(mirror, poll, answers));
+        };
+        if let Some(reason) = answers.failure {
+            poll.reason = reason;
+        } else if poll.resume_after.is_empty() {
+            poll.reason.clear();
+        }
+        poll.mirror = mirror.name.to_string();
+        poll.polled_at = Some(time_to_wire(sluice_domain::now()));
+        poll.resume_after = stopped_after;
+        // Before the message that goes on can be taken up. What was found until here is told after that; should this
+        // process die before, the entries of those tags say that it was not, and it is told with the next part.
+        self.state.polls.put(&key::poll(name), &poll).await?;
+        let id = format!("poll/{name}/{}/{}", cause.occurrence, poll.resume_after);
+        let rest = command.clone();
+        Ok(answers.outcome.command(rest, EventId::random(), id))
     }
 
     /// Makes the stage.
@@ -104,49 +134,54 @@ impl Poller {
             state,
             catalog,
             parallel_heads,
-            transport: Transport::default(),
-            clients: Mutex::default(),
+            part: PART,
+            remotes: RemoteClients::default(),
         }
+    }
+
+    /// Lets one message ask for a quarter of the time that it may take, so that what it found is told within that.
+    #[must_use]
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.part = PART.min(limit / 4);
+        self
     }
 
     /// Reaches upstream registries in another way than over the wire.
     #[must_use]
     pub fn reaching(mut self, transport: Transport) -> Self {
-        self.transport = transport;
+        self.remotes = self.remotes.reaching(transport);
         self
     }
 
-    /// Keeps one client per registry, and with it its tokens, until a resource or a certificate changes.
-    pub(crate) fn client(&self, catalog: &Snapshot, host: &RegistryHost) -> anyhow::Result<Client> {
-        let mut clients = self
-            .clients
-            .lock()
-            .map_err(|_| anyhow::anyhow!("the list of clients is broken"))?;
-        if let Some((_, client)) = clients
-            .get(host)
-            .filter(|(revision, client)| *revision == catalog.revision && client.is_current())
-        {
-            return Ok(client.clone());
-        }
-        let client = budgeted_registry(&self.state.budgets, catalog, host, &self.transport, false)?;
-        clients.insert(host.clone(), (catalog.revision, client.clone()));
-        Ok(client)
+    /// Takes the secrets that `Registry` resources name from this folder.
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: Secrets) -> Self {
+        self.remotes = self.remotes.with_secrets(secrets);
+        self
     }
 
-    fn poll_outcome(
-        &self,
-        mirror: &Mirror,
-        before: Option<Entry<UpstreamPoll>>,
-        answers: Answers,
-    ) -> Outcome {
+    pub(crate) fn client(&self, catalog: &Snapshot, host: &RegistryHost) -> anyhow::Result<Client> {
+        let budgets = &self.state.budgets;
+        self.remotes
+            .client(budgets, catalog, host, Pulls::Background)
+    }
+
+    fn poll_outcome(&self, mirror: &Mirror, mut poll: UpstreamPoll, answers: Answers) -> Outcome {
         let mut outcome = answers.outcome;
-        let mut poll = before.map(|entry| entry.value).unwrap_or_default();
+        let of_earlier_parts = std::mem::take(&mut poll.reason);
+        let is_last_part = !poll.resume_after.is_empty() && !of_earlier_parts.is_empty();
+        let failure = answers
+            .failure
+            .or_else(|| is_last_part.then_some(of_earlier_parts));
+        if answers.is_listed {
+            poll.resume_after.clear();
+        }
         let failed_before = poll.failures;
         poll.mirror = mirror.name.to_string();
         poll.polled_at = Some(time_to_wire(sluice_domain::now()));
         poll.tags_selected = u64::try_from(answers.selected).unwrap_or(u64::MAX);
-        poll.reason = answers.failure.clone().unwrap_or_default();
-        match &answers.failure {
+        poll.reason = failure.clone().unwrap_or_default();
+        match &failure {
             Some(reason) => {
                 poll.failures += 1;
                 tracing::warn!(mirror = %mirror.name, reason, failures = poll.failures, "the poll failed");
@@ -178,4 +213,10 @@ impl Poller {
         let (polls, key) = (self.state.polls.clone(), key::poll(&mirror.name));
         outcome.then(async move { polls.put(&key, &poll).await.map(drop) })
     }
+}
+
+/// Says whether another message is about to ask for the tags that a poll has not come to.
+fn goes_on(poll: &UpstreamPoll, now: DateTime<Utc>) -> bool {
+    let ended = time_from_wire(poll.polled_at.as_ref());
+    !poll.resume_after.is_empty() && ended.is_some_and(|ended| now - ended < LATE)
 }

@@ -1,13 +1,14 @@
 //! Settings of the poller.
 
 use serde::Deserialize;
-use sluice_service::{BusSettings, HttpSettings};
+use sluice_service::{BusSettings, HttpSettings, SecretSettings};
 
 /// Settings of the poller; `config.default.toml` documents each.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     pub(crate) bus: BusSettings,
+    pub(crate) secrets: SecretSettings,
     pub(crate) http: HttpSettings,
     pub(crate) poller: PollerSettings,
 }

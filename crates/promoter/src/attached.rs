@@ -1,8 +1,8 @@
 //! What is attached to a promoted image follows it: signatures, attestations, SBOMs (invariant 1).
 //!
-//! They come after the image, and whenever more of them arrive; they go with it. None of them holds up the image. What
-//! would let something into a target that nobody scanned is no attachment: what clients could run, or what is listed as a
-//! referrer of an image and refers to something else.
+//! They come after the image, and whenever more of them arrive; they go with it. None of them holds up the image. Nobody
+//! scans them, so only what cannot be unpacked enters a target: signatures, attestations and bills of materials of known
+//! kinds, each read to its end (`Client::admissible`), and of a list what refers to the image itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,10 +10,10 @@ use sluice_bus::{Cause, Outcome};
 use sluice_domain::{Class, Classify as _, Digest, Repository, Tag};
 use sluice_events::commands::JudgeImage;
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
-use sluice_registry::{CopyJob, CopyOptions, Manifest};
+use sluice_registry::{Admissible, CopyJob, CopyOptions};
 use sluice_state::{
-    Applied, Joined, Provenance, Standing, TagChange, Truth, Uncontested, Upon, attached, describe,
-    is_attachment, key, manifests_of, merge, source_of,
+    Applied, Entry, Joined, Provenance, Standing, TagChange, Truth, Uncontested, Upon, attached,
+    is_attachment, key, manifests_of, merge, note_image, source_of,
 };
 
 use crate::facts::Subject;
@@ -23,6 +23,9 @@ use crate::promote::provenance;
 use crate::sweep::Sweep;
 use crate::targets::NAME;
 use crate::told::Told;
+
+/// The longest reason that is kept of what stays out, in characters.
+const MAX_REFUSAL: usize = 2_000;
 
 impl Promoter {
     /// Returns the images of a repository to which a tag is attached.
@@ -139,7 +142,7 @@ impl Promoter {
         truth: &T,
     ) -> Result<(), Error> {
         let source = &case.subject.repository;
-        let manifests = case.manifests.iter().cloned().collect();
+        let manifests = case.manifests().iter().cloned().collect();
         for (tag, entry) in attached(&self.state, source.as_str(), &manifests).await? {
             let Some(digest) = settled(&entry) else {
                 continue;
@@ -174,7 +177,8 @@ impl Promoter {
                 ) => {
                     tracing::warn!(%error, image.repository = %place.target, image.tag = %tag, "what is attached to a promoted image is not there");
                     if matches!(error.class(), Class::Permanent) {
-                        self.refuse(place, &tag, &digest).await?;
+                        self.refuse(place, &tag, &digest, &error.to_string())
+                            .await?;
                     }
                 }
                 Err(error) => return Err(error),
@@ -192,9 +196,12 @@ impl Promoter {
     ) -> Result<(), Error> {
         let (source, repository) = (&case.subject.repository, place.repository());
         let Attachment { tag, digest, there } = attachment;
-        let Some(top) = self.checked(source, tag, digest).await? else {
-            tracing::warn!(image.repository = %place.target, image.tag = %tag, image.digest = %digest, "it could be run, or refers to something else, and stays out of the target");
-            return self.refuse(place, tag, digest).await;
+        let (top, left_out) = match self.registry.admissible(source, tag, digest).await? {
+            Admissible::Whole(top) => (top, String::new()),
+            Admissible::Part { top, left_out } => (top, left_out),
+            Admissible::Nothing { reason } => {
+                return self.refuse(place, tag, digest, &reason).await;
+            }
         };
         let job = CopyJob {
             source: &self.registry,
@@ -215,10 +222,11 @@ impl Promoter {
         let top = job.run_with(&options).await?.top;
         let joined = merge(&place.registry, repository, tag, *there, top).await?;
         let Some(Joined { top, before }) = joined else {
-            tracing::warn!(image.repository = %place.target, image.tag = %tag, "somebody else attached something under this tag, which is left there");
-            return self.refuse(place, tag, digest).await;
+            let reason = "somebody else attached something under this tag, which is left there";
+            return self.refuse(place, tag, digest, reason).await;
         };
-        describe(&self.state, &place.registry, repository, &top.digest).await?;
+        let listed = self.images.read(&place.registry, repository, &top.digest);
+        note_image(&self.state, &top.digest, &listed.await?).await?;
         let mut provenance = provenance(case);
         provenance.part.source = Some((*digest).clone()).filter(|digest| *digest != top.digest);
         let change = TagChange {
@@ -238,46 +246,48 @@ impl Promoter {
         if let Applied::Settled { .. } = place.tags.apply(&change).await? {
             tracing::info!(image.repository = %place.target, image.tag = %tag, image.digest = %top.digest, "brought what is attached to a promoted image");
         }
-        Ok(())
-    }
-
-    /// Returns what may be attached to an image in a target: all of it, or those of a list that are what it says they are.
-    async fn checked(
-        &self,
-        source: &Repository,
-        tag: &Tag,
-        digest: &Digest,
-    ) -> Result<Option<Manifest>, Error> {
-        let top = self.registry.manifest(source, &digest.into()).await?;
-        if !tag.is_list() {
-            return Ok(Some(top).filter(|top| !top.can_run()));
+        if left_out.is_empty() && there.is_none_or(|there| there.refusal.is_empty()) {
+            return Ok(());
         }
-        let (subject, mut good) = (tag.attached_to(), Vec::new());
-        for listed in top.children() {
-            let listed = &listed.digest;
-            let referrer = self.registry.manifest(source, &listed.into()).await?;
-            if !referrer.can_run() && referrer.subject() == subject {
-                good.push(referrer);
-            } else {
-                tracing::warn!(image.repository = %source, image.tag = %tag, image.digest = %listed, "it is listed as a referrer, and is left out: it could be run, or refers to something else");
-            }
-        }
-        if good.len() == top.children().len() {
-            return Ok(Some(top).filter(|top| !top.children().is_empty()));
-        }
-        Ok(Manifest::listing(None, &good)?)
+        self.note_refusal(place, tag, &left_out, |_| {}).await
     }
 
     /// Notes that something stays out of a target, so that it is not tried again.
-    async fn refuse(&self, place: &Place, tag: &Tag, digest: &Digest) -> Result<(), Error> {
+    async fn refuse(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        digest: &Digest,
+        reason: &str,
+    ) -> Result<(), Error> {
+        let note = |entry: &mut TagEntry| entry.refused = digest.to_string();
+        self.note_refusal(place, tag, reason, note).await
+    }
+
+    /// Tells why something stays out of a target, or part of it, and keeps that in the tag's entry.
+    async fn note_refusal<F: FnOnce(&mut TagEntry) + Send>(
+        &self,
+        place: &Place,
+        tag: &Tag,
+        reason: &str,
+        note: F,
+    ) -> Result<(), Error> {
         let key = key::target_tag(&place.target, tag);
         let entry = self.state.tags.get(&key).await?;
         let (mut entry, revision) = entry.map_or_else(Default::default, |entry| {
             (entry.value, Some(entry.revision))
         });
+        let before = entry.clone();
         entry.repository = place.target.stored();
         entry.tag = tag.to_string();
-        entry.refused = digest.to_string();
+        entry.refusal = reason.chars().take(MAX_REFUSAL).collect();
+        note(&mut entry);
+        if entry == before {
+            return Ok(());
+        }
+        if !reason.is_empty() {
+            tracing::warn!(image.repository = %place.target, image.tag = %tag, reason, "something attached to an image stays out of the target");
+        }
         match self.state.tags.write(&key, &entry, revision).await {
             Err(error) if !error.is_conflict() => Err(error.into()),
             // Somebody is at work on the tag, and the next judgement looks again.
@@ -373,10 +383,12 @@ impl Bearing {
         let Ok(named) = repository.parse() else {
             return Ok(false);
         };
-        let tags = promoter.state.tags.list(&key::tags_of(&named)).await?;
+        let tags = &promoter.state.tags;
+        let is_attached =
+            |entry: &Entry<TagEntry>| !entry.value.digest.is_empty() && is_attachment(&entry.value);
         let has = tags
-            .iter()
-            .any(|entry| !entry.value.digest.is_empty() && is_attachment(&entry.value));
+            .has_more_than(0, &key::tags_of(&named), is_attached)
+            .await?;
         self.0.insert(repository.to_owned(), has);
         Ok(has)
     }

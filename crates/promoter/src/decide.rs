@@ -5,9 +5,9 @@
 use chrono::{DateTime, Utc};
 use sluice_domain::Digest;
 use sluice_events::wire::events::Reason;
-use sluice_events::wire::state::{Decision, DecisionInput, DecisionOutcome};
+use sluice_events::wire::state::{Decision, DecisionInput, DecisionOutcome, FormerTarget};
 use sluice_events::{time_from_wire, time_to_wire};
-use sluice_policy::promotion::{Candidate, Judgement, Outcome, judge};
+use sluice_policy::promotion::{Candidate, Judgement, Outcome, accepted, changes_at, judge};
 use sluice_policy::template::TagTemplate;
 
 use crate::policies::Policy;
@@ -22,6 +22,8 @@ const SOAK: &str = "soak";
 const TARGET: &str = "target";
 /// The rule that the tags of an immutable target keep what they name.
 const IMMUTABLE: &str = "immutable";
+/// The rule that a policy still decides on the image, and leads to where the image stands.
+const POLICY: &str = "policy";
 
 /// Judges an image now, and returns the decision to be stored; `kept` is what its immutable place keeps instead of it.
 pub(crate) fn decide(
@@ -39,11 +41,19 @@ pub(crate) fn decide(
         digest: candidate.digest.to_string(),
         policy_revision: policy.revision,
         decided_at: Some(time_to_wire(now)),
-        inputs,
+        inputs: inputs
+            .into_iter()
+            .map(|input| with_accepted(policy, input))
+            .collect(),
         ..Default::default()
     };
     match judge(&policy.spec, candidate) {
-        Ok(judgement) => judged(&mut next, judgement),
+        Ok(judgement) => {
+            judged(&mut next, judgement);
+            if next.wait_until.is_none() {
+                next.wait_until = changes_at(&policy.spec, candidate).map(time_to_wire);
+            }
+        }
         Err(error) => {
             next.outcome = DecisionOutcome::Undetermined.into();
             next.reasons = vec![Reason {
@@ -54,6 +64,11 @@ pub(crate) fn decide(
             }];
         }
     }
+    next.allowed_revision = if next.outcome() == DecisionOutcome::Allow {
+        policy.revision
+    } else {
+        stored.map_or(0, allowed_revision)
+    };
     if let (DecisionOutcome::Allow, Some(kept)) = (next.outcome(), kept) {
         next.outcome = DecisionOutcome::Deny.into();
         next.reasons.push(Reason {
@@ -69,6 +84,7 @@ pub(crate) fn decide(
         DecisionOutcome::Allow => place(&mut next, policy, candidate, stored),
         _ => keep_place(&mut next, stored),
     }
+    keep_former_targets(&mut next, stored);
     match stored.filter(|stored| says_the_same(stored, &next)) {
         Some(stored) => {
             next.decided_at = stored.decided_at;
@@ -85,6 +101,16 @@ pub(crate) fn decide(
     next
 }
 
+/// Adds what the policy accepts of the packages that the scanner matched nothing in.
+fn with_accepted(policy: &Policy, input: DecisionInput) -> DecisionInput {
+    let unmatched = input.unmatched.iter().map(String::as_str);
+    let accepted = accepted(&policy.spec, unmatched);
+    DecisionInput {
+        accepted: accepted.into_iter().map(ToOwned::to_owned).collect(),
+        ..input
+    }
+}
+
 /// Says whether a decision rests on something that is known to be wrong with the image.
 ///
 /// A scan that failed, or that is missing, denies a promotion, but is no reason to take one back.
@@ -94,6 +120,117 @@ pub(crate) fn is_known_to_fail(decision: &Decision) -> bool {
             let is_about_it = ![COVERAGE, SOAK, IMMUTABLE].contains(&&*reason.rule);
             !reason.passed && !reason.undetermined && is_about_it
         })
+}
+
+/// Returns the revision of the policy that allowed an image last; before it was stored, only who allows now knew it.
+fn allowed_revision(stored: &Decision) -> u64 {
+    match stored.allowed_revision {
+        0 if stored.outcome() == DecisionOutcome::Allow => stored.policy_revision,
+        revision => revision,
+    }
+}
+
+/// Says whether an image may not stand where it was promoted to: something is wrong with it, or the policy was changed
+/// and does not allow it as it is now.
+pub(crate) fn no_longer_passes(decision: &Decision) -> bool {
+    is_known_to_fail(decision)
+        || (decision.outcome() != DecisionOutcome::Allow
+            && decision.promoted_at.is_some()
+            && allowed_revision(decision) != decision.policy_revision)
+}
+
+/// Makes the decision that ends a stored one whose policy decides no more; one that was ended so before stays as it is.
+pub(crate) fn ended(stored: &Decision, why: &str, now: DateTime<Utc>) -> Decision {
+    let reasons = vec![Reason {
+        rule: POLICY.to_owned(),
+        detail: shortened(why),
+        passed: false,
+        undetermined: false,
+    }];
+    if stored.outcome() == DecisionOutcome::Deny && stored.reasons == reasons {
+        return stored.clone();
+    }
+    Decision {
+        outcome: DecisionOutcome::Deny.into(),
+        reasons,
+        decided_at: Some(time_to_wire(now)),
+        announced: stored.target.is_empty(),
+        wait_until: None,
+        note: String::new(),
+        allowed_revision: allowed_revision(stored),
+        ..stored.clone()
+    }
+}
+
+/// Says whether a decision was ended because its policy decides no more.
+pub(crate) fn is_ended(decision: &Decision) -> bool {
+    let mut rules = decision.reasons.iter();
+    decision.outcome() == DecisionOutcome::Deny && rules.any(|reason| reason.rule == POLICY)
+}
+
+/// Says whether a decision was ended, for this reason.
+pub(crate) fn is_ended_for(decision: &Decision, why: &str) -> bool {
+    is_ended(decision)
+        && decision
+            .reasons
+            .iter()
+            .any(|reason| reason.detail == shortened(why))
+}
+
+/// Refuses what a policy allows elsewhere now, while its source tag does not name it any more, so that nothing brings it
+/// there: it stands where it was promoted to before.
+pub(crate) fn refuse_new_place(next: &mut Decision, stored: &Decision) {
+    let place = format!("{}:{}", next.target, next.target_tag);
+    next.outcome = DecisionOutcome::Deny.into();
+    next.wait_until = None;
+    next.reasons.push(Reason {
+        rule: POLICY.to_owned(),
+        detail: format!("policy `{}` leads to {place} now", next.policy),
+        passed: false,
+        undetermined: false,
+    });
+    next.promoted_at = stored.promoted_at;
+    keep_place(next, Some(stored));
+    next.former_targets.clone_from(&stored.former_targets);
+    if says_the_same(stored, next) {
+        next.decided_at = stored.decided_at;
+        next.announced = stored.announced;
+    } else {
+        next.announced = false;
+    }
+}
+
+/// Says whether an image may stand at a tag of a target because of a decision that was carried out.
+pub(crate) fn stands_at(decision: &Decision, target: &str, tag: &str) -> bool {
+    let is_there = decision.target == target && decision.target_tag == tag;
+    let was_there = |former: &FormerTarget| former.target == target && former.target_tag == tag;
+    (decision.promoted_at.is_some() && is_there) || decision.former_targets.iter().any(was_there)
+}
+
+/// Returns the targets in which an image may stand because of a decision, as entries name them.
+pub(crate) fn targets_of(decision: &Decision) -> impl Iterator<Item = &str> {
+    let is_promoted = decision.promoted_at.is_some();
+    let former = decision.former_targets.iter();
+    let targets = is_promoted.then_some(&*decision.target).into_iter();
+    targets.chain(former.map(|former| former.target.as_str()))
+}
+
+/// Says whether an image may stand anywhere because of a decision.
+pub(crate) fn stands(decision: &Decision) -> bool {
+    targets_of(decision).next().is_some()
+}
+
+/// Says why an image does not pass about which nothing is known to be wrong.
+pub(crate) fn why_unknown(decision: &Decision) -> String {
+    let open = decision.reasons.iter().filter(|reason| !reason.passed);
+    let open: Vec<_> = open
+        .map(|reason| format!("{} ({})", reason.rule, reason.detail))
+        .collect();
+    shortened(&format!(
+        "policy `{}` was changed and does not allow it as it is now: {}",
+        decision.policy,
+        open.join("; ")
+    ))
 }
 
 /// Names the rules that failed, for people.
@@ -165,6 +302,26 @@ fn keep_place(next: &mut Decision, stored: Option<&Decision>) {
     next.flagged.clone_from(&stored.flagged);
     next.target.clone_from(&stored.target);
     next.target_tag.clone_from(&stored.target_tag);
+}
+
+/// Remembers where a policy led to before it was changed, as long as the image may stand there.
+fn keep_former_targets(next: &mut Decision, stored: Option<&Decision>) {
+    let Some(stored) = stored else { return };
+    next.former_targets.clone_from(&stored.former_targets);
+    if next.promoted_at.is_none() {
+        return;
+    }
+    if stored.promoted_at.is_some() {
+        next.former_targets.push(FormerTarget {
+            target: stored.target.clone(),
+            target_tag: stored.target_tag.clone(),
+            promoted_at: stored.promoted_at,
+            flagged: stored.flagged.clone(),
+        });
+    }
+    let (target, tag) = (&next.target, &next.target_tag);
+    next.former_targets
+        .retain(|former| (&former.target, &former.target_tag) != (target, tag));
 }
 
 /// Says whether two decisions come to the same for whoever is told.

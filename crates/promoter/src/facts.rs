@@ -20,6 +20,8 @@ pub(crate) struct Known {
     pub(crate) manifests: Vec<Digest>,
     /// When a scanner looked at all of it last, as far as that is known.
     pub(crate) scanned_at: Option<DateTime<Utc>>,
+    /// The keys of the verdicts on it, each with the revision that was read, 0 where there is none.
+    pub(crate) verdicts: Vec<(String, u64)>,
     runnable: Vec<(ImageChild, Digest, Option<Verdict>)>,
 }
 
@@ -51,6 +53,7 @@ impl Known {
         let mut known = Self {
             manifests: vec![digest.clone()],
             scanned_at: None,
+            verdicts: Vec::new(),
             runnable: Vec::new(),
         };
         for child in &entry.children {
@@ -62,7 +65,10 @@ impl Known {
                 known.manifests.push(child_digest.clone());
             }
             if !child.attestation {
-                let verdict = state.verdicts.get(&key::verdict(&child_digest)).await?;
+                let key = key::verdict(&child_digest);
+                let verdict = state.verdicts.get(&key).await?;
+                let revision = verdict.as_ref().map_or(0, |entry| entry.revision);
+                known.verdicts.push((key, revision));
                 let verdict = verdict.map(|entry| entry.value);
                 known.runnable.push((child.clone(), child_digest, verdict));
             }
@@ -118,35 +124,61 @@ impl Known {
     /// Returns what a decision keeps of it.
     pub(crate) fn inputs(&self) -> Vec<DecisionInput> {
         let input = |(child, _, verdict): &(ImageChild, Digest, Option<Verdict>)| {
-            let mut input = DecisionInput {
-                platform: child.platform.clone(),
-                digest: child.digest.clone(),
-                ..Default::default()
-            };
-            if let Some(verdict) = verdict {
-                input.scanner.clone_from(&verdict.scanner);
-                input.database_version.clone_from(&verdict.database_version);
-                input.status = verdict.status;
-                input.counts = verdict.counts;
-                input.packages = verdict.packages;
-                input.os.clone_from(&verdict.os);
-                input.report_key.clone_from(&verdict.report_key);
-            }
-            input
+            decision_input(&child.platform, &child.digest, verdict.as_ref())
         };
         self.runnable.iter().map(input).collect()
     }
 }
 
+/// Returns what a decision keeps of a runnable image.
+pub(crate) fn decision_input(
+    platform: &str,
+    digest: &str,
+    verdict: Option<&Verdict>,
+) -> DecisionInput {
+    let mut input = DecisionInput {
+        platform: platform.to_owned(),
+        digest: digest.to_owned(),
+        ..Default::default()
+    };
+    if let Some(verdict) = verdict {
+        input.scanner.clone_from(&verdict.scanner);
+        input.database_version.clone_from(&verdict.database_version);
+        input.status = verdict.status;
+        input.counts = verdict.counts;
+        input.packages = verdict.packages;
+        input.os.clone_from(&verdict.os);
+        input.report_key.clone_from(&verdict.report_key);
+        input.unmatched.clone_from(&verdict.unmatched);
+    }
+    input
+}
+
+/// Says whether verdicts are still those of which the revisions were read.
+pub(crate) async fn are_unchanged(
+    state: &State,
+    verdicts: &[(String, u64)],
+) -> Result<bool, sluice_state::Error> {
+    for (key, revision) in verdicts {
+        let verdict = state.verdicts.get(key).await?;
+        if verdict.map_or(0, |verdict| verdict.revision) != *revision {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Returns when the digest of a subject was first seen, by our clock.
 ///
-/// What was pushed here and not mirrored was first seen when it came.
+/// What was pushed here and not mirrored was first seen when it came. Where the tag does not name the digest any more, it
+/// was seen when it was promoted, at the latest.
 pub(crate) async fn first_seen(
     state: &State,
     subject: &Subject,
+    promoted_at: Option<DateTime<Utc>>,
 ) -> Result<Option<DateTime<Utc>>, Error> {
     let Some(entry) = &subject.current else {
-        return Ok(None);
+        return Ok(promoted_at);
     };
     let Ok(mirror) = entry.mirror.parse() else {
         return Ok(arrived_at(entry));
@@ -205,6 +237,7 @@ fn child_verdict(verdict: &Verdict) -> ChildVerdict {
             scanned_at: time_from_wire(verdict.scanned_at.as_ref()),
         },
         reason,
+        unmatched: verdict.unmatched.iter().cloned().collect(),
     }
 }
 

@@ -2,23 +2,27 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sluice_bus::{Bus, Cause, Failure, Handler, Outcome, topology};
-use sluice_domain::{Class, Classify, Digest, Repository, Tag, Target, now};
+use sluice_domain::resources::Recall;
+use sluice_domain::{Class, Classify, Digest, Repository, ResourceName, Tag, Target};
 use sluice_events::commands::{JudgeImage, Reconcile};
-use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
+use sluice_events::wire::state::{Decision, DecisionOutcome};
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
 use sluice_registry::{Client, Transport};
-use sluice_service::crash;
-use sluice_state::reconcile::after_events;
-use sluice_state::{Catalog, Entry, State, TagWriter, describe};
+use sluice_service::Secrets;
+use sluice_state::reconcile::{after_events, reason};
+use sluice_state::{Catalog, ImageReader, RemoteClients, State, TagWriter, key};
 use thiserror::Error;
 
-use crate::decide::decide;
-use crate::facts::{Known, Subject, first_seen};
+use crate::decide::no_longer_passes;
+use crate::evaluate::Stored;
+use crate::facts::{Known, Subject};
 use crate::policies::{self, Policy};
-use crate::restored::keep_held;
-use crate::told::Told;
+use crate::told::{Change, Told};
+
+/// How old is what is forgotten, unless the settings say otherwise.
+const FORGET_AFTER: TimeDelta = TimeDelta::days(90);
 
 /// The stage.
 #[derive(Debug, Clone)]
@@ -28,8 +32,10 @@ pub struct Promoter {
     pub(crate) catalog: Catalog,
     pub(crate) registry: Client,
     pub(crate) tags: TagWriter,
-    /// How remote registries are reached.
-    pub(crate) transport: Transport,
+    pub(crate) images: ImageReader,
+    pub(crate) remotes: RemoteClients,
+    /// How old is what is forgotten because what it is about exists no longer.
+    pub(crate) forget_after: TimeDelta,
 }
 
 /// What the stage works on. Only what was scanned is taken of an event, never what was found.
@@ -140,24 +146,29 @@ impl Classify for Error {
     }
 }
 
-/// What is stored of a decision before it is judged anew.
-struct Was {
-    key: String,
-    decision: Option<Entry<Decision>>,
-}
-
 /// A decision as it is stored, with what it was made of.
 #[derive(Debug)]
 pub(crate) struct Case<'a> {
-    pub(crate) policy: &'a Policy,
+    /// The policy, unless it decides on this image no more.
+    pub(crate) policy: Option<&'a Policy>,
+    pub(crate) name: ResourceName,
+    /// What becomes of what was promoted and does not pass.
+    pub(crate) recall: Recall,
     pub(crate) subject: &'a Subject,
-    pub(crate) manifests: &'a [Digest],
+    pub(crate) known: &'a Known,
     pub(crate) key: String,
     pub(crate) decision: Decision,
     pub(crate) revision: u64,
+    /// Whether this is about a target to which the policy led before it was changed.
+    pub(crate) is_former: bool,
 }
 
-impl Case<'_> {
+impl<'a> Case<'a> {
+    /// Returns every manifest of the image, the top first.
+    pub(crate) fn manifests(&self) -> &'a [Digest] {
+        &self.known.manifests
+    }
+
     /// Returns the target and the tag there.
     pub(crate) fn aim(&self) -> Result<(Target, Tag), Error> {
         let damaged = || Error::Damaged {
@@ -178,7 +189,11 @@ impl Handler for Promoter {
     async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, Error> {
         let mut scanned_at = None;
         let (digest, subjects) = match input {
+            Input::Reconcile(command) if command.reason == reason::CLEANUP => {
+                return self.clean_up_state(&command, cause).await;
+            }
             Input::Reconcile(command) => {
+                self.ask_for_cleanup(&command).await?;
                 after_events(&self.bus, &topology::PROMOTER, &command, cause).await?;
                 let found = self.missing(&command, cause).await?;
                 return Ok(found.into_outcome(&self.state, &command, cause));
@@ -195,36 +210,49 @@ impl Handler for Promoter {
                 (command.digest, subjects)
             }
         };
-        let Some(first) = subjects.first() else {
+        if subjects.is_empty() {
             tracing::info!(image.digest = %digest, "superseded; no tag names it any more");
             return Ok(Outcome::done());
-        };
+        }
         let policies = policies::read(&self.state).await?;
+        let mut subjects = self.with_unsettled(&policies, &digest, subjects).await?;
+        for subject in &mut subjects {
+            if let Some(entry) = &mut subject.current {
+                self.without_forged_promotion(entry).await?;
+            }
+        }
         // What is stored is read before what it is judged by: whoever judges by something newer meanwhile has written
         // it, and this judgement is not written over that.
         let mut stored = Vec::new();
-        for subject in &subjects {
-            for policy in policies.iter().filter(|policy| judges(policy, subject)) {
-                let key = subject.key(policy);
-                let decision = self.state.decisions.get(&key).await?;
-                stored.push((policy, subject, key, decision));
-            }
+        for subject in subjects {
+            let filter = key::decisions_on(&subject.repository, &subject.tag);
+            let mut decisions = self.state.decisions.list(&filter).await?;
+            decisions.retain(|entry| entry.value.digest == digest.as_str());
+            stored.push(Stored { subject, decisions });
         }
-        let entry = match describe(&self.state, &self.registry, &first.repository, &digest).await {
-            Ok(entry) => entry,
-            Err(sluice_state::Error::Registry(error)) if error.is_not_found() => {
-                tracing::info!(image.digest = %digest, "the image is gone");
-                return Ok(Outcome::done());
-            }
-            Err(error) => return Err(error.into()),
+        let policies = policies::read(&self.state).await?;
+        let Some(entry) = self.described(&digest, &stored).await? else {
+            tracing::info!(image.digest = %digest, "the image is gone");
+            return Ok(Outcome::done());
         };
         let mut known = Known::read(&self.state, &digest, &entry).await?;
         known.scanned_at = scanned_at.max(known.scanned_at);
         // Every policy decides before any of them acts: whether an image is taken back depends on all.
         let mut cases = Vec::new();
-        for (policy, subject, key, decision) in stored {
-            let was = Was { key, decision };
-            cases.extend(self.judge(policy, subject, was, &known, cause).await?);
+        for stored in &stored {
+            let mut judging: Vec<&Policy> = policies.judging(&stored.subject).collect();
+            for entry in &stored.decisions {
+                let name = &entry.value.policy;
+                if judging
+                    .iter()
+                    .all(|policy| policy.spec.name.as_str() != name)
+                {
+                    cases.extend(self.end(&policies, &stored.subject, entry, &known).await?);
+                }
+            }
+            for policy in judging.drain(..) {
+                cases.extend(self.judge(policy, stored, &known, cause).await?);
+            }
         }
         self.act_on_all(&cases, cause).await
     }
@@ -248,101 +276,35 @@ impl Promoter {
             catalog,
             registry,
             tags,
-            transport: Transport::default(),
+            images: ImageReader::default(),
+            remotes: RemoteClients::default(),
+            forget_after: FORGET_AFTER,
         }
+    }
+
+    /// Sets how old is what is forgotten because what it is about exists no longer.
+    #[must_use]
+    pub const fn forgetting_after(mut self, time: TimeDelta) -> Self {
+        self.forget_after = time;
+        self
     }
 
     /// Reaches remote registries in another way than over the wire.
     #[must_use]
     pub fn reaching(mut self, transport: Transport) -> Self {
-        self.transport = transport;
+        self.remotes = self.remotes.reaching(transport);
         self
     }
 
-    /// Judges by one policy and stores the decision, before anything follows from it.
-    async fn judge<'a>(
-        &self,
-        policy: &'a Policy,
-        subject: &'a Subject,
-        was: Was,
-        known: &'a Known,
-        cause: &Cause,
-    ) -> Result<Option<Case<'a>>, Error> {
-        let repository = &subject.repository;
-        let Was {
-            key,
-            decision: stored,
-        } = was;
-        let before = stored.as_ref().map(|entry| &entry.value);
-        let first_seen_at = first_seen(&self.state, subject).await?;
-        let candidate = known.candidate(subject, first_seen_at, now());
-        let mut decision = decide(policy, &candidate, known.inputs(), before, None);
-        if let Some(kept) = self.kept_instead(&decision, &subject.digest).await? {
-            decision = decide(policy, &candidate, known.inputs(), before, Some(&kept));
-        }
-        keep_held(&mut decision, before, known.scanned_at);
-        if before.is_some_and(|before| before.policy_revision > policy.revision) {
-            return Err(Error::Outdated {
-                policy: policy.spec.name.to_string(),
-            });
-        }
-        if decision.target == repository.as_str() {
-            tracing::debug!(policy = %policy.spec.name, "a policy does not promote a repository into itself");
-            return Ok(None);
-        }
-        if subject.current.is_none() && !for_the_promoted(&mut decision, before) {
-            if let Some(Entry {
-                value, revision, ..
-            }) = stored
-            {
-                let was = case(policy, subject, known, key, value, revision);
-                self.end(&was, cause).await?;
-            }
-            return Ok(None);
-        }
-        if before != Some(&decision) {
-            let revision = stored.as_ref().map(|entry| entry.revision);
-            let written = self
-                .state
-                .decisions
-                .write(&key, &decision, revision)
-                .await?;
-            crash::point("promoter.decided");
-            tracing::info!(
-                policy = decision.policy,
-                image.repository = decision.repository,
-                image.tag = decision.tag,
-                image.digest = decision.digest,
-                outcome = decision.outcome().as_str_name(),
-                "decided"
-            );
-            return Ok(Some(case(policy, subject, known, key, decision, written)));
-        }
-        let revision = stored.map_or(0, |Entry { revision, .. }| revision);
-        Ok(Some(case(policy, subject, known, key, decision, revision)))
-    }
-
-    /// Returns what the place of an image that is allowed keeps instead of it, if its repository is immutable.
-    async fn kept_instead(
-        &self,
-        decision: &Decision,
-        digest: &Digest,
-    ) -> Result<Option<Digest>, Error> {
-        let place = (
-            Target::from_stored(&decision.target),
-            decision.target_tag.parse(),
-        );
-        let (DecisionOutcome::Allow, (Ok(target), Ok(tag))) = (decision.outcome(), place) else {
-            return Ok(None);
-        };
-        if target.registry.is_some() {
-            return Ok(None);
-        }
-        Ok(self.tags.kept(&target.repository, &tag, digest).await?)
+    /// Takes the secrets that `Registry` resources name from this folder.
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: Secrets) -> Self {
+        self.remotes = self.remotes.with_secrets(secrets);
+        self
     }
 
     /// Ends what somebody who died had begun by a decision from which nothing follows any more.
-    async fn end(&self, case: &Case<'_>, cause: &Cause) -> Result<(), Error> {
+    pub(crate) async fn clean_up(&self, case: &Case<'_>, cause: &Cause) -> Result<(), Error> {
         self.end_claim(case).await?;
         let mut told = Told::default();
         let refused = case.decision.outcome() == DecisionOutcome::Deny;
@@ -381,76 +343,42 @@ impl Promoter {
 
     async fn act(&self, case: &Case<'_>) -> Result<Told, Error> {
         self.keep_timer(case).await?;
-        match case.decision.outcome() {
-            DecisionOutcome::Allow if case.subject.current.is_some() => self.promote(case).await,
-            DecisionOutcome::Deny => self.deny(case).await,
-            DecisionOutcome::Undetermined => self.leave_open(case),
-            DecisionOutcome::Allow | DecisionOutcome::Wait | DecisionOutcome::Unspecified => {
-                Ok(Told::default())
+        let mut told = match case.decision.outcome() {
+            DecisionOutcome::Allow if case.subject.current.is_some() => self.promote(case).await?,
+            DecisionOutcome::Allow => {
+                self.end_claim(case).await?;
+                Told::default()
             }
+            DecisionOutcome::Deny => self.deny(case).await?,
+            DecisionOutcome::Undetermined => self.leave_open(case)?,
+            DecisionOutcome::Wait | DecisionOutcome::Unspecified => Told::default(),
+        };
+        if case.decision.outcome() != DecisionOutcome::Deny && no_longer_passes(&case.decision) {
+            self.flag_unknown(case, &mut told).await?;
         }
+        self.recall_from_former_targets(case, &mut told).await?;
+        Ok(told)
     }
 
-    /// Records something in a decision that was acted on; if it is another one by now, that one is what counts.
-    pub(crate) fn record<F: FnOnce(&mut Decision)>(
+    /// Records something in a decision that was acted on, and that this was published.
+    pub(crate) fn record(
         &self,
         case: &Case<'_>,
-        change: F,
-    ) -> impl Future<Output = Result<(), sluice_state::Error>> + Send + use<F> {
-        let (decisions, key, revision) = (
-            self.state.decisions.clone(),
-            case.key.clone(),
-            case.revision,
-        );
-        let mut decision = case.decision.clone();
-        decision.announced = true;
-        change(&mut decision);
-        async move {
-            match decisions.write(&key, &decision, Some(revision)).await {
-                Ok(_) => Ok(()),
-                Err(error) if error.is_conflict() => Ok(()),
-                Err(error) => Err(error),
-            }
-        }
-    }
-}
-
-const fn case<'a>(
-    policy: &'a Policy,
-    subject: &'a Subject,
-    known: &'a Known,
-    key: String,
-    decision: Decision,
-    revision: u64,
-) -> Case<'a> {
-    Case {
-        policy,
-        subject,
-        manifests: known.manifests.as_slice(),
-        key,
-        decision,
-        revision,
-    }
-}
-
-fn judges(policy: &Policy, subject: &Subject) -> bool {
-    let brought = |entry: &TagEntry| policy.brought(entry);
-    policy.judges(&subject.repository) && !subject.current.as_ref().is_some_and(brought)
-}
-
-/// Says what a decision is good for when the source's tag has moved on, but the image may stand in the target.
-///
-/// It can take the image back, or lift a flag; it promotes nothing, and what cannot be told now changes nothing.
-fn for_the_promoted(decision: &mut Decision, before: Option<&Decision>) -> bool {
-    let Some(before) = before.filter(|before| before.promoted_at.is_some()) else {
-        return false;
-    };
-    match decision.outcome() {
-        DecisionOutcome::Deny => true,
-        DecisionOutcome::Allow => {
+        change: impl FnOnce(&mut Decision) + Send + 'static,
+    ) -> Change {
+        self.change(case, |decision| {
             decision.announced = true;
-            before.outcome() != DecisionOutcome::Allow
-        }
-        _ => false,
+            change(decision);
+        })
+    }
+
+    /// Changes a decision; if it is another one by now, that one is what counts.
+    pub(crate) fn change(
+        &self,
+        case: &Case<'_>,
+        change: impl FnOnce(&mut Decision) + Send + 'static,
+    ) -> Change {
+        let (decisions, key) = (self.state.decisions.clone(), case.key.clone());
+        Change::new(decisions, key, case.revision, case.decision.clone(), change)
     }
 }

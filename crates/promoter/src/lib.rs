@@ -3,14 +3,19 @@
 //! It judges from stored verdicts only: events are triggers, never inputs (invariant 1).
 
 mod attached;
+mod cleanup;
 mod decide;
+mod evaluate;
 mod facts;
+mod former;
 mod handler;
+mod images;
 mod place;
 mod policies;
 mod promote;
 mod recall;
 mod reconcile;
+mod refused;
 mod restored;
 mod revert;
 mod settings;
@@ -23,6 +28,7 @@ mod vanished;
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
 use sluice_state::reconcile::keep_complete;
@@ -39,7 +45,9 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     let (bus, state, catalog) = attach(&settings.bus, "promoter", host).await?;
     let registry = internal_registry(&settings.registry)?;
     let claim = bus.ack_wait(&topology::PROMOTER).await?;
-    let handler = Promoter::new(bus.clone(), state, catalog.clone(), registry, claim);
+    let handler = Promoter::new(bus.clone(), state.clone(), catalog.clone(), registry, claim)
+        .with_secrets(settings.secrets.secrets())
+        .forgetting_after(TimeDelta::days(settings.promoter.forget_after_days));
     host.spawn(
         "reconcile",
         keep_complete(bus.clone(), &topology::PROMOTER, host.stopping()),
@@ -48,6 +56,7 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         "changes",
         reconcile::follow(bus.clone(), catalog, host.stopping()),
     );
+    host.spawn("entries", cleanup::tell_entries(state, host.stopping()));
     let consume = ConsumeSettings {
         concurrency: settings.promoter.concurrency,
         handler_timeout: Duration::from_secs(settings.promoter.timeout_seconds),

@@ -8,7 +8,7 @@ use sluice_domain::{Digest, Repository, Tag, Target};
 use sluice_events::facts::ImageUnauthorised;
 use sluice_events::wire::state::{Decision, TagEntry};
 use sluice_registry::{Client, ManifestHead, ManifestRef};
-use sluice_state::{Snapshot, TagWriter, key, remote_registry};
+use sluice_state::{Pulls, Snapshot, TagWriter, key};
 
 use crate::handler::{Case, Error, Promoter};
 use crate::promote::{occurrence, provenance};
@@ -49,7 +49,7 @@ impl Place {
 }
 
 impl Promoter {
-    /// Returns a target with what writes there; a credential is read from its file now, and goes only there.
+    /// Returns a target with what writes there; a credential is read now, and goes only there.
     pub(crate) async fn place(&self, target: Target) -> Result<Place, Error> {
         let Some(host) = target.registry.clone() else {
             return Ok(self.internal(target.repository));
@@ -67,11 +67,13 @@ impl Promoter {
         }
         if known.registries.is_empty() {
             return Err(unusable(
-                "no Registry resource with this `host` has a credential; apply one with `username` and `password_file`"
+                "no Registry resource with this `host` has a credential; apply one with `username` and `password`"
                     .to_owned(),
             ));
         }
-        let registry = remote_registry(&known, &host, &self.transport)
+        let registry = self
+            .remotes
+            .client(&self.state.budgets, &known, &host, Pulls::Uncounted)
             .map_err(|error| unusable(format!("{error:#}")))?;
         Ok(Place {
             tags: self.tags.at_remote(registry.clone()),

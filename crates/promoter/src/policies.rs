@@ -1,13 +1,17 @@
-//! Promotion policies with their revisions, read anew for every judgement.
+//! Promotion policies with their revisions, read anew for every judgement, and what a stored decision of them is good for.
 //!
 //! A catalogue that follows a watch may be a moment behind on one replica; a decision made with a policy that is gone
 //! would then stand until somebody looks again.
 
-use sluice_domain::Repository;
-use sluice_domain::resources::{Kind, PromotionPolicy, Resource};
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluice_domain::resources::{Kind, PromotionPolicy, Recall, Resource};
+use sluice_domain::{Repository, ResourceName};
 use sluice_events::subject::token;
-use sluice_events::wire::state::TagEntry;
-use sluice_state::{Error, State};
+use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
+use sluice_state::{Error, State, key};
+
+use crate::facts::Subject;
 
 /// A policy as it is applied now.
 #[derive(Debug)]
@@ -29,24 +33,201 @@ impl Policy {
             .as_ref()
             .is_some_and(|from| from.policy == self.spec.name.as_str())
     }
+
+    /// Says whether its condition depends on the time, so that what it allowed has to be evaluated as time passes.
+    pub(crate) fn depends_on_time(&self) -> bool {
+        sluice_policy::promotion::depends_on_time(&self.spec)
+    }
 }
 
-/// Reads the policies that are on.
-pub(crate) async fn read(state: &State) -> Result<Vec<Policy>, Error> {
+/// What a stored decision is worth by the policies that exist now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Validity {
+    /// Its policy is the one that decided.
+    Current,
+    /// Its policy was changed since, and has this revision; it has to be evaluated again.
+    Outdated(u64),
+    /// No policy decides on this image any more.
+    Ended {
+        /// Why, for people.
+        reason: String,
+        /// What becomes of what was promoted.
+        recall: Recall,
+    },
+    /// A newer version applied its policy, so nothing follows from it here.
+    Unreadable,
+}
+
+/// The promotion policies as they are now.
+#[derive(Debug, Default)]
+pub(crate) struct Policies {
+    enabled: Vec<Policy>,
+    disabled: BTreeSet<String>,
+    unreadable: BTreeMap<String, u64>,
+}
+
+impl Policies {
+    /// Returns the policies that are on.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Policy> {
+        self.enabled.iter()
+    }
+
+    fn named(&self, name: &str) -> Option<&Policy> {
+        self.iter().find(|policy| policy.spec.name.as_str() == name)
+    }
+
+    /// Returns the policies that judge an image under a tag.
+    pub(crate) fn judging<'a>(&'a self, subject: &Subject) -> impl Iterator<Item = &'a Policy> {
+        self.iter().filter(|policy| {
+            let is_own = |entry| policy.brought(entry);
+            policy.judges(&subject.repository) && !subject.current.as_ref().is_some_and(is_own)
+        })
+    }
+
+    /// Says what a decision is worth now.
+    ///
+    /// What a policy promoted that was deleted or disabled is flagged, whatever its `recall` was: such a change is easily
+    /// made by mistake, or to promote nothing for a while, and must not empty a target. A policy that is still on and
+    /// leads elsewhere says itself what becomes of what it promoted.
+    pub(crate) fn validity(&self, decision: &Decision) -> Validity {
+        let name = &decision.policy;
+        if self.unreadable.contains_key(name) {
+            return Validity::Unreadable;
+        }
+        let Some(policy) = self.named(name) else {
+            let what = if self.disabled.contains(name) {
+                "is disabled"
+            } else {
+                "was deleted"
+            };
+            return Validity::Ended {
+                reason: format!("policy `{name}` {what}"),
+                recall: Recall::Flag,
+            };
+        };
+        let from = decision.repository.parse::<Repository>();
+        if !from.is_ok_and(|repository| policy.judges(&repository)) {
+            return Validity::Ended {
+                reason: format!(
+                    "policy `{name}` takes images from `{}`, no longer from {}",
+                    policy.spec.from, decision.repository
+                ),
+                recall: policy.spec.recall,
+            };
+        }
+        if policy.revision == decision.policy_revision {
+            Validity::Current
+        } else {
+            Validity::Outdated(policy.revision)
+        }
+    }
+
+    /// Says whether a decision allows its image now: the policy that allowed it is the one that is applied.
+    pub(crate) fn allows(&self, decision: &Decision) -> bool {
+        let is_made = || self.unreadable.get(&decision.policy) == Some(&decision.policy_revision);
+        decision.outcome() == DecisionOutcome::Allow
+            && decision.promoted_at.is_some()
+            && (self.validity(decision) == Validity::Current || is_made())
+    }
+
+    /// Says whether the policy of this name decides otherwise as time passes.
+    pub(crate) fn depends_on_time(&self, name: &str) -> bool {
+        self.named(name).is_some_and(Policy::depends_on_time)
+    }
+
+    /// Returns what becomes of what a policy promoted and no longer allows.
+    pub(crate) fn recall(&self, decision: &Decision) -> Recall {
+        match self.validity(decision) {
+            Validity::Ended { recall, .. } => recall,
+            Validity::Unreadable => Recall::Ignore,
+            Validity::Current | Validity::Outdated(_) => {
+                let policy = self.named(&decision.policy);
+                policy.map_or(Recall::Flag, |policy| policy.spec.recall)
+            }
+        }
+    }
+}
+
+/// Reads the policies.
+pub(crate) async fn read(state: &State) -> Result<Policies, Error> {
     let filter = format!("{}.*", token(Kind::PromotionPolicy.as_str()));
-    let mut policies = Vec::new();
+    let mut policies = Policies::default();
     for entry in state.resources.list(&filter).await? {
         match Resource::from_json(Kind::PromotionPolicy, &entry.value.json) {
-            Ok(Resource::PromotionPolicy(spec)) if spec.enabled => policies.push(Policy {
+            Ok(Resource::PromotionPolicy(spec)) if spec.enabled => policies.enabled.push(Policy {
                 spec,
                 revision: entry.revision,
             }),
-            Ok(_) => {}
+            Ok(_) => drop(policies.disabled.insert(entry.value.name)),
             // A newer version applied it; what is not understood promotes nothing.
             Err(error) => {
                 tracing::error!(policy = entry.value.name, %error, "a policy cannot be read; update this service");
+                let revision = entry.revision;
+                policies.unreadable.insert(entry.value.name, revision);
             }
         }
     }
     Ok(policies)
+}
+
+/// Says whether the policy of a decision is still the one that made it, as the state is now.
+pub(crate) async fn is_unchanged(state: &State, decision: &Decision) -> Result<bool, Error> {
+    let Ok(name) = decision.policy.parse::<ResourceName>() else {
+        return Ok(false);
+    };
+    let key = key::resource(Kind::PromotionPolicy.as_str(), &name);
+    let applied = state.resources.get(&key).await?;
+    Ok(applied.is_some_and(|applied| applied.revision == decision.policy_revision))
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_domain::resources::documents;
+    use sluice_events::time_to_wire;
+
+    use super::*;
+
+    fn policies(text: &str, revision: u64) -> Policies {
+        let mut policies = Policies::default();
+        for document in documents(text).unwrap() {
+            match document.resource {
+                Resource::PromotionPolicy(spec) if spec.enabled => {
+                    policies.enabled.push(Policy { spec, revision });
+                }
+                other => drop(policies.disabled.insert(other.name().to_string())),
+            }
+        }
+        policies
+    }
+
+    #[test]
+    fn only_a_policy_that_is_on_unchanged_and_takes_from_there_stands_behind_its_decision() {
+        let text = "kind: PromotionPolicy\nname: clean\nfrom: hub/*\nto: official/{name}\nrecall: withdraw\n";
+        let decision = Decision {
+            policy: "clean".to_owned(),
+            repository: "hub/app".to_owned(),
+            outcome: DecisionOutcome::Allow.into(),
+            promoted_at: Some(time_to_wire(sluice_domain::now())),
+            policy_revision: 7,
+            ..Default::default()
+        };
+        for (text, revision, allows, recall) in [
+            (text.to_owned(), 7, true, Recall::Withdraw),
+            (text.to_owned(), 8, false, Recall::Withdraw),
+            (text.replace("hub/*", "other/*"), 8, false, Recall::Withdraw),
+            (format!("{text}enabled: false\n"), 8, false, Recall::Flag),
+            (text.replace("clean", "renamed"), 8, false, Recall::Flag),
+            (text.replace("withdraw", "ignore"), 8, false, Recall::Ignore),
+        ] {
+            let policies = policies(&text, revision);
+            assert_eq!(policies.allows(&decision), allows, "{text}");
+            assert_eq!(policies.recall(&decision), recall, "{text}");
+        }
+        let unreadable = |revision| Policies {
+            unreadable: BTreeMap::from([("clean".to_owned(), revision)]),
+            ..Policies::default()
+        };
+        assert!(unreadable(7).allows(&decision) && !unreadable(8).allows(&decision));
+        assert_eq!(unreadable(8).validity(&decision), Validity::Unreadable);
+    }
 }

@@ -6,18 +6,20 @@ use sluice_events::commands::JudgeImage;
 use sluice_events::facts::{ImagePromoted, ImagePromotionDenied, Reason};
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Decision, DecisionOutcome, Promotion, TagEntry};
-use sluice_registry::{Client, CopyJob, Manifest};
+use sluice_registry::{Client, CopyJob, CopyOptions, Manifest, TopWrite};
 use sluice_service::crash;
 use sluice_state::{Applied, Provenance, Standing, State, TagChange, Truth, key};
 
 use crate::decide::decided_at;
+use crate::facts::are_unchanged;
 use crate::handler::{Case, Error, Promoter};
 use crate::place::{Place, is_settled, tell_stranger};
 use crate::policies;
+use crate::sweep::Sweep;
 use crate::told::Told;
 
 /// When an image that was refused while it was promoted is looked at again.
-const LOOK_AGAIN: TimeDelta = TimeDelta::seconds(2);
+pub(crate) const LOOK_AGAIN: TimeDelta = TimeDelta::seconds(2);
 
 /// The source of truth of a promoted tag: the decision, the source's tag, and who promoted into the target last.
 struct Allowed<'a> {
@@ -30,6 +32,42 @@ struct Allowed<'a> {
 
 impl Truth for Allowed<'_> {
     async fn standing(&self) -> Result<Standing, sluice_state::Error> {
+        let stands = self.is_wanted().await? && self.is_as_it_was_judged().await?;
+        Ok(standing(stands))
+    }
+
+    /// The source's tag was asked right before; what moves it later is an event of its own.
+    async fn standing_after(&self) -> Result<Standing, sluice_state::Error> {
+        let stands = self.is_wanted_by_entries().await? && self.is_as_it_was_judged().await?;
+        Ok(standing(stands))
+    }
+}
+
+const fn standing(stands: bool) -> Standing {
+    if stands {
+        Standing::Current
+    } else {
+        Standing::Superseded
+    }
+}
+
+impl Allowed<'_> {
+    /// Says whether the policy and the verdicts are those by which the image was allowed.
+    async fn is_as_it_was_judged(&self) -> Result<bool, sluice_state::Error> {
+        let Case {
+            known, decision, ..
+        } = self.case;
+        Ok(policies::is_unchanged(self.state, decision).await?
+            && are_unchanged(self.state, &known.verdicts).await?)
+    }
+
+    /// Says whether the image is to be in its place, as far as decisions and registry say.
+    async fn is_wanted(&self) -> Result<bool, sluice_state::Error> {
+        Ok(self.is_wanted_by_entries().await? && self.is_there().await?)
+    }
+
+    /// Says the same without asking for the source's tag.
+    async fn is_wanted_by_entries(&self) -> Result<bool, sluice_state::Error> {
         let Case {
             subject, decision, ..
         } = self.case;
@@ -43,20 +81,9 @@ impl Truth for Allowed<'_> {
         let source = self.state.tags.get(&source).await?;
         let still_named =
             source.is_some_and(|source| source.value.digest == subject.digest.as_str());
-        let stands = still_allowed
-            && still_named
-            && self.is_there().await?
-            && !self.is_taken().await?
-            && !self.is_kept().await?;
-        Ok(if stands {
-            Standing::Current
-        } else {
-            Standing::Superseded
-        })
+        Ok(still_allowed && still_named && !self.is_taken().await? && !self.is_kept().await?)
     }
-}
 
-impl Allowed<'_> {
     /// Says whether the registry's own source tag names the image: after a restore the entry may be older than that.
     async fn is_there(&self) -> Result<bool, sluice_state::Error> {
         let subject = self.case.subject;
@@ -172,7 +199,8 @@ impl Promoter {
             place: &place,
             target_tag: &target_tag,
         };
-        if truth.standing().await? == Standing::Superseded {
+        // The source's tag is asked for right before anything is written.
+        if !truth.is_wanted_by_entries().await? {
             return self.too_late(case).await;
         }
         let mut told = Told::default();
@@ -188,7 +216,7 @@ impl Promoter {
             self.state.unless_paused().await?;
             match self.bring(case, &truth).await {
                 Ok(Applied::Settled { previous: before }) => previous = before.or(previous),
-                Ok(Applied::Superseded) => return self.too_late(case).await,
+                Ok(Applied::Superseded) => return self.superseded(case, &truth).await,
                 // Somebody else's image came to this immutable place first; the next judgement says so.
                 Ok(Applied::Refused { .. }) => {
                     return Err(Error::Overtaken {
@@ -198,9 +226,10 @@ impl Promoter {
                 // A source that moved on may be gone by now; and whoever took the image back meanwhile may have done this
                 // message too, so that nobody would look again at what was brought until here.
                 Err(error) => {
-                    return match truth.standing().await? {
-                        Standing::Superseded => self.too_late(case).await,
-                        Standing::Current => Err(error),
+                    return if truth.is_wanted().await? {
+                        Err(error)
+                    } else {
+                        self.too_late(case).await
                     };
                 }
             }
@@ -219,7 +248,7 @@ impl Promoter {
         let occurrence = occurrence(&case.decision);
         told.fact(
             ImagePromoted {
-                policy: case.policy.spec.name.clone(),
+                policy: case.name.clone(),
                 source: case.subject.repository.clone(),
                 source_tag: case.subject.tag.clone(),
                 target: place.repository().clone(),
@@ -238,7 +267,18 @@ impl Promoter {
 
     /// Copies the image, then points the tag to it.
     async fn bring(&self, case: &Case<'_>, truth: &Allowed<'_>) -> Result<Applied, Error> {
-        let top = self.copy(case, truth.place).await?;
+        // From before anything is there until nothing is left nobody else may write there.
+        if let Some(target) = truth.place.target.local()
+            && !self.catalog.current().targets.contains(target)
+        {
+            self.state.record_target(target).await?;
+        }
+        // In a remote registry others may remove what no tag names, so there the image is whole before its tag.
+        let top_write = match truth.place.target.local() {
+            Some(_) => TopWrite::Caller,
+            None => TopWrite::Copy,
+        };
+        let top = self.copy(case, truth.place, top_write).await?;
         crash::point("promoter.copied");
         let change = TagChange {
             repository: truth.place.repository(),
@@ -247,7 +287,15 @@ impl Promoter {
             provenance: provenance(case),
             truth,
         };
-        Ok(truth.place.tags.apply(&change).await?)
+        let tags = &truth.place.tags;
+        match tags.apply(&change).await {
+            Err(sluice_state::Error::Registry(error)) if error.is_missing_part() => {
+                tracing::debug!(%error, "the target lacks what it was seen to have");
+                self.copy(case, truth.place, TopWrite::Copy).await?;
+                Ok(tags.apply(&change).await?)
+            }
+            applied => Ok(applied?),
+        }
     }
 
     /// Asks for a judgement of the promoted image where the target is a source of further policies.
@@ -262,9 +310,8 @@ impl Promoter {
             return Ok(());
         };
         let policies = policies::read(&self.state).await?;
-        let further = |policy: &policies::Policy| {
-            policy.spec.name != case.policy.spec.name && policy.judges(target)
-        };
+        let further =
+            |policy: &policies::Policy| policy.spec.name != case.name && policy.judges(target);
         if policies.iter().any(further) {
             let id = format!("judge/chain/{}/{}", case.key, occurrence(&case.decision));
             let command = JudgeImage {
@@ -277,6 +324,17 @@ impl Promoter {
         Ok(())
     }
 
+    /// Leaves nothing behind of a promotion that is not wanted any more, or has it judged again: its policy or a verdict
+    /// was changed while it was carried out.
+    async fn superseded(&self, case: &Case<'_>, truth: &Allowed<'_>) -> Result<Told, Error> {
+        if truth.is_wanted().await? {
+            return Err(Error::Overtaken {
+                until: sluice_domain::now() + LOOK_AGAIN,
+            });
+        }
+        self.too_late(case).await
+    }
+
     /// Leaves nothing behind of a decision that was withdrawn while it was carried out.
     async fn too_late(&self, case: &Case<'_>) -> Result<Told, Error> {
         tracing::info!(
@@ -286,14 +344,23 @@ impl Promoter {
         );
         let mut told = Told::default();
         let now = self.state.decisions.get(&case.key).await?;
-        if let Some(now) = now.filter(|now| now.value.outcome() == DecisionOutcome::Deny) {
-            if now.value.promoted_at.is_some() {
+        if let Some(now) = now.map(|now| now.value) {
+            let is_refused = now.outcome() == DecisionOutcome::Deny;
+            if is_refused && now.promoted_at.is_some() {
                 // Whoever takes it back may have looked before this copy was there, and does not look again.
                 return Err(Error::Overtaken {
                     until: sluice_domain::now() + LOOK_AGAIN,
                 });
             }
-            self.clear_what_is_left(case, &mut told).await?;
+            let (target, _) = case.aim()?;
+            if is_refused {
+                self.clear_what_is_left(case, &mut told).await?;
+            } else if now.target != case.decision.target && target.local().is_some() {
+                // The policy leads elsewhere by now, and what stood here may have been taken back before this copy was
+                // there. What a tag names stays.
+                let place = self.place(target).await?;
+                self.sweep(&Sweep::of(case, &place), &mut told).await?;
+            }
         }
         self.end_claim(case).await?;
         Ok(told)
@@ -336,7 +403,7 @@ impl Promoter {
         if head.is_none_or(|head| head.digest != case.subject.digest) {
             return Ok(false);
         }
-        for manifest in case.manifests {
+        for manifest in case.manifests() {
             if place.head(manifest).await?.is_none() {
                 return Ok(false);
             }
@@ -363,6 +430,7 @@ impl Promoter {
         &self,
         case: &Case<'_>,
         place: &Place,
+        top_write: TopWrite,
     ) -> Result<Manifest, sluice_registry::Error> {
         let source = &case.subject.repository;
         // A remote registry has the blobs of no repository here.
@@ -376,7 +444,13 @@ impl Promoter {
             target_repository: place.repository(),
             siblings: siblings.map(std::slice::from_ref).unwrap_or_default(),
         };
-        Ok(job.run().await?.top)
+        let options = CopyOptions {
+            // It was read when the image was judged.
+            top: self.images.known_manifest(digest),
+            top_write,
+            ..CopyOptions::default()
+        };
+        Ok(job.run_with(&options).await?.top)
     }
 
     /// Tells why an image was refused, or why nothing can be told of it.
@@ -390,7 +464,7 @@ impl Promoter {
         });
         told.fact(
             ImagePromotionDenied {
-                policy: case.policy.spec.name.clone(),
+                policy: case.name.clone(),
                 repository: case.subject.repository.clone(),
                 tag: case.subject.tag.clone(),
                 digest: case.subject.digest.clone(),

@@ -7,55 +7,17 @@ use sluice_domain::{Class, Classify as _, Tag, Target};
 use sluice_events::commands::JudgeImage;
 use sluice_events::facts::{ImageFlagged, ImageWithdrawn};
 use sluice_events::time_from_wire;
-use sluice_events::wire::state::{Decision, DecisionOutcome, Promotion, TagEntry};
-use sluice_state::{Standing, State, TagChange, Truth, key};
+use sluice_events::wire::state::{Decision, Promotion, TagEntry};
+use sluice_registry::TopWrite;
+use sluice_state::{TagChange, key};
 
-use crate::decide::{is_known_to_fail, why};
+use crate::decide::{is_known_to_fail, no_longer_passes, why, why_unknown};
 use crate::handler::{Case, Error, Promoter};
-use crate::place::{Place, is_settled};
-use crate::promote::{occurrence, provenance};
+use crate::place::is_settled;
+use crate::promote::{LOOK_AGAIN, occurrence, provenance};
+use crate::refused::{Refused, is_named_there};
 use crate::sweep::Sweep;
 use crate::told::Told;
-
-/// The source of truth of a withdrawal: the decision still refuses what the tag names.
-struct Refused<'a> {
-    state: &'a State,
-    case: &'a Case<'a>,
-    place: &'a Place,
-    tag: &'a Tag,
-}
-
-impl Truth for Refused<'_> {
-    async fn standing(&self) -> Result<Standing, sluice_state::Error> {
-        let now = self.state.decisions.get(&self.case.key).await?;
-        let still_refused = now.is_some_and(|now| now.value.outcome() == DecisionOutcome::Deny);
-        let entry = self
-            .state
-            .tags
-            .get(&key::target_tag(&self.place.target, self.tag))
-            .await?;
-        // Somebody may have promoted another digest meanwhile, which must stay. While the tag is claimed, its entry
-        // does not say yet what it names.
-        let still_named = entry.is_some_and(|entry| {
-            entry.value.claim.is_some() || entry.value.digest == self.case.decision.digest
-        });
-        // What the registry's tag names otherwise, no decision of this image speaks of: after a restore it may be newer.
-        let head = self.place.head(self.tag).await?;
-        let other = match head {
-            Some(head) if head.digest.as_str() != self.case.decision.digest => {
-                let Place { registry, .. } = self.place;
-                let repository = self.place.repository();
-                !registry.is_tombstone(repository, &head.digest).await?
-            }
-            _ => false,
-        };
-        Ok(if still_refused && still_named && !other {
-            Standing::Current
-        } else {
-            Standing::Superseded
-        })
-    }
-}
 
 impl Promoter {
     /// Tells a refusal, and takes back what was promoted before as far as the policy asks for it.
@@ -69,8 +31,18 @@ impl Promoter {
             let (target, _) = case.aim()?;
             self.state.unless_paused().await?;
             // What it shares with another image went with that while it was on its way.
-            match self.copy(case, &self.place(target).await?).await {
-                Ok(_) => {}
+            match self
+                .copy(case, &self.place(target).await?, TopWrite::Copy)
+                .await
+            {
+                // Whoever withdrew the image meanwhile stored a decision before, and does not look again at what was
+                // brought after that.
+                Ok(_) if self.is_stored(case).await? => {}
+                Ok(_) => {
+                    return Err(Error::Overtaken {
+                        until: sluice_domain::now() + LOOK_AGAIN,
+                    });
+                }
                 // Its source is gone too, and half of a refused image is of no use to anybody.
                 Err(error) if error.is_not_found() => {
                     self.withdraw(case, &mut told).await?;
@@ -79,24 +51,25 @@ impl Promoter {
                 Err(error) => return Err(error.into()),
             }
         }
-        let recall = case.policy.spec.recall;
-        let asked_for = match recall {
-            Recall::Flag => case.decision.flagged.is_empty(),
-            Recall::Withdraw => true,
-            Recall::Ignore => false,
-        };
-        if asked_for && case.decision.promoted_at.is_some() && is_known_to_fail(&case.decision) {
+        if case.decision.promoted_at.is_some() && no_longer_passes(&case.decision) {
             let others = self.others(case).await?;
-            let allowed = |other: &Decision| other.outcome() == DecisionOutcome::Allow;
-            // Another policy that still allows the image in the same target keeps it there.
-            if !others.iter().any(allowed) {
-                if recall == Recall::Flag {
-                    self.flag(case, &mut told).await?;
-                } else {
-                    self.withdraw(case, &mut told).await?;
-                }
+            let (target, tag) = case.aim()?;
+            let mut is_news = !case.decision.announced;
+            let is_flagged = !case.decision.flagged.is_empty();
+            if self.is_allowed_at(case, &target, &tag).await? {
+                self.leave_to_others(case, &mut told);
+            } else if case.recall == Recall::Withdraw && is_known_to_fail(&case.decision) {
+                self.withdraw(case, &mut told).await?;
+                is_news = true;
+            } else if case.recall != Recall::Ignore && !is_flagged {
+                self.flag(case, &mut told).await?;
+                is_news = true;
+            } else if case.policy.is_none() && !self.stands(case, &target, &tag).await? {
+                // Somebody else's withdrawal has taken it.
+                self.forget(case, &mut told);
+            }
+            if is_news {
                 ask_again(case, &others, &mut told);
-                return Ok(told);
             }
         }
         if case.decision.promoted_at.is_none() && self.is_left(case).await? {
@@ -106,6 +79,12 @@ impl Promoter {
             told.record(self.record(case, |_| {}));
         }
         Ok(told)
+    }
+
+    /// Says whether a decision is stored as it was when this case was made of it.
+    async fn is_stored(&self, case: &Case<'_>) -> Result<bool, Error> {
+        let now = self.state.decisions.get(&case.key).await?;
+        Ok(now.is_some_and(|now| now.revision == case.revision))
     }
 
     /// Clears it, as far as a remote registry lets anybody delete: nobody is told of what was never promoted.
@@ -136,7 +115,7 @@ impl Promoter {
             return Ok(false);
         }
         let place = self.place(target).await?;
-        for manifest in case.manifests {
+        for manifest in case.manifests() {
             if place.head(manifest).await?.is_some() {
                 return Ok(true);
             }
@@ -153,7 +132,7 @@ impl Promoter {
         if place.head(&case.subject.digest).await?.is_none() {
             return Ok(false);
         }
-        for manifest in case.manifests {
+        for manifest in case.manifests() {
             if place.head(manifest).await?.is_none() {
                 return Ok(true);
             }
@@ -173,21 +152,58 @@ impl Promoter {
             .collect())
     }
 
+    /// Ends a recall because another policy allows the image in the same place; of a policy that is gone, nothing is kept.
+    fn leave_to_others(&self, case: &Case<'_>, told: &mut Told) {
+        if case.policy.is_none() {
+            self.forget(case, told);
+        } else if !case.decision.flagged.is_empty() {
+            told.record(self.record(case, |decision| decision.flagged.clear()));
+        }
+    }
+
+    /// Records that an image does not stand in its target because of this decision.
+    fn forget(&self, case: &Case<'_>, told: &mut Told) {
+        told.record(self.record(case, |decision| {
+            decision.promoted_at = None;
+            decision.flagged.clear();
+        }));
+    }
+
+    /// Flags an image about which nothing can be told by its policy, which was changed since it allowed the image.
+    pub(crate) async fn flag_unknown(&self, case: &Case<'_>, told: &mut Told) -> Result<(), Error> {
+        let (target, tag) = case.aim()?;
+        let is_done = case.recall == Recall::Ignore || !case.decision.flagged.is_empty();
+        if is_done || self.is_allowed_at(case, &target, &tag).await? {
+            return Ok(());
+        }
+        self.flag(case, told).await
+    }
+
     async fn flag(&self, case: &Case<'_>, told: &mut Told) -> Result<(), Error> {
         let (target, tag) = case.aim()?;
         // Refused between the decision that allowed it and the copy, it never stood there.
         if !self.stands(case, &target, &tag).await? {
-            told.record(self.record(case, |decision| decision.promoted_at = None));
+            self.forget(case, told);
             return Ok(());
         }
-        self.tell_flag(case, (target, tag), why(&case.decision), told);
+        let reason = if is_known_to_fail(&case.decision) {
+            why(&case.decision)
+        } else {
+            why_unknown(&case.decision)
+        };
+        self.tell_flag(case, (target, tag), reason, told);
         Ok(())
     }
 
     /// Says whether an image that is to be flagged stands in its target.
     ///
     /// Of a remote one the entry says it, so that a flag does not wait for a registry that is away.
-    async fn stands(&self, case: &Case<'_>, target: &Target, tag: &Tag) -> Result<bool, Error> {
+    pub(crate) async fn stands(
+        &self,
+        case: &Case<'_>,
+        target: &Target,
+        tag: &Tag,
+    ) -> Result<bool, Error> {
         if target.local().is_none() {
             let entry = self.state.tags.get(&key::target_tag(target, tag)).await?;
             if entry.is_some_and(|entry| is_settled(&entry.value, &case.decision)) {
@@ -198,25 +214,8 @@ impl Promoter {
         Ok(place.head(&case.subject.digest).await?.is_some())
     }
 
-    fn tell_flag(
-        &self,
-        case: &Case<'_>,
-        (target, tag): (Target, Tag),
-        reason: String,
-        told: &mut Told,
-    ) {
-        tracing::warn!(image.repository = %target, image.tag = %tag, reason, "flagged");
-        told.fact(
-            ImageFlagged {
-                policy: case.policy.spec.name.clone(),
-                repository: target.repository,
-                tag,
-                digest: case.subject.digest.clone(),
-                reason: reason.clone(),
-                registry: target.registry,
-            },
-            &occurrence(&case.decision),
-        );
+    fn tell_flag(&self, case: &Case<'_>, place: (Target, Tag), reason: String, told: &mut Told) {
+        publish_flag(case, place, &reason, told);
         told.record(self.record(case, |decision| decision.flagged = reason));
     }
 
@@ -251,24 +250,8 @@ impl Promoter {
             return Ok(());
         };
         let reason = why(&case.decision);
-        for tag in brought {
-            tracing::warn!(image.repository = %target, image.tag = %tag, reason, "withdrawn");
-            told.fact(
-                ImageWithdrawn {
-                    policy: case.policy.spec.name.clone(),
-                    repository: target.repository.clone(),
-                    tag,
-                    digest: case.subject.digest.clone(),
-                    reason: reason.clone(),
-                    registry: target.registry.clone(),
-                },
-                &occurrence(&case.decision),
-            );
-        }
-        told.record(self.record(case, |decision| {
-            decision.promoted_at = None;
-            decision.flagged = String::new();
-        }));
+        publish_withdrawal(case, &target, brought, &reason, told);
+        self.forget(case, told);
         Ok(())
     }
 
@@ -285,29 +268,34 @@ impl Promoter {
         let ours = key::tags_of_target(&target);
         let place = self.place(target).await?;
         // A template with the time may have brought more than one tag; the last is told even when it is gone already.
-        let mut brought = BTreeSet::from([tag]);
-        for entry in self.state.tags.list(&ours).await? {
+        let mut brought = BTreeSet::from([tag.clone()]);
+        let entries = self.state.tags.list(&ours).await?;
+        for entry in entries.iter().filter(|_| !case.is_former) {
             let is_ours = is_brought_by(&entry.value, case) || is_withdrawn_by(&entry.value, case);
             if is_ours && let Ok(tag) = entry.value.tag.parse() {
                 brought.insert(tag);
             }
         }
-        for tag in &brought {
+        for at in &brought {
             let truth = Refused {
-                state: &self.state,
+                promoter: self,
                 case,
                 place: &place,
-                tag,
+                tag: at,
             };
-            let key = key::target_tag(&place.target, tag);
-            let entry = self.state.tags.get(&key).await?;
-            if let Some(entry) = entry
-                && (is_brought_by(&entry.value, case)
-                    || is_begun(&entry.value, case, &place, tag).await?)
-            {
+            let key = key::target_tag(&place.target, at);
+            let entry = self.state.tags.get(&key).await?.map(|entry| entry.value);
+            // Of its own place the decision says that the image was brought there, whatever the entry says by now.
+            let is_own = *at == tag && case.decision.promoted_at.is_some() && !place.is_remote();
+            let is_begun = entry
+                .as_ref()
+                .and_then(|entry| entry.claim.as_ref())
+                .is_some_and(|claim| claim.digest == case.decision.digest);
+            let is_brought = entry.is_some_and(|entry| is_brought_by(&entry, case));
+            if is_brought || (is_own || is_begun) && is_named_there(case, &place, at).await? {
                 let change = TagChange {
                     repository: place.repository(),
-                    tag,
+                    tag: at,
                     wanted: None,
                     provenance: provenance(case),
                     truth: &truth,
@@ -316,8 +304,7 @@ impl Promoter {
             }
         }
         // A decision that changed meanwhile has its own message, which mends what was removed.
-        let now = self.state.decisions.get(&case.key).await?;
-        if now.is_none_or(|now| now.value.outcome() != DecisionOutcome::Deny) {
+        if !case.is_refused_now(&self.state).await? {
             return Ok(None);
         }
         match self.sweep(&Sweep::of(case, &place), told).await {
@@ -333,23 +320,53 @@ impl Promoter {
     }
 }
 
-/// Says whether a promotion of this image began to write a tag, and did not come to its end.
-async fn is_begun(
-    entry: &TagEntry,
+/// Adds that an image was flagged at a tag of a target.
+pub(crate) fn publish_flag(
     case: &Case<'_>,
-    place: &Place,
-    tag: &Tag,
-) -> Result<bool, Error> {
-    let claim = entry.claim.as_ref();
-    if claim.is_none_or(|claim| claim.digest != case.decision.digest) {
-        return Ok(false);
+    (target, tag): (Target, Tag),
+    reason: &str,
+    told: &mut Told,
+) {
+    tracing::warn!(image.repository = %target, image.tag = %tag, reason, "flagged");
+    told.fact(
+        ImageFlagged {
+            policy: case.name.clone(),
+            repository: target.repository,
+            tag,
+            digest: case.subject.digest.clone(),
+            reason: reason.to_owned(),
+            registry: target.registry,
+        },
+        &occurrence(&case.decision),
+    );
+}
+
+/// Adds that an image was withdrawn from tags of a target.
+pub(crate) fn publish_withdrawal(
+    case: &Case<'_>,
+    target: &Target,
+    tags: BTreeSet<Tag>,
+    reason: &str,
+    told: &mut Told,
+) {
+    for tag in tags {
+        tracing::warn!(image.repository = %target, image.tag = %tag, reason, "withdrawn");
+        told.fact(
+            ImageWithdrawn {
+                policy: case.name.clone(),
+                repository: target.repository.clone(),
+                tag,
+                digest: case.subject.digest.clone(),
+                reason: reason.to_owned(),
+                registry: target.registry.clone(),
+            },
+            &occurrence(&case.decision),
+        );
     }
-    let head = place.head(tag).await?;
-    Ok(head.is_some_and(|head| head.digest == case.subject.digest))
 }
 
 /// Says whether a registry refuses for good to delete something, as many that are not ours do.
-fn is_refused_deletion(error: &Error) -> bool {
+pub(crate) fn is_refused_deletion(error: &Error) -> bool {
     let (Error::Registry(refused) | Error::State(sluice_state::Error::Registry(refused))) = error
     else {
         return false;

@@ -3,93 +3,112 @@
 //! It may have been withdrawn for a finding that the restored verdict does not know. So it is not brought back before a
 //! scanner has looked at it after the restore.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use chrono::{DateTime, Utc};
-use sluice_domain::{Digest, Repository, Tag, Target};
+use sluice_bus::Cause;
+use sluice_domain::{Class, Classify as _, Digest, Repository, Tag, Target, now};
 use sluice_events::EventId;
 use sluice_events::commands::ScanImage;
 use sluice_events::wire::events::Reason;
-use sluice_events::wire::state::{Decision, DecisionOutcome, Restored};
+use sluice_events::wire::state::{Decision, DecisionOutcome};
 use sluice_events::{time_from_wire, time_to_wire};
-use sluice_state::key;
+use sluice_state::{Entry, key};
 
-use crate::handler::Error;
-use crate::targets::Comparison;
-use crate::vanished::Look;
+use crate::handler::{Error, Promoter};
+use crate::vanished::{ASK_AGAIN, Look};
 
 /// The rule that holds an image up.
 const RULE: &str = "restore";
 
-/// Holds up what the decisions say to be in one of the targets that were listed, and what is not there.
-pub(crate) async fn hold_missing(
-    comparison: &Comparison<'_>,
-    restored: &Restored,
-    listed: &BTreeMap<Repository, BTreeSet<Tag>>,
-) -> Result<(), Error> {
-    let promoter = comparison.promoter;
-    let state = &promoter.state;
-    let Some(since) = time_from_wire(restored.at.as_ref()) else {
-        return Ok(());
-    };
-    let mut look = Look::of(promoter, comparison.cause);
-    for entry in state.decisions.list(">").await? {
+impl Promoter {
+    /// Holds up what a page of decisions says to be in a target, and what is not there; returns how many could not be told.
+    pub(crate) async fn hold_missing(
+        &self,
+        since: DateTime<Utc>,
+        decisions: &[Entry<Decision>],
+        cause: &Cause,
+    ) -> Result<u64, Error> {
+        let (mut look, mut unknown) = (Look::of(self, cause), 0);
+        for entry in decisions {
+            let decision = &entry.value;
+            let (Ok(target), Ok(target_tag)) = (
+                Target::from_stored(&decision.target),
+                decision.target_tag.parse::<Tag>(),
+            ) else {
+                continue;
+            };
+            // One that was not announced may not have been carried out yet, and is carried out now.
+            let stood = decision.promoted_at.is_some()
+                && decision.announced
+                && decision.outcome() == DecisionOutcome::Allow;
+            if !stood {
+                continue;
+            }
+            let is_missing = match target.local() {
+                Some(target) => match self.registry.head(target, &(&target_tag).into()).await {
+                    Ok(head) => head.is_none(),
+                    Err(error) if error.class() == Class::Permanent => {
+                        tracing::warn!(image.repository = %target, image.tag = %target_tag, %error, "whether it is there since the restore cannot be told");
+                        unknown += 1;
+                        continue;
+                    }
+                    Err(source) => {
+                        let until = now() + ASK_AGAIN;
+                        return Err(Error::Away { until, source });
+                    }
+                },
+                // What cannot be told may be missing.
+                None => look.is_missing_or_unknown(&target, &target_tag).await?,
+            };
+            if is_missing {
+                self.hold(entry, since, cause).await?;
+            }
+        }
+        Ok(unknown)
+    }
+
+    /// Leaves a decision open until its image was scanned again, if its source still names that and could bring it back.
+    async fn hold(
+        &self,
+        entry: &Entry<Decision>,
+        since: DateTime<Utc>,
+        cause: &Cause,
+    ) -> Result<(), Error> {
         let decision = &entry.value;
-        let (Ok(target), Ok(repository), Ok(tag), Ok(digest), Ok(target_tag)) = (
-            Target::from_stored(&decision.target),
+        let (Ok(repository), Ok(tag), Ok(digest)) = (
             decision.repository.parse::<Repository>(),
             decision.tag.parse::<Tag>(),
             decision.digest.parse::<Digest>(),
-            decision.target_tag.parse::<Tag>(),
         ) else {
-            continue;
+            return Ok(());
         };
-        // One that was not announced may not have been carried out yet, and is carried out now.
-        let stood = decision.promoted_at.is_some()
-            && decision.announced
-            && decision.outcome() == DecisionOutcome::Allow;
-        if !stood {
-            continue;
-        }
-        let is_missing = |tags: &BTreeSet<Tag>| !tags.contains(&target_tag);
-        let is_missing = match target.local() {
-            Some(target) => listed.get(target).is_some_and(is_missing),
-            // What cannot be told may be missing.
-            None => look.is_missing_or_unknown(&target, &target_tag).await?,
-        };
-        if !is_missing {
-            continue;
-        }
-        // Only what its source still names could be brought back.
-        let source = state.tags.get(&key::tag(&repository, &tag)).await?;
+        let source = self.state.tags.get(&key::tag(&repository, &tag)).await?;
         if source.is_none_or(|source| source.value.digest != decision.digest) {
-            continue;
+            return Ok(());
         }
         let mut next = decision.clone();
-        hold(&mut next, since, sluice_domain::now());
-        match state
+        hold(&mut next, since, now());
+        let written = self
+            .state
             .decisions
-            .write(&entry.key, &next, Some(entry.revision))
-            .await
-        {
+            .write(&entry.key, &next, Some(entry.revision));
+        match written.await {
             Ok(_) => {}
-            Err(error) if error.is_conflict() => continue,
+            Err(error) if error.is_conflict() => return Ok(()),
             Err(error) => return Err(error.into()),
         }
-        tracing::warn!(image.repository = %target, image.tag = %target_tag, image.digest = %digest, "gone since the backup; scanned again before it is promoted");
+        tracing::warn!(image.repository = %decision.target, image.tag = %decision.target_tag, image.digest = %digest, "gone since the backup; scanned again before it is promoted");
         let id = format!("scan/restore/{}/{}", entry.key, since.to_rfc3339());
         let command = ScanImage {
             repository,
             tag: Some(tag),
             digest,
         };
-        promoter
-            .bus
-            .command_once(&command.into(), comparison.cause, EventId::random(), &id)
+        self.bus
+            .command_once(&command.into(), cause, EventId::random(), &id)
             .await
             .map_err(sluice_state::Error::from)?;
+        Ok(())
     }
-    Ok(())
 }
 
 /// Leaves a decision open until a scan after the restore.

@@ -8,8 +8,9 @@ use sluice_events::subject::of_repository;
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry, Unauthorised};
 use sluice_events::{Event, time_from_wire};
 use sluice_registry::Manifest;
-use sluice_state::{Applied, Entry, Provenance, Standing, TagChange, Truth, describe, key};
+use sluice_state::{Applied, Entry, Provenance, Standing, TagChange, Truth, key, live_claim};
 
+use crate::decide::stands_at;
 use crate::handler::{Error, Promoter};
 use crate::promote::key_of_holder;
 use crate::sweep::Sweep;
@@ -102,11 +103,7 @@ impl Promoter {
         digest: &Digest,
         entry: Option<&TagEntry>,
     ) -> Result<Option<String>, Error> {
-        let claimed = entry
-            .and_then(|entry| entry.claim.as_ref())
-            .and_then(|claim| time_from_wire(claim.until.as_ref()))
-            .is_some_and(|until| until > sluice_domain::now());
-        if claimed {
+        if entry.and_then(live_claim).is_some() {
             return Ok(None);
         }
         Ok(self.authority(repository, tag, digest, entry).await?)
@@ -141,10 +138,7 @@ impl Promoter {
             .await?
         {
             let other = other.value;
-            if other.promoted_at.is_none()
-                || other.target != repository.as_str()
-                || other.target_tag != tag.as_str()
-            {
+            if !stands_at(&other, repository.as_str(), tag.as_str()) {
                 continue;
             }
             let promoted = |decision: &Decision| time_from_wire(decision.promoted_at.as_ref());
@@ -180,9 +174,9 @@ impl Promoter {
             return Ok(None);
         };
         let decision = self.state.decisions.get(&key).await?;
-        Ok(decision.map(|decision| decision.value).filter(|decision| {
-            decision.promoted_at.is_some() && decision.target == repository.as_str()
-        }))
+        let tag = entry.map_or("", |entry| entry.tag.as_str());
+        let decision = decision.map(|decision| decision.value);
+        Ok(decision.filter(|decision| stands_at(decision, repository.as_str(), tag)))
     }
 
     /// Returns what a tag should name by its entry and the decision of that.
@@ -340,6 +334,7 @@ impl Promoter {
             without: "",
             digest: None,
             source: None,
+            is_withdrawal: false,
         };
         self.sweep(&sweep, &mut told).await?;
         // What should be there and is not, its promotion brings again.
@@ -376,14 +371,14 @@ impl Promoter {
         }
     }
 
-    /// Returns the manifests of an image that somebody else made; of what cannot be read, only the top.
+    /// Returns the manifests of an image that somebody else made; of one whose bytes are not those of its digest, only the top.
     async fn manifests(
         &self,
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Vec<Digest>, Error> {
         let mut manifests = vec![digest.clone()];
-        match describe(&self.state, &self.registry, repository, digest).await {
+        match self.images.read(&self.registry, repository, digest).await {
             Ok(entry) => manifests.extend(
                 entry
                     .children

@@ -7,8 +7,10 @@ use sluice_events::commands::JudgeImage;
 use sluice_events::wire::state::{Decision, DecisionOutcome};
 use sluice_state::{Entry, key};
 
+use crate::decide::stands;
 use crate::facts::Subject;
 use crate::handler::{Error, Promoter};
+use crate::policies::Policies;
 
 impl Promoter {
     /// Returns the tags of a repository that name a digest, and those that brought it into a target.
@@ -17,21 +19,19 @@ impl Promoter {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Vec<Subject>, Error> {
-        let mut subjects = Vec::new();
-        for entry in self.state.tags.list(&key::tags_of(repository)).await? {
-            if entry.value.digest == digest.as_str()
-                && let Ok(tag) = entry.value.tag.parse::<Tag>()
-                // What is attached to an image is none, even where it is the same as one.
-                && tag.attached_to().is_none()
-            {
-                subjects.push(Subject {
-                    repository: repository.clone(),
-                    tag,
-                    digest: digest.clone(),
-                    current: Some(entry.value),
-                });
-            }
-        }
+        let filter = key::tags_of(repository);
+        let named = self.state.tags.collect(&filter, |entry| {
+            let tag = entry.value.tag.parse::<Tag>().ok()?;
+            // What is attached to an image is none, even where it is the same as one.
+            let is_named = entry.value.digest == digest.as_str() && tag.attached_to().is_none();
+            is_named.then(|| Subject {
+                repository: repository.clone(),
+                tag,
+                digest: digest.clone(),
+                current: Some(entry.value),
+            })
+        });
+        let mut subjects: Vec<Subject> = named.await?.into_values().collect();
         let filter = key::decisions_about(digest);
         for decision in on_the_way(self.state.decisions.list(&filter).await?, repository) {
             let (Ok(from), Ok(tag)) = (decision.repository.parse(), decision.tag.parse()) else {
@@ -40,6 +40,35 @@ impl Promoter {
             let known = |subject: &Subject| subject.repository == from && subject.tag == tag;
             if !subjects.iter().any(known) {
                 subjects.push(self.subject(from, tag, digest.clone()).await?);
+            }
+        }
+        Ok(subjects)
+    }
+
+    /// Adds the tags by which an image stands in a target without being allowed there now.
+    ///
+    /// What becomes of it depends on all decisions on it, and one that its policy has not made since it was changed says
+    /// nothing; so they are looked at together.
+    pub(crate) async fn with_unsettled(
+        &self,
+        policies: &Policies,
+        digest: &Digest,
+        mut subjects: Vec<Subject>,
+    ) -> Result<Vec<Subject>, Error> {
+        let about = key::decisions_about(digest);
+        for entry in self.state.decisions.list(&about).await? {
+            let decision = entry.value;
+            let is_settled = policies.allows(&decision) && decision.former_targets.is_empty();
+            let (Ok(repository), Ok(tag)) =
+                (decision.repository.parse(), decision.tag.parse::<Tag>())
+            else {
+                continue;
+            };
+            let is_known = subjects
+                .iter()
+                .any(|subject| subject.repository == repository && subject.tag == tag);
+            if stands(&decision) && !is_settled && !is_known {
+                subjects.push(self.subject(repository, tag, digest.clone()).await?);
             }
         }
         Ok(subjects)
@@ -96,14 +125,17 @@ fn on_the_way(decisions: Vec<Entry<Decision>>, repository: &Repository) -> Vec<D
     let mut open: Vec<Decision> = decisions
         .into_iter()
         .map(|entry| entry.value)
-        .filter(|decision| {
-            decision.promoted_at.is_some() || decision.outcome() == DecisionOutcome::Deny
-        })
+        .filter(|decision| stands(decision) || decision.outcome() == DecisionOutcome::Deny)
         .collect();
     let mut found = Vec::new();
     loop {
         let is_here = |decision: &mut Decision| {
-            places.contains(&decision.repository) || decision.target == repository.as_str()
+            let former = decision.former_targets.iter();
+            let mut targets = former
+                .map(|former| &former.target)
+                .chain([&decision.target]);
+            places.contains(&decision.repository)
+                || targets.any(|target| target == repository.as_str())
         };
         let here: Vec<Decision> = open.extract_if(.., is_here).collect();
         if here.is_empty() {

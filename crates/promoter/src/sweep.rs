@@ -1,19 +1,20 @@
 //! Deleting by digest what left a target, and nothing that another image there needs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
 use sluice_domain::resources::Recall;
-use sluice_domain::{Digest, Repository, Tag, now};
+use sluice_domain::{Digest, Repository, Tag};
+use sluice_events::EventId;
 use sluice_events::commands::JudgeImage;
 use sluice_events::wire::state::{Decision, TagEntry};
-use sluice_events::{EventId, time_from_wire};
 use sluice_service::crash;
-use sluice_state::{Entry, describe, key};
+use sluice_state::{Entry, key, live_claim};
 
 use crate::decide::is_known_to_fail;
 use crate::handler::{Case, Error, Promoter};
 use crate::place::Place;
-use crate::policies;
+use crate::policies::{self, Validity};
 use crate::told::Told;
 
 /// The manifests of an image that is to leave a target.
@@ -27,6 +28,8 @@ pub(crate) struct Sweep<'a> {
     pub(crate) digest: Option<&'a str>,
     /// Where it came from, if a decision brought it.
     pub(crate) source: Option<&'a Repository>,
+    /// Whether it was promoted, and is withdrawn.
+    pub(crate) is_withdrawal: bool,
 }
 
 impl<'a> Sweep<'a> {
@@ -34,10 +37,12 @@ impl<'a> Sweep<'a> {
     pub(crate) fn of(case: &'a Case<'_>, place: &'a Place) -> Self {
         Self {
             place,
-            manifests: case.manifests,
-            without: &case.key,
+            manifests: case.manifests(),
+            // What a policy leads to now, it leads to besides a former target.
+            without: if case.is_former { "" } else { &case.key },
             digest: Some(&case.decision.digest),
             source: Some(&case.subject.repository),
+            is_withdrawal: case.decision.promoted_at.is_some(),
         }
     }
 }
@@ -50,10 +55,16 @@ impl Promoter {
         self.state.unless_paused().await?;
         let attached = self.attached(sweep).await?;
         let mut leaving = self.leaving(sweep).await?;
+        let mut removed = leaving.clone();
         if !attached.is_empty() {
             self.detach(sweep, &leaving, attached).await?;
             // Between the look at what stays and the deletion lies nothing that takes long.
             leaving = self.leaving(sweep).await?;
+            removed.extend(leaving.iter().cloned());
+        }
+        // Where nothing goes there is nothing to mend, and an image that asked for itself would do so for ever.
+        if removed.is_empty() {
+            return Ok(());
         }
         for manifest in &leaving {
             sweep
@@ -75,10 +86,7 @@ impl Promoter {
                 continue;
             };
             let reached = self.reached(&digest, sweep.place).await?;
-            if reached
-                .iter()
-                .any(|digest| sweep.manifests.contains(digest))
-            {
+            if removed.contains(&digest) || !reached.is_disjoint(&removed) {
                 let command = JudgeImage {
                     repository,
                     tag,
@@ -111,19 +119,19 @@ impl Promoter {
             tops.extend(entry.value.digest.parse::<Digest>().ok());
         }
         let ours = key::tags_of_target(&place.target);
-        for entry in self.state.tags.list(&ours).await? {
-            if leaving.keys().any(|tag| entry.value.tag == tag.as_str()) {
-                continue;
-            }
-            tops.extend(entry.value.digest.parse::<Digest>().ok());
-            // One that is claimed for this very image is that of a promotion that comes too late, and a claim that has
-            // lapsed is that of somebody who died.
-            let claim = entry.value.claim.filter(|claim| {
-                time_from_wire(claim.until.as_ref()).is_some_and(|until| until > now())
+        // Here the registry says what stands, and decisions what is on its way; entries are written by others too, and one
+        // that names what leaves would keep it. Who writes into a remote registry besides is not known, so there they count.
+        if place.is_remote() {
+            let held = self.state.tags.collect(&ours, |entry| {
+                let is_leaving = leaving.keys().any(|tag| entry.value.tag == tag.as_str());
+                // One that is claimed for this very image is that of a promotion that comes too late, and a claim that has
+                // lapsed is that of somebody who died.
+                let claimed = live_claim(&entry.value).map(|(claim, _)| claim.digest.clone());
+                let claimed = claimed.filter(|digest| Some(digest.as_str()) != sweep.digest);
+                (!is_leaving).then_some([Some(entry.value.digest), claimed])
             });
-            let claimed = claim.map(|claim| claim.digest);
-            let claimed = claimed.filter(|digest| Some(digest.as_str()) != sweep.digest);
-            tops.extend(claimed.and_then(|digest| digest.parse::<Digest>().ok()));
+            let named = held.await?.into_values().flatten().flatten();
+            tops.extend(named.filter_map(|digest| digest.parse::<Digest>().ok()));
         }
         // The registry may have tags that no entry knows; in a remote one others have theirs.
         let listed = match place.registry.tags(place.repository()).await {
@@ -147,16 +155,20 @@ impl Promoter {
     /// One that fails and is not flagged for good does not count: it is about to be withdrawn, and two that go at the same
     /// time would else keep what they share. Where it is about to be flagged instead, its tag keeps what it needs.
     /// Decisions are found by their source, which the target's tags name, and by the policies that promote there: what is
-    /// on its way has no tag yet. For what no decision brought, all decisions are read.
+    /// on its way has no tag yet. For what no decision brought, all decisions are read. A policy that is gone keeps what is
+    /// tagged, since tags are looked at besides, and no digest that another policy withdraws.
     async fn permitted(&self, sweep: &Sweep<'_>) -> Result<Vec<Entry<Decision>>, Error> {
         let target = &sweep.place.target;
         let stored = target.stored();
         let mut sources = BTreeSet::new();
         sources.extend(sweep.source.cloned());
-        for entry in self.state.tags.list(&key::tags_of_target(target)).await? {
-            let from = entry.value.promoted_from;
+        let held = key::tags_of_target(target);
+        let brought = self.state.tags.each(&held, |_, entry| {
+            let from = entry.and_then(|entry| entry.value.promoted_from);
             sources.extend(from.and_then(|from| from.repository.parse::<Repository>().ok()));
-        }
+            ControlFlow::Continue(())
+        });
+        brought.await?;
         let policies = policies::read(&self.state).await?;
         let withdraws = |decision: &Decision| {
             policies.iter().any(|policy| {
@@ -168,44 +180,32 @@ impl Promoter {
             is_known_to_fail(decision) && (decision.flagged.is_empty() || withdraws(decision))
         };
         let mut filters: Vec<String> = sources.iter().map(key::decisions_in).collect();
+        let is_gone = |decision: &Decision| {
+            let is_same = sweep.digest == Some(decision.digest.as_str());
+            let validity = || policies.validity(decision);
+            sweep.is_withdrawal && is_same && matches!(validity(), Validity::Ended { .. })
+        };
         for policy in policies.iter().filter(|p| p.spec.to.could_reach(target)) {
             filters.push(key::decisions_by(&policy.spec.name));
         }
         if sweep.source.is_none() {
             filters = vec![">".to_owned()];
         }
-        let mut permitted: Vec<Entry<Decision>> = Vec::new();
+        let permits = |entry: &Entry<Decision>| {
+            entry.key != sweep.without
+                && entry.value.target == stored
+                && entry.value.promoted_at.is_some()
+                && !goes(&entry.value)
+                && !is_gone(&entry.value)
+        };
+        let mut permitted = BTreeMap::new();
         for filter in filters {
-            for entry in self.state.decisions.list(&filter).await? {
-                let known = permitted.iter().any(|known| known.key == entry.key);
-                let permits = entry.key != sweep.without
-                    && entry.value.target == stored
-                    && entry.value.promoted_at.is_some()
-                    && !goes(&entry.value);
-                if permits && !known {
-                    permitted.push(entry);
-                }
-            }
+            let of_filter = self
+                .state
+                .decisions
+                .collect(&filter, |entry| Some(entry).filter(&permits));
+            permitted.extend(of_filter.await?);
         }
-        Ok(permitted)
-    }
-
-    /// Returns the manifests below an image; one that is nowhere reaches nothing.
-    pub(crate) async fn reached(
-        &self,
-        digest: &Digest,
-        place: &Place,
-    ) -> Result<BTreeSet<Digest>, Error> {
-        match describe(&self.state, &place.registry, place.repository(), digest).await {
-            Ok(entry) => Ok(entry
-                .children
-                .iter()
-                .filter_map(|child| child.digest.parse().ok())
-                .collect()),
-            Err(sluice_state::Error::Registry(error)) if error.is_not_found() => {
-                Ok(BTreeSet::new())
-            }
-            Err(error) => Err(error.into()),
-        }
+        Ok(permitted.into_values().collect())
     }
 }

@@ -1,159 +1,264 @@
 //! Compares what the registry has in each target with the entries and decisions, and tells what nobody allowed.
 //!
-//! It never touches what a live claim or a decision covers, and a listing that failed changes nothing. The first
-//! comparison after a restore only remembers what it finds, because the state may be older than the registry.
+//! A message compares so many tags, and the next one goes on after them. It never touches what a live claim or a decision
+//! covers, and a listing that failed changes nothing. The first comparison after a restore only remembers what it finds,
+//! because the state may be older than the registry.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
 use sluice_bus::Cause;
 use sluice_domain::resources::Unauthorised as Setting;
 use sluice_domain::{Class, Classify as _, Digest, Repository, Tag};
+use sluice_events::commands::Reconcile;
 use sluice_events::wire::state::{Restored, TagEntry, Unauthorised};
 use sluice_events::{time_from_wire, time_to_wire};
+use sluice_state::reconcile::Next;
 use sluice_state::{Entry, Snapshot, key, reconciled};
 
+use crate::decide::targets_of;
 use crate::handler::{Error, Promoter};
-use crate::restored;
 use crate::revert::Found;
 
 /// What the stage calls itself among those that have reconciled.
 pub(crate) const NAME: &str = "promoter";
+/// How many tags one message compares at most; a repository counts as one, so that it may have none.
+const TAGS: usize = 1_000;
 
 /// One comparison of all targets.
 pub(crate) struct Comparison<'a> {
-    pub(crate) promoter: &'a Promoter,
-    pub(crate) catalog: &'a Snapshot,
-    pub(crate) cause: &'a Cause,
+    promoter: &'a Promoter,
+    catalog: &'a Snapshot,
+    cause: &'a Cause,
     /// The restore after which this is the first comparison.
-    pub(crate) restored: Option<Restored>,
+    restored: Option<Restored>,
+    /// The repositories that are recorded as targets.
+    recorded: BTreeSet<Repository>,
     /// Whether promotion and deletion are paused by a person.
     paused: bool,
 }
 
-/// Compares every target, and ends the pause after a restore once all of them could be compared.
-///
-/// Returns false if some could not, or if something is left to be done.
+/// A part of a comparison.
+pub(crate) struct Part {
+    /// How many tags were compared.
+    pub(crate) tags: usize,
+    /// In how many targets something could not be compared, or is left to be done.
+    pub(crate) incomplete: u64,
+    /// Where the next part begins; nowhere after the last.
+    pub(crate) next: Next,
+    /// The restore after which nothing was compared before.
+    pub(crate) restored: Option<Restored>,
+}
+
+/// How one target fares.
+struct Compared {
+    /// Whether nothing is left to be done.
+    is_complete: bool,
+    tags: usize,
+    /// Whether the registry lists no tag of it.
+    is_empty: bool,
+    /// After which tag the next part goes on, if it does.
+    stopped_after: Option<Tag>,
+}
+
+/// The place after which a part begins: a repository, as in `official/app`, or one of its tags, as in `official/app:1.0`.
+#[derive(Clone, Copy)]
+struct After<'a> {
+    repository: &'a str,
+    tag: Option<&'a str>,
+}
+
+impl<'a> After<'a> {
+    fn read(name: &'a str) -> Self {
+        let (repository, tag) = match name.split_once(':') {
+            Some((repository, tag)) => (repository, Some(tag)),
+            None => (name, None),
+        };
+        Self { repository, tag }
+    }
+
+    /// Says whether something of a repository is left.
+    fn leaves(&self, repository: &Repository) -> bool {
+        let is_begun = self.tag.is_some() && repository.as_str() == self.repository;
+        is_begun || repository.as_str() > self.repository
+    }
+}
+
+/// Compares the targets from a place on.
 pub(crate) async fn compare(
     promoter: &Promoter,
     catalog: &Snapshot,
+    command: &Reconcile,
     cause: &Cause,
-) -> Result<bool, Error> {
+) -> Result<Part, Error> {
     let (held, restored) = promoter.state.control_now().await?;
     let comparison = Comparison {
         promoter,
         catalog,
         cause,
         restored: restored.filter(|restored| !reconciled(restored, NAME)),
+        recorded: promoter.state.promotion_targets().await?,
         paused: held.is_some(),
     };
-    let (mut complete, mut listed) = (true, BTreeMap::new());
-    for repository in comparison.repositories().await? {
-        match comparison.repository(&repository).await {
-            Ok((done, tags)) => {
-                complete &= done;
-                if comparison.restored.is_some() {
-                    listed.insert(repository, tags);
+    let after = After::read(&command.after_name);
+    let mut part = Part {
+        tags: 0,
+        incomplete: 0,
+        next: Next::Scan,
+        restored: comparison.restored.clone(),
+    };
+    let mut left = TAGS;
+    for repository in comparison.repositories(after).await? {
+        let begins_after = after
+            .tag
+            .filter(|_| repository.as_str() == after.repository);
+        match comparison.repository(&repository, begins_after, left).await {
+            Ok(compared) => {
+                part.tags += compared.tags;
+                part.incomplete += u64::from(!compared.is_complete);
+                if let Some(tag) = compared.stopped_after {
+                    part.next = Next::AfterName(format!("{repository}:{tag}"));
+                    return Ok(part);
                 }
+                if compared.is_complete && compared.is_empty {
+                    comparison.release(&repository).await?;
+                }
+                left = left.saturating_sub(compared.tags);
             }
             Err(Error::State(sluice_state::Error::Bus(error))) => {
                 return Err(sluice_state::Error::from(error).into());
             }
             Err(error) => {
-                complete = false;
+                part.incomplete += 1;
                 tracing::warn!(image.repository = %repository, %error, "a target cannot be compared with the decisions");
             }
         }
-    }
-    if let Some(restored) = &comparison.restored {
-        restored::hold_missing(&comparison, restored, &listed).await?;
-        if !complete {
-            return Ok(false);
+        left = left.saturating_sub(1);
+        if left == 0 {
+            part.next = Next::AfterName(repository.to_string());
+            return Ok(part);
         }
-        promoter.state.note_reconciled(NAME, restored).await?;
-        tracing::info!("every target was compared since the restore");
     }
-    Ok(complete)
+    Ok(part)
 }
 
 impl Comparison<'_> {
-    /// Returns the targets: those that have tags, and those that only the registry knows, if it tells.
-    async fn repositories(&self) -> Result<BTreeSet<Repository>, Error> {
+    /// Returns the next targets in the order of their names: those that have tags, and those that only the registry knows,
+    /// if it tells.
+    async fn repositories(&self, after: After<'_>) -> Result<BTreeSet<Repository>, Error> {
         let state = &self.promoter.state;
         let mut targets = BTreeSet::new();
-        for entry in state.tags.list(">").await? {
-            let entry = entry.value;
-            if let Ok(repository) = entry.repository.parse::<Repository>()
-                && (self.catalog.is_target(&repository) || entry.promoted_from.is_some())
-            {
+        let mut add = |repository: Repository| {
+            if after.leaves(&repository) {
                 targets.insert(repository);
+                if targets.len() > TAGS {
+                    targets.pop_last();
+                }
             }
-        }
+        };
         for policy in self.catalog.policies.values() {
             if policy.to.registry().is_none() {
-                targets.extend(policy.to.to_string().parse::<Repository>().ok());
+                policy.to.to_string().parse().into_iter().for_each(&mut add);
             }
         }
+        self.recorded.iter().cloned().for_each(&mut add);
         if self.restored.is_some() {
-            for entry in state.decisions.list(">").await? {
-                targets.extend(entry.value.target.parse::<Repository>().ok());
-            }
+            let decided = state.decisions.each(">", |_, entry| {
+                let target = entry.and_then(|entry| entry.value.target.parse().ok());
+                target.into_iter().for_each(&mut add);
+                ControlFlow::Continue(())
+            });
+            decided.await?;
         }
-        let registry = &self.promoter.registry;
-        match registry
-            .repositories(|repository| self.catalog.is_target(repository))
-            .await
-        {
-            Ok(listed) => targets.extend(listed),
+        let is_left = |one: &Repository| self.is_target(one) && after.leaves(one);
+        match self.promoter.registry.repositories(is_left).await {
+            Ok(listed) => listed.into_iter().for_each(&mut add),
             // Not every registry has such a listing, and not every account may see it.
             Err(error) if error.class() == Class::Permanent => {
                 tracing::debug!(%error, "the registry does not list its repositories");
+                let held = state.tags.each(">", |_, entry| {
+                    let named = entry.and_then(|entry| entry.value.repository.parse().ok());
+                    let target = named.filter(|named| self.is_target(named));
+                    target.into_iter().for_each(&mut add);
+                    ControlFlow::Continue(())
+                });
+                held.await?;
             }
             Err(error) => return Err(error.into()),
         }
         Ok(targets)
     }
 
-    /// Compares one target; returns whether nothing is left to be done, and its tags.
-    async fn repository(&self, repository: &Repository) -> Result<(bool, BTreeSet<Tag>), Error> {
+    fn is_target(&self, repository: &Repository) -> bool {
+        self.recorded.contains(repository) || self.catalog.is_target(repository)
+    }
+
+    /// Lets others write to a repository again that no policy names, and in which nothing that was promoted is left.
+    async fn release(&self, repository: &Repository) -> Result<(), Error> {
+        let state = &self.promoter.state;
+        if !self.recorded.contains(repository) || self.catalog.is_named_by_policy(repository) {
+            return Ok(());
+        }
+        let is_of =
+            |entry: &Entry<_>| targets_of(&entry.value).any(|target| target == repository.as_str());
+        if state.decisions.has_more_than(0, ">", is_of).await? {
+            return Ok(());
+        }
+        tracing::info!(image.repository = %repository, "nothing that was promoted is left there, so it is no target any more");
+        let key = key::promotion_target(repository);
+        Ok(state.targets.delete(&key).await?)
+    }
+
+    /// Compares so many tags of one target.
+    async fn repository(
+        &self,
+        repository: &Repository,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<Compared, Error> {
         let Promoter {
             state, registry, ..
         } = self.promoter;
-        let mut found = BTreeMap::new();
-        for entry in state
-            .unauthorised
-            .list(&key::unauthorised_in(repository))
-            .await?
-        {
-            if let Ok(tag) = entry.value.tag.parse::<Tag>() {
-                found.insert(tag, entry);
-            }
-        }
-        let mut entries = BTreeMap::new();
-        for entry in state.tags.list(&key::tags_of(repository)).await? {
-            if let Ok(tag) = entry.value.tag.parse::<Tag>() {
-                entries.insert(tag, entry.value);
-            }
-        }
-        let listed = match registry.tags(repository).await {
+        let mut listed = match registry.tags(repository).await {
             Err(error) if error.is_not_found() => Vec::new(),
             listed => listed?,
         };
-        let (mut complete, mut names) = (true, BTreeSet::new());
+        let is_empty = listed.is_empty();
+        listed.retain(|tag| after.is_none_or(|after| tag.as_str() > after));
+        listed.sort_unstable();
+        let is_last = listed.len() <= most;
+        listed.truncate(most);
+        let stopped_after = listed.last().filter(|_| !is_last).cloned();
+        let filter = key::unauthorised_in(repository);
+        let found = state.unauthorised.collect(&filter, |entry| {
+            let tag: Tag = entry.value.tag.parse().ok()?;
+            let is_here = after.is_none_or(|after| tag.as_str() > after)
+                && stopped_after.as_ref().is_none_or(|last| tag <= *last);
+            is_here.then_some((tag, entry))
+        });
+        let mut found: BTreeMap<_, _> = found.await?.into_values().collect();
+        let (mut is_complete, tags) = (true, listed.len());
         for tag in listed {
+            let entry = state.tags.get(&key::tag(repository, &tag)).await?;
             let Some(head) = registry.head(repository, &(&tag).into()).await? else {
                 continue;
             };
+            let entry = entry.map(|entry| entry.value);
             let known = found.remove(&tag);
-            complete &= self
-                .tag((repository, &tag, &head.digest), entries.get(&tag), known)
+            is_complete &= self
+                .tag((repository, &tag, &head.digest), entry.as_ref(), known)
                 .await?;
-            names.insert(tag);
         }
         // What was found before is gone.
         for (tag, before) in found {
             self.forget(repository, &tag, &before, true).await?;
         }
-        Ok((complete, names))
+        Ok(Compared {
+            is_complete,
+            tags,
+            is_empty,
+            stopped_after,
+        })
     }
 
     async fn tag(
@@ -293,11 +398,8 @@ impl Comparison<'_> {
 
     /// Tells what was found, or puts it right.
     async fn answer(&self, found: &Found) -> Result<bool, Error> {
-        let setting = self
-            .catalog
-            .settings(&found.repository)
-            .map(|settings| settings.unauthorised);
-        let reverts = setting == Some(Setting::Revert) && !found.entry.value.kept && !self.paused;
+        let setting = self.catalog.settings(&found.repository).unauthorised;
+        let reverts = setting == Setting::Revert && !found.entry.value.kept && !self.paused;
         if !reverts {
             self.promoter.report(found, self.cause).await?;
             return Ok(true);
@@ -333,5 +435,29 @@ impl Comparison<'_> {
                 .await?;
         }
         Ok(self.promoter.state.unauthorised.delete(&before.key).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_begins_after_a_repository_or_after_one_of_its_tags() {
+        for (after, left) in [
+            ("", ["a/a", "a/b", "a/c"].as_slice()),
+            ("a/a", &["a/b", "a/c"]),
+            ("a/b:1.0", &["a/b", "a/c"]),
+            ("a/c:zz", &["a/c"]),
+            ("a/c", &[]),
+        ] {
+            let after = After::read(after);
+            let all = ["a/a", "a/b", "a/c"];
+            let found: Vec<_> = all
+                .into_iter()
+                .filter(|one| after.leaves(&one.parse().unwrap()))
+                .collect();
+            assert_eq!(found, left);
+        }
     }
 }

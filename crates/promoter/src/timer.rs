@@ -1,25 +1,29 @@
-//! The timer of an image that soaks.
+//! The timer of a decision that comes out otherwise with the time alone: when a soak time is over, or a condition on the
+//! time changes.
 
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
 use sluice_bus::{Schedule, When};
 use sluice_events::commands::JudgeImage;
 use sluice_events::subject::token;
 use sluice_events::time_from_wire;
-use sluice_events::wire::state::DecisionOutcome;
 use sluice_service::crash;
 
 use crate::handler::{Case, Error, Promoter};
 
 impl Promoter {
-    /// Keeps the timer of a decision that waits, and removes it with the waiting.
+    /// Keeps the timer of a decision that holds until a time, and removes it where it holds for good.
     ///
     /// There is one per policy and tag: a digest that comes later replaces the timer of the one before, and a timer that
-    /// fired is gone. So there are never more timers than tags that soak.
+    /// fired is gone. So there are never more timers than tags with such decisions.
     pub(crate) async fn keep_timer(&self, case: &Case<'_>) -> Result<(), Error> {
         let Case {
             policy, subject, ..
         } = case;
-        if subject.current.is_none() || policy.spec.soak.is_none() {
+        let Some(policy) = policy else {
+            return Ok(());
+        };
+        let has_timers = policy.spec.soak.is_some() || policy.depends_on_time();
+        if subject.current.is_none() || !has_timers {
             return Ok(());
         }
         let name = format!(
@@ -28,8 +32,7 @@ impl Promoter {
             token(subject.repository.as_str()),
             token(subject.tag.as_str())
         );
-        let until = time_from_wire(case.decision.wait_until.as_ref());
-        let Some(until) = until.filter(|_| case.decision.outcome() == DecisionOutcome::Wait) else {
+        let Some(until) = time_from_wire(case.decision.wait_until.as_ref()) else {
             self.bus
                 .remove_schedule(&name)
                 .await

@@ -1,17 +1,65 @@
 //! What one judgement leads to: facts and commands to publish, then what to record.
 
-use std::future::Future;
-
-use sluice_bus::{Bus, Cause, Failure, Outcome, Record};
+use sluice_bus::{Bus, Cause, Failure, Outcome};
+use sluice_events::wire::state::Decision;
 use sluice_events::{Command, Event, EventId};
 use sluice_service::crash;
+use sluice_state::Entries;
 
 /// Facts, commands and records of any number of judgements.
 #[derive(Default)]
 pub(crate) struct Told {
     facts: Vec<(Event, String)>,
     commands: Vec<(Command, String)>,
-    records: Vec<Record>,
+    records: Vec<Change>,
+}
+
+/// Changes of one stored decision, which are written at once.
+pub(crate) struct Change {
+    decisions: Entries<Decision>,
+    key: String,
+    revision: u64,
+    decision: Decision,
+    edits: Vec<Edit>,
+}
+
+type Edit = Box<dyn FnOnce(&mut Decision) + Send>;
+
+impl Change {
+    /// Makes a change of a decision that was stored at a revision.
+    pub(crate) fn new(
+        decisions: Entries<Decision>,
+        key: String,
+        revision: u64,
+        decision: Decision,
+        edit: impl FnOnce(&mut Decision) + Send + 'static,
+    ) -> Self {
+        Self {
+            decisions,
+            key,
+            revision,
+            decision,
+            edits: vec![Box::new(edit)],
+        }
+    }
+
+    async fn write(mut self) -> Result<(), sluice_state::Error> {
+        let stored = self.decision.clone();
+        for edit in self.edits {
+            edit(&mut self.decision);
+        }
+        if self.decision == stored {
+            return Ok(());
+        }
+        let written = self
+            .decisions
+            .write(&self.key, &self.decision, Some(self.revision));
+        match written.await {
+            Err(error) if !error.is_conflict() => Err(error),
+            // It is another decision by now.
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Told {
@@ -26,19 +74,21 @@ impl Told {
     }
 
     /// Adds what is recorded once everything is published.
-    pub(crate) fn record<F>(&mut self, record: F)
-    where
-        F: Future<Output = Result<(), sluice_state::Error>> + Send + 'static,
-    {
-        self.records
-            .push(Box::pin(async move { record.await.map_err(Failure::of) }));
+    pub(crate) fn record(&mut self, change: Change) {
+        let mut known = self.records.iter_mut();
+        match known.find(|known| known.key == change.key) {
+            Some(known) => known.edits.extend(change.edits),
+            None => self.records.push(change),
+        }
     }
 
     /// Adds what another judgement leads to.
     pub(crate) fn append(&mut self, mut other: Self) {
         self.facts.append(&mut other.facts);
         self.commands.append(&mut other.commands);
-        self.records.append(&mut other.records);
+        for change in other.records {
+            self.record(change);
+        }
     }
 
     /// Leaves publishing and recording to the consume loop.
@@ -51,7 +101,7 @@ impl Told {
             outcome = outcome.command(command, EventId::random(), message_id);
         }
         for record in self.records {
-            outcome = outcome.then(record);
+            outcome = outcome.then(record.write());
         }
         outcome
     }
@@ -71,7 +121,7 @@ impl Told {
             crash::point("promoter.command_given");
         }
         for record in self.records {
-            record.await?;
+            record.write().await.map_err(Failure::of)?;
             crash::point("promoter.recorded");
         }
         Ok(())

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::TimeDelta;
 use sluice_bus::Cause;
 use sluice_domain::{Class, Classify as _, Digest, RegistryHost, Repository, Tag, Target, now};
 use sluice_events::commands::JudgeImage;
@@ -13,8 +14,10 @@ use sluice_state::{Entry, key};
 
 use crate::handler::{Error, Promoter};
 use crate::place::{Place, is_settled, tell_stranger};
-use crate::reconcile::ASK_AGAIN;
 use crate::told::Told;
+
+/// How soon a registry that does not answer is asked again.
+pub(crate) const ASK_AGAIN: TimeDelta = TimeDelta::seconds(10);
 
 /// What is asked of many decisions, with the remote registries as far as they answer.
 pub(crate) struct Look<'a> {

@@ -1,14 +1,15 @@
 //! The stage: one repository at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sluice_bus::{Bus, Cause, Handler, Outcome, topology};
-use sluice_domain::service_account::is_service_account;
+use sluice_domain::resources::KeepOrder;
 use sluice_domain::{Class, Classify, Digest, Repository, ResourceName, Tag};
 use sluice_events::commands::{PruneRepositories, Reconcile};
-use sluice_events::facts::{PruneCompleted, PrunedTag, TagPushed};
+use sluice_events::facts::{PruneCompleted, PrunedTag};
 use sluice_events::wire::state::TagEntry;
 use sluice_events::{Command, Decode, Event, Message, Unexpected, time_from_wire};
 use sluice_policy::retention::{Plan, PlannedDeletion, Rules, TagFacts, plan};
@@ -19,7 +20,7 @@ use thiserror::Error;
 
 use crate::ask::ask_for;
 use crate::facts::{self, Known};
-use crate::removal::{Removal, soaking};
+use crate::removal::{Removal, soaking, waiting};
 use crate::rules::{chosen, compiled, is_own, keep, left_alone, nothing_to_do, protection};
 use crate::run::Run;
 
@@ -51,8 +52,6 @@ pub struct Pruner {
 pub enum Input {
     /// A tag was mirrored into a repository.
     Mirrored(Repository),
-    /// Somebody pushed a tag.
-    Pushed(TagPushed),
     /// Somebody, or a schedule, asks for retention.
     Asked(PruneRepositories),
     /// Missing work is to be found.
@@ -63,7 +62,6 @@ impl Decode for Input {
     fn decode(message: Message) -> Result<Self, Unexpected> {
         match message {
             Message::Event(Event::TagMirrored(fact)) => Ok(Self::Mirrored(fact.repository)),
-            Message::Event(Event::TagPushed(fact)) => Ok(Self::Pushed(fact)),
             Message::Command(Command::PruneRepositories(command)) => Ok(Self::Asked(command)),
             Message::Command(Command::Reconcile(command)) => Ok(Self::Reconcile(command)),
             other => Err(other.unexpected()),
@@ -122,13 +120,6 @@ impl Handler for Pruner {
         let catalog = self.catalog.current();
         let (repository, policy) = match input {
             Input::Mirrored(repository) => (repository, None),
-            Input::Pushed(fact) if is_service_account(&fact.actor) => return Ok(Outcome::done()),
-            Input::Pushed(fact) => {
-                if !catalog.is_target(&fact.repository) {
-                    self.observe(&fact, cause).await?;
-                }
-                (fact.repository, None)
-            }
             Input::Asked(PruneRepositories {
                 policy,
                 repository: Some(repository),
@@ -174,24 +165,6 @@ impl Pruner {
         }
     }
 
-    /// Notes what a person or a build system pushed, so that it counts among the tags.
-    async fn observe(&self, fact: &TagPushed, cause: &Cause) -> Result<(), Error> {
-        let noted = self
-            .tags
-            .observe(
-                &fact.repository,
-                &fact.tag,
-                &fact.digest,
-                &fact.actor,
-                fact.at,
-            )
-            .await;
-        match noted {
-            Ok(()) => Ok(()),
-            Err(error) => self.postponed(error.into(), false, cause).map(drop),
-        }
-    }
-
     /// A registry that is away is waited for; a source that could not be listed deletes nothing.
     fn postponed(&self, error: Error, by_policy: bool, cause: &Cause) -> Result<Outcome, Error> {
         let Error::State(sluice_state::Error::Registry(source)) = error else {
@@ -225,19 +198,18 @@ impl Pruner {
         policy: Option<&ResourceName>,
         cause: &Cause,
     ) -> Result<Outcome, Error> {
-        let mut repositories = BTreeSet::new();
-        for entry in self.state.tags.list(">").await? {
-            if !entry.value.digest.is_empty()
-                && let Ok(repository) = entry.value.repository.parse::<Repository>()
-            {
-                repositories.insert(repository);
-            }
-        }
+        let mut repositories: BTreeSet<Repository> = BTreeSet::new();
+        let named = self.state.tags.each(">", |_, entry| {
+            let held = entry.filter(|entry| !entry.value.digest.is_empty());
+            repositories.extend(held.and_then(|entry| entry.value.repository.parse().ok()));
+            ControlFlow::Continue(())
+        });
+        named.await?;
         let mut outcome = Outcome::done();
         for repository in repositories {
             let concerned = match policy {
                 Some(name) => chosen(catalog, name, &repository).is_some(),
-                None => keep(catalog, &repository) > 0,
+                None => keep(catalog, &repository).newest > 0,
             };
             if concerned && !left_alone(catalog, &repository) {
                 outcome = ask_for(outcome, policy, &repository, &cause.occurrence);
@@ -273,7 +245,7 @@ impl Pruner {
             now: sluice_domain::now(),
         };
         let held = self.held(repository).await?;
-        if rules.policy.is_none() && nothing_to_do(&held, rules.keep, &cause.occurrence) {
+        if rules.policy.is_none() && nothing_to_do(&held, rules.keep.newest, &cause.occurrence) {
             return Ok(Outcome::done());
         }
         let listed: BTreeSet<Tag> = match self.registry.tags(repository).await {
@@ -302,14 +274,15 @@ impl Pruner {
 
     /// Returns the entries of the images of a repository by tag; removed ones too if this version can still tell of them.
     async fn held(&self, repository: &Repository) -> Result<BTreeMap<Tag, TagEntry>, Error> {
-        let entries = self.state.tags.list(&key::tags_of(repository)).await?;
-        Ok(entries
-            .into_iter()
-            .filter(|entry| !entry.value.digest.is_empty() || entry.value.pruning.is_some())
-            .filter_map(|entry| Some((entry.value.tag.parse::<Tag>().ok()?, entry.value)))
+        let filter = key::tags_of(repository);
+        let held = self.state.tags.collect(&filter, |entry| {
+            let is_known = !entry.value.digest.is_empty() || entry.value.pruning.is_some();
+            let tag = entry.value.tag.parse::<Tag>().ok()?;
             // What is attached to an image is no image: it neither counts nor is judged.
-            .filter(|(tag, _)| tag.attached_to().is_none())
-            .collect())
+            let is_image = tag.attached_to().is_none();
+            (is_known && is_image).then_some((tag, entry.value))
+        });
+        Ok(held.await?.into_values().collect())
     }
 
     /// Returns the removals that were begun and whose tag is gone, but whose entry does not say so.
@@ -368,12 +341,9 @@ impl Pruner {
         held: &BTreeMap<Tag, TagEntry>,
         listed: &BTreeSet<Tag>,
     ) -> Result<Vec<TagFacts>, Error> {
-        let decisions = self
-            .state
-            .decisions
-            .list(&key::decisions_in(rules.repository))
-            .await?;
-        let soaking = soaking(catalog, rules.repository, &decisions);
+        let decisions = key::decisions_in(rules.repository);
+        let decisions = self.state.decisions.collect(&decisions, waiting).await?;
+        let soaking = soaking(catalog, rules.repository, decisions.values());
         let mut seen: BTreeMap<Digest, Known> = BTreeMap::new();
         let mut all = Vec::new();
         for (tag, entry) in held.iter().filter(|(tag, _)| listed.contains(*tag)) {
@@ -396,6 +366,10 @@ impl Pruner {
             };
             seen.insert(digest.clone(), known.clone());
             let arrived_at = time_from_wire(entry.arrived_at.as_ref());
+            let pulled_at = match rules.keep.by {
+                KeepOrder::Pulled => self.last_pull(rules.repository, &digest).await?,
+                KeepOrder::Version | KeepOrder::Pushed => None,
+            };
             let soak = soaking.get(&(tag.to_string(), entry.digest.clone()));
             let protected = protection(entry, rules.now)
                 .or_else(|| soak.map(|policy| format!("policy `{policy}` lets it wait")))
@@ -407,6 +381,7 @@ impl Pruner {
             all.push(TagFacts {
                 tag: tag.clone(),
                 digest,
+                pulled_at,
                 arrived_at: arrived_at.unwrap_or(rules.now),
                 protected,
                 scan: known.scan,
@@ -414,6 +389,15 @@ impl Pruner {
             });
         }
         Ok(all)
+    }
+
+    async fn last_pull(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<DateTime<Utc>>, Error> {
+        let entry = self.state.pulls.get(&key::pull(repository, digest)).await?;
+        Ok(entry.and_then(|entry| time_from_wire(entry.value.at.as_ref())))
     }
 
     async fn carry_out(&self, run: &Run<'_>, plan: Plan) -> Result<Outcome, Error> {

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use sluice_domain::Repository;
 use sluice_events::commands::{PruneRepositories, Reconcile};
+use sluice_events::wire::state::TagEntry;
 use sluice_state::reconcile::{Found, Next, PAGE};
-use sluice_state::{is_attachment, key};
+use sluice_state::{Entry, is_attachment, key};
 
 use crate::prune::{Error, Pruner};
 use crate::rules::keep;
@@ -26,15 +27,16 @@ impl Pruner {
             .filter_map(|entry| entry.value.repository.parse().ok())
             .collect();
         for repository in repositories {
-            let limit = usize::try_from(keep(&catalog, &repository)).unwrap_or(usize::MAX);
+            let limit = usize::try_from(keep(&catalog, &repository).newest).unwrap_or(usize::MAX);
             if limit == 0 || catalog.is_target(&repository) {
                 continue;
             }
-            let held = self.state.tags.list(&key::tags_of(&repository)).await?;
-            let tags = held
-                .iter()
-                .filter(|entry| !entry.value.digest.is_empty() && !is_attachment(&entry.value));
-            if tags.count() > limit {
+            let is_counted = |entry: &Entry<TagEntry>| {
+                !entry.value.digest.is_empty() && !is_attachment(&entry.value)
+            };
+            let filter = key::tags_of(&repository);
+            let tags = &self.state.tags;
+            if tags.has_more_than(limit, &filter, is_counted).await? {
                 let command = PruneRepositories {
                     policy: None,
                     repository: Some(repository),

@@ -92,10 +92,10 @@ impl Removal<'_> {
         let decisions = self
             .state
             .decisions
-            .list(&key::decisions_on(self.repository, self.tag))
+            .collect(&key::decisions_on(self.repository, self.tag), waiting)
             .await?;
         let image = (self.tag.to_string(), self.digest.to_string());
-        Ok(soaking(self.catalog, self.repository, &decisions).contains_key(&image))
+        Ok(soaking(self.catalog, self.repository, decisions.values()).contains_key(&image))
     }
 
     /// Says whether the tag is gone now, and by this removal.
@@ -129,15 +129,12 @@ impl Removal<'_> {
 }
 
 /// Returns what waits for its soak time: tag and digest, with the policy that lets it wait.
-pub(crate) fn soaking(
+pub(crate) fn soaking<'a>(
     catalog: &Snapshot,
     repository: &Repository,
-    decisions: &[Entry<Decision>],
+    waiting: impl Iterator<Item = &'a Decision>,
 ) -> BTreeMap<(String, String), ResourceName> {
-    decisions
-        .iter()
-        .map(|entry| &entry.value)
-        .filter(|decision| decision.outcome() == DecisionOutcome::Wait)
+    waiting
         .filter_map(|decision| {
             // A policy that is gone or off waits for nothing.
             let policy = catalog
@@ -147,4 +144,10 @@ pub(crate) fn soaking(
             Some((image, policy.name.clone()))
         })
         .collect()
+}
+
+/// Takes a decision that waits for its soak time.
+pub(crate) fn waiting(entry: Entry<Decision>) -> Option<Decision> {
+    let waits = entry.value.outcome() == DecisionOutcome::Wait;
+    waits.then_some(entry.value)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sluice_domain::resources::PruningPolicy;
+use sluice_domain::resources::{Keep, PruningPolicy};
 use sluice_domain::{Repository, ResourceName, Tag};
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::TagEntry;
@@ -13,7 +13,7 @@ use sluice_state::Snapshot;
 use crate::prune::{Error, NAME};
 
 /// Says without asking the registry that a tag limit holds and no removal was interrupted.
-pub(crate) fn nothing_to_do(held: &BTreeMap<Tag, TagEntry>, keep: u32, occurrence: &str) -> bool {
+pub(crate) fn nothing_to_do(held: &BTreeMap<Tag, TagEntry>, newest: u32, occurrence: &str) -> bool {
     let there = held.values().filter(|entry| !entry.digest.is_empty());
     let interrupted = held.values().any(|entry| {
         entry
@@ -21,7 +21,7 @@ pub(crate) fn nothing_to_do(held: &BTreeMap<Tag, TagEntry>, keep: u32, occurrenc
             .as_ref()
             .is_some_and(|pruning| !entry.digest.is_empty() || pruning.run == occurrence)
     });
-    let within = keep == 0 || there.count() <= usize::try_from(keep).unwrap_or(usize::MAX);
+    let within = newest == 0 || there.count() <= usize::try_from(newest).unwrap_or(usize::MAX);
     within && !interrupted
 }
 
@@ -39,10 +39,8 @@ pub(crate) fn is_own(holder: &str) -> bool {
         .is_some_and(|rest| rest.starts_with('/'))
 }
 
-pub(crate) fn keep(catalog: &Snapshot, repository: &Repository) -> u32 {
-    catalog
-        .settings(repository)
-        .map_or(0, |settings| settings.keep)
+pub(crate) fn keep(catalog: &Snapshot, repository: &Repository) -> Keep {
+    catalog.settings(repository).keep
 }
 
 /// Only the promoter writes into targets, and what it put there stays until its policy withdraws it.

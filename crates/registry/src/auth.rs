@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{RequestBuilder, Response};
+use reqwest::{RequestBuilder, Response, StatusCode};
 use secrecy::ExposeSecret as _;
+use sluice_domain::address::AddressGuard;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::Url;
@@ -18,6 +19,7 @@ use crate::client::{Client, limited};
 use crate::endpoint::Credential;
 use crate::error::Error;
 use crate::login::{Account, without_scheme};
+use crate::throttle::Waits;
 
 /// The largest answer of a token issuer.
 const MAX_TOKEN_ANSWER: usize = 1 << 20;
@@ -184,15 +186,18 @@ impl Client {
         };
         let own = realm.origin() == endpoint.base.origin();
         if !own && !endpoint.realms.contains(&authority) {
-            return Err(refuse(
-                "its token realm is on a host that its settings do not name in `realms`",
-            ));
+            return Err(refuse(&format!(
+                "its token realm is on `{authority}`, which its settings do not name in `realms` (on the command line: `--realm {authority}`)"
+            )));
         }
         if endpoint.base.scheme() == "https" && realm.scheme() != "https" {
             return Err(refuse(
                 "its token realm would take the credential out of TLS",
             ));
         }
+        AddressGuard::PrivateAllowed
+            .check_url(&realm)
+            .map_err(|error| refuse(&format!("its token realm: {error}")))?;
         Ok(realm)
     }
 
@@ -277,12 +282,21 @@ impl Client {
         scopes: &[String],
         account: Option<&Account>,
     ) -> Result<Response, Error> {
-        let request = self.token_request(realm, service, scopes, account);
-        let sent = self.shared.transport.send(request);
-        sent.await.map_err(Error::transport(
-            "get a token for",
-            &self.shared.endpoint.host,
-        ))
+        let (throttle, mut waits) = (&self.shared.common.throttle, Waits::default());
+        loop {
+            let request = self.token_request(realm, service, scopes, account);
+            let sent = self.shared.transport.send(request);
+            let answer = sent.await.map_err(Error::transport(
+                "get a token for",
+                &self.shared.endpoint.host,
+            ))?;
+            if answer.status() != StatusCode::TOO_MANY_REQUESTS
+                || !throttle.refused(answer.headers(), &mut waits)
+            {
+                return Ok(answer);
+            }
+            throttle.wait().await;
+        }
     }
 
     /// A password asks with GET, as the token specification has it; an identity token is exchanged as OAuth 2 has it.

@@ -1,24 +1,13 @@
 //! Where a registry may send on to: never to a metadata service, and into a private network only if it is there itself.
 //!
-//! The check is made on the addresses that are connected to, so a name that changes its address passes no check twice.
+//! What an address is, and what follows, says the address guard of `sluice_domain::address`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use sluice_domain::address::{is_metadata, is_public};
-use thiserror::Error;
-use url::{Host, Url};
-
-/// A place that the registry may not send on to.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("it is redirected to `{host}` at {address}, which is {kind}")]
-pub(crate) struct Forbidden {
-    host: String,
-    address: IpAddr,
-    kind: &'static str,
-}
+use sluice_domain::address::{AddressClass, AddressGuard};
 
 /// What is known of where the registry is; shared by the client and the resolver of whom it sends on to.
 #[derive(Debug, Clone, Default)]
@@ -27,71 +16,55 @@ pub(crate) struct Zone(Arc<AtomicBool>);
 impl Zone {
     /// Takes note of where the registry answered from.
     pub(crate) fn note(&self, address: IpAddr) {
-        self.0.store(!is_public(address), Ordering::Relaxed);
+        let is_private = AddressClass::of(address) == AddressClass::Private;
+        self.0.store(is_private, Ordering::Relaxed);
     }
 
-    fn check(&self, host: &str, address: IpAddr) -> Result<(), Forbidden> {
-        let kind = if is_metadata(address) {
-            "an address of the machine's own network or of its metadata"
-        } else if !is_public(address) && !self.0.load(Ordering::Relaxed) {
-            "no public address, although the registry has one"
+    /// Returns what is allowed to whom the registry sends on to.
+    pub(crate) fn guard(&self) -> AddressGuard {
+        if self.0.load(Ordering::Relaxed) {
+            AddressGuard::PrivateAllowed
         } else {
-            return Ok(());
-        };
-        Err(Forbidden {
-            host: host.to_owned(),
-            address,
-            kind,
-        })
-    }
-
-    /// Checks an address that is written into the URL itself, which no resolver sees.
-    pub(crate) fn check_literal(&self, url: &Url) -> Result<(), Forbidden> {
-        let address = match url.host() {
-            Some(Host::Ipv4(address)) => IpAddr::V4(address),
-            Some(Host::Ipv6(address)) => IpAddr::V6(address),
-            Some(Host::Domain(_)) | None => return Ok(()),
-        };
-        self.check(url.host_str().unwrap_or_default(), address)
-    }
-
-    fn allowed(&self, host: &str, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Forbidden> {
-        let mut refused = None;
-        let mut allowed = Vec::new();
-        for address in found {
-            match self.check(host, address.ip()) {
-                Ok(()) => allowed.push(address),
-                Err(error) => refused = Some(error),
-            }
-        }
-        match refused {
-            Some(error) if allowed.is_empty() => Err(error),
-            _ => Ok(allowed),
+            AddressGuard::PublicOnly
         }
     }
 }
 
-/// Resolves names to the addresses that the registry may send on to.
+/// Whose names are resolved.
+#[derive(Debug, Clone)]
+pub(crate) enum Peer {
+    /// The registry and its token issuer, which a person named.
+    Registry,
+    /// Whomever the registry sends on to.
+    Elsewhere(Zone),
+}
+
+/// Resolves names to the addresses that may be connected to.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    pub(crate) zone: Zone,
+    pub(crate) peer: Peer,
     /// The host of the proxy, which a person chose and not the registry.
     pub(crate) proxy: Option<String>,
 }
 
 impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
-        let (host, zone) = (name.as_str().to_owned(), self.zone.clone());
+        let (host, peer) = (name.as_str().to_owned(), self.peer.clone());
         let is_proxy = self.proxy.as_ref().is_some_and(|proxy| *proxy == host);
         Box::pin(async move {
             let found: Vec<SocketAddr> =
                 tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
-            let allowed = if is_proxy {
+            // The registry may have answered meanwhile, from where decides.
+            let guard = match peer {
+                Peer::Registry => AddressGuard::PrivateAllowed,
+                Peer::Elsewhere(zone) => zone.guard(),
+            };
+            let permitted = if is_proxy {
                 found
             } else {
-                zone.allowed(&host, found)?
+                guard.permitted(&host, found)?
             };
-            Ok(Box::new(allowed.into_iter()) as Addrs)
+            Ok(Box::new(permitted.into_iter()) as Addrs)
         })
     }
 }
@@ -99,6 +72,8 @@ impl Resolve for Guard {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use url::Url;
 
     use super::*;
     use crate::endpoint::{Endpoint, Wires};
@@ -112,7 +87,7 @@ mod tests {
 
     fn is_allowed(zone: &Zone, host: &str) -> bool {
         let url = Url::parse(&format!("https://{host}/x")).unwrap();
-        zone.check_literal(&url).is_ok()
+        zone.guard().check_url(&url).is_ok()
     }
 
     #[test]
@@ -147,17 +122,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn of_a_name_only_the_allowed_addresses_are_connected_to() {
-        let address = |text: &str| SocketAddr::new(text.parse().unwrap(), 0);
-        let (zone, public) = (zone("8.8.8.8"), address("1.1.1.1"));
-        let mixed = vec![address("10.0.0.1"), public, address("::1")];
-        assert_eq!(zone.allowed("x", mixed), Ok(vec![public]));
-        let refused = zone.allowed("x", vec![address("169.254.169.254")]);
-        assert!(refused.unwrap_err().to_string().contains("metadata"));
-        assert_eq!(zone.allowed("x", Vec::new()), Ok(Vec::new()));
-    }
-
     #[tokio::test]
     async fn a_name_at_an_address_within_is_not_connected_to() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -182,5 +146,20 @@ mod tests {
         let (answer, accepted) = tokio::join!(ask(), async { drop(listener.accept().await) });
         let () = accepted;
         assert!(matches!(answer, Error::Transport { .. }), "{answer:?}");
+    }
+
+    #[test]
+    fn a_registry_at_a_metadata_address_gets_no_client() {
+        for host in [
+            "169.254.169.254",
+            "[fe80::1]",
+            "[::ffff:a9fe:a9fe]",
+            "0.0.0.0",
+        ] {
+            let base = Url::parse(&format!("http://{host}")).unwrap();
+            let endpoint = Endpoint::at("registry.example".parse().unwrap(), base);
+            let refused = Wires::of(&endpoint).unwrap_err();
+            assert!(matches!(refused, Error::Settings { .. }), "{refused:?}");
+        }
     }
 }

@@ -4,16 +4,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Method, Response, StatusCode};
 use sluice_domain::{Digest, Repository};
 use url::Url;
 
-use crate::client::{Client, location, what};
+use crate::client::{Client, STORED, location, what};
 use crate::error::Error;
 use crate::fetch::Fetch;
 use crate::manifest::Descriptor;
+use crate::patience::patiently;
+use crate::throttle::Waits;
 use crate::verify::Verified;
 
 /// How long an upload may stand still, or nearly so, and how long a registry may take to store what it has received.
@@ -46,10 +50,16 @@ impl Client {
         let answer = self
             .send("look up", &what, &scope, |http| http.head(url.clone()))
             .await?;
-        if answer.status() == 404 {
+        let status = answer.status();
+        // Only what is there is sent on for, whichever way.
+        if status.is_redirection() {
+            return Ok(true);
+        }
+        // Where HEAD is refused, nothing is known; to bring a blob again does no harm.
+        if matches!(status.as_u16(), 404 | 405 | 501) {
             return Ok(false);
         }
-        self.accept("look up", &what, answer, &[200, 307])
+        self.accept("look up", &what, answer, &[200])
             .await
             .map(|_| true)
     }
@@ -92,6 +102,41 @@ impl Client {
             return Err(Error::NotFound { what });
         }
         self.accept("fetch", &what, answer, wanted).await
+    }
+
+    /// Streams a blob, from where it broke off if it does; the receiver checks its digest.
+    ///
+    /// # Errors
+    /// A registry that fails, does not have it, or has another size of it.
+    pub async fn blob_stream(
+        &self,
+        repository: &Repository,
+        blob: &Descriptor,
+    ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
+        let fetch = patiently(|| Fetch::open((self, repository), blob, None, None)).await?;
+        Ok(fetch.into_stream().boxed())
+    }
+
+    /// Returns which size a registry names of a blob.
+    ///
+    /// # Errors
+    /// A registry that fails or does not have it.
+    pub async fn blob_size(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<u64>, Error> {
+        let what = what(repository, digest);
+        let url = self.url(&format!("{repository}/blobs/{digest}"))?;
+        let scope = [format!("repository:{repository}:pull")];
+        let head = (Method::HEAD, "*/*");
+        let answer = self.read(head, "look up", &what, &scope, url).await?;
+        if answer.status() == 404 {
+            return Err(Error::NotFound { what });
+        }
+        let answer = self.accept("look up", &what, answer, &[200]).await?;
+        let length = answer.headers().get(CONTENT_LENGTH);
+        Ok(length.and_then(|length| length.to_str().ok()?.parse().ok()))
     }
 
     /// Starts an upload, or asks to mount from another repository, which may be answered with an upload too.
@@ -142,11 +187,18 @@ impl Client {
             .append_pair("digest", blob.digest.as_str());
         let moved = fetch.counter();
         let is_limited = fetch.is_limited();
-        let verified = Verified::new(fetch.into_stream().boxed(), blob.digest.clone(), blob.size);
+        let mut verified =
+            Verified::new(fetch.into_stream().boxed(), blob.digest.clone(), blob.size);
         let right = verified.right();
         // What is wrong with the body would come back as text only.
         let fault: Arc<Mutex<Option<Error>>> = Arc::default();
         let place = Arc::clone(&fault);
+        // A body without bytes is never asked for by what sends it.
+        if blob.size == 0 {
+            while let Some(chunk) = verified.next().await {
+                chunk?;
+            }
+        }
         let body = verified.map(move |chunk| {
             chunk.map_err(|error| {
                 let text = error.to_string();
@@ -184,7 +236,15 @@ impl Client {
             self.learn(answer.headers(), &scope, used.as_ref()).await?;
             return Err(Error::StaleToken { what });
         }
-        let answer = self.accept("upload", &what, answer, &[201]).await?;
+        // Nor is it sent twice here where the registry has no time for it: the next try begins anew, after the wait.
+        let throttle = &self.shared.common.throttle;
+        if answer.status() == StatusCode::TOO_MANY_REQUESTS
+            && throttle.refused(answer.headers(), &mut Waits::default())
+        {
+            let reason = "its destination answered 429, too many requests";
+            return Err(Error::Interrupted { what, reason });
+        }
+        let answer = self.accept("upload", &what, answer, &STORED).await?;
         if !right.load(Ordering::Acquire) {
             let reason = "it says that it has stored what was not sent to its end";
             return Err(Error::untrusted(what, reason));

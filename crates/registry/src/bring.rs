@@ -8,6 +8,7 @@ use url::Url;
 
 use crate::blob::Upload;
 use crate::client::Client;
+use crate::configs::Configs;
 use crate::error::Error;
 use crate::fetch::Fetch;
 use crate::limits::Limits;
@@ -19,6 +20,8 @@ use crate::progress::{Arrival, Progress, Watch};
 const MOST_SIBLINGS: usize = 4;
 /// How many repositories that are known to have a blob are tried.
 const MOST_HOLDERS: usize = 2;
+/// From how many bytes on a blob costs more than to ask siblings for it.
+const WORTH_ASKING: u64 = 256 << 10;
 
 /// What goes where, and how.
 pub(crate) struct Bringing<'a> {
@@ -29,6 +32,8 @@ pub(crate) struct Bringing<'a> {
     pub(crate) siblings: &'a [Repository],
     pub(crate) watch: Option<&'a Arc<dyn Watch>>,
     pub(crate) limits: &'a Limits,
+    /// Where configurations are kept that are transferred.
+    pub(crate) configs: &'a Configs,
     /// Asks the registry, whatever is known.
     pub(crate) thorough: bool,
 }
@@ -78,7 +83,7 @@ impl Bringing<'_> {
         }
         let reached = {
             let _connection = self.limits.connections(1).await;
-            self.reach(digest).await?
+            self.reach(blob).await?
         };
         let arrival = match reached {
             Reached::There(arrival) => arrival,
@@ -115,7 +120,9 @@ impl Bringing<'_> {
     }
 
     /// Goes as far as it can without sending the blob.
-    async fn reach(&self, digest: &Digest) -> Result<Reached, Error> {
+    async fn reach(&self, blob: &Descriptor) -> Result<Reached, Error> {
+        let digest = &blob.digest;
+        let asks_siblings = blob.size >= WORTH_ASKING && !self.siblings.is_empty();
         let mounts = self.target.shared.common.known.mounts();
         let mut open = None;
         // A mount that works answers too whether the blob is there.
@@ -127,7 +134,7 @@ impl Bringing<'_> {
         }
         // So does one from the repository itself, where it works; others that may have the blob are asked after a look.
         let known = &self.target.shared.common.known;
-        let own = known.mounts_own() && self.siblings.is_empty();
+        let own = known.mounts_own() && !asks_siblings;
         if own && open.is_none() && !self.thorough {
             match self.mount(digest, self.target_repository).await {
                 Some(Upload::Mounted) => return Ok(Reached::There(Arrival::Skipped)),
@@ -146,7 +153,7 @@ impl Bringing<'_> {
         if open.is_none() && (!mounts || self.thorough) {
             open = self.mount_known(digest).await;
         }
-        if open.is_none() {
+        if open.is_none() && asks_siblings {
             open = self.mount_sibling(digest).await;
         }
         let upload = match open {
@@ -257,9 +264,14 @@ impl Bringing<'_> {
             watch.note(&Progress::Begun { digest, size });
         }
         let from = (self.source, self.source_repository);
-        let fetch = Fetch::open(from, blob, self.target, self.watch.cloned()).await?;
+        let mut fetch = Fetch::open(from, blob, Some(self.target), self.watch.cloned()).await?;
+        let kept = self.configs.is_wanted(blob).then(|| fetch.keep());
         self.target
             .upload(self.target_repository, blob, at, fetch)
-            .await
+            .await?;
+        if let Some(kept) = kept {
+            self.configs.insert(digest, &kept);
+        }
+        Ok(())
     }
 }

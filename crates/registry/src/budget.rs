@@ -119,14 +119,22 @@ impl Client {
         }
     }
 
-    /// Takes note of a refusal because of a quota.
+    /// Takes note of a refusal until a time that the registry names.
     pub(crate) async fn heeded<T>(
         &self,
         spending: Spending,
         outcome: Result<T, Error>,
     ) -> Result<T, Error> {
-        if let (Err(Error::Quota { until, .. }), Some(budget)) = (&outcome, &self.shared.budget) {
-            budget.refused(spending, *until).await;
+        let until = match &outcome {
+            Err(Error::Quota { until, .. }) => Some(*until),
+            Err(Error::Throttled {
+                retry_after: Some(after),
+                ..
+            }) => Some(sluice_domain::now() + *after),
+            _ => None,
+        };
+        if let (Some(until), Some(budget)) = (until, &self.shared.budget) {
+            budget.refused(spending, until).await;
         }
         outcome
     }

@@ -18,15 +18,24 @@ use crate::budget::Budget;
 use crate::common::Common;
 use crate::endpoint::{Endpoint, Wires};
 use crate::error::Error;
+use crate::login::CredentialSource;
+use crate::protocol;
 use crate::rate::RateLimit;
+use crate::throttle::Waits;
 use crate::transport::Transport;
 
 /// How much of a refusal is told.
 const MAX_REFUSAL: usize = 64 << 10;
 /// How Distribution says that there is no room left, in words or by the number of the error.
 const FULL_DISK: [&str; 2] = ["no space left", "\"Err\":28}"];
+/// How Docker Hub says that a quota is used up, should its headers not say it.
+const SPENT_QUOTA: &str = "pull rate limit";
 /// The most redirects of a read, as to a content network.
 const MAX_REDIRECTS: usize = 5;
+/// What a registry answers that has stored what it was sent; 201 is what the specification says.
+pub(crate) const STORED: [u16; 4] = [200, 201, 202, 204];
+/// What it answers when something is removed, or was not there.
+pub(crate) const REMOVED: [u16; 4] = [200, 202, 204, 404];
 /// How long a small answer may take to arrive, however its peer spreads it.
 const LONGEST_ANSWER: Duration = Duration::from_secs(180);
 
@@ -146,15 +155,19 @@ impl Client {
 
     /// Returns the name of the account.
     pub(crate) fn account(&self) -> Option<&str> {
-        let credential = self.shared.endpoint.credential.as_ref();
-        credential.map(|credential| credential.username.as_str())
+        let endpoint = &self.shared.endpoint;
+        let source = endpoint.source.as_ref();
+        let named = source.and_then(CredentialSource::username);
+        let credential = endpoint.credential.as_ref();
+        named.or_else(|| credential.map(|credential| credential.username.as_str()))
     }
 
     pub(crate) fn is_own(&self, url: &Url) -> bool {
         url.origin() == self.shared.endpoint.base.origin()
     }
 
-    /// Sends a request with authentication; after a refusal it learns what is asked for and sends it once more.
+    /// Sends a request with authentication; after a refusal it learns what is asked for and sends it once more. What the
+    /// registry had no time for is sent again when it has.
     pub(crate) async fn send(
         &self,
         action: &'static str,
@@ -162,24 +175,33 @@ impl Client {
         scopes: &[String],
         request: impl Fn(&reqwest::Client) -> RequestBuilder,
     ) -> Result<Response, Error> {
-        for last in [false, true] {
+        let throttle = &self.shared.common.throttle;
+        let (mut waits, mut learned) = (Waits::default(), false);
+        loop {
+            throttle.wait().await;
             let mut builder = request(&self.shared.wires.http);
             let used = self.authorization(scopes).await?;
             if let Some(authorization) = used.clone() {
                 builder = builder.header(AUTHORIZATION, authorization);
             }
             let sent = self.shared.transport.send(builder);
-            let answer = sent.await.map_err(Error::transport(action, what))?;
+            let answer = match sent.await {
+                Ok(answer) => answer,
+                Err(error) => return Err(self.unreached(action, what, error).await),
+            };
             self.note_rate_limit(answer.headers());
-            if answer.status() != StatusCode::UNAUTHORIZED || last {
-                return Ok(answer);
+            match answer.status() {
+                StatusCode::UNAUTHORIZED if !learned => {
+                    self.learn(answer.headers(), scopes, used.as_ref()).await?;
+                    learned = true;
+                }
+                // It was not carried out, whatever it was, so it may be sent again.
+                StatusCode::TOO_MANY_REQUESTS if throttle.refused(answer.headers(), &mut waits) => {
+                    tracing::debug!(%what, "the registry asks to wait");
+                }
+                _ => return Ok(answer),
             }
-            self.learn(answer.headers(), scopes, used.as_ref()).await?;
         }
-        Err(Error::untrusted(
-            what,
-            "the registry keeps asking for authentication",
-        ))
     }
 
     /// Reads something and follows redirects by hand: at most 5, never out of TLS, and with the credential only at home.
@@ -219,7 +241,8 @@ impl Client {
                 let wires = &self.shared.wires;
                 wires
                     .zone
-                    .check_literal(&at)
+                    .guard()
+                    .check_url(&at)
                     .map_err(|error| Error::untrusted(what, error.to_string()))?;
                 let answer = self.shared.transport.send(request(&wires.elsewhere)).await;
                 answer.map_err(Error::transport(action, what))?
@@ -254,7 +277,8 @@ impl Client {
             .host_str()
             .zip(endpoint.base.port_or_known_default());
         if let Some((host, port)) = place
-            && let Ok(mut found) = tokio::net::lookup_host((host, port)).await
+            && let Ok(mut found) =
+                tokio::net::lookup_host((host.trim_matches(['[', ']']), port)).await
             && let Some(address) = found.next()
         {
             zone.note(address.ip());
@@ -296,12 +320,31 @@ impl Client {
             .take(300)
             .flat_map(char::escape_default)
             .collect();
+        let is_plain = self.shared.endpoint.base.scheme() == "http";
+        if is_plain && status == 400 && protocol::SPEAKS_TLS.iter().any(|sign| text.contains(sign))
+        {
+            return Err(self.wrong_protocol(action, what));
+        }
         if status == StatusCode::TOO_MANY_REQUESTS {
-            return Err(Error::Quota {
-                action,
-                what: what.to_owned(),
-                until: answers::quota_until(retry_after, limit, now),
-                detail,
+            let (registry, what) = (Box::new(self.host().clone()), what.to_owned());
+            let is_quota =
+                limit.is_some_and(|limit| limit.remaining == 0) || text.contains(SPENT_QUOTA);
+            return Err(if is_quota {
+                Error::Quota {
+                    action,
+                    what,
+                    registry,
+                    until: answers::quota_until(retry_after, limit, now),
+                    detail,
+                }
+            } else {
+                Error::Throttled {
+                    action,
+                    what,
+                    registry,
+                    retry_after,
+                    detail,
+                }
             });
         }
         Err(Error::Refused {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::known::Known;
+use crate::throttle::Throttle;
 use crate::turn::Turns;
 
 /// How many registries are remembered although no client speaks to them at the moment.
@@ -17,12 +19,17 @@ const MOST: usize = 64;
 /// By origin; clients come and go with single messages, and what they know together stays.
 static OF_ORIGINS: LazyLock<Mutex<HashMap<String, Arc<Common>>>> = LazyLock::new(Mutex::default);
 
-/// Who brings what, what lies where, and when the next bytes may pass.
+/// Who brings what, what lies where, when the next bytes may pass, and when it may be asked again.
 #[derive(Debug, Default)]
 pub(crate) struct Common {
     pub(crate) turns: Turns,
     pub(crate) known: Known,
     pub(crate) pace: Pace,
+    pub(crate) throttle: Throttle,
+    /// It was seen to answer a HEAD of a manifest, so that 404 means what it says.
+    pub(crate) answers_heads: AtomicBool,
+    /// It was seen to refuse a list for the length of its pages.
+    pub(crate) refuses_page_size: AtomicBool,
 }
 
 impl Common {

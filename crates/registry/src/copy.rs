@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use sluice_domain::{Digest, Repository, Tag};
 use sluice_service::crash;
 
 use crate::bring::Bringing;
 use crate::client::Client;
+use crate::configs::Configs;
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::manifest::{Descriptor, Manifest, ManifestRef};
@@ -51,8 +53,21 @@ pub struct CopyOptions {
     pub tag: Option<Tag>,
     /// The top, where it is not what the source has under the digest but a part of that.
     pub top: Option<Manifest>,
+    /// Who writes the top.
+    pub top_write: TopWrite,
     /// The most bytes that its blobs may have together, for what nobody chose.
     pub most_bytes: Option<u64>,
+}
+
+/// Who writes the top of what is copied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TopWrite {
+    /// The copy, once everything below is there.
+    #[default]
+    Copy,
+    /// Whoever asked for the copy, with the tag. An index is written here all the same: while it is missing, nobody who
+    /// clears away what an interrupted copy left would find its children.
+    Caller,
 }
 
 /// What was copied.
@@ -60,6 +75,8 @@ pub struct CopyOptions {
 pub struct Copied {
     /// The image or index itself.
     pub top: Manifest,
+    /// What is below it.
+    pub below: Vec<Manifest>,
     /// The size of all blobs in bytes.
     pub size_bytes: u64,
     /// Blobs that were transferred.
@@ -70,6 +87,8 @@ pub struct Copied {
     pub blobs_skipped: u64,
     /// Bytes that were transferred.
     pub bytes_copied: u64,
+    /// The small configurations of images that were transferred, by their digest.
+    pub configs: HashMap<Digest, Bytes>,
 }
 
 /// A manifest, and whether the target has it already.
@@ -84,6 +103,7 @@ struct Attempt<'a> {
     digest: &'a Digest,
     tag: Option<&'a Tag>,
     top: Option<&'a Manifest>,
+    top_write: TopWrite,
     most_bytes: Option<u64>,
 }
 
@@ -102,6 +122,7 @@ impl CopyJob<'_> {
     /// As [`CopyJob::run`].
     pub async fn run_with(&self, options: &CopyOptions) -> Result<Copied, Error> {
         let limits = options.limits.clone().unwrap_or_else(Limits::of_process);
+        let configs = Configs::default();
         let mut attempt = Attempt {
             bringing: Bringing {
                 source: self.source,
@@ -111,14 +132,16 @@ impl CopyJob<'_> {
                 siblings: self.siblings,
                 watch: options.watch.as_ref(),
                 limits: &limits,
+                configs: &configs,
                 thorough: options.thorough,
             },
             digest: self.digest,
             tag: options.tag.as_ref(),
             top: options.top.as_ref(),
+            top_write: options.top_write,
             most_bytes: options.most_bytes,
         };
-        match attempt.run().await {
+        let copied = match attempt.run().await {
             // The registry lacks what it was seen to have.
             Err(error) if error.is_missing_part() && !options.thorough => {
                 tracing::debug!(%error, "looking closer");
@@ -126,7 +149,11 @@ impl CopyJob<'_> {
                 attempt.run().await
             }
             other => other,
-        }
+        };
+        Ok(Copied {
+            configs: configs.into_bytes(),
+            ..copied?
+        })
     }
 }
 
@@ -139,6 +166,8 @@ impl Attempt<'_> {
 
     async fn run(&self) -> Result<Copied, Error> {
         let levels = self.walk().await?;
+        let manifests = levels.iter().flatten().map(|found| &found.manifest);
+        self.bringing.configs.want(manifests);
         let (proven, missing) = self.blobs(&levels)?;
         let all = proven.values().chain(missing.values());
         let bytes = all.fold(0_u64, |sum, blob| sum.saturating_add(blob.size));
@@ -172,7 +201,8 @@ impl Attempt<'_> {
         let mut levels = levels.into_iter().flatten();
         let top = levels.next();
         let top = top.ok_or_else(|| Error::untrusted(self.digest, "it has no manifest"))?;
-        Ok(Copied::of(top.manifest, arrivals))
+        let below = levels.map(|found| found.manifest).collect();
+        Ok(Copied::of(top.manifest, below, arrivals))
     }
 
     fn ended(&self, blob: &Descriptor, arrival: Arrival) -> (u64, Arrival) {
@@ -294,6 +324,9 @@ impl Attempt<'_> {
     /// Writes the manifests that the target lacks, those below before those above.
     async fn write(&self, levels: &[Vec<Found>]) -> Result<(), Error> {
         for (depth, level) in levels.iter().enumerate().rev() {
+            if levels.len() == 1 && self.top_write == TopWrite::Caller {
+                return Ok(());
+            }
             let tag = self.tag.filter(|_| depth == 0);
             let wanted = level.iter().filter(|found| !found.present || tag.is_some());
             let writes: Vec<_> = wanted
@@ -334,14 +367,16 @@ impl Attempt<'_> {
 type Blobs<'a> = BTreeMap<(u64, &'a Digest), &'a Descriptor>;
 
 impl Copied {
-    fn of(top: Manifest, arrivals: Vec<(u64, Arrival)>) -> Self {
+    fn of(top: Manifest, below: Vec<Manifest>, arrivals: Vec<(u64, Arrival)>) -> Self {
         let mut copied = Self {
             top,
+            below,
             size_bytes: 0,
             blobs_copied: 0,
             blobs_mounted: 0,
             blobs_skipped: 0,
             bytes_copied: 0,
+            configs: HashMap::new(),
         };
         for (size, arrival) in arrivals {
             copied.size_bytes = copied.size_bytes.saturating_add(size);

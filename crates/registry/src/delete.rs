@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use reqwest::Response;
 use serde::Deserialize;
 use sluice_domain::{Digest, Repository, Tag};
 use sluice_service::crash;
 
-use crate::client::{Client, what};
+use crate::client::{Client, REMOVED, what};
 use crate::error::Error;
-use crate::manifest::{Content, Manifest};
+use crate::manifest::{Content, Manifest, ManifestRef};
 
 /// The annotation of a manifest that only serves to remove a tag.
 const MARK: &str = "dev.sluice.tombstone";
@@ -21,7 +22,8 @@ impl Client {
     ///
     /// Distribution 3 deletes by tag. 2.8 deletes only digests, and with one every tag that points to it; there the
     /// tag is first pointed to an empty index that nothing else points to. `announce` gets that digest beforehand,
-    /// so that the notifications it causes can be told apart.
+    /// so that the notifications it causes can be told apart. Where digests cannot be deleted either, nothing is
+    /// written, or the tag would be left pointing to the empty index.
     ///
     /// # Errors
     /// A failing registry, or one that does not allow deletion.
@@ -35,22 +37,25 @@ impl Client {
         F: Future<Output = Result<(), E>>,
     {
         let what = what(repository, tag);
-        let scope = [format!("repository:{repository}:delete")];
-        let url = self.url(&format!("{repository}/manifests/{tag}"))?;
-        if !self.shared.digests_only.load(Ordering::Relaxed) {
-            let answer = self
-                .send("delete", &what, &scope, |http| http.delete(url.clone()))
-                .await?;
-            if answer.status() != 400 {
-                self.accept("delete", &what, answer, &[202, 404]).await?;
+        let digests_only = &self.shared.digests_only;
+        if !digests_only.load(Ordering::Relaxed) {
+            let answer = self.delete(&what, repository, &tag.into()).await?;
+            if !matches!(answer.status().as_u16(), 400 | 405 | 501) {
+                self.accept("delete", &what, answer, &REMOVED).await?;
                 return Ok(Ok(()));
             }
-            self.shared.digests_only.store(true, Ordering::Relaxed);
         }
         if self.head(repository, &tag.into()).await?.is_none() {
             return Ok(Ok(()));
         }
         let tombstone = tombstone(&what)?;
+        if !digests_only.load(Ordering::Relaxed) {
+            // It is not there yet: this only asks whether it could be deleted.
+            let reference = (&tombstone.digest).into();
+            let answer = self.delete(&what, repository, &reference).await?;
+            self.accept("delete", &what, answer, &REMOVED).await?;
+            digests_only.store(true, Ordering::Relaxed);
+        }
         if let Err(error) = announce(tombstone.digest.clone()).await {
             return Ok(Err(error));
         }
@@ -87,14 +92,22 @@ impl Client {
         digest: &Digest,
     ) -> Result<(), Error> {
         let what = what(repository, digest);
-        let scope = [format!("repository:{repository}:delete")];
-        let url = self.url(&format!("{repository}/manifests/{digest}"))?;
-        let answer = self
-            .send("delete", &what, &scope, |http| http.delete(url.clone()))
-            .await?;
-        self.accept("delete", &what, answer, &[202, 404])
+        let answer = self.delete(&what, repository, &digest.into()).await?;
+        self.accept("delete", &what, answer, &REMOVED)
             .await
             .map(drop)
+    }
+
+    async fn delete(
+        &self,
+        what: &str,
+        repository: &Repository,
+        reference: &ManifestRef,
+    ) -> Result<Response, Error> {
+        let scope = [format!("repository:{repository}:delete")];
+        let url = self.url(&format!("{repository}/manifests/{reference}"))?;
+        self.send("delete", what, &scope, |http| http.delete(url.clone()))
+            .await
     }
 }
 

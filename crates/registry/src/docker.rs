@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,9 +12,10 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use sluice_domain::RegistryHost;
+use sluice_service::{SecretFile, find_program};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
@@ -37,9 +39,18 @@ const IDENTITY: &str = "<token>";
 /// Files with logins, in the order in which they are asked.
 #[derive(Debug, Clone)]
 pub(crate) struct DockerConfig {
-    files: Vec<PathBuf>,
+    files: Vec<Place>,
     /// Where helpers are found, instead of in the folders of this process.
     path: Option<OsString>,
+}
+
+/// Where a configuration is.
+#[derive(Debug, Clone)]
+enum Place {
+    /// A person's own file, which may be missing.
+    Own(PathBuf),
+    /// A secret that a resource names.
+    Secret(SecretFile),
 }
 
 #[derive(Default, Deserialize)]
@@ -68,17 +79,27 @@ struct Helped {
 
 impl DockerConfig {
     pub(crate) fn new(files: Vec<PathBuf>) -> Self {
-        Self { files, path: None }
+        Self {
+            files: files.into_iter().map(Place::Own).collect(),
+            path: None,
+        }
+    }
+
+    pub(crate) fn secret(config: SecretFile) -> Self {
+        Self {
+            files: vec![Place::Secret(config)],
+            path: None,
+        }
     }
 
     /// Finds the account at this registry, and asks of no other.
     pub(crate) async fn account(&self, host: &RegistryHost) -> Result<Option<Account>, Error> {
-        for file in &self.files {
+        for place in &self.files {
             let failed = |reason: String| Error::Credential {
                 host: host.to_string(),
-                reason: format!("`{}`: {reason}", file.display()),
+                reason: format!("{place}: {reason}"),
             };
-            let Some(config) = read(file).await.map_err(failed)? else {
+            let Some(config) = place.read().await.map_err(failed)? else {
                 continue;
             };
             if let Some(account) = config
@@ -90,6 +111,27 @@ impl DockerConfig {
             }
         }
         Ok(None)
+    }
+}
+
+impl Place {
+    async fn read(&self) -> Result<Option<Config>, String> {
+        match self {
+            Self::Own(file) => read(file).await,
+            Self::Secret(secret) => {
+                let text = secret.bytes().map_err(|error| format!("{error:#}"))?;
+                Config::parsed(text.expose_secret()).map(Some)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own(file) => write!(f, "`{}`", file.display()),
+            Self::Secret(secret) => secret.fmt(f),
+        }
     }
 }
 
@@ -178,7 +220,6 @@ fn names(key: &str, host: &RegistryHost) -> bool {
 
 impl Login {
     fn account(&self) -> Result<Option<Account>, String> {
-        use secrecy::ExposeSecret as _;
         let filled = |secret: &&SecretString| !secret.expose_secret().is_empty();
         if let Some(token) = self.identitytoken.as_ref().filter(filled) {
             return Ok(Some(Account::Identity(token.clone())));
@@ -225,12 +266,15 @@ async fn ask(
         ));
     }
     let program = format!("docker-credential-{name}");
+    let file = find_program(&[&program], path)
+        .map_err(|error| error.to_string())?
+        .ok_or_else(|| format!("`{program}` could not be run: it is not on the path"))?;
     let server = if host.is_docker_hub() {
         DOCKER_HUB
     } else {
         host.as_str()
     };
-    let ran = tokio::time::timeout(PATIENCE, run(&program, server, path)).await;
+    let ran = tokio::time::timeout(PATIENCE, run(&file, server, path)).await;
     let (succeeded, answer) = ran
         .map_err(|_| format!("`{program}` did not answer within {} s", PATIENCE.as_secs()))?
         .map_err(|error| format!("`{program}` could not be run: {error}"))?;
@@ -251,7 +295,7 @@ async fn ask(
 
 /// Returns whether the program succeeded, and the beginning of what it says.
 async fn run(
-    program: &str,
+    program: &Path,
     server: &str,
     path: Option<&OsStr>,
 ) -> std::io::Result<(bool, Vec<u8>)> {

@@ -1,20 +1,20 @@
 //! Where a registry is, and how the wire to it is made: TLS, certificates, proxies.
 
-use std::fs;
 use std::num::NonZeroU64;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use secrecy::{ExposeSecret as _, SecretString};
-use sluice_domain::RegistryHost;
+use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
+use sluice_domain::address::AddressGuard;
 use sluice_domain::resources::{ProxySetting, Registry};
-use sluice_service::secret_file;
+use sluice_domain::{InvalidName, Origin, RegistryHost};
+use sluice_service::{SecretFile, Secrets, Stamp};
 use url::Url;
 
-use crate::away::{Guard, Zone};
+use crate::away::{Guard, Peer, Zone};
 use crate::error::Error;
 use crate::login::CredentialSource;
+use crate::proxy;
 
 /// How long an answer may take to begin, and to go on.
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
@@ -37,14 +37,15 @@ pub struct Credential {
 /// A certificate that the client shows to the registry, and to nobody that the registry sends on to.
 #[derive(Debug, Clone)]
 pub struct ClientCertificate {
-    /// The PEM file with it and what leads to its authority.
-    pub certificate_file: PathBuf,
-    /// The PEM file with its key.
-    pub key_file: PathBuf,
+    /// It and what leads to its authority, in PEM.
+    pub certificate: SecretFile,
+    /// Its key, in PEM.
+    pub key: SecretFile,
 }
 
 /// A proxy between here and a registry, its token issuer and its content network.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each registry")]
 pub enum Proxy {
     /// What `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
     Environment,
@@ -52,8 +53,8 @@ pub enum Proxy {
     Server {
         /// Its address.
         url: Url,
-        /// The user name there and the file with the password.
-        login: Option<(String, PathBuf)>,
+        /// The user name there and the password.
+        login: Option<(String, SecretFile)>,
         /// Hosts, domains and networks that are reached without it.
         bypass: Vec<String>,
     },
@@ -72,9 +73,9 @@ pub struct Endpoint {
     pub source: Option<CredentialSource>,
     /// Further hosts, with their ports, that may issue tokens for it.
     pub realms: Vec<String>,
-    /// A PEM file with the authorities to trust instead of the public ones.
-    pub ca_file: Option<PathBuf>,
-    /// Trusts the public authorities besides those of `ca_file`.
+    /// The authorities to trust instead of the public ones, in PEM.
+    pub ca: Option<SecretFile>,
+    /// Trusts the public authorities besides those of `ca`.
     pub public_authorities: bool,
     /// What the client shows of itself.
     pub client_certificate: Option<ClientCertificate>,
@@ -118,7 +119,7 @@ impl Endpoint {
             credential: None,
             source: None,
             realms,
-            ca_file: None,
+            ca: None,
             public_authorities: false,
             client_certificate: None,
             proxy: None,
@@ -126,50 +127,61 @@ impl Endpoint {
         }
     }
 
-    /// Makes the endpoint of a registry as its resource describes it; a password file must be readable.
+    /// Makes the endpoint of a registry as its resource describes it; the password must be readable, and must be allowed
+    /// to go to the registry and to every token issuer that the resource names.
     ///
     /// # Errors
-    /// A secret that cannot be read.
-    pub fn described(registry: &Registry) -> Result<Self, Error> {
+    /// A secret that cannot be read, or may not be sent there.
+    pub fn described(registry: &Registry, secrets: &Secrets) -> Result<Self, Error> {
         let mut endpoint = Self::of(&registry.host, registry.plain_http)?;
-        let settings = |error: anyhow::Error| Error::Settings {
-            host: registry.host.to_string(),
-            reason: format!("{error:#}"),
-        };
-        if let (Some(username), Some(file)) = (&registry.username, &registry.password_file) {
+        let origins = registry
+            .origins()
+            .map_err(|error| endpoint.unusable(error.to_string()))?;
+        if let (Some(username), Some(named)) = (&registry.username, &registry.password) {
+            let password = secrets.sent(&named.secret, origins.clone());
             endpoint.credential = Some(Credential {
                 username: username.clone(),
-                password: secret_file(file).map_err(settings)?,
+                password: endpoint.text(&password)?,
             });
-            endpoint.source = Some(CredentialSource::password_file(username, file));
+            endpoint.source = Some(CredentialSource::password(username, password));
         }
-        if let Some(file) = &registry.docker_config_file {
-            endpoint.source = Some(CredentialSource::docker_config([file.clone()]));
+        if let Some(named) = &registry.docker_config {
+            let config = secrets.sent(&named.secret, origins.clone());
+            endpoint.source = Some(CredentialSource::docker_config_secret(config));
         }
         let realms = registry.realms.iter().map(ToString::to_string);
         endpoint.realms.extend(realms);
-        endpoint.ca_file.clone_from(&registry.ca_file);
+        endpoint.ca = registry
+            .ca
+            .as_ref()
+            .map(|named| secrets.public(&named.secret));
         endpoint.public_authorities = registry.public_authorities;
-        if let (Some(certificate), Some(key)) =
-            (&registry.client_certificate_file, &registry.client_key_file)
+        if let (Some(certificate), Some(key)) = (&registry.client_certificate, &registry.client_key)
         {
             endpoint.client_certificate = Some(ClientCertificate {
-                certificate_file: certificate.clone(),
-                key_file: key.clone(),
+                certificate: secrets.sent(&certificate.secret, origins.clone()),
+                key: secrets.sent(&key.secret, origins),
             });
         }
-        endpoint.proxy = registry.proxy.as_ref().map(|proxy| match proxy {
-            ProxySetting::Environment => Proxy::Environment,
-            ProxySetting::Server(url) => Proxy::Server {
-                url: url.clone(),
-                login: registry
-                    .proxy_username
-                    .clone()
-                    .zip(registry.proxy_password_file.clone()),
-                bypass: registry.no_proxy.clone(),
-            },
-        });
+        endpoint.proxy = match &registry.proxy {
+            None => None,
+            Some(ProxySetting::Environment) => Some(Proxy::Environment),
+            Some(ProxySetting::Server(url)) => Some(endpoint.server(registry, url, secrets)?),
+        };
         Ok(endpoint)
+    }
+
+    /// Returns the proxy of a resource; its password goes to it and not to the registry.
+    fn server(&self, registry: &Registry, url: &Url, secrets: &Secrets) -> Result<Proxy, Error> {
+        let origin = Origin::of_url(url)
+            .ok_or_else(|| self.unusable(format!("`{url}` is no address of a proxy")))?;
+        let username = registry.proxy_username.clone();
+        let password = registry.proxy_password.as_ref();
+        Ok(Proxy::Server {
+            url: url.clone(),
+            login: username.zip(password.map(|named| secrets.sent(&named.secret, vec![origin]))),
+            bypass: registry.no_proxy.clone(),
+        })
     }
 
     fn unusable(&self, reason: impl Into<String>) -> Error {
@@ -179,8 +191,14 @@ impl Endpoint {
         }
     }
 
-    fn file(&self, path: &Path) -> Result<Vec<u8>, Error> {
-        fs::read(path).map_err(|error| self.unusable(format!("`{}`: {error}", path.display())))
+    fn text(&self, file: &SecretFile) -> Result<SecretString, Error> {
+        file.text()
+            .map_err(|error| self.unusable(format!("{error:#}")))
+    }
+
+    fn bytes(&self, file: &SecretFile) -> Result<SecretSlice<u8>, Error> {
+        file.bytes()
+            .map_err(|error| self.unusable(format!("{error:#}")))
     }
 }
 
@@ -193,7 +211,7 @@ pub(crate) struct Wires {
     /// Shows no certificate of its own, and goes only where the registry may send on to.
     pub(crate) elsewhere: reqwest::Client,
     pub(crate) zone: Zone,
-    files: Vec<(PathBuf, Option<SystemTime>)>,
+    files: Vec<(SecretFile, Stamp)>,
 }
 
 impl Wires {
@@ -209,9 +227,12 @@ impl Wires {
     }
 
     pub(crate) fn of(endpoint: &Endpoint) -> Result<Self, Error> {
-        let mut named: Vec<PathBuf> = endpoint.ca_file.iter().cloned().collect();
+        AddressGuard::PrivateAllowed
+            .check_url(&endpoint.base)
+            .map_err(|error| endpoint.unusable(error.to_string()))?;
+        let mut named: Vec<SecretFile> = endpoint.ca.iter().cloned().collect();
         if let Some(shown) = &endpoint.client_certificate {
-            named.extend([shown.certificate_file.clone(), shown.key_file.clone()]);
+            named.extend([shown.certificate.clone(), shown.key.clone()]);
         }
         if let Some(Proxy::Server { login, .. }) = &endpoint.proxy {
             named.extend(login.iter().map(|(_, file)| file.clone()));
@@ -219,13 +240,17 @@ impl Wires {
         // The times come first: a file that changes while it is read counts as changed.
         let files = named
             .into_iter()
-            .map(|file| (file.clone(), changed(&file)))
+            .map(|file| (file.clone(), file.stamp()))
             .collect();
         let zone = Zone::default();
         Ok(Self {
-            http: wire(endpoint, None, Some(LONGEST_SILENCE))?,
-            uploads: wire(endpoint, None, None)?,
-            elsewhere: wire(endpoint, Some(&zone), Some(LONGEST_SILENCE))?,
+            http: wire(endpoint, Peer::Registry, Some(LONGEST_SILENCE))?,
+            uploads: wire(endpoint, Peer::Registry, None)?,
+            elsewhere: wire(
+                endpoint,
+                Peer::Elsewhere(zone.clone()),
+                Some(LONGEST_SILENCE),
+            )?,
             zone,
             files,
         })
@@ -233,12 +258,8 @@ impl Wires {
 
     /// Says whether the files that they were made of are still the same.
     pub(crate) fn are_current(&self) -> bool {
-        self.files.iter().all(|(file, then)| changed(file) == *then)
+        self.files.iter().all(|(file, then)| file.stamp() == *then)
     }
-}
-
-fn changed(file: &Path) -> Option<SystemTime> {
-    fs::metadata(file).and_then(|about| about.modified()).ok()
 }
 
 /// Makes what sends over the wire.
@@ -246,7 +267,7 @@ fn changed(file: &Path) -> Option<SystemTime> {
 /// The time limit of reqwest counts from the beginning of a request, and so ends an upload that goes on for longer.
 fn wire(
     endpoint: &Endpoint,
-    away: Option<&Zone>,
+    peer: Peer,
     silence: Option<Duration>,
 ) -> Result<reqwest::Client, Error> {
     let mut builder = reqwest::Client::builder()
@@ -257,29 +278,29 @@ fn wire(
     if let Some(silence) = silence {
         builder = builder.read_timeout(silence);
     }
-    if let Some(guard) = away.and_then(|zone| guard(endpoint, zone)) {
+    let shows_certificate = matches!(peer, Peer::Registry);
+    if let Some(guard) = guard(endpoint, peer) {
         builder = builder.dns_resolver(Arc::new(guard));
     }
     builder = match &endpoint.proxy {
         None => builder.no_proxy(),
-        Some(Proxy::Environment) => builder,
+        Some(Proxy::Environment) => builder
+            .no_proxy()
+            .proxy(proxy::of_environment(|name| std::env::var_os(name))),
         Some(Proxy::Server { url, login, bypass }) => {
             builder
                 .no_proxy()
                 .proxy(server(endpoint, url, login.as_ref(), bypass)?)
         }
     };
-    if let Some(file) = &endpoint.ca_file {
-        let unusable = |error: reqwest::Error| {
-            endpoint.unusable(format!(
-                "`{}` holds no certificates: {error}",
-                file.display()
-            ))
-        };
+    if let Some(file) = &endpoint.ca {
+        // The error of the parser is left out, since a resource may name any secret here.
+        let unusable = || endpoint.unusable(format!("{file} holds no certificates"));
+        let pem = endpoint.bytes(file)?;
         let authorities =
-            reqwest::Certificate::from_pem_bundle(&endpoint.file(file)?).map_err(unusable)?;
+            reqwest::Certificate::from_pem_bundle(pem.expose_secret()).map_err(|_| unusable())?;
         if authorities.is_empty() {
-            return Err(endpoint.unusable(format!("`{}` holds no certificates", file.display())));
+            return Err(unusable());
         }
         builder = if endpoint.public_authorities {
             builder.tls_certs_merge(authorities)
@@ -290,17 +311,16 @@ fn wire(
     if let Some(shown) = endpoint
         .client_certificate
         .as_ref()
-        .filter(|_| away.is_none())
+        .filter(|_| shows_certificate)
     {
-        let mut pem = endpoint.file(&shown.certificate_file)?;
+        let mut pem = endpoint.bytes(&shown.certificate)?.expose_secret().to_vec();
         pem.push(b'\n');
-        pem.extend(endpoint.file(&shown.key_file)?);
+        pem.extend(endpoint.bytes(&shown.key)?.expose_secret());
         // The error of the parser is left out, since what it was given is secret.
         let identity = reqwest::Identity::from_pem(&pem).map_err(|_| {
             endpoint.unusable(format!(
-                "`{}` and `{}` hold no certificate with its key in PEM",
-                shown.certificate_file.display(),
-                shown.key_file.display()
+                "{} and {} hold no certificate with its key in PEM",
+                shown.certificate, shown.key
             ))
         })?;
         builder = builder.identity(identity);
@@ -310,30 +330,33 @@ fn wire(
         .map_err(|error| endpoint.unusable(error.to_string()))
 }
 
-/// Makes what resolves the names of whom the registry sends on to.
-fn guard(endpoint: &Endpoint, zone: &Zone) -> Option<Guard> {
+/// Makes what resolves the names of a peer.
+fn guard(endpoint: &Endpoint, peer: Peer) -> Option<Guard> {
     let proxy = match &endpoint.proxy {
         None => None,
         // Names are resolved by the proxy, and which host is the proxy is not known here.
         Some(Proxy::Environment) => return None,
         Some(Proxy::Server { url, .. }) => url.host_str().map(str::to_owned),
     };
-    let zone = zone.clone();
-    Some(Guard { zone, proxy })
+    Some(Guard { peer, proxy })
 }
 
 fn server(
     endpoint: &Endpoint,
     url: &Url,
-    login: Option<&(String, PathBuf)>,
+    login: Option<&(String, SecretFile)>,
     bypass: &[String],
 ) -> Result<reqwest::Proxy, Error> {
-    let mut proxy = reqwest::Proxy::all(url.clone())
-        .map_err(|_| endpoint.unusable(format!("`{url}` is no address of a proxy")))?;
+    let entries = bypass.iter().map(|entry| entry.parse());
+    let bypass: Result<Vec<_>, InvalidName> = entries.collect();
+    let bypass = bypass.map_err(|error| endpoint.unusable(error.to_string()))?;
+    let mut proxy = proxy::passing(bypass, {
+        let url = url.clone();
+        move |_| Some(url.clone())
+    });
     if let Some((username, file)) = login {
-        let password =
-            secret_file(file).map_err(|error| endpoint.unusable(format!("{error:#}")))?;
+        let password = endpoint.text(file)?;
         proxy = proxy.basic_auth(username, password.expose_secret());
     }
-    Ok(proxy.no_proxy(reqwest::NoProxy::from_string(&bypass.join(","))))
+    Ok(proxy)
 }

@@ -1,15 +1,14 @@
 //! What can go wrong with a registry.
 
 use std::error::Error as _;
-use std::io;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use reqwest::StatusCode;
-use sluice_domain::{Class, Classify};
+use sluice_domain::address::ForbiddenAddress;
+use sluice_domain::{Class, Classify, RegistryHost};
+use sluice_service::{certificate_fault, tls_error};
 use thiserror::Error;
-
-use crate::away::Forbidden;
 
 /// A failure of a registry, or of an answer that must not be trusted.
 #[derive(Debug, Error)]
@@ -26,14 +25,28 @@ pub enum Error {
         source: reqwest::Error,
     },
     /// The registry shows a certificate that is not trusted, or breaks the rules of TLS.
-    #[error("failed to {action} `{what}`: the registry's TLS certificate is not accepted")]
+    #[error(
+        "failed to {action} `{what}`: the registry's TLS certificate is not accepted: {reason}"
+    )]
     Certificate {
         /// What was tried.
         action: &'static str,
         /// On what.
         what: String,
-        /// What is wrong with it.
-        source: Box<rustls::Error>,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
+    /// The registry speaks HTTP where TLS is expected, or the other way round.
+    #[error("failed to {action} `{what}`: `{registry}` {reason}")]
+    WrongProtocol {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        what: String,
+        /// The registry.
+        registry: RegistryHost,
+        /// What it speaks, and what to do.
+        reason: String,
     },
     /// The registry wants another certificate of its clients, or one at all.
     #[error(
@@ -48,14 +61,32 @@ pub enum Error {
         source: Box<rustls::Error>,
     },
     /// A quota is used up; to ask before it is there again would only prolong it.
-    #[error("failed to {action} `{what}`: the registry's quota is used up until {until}: {detail}")]
+    #[error(
+        "failed to {action} `{what}`: the quota of `{registry}` is used up until {until}: {detail}"
+    )]
     Quota {
         /// What was tried.
         action: &'static str,
         /// On what.
         what: String,
+        /// The registry that says so, which may be either end of a copy.
+        registry: Box<RegistryHost>,
         /// When to ask again.
         until: DateTime<Utc>,
+        /// The beginning of its answer.
+        detail: String,
+    },
+    /// The registry has no time for more requests, although it was left alone between several tries.
+    #[error("failed to {action} `{what}`: `{registry}` answered 429, too many requests{}: {detail}", wait(*retry_after))]
+    Throttled {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        what: String,
+        /// The registry that says so, which may be either end of a copy.
+        registry: Box<RegistryHost>,
+        /// How long it asks to wait.
+        retry_after: Option<Duration>,
         /// The beginning of its answer.
         detail: String,
     },
@@ -160,25 +191,28 @@ impl Error {
     ) -> impl FnOnce(reqwest::Error) -> Self {
         let what = what.to_string();
         // The address may be signed; the message names the thing instead.
-        move |source| match tls_fault(&source) {
-            Some(source @ rustls::Error::AlertReceived(_)) => Self::ClientCertificate {
-                action,
-                what,
-                source: Box::new(source),
-            },
-            Some(source) => Self::Certificate {
-                action,
-                what,
-                source: Box::new(source),
-            },
-            None => match forbidden(&source) {
-                Some(reason) => Self::Untrusted { what, reason },
-                None => Self::Transport {
+        move |source| {
+            let fault = tls_error(&source);
+            if let Some(reason) = fault.as_ref().and_then(certificate_fault) {
+                return Self::Certificate {
+                    action,
+                    what,
+                    reason,
+                };
+            }
+            match (fault.filter(is_about_client), forbidden(&source)) {
+                (Some(fault), _) => Self::ClientCertificate {
+                    action,
+                    what,
+                    source: Box::new(fault),
+                },
+                (None, Some(reason)) => Self::Untrusted { what, reason },
+                (None, None) => Self::Transport {
                     action,
                     what,
                     source: source.without_url(),
                 },
-            },
+            }
         }
     }
 
@@ -218,13 +252,20 @@ impl Error {
         }
     }
 
+    /// Says whether the registry refused because it was asked too much, which holds for other requests too.
+    #[must_use]
+    pub const fn is_rate_limited(&self) -> bool {
+        matches!(self, Self::Quota { .. } | Self::Throttled { .. })
+    }
+
     /// Says whether a transfer must begin anew.
     pub(crate) const fn is_interrupted(&self) -> bool {
         matches!(self, Self::Interrupted { .. })
     }
 
     /// Says whether a registry may have refused a manifest because it lacks a part of it.
-    pub(crate) fn is_missing_part(&self) -> bool {
+    #[must_use]
+    pub fn is_missing_part(&self) -> bool {
         match self {
             Self::Refused { action, status, .. } => {
                 *action == "write" && matches!(status.as_u16(), 400 | 404)
@@ -253,20 +294,20 @@ impl Classify for Error {
             Self::Quota { until, .. } | Self::Withheld { until, .. } => {
                 Class::Unavailable { until: *until }
             }
+            Self::Throttled { retry_after, .. } => unavailable(*retry_after),
             Self::Refused {
                 status,
                 retry_after,
                 ..
             } => match status.as_u16() {
-                408 | 500..=599 => retry_after.map_or(Class::OUTAGE, |after| Class::Unavailable {
-                    until: sluice_domain::now() + after,
-                }),
+                408 | 500..=599 => unavailable(*retry_after),
                 // A blob that vanished between two requests is answered like this; the next attempt uploads it.
                 400 | 404 => Class::TRANSIENT,
                 _ => Class::Permanent,
             },
             Self::Certificate { .. }
             | Self::ClientCertificate { .. }
+            | Self::WrongProtocol { .. }
             | Self::Untrusted { .. }
             | Self::NotFound { .. }
             | Self::NoPlatform { .. }
@@ -275,11 +316,23 @@ impl Classify for Error {
     }
 }
 
-/// Says whether a certificate is at fault: the peer's, or by an alert of the peer the client's.
-fn is_about_certificates(fault: &rustls::Error) -> bool {
+/// Classes what is away for as long as the registry says, or until it is back.
+fn unavailable(retry_after: Option<Duration>) -> Class {
+    retry_after.map_or(Class::OUTAGE, |after| Class::Unavailable {
+        until: sluice_domain::now() + after,
+    })
+}
+
+fn wait(retry_after: Option<Duration>) -> String {
+    retry_after.map_or_else(String::new, |after| {
+        format!(", and asks to wait for {} s", after.as_secs())
+    })
+}
+
+/// Says whether the peer does not accept the client's certificate.
+fn is_about_client(fault: &rustls::Error) -> bool {
     use rustls::AlertDescription as Alert;
     match fault {
-        rustls::Error::InvalidCertificate(_) => true,
         rustls::Error::AlertReceived(alert) => matches!(
             alert,
             Alert::AccessDenied
@@ -299,35 +352,10 @@ fn is_about_certificates(fault: &rustls::Error) -> bool {
 fn forbidden(error: &reqwest::Error) -> Option<String> {
     let mut source = error.source();
     while let Some(cause) = source {
-        if let Some(forbidden) = cause.downcast_ref::<Forbidden>() {
+        if let Some(forbidden) = cause.downcast_ref::<ForbiddenAddress>() {
             return Some(forbidden.to_string());
         }
         source = cause.source();
-    }
-    None
-}
-
-/// Finds what TLS says of certificates.
-fn tls_fault(error: &reqwest::Error) -> Option<rustls::Error> {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        // An I/O error does not name what it wraps as its source.
-        let wrapped = cause
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref);
-        let found = match wrapped {
-            Some(wrapped) => wrapped.downcast_ref(),
-            None => cause.downcast_ref(),
-        };
-        if let Some(fault) = found
-            && is_about_certificates(fault)
-        {
-            return Some(fault.clone());
-        }
-        source = match wrapped {
-            Some(wrapped) => Some(wrapped),
-            None => cause.source(),
-        };
     }
     None
 }

@@ -1,7 +1,7 @@
 //! A blob on its way from its source: told to whoever watches, slowed down where it must be, resumed where it was cut.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
@@ -11,6 +11,7 @@ use sluice_domain::Repository;
 
 use crate::answers;
 use crate::client::{Client, what};
+use crate::configs::Kept;
 use crate::error::Error;
 use crate::manifest::Descriptor;
 use crate::patience::pause_after;
@@ -25,8 +26,11 @@ pub(crate) struct Fetch {
     source: Client,
     repository: Repository,
     blob: Descriptor,
-    target: Client,
+    /// Where it goes, if that is a registry too.
+    target: Option<Client>,
     watch: Option<Arc<dyn Watch>>,
+    /// Where its bytes are kept besides.
+    kept: Option<Kept>,
     body: BoxStream<'static, reqwest::Result<Bytes>>,
     /// How much has come in.
     at: Arc<AtomicU64>,
@@ -35,11 +39,11 @@ pub(crate) struct Fetch {
 }
 
 impl Fetch {
-    /// Asks the source for a blob that goes to `target`.
+    /// Asks the source for a blob that goes to `target`, or stays here.
     pub(crate) async fn open(
         (source, repository): (&Client, &Repository),
         blob: &Descriptor,
-        target: &Client,
+        target: Option<&Client>,
         watch: Option<Arc<dyn Watch>>,
     ) -> Result<Self, Error> {
         let answer = source.blob(repository, blob).await?;
@@ -57,13 +61,19 @@ impl Fetch {
             source: source.clone(),
             repository: repository.clone(),
             blob: blob.clone(),
-            target: target.clone(),
+            target: target.cloned(),
             watch,
+            kept: None,
             body: answer.bytes_stream().boxed(),
             at: Arc::default(),
             failures: 0,
             failed_at: 0,
         })
+    }
+
+    /// Keeps its bytes besides, and returns where.
+    pub(crate) fn keep(&mut self) -> Kept {
+        self.kept.get_or_insert_default().clone()
     }
 
     /// Returns what counts the bytes that have come in.
@@ -73,8 +83,12 @@ impl Fetch {
 
     /// Says whether a person limits how fast it may go.
     pub(crate) fn is_limited(&self) -> bool {
-        let limits = [&self.source, &self.target].map(|client| client.shared.endpoint.bandwidth);
-        limits.iter().any(Option::is_some)
+        self.clients()
+            .any(|client| client.shared.endpoint.bandwidth.is_some())
+    }
+
+    fn clients(&self) -> impl Iterator<Item = &Client> {
+        std::iter::once(&self.source).chain(&self.target)
     }
 
     /// Returns the bytes in their order.
@@ -110,7 +124,11 @@ impl Fetch {
     async fn passed(&mut self, chunk: &Bytes) {
         let bytes = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
         self.at.fetch_add(bytes, Ordering::Relaxed);
-        for client in [&self.source, &self.target] {
+        if let Some(kept) = &self.kept {
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.extend_from_slice(chunk);
+        }
+        for client in self.clients() {
             if let Some(rate) = client.shared.endpoint.bandwidth {
                 client.shared.common.pace.take(rate, bytes).await;
             }

@@ -4,6 +4,7 @@
 
 #[doc(hidden)]
 pub mod answers;
+mod attachment;
 mod auth;
 mod away;
 mod blob;
@@ -12,6 +13,7 @@ mod budget;
 mod check;
 mod client;
 mod common;
+mod configs;
 mod copy;
 mod delete;
 mod docker;
@@ -23,33 +25,41 @@ mod fetch;
 mod known;
 mod limits;
 mod login;
+mod magic;
 mod manifest;
 mod patience;
 mod platforms;
 mod progress;
+mod protocol;
+mod proxy;
 mod rate;
 mod reference;
 mod referrers;
 mod remote_reference;
+mod statement;
 mod strict;
 mod tags;
 mod tally;
+mod throttle;
 mod transport;
 mod turn;
 mod verify;
 mod whole;
 
+pub use attachment::Admissible;
 pub use budget::{Answered, Asked, Budget, Permit, Spending, Withheld};
 pub use check::{Authentication, Checked, Right};
 pub use client::Client;
-pub use copy::{Copied, CopyJob, CopyOptions};
+pub use copy::{Copied, CopyJob, CopyOptions, TopWrite};
 pub use endpoint::{ClientCertificate, Credential, Endpoint, Proxy};
 pub use error::Error;
 pub use estimate::{Cost, Destination, Estimator};
+pub use exchange::Document;
 pub use limits::Limits;
 pub use login::CredentialSource;
 pub use manifest::{
-    Content, Descriptor, ImageConfig, Manifest, ManifestHead, ManifestRef, digest_of,
+    Content, Descriptor, DescriptorPlatform, ImageConfig, Manifest, ManifestHead, ManifestRef,
+    RootFs, digest_of,
 };
 pub use progress::{Arrival, Progress, Watch};
 pub use rate::RateLimit;

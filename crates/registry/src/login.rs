@@ -1,10 +1,10 @@
 //! Where the account at a registry is read: at use, so that it can be rotated while the client lives.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use sluice_domain::RegistryHost;
-use sluice_service::secret_file;
+use sluice_service::SecretFile;
 
 use crate::docker::DockerConfig;
 use crate::endpoint::Credential;
@@ -16,18 +16,24 @@ pub struct CredentialSource(Source);
 
 #[derive(Debug, Clone)]
 enum Source {
-    Password { username: String, file: PathBuf },
+    Password { username: String, file: SecretFile },
     Docker(DockerConfig),
 }
 
 impl CredentialSource {
-    /// Reads the password of a user from a file.
+    /// Reads the password of a user.
     #[must_use]
-    pub fn password_file(username: &str, file: &Path) -> Self {
+    pub fn password(username: &str, file: SecretFile) -> Self {
         Self(Source::Password {
             username: username.to_owned(),
-            file: file.to_owned(),
+            file,
         })
+    }
+
+    /// Reads Docker's `config.json` in a secret, and runs the credential helpers that it names.
+    #[must_use]
+    pub fn docker_config_secret(config: SecretFile) -> Self {
+        Self(Source::Docker(DockerConfig::secret(config)))
     }
 
     /// Reads Docker's `config.json`, and runs the credential helpers that it names; the first file that knows the
@@ -63,11 +69,19 @@ impl CredentialSource {
         Self::docker_config(files.into_iter().flatten())
     }
 
+    /// Returns the user name, where it is known without reading anything.
+    pub(crate) fn username(&self) -> Option<&str> {
+        match &self.0 {
+            Source::Password { username, .. } => Some(username),
+            Source::Docker(_) => None,
+        }
+    }
+
     /// Reads the account at a registry; none where nothing is known of it.
     pub(crate) async fn read(&self, host: &RegistryHost) -> Result<Option<Account>, Error> {
         match &self.0 {
             Source::Password { username, file } => {
-                let password = secret_file(file).map_err(|error| Error::Credential {
+                let password = file.text().map_err(|error| Error::Credential {
                     host: host.to_string(),
                     reason: format!("{error:#}"),
                 })?;

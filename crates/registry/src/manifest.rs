@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use base64::Engine as _;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -10,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use sluice_domain::{Digest, Platform, Tag};
 
 use crate::error::Error;
-use crate::strict::Strict;
+use crate::strict;
 
 /// The most references in one document.
 pub(crate) const MAX_REFERENCES: usize = 512;
@@ -19,8 +20,6 @@ pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-/// How the layers of an attestation begin; no client unpacks them into a file system.
-const STATEMENT: &str = "application/vnd.in-toto";
 
 /// How a manifest is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +76,9 @@ pub struct Descriptor {
     /// Where a foreign layer lies; never fetched.
     #[serde(default)]
     pub urls: Vec<String>,
+    /// The content itself, in base64; never used instead of fetching it.
+    #[serde(default)]
+    pub data: Option<String>,
     /// Notes, as that a manifest is an attestation.
     #[serde(default)]
     pub annotations: Option<BTreeMap<String, String>>,
@@ -94,6 +96,18 @@ pub struct DescriptorPlatform {
 }
 
 impl DescriptorPlatform {
+    /// Says whether it is the platform that builders give to attestations, for which nothing runs.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        self.os == "unknown" && self.architecture == "unknown"
+    }
+
+    /// Says whether it names nothing at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.os.is_empty() && self.architecture.is_empty()
+    }
+
     /// Returns the platform, if it names one that something can run on.
     #[must_use]
     pub fn platform(&self) -> Option<Platform> {
@@ -110,6 +124,18 @@ impl DescriptorPlatform {
 }
 
 impl Descriptor {
+    /// Says whether the content that comes along, if any, is what digest and size say.
+    #[must_use]
+    pub fn has_right_data(&self) -> bool {
+        let Some(data) = &self.data else {
+            return true;
+        };
+        let content = base64::engine::general_purpose::STANDARD.decode(data);
+        content.is_ok_and(|content| {
+            u64::try_from(content.len()) == Ok(self.size) && digest_of(&content) == self.digest
+        })
+    }
+
     /// Says whether the index calls this an attestation beside its runnable manifests, which anybody can write.
     #[must_use]
     pub fn is_called_attestation(&self) -> bool {
@@ -122,7 +148,7 @@ impl Descriptor {
             || self
                 .platform
                 .as_ref()
-                .is_some_and(|p| p.os == "unknown" && p.architecture == "unknown")
+                .is_some_and(DescriptorPlatform::is_unknown)
     }
 
     /// Says whether the layer lies elsewhere by design and is not copied; one without an address does not.
@@ -136,6 +162,10 @@ impl Descriptor {
 
 /// What a manifest refers to.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are images, and none is copied"
+)]
 pub enum Content {
     /// One image.
     Image {
@@ -175,6 +205,20 @@ pub struct ImageConfig {
     pub platform: DescriptorPlatform,
     #[serde(default)]
     config: Option<RunConfig>,
+    /// What the image's layers unpack to.
+    #[serde(default)]
+    pub rootfs: Option<RootFs>,
+}
+
+/// What the configuration of an image says of its layers.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct RootFs {
+    /// How they are listed; always `layers`.
+    #[serde(default)]
+    pub r#type: String,
+    /// The digests of the unpacked layers in their order, as they are written.
+    #[serde(default)]
+    pub diff_ids: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -184,6 +228,19 @@ struct RunConfig {
 }
 
 impl ImageConfig {
+    /// Reads a configuration strictly: each key once and written as it should be, and nothing behind the document.
+    ///
+    /// # Errors
+    /// Bytes that are none, or that can be read in two ways.
+    pub fn read(what: &str, raw: &[u8]) -> Result<Self, Error> {
+        let config = serde_json::from_slice(raw)
+            .map_err(|error| Error::untrusted(what, format!("it is no configuration: {error}")))?;
+        strict::read(&strict::CONFIG, raw).map_err(|error| {
+            Error::untrusted(what, format!("it can be read in two ways: {error}"))
+        })?;
+        Ok(config)
+    }
+
     /// Returns the labels, taken out.
     #[must_use]
     pub fn take_labels(&mut self) -> BTreeMap<String, String> {
@@ -238,7 +295,7 @@ impl Manifest {
         };
         let probe: Probe = serde_json::from_slice(&raw)
             .map_err(|error| refuse(&format!("it is no manifest: {error}")))?;
-        serde_json::from_slice::<Strict>(&raw)
+        strict::read(&strict::MANIFEST, &raw)
             .map_err(|error| refuse(&format!("it can be read in two ways: {error}")))?;
         if probe.schema_version != 2 || probe.fs_layers.is_some() || probe.blobs.is_some() {
             return Err(refuse("only schema version 2 is supported"));
@@ -252,7 +309,11 @@ impl Manifest {
         }
         let content = match (is_index, probe.config, probe.layers, probe.manifests) {
             (true, None, None, Some(children)) => Content::Index { children },
-            (false, Some(config), Some(layers), None) => Content::Image { config, layers },
+            // Artifacts without content, and some builders' empty images, leave the list of layers out.
+            (false, Some(config), layers, None) => Content::Image {
+                config,
+                layers: layers.unwrap_or_default(),
+            },
             _ => {
                 return Err(refuse(
                     "it is neither clearly an image nor clearly an index",
@@ -288,18 +349,6 @@ impl Manifest {
             .into_iter()
             .chain(layers)
             .filter(|blob| !blob.is_foreign())
-    }
-
-    /// Says whether this is an attestation, which nothing can run, beside the runnable manifests of an index.
-    ///
-    /// What the index says of it is not enough: anybody can write that over a manifest that clients do run.
-    #[must_use]
-    pub fn is_attestation(&self, listed: &Descriptor) -> bool {
-        let Content::Image { layers, .. } = &self.content else {
-            return false;
-        };
-        let is_statement = |layer: &Descriptor| layer.media_type.starts_with(STATEMENT);
-        listed.is_called_attestation() && !layers.is_empty() && layers.iter().all(is_statement)
     }
 
     /// Returns the manifests that belong to it.

@@ -1,4 +1,5 @@
-//! Short tries within one handler's time; what takes longer to come back is left to the next delivery.
+//! Short tries within one handler's time; what takes longer to come back is left to the next delivery. 429 has a rule
+//! of its own, in `throttle`.
 
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ pub(crate) fn pause_after(failures: u32) -> Duration {
 }
 
 /// Enough chance to spread retries.
-fn random() -> f64 {
+pub(crate) fn random() -> f64 {
     let simulated = sluice_domain::clock::simulated_chance();
     let id = simulated.map_or_else(uuid::Uuid::new_v4, uuid::Uuid::from_u128);
     let (high, _) = id.as_u64_pair();

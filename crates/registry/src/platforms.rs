@@ -71,13 +71,9 @@ impl Manifest {
         self.without(&keeps, wanted)
     }
 
-    /// Says whether this is what is to be kept of a digest: a part of it that says so, or itself.
+    /// Says whether this is a part of an index that was made for these platforms, as it says itself.
     #[must_use]
     pub fn is_part(&self, whole: &Digest, wanted: &Platforms) -> bool {
-        if self.digest == *whole {
-            let is_image = matches!(self.content, Content::Image { .. });
-            return is_image || self.part(wanted).is_ok_and(|part| part.digest == *whole);
-        }
         let is_of = |noted: &Value| noted.as_str() == Some(wanted.to_string().as_str());
         self.part_of().as_ref() == Some(whole) && self.note(WANTED).as_ref().is_some_and(is_of)
     }

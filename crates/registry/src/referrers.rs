@@ -22,16 +22,6 @@ const MAX_PAGES: usize = 16;
 const MAX_REFERRERS: usize = 256;
 /// The most bytes of notes that a list repeats of one referrer.
 const MAX_NOTES: usize = 16 << 10;
-/// How the media types of layers that clients unpack into a file system are known, whatever else they are called.
-const UNPACKED: [&str; 6] = [
-    "tar",
-    "rootfs",
-    "image.layer",
-    "gzip",
-    "zstd",
-    "octet-stream",
-];
-
 impl Client {
     /// Lists what a registry says refers to a manifest; nothing if it has no such list, for any manifest.
     ///
@@ -100,18 +90,6 @@ impl Manifest {
             .as_str()?
             .parse()
             .ok()
-    }
-
-    /// Says whether a client would unpack a layer of it as that of an image, whatever it is called; so it may with an index.
-    #[must_use]
-    pub fn can_run(&self) -> bool {
-        let Content::Image { layers, .. } = &self.content else {
-            return true;
-        };
-        layers.iter().any(|layer| {
-            let media_type = layer.media_type.to_ascii_lowercase();
-            UNPACKED.iter().any(|sign| media_type.contains(sign))
-        })
     }
 
     /// Returns a list of referrers with some more in it; nothing if there is nothing to add.

@@ -104,6 +104,9 @@ mod tests {
             ("localhost:5000/x", "localhost:5000/x"),
             ("localhost:5000/x:1", "localhost:5000/x:1"),
             ("127.0.0.1:5000/a/b/c:v1", "127.0.0.1:5000/a/b/c:v1"),
+            ("[::1]:5000/a/b:v1", "[::1]:5000/a/b:v1"),
+            ("[::1]:5000/a", "[::1]:5000/a"),
+            ("[2001:db8::1]/a:1", "[2001:db8::1]/a:1"),
         ] {
             let read: RemoteImage = written.parse().unwrap();
             assert_eq!(read.to_string(), meant, "{written}");

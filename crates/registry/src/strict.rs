@@ -6,70 +6,108 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// The keys of manifests, indexes, descriptors and platforms that any reader gives a meaning to.
-const KEYS: [&str; 21] = [
-    "annotations",
-    "architecture",
-    "artifactType",
-    "blobs",
-    "config",
-    "data",
-    "digest",
-    "features",
-    "fsLayers",
-    "layers",
-    "manifests",
-    "mediaType",
-    "os",
-    "os.features",
-    "os.version",
-    "platform",
-    "schemaVersion",
-    "size",
-    "subject",
-    "urls",
-    "variant",
-];
-/// Those whose values are such objects again, or lists of them.
-const OBJECTS: [&str; 6] = [
-    "blobs",
-    "config",
-    "layers",
-    "manifests",
-    "platform",
-    "subject",
-];
+/// The keys that any reader of a kind of document gives a meaning to.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    known: &'static [&'static str],
+    /// Those whose values are such objects again, or lists of them.
+    objects: &'static [&'static str],
+}
 
-/// A value in which every key is written as it should be, and once; it is read for that alone.
-pub(crate) struct Strict;
+/// The keys of manifests, indexes, descriptors and platforms.
+pub(crate) const MANIFEST: Keys = Keys {
+    known: &[
+        "annotations",
+        "architecture",
+        "artifactType",
+        "blobs",
+        "config",
+        "data",
+        "digest",
+        "features",
+        "fsLayers",
+        "layers",
+        "manifests",
+        "mediaType",
+        "os",
+        "os.features",
+        "os.version",
+        "platform",
+        "schemaVersion",
+        "size",
+        "subject",
+        "urls",
+        "variant",
+    ],
+    objects: &[
+        "blobs",
+        "config",
+        "layers",
+        "manifests",
+        "platform",
+        "subject",
+    ],
+};
 
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Look)
+/// The keys of image configurations, as far as they say what an image is, how it is started, and for what it is.
+pub(crate) const CONFIG: Keys = Keys {
+    known: &[
+        "architecture",
+        "config",
+        "created",
+        "diff_ids",
+        "history",
+        "os",
+        "os.features",
+        "os.version",
+        "rootfs",
+        "type",
+        "variant",
+        // In `config`:
+        "Cmd",
+        "Entrypoint",
+        "Env",
+        "Labels",
+        "User",
+        "WorkingDir",
+    ],
+    objects: &["config", "rootfs"],
+};
+
+/// Looks whether in a document every key is written as it should be, and once.
+pub(crate) fn read(keys: &'static Keys, raw: &[u8]) -> Result<(), serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(raw);
+    Strict(keys).deserialize(&mut deserializer)?;
+    deserializer.end()
+}
+
+/// A value that is read for its keys alone.
+#[derive(Clone, Copy)]
+struct Strict(&'static Keys);
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
     }
 }
 
-struct Look;
-
-impl<'de> Visitor<'de> for Look {
-    type Value = Strict;
+impl<'de> Visitor<'de> for Strict {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a document")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Strict, A::Error> {
-        let mut seen = [false; KEYS.len()];
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut seen = Vec::new();
         while let Some(key) = map.next_key::<Key<'de>>()? {
             let key = key.0;
-            let known = KEYS
-                .iter()
-                .zip(&mut seen)
-                .find(|(known, _)| is_same(known, &key));
-            let Some((known, seen)) = known else {
+            let Some(known) = self.0.known.iter().find(|known| is_same(known, &key)) else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
@@ -77,45 +115,46 @@ impl<'de> Visitor<'de> for Look {
                 let told = format!("some readers take another key for `{known}`");
                 return Err(A::Error::custom(told));
             }
-            if std::mem::replace(seen, true) {
+            if seen.contains(&known) {
                 return Err(A::Error::custom(format!("`{known}` is there twice")));
             }
-            if OBJECTS.contains(known) {
-                map.next_value::<Strict>()?;
+            seen.push(known);
+            if self.0.objects.contains(known) {
+                map.next_value_seed(self)?;
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
         }
-        Ok(Strict)
+        Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Strict, A::Error> {
-        while list.next_element::<Strict>()?.is_some() {}
-        Ok(Strict)
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(self)?.is_some() {}
+        Ok(())
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Strict, E> {
-        Ok(Strict)
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Strict, E> {
-        Ok(Strict)
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Strict, E> {
-        Ok(Strict)
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Strict, E> {
-        Ok(Strict)
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<Strict, E> {
-        Ok(Strict)
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_unit<E>(self) -> Result<Strict, E> {
-        Ok(Strict)
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
     }
 }
 
@@ -140,7 +179,7 @@ mod tests {
     use super::*;
 
     fn is_strict(text: &str) -> bool {
-        serde_json::from_str::<Strict>(text).is_ok()
+        read(&MANIFEST, text.as_bytes()).is_ok()
     }
 
     #[test]
@@ -158,6 +197,25 @@ mod tests {
         ] {
             assert!(!is_strict(text), "{text}");
         }
+    }
+
+    #[test]
+    fn keys_of_a_configuration_that_go_takes_for_ours_are_refused() {
+        for text in [
+            r#"{"rootfs":{"type":"layers"},"RootFS":{"type":"layers"}}"#,
+            r#"{"rootfs":{"diff_ids":[],"Diff_IDs":[]}}"#,
+            r#"{"rootfs":{"diff_ids":[],"diff_ids":[]}}"#,
+            r#"{"architecture":"a","Architecture":"b"}"#,
+            r#"{"config":{"Labels":{},"labels":{}}}"#,
+            r#"{"history":[],"history":[]}"#,
+            r#"{"os":"linux"} {"os":"linux"}"#,
+            r#"{"os":"linux"}x"#,
+        ] {
+            assert!(read(&CONFIG, text.as_bytes()).is_err(), "{text}");
+        }
+        let good = r#"{"created":"x","config":{"Labels":{"a":"b","A":"c"},"Env":["A=b"]},"rootfs":{"type":"layers","diff_ids":["x"]},
+            "history":[{"created":"y","CREATED":"z"}],"container_config":{"Labels":null},"config_digest":1} "#;
+        read(&CONFIG, good.as_bytes()).unwrap();
     }
 
     #[test]

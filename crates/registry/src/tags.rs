@@ -1,6 +1,9 @@
 //! Listing tags and repositories, page by page.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
+use reqwest::StatusCode;
 use sluice_domain::{Repository, Tag};
 use url::Url;
 
@@ -97,9 +100,17 @@ impl Client {
         url: &Url,
     ) -> Result<(Bytes, Option<Url>), Error> {
         self.may_ask(Spending::Listing).await?;
-        let answer = self
-            .send(action, what, scope, |http| http.get(url.clone()))
-            .await?;
+        let refuses_size = &self.shared.common.refuses_page_size;
+        let list = |url: Url| self.send(action, what, scope, move |http| http.get(url.clone()));
+        let (own, known) = (without_size(url), refuses_size.load(Ordering::Relaxed));
+        let first = own.clone().filter(|_| known);
+        let mut answer = list(first.unwrap_or_else(|| url.clone())).await?;
+        if let Some(own) = own.filter(|_| !known && may_refuse_size(answer.status())) {
+            answer = list(own).await?;
+            if answer.status() == 200 {
+                refuses_size.store(true, Ordering::Relaxed);
+            }
+        }
         if answer.status() == 404 {
             return Err(Error::NotFound {
                 what: what.to_owned(),
@@ -112,6 +123,24 @@ impl Client {
         let page = limited(what, answer, MAX_PAGE).await?;
         Ok((page, next))
     }
+}
+
+/// Returns the address of a page whose length the registry chooses, if it does not already.
+fn without_size(url: &Url) -> Option<Url> {
+    let is_size = |name: &str| name == "n";
+    url.query_pairs().find(|(name, _)| is_size(name))?;
+    let kept = url.query_pairs().filter(|(name, _)| !is_size(name));
+    let mut own = url.clone();
+    own.query_pairs_mut().clear().extend_pairs(kept);
+    if own.query() == Some("") {
+        own.set_query(None);
+    }
+    Some(own)
+}
+
+/// Says whether a registry may refuse a list for the length of the page, which some limit to 100 names.
+fn may_refuse_size(status: StatusCode) -> bool {
+    status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 404 | 408 | 429)
 }
 
 fn not_understood(what: &str) -> impl FnOnce(serde_json::Error) -> Error {

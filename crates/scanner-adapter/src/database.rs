@@ -14,6 +14,8 @@ use crate::trivy::{Trivy, Variables, text};
 
 /// How long a download may take; Trivy's database has some 60 MB, the index of Java archives some 700.
 const LIMIT: Duration = Duration::from_secs(1_800);
+/// After how long a newer database is looked for, whatever the present one says of its next update.
+const UPDATE_AGE: chrono::TimeDelta = chrono::TimeDelta::hours(24);
 /// After how long the index of Java archives is fetched again.
 const JAVA_AGE: chrono::TimeDelta = chrono::TimeDelta::days(7);
 
@@ -34,6 +36,14 @@ pub(crate) struct Metadata {
     pub(crate) next_update: DateTime<Utc>,
 }
 
+impl Metadata {
+    /// Returns when a newer one is to be looked for.
+    pub(crate) fn look_again_at(&self) -> DateTime<Utc> {
+        let latest = self.updated_at.checked_add_signed(UPDATE_AGE);
+        latest.map_or(self.next_update, |latest| latest.min(self.next_update))
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Raw {
@@ -43,8 +53,12 @@ struct Raw {
 
 impl Origin {
     pub(crate) fn of(settings: &TrivySettings) -> Self {
+        let repository = match settings.database_digest.as_str() {
+            "" => settings.database_repository.clone(),
+            digest => format!("{}@{digest}", without_tag(&settings.database_repository)),
+        };
         Self {
-            repository: settings.database_repository.clone(),
+            repository,
             java_repository: settings.java_database_repository.clone(),
             insecure: settings.database_insecure,
         }
@@ -83,19 +97,30 @@ impl Origin {
             arguments.push("--insecure".to_owned());
         }
         trivy
-            .run(folder, &arguments, &Variables::default(), LIMIT)
+            .run(folder, &arguments, &Variables::of_download(), LIMIT)
             .await
+    }
+}
+
+/// Returns a reference without its tag: Trivy takes either a tag or a digest.
+fn without_tag(reference: &str) -> &str {
+    match reference.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => reference,
     }
 }
 
 /// Reads what lies beside a database.
 ///
 /// # Errors
-/// A folder without one.
+/// [`Kind::DatabaseMissing`] for a folder without one; [`Kind::Unknown`] for one that cannot be read.
 pub(crate) fn metadata(folder: &Path) -> Result<Metadata, Failed> {
     let missing = |reason: String| Failed::new(Kind::DatabaseMissing, reason);
     let bytes =
-        std::fs::read(folder.join("metadata.json")).map_err(|error| missing(error.to_string()))?;
+        std::fs::read(folder.join("metadata.json")).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => missing(error.to_string()),
+            _ => Failed::new(Kind::Unknown, error.to_string()),
+        })?;
     let raw: Raw = serde_json::from_slice(&bytes).map_err(|error| missing(error.to_string()))?;
     let time = |text: &str| {
         text.parse::<DateTime<Utc>>()
@@ -183,5 +208,36 @@ mod tests {
         );
         let read = metadata(folder.path()).unwrap();
         assert!(read.updated_at < read.next_update);
+    }
+
+    #[test]
+    fn a_database_cannot_put_off_the_look_for_the_next_one() {
+        let time = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        let updated_at = time("2026-11-02T00:00:00Z");
+        for (next_update, look_again_at) in [
+            ("2026-11-02T06:00:00Z", "2026-11-02T06:00:00Z"),
+            ("2100-01-01T00:00:00Z", "2026-11-03T00:00:00Z"),
+        ] {
+            let next_update = time(next_update);
+            let read = Metadata {
+                updated_at,
+                next_update,
+            };
+            assert_eq!(read.look_again_at(), time(look_again_at));
+        }
+    }
+
+    #[test]
+    fn a_tag_is_told_from_a_port() {
+        for (reference, repository) in [
+            ("registry:5000/trivy-db:2", "registry:5000/trivy-db"),
+            ("registry:5000/trivy-db", "registry:5000/trivy-db"),
+            (
+                "ghcr.io/aquasecurity/trivy-db",
+                "ghcr.io/aquasecurity/trivy-db",
+            ),
+        ] {
+            assert_eq!(without_tag(reference), repository);
+        }
     }
 }

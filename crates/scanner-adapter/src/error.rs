@@ -11,6 +11,8 @@ use crate::report::Unusable;
 
 /// When a message that waits for the scanner comes again.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
+/// Over how many seconds the messages are spread that wait for their turn.
+const SPREAD_SECONDS: u64 = 30;
 
 /// Why an image was not scanned.
 #[derive(Debug, Error)]
@@ -43,6 +45,20 @@ pub(crate) enum Error {
     },
     #[error("the entry of the image names `{0}`, which is no digest")]
     Entry(String),
+    /// The image breaks a rule or a limit; it gets a verdict that says so.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The registry sent other bytes than those of the digest, which says nothing of the image.
+    #[error("{0}")]
+    WrongBlob(String),
+    /// The image unpacks to more than was reserved for it.
+    #[error("the image unpacks to more than was expected")]
+    NeedsAllRoom,
+    /// Trivy asks for layers that were thought to be known.
+    #[error("what is known of the layers is of no use to this Trivy")]
+    Stale,
+    #[error("others are scanned now, and enough of this repository wait")]
+    Busy { until: DateTime<Utc> },
     #[error(
         "the database of {ours} is older than {theirs}, by which the image was already scanned"
     )]
@@ -54,6 +70,16 @@ impl Error {
         Self::NotReady {
             reason: reason.into(),
             until: Utc::now() + LOOK_AGAIN,
+        }
+    }
+
+    /// Puts an image off for whose repository there is no place now; many of one repository come again one by one.
+    pub(crate) fn busy(digest: &Digest) -> Self {
+        let number = digest.hex().get(..8).unwrap_or_default();
+        let number = u64::from_str_radix(number, 16).unwrap_or_default();
+        let spread = Duration::from_secs(number % SPREAD_SECONDS);
+        Self::Busy {
+            until: Utc::now() + LOOK_AGAIN + spread,
         }
     }
 
@@ -85,8 +111,14 @@ impl Classify for Error {
         };
         match self {
             Self::State(error) => error.class(),
+            // Another answer may be right; the number of attempts is the limit.
+            Self::Registry(sluice_registry::Error::Untrusted { .. }) | Self::WrongBlob(_) => {
+                Class::TRANSIENT
+            }
             Self::Registry(error) => error.class(),
-            Self::NotReady { until, .. } => Class::Unavailable { until: *until },
+            Self::NotReady { until, .. } | Self::Busy { until } => {
+                Class::Unavailable { until: *until }
+            }
             Self::Outdated { .. } => wait(),
             Self::Failed(failed) => match failed.kind.remedy() {
                 Remedy::Never => Class::Permanent,
@@ -95,8 +127,12 @@ impl Classify for Error {
                 Remedy::Outage => Class::OUTAGE,
             },
             // A report that was cut off is whole the next time; the number of attempts is the limit.
-            Self::Unusable(_) | Self::TimedOut(_) | Self::Files { .. } => Class::TRANSIENT,
-            Self::TooLarge { .. } | Self::Entry(_) => Class::Permanent,
+            Self::Unusable(_)
+            | Self::TimedOut(_)
+            | Self::Files { .. }
+            | Self::NeedsAllRoom
+            | Self::Stale => Class::TRANSIENT,
+            Self::TooLarge { .. } | Self::Entry(_) | Self::Unsupported(_) => Class::Permanent,
         }
     }
 }

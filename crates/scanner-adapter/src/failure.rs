@@ -31,6 +31,10 @@ pub(crate) enum Kind {
     DatabaseMissing,
     /// The vulnerability database is not one for this Trivy.
     DatabaseIncompatible,
+    /// The vulnerability database is too old, or from the future.
+    DatabaseAge,
+    /// The vulnerability database has lost more than it may, or is older than the last one.
+    DatabaseShrunk,
     /// The vulnerability database could not be fetched.
     DatabaseDownload,
     /// The index of Java archives is missing or could not be fetched.
@@ -47,7 +51,12 @@ pub(crate) enum Kind {
 ///
 /// After a refusal Trivy tries again without the account, so what the registry said first is looked for first. A
 /// server that is gone is told as a refused connection too.
-const SIGNS: [(&str, Kind); 30] = [
+const SIGNS: [(&str, Kind); 33] = [
+    ("no space left on device", Kind::DiskFull),
+    // What the machine or the limits of the process lack is no evidence against a database, whoever passes it on.
+    ("too many open files", Kind::Unknown),
+    ("cannot allocate memory", Kind::Unknown),
+    ("resource temporarily unavailable", Kind::Unknown),
     ("MANIFEST_UNKNOWN", Kind::Gone),
     ("NAME_UNKNOWN", Kind::Gone),
     ("BLOB_UNKNOWN", Kind::Gone),
@@ -61,7 +70,8 @@ const SIGNS: [(&str, Kind); 30] = [
     ),
     ("old DB schema", Kind::DatabaseIncompatible),
     ("DB schema doesn't match", Kind::DatabaseIncompatible),
-    ("failed to open db", Kind::DatabaseIncompatible),
+    // Not any failure to open it: that may be a missing permission.
+    ("invalid database", Kind::DatabaseIncompatible),
     (
         "failed to download vulnerability DB",
         Kind::DatabaseDownload,
@@ -73,7 +83,6 @@ const SIGNS: [(&str, Kind); 30] = [
     ("twirp error unavailable", Kind::ServerGone),
     ("twirp error", Kind::ServerFailed),
     ("may be in use by another process", Kind::Locked),
-    ("no space left on device", Kind::DiskFull),
     ("UNAUTHORIZED", Kind::Refused),
     ("DENIED", Kind::Refused),
     ("FORBIDDEN", Kind::Refused),
@@ -144,7 +153,34 @@ impl Kind {
             | Self::ServerGone
             | Self::DatabaseMissing
             | Self::DatabaseIncompatible
+            | Self::DatabaseAge
+            | Self::DatabaseShrunk
             | Self::DatabaseDownload => Remedy::Wait,
+        }
+    }
+
+    /// Says whether a check of a database that failed so shows that what is in it cannot be used.
+    ///
+    /// A server that does not start, a full disk or a clock that is wrong shows nothing of the kind.
+    pub(crate) const fn condemns(self) -> bool {
+        matches!(
+            self,
+            Self::DatabaseMissing
+                | Self::DatabaseIncompatible
+                | Self::DatabaseShrunk
+                | Self::ServerFailed
+        )
+    }
+
+    /// Returns why a database was refused, as the label of a metric; a failure that refuses none has no such label.
+    pub(crate) const fn refusal(self) -> Option<&'static str> {
+        match self {
+            Self::DatabaseAge => Some("age"),
+            Self::DatabaseShrunk => Some("shrunk"),
+            Self::DatabaseMissing | Self::DatabaseIncompatible | Self::ServerFailed => {
+                Some("broken")
+            }
+            _ => None,
         }
     }
 
@@ -164,6 +200,10 @@ impl Kind {
             Self::DatabaseMissing => "there is no vulnerability database",
             Self::DatabaseIncompatible => {
                 "the vulnerability database is damaged or not made for this version of Trivy"
+            }
+            Self::DatabaseAge => "the vulnerability database is too old or from the future",
+            Self::DatabaseShrunk => {
+                "the vulnerability database is older or has less in it than the one before"
             }
             Self::DatabaseDownload => {
                 "the vulnerability database cannot be fetched; check `trivy.database_repository`"
@@ -333,6 +373,36 @@ mod tests {
         ] {
             assert_eq!(kind.remedy(), remedy, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn a_start_that_failed_is_no_evidence_against_a_database() {
+        for written in [
+            "listen tcp 127.0.0.1:4954: bind: address already in use",
+            "failed to open db: open db/trivy.db: permission denied",
+            "fatal error: runtime: cannot allocate memory",
+            "fork/exec /usr/bin/trivy: resource temporarily unavailable",
+            "twirp error internal: open fanal.db: too many open files",
+            "write fanal.db: no space left on device",
+            "twirp error internal: failed to do request: connection refused",
+            "context deadline exceeded",
+            "",
+        ] {
+            assert!(!Failed::of(written).kind.condemns(), "{written}");
+        }
+        for kind in [
+            Kind::ServerGone,
+            Kind::TimedOut,
+            Kind::Locked,
+            Kind::DatabaseAge,
+        ] {
+            assert!(!kind.condemns(), "{kind:?}");
+        }
+        assert!(Failed::of("old DB schema").kind.condemns());
+        // Whoever passes it on.
+        let full =
+            "twirp error internal: failed cache operation: write fanal.db: no space left on device";
+        assert_eq!(Failed::of(full).kind, Kind::DiskFull);
     }
 
     #[test]

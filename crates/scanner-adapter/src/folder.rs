@@ -1,6 +1,7 @@
 //! The folder of one running adapter: replicas that share `trivy.cache_dir` each hold another one.
 
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -9,6 +10,10 @@ use anyhow::Context as _;
 const MOST: usize = 64;
 /// How the folders of databases are called, with a number that grows.
 const DATABASE: &str = "database-";
+/// The file in such a folder that says that everything of the database was fetched.
+const FETCHED: &str = "fetched";
+/// The file in such a folder that says that the database was compared with the one before it, and was used.
+const ACCEPTED: &str = "accepted";
 
 /// A folder that nobody else uses while this is held; a killed adapter's is free again at once.
 #[derive(Debug)]
@@ -47,15 +52,20 @@ impl Folder {
         anyhow::bail!("{MOST} adapters use `{}` already", cache_dir.display())
     }
 
+    /// Returns the folder itself.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Returns where runs of Trivy have their temporary files.
     pub(crate) fn work(&self) -> PathBuf {
         self.root.join("work")
     }
 
-    /// Returns the newest folder of a database, if there is one.
-    pub(crate) fn newest(&self) -> Option<PathBuf> {
-        let (_, path) = self.databases().pop()?;
-        Some(path)
+    /// Returns the folders of the databases that were fetched, newest first.
+    pub(crate) fn fetched(&self) -> Vec<PathBuf> {
+        let all = self.databases().into_iter().rev().map(|(_, path)| path);
+        all.filter(|path| path.join(FETCHED).exists()).collect()
     }
 
     /// Makes an empty folder for a database.
@@ -87,10 +97,12 @@ impl Folder {
             fs::remove_dir_all(self.work())?;
         }
         fs::create_dir(self.work())?;
-        let mut databases = self.databases();
-        databases.pop();
-        for (_, path) in databases {
-            fs::remove_dir_all(path)?;
+        // Besides the one that was used there is at most one that was fetched and could not be tried yet.
+        let kept = self.fetched();
+        for (_, path) in self.databases() {
+            if !kept.contains(&path) {
+                fs::remove_dir_all(path)?;
+            }
         }
         Ok(())
     }
@@ -113,6 +125,36 @@ impl Folder {
     }
 }
 
+/// Notes that everything of a database is there.
+///
+/// # Errors
+/// A folder that cannot be written to.
+pub(crate) fn mark_fetched(database: &Path) -> std::io::Result<()> {
+    mark(&database.join(FETCHED))
+}
+
+/// Notes that a database was compared with the one before it, and is used.
+///
+/// # Errors
+/// A folder that cannot be written to.
+pub(crate) fn mark_accepted(database: &Path) -> std::io::Result<()> {
+    mark(&database.join(ACCEPTED))
+}
+
+/// Makes an empty file, unless it is there; the scanner may write in the folder, so no link is followed.
+fn mark(path: &Path) -> std::io::Result<()> {
+    match File::create_new(path) {
+        Ok(file) => file.sync_all(),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Says whether a database was already used.
+pub(crate) fn is_accepted(database: &Path) -> bool {
+    database.join(ACCEPTED).exists()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,16 +171,21 @@ mod tests {
     }
 
     #[test]
-    fn only_the_newest_database_outlives_an_adapter() {
+    fn a_database_that_was_fetched_outlives_an_adapter_and_a_part_of_one_does_not() {
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::claim(place.path()).unwrap();
-        assert_eq!(folder.newest(), None);
+        assert!(folder.fetched().is_empty());
         let paths: Vec<_> = (0..11).map(|_| folder.next().unwrap()).collect();
+        // The adapter was killed while it fetched the last one.
+        mark_fetched(&paths[9]).unwrap();
+        mark_accepted(&paths[9]).unwrap();
+        fs::write(paths[10].join("part"), "of one").unwrap();
         fs::write(folder.work().join("left"), "over").unwrap();
         drop(folder);
         let folder = Folder::claim(place.path()).unwrap();
-        assert_eq!(folder.newest().as_ref(), paths.last());
-        assert!(!paths[9].exists());
+        assert_eq!(folder.fetched(), [paths[9].clone()]);
+        assert!(is_accepted(&paths[9]));
+        assert!(!paths[8].exists() && !paths[10].exists());
         assert_eq!(fs::read_dir(folder.work()).unwrap().count(), 0);
     }
 

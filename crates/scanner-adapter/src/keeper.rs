@@ -2,11 +2,11 @@
 //!
 //! It must not know of images. Whoever scans asks [`Scanner`] for a server, and gets none that was not checked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use sluice_bus::{Bus, Cause};
 use sluice_domain::Backoff;
 use sluice_events::Event;
@@ -21,9 +21,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::buckets;
 use crate::canary;
-use crate::database::{Origin, metadata};
+use crate::database::{Metadata, Origin, metadata};
 use crate::failure::{Failed, Kind};
-use crate::folder::Folder;
+use crate::folder::{self, Folder};
+use crate::plausibility::{Baseline, Plausibility};
 use crate::server::{Address, Server};
 use crate::systems::Systems;
 use crate::trivy::Trivy;
@@ -69,6 +70,7 @@ pub(crate) struct Keeper {
     pub(crate) source: Source,
     pub(crate) http: reqwest::Client,
     pub(crate) check_every: Duration,
+    pub(crate) plausibility: Plausibility,
 }
 
 /// A keeper at work.
@@ -130,6 +132,11 @@ impl Keeper {
         Scanner,
         impl Future<Output = anyhow::Result<()>> + Send + use<>,
     ) {
+        // So that their growth is seen from the first on.
+        for reason in ["age", "shrunk", "broken"] {
+            let labels = [("reason", reason)];
+            metrics::count("sluice_vulnerability_database_refusals_total", 0, &labels);
+        }
         let reason = "a vulnerability database".to_owned();
         let latch = self.host.latch(&reason);
         let (standing, seen) = watch::channel(Standing::Waiting(reason));
@@ -214,6 +221,7 @@ impl Keeping {
         if let Some(server) = self.current() {
             let checked = async {
                 server.confirm().await?;
+                self.check_age(server.version.database)?;
                 self.check(&server).await
             };
             if let Err(failed) = checked.await {
@@ -235,66 +243,95 @@ impl Keeping {
         match (&keeper.source, current) {
             (Source::Elsewhere(_), Some(_)) => Ok(None),
             (Source::Elsewhere(address), None) => {
-                let server = Server::elsewhere(address.clone(), keeper.http.clone()).await?;
+                let http = keeper.http.clone();
+                let server = Server::elsewhere(address.clone(), http, keeper.plausibility.max_age);
+                let server = server.await?;
+                self.check_age(server.version.database)?;
                 self.check(&server).await?;
-                tracing::warn!(
-                    "which operating systems the database of a server elsewhere has cannot be told; images of one that \
-                     it lacks count as scanned"
-                );
                 Ok(Some(Found {
                     server,
                     latest: true,
                 }))
             }
-            (Source::Own(origin), None) => {
-                if let Some(folder) = keeper.folder.newest() {
-                    match self.serve(folder).await {
-                        Ok(server) => {
-                            return Ok(Some(Found {
-                                server,
-                                latest: false,
-                            }));
-                        }
-                        Err(failed) => {
-                            tracing::warn!(reason = %failed, "the database that is there is not used; it is fetched anew");
-                        }
-                    }
-                }
-                let folder = keeper.folder.next().map_err(no_folder)?;
-                if let Err(failed) = origin.fetch(&keeper.trivy, &folder).await {
-                    discard(&folder);
-                    return Err(failed);
-                }
-                let server = self.serve(folder).await?;
-                Ok(Some(Found {
-                    server,
-                    latest: true,
-                }))
-            }
+            (Source::Own(origin), None) => self.first(origin).await.map(Some),
             (Source::Own(origin), Some(current)) => self.newer(origin, &current).await,
         }
     }
 
+    /// Starts a server over the newest database that is there; where there is none that can be used, fetches one.
+    async fn first(&self, origin: &Origin) -> Result<Found, Failed> {
+        let mut unstarted = None;
+        for folder in self.keeper.folder.fetched() {
+            match self.serve(&folder).await {
+                Ok(server) => {
+                    return Ok(Found {
+                        server,
+                        latest: false,
+                    });
+                }
+                Err(failed) if failed.kind.condemns() => {
+                    tracing::error!(reason = %failed, "the vulnerability database that is there is not used");
+                    discard(&folder);
+                }
+                Err(failed) => {
+                    tracing::warn!(reason = %failed, "the vulnerability database that is there is kept, and not used now");
+                    // One that is only too old is no reason against fetching a newer one.
+                    if failed.kind != Kind::DatabaseAge {
+                        unstarted = unstarted.or(Some(failed));
+                    }
+                }
+            }
+        }
+        // A server that did not start says nothing of the database: that is tried again, and not fetched again.
+        if let Some(failed) = unstarted {
+            return Err(failed);
+        }
+        let (folder, _) = self.fetch(origin).await?;
+        let server = self.serve_new(&folder).await?;
+        Ok(Found {
+            server,
+            latest: true,
+        })
+    }
+
     /// Fetches a newer database beside the present one and starts a server over it.
     async fn newer(&self, origin: &Origin, current: &Server) -> Result<Option<Found>, Failed> {
+        let present = current.folder();
+        let waiting = self.keeper.folder.fetched().into_iter().next();
+        let folder = match waiting.filter(|folder| Some(folder.as_path()) != present) {
+            // Fetched before, when no server could be started over it.
+            Some(folder) => folder,
+            None => {
+                let metadata = present.and_then(|folder| metadata(&folder.join("db")).ok());
+                if metadata.is_some_and(|metadata| Utc::now() < metadata.look_again_at()) {
+                    return Ok(None);
+                }
+                let (folder, fetched) = self.fetch(origin).await?;
+                if fetched.updated_at <= current.version.database {
+                    discard(&folder);
+                    return Ok(None);
+                }
+                folder
+            }
+        };
+        let server = self.serve_new(&folder).await?;
+        Ok(Some(Found {
+            server,
+            latest: true,
+        }))
+    }
+
+    /// Fetches the database that its origin has now, into a folder of its own.
+    async fn fetch(&self, origin: &Origin) -> Result<(PathBuf, Metadata), Failed> {
         let keeper = &self.keeper;
-        let folder = current.folder().unwrap_or_else(|| std::path::Path::new(""));
-        if metadata(&folder.join("db")).is_ok_and(|there| Utc::now() < there.next_update) {
-            return Ok(None);
-        }
         let folder = keeper.folder.next().map_err(no_folder)?;
-        match origin.fetch(&keeper.trivy, &folder).await {
-            Ok(fetched) if fetched.updated_at > current.version.database => {
-                let server = self.serve(folder).await?;
-                Ok(Some(Found {
-                    server,
-                    latest: true,
-                }))
-            }
-            Ok(_) => {
-                discard(&folder);
-                Ok(None)
-            }
+        let fetched = async {
+            let metadata = origin.fetch(&keeper.trivy, &folder).await?;
+            folder::mark_fetched(&folder).map_err(no_folder)?;
+            Ok(metadata)
+        };
+        match fetched.await {
+            Ok(metadata) => Ok((folder, metadata)),
             Err(failed) => {
                 discard(&folder);
                 Err(failed)
@@ -302,28 +339,70 @@ impl Keeping {
         }
     }
 
-    /// Starts a server over a database and checks it; a database that does not pass is removed.
-    async fn serve(&self, folder: PathBuf) -> Result<Server, Failed> {
-        let keeper = &self.keeper;
-        let started = async {
-            metadata(&folder.join("db"))?;
-            // Read before the server has it, for Trivy makes an empty database of a damaged one; what the server itself
-            // says of a damaged one tells more.
-            let buckets = buckets::names(&folder.join("db/trivy.db"));
-            let http = keeper.http.clone();
-            let server = Server::start(&keeper.trivy, &folder, http, &self.tracker).await?;
-            self.check(&server).await?;
-            Ok(server.with_systems(Systems::of(buckets?)))
-        };
-        let started = started.await;
-        if started.is_err() {
-            discard(&folder);
+    /// Starts a server over a database that was just fetched. It is removed if it is refused, and kept for the next
+    /// time if no server could be started.
+    async fn serve_new(&self, folder: &Path) -> Result<Server, Failed> {
+        let served = self.serve(folder).await;
+        if let Err(failed) = &served
+            && failed.kind.refusal().is_some()
+        {
+            discard(folder);
         }
-        started
+        served
     }
 
+    /// Checks a database, and starts a server over it.
+    async fn serve(&self, folder: &Path) -> Result<Server, Failed> {
+        let keeper = &self.keeper;
+        let metadata = metadata(&folder.join("db"))?;
+        self.check_age(metadata.updated_at)?;
+        // Before Trivy has the file, for it makes an empty database of a damaged one.
+        let (systems, baseline) = self.read(folder, metadata).await?;
+        let max_age = keeper.plausibility.max_age;
+        let http = keeper.http.clone();
+        let server = Server::start(&keeper.trivy, folder, http, &self.tracker, max_age).await?;
+        self.check(&server).await?;
+        if let Some(baseline) = baseline {
+            keeper.plausibility.store(&baseline)?;
+            folder::mark_accepted(folder).map_err(no_folder)?;
+        }
+        Ok(server.with_systems(systems))
+    }
+
+    /// Reads what a database has, and compares it with the one before, unless it was already used.
+    async fn read(
+        &self,
+        folder: &Path,
+        metadata: Metadata,
+    ) -> Result<(Systems, Option<Baseline>), Failed> {
+        let plausibility = self.keeper.plausibility.clone();
+        let (file, is_accepted) = (folder.join("db/trivy.db"), folder::is_accepted(folder));
+        let read = move || {
+            let counts = buckets::counts(&file)?;
+            let baseline = if is_accepted {
+                plausibility.missing_baseline(metadata.updated_at, &counts)?
+            } else {
+                Some(plausibility.check_content(&file, metadata.updated_at, &counts)?)
+            };
+            Ok((Systems::of(&counts), baseline))
+        };
+        let read = tokio::task::spawn_blocking(read).await;
+        read.unwrap_or_else(|error| Err(Failed::new(Kind::Unknown, error.to_string())))
+    }
+
+    fn check_age(&self, updated_at: DateTime<Utc>) -> Result<(), Failed> {
+        self.keeper.plausibility.check_age(updated_at, Utc::now())
+    }
+
+    /// Lets a server match the canary; once more if it answers that it failed, for that refuses its database.
     async fn check(&self, server: &Server) -> Result<(), Failed> {
-        canary::check(server, &self.keeper.trivy, &self.keeper.folder.work()).await
+        let (trivy, work) = (&self.keeper.trivy, self.keeper.folder.work());
+        match canary::check(server, trivy, &work).await {
+            Err(failed) if failed.kind == Kind::ServerFailed => {
+                canary::check(server, trivy, &work).await
+            }
+            checked => checked,
+        }
     }
 
     /// From now on the new server is used; the old one ends when the last scan that uses it does.
@@ -346,13 +425,19 @@ impl Keeping {
                 "the vulnerability database is old"
             );
         }
-        let old = self.current();
+        // A newer one, over which no server could be started yet, is left for the next look.
+        let mut older = match server.folder() {
+            Some(_) => self.keeper.folder.fetched(),
+            None => Vec::new(),
+        };
+        let present = older
+            .iter()
+            .position(|one| Some(one.as_path()) == server.folder());
+        older.drain(..present.map_or(0, |position| position + 1));
         self.standing
             .send_replace(Standing::Ready(Arc::new(server)));
-        // Its files stay readable for the process that has them open.
-        if let Some(folder) = old.as_ref().and_then(|old| old.folder()) {
-            discard(folder);
-        }
+        // Their files stay readable for the process that has them open.
+        older.iter().for_each(|folder| discard(folder));
         self.latch = None;
     }
 
@@ -373,6 +458,10 @@ impl Keeping {
     }
 
     fn tell(&mut self, failed: &Failed) {
+        if let Some(reason) = failed.kind.refusal() {
+            let labels = [("reason", reason)];
+            metrics::count("sluice_vulnerability_database_refusals_total", 1, &labels);
+        }
         if self.current().is_some() {
             tracing::error!(
                 reason = %failed,
@@ -444,7 +533,7 @@ fn no_folder(error: std::io::Error) -> Failed {
 }
 
 /// Removes a folder; one that stays is removed at the next start.
-fn discard(folder: &std::path::Path) {
+fn discard(folder: &Path) {
     if let Err(error) = std::fs::remove_dir_all(folder) {
         tracing::warn!(%error, folder = %folder.display(), "the folder of a database could not be removed");
     }

@@ -2,33 +2,49 @@
 //!
 //! It must not decide anything: a verdict says what was seen, and that nothing was seen.
 
+mod admission;
 mod buckets;
+mod cache;
 mod canary;
+mod confinement;
+mod content;
+mod cross_check;
 mod database;
 mod error;
 mod failure;
 mod folder;
 mod image;
 mod keeper;
+mod layout;
+mod plausibility;
+mod probe;
 mod reconcile;
+mod relay;
 mod report;
+mod room;
+mod sbom;
 mod scan;
 mod server;
 mod settings;
 mod systems;
 mod trivy;
+mod twirp;
+mod unpack;
 mod verdict;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use secrecy::ExposeSecret as _;
 use sluice_bus::{ConsumeSettings, topology};
-use sluice_service::{Host, RegistrySettings, secret_file};
+use sluice_domain::{Digest, Repository};
+use sluice_layer::LayerDescriptor;
+use sluice_registry::Client;
+use sluice_service::{Host, SecretFile};
 use sluice_state::key::SCANNER;
 use sluice_state::reconcile::keep_complete;
-use sluice_state::{attach, internal_registry};
+use sluice_state::{ImageReader, State, attach, internal_registry};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -36,16 +52,35 @@ use tokio_util::sync::CancellationToken;
 pub use report::findings_of;
 pub use settings::Settings;
 
+use crate::admission::{Admission, LONGEST_WAIT};
+use crate::cache::LayerCache;
 use crate::database::{JavaIndex, Origin};
 use crate::folder::Folder;
-use crate::image::{Account, ImageScanner};
+use crate::image::{ANALYSIS, ImageScanner};
 use crate::keeper::{Keeper, Source};
+use crate::relay::Relay;
+use crate::room::Quota;
 use crate::scan::ScannerAdapter;
-use crate::server::Address;
+use crate::server::{Address, Token};
 use crate::trivy::Trivy;
+use crate::unpack::Unpacker;
 
 /// What is left of a message's time for its facts and records.
 const MARGIN: Duration = Duration::from_secs(60);
+/// How many images wait here for their turn.
+const WAITING: usize = 128;
+
+/// Returns the layers of a manifest that are read and scanned, or why it is not scanned.
+#[doc(hidden)]
+pub async fn layers_of(
+    registry: &Client,
+    repository: &Repository,
+    digest: &Digest,
+) -> anyhow::Result<Vec<LayerDescriptor>> {
+    let reader = ImageReader::default();
+    let content = image::content_of(&reader, registry, repository, digest).await?;
+    Ok(content.layers)
+}
 
 /// Connects, and runs the stage on the host.
 ///
@@ -54,13 +89,17 @@ const MARGIN: Duration = Duration::from_secs(60);
 pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     let (bus, state, catalog) = attach(&settings.bus, "scanner-adapter", host).await?;
     let registry = internal_registry(&settings.registry)?;
-    let account = account(&settings.registry)?;
     let folder = Arc::new(Folder::claim(&settings.trivy.cache_dir)?);
-    let trivy = Trivy::probe(&settings.trivy.binary, &folder.work()).await?;
+    let trivy = Trivy::probe(
+        &settings.trivy.binary,
+        &folder.work(),
+        settings.trivy.limits(),
+    )
+    .await?;
     let source = match settings.trivy.server() {
         Some(url) => Source::Elsewhere(Address {
             url,
-            token: settings.trivy.token_file().map(secret_file).transpose()?,
+            token: settings.trivy.token_file().map(kept_token).transpose()?,
         }),
         None => Source::Own(Origin::of(&settings.trivy)),
     };
@@ -72,41 +111,34 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         source,
         http: server::http().context("failed to make an HTTP client")?,
         check_every: Duration::from_secs(settings.trivy.database_check_seconds),
+        plausibility: settings.trivy.plausibility(),
     };
-    // The server is there until the last scan has ended.
+    // The server is there until the last scan has ended, or until this start was given up.
     let finished = CancellationToken::new();
     let (scanner, keep) = keeper.start(finished.clone());
+    let finished = finished.drop_guard();
     host.spawn("trivy", keep);
     let limit = Duration::from_secs(settings.scanner.timeout_seconds);
-    let images = ImageScanner {
-        state,
-        registry,
-        trivy,
-        folder,
-        origin: Origin::of(&settings.trivy),
-        java: JavaIndex::new(),
-        account,
-        ca_file: settings
-            .registry
-            .ca_file
-            .as_ref()
-            .map(|file| trivy::text(file).into()),
-        plain_http: settings.registry.url.scheme() == "http",
-        turns: Semaphore::new(settings.scanner.concurrency),
-        limit,
-    };
+    let images = images(&settings, state, registry, trivy, folder).await?;
     let handler = ScannerAdapter {
         bus: bus.clone(),
         catalog,
         scanner: scanner.clone(),
         images,
+        admission: Admission::new(
+            settings.scanner.concurrency,
+            settings.scanner.of_one_repository(),
+            WAITING,
+        ),
         name: SCANNER.parse()?,
         parallel: settings.scanner.concurrency,
         limit,
+        stopping: host.stopping(),
     };
     let consume = ConsumeSettings {
-        concurrency: settings.scanner.concurrency,
-        handler_timeout: limit + MARGIN,
+        // Those that wait for their turn are there too, so that others can overtake them.
+        concurrency: settings.scanner.concurrency + WAITING,
+        handler_timeout: limit + LONGEST_WAIT + MARGIN,
     };
     let stopping = host.stopping();
     host.spawn(
@@ -114,7 +146,7 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         keep_complete(bus.clone(), &topology::SCANNER_ADAPTER, stopping.clone()),
     );
     host.spawn("scanner-adapter", async move {
-        let _finished = finished.drop_guard();
+        let _finished = finished;
         // Messages are left to replicas that can scan already.
         tokio::select! {
             () = scanner.ready() => {}
@@ -127,19 +159,50 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads the account that Trivy uses at the internal registry.
-fn account(settings: &RegistrySettings) -> anyhow::Result<Option<Account>> {
-    let Some(file) = &settings.password_file else {
-        return Ok(None);
-    };
-    let password = secret_file(file)?;
-    let lists = settings.account.contains(',') || password.expose_secret().contains(',');
-    anyhow::ensure!(
-        !lists,
-        "neither `registry.account` nor its password may hold a comma: Trivy takes it for a list of accounts"
-    );
-    Ok(Some(Account {
-        name: settings.account.clone().into(),
-        password,
-    }))
+/// Makes what scans single images.
+async fn images(
+    settings: &Settings,
+    state: State,
+    registry: Client,
+    trivy: Trivy,
+    folder: Arc<Folder>,
+) -> anyhow::Result<ImageScanner> {
+    let layers = &settings.layers;
+    let version = trivy.version(&folder.work()).await?;
+    let circumstances = format!("{version} {}", ANALYSIS.join(" "));
+    let cache = LayerCache::open(
+        folder.root(),
+        &circumstances,
+        layers.cache_bytes(),
+        layers.cache_age(),
+    )
+    .context(
+        "failed to use the cache of layers; set `trivy.cache_dir` to a folder of this service",
+    )?;
+    Ok(ImageScanner {
+        state,
+        unpacker: Unpacker {
+            registry: registry.clone(),
+            limits: layers.limits(),
+            threads: Arc::new(Semaphore::new(settings.scanner.concurrency * 2)),
+        },
+        registry,
+        reader: ImageReader::default(),
+        quota: Quota::new(folder.work(), layers.work_bytes(), layers.free_bytes()),
+        cache: Arc::new(cache),
+        relay: Relay::start().await?,
+        trivy,
+        folder,
+        origin: Origin::of(&settings.trivy),
+        java: JavaIndex::new(),
+        turns: Semaphore::new(settings.scanner.concurrency),
+        limit: Duration::from_secs(settings.scanner.timeout_seconds),
+    })
+}
+
+/// Names the token of a server elsewhere; one that cannot be read at the start is an error.
+fn kept_token(file: &Path) -> anyhow::Result<Token> {
+    let file = SecretFile::at(file);
+    file.text()?;
+    Ok(Token::Kept(file))
 }

@@ -6,12 +6,13 @@ use sluice_bus::topology::SCANNER_ADAPTER;
 use sluice_domain::resources::ScanMode;
 use sluice_domain::{Digest, Repository};
 use sluice_events::commands::{Reconcile, ScanImage};
-use sluice_events::wire::state::TagEntry;
+use sluice_events::wire::state::{TagEntry, VerdictStatus};
 use sluice_events::{Decode as _, Message};
 use sluice_state::reconcile::{Found, Next, PAGE};
 use sluice_state::{Error, Snapshot, is_attachment, key};
 
 use crate::scan::{Input, ScannerAdapter};
+use crate::verdict::usable;
 
 impl ScannerAdapter {
     /// Looks at a page of the tags.
@@ -74,10 +75,13 @@ impl ScannerAdapter {
     }
 
     /// Says whether everything that can be run has a verdict, whatever it says.
+    ///
+    /// An entry that somebody else wrote is good enough here: it decides what is looked for, never what is promoted.
     async fn is_scanned(&self, digest: &Digest) -> Result<bool, Error> {
-        let state = &self.images.state;
-        let Some(entry) = state.images.get(&key::image(digest)).await? else {
-            return Ok(false);
+        let entry = self.images.state.images.get(&key::image(digest)).await?;
+        let Some(entry) = entry else {
+            // What could not be read may have a verdict that says so.
+            return self.has_verdict(digest).await;
         };
         let mut children = entry.value.children;
         children.retain(|child| !child.attestation);
@@ -85,11 +89,24 @@ impl ScannerAdapter {
             let Ok(digest) = child.digest.parse::<Digest>() else {
                 return Ok(false);
             };
-            if state.verdicts.get(&key::verdict(&digest)).await?.is_none() {
+            if !self.has_verdict(&digest).await? {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// Says whether a manifest has a verdict; one that an older version found without verifying its layers is none.
+    async fn has_verdict(&self, digest: &Digest) -> Result<bool, Error> {
+        let entry = self
+            .images
+            .state
+            .verdicts
+            .get(&key::verdict(digest))
+            .await?;
+        Ok(entry.is_some_and(|entry| {
+            entry.value.status() == VerdictStatus::Failed || usable(&entry.value)
+        }))
     }
 }
 
@@ -112,8 +129,6 @@ fn image_of(catalog: &Snapshot, entry: &TagEntry) -> Option<ScanImage> {
 
 /// Says whether images of a repository are scanned as soon as they are there.
 pub(crate) fn is_scanned_unasked(catalog: &Snapshot, repository: &Repository) -> bool {
-    let manual = catalog
-        .settings(repository)
-        .is_some_and(|settings| settings.scan == ScanMode::Manual);
+    let manual = catalog.settings(repository).scan == ScanMode::Manual;
     !manual && !catalog.is_target(repository)
 }

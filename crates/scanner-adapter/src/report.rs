@@ -23,14 +23,16 @@ pub(crate) enum Unusable {
     Other { wanted: String, found: String },
     #[error("the report does not say what it is about")]
     Anonymous,
+    #[error("the report is not about the layers that were verified")]
+    OtherLayers,
 }
 
-/// Returns how many findings a report tells of the image that has this configuration.
+/// Returns how many findings a report tells of the image that has this configuration and these layers.
 #[doc(hidden)]
 #[must_use]
-pub fn findings_of(report: &[u8], config_digest: &str) -> Option<u64> {
+pub fn findings_of(report: &[u8], config_digest: &str, diff_ids: &[&str]) -> Option<u64> {
     let report = Report::read(report).ok()?;
-    let counts = report.of_image(config_digest).ok()?.counts;
+    let counts = report.of_image(config_digest, diff_ids).ok()?.counts;
     let SeverityCounts {
         critical,
         high,
@@ -55,21 +57,25 @@ pub(crate) struct Report {
     results: Option<Vec<Block>>,
 }
 
-#[derive(Debug, Deserialize)]
+/// What a report says of the image as a whole.
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Metadata {
+pub(crate) struct Metadata {
     #[serde(rename = "OS")]
-    os: Option<Os>,
+    pub(crate) os: Option<Os>,
     #[serde(rename = "ImageID", default)]
-    image_id: String,
+    pub(crate) image_id: String,
+    #[serde(rename = "DiffIDs", default)]
+    pub(crate) diff_ids: Option<Vec<String>>,
 }
 
+/// The operating system of an image.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Os {
-    family: String,
+pub(crate) struct Os {
+    pub(crate) family: String,
     #[serde(default)]
-    name: String,
+    pub(crate) name: String,
     #[serde(rename = "EOSL", default)]
     end_of_life: bool,
 }
@@ -130,6 +136,8 @@ pub(crate) struct Summary {
     pub(crate) fixable: u64,
     /// Packages that were seen.
     pub(crate) packages: u64,
+    /// Those of them that belong to the operating system.
+    pub(crate) os_packages: u64,
     /// The operating system, empty where none was recognised.
     pub(crate) os: String,
     /// The family of the operating system as Trivy names it, empty where none was recognised.
@@ -168,10 +176,12 @@ impl Report {
         Ok(report)
     }
 
-    /// Sums up the report of the image that has this configuration.
-    ///
-    /// The digest of the configuration is the identity: Trivy names the index in `RepoDigests` whatever child it read.
-    pub(crate) fn of_image(&self, config_digest: &str) -> Result<Summary, Unusable> {
+    /// Sums up the report of the image that has the configuration that was written, and the layers that were verified.
+    pub(crate) fn of_image(
+        &self,
+        config_digest: &str,
+        diff_ids: &[&str],
+    ) -> Result<Summary, Unusable> {
         if self.artifact_type != "container_image" {
             return Err(Unusable::Other {
                 wanted: "container_image".to_owned(),
@@ -184,6 +194,9 @@ impl Report {
                 wanted: config_digest.to_owned(),
                 found: metadata.image_id.clone(),
             });
+        }
+        if metadata.diff_ids.as_deref().unwrap_or_default() != diff_ids {
+            return Err(Unusable::OtherLayers);
         }
         Ok(self.summary(metadata.os.as_ref()))
     }
@@ -212,7 +225,7 @@ impl Report {
             let seen = block.packages.as_ref().map_or(0, Vec::len);
             let seen = u64::try_from(seen).unwrap_or(u64::MAX);
             match block.class.as_str() {
-                "os-pkgs" => {}
+                "os-pkgs" => summary.os_packages = summary.os_packages.saturating_add(seen),
                 "lang-pkgs" if seen > 0 => drop(summary.languages.insert(block.r#type.clone())),
                 "lang-pkgs" => {}
                 // Secrets, licences and misconfigurations are no packages and no vulnerabilities.

@@ -1,5 +1,6 @@
 //! One image: which of its manifests are scanned, and what is told of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
@@ -15,8 +16,11 @@ use sluice_events::{Command, Decode, Event, Message, Unexpected};
 use sluice_service::crash;
 use sluice_state::key;
 use sluice_state::reconcile::after_events;
-use sluice_state::{Catalog, Snapshot, describe};
+use sluice_state::{Catalog, Snapshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use crate::admission::{Admission, Busy};
 use crate::error::{ChildError, Error, StageError};
 use crate::image::ImageScanner;
 use crate::keeper::Scanner;
@@ -80,6 +84,14 @@ pub(crate) struct Target {
     pub(crate) digest: Digest,
 }
 
+/// What is left to do for an image.
+enum Prepared {
+    /// Nothing: all that can be run has a verdict.
+    Ready(Outcome),
+    /// These are scanned, as far as they have none.
+    Scan(Arc<Server>, Vec<ImageChild>),
+}
+
 /// The stage.
 #[derive(Debug)]
 pub(crate) struct ScannerAdapter {
@@ -87,11 +99,13 @@ pub(crate) struct ScannerAdapter {
     pub(crate) catalog: Catalog,
     pub(crate) scanner: Scanner,
     pub(crate) images: ImageScanner,
+    pub(crate) admission: Arc<Admission>,
     /// The name of the scanner in facts.
     pub(crate) name: ResourceName,
     /// How many platforms of one image are looked at together.
     pub(crate) parallel: usize,
     pub(crate) limit: Duration,
+    pub(crate) stopping: CancellationToken,
 }
 
 impl Handler for ScannerAdapter {
@@ -115,10 +129,7 @@ impl ScannerAdapter {
         let Some(target) = input.target(&self.catalog.current()) else {
             return Ok(Outcome::done());
         };
-        // This limit comes before the bus's own, so that the failure can still be told.
-        let scanned = tokio::time::timeout(self.limit, self.scan(&target)).await;
-        let scanned = scanned.unwrap_or_else(|_| Err(target.failed(Error::TimedOut(self.limit))));
-        match scanned {
+        match self.scan(&target).await {
             Ok(outcome) => Ok(outcome),
             Err(error) if self.is_superseded(&target, &error).await => {
                 tracing::info!(
@@ -141,6 +152,12 @@ impl ScannerAdapter {
 }
 
 impl Target {
+    fn child(&self, child: &ImageChild) -> Result<(Digest, Option<Platform>), ChildError> {
+        let digest = child.digest.parse();
+        let digest = digest.map_err(|_| self.failed(Error::Entry(child.digest.clone())))?;
+        Ok((digest, child.platform.parse().ok()))
+    }
+
     fn failed(&self, source: impl Into<Error>) -> ChildError {
         ChildError {
             platform: None,
@@ -151,25 +168,65 @@ impl Target {
 }
 
 impl ScannerAdapter {
+    /// Scans an image; waiting for a place does not count as its time.
     async fn scan(&self, target: &Target) -> Result<Outcome, ChildError> {
+        // This limit comes before the bus's own, so that the failure can still be told.
+        let timed_out = |_| target.failed(Error::TimedOut(self.limit));
+        let began = Instant::now();
+        let prepared = tokio::time::timeout(self.limit, self.prepare(target)).await;
+        if let Prepared::Ready(outcome) = prepared.map_err(timed_out)?? {
+            return Ok(outcome);
+        }
+        let left = self.limit.saturating_sub(began.elapsed());
+        // A process that stops leaves what waits to others.
+        let place = tokio::select! {
+            () = self.stopping.cancelled() => Err(Busy),
+            place = self.admission.place(&target.repository) => place,
+        };
+        let _place = place.map_err(|Busy| target.failed(Error::busy(&target.digest)))?;
+        let scanned = tokio::time::timeout(left, async {
+            // While it waited there may have come another database, or a verdict by another tag of the image.
+            match self.prepare(target).await? {
+                Prepared::Ready(outcome) => Ok(outcome),
+                Prepared::Scan(server, children) => self.children(&server, target, children).await,
+            }
+        });
+        scanned.await.map_err(timed_out)?
+    }
+
+    /// Finds out what is to be scanned, and whether anything is.
+    async fn prepare(&self, target: &Target) -> Result<Prepared, ChildError> {
         let server = self
             .scanner
             .server()
             .await
             .map_err(|reason| target.failed(Error::not_ready(reason)))?;
         let images = &self.images;
-        let entry = describe(
-            &images.state,
-            &images.registry,
-            &target.repository,
-            &target.digest,
-        )
-        .await
-        .map_err(|error| target.failed(error))?;
-        let mut runnable = entry.children;
-        runnable.retain(|child| !child.attestation);
-        let server = &server;
-        let verdicts: Vec<_> = stream::iter(runnable)
+        let described = images.described(&target.repository, &target.digest);
+        let described = described.await.map_err(|error| target.failed(error))?;
+        let mut children = described.children;
+        children.retain(|child| !child.attestation);
+        let mut known = Vec::new();
+        for child in &children {
+            let (digest, platform) = target.child(child)?;
+            let standing = images.standing(&server.version, &digest).await;
+            if let Some(verdict) = standing.map_err(|error| target.failed(error))? {
+                known.push((scanned(&verdict, platform, digest), verdict));
+            }
+        }
+        if known.len() == children.len() {
+            return Ok(Prepared::Ready(self.told(target, &server, &known)));
+        }
+        Ok(Prepared::Scan(server, children))
+    }
+
+    async fn children(
+        &self,
+        server: &Server,
+        target: &Target,
+        children: Vec<ImageChild>,
+    ) -> Result<Outcome, ChildError> {
+        let verdicts: Vec<_> = stream::iter(children)
             .map(|child| async move { self.child(server, target, &child).await })
             .buffered(self.parallel)
             .collect()
@@ -194,11 +251,7 @@ impl ScannerAdapter {
         target: &Target,
         child: &ImageChild,
     ) -> Result<(ScannedChild, Verdict), ChildError> {
-        let digest: Digest = child
-            .digest
-            .parse()
-            .map_err(|_| target.failed(Error::Entry(child.digest.clone())))?;
-        let platform: Option<Platform> = child.platform.parse().ok();
+        let (digest, platform) = target.child(child)?;
         let image = Image {
             repository: &target.repository,
             digest: &digest,
@@ -320,21 +373,16 @@ impl ScannerAdapter {
     /// Records the failure at every manifest that has no verdict by today's database.
     async fn record_failure(&self, target: &Target, reason: &str) -> Result<(), Error> {
         let server = self.scanner.server().await.map_err(Error::not_ready)?;
-        let Some(entry) = self
+        let entry = match self
             .images
-            .state
-            .images
-            .get(&key::image(&target.digest))
-            .await?
-        else {
-            return Ok(());
-        };
-        for child in entry
-            .value
-            .children
-            .iter()
-            .filter(|child| !child.attestation)
+            .described(&target.repository, &target.digest)
+            .await
         {
+            Ok(entry) => entry,
+            Err(sluice_state::Error::Registry(error)) if !error.is_away() => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        for child in entry.children.iter().filter(|child| !child.attestation) {
             let digest = child
                 .digest
                 .parse()
@@ -371,77 +419,4 @@ fn scanned(verdict: &Verdict, platform: Option<Platform>, digest: Digest) -> Sca
 }
 
 #[cfg(test)]
-mod tests {
-    use chrono::Utc;
-    use sluice_domain::resources::{Kind, Resource};
-
-    use super::*;
-
-    fn digest() -> Digest {
-        format!("sha256:{}", "a".repeat(64)).parse().unwrap()
-    }
-
-    fn pushed(repository: &str, actor: &str) -> Input {
-        Input::Pushed(TagPushed {
-            registry: "registry.internal".parse().unwrap(),
-            repository: repository.parse().unwrap(),
-            tag: "1.0".parse().unwrap(),
-            digest: digest(),
-            media_type: String::new(),
-            size_bytes: 0,
-            actor: actor.to_owned(),
-            at: Utc::now(),
-        })
-    }
-
-    fn asked(repository: &str) -> Input {
-        Input::Scan(ScanImage {
-            repository: repository.parse().unwrap(),
-            tag: None,
-            digest: digest(),
-        })
-    }
-
-    fn catalog() -> Snapshot {
-        let mut snapshot = Snapshot::default();
-        let settings = r#"{"name":"manual/*","scan":"manual"}"#;
-        let policy =
-            r#"{"name":"p","from":"hub/*","to":"official/{name}","tag":"%n","when":"true"}"#;
-        for (kind, json) in [
-            (Kind::Repository, settings),
-            (Kind::PromotionPolicy, policy),
-        ] {
-            match Resource::from_json(kind, json).unwrap() {
-                Resource::Repository(resource) => {
-                    drop(
-                        snapshot
-                            .repositories
-                            .insert(resource.name.clone(), resource),
-                    );
-                }
-                Resource::PromotionPolicy(resource) => {
-                    drop(snapshot.policies.insert(resource.name.clone(), resource));
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-        snapshot
-    }
-
-    #[test]
-    fn what_is_scanned_without_being_asked() {
-        let catalog = catalog();
-        for (input, scanned) in [
-            (pushed("hub/app", "alice"), true),
-            (pushed("hub/app", ""), true),
-            (pushed("hub/app", "mirror-worker"), false),
-            (pushed("official/app", "alice"), false),
-            (pushed("manual/app", "alice"), false),
-            (asked("manual/app"), true),
-            (asked("official/app"), true),
-        ] {
-            let told = format!("{input:?}");
-            assert_eq!(input.target(&catalog).is_some(), scanned, "{told}");
-        }
-    }
-}
+mod tests;

@@ -4,19 +4,23 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use secrecy::SecretString;
 use serde::Deserialize;
+use sluice_service::SecretFile;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use url::Url;
 
+use crate::confinement::Lifetime;
 use crate::failure::{Failed, Kind};
+use crate::probe::Probes;
+use crate::relay::Matcher;
 use crate::report::Summary;
 use crate::systems::Systems;
-use crate::trivy::{Group, Trivy, Variables, tail, text};
+use crate::trivy::{Trivy, Variables, tail, text};
 
 /// How long a server may take until it answers.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -33,7 +37,29 @@ pub(crate) struct Address {
     /// Its address.
     pub(crate) url: Url,
     /// Its token, if it asks for one.
-    pub(crate) token: Option<SecretString>,
+    pub(crate) token: Option<Token>,
+}
+
+/// What proves to a server that we may ask it.
+#[derive(Debug, Clone)]
+pub(crate) enum Token {
+    /// That of a server of our own, which lives as long as the server does.
+    Own(SecretString),
+    /// That of a server elsewhere; it is read at each use, so that it can be changed.
+    Kept(SecretFile),
+}
+
+impl Token {
+    /// Returns the token; one that cannot be read is not shown, and the server says that it is missing.
+    pub(crate) fn text(&self) -> Option<SecretString> {
+        match self {
+            Self::Own(text) => Some(text.clone()),
+            Self::Kept(file) => file
+                .text()
+                .inspect_err(|error| tracing::warn!("{file} cannot be read: {error:#}"))
+                .ok(),
+        }
+    }
 }
 
 /// What a server works with.
@@ -50,10 +76,23 @@ pub(crate) struct Version {
 pub(crate) struct Server {
     pub(crate) address: Address,
     pub(crate) version: Version,
+    /// From when on its database is too old.
+    expires_at: DateTime<Utc>,
     http: reqwest::Client,
     process: Option<Process>,
-    /// The operating systems of its database; nothing is known of one elsewhere.
-    systems: Option<Systems>,
+    coverage: Coverage,
+    /// What makes the keys under which a server elsewhere keeps what we send it ones that nobody can know: whoever has
+    /// its token could put something else there before.
+    nonce: Option<String>,
+}
+
+/// How it is known what a database covers.
+#[derive(Debug)]
+enum Coverage {
+    /// Its buckets were read.
+    Read(Systems),
+    /// The server is asked.
+    Probed(Probes),
 }
 
 /// A server process of our own, which ends when this is dropped.
@@ -80,6 +119,12 @@ struct Database {
 }
 
 impl Version {
+    /// Returns from when on the database is too old.
+    fn expires_at(&self, max_age: TimeDelta) -> DateTime<Utc> {
+        let expires_at = self.database.checked_add_signed(max_age);
+        expires_at.unwrap_or(DateTime::<Utc>::MAX_UTC)
+    }
+
     /// Returns the version of the database as it is recorded: text that sorts by time.
     pub(crate) fn database_text(&self) -> String {
         self.database
@@ -104,14 +149,20 @@ impl Server {
     ///
     /// # Errors
     /// A server that does not answer or has no database.
-    pub(crate) async fn elsewhere(address: Address, http: reqwest::Client) -> Result<Self, Failed> {
+    pub(crate) async fn elsewhere(
+        address: Address,
+        http: reqwest::Client,
+        max_age: TimeDelta,
+    ) -> Result<Self, Failed> {
         let version = ask(&http, &address.url).await?;
         Ok(Self {
             address,
+            expires_at: version.expires_at(max_age),
             version,
             http,
             process: None,
-            systems: None,
+            coverage: Coverage::Probed(Probes::default()),
+            nonce: Some(uuid::Uuid::new_v4().simple().to_string()),
         })
     }
 
@@ -124,10 +175,11 @@ impl Server {
         folder: &Path,
         http: reqwest::Client,
         tracker: &TaskTracker,
+        max_age: TimeDelta,
     ) -> Result<Self, Failed> {
         let mut failed = Failed::new(Kind::ServerGone, "");
         for _ in 0..PORTS {
-            match Self::start_once(trivy, folder, http.clone(), tracker).await {
+            match Self::start_once(trivy, folder, http.clone(), tracker, max_age).await {
                 Err(error) if error.told.contains("address already in use") => failed = error,
                 started => return started,
             }
@@ -140,6 +192,7 @@ impl Server {
         folder: &Path,
         http: reqwest::Client,
         tracker: &TaskTracker,
+        max_age: TimeDelta,
     ) -> Result<Self, Failed> {
         let broken = |error: std::io::Error| Failed::new(Kind::ServerGone, error.to_string());
         let listen = free_address().await.map_err(broken)?;
@@ -149,17 +202,21 @@ impl Server {
             uuid::Uuid::new_v4().simple()
         )
         .into();
-        let log = folder.join("server.log");
-        let written = std::fs::File::create(&log).map_err(broken)?;
+        trivy.hand_over_all(folder).map_err(broken)?;
+        let mut log = tempfile::tempfile_in(folder).map_err(broken)?;
+        let written = log.try_clone().map_err(broken)?;
         // The token is in the environment: every user of the machine can read arguments.
-        let mut command = trivy.command(folder, &Variables::default().with("TRIVY_TOKEN", &token));
+        let variables = Variables::default().with("TRIVY_TOKEN", &token);
+        let mut command = trivy.command(folder, &variables, Lifetime::Service);
         command
             .args(["server", "--skip-db-update", "--quiet", "--listen", &listen])
+            // What was found in layers is kept by the relay and lent for one match.
+            .args(["--cache-backend", "memory"])
             .arg("--cache-dir")
             .arg(folder)
             .stderr(Stdio::from(written));
         let mut child = command.spawn().map_err(broken)?;
-        let group = Group::of(&child);
+        let group = trivy.group(&child);
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let process = Process {
             stop: stop.clone(),
@@ -173,6 +230,7 @@ impl Server {
             tokio::select! {
                 status = child.wait() => {
                     group.ended();
+                    drop(group);
                     tracing::debug!(?status, "a Trivy server ended by itself");
                 }
                 () = stop.cancelled() => {
@@ -186,41 +244,59 @@ impl Server {
         let version = tokio::select! {
             version = answering(&http, &url) => version?,
             () = process.ended.cancelled() => {
-                let text = std::fs::File::open(&log).and_then(|mut log| tail(&mut log));
-                return Err(Failed::of(&text.unwrap_or_default()));
+                return Err(Failed::of(&tail(&mut log).unwrap_or_default()));
             }
         };
         Ok(Self {
             address: Address {
                 url,
-                token: Some(token),
+                token: Some(Token::Own(token)),
             },
+            expires_at: version.expires_at(max_age),
             version,
             http,
             process: Some(process),
-            systems: None,
+            coverage: Coverage::Read(Systems::default()),
+            nonce: None,
         })
     }
 
-    /// Says which operating systems its database has.
+    /// Says what the database of a server of our own covers; until then that is nothing.
     pub(crate) fn with_systems(self, systems: Systems) -> Self {
         Self {
-            systems: Some(systems),
+            coverage: Coverage::Read(systems),
             ..self
         }
     }
 
-    /// Returns what its database knows nothing of in an image, as far as that can be told.
-    pub(crate) fn unknown(&self, summary: &Summary) -> Option<String> {
-        self.systems.as_ref()?.unknown(summary)
+    /// Returns what its database knows nothing of in an image.
+    ///
+    /// # Errors
+    /// A server elsewhere that cannot be asked.
+    pub(crate) async fn unknown(
+        &self,
+        trivy: &Trivy,
+        work: &Path,
+        summary: &Summary,
+    ) -> Result<Option<String>, Failed> {
+        match &self.coverage {
+            Coverage::Read(systems) => Ok(systems.unknown(summary)),
+            Coverage::Probed(probes) => probes.unknown(self, trivy, work, summary).await,
+        }
     }
 
     /// Returns what the server works with at this moment; another database there than the one that was checked counts
     /// as a failure.
     ///
     /// # Errors
-    /// A server that does not answer, or that has another database by now.
+    /// A server that does not answer, that has another database by now, or whose database has become too old.
     pub(crate) async fn confirm(&self) -> Result<(), Failed> {
+        if Utc::now() > self.expires_at {
+            return Err(Failed::new(
+                Kind::DatabaseAge,
+                format!("it was made at {}", self.version.database_text()),
+            ));
+        }
         let now = ask(&self.http, &self.address.url).await?;
         if now == self.version {
             return Ok(());
@@ -257,16 +333,30 @@ impl Server {
             .map(|process| process.folder.as_path())
     }
 
+    /// Returns how the relay asks this server.
+    pub(crate) fn matcher(&self) -> Matcher {
+        Matcher {
+            address: self.address.clone(),
+            http: self.http.clone(),
+            limit: ANSWER_LIMIT,
+        }
+    }
+
     /// Returns the arguments that make a run of Trivy ask this server.
-    pub(crate) fn arguments(&self) -> [String; 2] {
+    pub(crate) fn arguments(&self) -> Vec<String> {
         let url = self.address.url.as_str().trim_end_matches('/');
-        ["--server".to_owned(), url.to_owned()]
+        let mut arguments = vec!["--server".to_owned(), url.to_owned()];
+        // What is skipped is a part of the key of everything that is sent.
+        if let Some(nonce) = &self.nonce {
+            arguments.extend(["--skip-files".to_owned(), format!("sluice/{nonce}")]);
+        }
+        arguments
     }
 
     /// Returns the variables that a run of Trivy needs to ask this server.
     pub(crate) fn variables(&self) -> Variables {
-        match &self.address.token {
-            Some(token) => Variables::default().with("TRIVY_TOKEN", token),
+        match self.address.token.as_ref().and_then(Token::text) {
+            Some(token) => Variables::default().with("TRIVY_TOKEN", &token),
             None => Variables::default(),
         }
     }
@@ -376,5 +466,42 @@ mod tests {
         ] {
             assert_eq!(read(body.as_bytes()).unwrap_err().kind, kind, "{body}");
         }
+    }
+
+    /// A server that says only what it works with.
+    async fn answers(version: &'static str) -> Url {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(TaskTracker::new().spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let asked = client.read(&mut [0; 4_096]).await;
+                assert!(asked.is_ok_and(|size| size > 0));
+                let length = version.len();
+                let answer =
+                    format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{version}");
+                client.write_all(answer.as_bytes()).await.ok();
+            }
+        }));
+        format!("http://{address}").parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_database_that_becomes_too_old_while_it_is_used_is_used_no_longer() {
+        let url = answers(
+            r#"{"Version":"0.59.1","VulnerabilityDB":{"UpdatedAt":"2026-11-02T00:00:00Z"}}"#,
+        )
+        .await;
+        let address = Address { url, token: None };
+        let century = TimeDelta::days(36_500);
+        let mut server = Server::elsewhere(address, http().unwrap(), century)
+            .await
+            .unwrap();
+        server.confirm().await.unwrap();
+        server.expires_at = Utc::now() - TimeDelta::seconds(1);
+        let failed = server.confirm().await.unwrap_err();
+        assert_eq!(failed.kind, Kind::DatabaseAge);
+        // The image waits, and counts as untried.
+        assert_eq!(failed.kind.remedy(), crate::failure::Remedy::Wait);
     }
 }

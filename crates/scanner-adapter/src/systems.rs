@@ -4,52 +4,73 @@
 
 use std::collections::BTreeSet;
 
+use crate::buckets::Counts;
 use crate::report::Summary;
 
 /// What is known of a database's buckets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Systems(BTreeSet<String>);
 
 /// How Trivy makes the name of a system's bucket from its version.
 #[derive(Debug, Clone, Copy)]
-enum Precision {
+enum Bucket {
     /// `12.5` is in `12`.
     Major,
     /// `3.18.4` is in `3.18`.
     Minor,
-    /// Only the family is told: how its versions are written differs, or one bucket has all.
-    Family,
+    /// Version as it is written.
+    Exact,
+    /// All versions are in one.
+    One,
+    /// `2`, `2022` and `2023` have one each; whatever else is taken for `1`.
+    Amazon,
+    /// All versions are in one, and Trivy knows by itself what belongs to these four only.
+    RedHat,
 }
 
-/// The families whose buckets are not named after them, and those whose versions are looked at.
+/// The families of which Trivy matches packages, with the bucket and the format of their packages in purls.
 ///
-/// A family that is not here is known if any bucket's name begins with its own.
-const FAMILIES: [(&str, &str, Precision); 17] = [
-    ("alma", "alma", Precision::Major),
-    ("alpine", "alpine", Precision::Minor),
-    ("amazon", "amazon linux", Precision::Family),
-    ("azurelinux", "azure linux", Precision::Family),
-    ("cbl-mariner", "cbl-mariner", Precision::Family),
-    ("centos", "red hat", Precision::Family),
-    ("debian", "debian", Precision::Major),
-    ("opensuse-leap", "opensuse leap", Precision::Family),
+/// A family that is not here is not covered, whatever the database has: Trivy 0.59 to 0.74 then list its packages
+/// nowhere (Fedora), or not in all versions (Bottlerocket).
+const FAMILIES: [(&str, &str, Bucket, &str); 18] = [
+    ("alma", "alma", Bucket::Major, "rpm/alma"),
+    ("alpine", "alpine", Bucket::Minor, "apk/alpine"),
+    ("amazon", "amazon linux", Bucket::Amazon, "rpm/amazon"),
+    ("azurelinux", "azure linux", Bucket::Minor, "rpm/azurelinux"),
+    (
+        "cbl-mariner",
+        "cbl-mariner",
+        Bucket::Minor,
+        "rpm/cbl-mariner",
+    ),
+    ("centos", "red hat", Bucket::RedHat, "rpm/centos"),
+    ("chainguard", "chainguard", Bucket::One, "apk/chainguard"),
+    ("debian", "debian", Bucket::Major, "deb/debian"),
+    (
+        "opensuse-leap",
+        "opensuse leap",
+        Bucket::Exact,
+        "rpm/opensuse",
+    ),
     (
         "opensuse-tumbleweed",
         "opensuse tumbleweed",
-        Precision::Family,
+        Bucket::One,
+        "rpm/opensuse",
     ),
-    ("oracle", "oracle linux", Precision::Major),
-    ("photon", "photon os", Precision::Family),
-    ("redhat", "red hat", Precision::Family),
-    ("rocky", "rocky", Precision::Major),
-    ("sles", "suse linux enterprise", Precision::Family),
-    ("slem", "suse linux enterprise micro", Precision::Family),
+    ("oracle", "oracle linux", Bucket::Major, "rpm/oracle"),
+    ("photon", "photon os", Bucket::Exact, "rpm/photon"),
+    ("redhat", "red hat", Bucket::RedHat, "rpm/redhat"),
+    ("rocky", "rocky", Bucket::Major, "rpm/rocky"),
     (
-        "suse linux enterprise server",
-        "suse linux enterprise",
-        Precision::Family,
+        "slem",
+        "suse linux enterprise micro",
+        Bucket::Exact,
+        "rpm/suse",
     ),
-    ("ubuntu", "ubuntu", Precision::Minor),
+    ("sles", "suse linux enterprise", Bucket::Exact, "rpm/suse"),
+    ("ubuntu", "ubuntu", Bucket::Minor, "deb/ubuntu"),
+    ("wolfi", "wolfi", Bucket::One, "apk/wolfi"),
 ];
 
 /// The kinds of packages that Trivy matches, with the ecosystem whose buckets it looks into (`npm::` and so on).
@@ -99,8 +120,7 @@ impl Systems {
             return Some(format!("`{}`", summary.os));
         }
         let missing = |kind: &&String| {
-            let ecosystem = LANGUAGES.iter().find(|(name, _)| *name == kind.as_str());
-            ecosystem.is_some_and(|(_, ecosystem)| {
+            ecosystem(kind).is_some_and(|ecosystem| {
                 let prefix = format!("{ecosystem}::");
                 !self.0.iter().any(|bucket| bucket.starts_with(&prefix))
             })
@@ -109,40 +129,59 @@ impl Systems {
         Some(format!("packages of the kind `{kind}`"))
     }
 
-    /// Makes it of the names of all buckets.
-    pub(crate) fn of(buckets: BTreeSet<String>) -> Self {
-        Self(buckets.iter().map(|name| name.to_lowercase()).collect())
+    /// Makes it of the buckets that have anything in them.
+    pub(crate) fn of(counts: &Counts) -> Self {
+        let filled = counts.iter().filter(|(_, count)| **count > 0);
+        Self(filled.map(|(name, _)| name.to_lowercase()).collect())
     }
 
     /// Says whether the database knows anything of a system.
     fn know(&self, family: &str, version: &str) -> bool {
-        let family = family.to_lowercase();
-        let rule = FAMILIES.iter().find(|(name, _, _)| *name == family);
-        let (named, precision) = rule.map_or((family.as_str(), Precision::Family), |rule| {
-            (rule.1, rule.2)
-        });
-        match precision {
-            Precision::Family => self.0.iter().any(|bucket| is_of(bucket, named)),
-            Precision::Major => self.0.contains(&format!("{named} {}", parts(version, 1))),
-            Precision::Minor => {
-                let bucket = format!("{named} {}", parts(version, 2));
+        let Some((_, named, bucket, _)) = FAMILIES.iter().find(|(name, ..)| *name == family) else {
+            return false;
+        };
+        let has = |version: &str| {
+            self.0
+                .contains(&format!("{named} {}", version.to_lowercase()))
+        };
+        match bucket {
+            Bucket::Major => has(&parts(version, 1)),
+            Bucket::Minor => {
+                let minor = parts(version, 2);
                 // Packages of Alpine's development branch, which comes before its next version, have one of their own;
                 // Ubuntu's may have only one for its extended maintenance.
-                let others = [format!("{bucket}-esm"), format!("{named} edge")];
-                let [extended, edge] = &others;
-                self.0.contains(&bucket)
-                    || self.0.contains(extended)
-                    || (version.contains("_alpha") && self.0.contains(edge))
+                has(&minor)
+                    || has(&format!("{minor}-esm"))
+                    || (version.contains("_alpha") && has("edge"))
+            }
+            Bucket::Exact => has(version),
+            Bucket::One => self.0.contains(*named),
+            Bucket::Amazon => {
+                let first = version.split([' ', '.']).next().unwrap_or_default();
+                has(if ["2", "2022", "2023"].contains(&first) {
+                    first
+                } else {
+                    "1"
+                })
+            }
+            Bucket::RedHat => {
+                let first = parts(version, 1);
+                ["6", "7", "8", "9"].contains(&first.as_str()) && self.0.contains(*named)
             }
         }
     }
 }
 
-/// Says whether a bucket is that of a family, of whatever version.
-fn is_of(bucket: &str, family: &str) -> bool {
-    bucket
-        .strip_prefix(family)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+/// Returns the ecosystem in whose buckets Trivy looks for packages of a kind, unless it never looks for them.
+pub(crate) fn ecosystem(kind: &str) -> Option<&'static str> {
+    let found = LANGUAGES.iter().find(|(name, _)| *name == kind);
+    found.map(|(_, ecosystem)| *ecosystem)
+}
+
+/// Returns the format and namespace that packages of a family have in a purl, for a family whose packages are matched.
+pub(crate) fn package_format(family: &str) -> Option<&'static str> {
+    let found = FAMILIES.iter().find(|(name, ..)| *name == family);
+    found.map(|(.., format)| *format)
 }
 
 /// Returns the first numbers of a version.
@@ -178,7 +217,7 @@ mod tests {
             "vulnerability",
             "wolfi",
         ];
-        let systems = Systems::of(buckets.map(str::to_owned).into());
+        let systems = Systems::of(&buckets.map(|name| (name.to_owned(), 1)).into());
         for (family, version, known) in [
             ("alma", "9.4", true),
             ("alma", "8.9", false),
@@ -188,9 +227,19 @@ mod tests {
             ("alpine", "3.99.0", false),
             ("alpine", "3.23.0_alpha20250612", true),
             ("amazon", "2 (Karoo)", true),
+            // Both are taken for version 1.
+            ("amazon", "2018.03", false),
+            ("amazon", "2025", false),
             ("azurelinux", "3.0", true),
             ("cbl-mariner", "2.0.20240101", true),
             ("centos", "7.9.2009", true),
+            ("centos", "10", false),
+            ("redhat", "10.0", false),
+            ("redhat", "", false),
+            ("azurelinux", "4.0", false),
+            ("photon", "5.0", false),
+            ("sles", "15.6", false),
+            ("opensuse-leap", "15.6", false),
             ("debian", "12.5", true),
             ("debian", "12", true),
             ("debian", "11.11", false),
@@ -219,8 +268,38 @@ mod tests {
     }
 
     #[test]
+    fn a_system_that_trivy_never_matches_is_not_known_whatever_the_database_has_of_it() {
+        let families = [
+            "activestate",
+            "arch",
+            "archlinux",
+            "bottlerocket",
+            "centos-stream",
+            "coreos",
+            "echo",
+            "fedora",
+            "minimos",
+            "none",
+            "opensuse",
+            "plan99",
+            "vulnerability",
+        ];
+        let buckets = families
+            .iter()
+            .flat_map(|name| [(*name).to_owned(), format!("{name} 1")]);
+        let systems = Systems::of(&buckets.map(|name| (name, 1)).collect());
+        for family in families {
+            assert!(
+                !systems.know(family, "1") && !systems.know(family, ""),
+                "{family}"
+            );
+        }
+    }
+
+    #[test]
     fn packages_of_a_language_that_the_database_lacks_are_told() {
-        let systems = Systems::of(["debian 12", "npm::RetireJS"].map(str::to_owned).into());
+        let buckets = [("debian 12", 1), ("npm::RetireJS", 1), ("pip::Empty", 0)];
+        let systems = Systems::of(&buckets.map(|(name, count)| (name.to_owned(), count)).into());
         let image = |family: &str, languages: &[&str]| Summary {
             os: format!("{family} 12.5"),
             family: family.to_owned(),
@@ -232,6 +311,10 @@ mod tests {
             (image("debian", &[]), None),
             (image("debian", &["node-pkg"]), None),
             (image("", &["node-pkg", "conda-pkg"]), None),
+            (
+                image("", &["node-pkg", "python-pkg"]),
+                Some("packages of the kind `python-pkg`"),
+            ),
             (
                 image("debian", &["jar", "node-pkg"]),
                 Some("packages of the kind `jar`"),

@@ -1,6 +1,5 @@
 //! `/healthz`, `/readyz` and `/metrics`.
 
-use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -8,13 +7,15 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use sluice_telemetry::metrics;
+use tokio_util::sync::CancellationToken;
 
 use crate::host::Host;
 use crate::listen::listen;
+use crate::serve::{ServeSettings, serve};
 use crate::settings::HttpSettings;
 
 /// Binds the listener; the future that is returned serves for as long as it is polled.
-pub(crate) async fn serve(
+pub(crate) async fn start(
     settings: &HttpSettings,
     host: Host,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + use<>> {
@@ -25,9 +26,9 @@ pub(crate) async fn serve(
         .route("/metrics", get(metrics))
         .with_state(host);
     Ok(async move {
-        axum::serve(listener, app)
-            .await
-            .context("the health endpoint failed")
+        // It is served to the end of the process, so that a drain can be watched.
+        let stopping = CancellationToken::new();
+        serve(listener, app, ServeSettings::default(), stopping).await
     })
 }
 

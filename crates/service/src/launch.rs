@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use sluice_telemetry::terminal::{Breaks, EscapingWriter};
 
 use crate::host::Host;
 use crate::layers::Layers;
@@ -90,7 +91,7 @@ fn arguments<S: Settings>() -> Result<Arguments, ExitCode> {
     let name = format!("sluice-{}", S::NAME);
     let help = format!(
         "Settings come from the documented defaults, then the file, then the environment: `section.key` is SLUICE__SECTION__KEY.\n\n\
-        Example:\n  SLUICE__BUS__URL=nats://nats:4222 {name} --config /etc/sluice/{}.toml",
+        Example:\n  SLUICE__BUS__URL=tls://nats.example:4222 {name} --config /etc/sluice/{}.toml",
         S::NAME
     );
     let command = Arguments::command().name(name).after_help(help);
@@ -98,25 +99,40 @@ fn arguments<S: Settings>() -> Result<Arguments, ExitCode> {
         .try_get_matches()
         .and_then(|matches| Arguments::from_arg_matches(&matches))
         .map_err(|error| {
-            // Nothing can be told where the terminal is gone.
-            error.print().ok();
+            let text = error.render().to_string();
             if error.use_stderr() {
+                warn(&text, Breaks::Keep);
                 ExitCode::from(BAD_CONFIGURATION)
             } else {
-                ExitCode::SUCCESS
+                print(&text)
             }
         })
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what a person asked for, escaped"
+)]
 fn print(text: &str) -> ExitCode {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    let mut stdout = EscapingWriter::new(std::io::stdout(), Breaks::Keep);
+    match stdout.write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-#[expect(clippy::print_stderr, reason = "telemetry has not started yet")]
 fn complain(error: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("error: {error:#}");
+    warn(&format!("error: {error:#}\n"), Breaks::Indent);
     ExitCode::from(code)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "telemetry has not started yet; escaped"
+)]
+fn warn(text: &str, breaks: Breaks) {
+    // Nothing can be told where the terminal is gone.
+    EscapingWriter::new(std::io::stderr(), breaks)
+        .write_all(text.as_bytes())
+        .ok();
 }

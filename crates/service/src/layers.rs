@@ -10,7 +10,7 @@ use figment::{Error, Figment};
 use thiserror::Error;
 use url::Url;
 
-use crate::settings::Settings;
+use crate::settings::{BusSettings, RegistrySettings, Settings};
 
 /// The second underscore matters: Kubernetes sets `SLUICE_POLLER_SERVICE_HOST` and the like by itself.
 const PREFIX: &str = "SLUICE__";
@@ -84,9 +84,10 @@ impl Layers {
             }
         };
         let found = settings.iter().flat_map(S::problems);
+        let found: Vec<_> = found.chain(reading.in_plain_text()).collect();
         reading
             .problems
-            .extend(found.map(|problem| named(&problem)));
+            .extend(found.iter().map(|problem| named(problem)));
         match (settings, reading.effective()) {
             (Some(settings), Some(effective)) if reading.problems.is_empty() => {
                 Ok((settings, effective))
@@ -194,6 +195,16 @@ impl<'a> Reading<'a> {
             }
             _ => false,
         }
+    }
+
+    /// Returns what would be sent in plain text, in the sections that services have in common.
+    fn in_plain_text(&self) -> impl Iterator<Item = String> + use<> {
+        let merged = self.merged();
+        let bus = merged.extract_inner::<BusSettings>("bus").ok();
+        let registry = merged.extract_inner::<RegistrySettings>("registry").ok();
+        let bus = bus.and_then(|bus| bus.problem());
+        let registry = registry.and_then(|registry| registry.plain_text_problem());
+        bus.into_iter().chain(registry)
     }
 
     fn effective(&mut self) -> Option<String> {

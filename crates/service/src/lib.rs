@@ -8,16 +8,26 @@ mod layers;
 mod listen;
 mod names;
 mod private;
+mod programs;
 mod run;
+mod secrets;
+mod serve;
 mod settings;
+mod tls;
 
 pub use host::{Host, Latch};
 pub use launch::launch;
 pub use layers::{Layers, Problems};
 pub use listen::listen;
 pub use private::{private_folder, write_private};
+pub use programs::{UntrustedProgram, find_program, trusted_program};
 pub use run::run;
-pub use settings::{BusSettings, HttpSettings, RegistrySettings, Settings, given, secret_file};
+pub use secrets::{SecretFile, SecretSettings, Secrets, Stamp};
+pub use serve::{ServeSettings, Source, serve};
+pub use settings::{
+    BusSettings, HttpSettings, RegistrySettings, Settings, given, plain_text_listener, secret_file,
+};
+pub use tls::{certificate_fault, tls_error};
 
 /// Installs the one TLS provider of the process; later calls change nothing.
 pub fn install_crypto() {

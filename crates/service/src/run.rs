@@ -39,7 +39,7 @@ where
     F: Future<Output = anyhow::Result<()>>,
 {
     let latch = host.latch("start");
-    let health = match health::serve(http, host.clone()).await {
+    let health = match health::start(http, host.clone()).await {
         Ok(health) => health,
         Err(error) => {
             host.fail(&error);

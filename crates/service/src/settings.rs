@@ -1,13 +1,13 @@
 //! What a service is told: the sections that all have in common, and secrets from files.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use secrecy::SecretString;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
-use url::Url;
+use url::{Host, Url};
 
 /// The settings of one service.
 pub trait Settings: DeserializeOwned + Send + 'static {
@@ -40,9 +40,43 @@ pub struct BusSettings {
     /// The file that holds the password.
     #[serde(default, deserialize_with = "given")]
     pub password_file: Option<PathBuf>,
-    /// A PEM file with the authorities to trust.
+    /// A PEM file with the authorities to trust; then nothing is sent in plain text.
     #[serde(default, deserialize_with = "given")]
     pub ca_file: Option<PathBuf>,
+    /// Lets passwords and events go in plain text beyond this machine.
+    #[serde(default)]
+    pub allow_plain_text: bool,
+}
+
+impl BusSettings {
+    /// Says whether every connection is made over TLS.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        let encrypted = |server: &str| {
+            let server = server.trim();
+            server.starts_with("tls://") || server.starts_with("wss://")
+        };
+        self.ca_file.is_some() || self.url.split(',').any(encrypted)
+    }
+
+    /// Says what is wrong with the servers: one that has no address, a password in an address, or plain text that
+    /// nobody has allowed.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        if let Err(problem) = check_bus_url(&self.url) {
+            return Some(format!("the address of NATS is refused: {problem}"));
+        }
+        if self.is_encrypted() || self.allow_plain_text {
+            return None;
+        }
+        let beyond = |server: &&str| Url::parse(server.trim()).is_ok_and(|url| !is_loopback(&url));
+        let server = self.url.split(',').find(beyond)?;
+        Some(format!(
+            "`bus.url` would send the password and every event to `{}` in plain text: write `tls://`, name `bus.ca_file`, \
+             or set `bus.allow_plain_text = true` where nobody else is on that network",
+            server.trim()
+        ))
+    }
 }
 
 /// How the internal registry is reached.
@@ -64,6 +98,52 @@ pub struct RegistrySettings {
     /// A PEM file with the authorities to trust.
     #[serde(default, deserialize_with = "given")]
     pub ca_file: Option<PathBuf>,
+    /// Lets tokens and images go in plain text beyond this machine.
+    #[serde(default)]
+    pub allow_plain_text: bool,
+}
+
+impl RegistrySettings {
+    /// Says what is wrong with a registry that would be spoken to in plain text, where nobody has allowed that.
+    #[must_use]
+    pub fn plain_text_problem(&self) -> Option<String> {
+        if self.url.scheme() != "http" || self.allow_plain_text || is_loopback(&self.url) {
+            return None;
+        }
+        Some(format!(
+            "`registry.url` would send tokens to `{}` in plain text: write `https://`, \
+             or set `registry.allow_plain_text = true` where nobody else is on that network",
+            self.url
+        ))
+    }
+}
+
+/// Says what is wrong with a listener that serves plain text beyond this machine, where nobody has allowed that.
+///
+/// `key` is the section of its settings, as in `tokens`.
+#[must_use]
+pub fn plain_text_listener(key: &str, listen: SocketAddr, is_allowed: bool) -> Option<String> {
+    (!listen.ip().is_loopback() && !is_allowed).then(|| {
+        format!(
+            "`{key}.listen` is `{listen}`, where passwords and tokens would come in plain text from other machines: \
+             listen on 127.0.0.1 behind a proxy with TLS, or set `{key}.allow_plain_text = true` where nobody else is on \
+             that network"
+        )
+    })
+}
+
+/// Says whether an address leads to this machine.
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        // Of a scheme that the standard does not know, the host is not parsed further.
+        Some(Host::Domain(name)) => {
+            let address = name.parse::<IpAddr>();
+            name == "localhost" || address.is_ok_and(|address| address.is_loopback())
+        }
+        None => false,
+    }
 }
 
 /// Where health and metrics are served, and how long a drain may take.
@@ -110,15 +190,14 @@ where
 
 fn bus_url<'de, D: Deserializer<'de>>(source: D) -> Result<String, D::Error> {
     let text = String::deserialize(source)?;
-    for server in text.split(',') {
-        checked(
-            server,
-            &["nats", "tls", "ws", "wss"],
-            "nats://127.0.0.1:4222",
-        )
-        .map_err(D::Error::custom)?;
-    }
+    check_bus_url(&text).map_err(D::Error::custom)?;
     Ok(text)
+}
+
+fn check_bus_url(text: &str) -> Result<(), String> {
+    let schemes = ["nats", "tls", "ws", "wss"];
+    text.split(',')
+        .try_for_each(|server| checked(server, &schemes, "nats://127.0.0.1:4222").map(drop))
 }
 
 fn registry_url<'de, D: Deserializer<'de>>(source: D) -> Result<Url, D::Error> {
@@ -134,7 +213,7 @@ fn checked(text: &str, schemes: &[&str], example: &str) -> Result<Url, String> {
         .ok_or_else(|| format!("not an address; write for example `{example}`"))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(
-            "an address must not hold a credential; give the name and `password_file` beside it"
+            "an address must not hold a credential; give the user and its `password_file` beside it"
                 .to_owned(),
         );
     }
@@ -192,5 +271,101 @@ mod tests {
             let error = checked(text, &["nats"], "x").unwrap_err();
             assert!(error.contains("password_file") && !error.contains("hunter2"));
         }
+    }
+
+    fn bus(url: &str) -> BusSettings {
+        BusSettings {
+            url: url.to_owned(),
+            user: String::new(),
+            password_file: None,
+            ca_file: None,
+            allow_plain_text: false,
+        }
+    }
+
+    #[test]
+    fn nats_in_plain_text_beyond_this_machine_is_refused_unless_it_is_stated() {
+        for url in [
+            "nats://nats:4222",
+            "ws://nats.example",
+            "nats://192.0.2.1",
+            "nats://127.0.0.1:4222, nats://nats:4222",
+            "nats://localhost.example",
+        ] {
+            let told = bus(url).problem();
+            assert!(told.unwrap().contains("bus.allow_plain_text"), "{url}");
+            let stated = BusSettings {
+                allow_plain_text: true,
+                ..bus(url)
+            };
+            assert_eq!(stated.problem(), None);
+            let encrypted = BusSettings {
+                ca_file: Some(PathBuf::from("/ca.pem")),
+                ..bus(url)
+            };
+            assert_eq!(encrypted.problem(), None);
+        }
+        for url in [
+            "tls://nats:4222",
+            "wss://nats.example",
+            "nats://127.0.0.1:4222",
+            "nats://127.8.9.1",
+            "nats://[::1]:4222",
+            "nats://localhost:4222",
+        ] {
+            assert_eq!(bus(url).problem(), None, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_the_address_of_nats_is_refused_and_not_shown() {
+        for url in [
+            "nats://sluice:hunter2@nats:4222",
+            "nats://127.0.0.1:4222,tls://:hunter2@nats:4222",
+            "tls://hunter2@nats",
+        ] {
+            let problem = bus(url).problem().unwrap();
+            assert!(problem.contains("`password_file`"), "{problem}");
+            assert!(!problem.contains("hunter2"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_registry_in_plain_text_beyond_this_machine_is_refused_unless_it_is_stated() {
+        let registry = |url: &str, allow_plain_text| RegistrySettings {
+            url: Url::parse(url).unwrap(),
+            account: String::new(),
+            password_file: None,
+            token_host: None,
+            ca_file: None,
+            allow_plain_text,
+        };
+        for url in [
+            "http://registry:5000",
+            "http://10.0.0.1",
+            "http://[fd00::1]",
+        ] {
+            let told = registry(url, false).plain_text_problem();
+            assert!(told.unwrap().contains("registry.allow_plain_text"), "{url}");
+            assert_eq!(registry(url, true).plain_text_problem(), None);
+        }
+        for url in [
+            "https://registry",
+            "http://127.0.0.1:5000",
+            "http://[::1]:5000",
+        ] {
+            assert_eq!(registry(url, false).plain_text_problem(), None, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_listener_in_plain_text_beyond_this_machine_is_refused_unless_it_is_stated() {
+        for listen in ["0.0.0.0:8481", "[::]:0", "10.0.0.1:80"] {
+            let told = |allowed| plain_text_listener("tokens", listen.parse().unwrap(), allowed);
+            assert!(told(false).unwrap().contains("tokens.allow_plain_text"));
+            assert_eq!(told(true), None);
+        }
+        let own = "127.0.0.1:8481".parse().unwrap();
+        assert_eq!(plain_text_listener("tokens", own, false), None);
     }
 }

@@ -36,6 +36,19 @@ impl State {
         Ok(entries.into_iter().filter_map(read).collect())
     }
 
+    /// Reads the resources that are applied now; what a newer version applied is left out.
+    ///
+    /// # Errors
+    /// A failing bus.
+    pub async fn applied(&self) -> Result<Vec<Resource>, Error> {
+        let entries = self.resources.list(">").await?;
+        let read = |entry: Entry<wire::Resource>| {
+            let kind = entry.value.kind.parse().ok()?;
+            Resource::from_json(kind, &entry.value.json).ok()
+        };
+        Ok(entries.into_iter().filter_map(read).collect())
+    }
+
     /// Stores a resource and tells it; one that is stored just so is left alone, which `false` says.
     ///
     /// # Errors
@@ -85,7 +98,7 @@ impl State {
     /// Removes a resource and tells it; `false` if there was none.
     ///
     /// # Errors
-    /// A failing bus.
+    /// A failing bus, or somebody who applied the same resource at the same time.
     pub async fn remove(
         &self,
         bus: &Bus,
@@ -101,7 +114,8 @@ impl State {
         self.tell(bus, kind, name, before.revision, true, actor)
             .await?;
         crash::point("resources.removal_told");
-        self.resources.delete(&key).await?;
+        // Whoever applied it again meanwhile wants it.
+        self.resources.delete_at(&key, before.revision).await?;
         Ok(true)
     }
 

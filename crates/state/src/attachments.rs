@@ -2,6 +2,7 @@
 //! and goes when its image does.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
 use sluice_domain::{Digest, Repository, Tag};
 use sluice_events::wire::state::TagEntry;
@@ -124,17 +125,21 @@ pub(crate) async fn held(
     state: &State,
     repository: &Repository,
 ) -> Result<BTreeSet<Digest>, Error> {
+    let mut tops: BTreeSet<Digest> = BTreeSet::new();
+    let filter = key::tags_of(repository);
+    let named = state.tags.each(&filter, |_, entry| {
+        let image = entry.filter(|entry| !is_attachment(&entry.value));
+        if let Some(TagEntry { digest, claim, .. }) = image.map(|entry| entry.value) {
+            let claimed = claim.map(|claim| claim.digest);
+            let named = [Some(digest), claimed].into_iter().flatten();
+            tops.extend(named.filter_map(|digest| digest.parse().ok()));
+        }
+        ControlFlow::Continue(())
+    });
+    named.await?;
     let mut held = BTreeSet::new();
-    for entry in state.tags.list(&key::tags_of(repository)).await? {
-        if is_attachment(&entry.value) {
-            continue;
-        }
-        let claimed = entry.value.claim.map(|claim| claim.digest);
-        for digest in [Some(entry.value.digest), claimed].into_iter().flatten() {
-            if let Ok(digest) = digest.parse() {
-                held.extend(manifests_of(state, &digest).await?);
-            }
-        }
+    for top in tops {
+        held.extend(manifests_of(state, &top).await?);
     }
     Ok(held)
 }

@@ -52,6 +52,40 @@ struct Now {
     unlimited_until: DateTime<Utc>,
     known_until: DateTime<Utc>,
     not_paused_until: DateTime<Utc>,
+    refused: Refused,
+}
+
+/// Until when a registry refuses more, as this process was told; kept here too, since the ledger may be away just then.
+#[derive(Debug, Default, Clone, Copy)]
+struct Refused {
+    pulls: DateTime<Utc>,
+    listings: DateTime<Utc>,
+    logins: DateTime<Utc>,
+}
+
+impl Refused {
+    /// Notes a refusal; one that ends earlier shortens none.
+    fn note(&mut self, spending: Spending, until: DateTime<Utc>) {
+        let kept = match spending {
+            Spending::Listing => &mut self.listings,
+            Spending::Login => &mut self.logins,
+            _ => &mut self.pulls,
+        };
+        *kept = until.max(*kept);
+    }
+
+    /// Adds what a ledger does not say yet.
+    fn add_to(self, ledger: &mut Ledger) {
+        for (until, paused) in [
+            (self.pulls, &mut ledger.pulls_paused_until),
+            (self.listings, &mut ledger.listings_paused_until),
+            (self.logins, &mut ledger.logins_paused_until),
+        ] {
+            if until > time_from_wire(paused.as_ref()).unwrap_or_default() {
+                *paused = Some(time_to_wire(until));
+            }
+        }
+    }
 }
 
 impl Pool {
@@ -217,18 +251,11 @@ impl Budget for Account {
             self.pool.now(|pool| {
                 pool.left = 0;
                 pool.not_paused_until = DateTime::default();
+                pool.refused.note(spending, until);
             });
-            let paused = self.change(|ledger| {
-                let until = Some(time_to_wire(until));
-                match spending {
-                    Spending::Listing => ledger.listings_paused_until = until,
-                    Spending::Login => ledger.logins_paused_until = until,
-                    _ => ledger.pulls_paused_until = until,
-                }
-                true
-            });
-            if let Err(error) = paused.await {
-                tracing::warn!(registry = self.registry, %error, "the other workers are not told");
+            // What is read has it; where it cannot be written now, whoever wants to pull next writes it.
+            if let Err(error) = self.change(|_| true).await {
+                tracing::warn!(registry = self.registry, %error, "the other workers are not told yet");
             }
         })
     }
@@ -275,9 +302,7 @@ impl Account {
             }
             return Ok(self.settle(&taken, request.now, &ledger));
         }
-        Err(Error::Restless {
-            tag: format!("the budget of {}", self.registry),
-        })
+        Err(self.restless())
     }
 
     fn settle(
@@ -344,14 +369,13 @@ impl Account {
             }) => (value, Some(revision)),
             None => (Ledger::default(), None),
         };
-        Ok((
-            Ledger {
-                registry: self.registry.clone(),
-                account: self.account.clone(),
-                ..ledger
-            },
-            revision,
-        ))
+        let mut ledger = Ledger {
+            registry: self.registry.clone(),
+            account: self.account.clone(),
+            ..ledger
+        };
+        self.pool.now(|pool| pool.refused).add_to(&mut ledger);
+        Ok((ledger, revision))
     }
 
     /// Changes the ledger, if the change says that there is anything to write.
@@ -370,7 +394,13 @@ impl Account {
                 }
             }
         }
-        Ok(())
+        Err(self.restless())
+    }
+
+    fn restless(&self) -> Error {
+        Error::Restless {
+            tag: format!("the budget of {}", self.registry),
+        }
     }
 
     fn tell(&self, ledger: &Ledger) {

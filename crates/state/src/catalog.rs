@@ -1,6 +1,6 @@
 //! The catalogue: all resources, read once and then kept up to date by a watch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
 use sluice_bus::Update;
 use sluice_domain::resources::{
-    Account, Kind, Mirror, PromotionPolicy, PruningPolicy, Registry, RepositorySettings, Resource,
-    Webhook, settings_for,
+    Account, EffectiveSettings, Kind, Mirror, PromotionPolicy, PruningPolicy, Registry,
+    RepositorySettings, Resource, Webhook, settings_for,
 };
 use sluice_domain::{Repository, ResourceName};
 use tokio::sync::watch;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::State;
 use crate::entries::{Entries, Entry};
 use crate::error::Error;
+use crate::key;
 use sluice_events::time_from_wire;
 use sluice_events::wire::state as wire;
 
@@ -40,14 +41,23 @@ pub struct Snapshot {
     pub webhooks_since: BTreeMap<ResourceName, DateTime<Utc>>,
     /// Accounts.
     pub accounts: BTreeMap<ResourceName, Account>,
+    /// The repositories that hold promoted images, even where no policy names them any more.
+    pub targets: BTreeSet<Repository>,
     /// The revision of the newest change.
     pub revision: u64,
 }
 
 impl Snapshot {
-    /// Says whether some policy, on or off, promotes into this repository; only the promoter may write there.
+    /// Says whether this is a target of promotion, where only the promoter may write: some policy, on or off, promotes
+    /// into it, or promoted images are in it.
     #[must_use]
     pub fn is_target(&self, repository: &Repository) -> bool {
+        self.targets.contains(repository) || self.is_named_by_policy(repository)
+    }
+
+    /// Says whether some policy, on or off, promotes into this repository.
+    #[must_use]
+    pub fn is_named_by_policy(&self, repository: &Repository) -> bool {
         self.policies
             .values()
             .any(|policy| policy.to.could_produce(repository))
@@ -65,15 +75,14 @@ impl Snapshot {
 
     /// Returns the settings of this repository.
     #[must_use]
-    pub fn settings(&self, repository: &Repository) -> Option<&RepositorySettings> {
+    pub fn settings(&self, repository: &Repository) -> EffectiveSettings {
         settings_for(self.repositories.values(), repository)
     }
 
     /// Says whether the tags of this repository keep the image that they name.
     #[must_use]
     pub fn is_immutable(&self, repository: &Repository) -> bool {
-        self.settings(repository)
-            .is_some_and(|settings| settings.immutable)
+        self.settings(repository).immutable
     }
 
     fn put(&mut self, resource: Resource, created_at: Option<DateTime<Utc>>) {
@@ -127,7 +136,8 @@ impl Catalog {
     /// # Errors
     /// A failing bus.
     pub async fn open(state: &State) -> Result<(Self, CatalogFeed), Error> {
-        let (sender, current) = watch::channel(Arc::new(load(state).await?));
+        let applied = Applied::load(state).await?;
+        let (sender, current) = watch::channel(Arc::new(applied.snapshot));
         Ok((
             Self { current },
             CatalogFeed {
@@ -173,56 +183,131 @@ impl CatalogFeed {
     /// Watches first and reads then, so that no change falls between.
     async fn follow(&self) -> Result<(), Error> {
         let mut changes = self.state.resources.bucket().watch().await?;
-        self.current
-            .send_replace(Arc::new(load(&self.state).await?));
-        while let Some(change) = changes.next().await {
-            let change = change?;
-            self.current.send_modify(|current| {
-                let mut next = Snapshot::clone(current);
-                apply(&mut next, change);
-                *current = Arc::new(next);
-            });
+        let mut targets = self.state.targets.bucket().watch().await?;
+        let mut applied = Applied::load(&self.state).await?;
+        let mut is_news = true;
+        loop {
+            if is_news {
+                self.current
+                    .send_replace(Arc::new(applied.snapshot.clone()));
+            }
+            is_news = tokio::select! {
+                biased;
+                change = targets.next() => match change {
+                    Some(change) => applied.target(change?),
+                    None => return Ok(()),
+                },
+                change = changes.next() => match change {
+                    Some(change) => {
+                        let change = change?;
+                        // A policy that goes may be all that made a repository a target; what it promoted is recorded
+                        // by now, or not promoted any more (see `State::record_target`).
+                        let is_policy = kind_of(change.key()) == Some(Kind::PromotionPolicy);
+                        let moved = is_policy && applied.load_targets(&self.state).await?;
+                        applied.resource(change) || moved
+                    }
+                    None => return Ok(()),
+                },
+            };
         }
-        Ok(())
     }
 }
 
-async fn load(state: &State) -> Result<Snapshot, Error> {
-    let mut snapshot = Snapshot::default();
-    for entry in state.resources.bucket().list(">").await? {
-        apply(&mut snapshot, Update::Put(entry));
-    }
-    Ok(snapshot)
+/// What was applied so far, and of which revision it is.
+///
+/// A watch delivers old changes again after a reconnect. A limit that was raised long ago must not be back for a moment,
+/// nor a resource that was removed, so a change counts only if it is newer than what is known of its key. What is known
+/// begins with the last change of every key that the bucket has, removals among them.
+#[derive(Debug, Default)]
+struct Applied {
+    snapshot: Snapshot,
+    resources: Revisions,
+    targets: Revisions,
 }
 
-fn apply(snapshot: &mut Snapshot, update: Update) {
-    match update {
-        Update::Put(entry) => {
-            snapshot.revision = snapshot.revision.max(entry.revision);
-            let key = entry.key.clone();
-            match read(entry) {
-                Ok((resource, created_at)) => snapshot.put(resource, created_at),
-                // What was known of it stays; a resource of a newer version is not half understood.
-                Err(reason) => tracing::error!(
-                    key,
-                    reason,
-                    "a resource cannot be read; update this service"
-                ),
-            }
+/// The revision of the last change of each key, removals among them.
+#[derive(Debug, Default)]
+struct Revisions(BTreeMap<String, u64>);
+
+impl Revisions {
+    /// Takes note of a change, and says whether it is newer than what was known of its key.
+    fn is_newer(&mut self, change: &Update) -> bool {
+        let known = self.0.entry(change.key().to_owned()).or_default();
+        let is_newer = change.revision() > *known;
+        *known = change.revision().max(*known);
+        is_newer
+    }
+}
+
+impl Applied {
+    async fn load(state: &State) -> Result<Self, Error> {
+        let mut applied = Self::default();
+        for change in state.resources.bucket().newest(">").await? {
+            applied.resource(change);
         }
-        Update::Removed { key, revision } => {
-            snapshot.revision = snapshot.revision.max(revision);
-            let parts = key.split_once('.').and_then(|(kind, name)| {
-                Some((
-                    kind.parse().ok()?,
-                    sluice_events::subject::text(name)?.parse().ok()?,
-                ))
-            });
-            if let Some((kind, name)) = parts {
-                snapshot.remove(kind, &name);
-            }
+        applied.load_targets(state).await?;
+        Ok(applied)
+    }
+
+    async fn load_targets(&mut self, state: &State) -> Result<bool, Error> {
+        let targets = state.targets.bucket();
+        let mut is_news = false;
+        for change in targets.newest(&key::promotion_targets()).await? {
+            is_news |= self.target(change);
+        }
+        Ok(is_news)
+    }
+
+    /// Applies a change of a record of a target, which shares its bucket with others; says whether it is news.
+    fn target(&mut self, change: Update) -> bool {
+        let Some(repository) = key::repository_of_target(change.key()) else {
+            return false;
+        };
+        if !self.targets.is_newer(&change) {
+            return false;
+        }
+        match change {
+            Update::Put(_) => self.snapshot.targets.insert(repository),
+            Update::Removed { .. } => self.snapshot.targets.remove(&repository),
         }
     }
+
+    /// Applies a change of a resource; says whether it is news.
+    fn resource(&mut self, change: Update) -> bool {
+        if !self.resources.is_newer(&change) {
+            return false;
+        }
+        let snapshot = &mut self.snapshot;
+        snapshot.revision = snapshot.revision.max(change.revision());
+        match change {
+            Update::Put(entry) => {
+                let key = entry.key.clone();
+                match read(entry) {
+                    Ok((resource, created_at)) => snapshot.put(resource, created_at),
+                    // What was known of it stays; a resource of a newer version is not half understood.
+                    Err(reason) => tracing::error!(
+                        key,
+                        reason,
+                        "a resource cannot be read; update this service"
+                    ),
+                }
+            }
+            Update::Removed { key, .. } => {
+                let name = key
+                    .split_once('.')
+                    .and_then(|(_, name)| sluice_events::subject::text(name)?.parse().ok());
+                if let (Some(kind), Some(name)) = (kind_of(&key), name) {
+                    snapshot.remove(kind, &name);
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Returns the kind of the resource that has this key.
+fn kind_of(key: &str) -> Option<Kind> {
+    key.split_once('.').and_then(|(kind, _)| kind.parse().ok())
 }
 
 /// Returns the resource and when it was applied for the first time.
@@ -233,4 +318,80 @@ fn read(entry: sluice_bus::Entry) -> Result<(Resource, Option<DateTime<Utc>>), S
     let resource = Resource::from_json(kind, &value.json).map_err(|error| error.to_string())?;
     let created_at = value.created_at.or(value.applied_at);
     Ok((resource, time_from_wire(created_at.as_ref())))
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use sluice_domain::resources::documents;
+
+    use super::*;
+
+    fn put(revision: u64, text: &str) -> Update {
+        let resource = documents(text).unwrap().remove(0).resource;
+        let value = wire::Resource {
+            kind: resource.kind().to_string(),
+            name: resource.name().to_string(),
+            json: resource.to_json().unwrap(),
+            schema: 1,
+            ..Default::default()
+        };
+        Update::Put(sluice_bus::Entry {
+            key: key::resource(resource.kind().as_str(), resource.name()),
+            value: value.encode_to_vec().into(),
+            revision,
+        })
+    }
+
+    fn removed(revision: u64, put: &Update) -> Update {
+        Update::Removed {
+            key: put.key().to_owned(),
+            revision,
+        }
+    }
+
+    fn keep(revision: u64, count: u32) -> Update {
+        put(
+            revision,
+            &format!("kind: Repository\nname: hub/*\nkeep: {count}\n"),
+        )
+    }
+
+    fn kept(applied: &Applied) -> Vec<u32> {
+        let repositories = applied.snapshot.repositories.values();
+        repositories
+            .map(|settings| settings.keep.unwrap().newest)
+            .collect()
+    }
+
+    #[test]
+    fn a_limit_that_was_raised_is_never_lowered_by_what_is_delivered_again() {
+        let mut applied = Applied::default();
+        applied.resource(keep(7, 100));
+        for again in [keep(3, 10), keep(5, 20), keep(7, 100)] {
+            assert!(!applied.resource(again));
+            assert_eq!(kept(&applied), [100]);
+        }
+        assert!(applied.resource(keep(8, 50)));
+        assert_eq!(kept(&applied), [50]);
+    }
+
+    #[test]
+    fn a_resource_that_was_removed_is_not_back_when_it_is_delivered_again() {
+        let old = keep(3, 10);
+        // It may be gone before this process ever saw it.
+        for seen in [true, false] {
+            let mut applied = Applied::default();
+            if seen {
+                applied.resource(old.clone());
+            }
+            applied.resource(removed(4, &old));
+            for again in [old.clone(), removed(4, &old)] {
+                applied.resource(again);
+                assert_eq!(kept(&applied), [0; 0], "{seen}");
+            }
+            applied.resource(keep(5, 30));
+            assert_eq!(kept(&applied), [30]);
+        }
+    }
 }

@@ -1,11 +1,11 @@
-//! What every service connects to at its start, and clients of registries; secrets are read here, at use.
+//! What every service connects to at its start: the bus, the state, and the internal registry.
 
 use anyhow::Context as _;
 use sluice_bus::Bus;
 use sluice_domain::RegistryHost;
 use sluice_domain::resources::Registry;
-use sluice_registry::{Client, Credential, Endpoint, Transport};
-use sluice_service::{BusSettings, Host, RegistrySettings, secret_file};
+use sluice_registry::{Client, CredentialSource, Endpoint};
+use sluice_service::{BusSettings, Host, RegistrySettings, SecretFile, secret_file};
 
 use crate::State;
 use crate::budget::Budgets;
@@ -52,48 +52,16 @@ pub fn internal_registry(settings: &RegistrySettings) -> anyhow::Result<Client> 
         .url
         .port()
         .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-    let credential = match &settings.password_file {
-        Some(file) => Some(Credential {
-            username: settings.account.clone(),
-            password: secret_file(file)?,
-        }),
-        None => None,
-    };
     let mut endpoint = Endpoint::at(host.parse()?, settings.url.clone());
-    endpoint.credential = credential;
+    if let Some(file) = &settings.password_file {
+        // What cannot be read is told at the start; later it is read again after each refusal.
+        secret_file(file)?;
+        let file = SecretFile::at(file);
+        endpoint.source = Some(CredentialSource::password(&settings.account, file));
+    }
     endpoint.realms = settings.token_host.iter().cloned().collect();
-    endpoint.ca_file.clone_from(&settings.ca_file);
+    endpoint.ca = settings.ca_file.as_deref().map(SecretFile::at);
     Ok(Client::new(endpoint)?)
-}
-
-/// Makes the client of a remote registry as the catalogue describes it, or an anonymous one over TLS.
-///
-/// # Errors
-/// A secret or certificate that cannot be read.
-pub fn remote_registry(
-    catalog: &Snapshot,
-    host: &RegistryHost,
-    transport: &Transport,
-) -> anyhow::Result<Client> {
-    let (endpoint, _) = described(catalog, host)?;
-    Ok(Client::over(transport.clone(), endpoint)?)
-}
-
-/// Makes one that spends no more pulls than the account has; whoever is in a hurry may spend its reserve.
-///
-/// # Errors
-/// As [`remote_registry`].
-pub fn budgeted_registry(
-    budgets: &Budgets,
-    catalog: &Snapshot,
-    host: &RegistryHost,
-    transport: &Transport,
-    is_urgent: bool,
-) -> anyhow::Result<Client> {
-    let (endpoint, known) = described(catalog, host)?;
-    let (account, reserve) = account_of(known);
-    let budget = budgets.account(host, account, reserve, is_urgent);
-    Ok(Client::within(budget, transport.clone(), endpoint)?)
 }
 
 /// Says whether what nobody is in a hurry for waits for pulls of a registry.
@@ -109,25 +77,80 @@ pub async fn waits_for_pulls(
     budgets.is_spent(host, account, reserve).await
 }
 
-fn account_of(known: Option<&Registry>) -> (&str, u32) {
+pub(crate) fn account_of(known: Option<&Registry>) -> (&str, u32) {
     let account = known.and_then(|known| known.username.as_deref());
     let reserve = known.map_or(0, |known| known.reserve);
     (account.unwrap_or_default(), reserve)
 }
 
-fn known<'a>(catalog: &'a Snapshot, host: &RegistryHost) -> Option<&'a Registry> {
+pub(crate) fn known<'a>(catalog: &'a Snapshot, host: &RegistryHost) -> Option<&'a Registry> {
     let mut known = catalog.registries.values();
     known.find(|registry| registry.host == *host)
 }
 
-fn described<'a>(
-    catalog: &'a Snapshot,
-    host: &RegistryHost,
-) -> anyhow::Result<(Endpoint, Option<&'a Registry>)> {
-    let known = known(catalog, host);
-    let endpoint = match known {
-        Some(registry) => Endpoint::described(registry)?,
-        None => Endpoint::of(host, false)?,
-    };
-    Ok((endpoint, known))
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use sluice_domain::Tag;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Starts a registry that is empty to whoever shows this, and asks everybody else for a password.
+    #[expect(clippy::disallowed_methods, reason = "it ends with its runtime")]
+    async fn registry(wanted: Arc<Mutex<&'static str>>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (mut head, mut part) = (Vec::new(), [0; 1_024]);
+                while !head.ends_with(b"\r\n\r\n") {
+                    let read = stream.read(&mut part).await.unwrap();
+                    head.extend_from_slice(&part[..read]);
+                }
+                let wanted = format!("authorization: Basic {}\r\n", wanted.lock().unwrap());
+                let answer = if String::from_utf8(head).unwrap().contains(&wanted) {
+                    "404 Not Found\r\n"
+                } else {
+                    "401 Who\r\nwww-authenticate: Basic realm=\"x\"\r\n"
+                };
+                let answer = format!("HTTP/1.1 {answer}connection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn the_account_of_a_service_is_read_again_when_it_is_refused() {
+        sluice_service::install_crypto();
+        // In base64: scanner:first, scanner:second.
+        let wanted = Arc::new(Mutex::new("c2Nhbm5lcjpmaXJzdA=="));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        std::fs::write(&file, "first\n").unwrap();
+        let settings = RegistrySettings {
+            url: registry(wanted.clone()).await.parse().unwrap(),
+            account: "scanner".to_owned(),
+            password_file: Some(file.clone()),
+            token_host: None,
+            ca_file: None,
+            allow_plain_text: false,
+        };
+        let client = internal_registry(&settings).unwrap();
+        let tag: Tag = "1".parse().unwrap();
+        let look = || async {
+            let repository = "hub/app".parse().unwrap();
+            client.head(&repository, &(&tag).into()).await.unwrap()
+        };
+        assert_eq!(look().await, None);
+        std::fs::write(&file, "second\n").unwrap();
+        *wanted.lock().unwrap() = "c2Nhbm5lcjpzZWNvbmQ=";
+        assert_eq!(look().await, None);
+        std::fs::remove_file(&file).unwrap();
+        assert!(internal_registry(&settings).is_err());
+    }
 }

@@ -1,6 +1,8 @@
 //! A typed bucket: protobuf entries with a schema number.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
+use std::ops::ControlFlow;
 
 use futures_util::{Stream, StreamExt as _};
 use prost::Message;
@@ -44,6 +46,8 @@ stored!(
     Delivery,
     Endpoint,
     ImageEntry,
+    LastPull,
+    PromotionTarget,
     Reconciliation,
     Resource,
     TagEntry,
@@ -185,6 +189,38 @@ impl<R: Stored> Entries<R> {
         Ok(self.bucket.delete(key).await?)
     }
 
+    /// Removes an entry if it is still at this revision.
+    ///
+    /// # Errors
+    /// A failing bus, or an entry that was written meanwhile.
+    pub async fn delete_at(&self, key: &str, revision: u64) -> Result<(), Error> {
+        Ok(self.bucket.delete_at(key, revision).await?)
+    }
+
+    /// Removes an entry for good if it is still at this revision; says whether it did.
+    ///
+    /// # Errors
+    /// A failing bus.
+    pub async fn forget(&self, entry: &Entry<R>) -> Result<bool, Error> {
+        Ok(self.bucket.forget(&entry.key, entry.revision).await?)
+    }
+
+    /// Returns how many entries the bucket has, the marks of removed ones among them.
+    ///
+    /// # Errors
+    /// A failing bus.
+    pub async fn count(&self) -> Result<u64, Error> {
+        Ok(self.bucket.count().await?)
+    }
+
+    /// Returns the revision of the last change of the bucket; what is written later has a higher one.
+    ///
+    /// # Errors
+    /// A failing bus.
+    pub async fn last_revision(&self) -> Result<u64, Error> {
+        Ok(self.bucket.last_revision().await?)
+    }
+
     /// Returns entries in the order in which they were written, at most `limit`, and where to go on; in a bucket with
     /// history 1 a walk over all pages misses none. What this version cannot read is left out, with an error in the log.
     ///
@@ -206,16 +242,111 @@ impl<R: Stored> Entries<R> {
         })
     }
 
-    /// Lists the entries whose keys match a filter.
+    /// Lists the entries whose keys match a filter, in the order of the keys.
     ///
     /// # Errors
     /// A failing bus, or an entry that this version cannot read.
     pub async fn list(&self, filter: &str) -> Result<Vec<Entry<R>>, Error> {
+        let listed = self.collect(filter, Some).await?;
+        Ok(listed.into_values().collect())
+    }
+
+    /// Lists what is wanted of the entries whose keys match a filter, by key; the rest of them is not kept in memory.
+    ///
+    /// # Errors
+    /// As [`Entries::list`].
+    pub async fn collect<T>(
+        &self,
+        filter: &str,
+        mut want: impl FnMut(Entry<R>) -> Option<T>,
+    ) -> Result<BTreeMap<String, T>, Error> {
+        let mut wanted = BTreeMap::new();
+        self.each(filter, |key, entry| {
+            match entry.and_then(&mut want) {
+                Some(value) => drop(wanted.insert(key, value)),
+                None => drop(wanted.remove(&key)),
+            }
+            ControlFlow::Continue(())
+        })
+        .await?;
+        Ok(wanted)
+    }
+
+    /// Lists at most so many entries whose keys match a filter and come after a key, in the order of the keys; none only
+    /// where there are no more.
+    ///
+    /// # Errors
+    /// As [`Entries::list`].
+    pub async fn list_after(
+        &self,
+        filter: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Entry<R>>, Error> {
+        let mut listed = BTreeMap::new();
+        self.each(filter, |key, entry| {
+            match entry.filter(|_| key.as_str() > after) {
+                Some(entry) => drop(listed.insert(key, entry)),
+                None => drop(listed.remove(&key)),
+            }
+            if listed.len() > limit {
+                listed.pop_last();
+            }
+            ControlFlow::Continue(())
+        })
+        .await?;
+        Ok(listed.into_values().collect())
+    }
+
+    /// Says whether more than so many entries whose keys match a filter are as wanted; reads no further than that.
+    ///
+    /// # Errors
+    /// As [`Entries::list`].
+    pub async fn has_more_than(
+        &self,
+        count: usize,
+        filter: &str,
+        is_wanted: impl Fn(&Entry<R>) -> bool,
+    ) -> Result<bool, Error> {
+        let mut wanted = BTreeSet::new();
+        self.each(filter, |key, entry| {
+            match entry.filter(&is_wanted) {
+                Some(_) => drop(wanted.insert(key)),
+                None => drop(wanted.remove(&key)),
+            }
+            if wanted.len() > count {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })
+        .await?;
+        Ok(wanted.len() > count)
+    }
+
+    /// Hands over the last entry of each key that matches a filter, and nothing for a key that was removed, until `take` has
+    /// enough; one that is changed meanwhile comes a second time. None is kept in memory.
+    ///
+    /// # Errors
+    /// As [`Entries::list`].
+    pub async fn each(
+        &self,
+        filter: &str,
+        mut take: impl FnMut(String, Option<Entry<R>>) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let mut unreadable = None;
         self.bucket
-            .list(filter)
-            .await?
-            .into_iter()
-            .map(Self::decode)
-            .collect()
+            .each(filter, |change| match change {
+                Update::Put(entry) => match Self::decode(entry) {
+                    Ok(entry) => take(entry.key.clone(), Some(entry)),
+                    Err(error) => {
+                        unreadable = Some(error);
+                        ControlFlow::Break(())
+                    }
+                },
+                Update::Removed { key, .. } => take(key, None),
+            })
+            .await?;
+        unreadable.map_or(Ok(()), Err)
     }
 }

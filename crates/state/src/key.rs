@@ -6,8 +6,13 @@ use sluice_events::subject::token;
 /// The name of the one scanner of this version.
 pub const SCANNER: &str = "trivy";
 
+/// The key of the entry that says when what exists no longer was forgotten last.
+pub const CLEANUP: &str = "cleanup";
+
 /// What the keys of unauthorised tags begin with; the bucket also has the entry that pauses.
 const UNAUTHORISED: &str = "unauthorised";
+/// What the keys of promotion targets begin with, in the same bucket.
+const TARGET: &str = "target";
 
 /// `kind.name`.
 #[must_use]
@@ -61,6 +66,12 @@ pub fn tags_of(repository: &Repository) -> String {
 #[must_use]
 pub fn image(digest: &Digest) -> String {
     token(digest.as_str())
+}
+
+/// `repository.digest`, for when it was last pulled.
+#[must_use]
+pub fn pull(repository: &Repository, digest: &Digest) -> String {
+    format!("{}.{}", token(repository.as_str()), token(digest.as_str()))
 }
 
 /// `digest.scanner`.
@@ -133,6 +144,24 @@ pub fn reconciliation(stage: &str) -> String {
 #[must_use]
 pub fn delivery(endpoint: &ResourceName, event: &str) -> String {
     format!("{}.{}", token(endpoint.as_str()), token(event))
+}
+
+/// `target.repository`.
+#[must_use]
+pub fn promotion_target(repository: &Repository) -> String {
+    format!("{TARGET}.{}", token(repository.as_str()))
+}
+
+/// The filter of all promotion targets.
+#[must_use]
+pub fn promotion_targets() -> String {
+    format!("{TARGET}.*")
+}
+
+/// Returns the repository of a key that [`promotion_target`] made.
+pub(crate) fn repository_of_target(key: &str) -> Option<Repository> {
+    let name = key.strip_prefix(TARGET)?.strip_prefix('.')?;
+    sluice_events::subject::text(name)?.parse().ok()
 }
 
 /// `unauthorised.repository.tag`.

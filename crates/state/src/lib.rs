@@ -11,9 +11,11 @@ mod error;
 mod images;
 pub mod key;
 pub mod reconcile;
+mod remote_clients;
 mod reports;
 mod schedules;
 mod tags;
+mod targets;
 
 use sluice_bus::{Bus, Objects};
 use sluice_events::wire::state as wire;
@@ -21,14 +23,16 @@ use sluice_events::wire::state as wire;
 pub use attachments::{Joined, Upon, attached, detach, is_attachment, manifests_of, merge};
 pub use budget::Budgets;
 pub use catalog::{Catalog, CatalogFeed, Snapshot};
-pub use connect::{attach, budgeted_registry, internal_registry, remote_registry, waits_for_pulls};
+pub use connect::{attach, internal_registry, waits_for_pulls};
 pub use control::{Held, note_restore, reconciled};
 pub use entries::{Entries, Entry, Page, Stored};
 pub use error::Error;
-pub use images::describe;
+pub use images::{ImageReader, describe, describe_copied, note_image, read_image};
+pub use remote_clients::{Pulls, RemoteClients};
 pub use schedules::{Wanted, keep_schedules};
 pub use tags::{
-    Applied, Part, Provenance, Standing, TagChange, TagWriter, Truth, Uncontested, source_of,
+    Applied, Part, Provenance, Standing, TagChange, TagWriter, Truth, Uncontested, live_claim,
+    source_of,
 };
 
 /// Every bucket; cheap to clone.
@@ -48,6 +52,8 @@ pub struct State {
     pub verdicts: Entries<wire::Verdict>,
     /// What was decided.
     pub decisions: Entries<wire::Decision>,
+    /// When images were last pulled.
+    pub pulls: Entries<wire::LastPull>,
     /// The health of endpoints.
     pub endpoints: Entries<wire::Endpoint>,
     /// Deliveries to endpoints.
@@ -56,13 +62,18 @@ pub struct State {
     pub control: Entries<wire::Control>,
     /// What targets hold that no decision put there.
     pub unauthorised: Entries<wire::Unauthorised>,
+    /// The repositories that the promoter writes to.
+    pub targets: Entries<wire::PromotionTarget>,
+    /// When what exists no longer was forgotten last: one entry.
+    pub cleanups: Entries<wire::Reconciliation>,
     /// How each stage's last search for missing work went.
     pub reconciliations: Entries<wire::Reconciliation>,
     /// What may be spent at upstream registries.
     pub budgets: Budgets,
     /// Manifests that only serve to delete a tag.
     pub tombstones: Entries<wire::Tombstone>,
-    reports: Objects,
+    /// Reports and bills of materials.
+    pub reports: Objects,
 }
 
 impl State {
@@ -81,10 +92,13 @@ impl State {
             images: Entries::new(bus.bucket("images").await?),
             verdicts: Entries::new(bus.bucket("verdicts").await?),
             decisions: Entries::new(bus.bucket("decisions").await?),
+            pulls: Entries::new(bus.bucket("pulls").await?),
             endpoints: Entries::new(bus.bucket("endpoints").await?),
             deliveries: Entries::new(bus.bucket("deliveries").await?),
             control: Entries::new(control.clone()),
-            unauthorised: Entries::new(control),
+            unauthorised: Entries::new(control.clone()),
+            targets: Entries::new(control.clone()),
+            cleanups: Entries::new(control),
             reconciliations: Entries::new(bus.bucket("reconciliations").await?),
             budgets: Budgets::new(Entries::new(bus.bucket("budgets").await?)),
             tombstones: Entries::new(bus.bucket("tombstones").await?),

@@ -47,6 +47,8 @@ pub mod reason {
     pub const RESTARTED: &str = "restarted";
     /// What the registry holds is to be looked at too, and not only what the state says of it.
     pub const AUDIT: &str = "audit";
+    /// What is known of what exists no longer is to be forgotten; not a search, and only the promoter does it.
+    pub const CLEANUP: &str = "cleanup";
 }
 
 /// Where a search goes on.
@@ -80,10 +82,14 @@ pub struct Found {
     pub commands: Vec<Command>,
     /// Commands that share their subject with others, each with what tells it from those.
     pub once: Vec<(Command, String)>,
+    /// Commands that are given once for an id of their own, whatever is under way.
+    pub named: Vec<(Command, String)>,
     /// Facts that nobody told, each with its occurrence.
     pub facts: Vec<(Event, String)>,
     /// What the scan counts, as the stage means it.
     pub counted: u64,
+    /// The time of the restore that the scan began after, as the next page is to know it.
+    pub restored: String,
     /// When a search that also looked at what the registry holds ended last, before this one.
     pub audited_at: Option<DateTime<Utc>>,
     /// Where the search goes on.
@@ -98,7 +104,7 @@ impl Found {
     pub fn into_outcome(self, state: &State, command: &Reconcile, cause: &Cause) -> Outcome {
         let run = run_of(command, cause);
         let looked_at = command.looked_at + u64::try_from(self.looked_at).unwrap_or(0);
-        let found = self.commands.len() + self.once.len() + self.facts.len();
+        let found = self.commands.len() + self.once.len() + self.named.len() + self.facts.len();
         let found = command.found + u64::try_from(found).unwrap_or(0);
         let page = format!("{}/{}/{}", command.stage, run, command.scan);
         let mut outcome = Outcome::done();
@@ -107,6 +113,9 @@ impl Found {
         }
         for (missing, id) in self.once {
             let id = format!("ask/{page}/{id}");
+            outcome = outcome.command(missing, EventId::random(), id);
+        }
+        for (missing, id) in self.named {
             outcome = outcome.command(missing, EventId::random(), id);
         }
         for missing in self.commands {
@@ -136,6 +145,7 @@ impl Found {
             looked_at,
             found,
             counted: self.counted,
+            restored: self.restored,
             ..command.clone()
         };
         outcome.command(next, EventId::random(), id)
@@ -234,6 +244,7 @@ pub fn search(stage: &Stage, reason: &str) -> Reconcile {
         found: 0,
         counted: 0,
         after_name: String::new(),
+        restored: String::new(),
     }
 }
 

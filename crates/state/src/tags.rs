@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sluice_domain::{Digest, RegistryHost, Repository, Tag, Target, now};
+use sluice_events::time_to_wire;
 use sluice_events::wire::state::{Claim, Promotion, Pruning, TagEntry, Tombstone};
-use sluice_events::{time_from_wire, time_to_wire};
 use sluice_registry::{Client, Manifest};
 use sluice_service::crash;
 
 use self::late::Late;
+pub use self::late::live_claim;
 use crate::State;
 use crate::catalog::Catalog;
 use crate::entries::Entry;
@@ -37,8 +38,13 @@ pub enum Standing {
 
 /// The source of truth of a tag: an `upstream` entry, a decision, a retention plan.
 pub trait Truth: Send + Sync {
-    /// Reads it again.
+    /// Reads it again, before a tag is written.
     fn standing(&self) -> impl Future<Output = Result<Standing, Error>> + Send;
+
+    /// Reads again what may have changed while the tag was written.
+    fn standing_after(&self) -> impl Future<Output = Result<Standing, Error>> + Send {
+        self.standing()
+    }
 }
 
 /// The truth of what nobody else has a say in: a list that only grows, an attachment of what goes.
@@ -82,7 +88,7 @@ pub struct TagChange<'a, T> {
     pub repository: &'a Repository,
     /// The tag.
     pub tag: &'a Tag,
-    /// What it shall point to, already in the repository by digest; `None` to remove it.
+    /// What it shall point to, of which everything below is in the repository; `None` to remove it.
     pub wanted: Option<&'a Manifest>,
     /// Where that came from.
     pub provenance: Provenance,
@@ -191,7 +197,7 @@ impl TagWriter {
         self.carry_out(change, Some(pruning)).await
     }
 
-    /// Notes that somebody else pointed a tag to a digest, if it still points there.
+    /// Records that somebody else pointed a tag to a digest, or deleted it; says whether the registry shows that.
     ///
     /// # Errors
     /// As [`TagWriter::apply`].
@@ -199,20 +205,20 @@ impl TagWriter {
         &self,
         repository: &Repository,
         tag: &Tag,
-        digest: &Digest,
+        digest: Option<&Digest>,
         by: &str,
         at: DateTime<Utc>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let key = self.key(repository, tag);
         for _ in 0..ROUNDS {
             let (mut value, revision) = split(self.state.tags.get(&key).await?);
-            if value.digest == digest.as_str() {
-                return Ok(());
+            if value.digest == text(digest) {
+                return Ok(true);
             }
             refuse_foreign_claim(repository, tag, &value, "")?;
             let head = self.registry.head(repository, &tag.into()).await?;
-            if head.is_none_or(|head| head.digest != *digest) {
-                return Ok(());
+            if head.map(|head| head.digest).as_ref() != digest {
+                return Ok(false);
             }
             value.repository = self.target(repository).stored();
             value.tag = tag.to_string();
@@ -221,11 +227,11 @@ impl TagWriter {
                 by: by.to_owned(),
                 ..Provenance::default()
             };
-            settle(&mut value, &provenance, Some(digest), at);
+            settle(&mut value, &provenance, digest, at);
             match self.state.tags.write(&key, &value, revision).await {
                 Ok(_) => {
                     crash::point("tags.observed");
-                    return Ok(());
+                    return Ok(true);
                 }
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error),
@@ -351,7 +357,7 @@ impl TagWriter {
             .head(change.repository, &change.tag.into())
             .await?
             .map(|head| head.digest);
-        if there != wanted || change.truth.standing().await? == Standing::Superseded {
+        if there != wanted || change.truth.standing_after().await? == Standing::Superseded {
             // Whoever wants something else waits for this claim to go, and has to know whose doing this is.
             value.pruning = None;
             if there == wanted {
@@ -372,7 +378,7 @@ impl TagWriter {
         Ok(Round::Done(Applied::Settled { previous }))
     }
 
-    /// Points a tag to a manifest that is there by digest, or removes it.
+    /// Points a tag to a manifest, or removes it.
     async fn write(
         &self,
         repository: &Repository,
@@ -449,12 +455,8 @@ fn refuse_foreign_claim(
     value: &TagEntry,
     holder: &str,
 ) -> Result<(), Error> {
-    let Some(claim) = &value.claim else {
-        return Ok(());
-    };
-    let until = time_from_wire(claim.until.as_ref()).filter(|until| *until > now());
-    match until {
-        Some(until) if claim.holder != holder => Err(Error::Claimed {
+    match live_claim(value) {
+        Some((claim, until)) if claim.holder != holder => Err(Error::Claimed {
             tag: format!("{repository}:{tag}"),
             holder: claim.holder.clone(),
             until: until.min(now() + LOOK_AGAIN),

@@ -5,6 +5,7 @@
 pub mod context;
 pub mod metrics;
 pub mod span;
+pub mod terminal;
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -23,6 +24,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
+
+use crate::terminal::{Breaks, EscapingWriter};
 
 /// How long the last spans may take to leave.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
@@ -52,11 +55,17 @@ pub fn init(service: &str, version: &str) -> anyhow::Result<Telemetry> {
     } else {
         None
     };
-    let json = !std::io::stderr().is_terminal();
-    subscriber(provider.as_ref(), filter, json, std::io::stderr)
+    let json = !stderr().is_terminal();
+    let escaped = || EscapingWriter::new(stderr(), Breaks::Indent);
+    subscriber(provider.as_ref(), filter, json, escaped)
         .try_init()
         .context("telemetry was already started")?;
     Ok(Telemetry { provider })
+}
+
+#[expect(clippy::disallowed_methods, reason = "logs are written escaped")]
+fn stderr() -> std::io::Stderr {
+    std::io::stderr()
 }
 
 impl Telemetry {
@@ -93,7 +102,10 @@ where
             .with_tracer(provider.tracer("sluice"))
             .with_filter(exported)
     });
-    let logs = tracing_subscriber::fmt::layer().with_writer(writer);
+    // Colours would be escaped with what peers say.
+    let logs = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .with_writer(writer);
     let logs = if json {
         logs.json().boxed()
     } else {

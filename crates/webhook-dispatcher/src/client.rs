@@ -1,16 +1,20 @@
 //! One POST to an endpoint: no redirects, no proxy, bounded in time and in what is read.
 
+use std::collections::HashMap;
 use std::error::Error as _;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT};
 use reqwest::{Client, Response, StatusCode};
+use sluice_domain::address::{AddressClass, AddressGuard, ForbiddenAddress};
+use sluice_service::{certificate_fault, tls_error};
 use thiserror::Error;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::address::{NotPublic, PublicOnly, check_literal};
+use crate::address::Guarded;
 use crate::envelope;
 use crate::signature::Keys;
 
@@ -25,11 +29,14 @@ const MOST_KEPT: usize = 500;
 /// The longest wait that an endpoint may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
 
-/// The clients of all endpoints.
+/// How many clients are kept; each sort of webhook has one.
+const MOST_CLIENTS: usize = 64;
+
+/// The clients of all endpoints: one for those that may be in a private network or not, and trust the same authorities.
 #[derive(Debug)]
 pub(crate) struct Clients {
-    public: Client,
-    any: Client,
+    timeout: Duration,
+    made: Mutex<HashMap<(bool, Option<String>), Client>>,
 }
 
 /// What is posted.
@@ -39,6 +46,8 @@ pub(crate) struct Post<'a> {
     pub(crate) url: &'a str,
     /// Whether that may be in a private network.
     pub(crate) private: bool,
+    /// The authorities to trust instead of the public ones, in PEM.
+    pub(crate) authorities: Option<&'a str>,
     /// The id by which the receiver knows an event that comes again.
     pub(crate) id: &'a str,
     /// The secrets to sign with, if the endpoint has any.
@@ -60,10 +69,12 @@ pub(crate) struct Answer {
 /// Why there is no answer.
 #[derive(Debug, Error)]
 pub(crate) enum Fault {
-    #[error(transparent)]
-    NotPublic(#[from] NotPublic),
+    #[error("{forbidden}{}", hint(forbidden))]
+    Forbidden { forbidden: ForbiddenAddress },
     #[error("its address is not valid")]
     Url(#[from] url::ParseError),
+    #[error("its certificate is not accepted: {reason}")]
+    Certificate { reason: String },
     #[error("it did not answer in time")]
     TimedOut,
     #[error("it could not be reached")]
@@ -71,35 +82,55 @@ pub(crate) enum Fault {
 }
 
 impl Clients {
-    /// # Errors
-    /// A TLS library that cannot be set up.
-    pub(crate) fn new(timeout: Duration) -> reqwest::Result<Self> {
-        let builder = || {
-            Client::builder()
-                .redirect(reqwest::redirect::Policy::none())
-                .retry(reqwest::retry::never())
-                // A proxy would look names up itself, where no address is checked.
-                .no_proxy()
-                .connect_timeout(CONNECT_LIMIT)
-                .timeout(timeout)
-                .pool_idle_timeout(IDLE_LIMIT)
-        };
-        Ok(Self {
-            public: builder().dns_resolver(PublicOnly).build()?,
-            any: builder().build()?,
-        })
+    pub(crate) fn new(timeout: Duration) -> Self {
+        Self {
+            timeout,
+            made: Mutex::default(),
+        }
+    }
+
+    /// Returns the client that a post is made with.
+    fn client(&self, guard: AddressGuard, post: &Post<'_>) -> reqwest::Result<Client> {
+        let key = (post.private, post.authorities.map(ToOwned::to_owned));
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = made.get(&key) {
+            return Ok(client.clone());
+        }
+        let mut builder = Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            // A proxy would look names up itself, where no address is checked.
+            .no_proxy()
+            .connect_timeout(CONNECT_LIMIT)
+            .timeout(self.timeout)
+            .pool_idle_timeout(IDLE_LIMIT)
+            .dns_resolver(Guarded(guard));
+        if let Some(pem) = post.authorities {
+            builder =
+                builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem.as_bytes())?);
+        }
+        let client = builder.build()?;
+        // Those of authorities that were exchanged are not wanted any more.
+        if made.len() >= MOST_CLIENTS {
+            made.clear();
+        }
+        made.insert(key, client.clone());
+        Ok(client)
     }
 
     /// Posts and returns the answer, whatever it is.
     pub(crate) async fn post(&self, post: Post<'_>) -> Result<Answer, Fault> {
         let url = Url::parse(post.url)?;
-        let client = if post.private {
-            &self.any
+        let guard = if post.private {
+            AddressGuard::PrivateAllowed
         } else {
-            check_literal(&url)?;
-            &self.public
+            AddressGuard::PublicOnly
         };
+        guard
+            .check_url(&url)
+            .map_err(|forbidden| Fault::Forbidden { forbidden })?;
         let timestamp = Utc::now().timestamp();
+        let client = self.client(guard, &post).map_err(fault)?;
         let mut request = client
             .post(url)
             .header(CONTENT_TYPE, envelope::CONTENT_TYPE)
@@ -121,17 +152,29 @@ impl Clients {
     }
 }
 
+/// Says what a person can do about an address that is not connected to.
+const fn hint(forbidden: &ForbiddenAddress) -> &'static str {
+    match forbidden.class {
+        AddressClass::Private => "; `allow_private_addresses: true` on the webhook allows it",
+        AddressClass::Public | AddressClass::Never => "",
+    }
+}
+
 /// The address may hold a token, so it is in no error.
 fn fault(error: reqwest::Error) -> Fault {
     let error = error.without_url();
     let mut source = error.source();
     while let Some(cause) = source {
-        if let Some(refused) = cause.downcast_ref::<NotPublic>() {
-            return refused.clone().into();
+        if let Some(forbidden) = cause.downcast_ref::<ForbiddenAddress>() {
+            return Fault::Forbidden {
+                forbidden: forbidden.clone(),
+            };
         }
         source = cause.source();
     }
-    if error.is_timeout() {
+    if let Some(reason) = tls_error(&error).as_ref().and_then(certificate_fault) {
+        Fault::Certificate { reason }
+    } else if error.is_timeout() {
         Fault::TimedOut
     } else {
         Fault::Unreachable(error)

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use chrono::Utc;
 use reqwest::StatusCode;
+use secrecy::ExposeSecret as _;
 use sluice_bus::{Cause, Outcome};
 use sluice_domain::resources::{Kind, Resource, Webhook};
 use sluice_domain::{Class, Classify as _, ResourceName};
 use sluice_events::Event;
 use sluice_events::commands::DeliverEvent;
 use sluice_events::facts::{WebhookDelivered, WebhookFailed};
-use sluice_service::{crash, secret_file};
+use sluice_service::crash;
 use sluice_state::key;
 use tokio::time::Instant;
 
@@ -46,11 +47,12 @@ impl Dispatcher {
         let Some(webhook) = self.webhook(&command.endpoint).await? else {
             return Ok(self.abandon(command, &event, before.attempt_count));
         };
-        let keys = self.keys(&webhook, &command).await?;
+        let (keys, authorities) = self.secrets(&webhook, &command).await?;
         let place = self.place(&command.endpoint).await?;
         let post = Post {
             url: &webhook.url,
             private: webhook.allow_private_addresses,
+            authorities: authorities.as_deref(),
             id: &command.event_id.to_string(),
             keys: keys.as_ref(),
             body: cloud_event(&command, &event, &cause.correlation)
@@ -181,18 +183,17 @@ impl Dispatcher {
         }
     }
 
-    /// Reads the secrets now, because they may have been changed; nothing goes out unsigned because they are missing.
-    async fn keys(&self, webhook: &Webhook, command: &DeliverEvent) -> Result<Option<Keys>, Error> {
-        let Some(file) = &webhook.secret_file else {
-            return Ok(None);
-        };
-        let read = secret_file(file)
-            .map_err(|error| format!("{error:#}"))
-            .and_then(|text| {
-                Keys::read(&text).map_err(|error| format!("`{}`: {error}", file.display()))
-            });
-        match read {
-            Ok(keys) => Ok(Some(keys)),
+    /// Reads the keys and authorities of a webhook now, because they may have been changed. While they are missing
+    /// nothing goes out unsigned, or to somebody else.
+    async fn secrets(
+        &self,
+        webhook: &Webhook,
+        command: &DeliverEvent,
+    ) -> Result<(Option<Keys>, Option<String>), Error> {
+        let keys = || self.keys(webhook).transpose();
+        let authorities = || self.authorities(webhook).transpose();
+        match keys().and_then(|keys| Ok((keys, authorities()?))) {
+            Ok(secrets) => Ok(secrets),
             Err(reason) => {
                 let error = Error::Secret {
                     endpoint: webhook.name.clone(),
@@ -203,6 +204,30 @@ impl Dispatcher {
                 Err(error)
             }
         }
+    }
+
+    fn keys(&self, webhook: &Webhook) -> Option<Result<Keys, String>> {
+        let named = webhook.signing_key.as_ref()?;
+        // A key for one receiver signs nothing for another.
+        let origins = webhook.origin().into_iter().collect();
+        let file = self.secrets.sent(&named.secret, origins);
+        let text = file.text().map_err(|error| format!("{error:#}"));
+        Some(text.and_then(|text| Keys::read(&text).map_err(|error| format!("{file}: {error}"))))
+    }
+
+    /// Returns the PEM of the authorities to trust.
+    fn authorities(&self, webhook: &Webhook) -> Option<Result<String, String>> {
+        let file = self.secrets.public(&webhook.ca.as_ref()?.secret);
+        let text = file.text().map_err(|error| format!("{error:#}"));
+        Some(text.and_then(|text| {
+            // The error of the parser is left out, since a resource may name any secret here.
+            let holds_any = reqwest::Certificate::from_pem_bundle(text.expose_secret().as_bytes())
+                .is_ok_and(|found| !found.is_empty());
+            let none = || format!("{file} holds no certificates in PEM");
+            holds_any
+                .then(|| text.expose_secret().to_owned())
+                .ok_or_else(none)
+        }))
     }
 
     async fn place(&self, endpoint: &ResourceName) -> Result<Place, Error> {

@@ -7,6 +7,7 @@ use sluice_domain::{Class, Classify, ResourceName};
 use sluice_events::commands::{DeliverEvent, Reconcile};
 use sluice_events::subject::token;
 use sluice_events::{Command, Decode, Event, EventId, Message, Unexpected};
+use sluice_service::Secrets;
 use sluice_state::reconcile::after_events;
 use sluice_state::{Catalog, Snapshot, State, key};
 use thiserror::Error;
@@ -21,6 +22,7 @@ pub(crate) struct Dispatcher {
     pub(crate) bus: Bus,
     pub(crate) state: State,
     pub(crate) catalog: Catalog,
+    pub(crate) secrets: Secrets,
     pub(crate) clients: Clients,
     pub(crate) lanes: Lanes,
     pub(crate) attempts: u32,
@@ -74,7 +76,7 @@ pub(crate) enum Error {
         until: DateTime<Utc>,
     },
     #[error(
-        "the secrets of webhook `{endpoint}` cannot be used, and nothing is sent without a signature: {reason}"
+        "a secret of webhook `{endpoint}` cannot be used, and nothing is sent without it: {reason}"
     )]
     Secret {
         endpoint: ResourceName,
@@ -110,8 +112,10 @@ impl Classify for Error {
                 after: *retry_after,
             },
             Self::NoAnswer { source, .. } => match source {
-                Fault::NotPublic(_) | Fault::Url(_) => Class::Permanent,
-                Fault::TimedOut | Fault::Unreachable(_) => Class::TRANSIENT,
+                Fault::Forbidden { .. } | Fault::Url(_) => Class::Permanent,
+                Fault::Certificate { .. } | Fault::TimedOut | Fault::Unreachable(_) => {
+                    Class::TRANSIENT
+                }
             },
             Self::Id
             | Self::Event { .. }

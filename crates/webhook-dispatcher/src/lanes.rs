@@ -11,7 +11,8 @@ use tokio::time::Instant;
 /// From so many requests without an answer in a row on, an endpoint gets one place and nobody waits for it.
 const FAILING: u32 = 3;
 /// How long a place is waited for after the last was given back: an endpoint that answers gives them back much sooner.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Whoever waits takes up a place of the stage, so other endpoints wait as long at most for one that hangs.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// When a place is looked for again at the earliest; for an endpoint that is down, after as long as it has been.
 const SOONEST: Duration = Duration::from_secs(5);
 /// When a place is looked for again at the latest.

@@ -41,7 +41,8 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         bus: bus.clone(),
         state,
         catalog,
-        clients: client::Clients::new(timeout)?,
+        secrets: settings.secrets.secrets(),
+        clients: client::Clients::new(timeout),
         lanes: lanes::Lanes::new(settings.webhooks.per_endpoint),
         attempts: settings.webhooks.attempts,
     };

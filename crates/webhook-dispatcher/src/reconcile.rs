@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use sluice_bus::{Fact, StageStatus, topology::WEBHOOK_DISPATCHER};
+use sluice_bus::topology::{PULLS, WEBHOOK_DISPATCHER};
+use sluice_bus::{Fact, StageStatus};
 use sluice_domain::ResourceName;
 use sluice_events::commands::{DeliverEvent, Reconcile};
 use sluice_events::subject::FACTS;
@@ -69,7 +70,9 @@ impl Dispatcher {
         let all = self.bus.status_of(&WEBHOOK_DISPATCHER).await;
         let all = all.map_err(sluice_state::Error::from)?;
         let left = |status: &StageStatus| status.waiting + status.in_flight + status.later;
-        Ok(all.iter().map(left).sum::<u64>() <= 1)
+        // Pulls that nobody has looked at have no delivery yet, and there may always be some.
+        let others = all.iter().filter(|status| status.stream != PULLS);
+        Ok(others.map(left).sum::<u64>() <= 1)
     }
 
     /// Returns the events of deliveries that the log still has.

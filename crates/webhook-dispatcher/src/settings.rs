@@ -2,13 +2,14 @@
 
 use serde::Deserialize;
 use sluice_bus::topology::WEBHOOK_DISPATCHER;
-use sluice_service::{BusSettings, HttpSettings};
+use sluice_service::{BusSettings, HttpSettings, SecretSettings};
 
 /// Settings of the webhook dispatcher; `config.default.toml` documents each.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     pub(crate) bus: BusSettings,
+    pub(crate) secrets: SecretSettings,
     pub(crate) http: HttpSettings,
     pub(crate) webhooks: WebhookSettings,
 }

@@ -35,7 +35,7 @@ fuzz_target!(|data: &[u8]| {
             .as_ref()
             .and_then(|platform| platform.platform());
         assert!(
-            !manifest.is_attestation(child),
+            !manifest.is_shaped_as_attestation(child),
             "an index is no attestation"
         );
     }

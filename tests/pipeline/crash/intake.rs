@@ -1,4 +1,4 @@
-//! The gateway dies between the two facts of one notification; the registry sends it again.
+//! The gateway dies between the two facts of one notification, which the registry sends again, or once it recorded a push.
 
 use sluice_tests::{Upstream, wait_for};
 
@@ -41,10 +41,14 @@ fn push(at: &str) {
     });
     assert_eq!(count("manifest.pushed"), 4);
     play.told(&[]);
+    let entry = play.tag("team/app", "1.0");
+    assert_eq!((entry.digest, entry.generation), (image.digest, 1));
+    assert_eq!(entry.arrived_by, "ci");
 }
 
 dies!(push:
     a_push_is_told_without_a_death at "",
     a_push_is_told_between_its_two_facts at "gateway.fact_told:2",
     a_push_is_told_before_the_answer at "gateway.fact_told=tag.pushed",
+    a_push_is_told_and_recorded_once_after_its_entry at "tags.observed",
 );

@@ -126,6 +126,7 @@ fn promotion(at: &str) {
     let old = promoter.image("official/app", "amd64", "old");
     promoter.put("official/app", "1.0", &old);
     was_promoted(&play, "1.0", &old);
+    verdict(&play, &old, 0);
     let image = play.hold("hub/app", "1.0", "new", 1);
     verdict(&play, &image, 0);
     scanned(&play, &image);
@@ -146,10 +147,8 @@ fn promotion(at: &str) {
 
 dies!(promotion:
     an_image_is_promoted_without_a_death at "",
-    an_image_is_promoted_after_it_was_described at "images.described",
     an_image_is_promoted_after_the_decision at "promoter.decided",
     an_image_is_promoted_after_a_blob at "copy.blob_arrived",
-    an_image_is_promoted_after_its_manifest at "copy.manifest_put",
     an_image_is_promoted_after_the_copy at "promoter.copied",
     an_image_is_promoted_after_the_claim at "tags.claimed",
     an_image_is_promoted_after_the_tag_was_put at "tags.written",

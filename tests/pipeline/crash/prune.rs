@@ -1,9 +1,7 @@
 //! The pruner dies between its deletions, and before it tells them.
 
-use chrono::Utc;
 use sluice_events::Event;
 use sluice_events::commands::PruneRepositories;
-use sluice_events::facts::TagPushed;
 
 use sluice_tests::wait_for;
 
@@ -91,34 +89,4 @@ dies!(fan_out:
     every_repository_is_pruned_without_a_death at "",
     every_repository_is_pruned_after_one_was_asked_for at "bus.command_published:1",
     every_repository_is_pruned_after_all_were_asked_for at "bus.command_published:2",
-);
-
-/// What a person pushed counts among the tags.
-fn observation(at: &str) {
-    let mut play = Play::of("pruner");
-    play.stack.apply(KEEP_ONE);
-    let writer = play.stack.as_service("mirror-worker");
-    let image = writer.image("hub/app", "amd64", "content");
-    writer.put("hub/app", "1.0", &image);
-    let pushed = TagPushed {
-        registry: "registry.internal".parse().unwrap(),
-        repository: "hub/app".parse().unwrap(),
-        tag: "1.0".parse().unwrap(),
-        digest: image.digest.parse().unwrap(),
-        media_type: image.media_type.to_owned(),
-        size_bytes: 0,
-        actor: "alice".to_owned(),
-        at: Utc::now(),
-    };
-    play.bus.publish(pushed, "once");
-    play.run(at, &[]);
-    play.told(&[]);
-    let entry = play.tag("hub/app", "1.0");
-    assert_eq!((entry.digest, entry.generation), (image.digest, 1));
-    assert_eq!(entry.arrived_by, "alice");
-}
-
-dies!(observation:
-    a_push_is_noted_without_a_death at "",
-    a_push_is_noted_after_its_entry at "tags.observed",
 );

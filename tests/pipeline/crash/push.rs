@@ -1,7 +1,5 @@
 //! The promoter dies while it pushes an image into a remote registry, or takes it back from there.
 
-use std::fs;
-
 use sluice_domain::Target;
 use sluice_events::time_to_wire;
 use sluice_events::wire::state::{Decision, DecisionOutcome, Promotion, TagEntry};
@@ -21,14 +19,11 @@ impl Push {
     fn of(more: &str) -> Self {
         let play = Play::of("promoter");
         let remote = Registry::private(true);
-        let file = play.stack.folder().join("partner.password");
-        fs::write(&file, PARTNER.1).unwrap();
+        let host = &remote.host;
         play.stack.apply(&format!(
-            "kind: Registry\nname: partner\nhost: {host}\nplain_http: true\nusername: {}\npassword_file: {}\n---\n\
+            "kind: Registry\nname: partner\n{}---\n\
              kind: PromotionPolicy\nname: clean\nfrom: hub/*\nto: {host}/team/{{name}}\nwhen: scan.critical == 0\n{more}",
-            PARTNER.0,
-            file.display(),
-            host = remote.host
+            play.stack.login(host, PARTNER),
         ));
         Self { play, remote }
     }

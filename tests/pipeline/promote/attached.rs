@@ -1,6 +1,6 @@
 //! Signatures, attestations and SBOMs follow their image: into staging, into the target however late, and out of it.
 
-use sluice_tests::image::tag_of;
+use sluice_tests::image::{SIGNATURE, tag_of};
 use sluice_tests::{Image, wait_for};
 
 use super::CLEAN_TO_OFFICIAL;
@@ -11,7 +11,7 @@ impl Scene {
     fn attach(&self, name: &str, to: &Image, kind: &str, content: &str) -> Image {
         let publisher = self.stack.publisher();
         let from = format!("library/{name}");
-        let manifest = publisher.referrer(&from, to, "application/json", content);
+        let manifest = publisher.referrer(&from, to, SIGNATURE, content);
         publisher.put(&from, &tag_of(to, kind), &manifest);
         manifest
     }
@@ -100,7 +100,14 @@ fn what_could_run_or_refers_to_something_else_stays_out_of_the_target_and_holds_
     publisher.put(app, &tag_of(&image, ".sig"), &evil);
     let sbom = publisher.referrer(app, &image, "text/spdx", "an SBOM");
     let foreign = publisher.referrer(app, &evil, "text/spdx", "of something else");
-    let children = [("amd64", &worse), ("amd64", &foreign), ("amd64", &sbom)];
+    // What is called an SBOM is unpacked all the same by whoever looks at its first bytes.
+    let packed = publisher.packed(app, "text/spdx", &[("bin/sh", "evil")]);
+    let packed = publisher.refer(app, &image, "text/spdx", packed);
+    let unknown = publisher.referrer(app, &image, "application/json", "of no known kind");
+    let soci = "application/vnd.amazon.soci.index.v1+json";
+    let soci = publisher.referrer(app, &image, soci, "what is to be mounted");
+    publisher.put(app, &tag_of(&image, ".att"), &packed);
+    let children = [&worse, &foreign, &sbom, &packed, &unknown, &soci].map(|one| ("amd64", one));
     let listed = publisher.index(app, &children);
     publisher.put(app, &tag_of(&image, ""), &listed);
     scene.mirror("app");
@@ -117,8 +124,27 @@ fn what_could_run_or_refers_to_something_else_stays_out_of_the_target_and_holds_
     assert_eq!(list["manifests"][0]["digest"], sbom.digest);
     scene.quiet();
     let signed = tag_of(&image, ".sig");
-    for reference in [&signed, &evil.digest, &worse.digest, &foreign.digest] {
+    let attested = tag_of(&image, ".att");
+    for reference in [
+        &signed,
+        &attested,
+        &evil.digest,
+        &worse.digest,
+        &foreign.digest,
+        &packed.digest,
+        &unknown.digest,
+        &soci.digest,
+    ] {
         assert_eq!(scene.status("official/app", reference), 404, "{reference}");
+    }
+    for (tag, reason) in [
+        (&attested, "it begins as gzip"),
+        (&signed, "which is none that is attached to images"),
+        (&tag_of(&image, ""), "it refers to something else"),
+    ] {
+        let place = format!("official/app:{tag}");
+        let told = scene.stack.sluice(&["explain", &place]);
+        assert!(told.contains(reason), "{told}");
     }
     // It is not tried again and again, and nothing of it is a stranger's.
     let told = scene.stack.sluice(&["reconcile", "promoter", "-o", "json"]);

@@ -31,16 +31,10 @@ impl Remote {
         Self { host, ..self }
     }
 
-    /// Returns the resource that describes it, with this password in its file.
+    /// Returns the resource that describes it, with this password in its secret.
     fn resource(&self, scene: &Scene, password: &str) -> String {
-        let file = scene.stack.folder().join("partner.password");
-        fs::write(&file, format!("{password}\n")).unwrap();
-        format!(
-            "kind: Registry\nname: partner\nhost: {}\nplain_http: true\nusername: {}\npassword_file: {}\n",
-            self.host,
-            PARTNER.0,
-            file.display()
-        )
+        let login = scene.stack.login(&self.host, (PARTNER.0, password));
+        format!("kind: Registry\nname: partner\n{login}")
     }
 
     /// Applies its resource and a policy that promotes into it what has no critical finding.
@@ -194,7 +188,7 @@ fn a_remote_target_without_a_credential_is_refused_with_what_to_do() {
         for part in [
             "nothing of",
             &format!("`host: {}`", remote.host),
-            "password_file",
+            "`password`",
         ] {
             assert!(told.contains(part), "{told}");
         }
@@ -238,7 +232,7 @@ fn the_newest_decision_has_the_remote_tag_that_two_policies_want() {
     let one = |name: &str| {
         let to = format!("to: {}/team/one\n", remote.host);
         scene.policy(&format!(
-            "name: {name}\nfrom: hub/{name}\n{to}when: scan.critical == 0\n"
+            "name: {name}\nfrom: hub/{name}\n{to}when: scan.critical == 0\nshares_target: true\n"
         ));
     };
     one("first");

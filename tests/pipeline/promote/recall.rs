@@ -67,9 +67,9 @@ fn a_promoted_image_that_no_longer_passes_is_flagged_once_or_withdrawn() {
 fn a_withdrawal_leaves_what_another_image_or_policy_needs() {
     let mut scene = Scene::start();
     scene.policy(
-        "name: low\nfrom: hub/*\nto: official/{name}\nwhen: scan.critical == 0\nrecall: withdraw\n---\n\
+        "name: low\nfrom: hub/*\nto: official/{name}\nwhen: scan.critical == 0\nrecall: withdraw\nshares_target: true\n---\n\
          kind: PromotionPolicy\nname: high\nfrom: hub/*\nto: official/{name}\ntag: 'high-%n'\n\
-         when: scan.critical < 3\nrecall: withdraw\n",
+         when: scan.critical < 3\nrecall: withdraw\nshares_target: true\n",
     );
     scene.stack.service("promoter", &[]);
     let publisher = scene.stack.publisher();
@@ -85,13 +85,16 @@ fn a_withdrawal_leaves_what_another_image_or_policy_needs() {
     scene.tell_scanned("app", "1.0", &index);
     scene.tell_scanned("app", "single", &single);
     scene.told("image.promoted", 4);
-    // One policy still allows it, so it stays.
+    // One policy still allows it under its own tag, so it stays there, and goes from the other one.
     scene.verdict(&arm64, Scan::Critical(1));
     scene.tell_scanned("app", "1.0", &index);
     scene.told("image.promotion_denied", 1);
-    scene.told("image.withdrawn", 0);
-    assert_eq!(scene.status("official/app", "1.0"), 200);
-    // No policy allows it any more: both tags go, and the child that is in no other image.
+    scene.told("image.withdrawn", 1);
+    assert_eq!(scene.status("official/app", "1.0"), 404);
+    for stays in ["high-1.0", &index.digest, &arm64.digest] {
+        assert_eq!(scene.status("official/app", stays), 200, "{stays}");
+    }
+    // No policy allows it any more: both tags are gone, and the child that is in no other image.
     scene.verdict(&arm64, Scan::Critical(3));
     scene.tell_scanned("app", "1.0", &index);
     scene.told("image.withdrawn", 2);

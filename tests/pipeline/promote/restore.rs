@@ -5,7 +5,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use sluice_events::commands::{JudgeImage, PruneRepositories};
+use sluice_bus::topology::PROMOTER;
+use sluice_events::commands::{JudgeImage, PruneRepositories, Reconcile};
+use sluice_state::reconcile::{reason, search};
 use sluice_tests::{Image, wait_for};
 
 use super::CLEAN_TO_OFFICIAL;
@@ -355,4 +357,31 @@ fn a_damaged_backup_is_refused_and_nothing_is_touched() {
     assert_eq!(scene.stack.sluice(&["events"]), before);
     // Nobody runs who could end the pause, nor work off what is left.
     scene.stack.may_leave_messages();
+}
+
+#[test]
+fn a_comparison_that_was_under_way_at_the_backup_does_not_end_the_pause() {
+    let mut scene = Scene::start();
+    scene.policy(CLEAN_TO_OFFICIAL);
+    let backup = scene.backup();
+    scene.lose_and_restore(&backup);
+    scene.stack.internal.stop();
+    scene.stack.service("promoter", &[]);
+    // The last page of a search as the backup would bring it back: everything before it was compared before that.
+    scene.bus.command(Reconcile {
+        run: "before".to_owned(),
+        scan: 3,
+        ..search(&PROMOTER, reason::START)
+    });
+    let went_on = || {
+        let work = scene.bus.run(scene.bus.bus.stage_status()).unwrap();
+        let promoter = work.iter().filter(|one| one.stage == "promoter");
+        (promoter.map(|one| one.later).sum::<u64>() >= 2).then_some(())
+    };
+    wait_for("both searches to wait for the registry", 60, went_on);
+    assert!(scene.is_paused());
+    scene.stack.internal.restart();
+    wait_for("the targets to be compared", 60, || {
+        (!scene.is_paused()).then_some(())
+    });
 }

@@ -215,6 +215,7 @@ impl Scene {
 
     /// Asserts that facts of a name were told so often, each once.
     pub(super) fn told(&self, name: &str, count: usize) {
+        self.facts(name, count);
         self.quiet();
         let facts = self.stack.facts(name);
         let ids: BTreeSet<String> = facts.iter().map(|fact| fact["id"].to_string()).collect();

@@ -2,6 +2,7 @@
 
 use chrono::{TimeDelta, Utc};
 use sluice_bus::topology;
+use sluice_events::commands::Reconcile;
 use sluice_events::time_to_wire;
 use sluice_events::wire::state::{Claim, TagEntry};
 use sluice_state::key;
@@ -170,6 +171,32 @@ fn what_many_searches_find_at_the_same_time_is_put_right_and_told_once() {
             image.raw
         );
     }
+}
+
+#[test]
+fn a_comparison_goes_on_after_the_place_that_its_message_names() {
+    let (scene, _) = promoted();
+    scene.unauthorised("report", "private");
+    scene.quiet();
+    let thief = scene.stack.as_service("promoter");
+    for tag in ["before", "later"] {
+        let evil = thief.image("official/app", "amd64", tag);
+        thief.put("official/app", tag, &evil);
+    }
+    let bus = scene.stack.bus();
+    // As it comes again to a promoter that died in the middle of a comparison.
+    bus.command(Reconcile {
+        run: "a run".to_owned(),
+        scan: 2,
+        after_name: "official/app:c".to_owned(),
+        ..search(&topology::PROMOTER, reason::ASKED)
+    });
+    scene.told("image.unauthorised", 1);
+    let found = scene.facts("image.unauthorised", 1);
+    assert_eq!(found[0]["data"]["tag"], "later", "{found:?}");
+    // The next one begins at the beginning, and tells nothing twice.
+    bus.command(search(&topology::PROMOTER, reason::ASKED));
+    scene.told("image.unauthorised", 2);
 }
 
 #[test]

@@ -41,6 +41,7 @@ impl Arena {
             password_file: Some(stack.keys.password("gateway")),
             token_host: Some(stack.tokens.clone()),
             ca_file: None,
+            allow_plain_text: false,
         };
         Self {
             bus: stack.bus(),

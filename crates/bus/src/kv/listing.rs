@@ -7,7 +7,7 @@ use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::kv::Store;
 
-use super::{Bucket, Entry, Page, Place, heed, is_removal};
+use super::{Bucket, Entry, Page, Place, Update, heed, is_removal};
 use crate::error::Error;
 use crate::read::to_the_end;
 
@@ -15,35 +15,63 @@ use crate::read::to_the_end;
 const ROUNDS: usize = 100;
 
 impl Bucket {
-    /// Lists the entries whose keys match a filter, as in `*.hub/alpine.>`, in the order of their keys.
+    /// Lists the entries whose keys match a filter, in the order of their keys.
     ///
     /// # Errors
-    /// A server that does not answer, or that ends the listing early.
+    /// As [`Bucket::each`].
     pub async fn list(&self, filter: &str) -> Result<Vec<Entry>, Error> {
-        heed(&self.denials, self.name, self.listed(filter)).await
+        let changes = self.newest(filter).await?;
+        Ok(changes.into_iter().filter_map(Update::into_entry).collect())
     }
 
-    async fn listed(&self, filter: &str) -> Result<Vec<Entry>, Error> {
-        let store = match &self.place {
-            Place::Server { store, .. } => store,
-            Place::Supplied(backend) => {
-                let entries = backend.list(self.name, filter.to_owned()).await;
-                return entries.map_err(self.refused("list", filter));
-            }
-        };
-        // A key that is written or removed meanwhile comes a second time; the newer one counts.
-        let mut entries = BTreeMap::new();
-        let from = DeliverPolicy::LastPerSubject;
-        self.walk(store, filter, from, |message| {
-            match entry(store, message) {
-                Some(Ok(entry)) => drop(entries.insert(entry.key.clone(), entry)),
-                Some(Err(removed)) => drop(entries.remove(removed)),
-                None => {}
-            }
+    /// Lists the last change of each key that matches a filter, removals among them, in the order of the keys.
+    ///
+    /// # Errors
+    /// As [`Bucket::each`].
+    pub async fn newest(&self, filter: &str) -> Result<Vec<Update>, Error> {
+        let mut changes = BTreeMap::new();
+        self.each(filter, |change| {
+            changes.insert(change.key().to_owned(), change);
             ControlFlow::Continue(())
         })
         .await?;
-        Ok(entries.into_values().collect())
+        Ok(changes.into_values().collect())
+    }
+
+    /// Hands over the last change of each key that matches a filter, as in `*.hub/alpine.>`, until `take` has enough; none
+    /// is kept. A key that is changed meanwhile comes a second time, the newer change later.
+    ///
+    /// # Errors
+    /// A server that does not answer, or that ends the listing early.
+    pub async fn each(
+        &self,
+        filter: &str,
+        mut take: impl FnMut(Update) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let listed = async {
+            let store = match &self.place {
+                Place::Server { store, .. } => store,
+                Place::Supplied(backend) => {
+                    let changes = backend.newest(self.name, filter.to_owned()).await;
+                    let changes = changes.map_err(self.refused("list", filter))?;
+                    for change in changes {
+                        if take(change).is_break() {
+                            break;
+                        }
+                    }
+                    return Ok(());
+                }
+            };
+            let from = DeliverPolicy::LastPerSubject;
+            self.walk(store, filter, from, |message| {
+                match change(store, message) {
+                    Some(change) => take(change),
+                    None => ControlFlow::Continue(()),
+                }
+            })
+            .await
+        };
+        heed(&self.denials, self.name, listed).await
     }
 
     /// Returns entries in the order in which they were written, at most `limit`, and where to go on.
@@ -52,7 +80,7 @@ impl Bucket {
     /// last part may be empty.
     ///
     /// # Errors
-    /// As [`Bucket::list`].
+    /// As [`Bucket::each`].
     pub async fn page(&self, filter: &str, after: u64, limit: usize) -> Result<Page, Error> {
         heed(&self.denials, self.name, self.paged(filter, after, limit)).await
     }
@@ -61,9 +89,10 @@ impl Bucket {
         let store = match &self.place {
             Place::Server { store, .. } => store,
             Place::Supplied(backend) => {
-                let entries = backend.list(self.name, filter.to_owned()).await;
-                let entries = entries.map_err(self.refused("list", filter))?;
-                return Ok(page_of(entries, after, limit));
+                let changes = backend.newest(self.name, filter.to_owned()).await;
+                let changes = changes.map_err(self.refused("list", filter))?;
+                let entries = changes.into_iter().filter_map(Update::into_entry);
+                return Ok(page_of(entries.collect(), after, limit));
             }
         };
         let mut page = Page::default();
@@ -71,7 +100,7 @@ impl Bucket {
             start_sequence: after.saturating_add(1),
         };
         self.walk(store, filter, from, |message| {
-            if let Some(Ok(entry)) = entry(store, message) {
+            if let Some(Update::Put(entry)) = change(store, message) {
                 page.entries.push(entry);
             }
             if page.entries.len() >= limit {
@@ -144,19 +173,18 @@ impl Bucket {
     }
 }
 
-/// Reads an entry, or the key of one that was removed.
-fn entry<'a>(store: &Store, message: &'a Message) -> Option<Result<Entry, &'a str>> {
-    let key = message
-        .subject
-        .as_str()
-        .strip_prefix(store.prefix.as_str())?;
+/// Reads a change.
+fn change(store: &Store, message: &Message) -> Option<Update> {
+    let subject = message.subject.as_str();
+    let key = subject.strip_prefix(store.prefix.as_str())?.to_owned();
+    let revision = message.info().map_or(0, |info| info.stream_sequence);
     if is_removal(message.headers.as_ref()) {
-        return Some(Err(key));
+        return Some(Update::Removed { key, revision });
     }
-    Some(Ok(Entry {
-        key: key.to_owned(),
+    Some(Update::Put(Entry {
+        key,
         value: message.payload.clone(),
-        revision: message.info().map_or(0, |info| info.stream_sequence),
+        revision,
     }))
 }
 

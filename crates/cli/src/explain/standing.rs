@@ -166,8 +166,21 @@ fn verdict_row((child, verdict): &(ImageChild, Option<Verdict>)) -> Vec<String> 
         text(|verdict| verdict.packages.to_string()),
         text(system),
         text(|verdict| verdict.database_version.clone()),
-        text(|verdict| verdict.reason.clone()),
+        text(reason),
     ]
+}
+
+fn reason(verdict: &Verdict) -> String {
+    if verdict.unmatched.is_empty() {
+        return verdict.reason.clone();
+    }
+    let kinds = verdict.unmatched.join(", ");
+    let never = format!("listed and never matched: {kinds}");
+    [verdict.reason.clone(), never]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 fn platform(child: &ImageChild) -> String {
@@ -191,6 +204,13 @@ fn decision_row(decision: &Decision, current: &str) -> Vec<String> {
         notes.push(format!("flagged: {}", decision.flagged));
     } else if decision.promoted_at.is_some() && decision.outcome() != DecisionOutcome::Allow {
         notes.push("it was promoted before".to_owned());
+    }
+    for former in &decision.former_targets {
+        let place = format!("{}:{}", former.target, former.target_tag);
+        notes.push(match former.flagged.as_str() {
+            "" => format!("also at {place}, where its policy led before"),
+            reason => format!("also at {place}, flagged: {reason}"),
+        });
     }
     if let Some(until) = seconds(time_from_wire(decision.wait_until.as_ref())) {
         notes.push(format!("until {until}"));
@@ -242,7 +262,7 @@ fn verdict_json((child, verdict): &(ImageChild, Option<Verdict>)) -> Value {
             "scanner": verdict.scanner, "databaseVersion": verdict.database_version, "reason": verdict.reason,
             "counts": counts_json(verdict.counts.as_ref()), "packages": verdict.packages, "os": verdict.os,
             "endOfLife": verdict.end_of_life, "scannedAt": seconds(time_from_wire(verdict.scanned_at.as_ref())),
-            "reportKey": verdict.report_key,
+            "reportKey": verdict.report_key, "unmatched": verdict.unmatched,
         });
         object.extend(more.as_object().cloned().unwrap_or_default());
     }
@@ -262,7 +282,8 @@ fn decision_json(decision: &Decision) -> Value {
         "inputs": decision.inputs.iter().map(|input| json!({
             "platform": input.platform, "digest": input.digest, "scanner": input.scanner,
             "databaseVersion": input.database_version, "counts": counts_json(input.counts.as_ref()),
-            "packages": input.packages, "os": input.os,
+            "packages": input.packages, "os": input.os, "unmatched": input.unmatched,
+            "accepted": input.accepted,
         })).collect::<Vec<_>>(),
     })
 }

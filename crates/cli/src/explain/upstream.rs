@@ -17,12 +17,12 @@ impl Upstream {
     /// Reads them.
     pub(super) async fn read(state: &State, (target, tag): &Place) -> anyhow::Result<Self> {
         let filter = format!("*.{}", token(tag.as_str()));
-        let entries = state.upstream.list(&filter).await?;
-        let entries = entries.into_iter().map(|entry| entry.value);
-        let here = entries.filter(|entry| {
-            target.registry.is_none() && entry.repository == target.repository.as_str()
+        let here = state.upstream.collect(&filter, |entry| {
+            let is_here =
+                target.registry.is_none() && entry.value.repository == target.repository.as_str();
+            is_here.then_some(entry.value)
         });
-        Ok(Self(here.collect()))
+        Ok(Self(here.await?.into_values().collect()))
     }
 
     /// Returns them for people: every move, oldest first.

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use sluice_domain::resources::{Document, Resource};
 use sluice_domain::{DurationText, RegistryHost};
 
-use super::filter::Selection;
+use super::filter::{Selection, takes_nothing};
 
-/// The folder in which the instructions say to put secrets.
-const SECRETS: &str = "/run/secrets";
+/// The longest name of a secret that is made of a registry's, in characters; what tells its files apart comes after it.
+const LONGEST_SECRET: usize = 50;
 /// Words that YAML reads as something else than text.
 const WORDS: [&str; 10] = [
     "true", "false", "null", "yes", "no", "on", "off", "y", "n", "nan",
@@ -37,7 +38,7 @@ pub(crate) struct Made {
 pub(crate) struct RegistryDocument {
     pub(crate) username: Option<String>,
     pub(crate) plain_http: bool,
-    pub(crate) ca_file: Option<String>,
+    pub(crate) ca: Option<String>,
     pub(crate) client_certificate: bool,
     pub(crate) reserve: Option<u32>,
 }
@@ -48,10 +49,11 @@ pub(crate) struct MirrorDocument {
     pub(crate) line: usize,
     pub(crate) from: String,
     pub(crate) to: String,
+    /// The registry that it goes to, where the file names one.
+    pub(crate) target: Option<RegistryHost>,
     pub(crate) tags: Selection,
     pub(crate) platforms: Vec<String>,
     pub(crate) every: Option<DurationText>,
-    pub(crate) comments: Vec<String>,
 }
 
 /// Collects documents.
@@ -59,7 +61,6 @@ pub(crate) struct MirrorDocument {
 pub(crate) struct Writer {
     pub(crate) registries: BTreeMap<RegistryHost, RegistryDocument>,
     pub(crate) mirrors: Vec<MirrorDocument>,
-    pub(crate) targets: BTreeSet<RegistryHost>,
     pub(crate) comments: Vec<String>,
     warnings: Vec<Warning>,
     notes: Vec<String>,
@@ -74,13 +75,23 @@ impl Writer {
         self.warnings.push(Warning { line, text });
     }
 
+    /// Returns the registries that mirrors go to.
+    pub(crate) fn targets(&self) -> BTreeSet<RegistryHost> {
+        let targets = self
+            .mirrors
+            .iter()
+            .filter_map(|mirror| mirror.target.clone());
+        targets.collect()
+    }
+
     /// Writes the documents; each is checked as `sluice apply` would.
     pub(crate) fn finish(mut self, name: &str, tool: &str) -> Result<Made, String> {
         let mut text = String::new();
         let base = name.rsplit('/').next().unwrap_or(name);
         let base: String = base.chars().filter(|c| !c.is_control()).collect();
-        let target = match self.targets.len() {
-            1 => self.targets.first().map(ToString::to_string),
+        let targets = self.targets();
+        let target = match targets.len() {
+            1 => targets.first().map(ToString::to_string),
             _ => None,
         };
         let target = target.unwrap_or_else(|| "REGISTRY".to_owned());
@@ -101,6 +112,11 @@ impl Writer {
         for mirror in std::mem::take(&mut self.mirrors) {
             let name = free_name(&mirror.to, &mut names);
             let mut document = mirror_text(&name, &mirror, true);
+            if targets.len() > 1
+                && let Some(target) = &mirror.target
+            {
+                document = document.replacen("---\n", &format!("---\n# Goes to {target}.\n"), 1);
+            }
             if !mirror.platforms.is_empty() && sluice_policy::check::load(&document).is_err() {
                 self.warn(
                     mirror.line,
@@ -108,12 +124,17 @@ impl Writer {
                 );
                 document = mirror_text(&name, &mirror, false);
             }
-            if let Err(problems) = sluice_policy::check::load(&document) {
-                let told: Vec<_> = problems.into_iter().map(|p| p.message).collect();
-                self.warn(mirror.line, format!("it is left out: {}", told.join("; ")));
-                continue;
+            match sluice_policy::check::load(&document) {
+                Ok(read) if read.iter().any(is_idle) => self.warn(
+                    mirror.line,
+                    "it is left out: what it selects and what it excludes leave no tag",
+                ),
+                Ok(_) => text.push_str(&document),
+                Err(problems) => {
+                    let told: Vec<_> = problems.into_iter().map(|p| p.message).collect();
+                    self.warn(mirror.line, format!("it is left out: {}", told.join("; ")));
+                }
             }
-            text.push_str(&document);
         }
         sluice_policy::check::load(&text).map_err(|problems| {
             let first = problems.first().map(|problem| problem.message.clone());
@@ -131,6 +152,11 @@ impl Writer {
     }
 }
 
+/// Says whether a document is a mirror that takes no tag.
+fn is_idle(document: &Document) -> bool {
+    matches!(&document.resource, Resource::Mirror(mirror) if takes_nothing(&mirror.tags))
+}
+
 fn line(text: &mut String, content: &str) {
     text.push_str(content);
     text.push('\n');
@@ -141,35 +167,36 @@ fn registry_text(
     registry: &RegistryDocument,
     notes: &mut Vec<String>,
 ) -> String {
-    let name = registry_name(host);
+    let (name, secret) = (registry_name(host), secret_name(host));
+    let origin = if registry.plain_http {
+        format!("http://{host}")
+    } else {
+        host.to_string()
+    };
     let mut text = format!(
         "---\nkind: Registry\nname: {name}\nhost: {}\n",
         yaml(host.as_str())
     );
     if let Some(username) = &registry.username {
-        let file = format!("{SECRETS}/{name}");
         key(&mut text, "username", &yaml(username));
-        key(&mut text, "password_file", &file);
+        key(&mut text, "password", &named(&secret));
         notes.push(format!(
-            "put the password or token of `{host}` into `{file}`, or write another file into `password_file`; secrets are not copied"
+            "put the password or token of `{host}` into the file `{secret}` in the folder of secrets, and `{origin}` into `{secret}.hosts`; secrets are not copied"
         ));
     }
     if registry.plain_http {
         key(&mut text, "plain_http", "true");
     }
-    if let Some(file) = &registry.ca_file {
-        key(&mut text, "ca_file", &yaml(file));
+    if let Some(ca) = &registry.ca {
+        key(&mut text, "ca", &named(ca));
     }
     if registry.client_certificate {
-        let files = [
-            format!("{SECRETS}/{name}.cert"),
-            format!("{SECRETS}/{name}.key"),
-        ];
-        key(&mut text, "client_certificate_file", &files[0]);
-        key(&mut text, "client_key_file", &files[1]);
+        let names = [format!("{secret}-cert"), format!("{secret}-key")];
+        key(&mut text, "client_certificate", &named(&names[0]));
+        key(&mut text, "client_key", &named(&names[1]));
         notes.push(format!(
-            "put the client certificate for `{host}` into `{}` and its key into `{}`",
-            files[0], files[1]
+            "put the client certificate for `{host}` into `{0}` in the folder of secrets, its key into `{1}`, and `{origin}` into `{0}.hosts` and `{1}.hosts`",
+            names[0], names[1]
         ));
     }
     if let Some(reserve) = registry.reserve {
@@ -180,9 +207,6 @@ fn registry_text(
 
 fn mirror_text(name: &str, mirror: &MirrorDocument, platforms: bool) -> String {
     let mut text = "---\n".to_owned();
-    for comment in &mirror.comments {
-        line(&mut text, &format!("# {comment}"));
-    }
     let (from, to) = (yaml(&mirror.from), yaml(&mirror.to));
     line(
         &mut text,
@@ -224,6 +248,22 @@ fn registry_name(host: &RegistryHost) -> String {
         return "docker-hub".to_owned();
     }
     host.as_str().replace(':', "-")
+}
+
+/// Names a secret after the registry that it is for.
+pub(crate) fn secret_name(host: &RegistryHost) -> String {
+    let plain = |c: char| if matches!(c, '.' | ':') { '-' } else { c };
+    let name: String = registry_name(host)
+        .chars()
+        .map(plain)
+        .take(LONGEST_SECRET)
+        .collect();
+    name.trim_matches(['-', '_']).to_owned()
+}
+
+/// Writes the name of a secret as resources do.
+fn named(secret: &str) -> String {
+    format!("{{ secret: {secret} }}")
 }
 
 /// Names a mirror after its repository, with a number where that is taken.

@@ -1,7 +1,9 @@
 //! Turns what other tools say of tags into a selection: lists, regular expressions, version ranges.
 
+use sluice_domain::resources::TagSelection;
 use sluice_domain::{NameRegex, Tag};
 use sluice_policy::range::Range;
+use sluice_policy::select;
 
 /// A selection of tags as it is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,26 +16,39 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// Takes version ranges, any of which may hold, as the semver libraries of other tools read them.
+    /// Takes version ranges of skopeo, any of which may hold; its library reads them as we do.
     pub(crate) fn ranges(&mut self, ranges: &[&str]) -> Result<(), String> {
-        let mut all = Vec::new();
-        for written in ranges {
-            let range = range(written);
-            if let Err(error) = range.parse::<Range>() {
-                return Err(error.to_string());
-            }
-            all.push(range);
-        }
-        let joined = all.join(" || ");
-        if let Err(error) = joined.parse::<Range>() {
-            return Err(error.to_string());
-        }
-        // To them `1.2.3-alpine` is a pre-release, which a range without one does not take.
+        let ranges: Vec<_> = ranges.iter().map(|written| range(written)).collect();
+        let joined = self.join(&ranges)?;
+        // To it `1.2.3-alpine` is a pre-release, which a range without one does not take.
         if !joined.contains('-') {
             self.exclude.push("*-*".to_owned());
         }
-        self.semver = Some(joined);
         Ok(())
+    }
+
+    /// Takes version ranges of regsync, any of which may hold; returns those that regsync cannot read.
+    pub(crate) fn exact_ranges(&mut self, ranges: &[&str]) -> Result<Vec<String>, String> {
+        let (mut all, mut unreadable) = (Vec::new(), Vec::new());
+        for written in ranges {
+            all.push(exact_range(written).unwrap_or_else(|| {
+                unreadable.push((*written).to_owned());
+                range(written)
+            }));
+        }
+        self.join(&all)?;
+        Ok(unreadable)
+    }
+
+    fn join(&mut self, ranges: &[String]) -> Result<String, String> {
+        let joined = ranges.join(" || ");
+        for range in ranges.iter().chain([&joined]) {
+            if let Err(error) = range.parse::<Range>() {
+                return Err(error.to_string());
+            }
+        }
+        self.semver = Some(joined.clone());
+        Ok(joined)
     }
 
     /// Takes an expression that the whole tag matches.
@@ -45,6 +60,80 @@ impl Selection {
     pub(crate) fn deny(&mut self, expression: &str) -> Result<(), String> {
         sort(expression, &mut self.exclude, &mut self.exclude_regex)
     }
+}
+
+/// Tags of every kind, to try selections on.
+const SAMPLES: [&str; 8] = [
+    "latest",
+    "edge",
+    "1",
+    "1.2.3",
+    "v1.2.3",
+    "1.2.3-alpine3.20",
+    "2.0.0-rc.1",
+    "bookworm-20240115-slim",
+];
+
+/// Says whether a selection takes no tag, whatever a repository has: what it names or its range and what it excludes
+/// contradict each other.
+pub(crate) fn takes_nothing(selection: &TagSelection) -> bool {
+    if !selection.regex.is_empty() {
+        // What an expression matches cannot be listed; but one tag that is not excluded is enough.
+        return !SAMPLES.iter().any(|tag| !excludes(selection, tag));
+    }
+    let named = selection.include.iter().map(|name| name.as_str().parse());
+    let named: Result<Vec<Tag>, _> = named.collect();
+    let tried = match named {
+        Ok(named) if !named.is_empty() => named,
+        _ => {
+            let open = TagSelection {
+                include: Vec::new(),
+                ..selection.clone()
+            };
+            return none_of(&open, &candidates(selection.semver.as_deref()));
+        }
+    };
+    none_of(selection, &tried)
+}
+
+fn excludes(selection: &TagSelection, tag: &str) -> bool {
+    let (patterns, expressions) = (&selection.exclude, &selection.exclude_regex);
+    patterns.iter().any(|pattern| pattern.matches(tag))
+        || expressions.iter().any(|regex| regex.matches(tag))
+}
+
+fn none_of(selection: &TagSelection, tags: &[Tag]) -> bool {
+    select(selection, tags).is_ok_and(|selected| selected.tags.is_empty())
+}
+
+/// Returns tags of which at least one is in a range, if anything is: its bounds, and what comes after them.
+fn candidates(range: Option<&str>) -> Vec<Tag> {
+    let mut tags: Vec<String> = SAMPLES.iter().map(ToString::to_string).collect();
+    let bounds = range
+        .unwrap_or_default()
+        .split(|c: char| " <>=!^~|,".contains(c));
+    for bound in bounds.filter(|bound| !bound.is_empty()) {
+        let numbers: Vec<u64> = bound
+            .split('.')
+            .map_while(|n| n.trim_start_matches('v').parse().ok())
+            .collect();
+        let [a, b, c, d] = [0, 1, 2, 3].map(|at| numbers.get(at).copied().unwrap_or_default());
+        let next = |number: u64| number.saturating_add(1);
+        tags.push(bound.to_owned());
+        for version in [
+            format!("{a}.{b}.{c}"),
+            format!("{a}.{b}.{c}.{}", next(d)),
+            format!("{a}.{b}.{}", next(c)),
+            format!("{a}.{}.0", next(b)),
+            format!("{}.0.0", next(a)),
+        ] {
+            tags.push(format!("{version}-alpine"));
+            tags.push(format!("v{version}"));
+            tags.push(version);
+        }
+    }
+    tags.push("0".to_owned());
+    tags.iter().filter_map(|tag| tag.parse().ok()).collect()
 }
 
 /// Sorts an expression that is a plain tag among the tags.
@@ -98,6 +187,44 @@ pub(crate) fn whole(expression: &str) -> String {
     format!("{begin}{rest}{end}")
 }
 
+/// Writes a range of regsync, to which `1.22` is `1.22.0` and nothing else; `None` for one that it cannot read.
+fn exact_range(written: &str) -> Option<String> {
+    let mut bounds = Vec::new();
+    for part in written.split_whitespace() {
+        let end = part.find(|c: char| c == 'v' || c.is_ascii_digit())?;
+        let (operator, version) = part.split_at_checked(end)?;
+        let (numbers, pre_release) = match version.split_once('-') {
+            Some((numbers, _)) => (numbers, version.get(numbers.len()..)?),
+            None => (version, ""),
+        };
+        let numbers = numbers.strip_prefix('v').unwrap_or(numbers).split('.');
+        let mut numbers = numbers
+            .map(str::parse)
+            .collect::<Result<Vec<u64>, _>>()
+            .ok()?;
+        numbers.resize(numbers.len().max(3), 0);
+        let text: Vec<_> = numbers.iter().map(ToString::to_string).collect();
+        let from = format!("{}{pre_release}", text.join("."));
+        let above = match (operator, numbers.as_slice()) {
+            ("" | "=", _) => {
+                bounds.push(format!("={from}"));
+                continue;
+            }
+            (">=" | "<=" | ">" | "<", _) => {
+                bounds.push(format!("{operator}{from}"));
+                continue;
+            }
+            ("~", [major, minor, ..]) => format!("{major}.{}.0", minor.checked_add(1)?),
+            ("^", [0, 0, patch, ..]) => format!("0.0.{}", patch.checked_add(1)?),
+            ("^", [0, minor, ..]) => format!("0.{}.0", minor.checked_add(1)?),
+            ("^", [major, ..]) => format!("{}.0.0", major.checked_add(1)?),
+            _ => return None,
+        };
+        bounds.push(format!(">={from} <{above}"));
+    }
+    (!bounds.is_empty()).then(|| bounds.join(" "))
+}
+
 /// Writes a range in our words: `>= 3.17` without the space, `3.12 - 3.13` with its bounds.
 fn range(written: &str) -> String {
     let alternatives = written.split("||").map(|alternative| {
@@ -122,6 +249,9 @@ fn range(written: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use sluice_domain::resources::Resource;
+    use sluice_policy::TagVersion;
+
     use super::*;
 
     #[test]
@@ -141,6 +271,63 @@ mod tests {
         assert_eq!(selection.semver.as_deref(), Some(">=3.12 <=3.13 || >=3.17"));
         assert_eq!(selection.exclude, ["*-*"]);
         assert!(Selection::default().ranges(&["newest"]).is_err());
+    }
+
+    #[test]
+    fn a_range_of_regsync_takes_what_it_takes_there() {
+        let tags = [
+            "1.20", "1.20.5", "1.21.0", "1.22", "1.22.3", "1.23", "1.23.4", "1.24.0", "2.0",
+        ];
+        for (written, taken) in [
+            ("1.22", &["1.22"][..]),
+            ("<=1.20", &["1.20"]),
+            (">1.23", &["1.23.4", "1.24.0", "2.0"]),
+            (">1.20 <1.22", &["1.20.5", "1.21.0"]),
+            ("~1", &[]),
+            ("~1.22", &["1.22", "1.22.3"]),
+            ("^1.23", &["1.23", "1.23.4", "1.24.0"]),
+            ("=v1.21", &["1.21.0"]),
+        ] {
+            let mut selection = Selection::default();
+            assert!(selection.exact_ranges(&[written]).unwrap().is_empty());
+            let range: Range = selection.semver.unwrap().parse().unwrap();
+            let version = |tag: &&&str| range.contains(&TagVersion::parse(tag).unwrap());
+            let taken_here: Vec<_> = tags.iter().filter(version).copied().collect();
+            assert_eq!(taken_here, taken, "{written}");
+        }
+        for (zero, above) in [("^0", "0.0.1"), ("^0.2", "0.3.0"), ("^0.0.3", "0.0.4")] {
+            assert!(exact_range(zero).unwrap().ends_with(&format!("<{above}")));
+        }
+        for unreadable in [">= 1.2", "1.2 || 1.4", "1.x", "1.2 - 1.4", "*", "!=1"] {
+            assert_eq!(exact_range(unreadable), None, "{unreadable}");
+        }
+    }
+
+    #[test]
+    fn a_selection_that_contradicts_itself_takes_nothing() {
+        for (tags, nothing) in [
+            ("semver: '>=2 <1'", true),
+            ("semver: '>1.2.3 <1.2.4'", false),
+            ("semver: '=1.2.3'", false),
+            ("semver: '>=3.21'", false),
+            ("semver: '>=1-rc1 <1'", false),
+            ("semver: '>=1', include: [latest]", true),
+            ("include: [latest], exclude: [latest]", true),
+            ("include: [latest, '1'], exclude: [latest]", false),
+            ("include: ['*-alpine'], semver: '>=3'", false),
+            ("regex: ['.*-alpine'], exclude_regex: ['.*']", true),
+            ("exclude: ['*']", true),
+            ("exclude: ['*-*'], semver: '>=3.17'", false),
+            ("newest: 3", false),
+        ] {
+            let text =
+                format!("kind: Mirror\nname: a\nfrom: a.example/a\nto: a\ntags: {{ {tags} }}\n");
+            let documents = sluice_policy::check::load(&text).unwrap();
+            let Resource::Mirror(mirror) = &documents[0].resource else {
+                panic!("{text}");
+            };
+            assert_eq!(takes_nothing(&mirror.tags), nothing, "{tags}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use sluice_domain::{DurationText, RegistryHost};
 use sluice_registry::RemoteImage;
 
-use super::document::{Made, MirrorDocument, Writer};
+use super::document::{Made, MirrorDocument, Writer, secret_name};
 use super::filter::Selection;
 use super::tree::{Entry, Node};
 
@@ -61,11 +61,11 @@ const WITHOUT_EFFECT: [&str; 4] = ["fastCheck", "cacheCount", "cacheTime", "vers
 const NO_EQUIVALENT_CREDENTIALS: [(&str, &str); 11] = [
     (
         "token",
-        "put the token into `password_file` beside a `username`",
+        "name a secret with the token in `password`, beside a `username`",
     ),
     (
         "credHelper",
-        "name Docker's `config.json` with that helper in `docker_config_file`",
+        "name a secret with Docker's `config.json` and that helper in `docker_config`",
     ),
     (
         "hostname",
@@ -84,8 +84,12 @@ const NO_EQUIVALENT_CREDENTIALS: [(&str, &str); 11] = [
     ),
 ];
 
-/// Turns such a configuration into documents.
-pub(crate) fn convert(name: &str, text: &str) -> Result<Made, String> {
+/// Turns such a configuration into documents; with a target, only the entries that go there.
+pub(crate) fn convert(
+    name: &str,
+    text: &str,
+    target: Option<&RegistryHost>,
+) -> Result<Made, String> {
     let file = Node::read(text)?;
     let mut writer = Writer::default();
     let empty = Node::read("~")?;
@@ -113,19 +117,30 @@ pub(crate) fn convert(name: &str, text: &str) -> Result<Made, String> {
     for step in file.get("sync").map(Node::items).unwrap_or_default() {
         self::step(&mut writer, step, defaults);
     }
-    if writer.mirrors.is_empty() {
-        let left_out = "line 1: it has no entry under `sync` that can be written here";
-        return Err(left_out.to_owned());
-    }
-    if writer.targets.len() > 1 {
-        let hosts: Vec<_> = writer.targets.iter().map(ToString::to_string).collect();
+    let targets = writer.targets();
+    let hosts: Vec<_> = targets.iter().map(ToString::to_string).collect();
+    if let Some(target) = target {
+        if !targets.contains(target) {
+            return Err(format!(
+                "line 1: no entry that can be written here goes to `{target}`, but to: {}",
+                hosts.join(", ")
+            ));
+        }
+        writer
+            .mirrors
+            .retain(|mirror| mirror.target.as_ref() == Some(target));
+    } else if targets.len() > 1 {
         writer.warn(
             1,
             format!(
-                "there are several targets, {}; `sluice sync` has one, so split the file",
+                "there are several targets, {}; `sluice sync` has one, so import the file once for each with `--target`",
                 hosts.join(", ")
             ),
         );
+    }
+    if writer.mirrors.is_empty() {
+        let left_out = "line 1: it has no entry under `sync` that can be written here";
+        return Err(left_out.to_owned());
     }
     writer.finish(name, "regsync")
 }
@@ -164,14 +179,14 @@ fn credentials(writer: &mut Writer, account: &Node) {
                 "disabled" => registry.plain_http = true,
                 "insecure" => writer.warn(
                     *line,
-                    format!("`tls: insecure` has no equivalent, certificates are always checked; give `{host}` a `ca_file`"),
+                    format!("`tls: insecure` has no equivalent, certificates are always checked; give `{host}` a `ca`"),
                 ),
                 _ => {}
             },
             "regcert" => {
-                let file = format!("/run/secrets/{}.ca", host.as_str().replace(':', "-"));
-                registry.ca_file = Some(file.clone());
-                writer.warn(*line, format!("the certificate in `regcert` goes into a file; put it into `{file}`"));
+                let name = format!("{}-ca", secret_name(&host));
+                registry.ca = Some(name.clone());
+                writer.warn(*line, format!("the certificate in `regcert` goes into a file; put it into `{name}` in the folder of secrets"));
             }
             "clientCert" | "clientKey" => registry.client_certificate = true,
             "reqConcurrent" => writer
@@ -247,12 +262,12 @@ fn step(writer: &mut Writer, step: &Node, defaults: &Node) {
         line: step.line,
         from: source.repository.to_string(),
         to: target.repository.repository.to_string(),
+        target: Some(target.repository.host.clone()),
         every: every(writer, step, defaults),
         ..MirrorDocument::default()
     };
     platforms(writer, step, &mut mirror);
     reserve(writer, step, defaults, &source);
-    writer.targets.insert(target.repository.host.clone());
     if step.text_of("type") == Some("image") {
         if image(writer, step, (&source, &target), &mut mirror) {
             writer.mirrors.push(mirror);
@@ -352,7 +367,7 @@ fn selection(writer: &mut Writer, set: &Node) -> Option<Selection> {
             "allow" => texts.iter().try_for_each(|text| selection.allow(text)),
             "deny" => texts.iter().try_for_each(|text| selection.deny(text)),
             "semverRange" if texts.is_empty() => Ok(()),
-            "semverRange" => selection.ranges(&texts),
+            "semverRange" => ranges(writer, *line, &mut selection, &texts),
             other => {
                 writer.warn(
                     *line,
@@ -370,6 +385,28 @@ fn selection(writer: &mut Writer, set: &Node) -> Option<Selection> {
         }
     }
     Some(selection)
+}
+
+/// Writes the ranges, and tells what regsync takes by them and we do not.
+fn ranges(
+    writer: &mut Writer,
+    line: usize,
+    selection: &mut Selection,
+    texts: &[&str],
+) -> Result<(), String> {
+    let unreadable = selection.exact_ranges(texts)?;
+    for range in unreadable {
+        writer.warn(
+            line,
+            format!("`semverRange`: regsync cannot read `{range}` and stops there; it is written as it is usually meant"),
+        );
+    }
+    let semver = selection.semver.as_deref().unwrap_or_default();
+    writer.warn(
+        line,
+        format!("`semverRange` is written as `{semver}`, which takes versions and their variants; regsync also takes pre-releases (`1.2-rc1`) and dates (`20240115`) in it, and counts `1.2-alpine` as lower than `1.2`: see what is taken with `sluice tags`"),
+    );
+    Ok(())
 }
 
 fn platforms(writer: &mut Writer, step: &Node, mirror: &mut MirrorDocument) {
@@ -407,6 +444,12 @@ fn every(writer: &mut Writer, step: &Node, defaults: &Node) -> Option<DurationTe
     let seconds = seconds(node.text().unwrap_or_default());
     if seconds.is_none() {
         writer.warn(node.line, "`interval` is not understood and left out");
+    }
+    if seconds.is_some_and(|seconds| seconds < 2) {
+        writer.warn(
+            node.line,
+            "`interval` is written as `2s`, the shortest there is",
+        );
     }
     seconds.map(|seconds| DurationText::from_secs(seconds.max(2)))
 }

@@ -2,7 +2,7 @@
 
 use sluice_domain::{RegistryHost, RemoteRepository, Tag};
 
-use super::document::{Made, MirrorDocument, Writer};
+use super::document::{Made, MirrorDocument, Writer, secret_name};
 use super::filter::{Selection, whole};
 use super::tree::{Entry, Node};
 
@@ -48,7 +48,7 @@ fn registry(writer: &mut Writer, host: &RegistryHost, entry: &Entry, scoped: boo
                 writer.registries.entry(host.clone()).or_default();
                 writer.warn(
                     *line,
-                    format!("`tls-verify: false` has no equivalent, certificates are always checked; give `{host}` a `ca_file`, or `plain_http: true` if it speaks HTTP"),
+                    format!("`tls-verify: false` has no equivalent, certificates are always checked; give `{host}` a `ca`, or `plain_http: true` if it speaks HTTP"),
                 );
             }
             "tls-verify" => {}
@@ -62,12 +62,12 @@ fn registry(writer: &mut Writer, host: &RegistryHost, entry: &Entry, scoped: boo
 }
 
 fn cert_dir(writer: &mut Writer, host: &RegistryHost, line: usize, folder: &str) {
-    let file = format!("{}/ca.crt", folder.trim_end_matches('/'));
+    let name = format!("{}-ca", secret_name(host));
     writer.warn(
         line,
-        format!("`cert-dir` names a folder, `ca_file` one PEM file; it is written as `{file}`, so put the authorities there. A client certificate goes into `client_certificate_file` and `client_key_file`"),
+        format!("`cert-dir` names a folder, `ca` one secret; put the authorities of `{folder}` into the file `{name}` in the folder of secrets. A client certificate goes into `client_certificate` and `client_key`"),
     );
-    writer.registries.entry(host.clone()).or_default().ca_file = Some(file);
+    writer.registries.entry(host.clone()).or_default().ca = Some(name);
 }
 
 fn image(writer: &mut Writer, host: &RegistryHost, kind: &str, entry: &Entry, scoped: bool) {
@@ -155,6 +155,10 @@ fn selection(
                 writer.warn(*line, format!("`{key}` is left out: {error}"));
                 return None;
             }
+            writer.warn(
+                *line,
+                format!("to skopeo a date as `20240115` is a version, which `{}` would take; it is none here", ranges.join(" || ")),
+            );
             Some(selection)
         }
     }

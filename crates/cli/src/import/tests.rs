@@ -31,7 +31,7 @@ fn all(made: &Made) -> String {
 
 #[test]
 fn a_regsync_configuration_becomes_documents() {
-    let made = regsync::convert("conf/regsync.yml", REGSYNC[0]).unwrap();
+    let made = regsync::convert("conf/regsync.yml", REGSYNC[0], None).unwrap();
     assert_eq!(all(&made), REGSYNC[1], "\n{}", all(&made));
 }
 
@@ -44,7 +44,7 @@ fn a_skopeo_file_becomes_documents() {
 #[test]
 fn what_is_made_is_accepted_and_holds_no_secret() {
     let made = [
-        regsync::convert("a", REGSYNC[0]).unwrap(),
+        regsync::convert("a", REGSYNC[0], None).unwrap(),
         skopeo::convert("a", SKOPEO[0], false).unwrap(),
         skopeo::convert("a", SKOPEO[0], true).unwrap(),
     ];
@@ -74,7 +74,7 @@ fn with_scopes_the_registry_stands_before_the_repository() {
 #[test]
 fn files_that_say_nothing_to_copy_are_refused_with_a_line() {
     for text in ["", "a: 1", "sync: []", "- x", "registry.example: {}"] {
-        let told = regsync::convert("a", text).unwrap_err();
+        let told = regsync::convert("a", text, None).unwrap_err();
         assert!(told.starts_with("line "), "{told}");
         let told = skopeo::convert("a", text, false).unwrap_err();
         assert!(told.starts_with("line "), "{told}");
@@ -84,7 +84,7 @@ fn files_that_say_nothing_to_copy_are_refused_with_a_line() {
 #[test]
 fn each_key_that_is_not_known_is_told_with_its_line() {
     let text = "version: 2\nretries: 3\nsync:\n  - source: a\n    target: r.example/a\n    type: repository\n    colour: blue\n    tags: {alow: [x]}\n";
-    let made = regsync::convert("a", text).unwrap();
+    let made = regsync::convert("a", text, None).unwrap();
     let told: Vec<_> = made.warnings.iter().map(|w| w.line).collect();
     assert_eq!(told, [1, 2, 7, 8], "{:?}", made.warnings);
     let text = "r.example:\n  image: {}\n  images:\n    a: []\n";
@@ -96,11 +96,57 @@ fn each_key_that_is_not_known_is_told_with_its_line() {
 #[test]
 fn a_choice_of_platforms_is_written_or_told() {
     let text = "sync:\n  - source: a\n    target: r.example/a\n    type: repository\n    platforms: [linux/amd64]\n";
-    let made = regsync::convert("a", text).unwrap();
+    let made = regsync::convert("a", text, None).unwrap();
     let told = made.warnings.iter().any(|w| w.text.contains("platforms"));
     assert_ne!(made.text.contains("platforms:"), told, "{}", all(&made));
     let document = "kind: Mirror\nname: a\nfrom: a.example/a\nto: a\nplatforms: [linux/amd64]\n";
     assert_eq!(sluice_policy::check::load(document).is_err(), told);
+}
+
+#[test]
+fn each_target_is_kept_and_can_be_imported_by_itself() {
+    let text = "sync:\n  - {source: a, target: one.example/x/a, type: repository}\n  - {source: a, target: two.example/x/a, type: repository}\n";
+    let made = regsync::convert("a", text, None).unwrap();
+    for host in ["one.example", "two.example"] {
+        assert!(made.text.contains(&format!("# Goes to {host}.\n")));
+        let target = host.parse().unwrap();
+        let alone = regsync::convert("a", text, Some(&target)).unwrap();
+        assert!(
+            alone.text.contains(&format!("--to {host}\n")),
+            "{}",
+            alone.text
+        );
+        assert_eq!(alone.text.matches("kind: Mirror").count(), 1);
+        assert!(alone.warnings.is_empty(), "{:?}", alone.warnings);
+    }
+    assert!(made.warnings[0].text.contains("--target"));
+    let other = "three.example".parse().unwrap();
+    assert!(regsync::convert("a", text, Some(&other)).is_err());
+}
+
+#[test]
+fn a_mirror_that_would_take_nothing_is_left_out_with_its_line() {
+    let entry = |tags: &str| {
+        format!("  - {{source: a, target: r.example/a, type: repository, tags: {{{tags}}}}}\n")
+    };
+    let text = format!(
+        "sync:\n{}{}{}",
+        entry("allow: [latest], deny: [latest]"),
+        entry("semverRange: ['>=2 <1']"),
+        entry("allow: [latest]"),
+    );
+    let made = regsync::convert("a", &text, None).unwrap();
+    assert_eq!(
+        made.text.matches("kind: Mirror").count(),
+        1,
+        "{}",
+        made.text
+    );
+    let left_out = made
+        .warnings
+        .iter()
+        .filter(|w| w.text.contains("leave no tag"));
+    assert_eq!(left_out.map(|w| w.line).collect::<Vec<_>>(), [2, 3]);
 }
 
 proptest! {
@@ -114,7 +160,7 @@ proptest! {
         let to = (from + length).min(characters.len());
         let changed: String = characters[..from].iter().copied().chain(junk.chars()).chain(characters[to..].iter().copied()).collect();
         let made = match which {
-            0 => regsync::convert("a", &changed),
+            0 => regsync::convert("a", &changed, None),
             1 => skopeo::convert("a", &changed, false),
             _ => skopeo::convert("a", &changed, true),
         };

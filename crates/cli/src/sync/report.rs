@@ -208,6 +208,8 @@ impl Report {
             }
             if mirror.failure.is_some() {
                 fold("(all)".to_owned(), "failed");
+            } else if !mirror.is_done {
+                fold("(the rest)".to_owned(), "interrupted");
             } else if mirror.tags.is_empty() {
                 fold("(no tags)".to_owned(), "");
             }

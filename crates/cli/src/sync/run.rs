@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context as _;
 use sluice_domain::resources::{Mirror, OnDelete, TagSelection};
 use sluice_domain::{Digest, RegistryHost, RemoteRepository, Repository, ResourceName, Tag};
-use sluice_registry::ManifestRef;
+use sluice_registry::{Client, ManifestRef};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -45,6 +45,8 @@ pub(crate) struct MirrorResult {
     pub(crate) failure: Option<String>,
     /// Its tags, as they were done.
     pub(crate) tags: Vec<TagResult>,
+    /// Whether it came to its end.
+    pub(crate) is_done: bool,
 }
 
 /// How one tag went.
@@ -83,6 +85,7 @@ pub(crate) fn results(mirrors: Vec<Mirror>, place: &Place) -> Results {
         mirror,
         failure: None,
         tags: Vec::new(),
+        is_done: false,
     });
     Arc::new(Mutex::new(begun.collect()))
 }
@@ -105,8 +108,9 @@ pub(crate) async fn run(session: &Arc<Session>, order: &Order, results: &Results
             mirror,
         };
         work.spawn(async move {
-            if let Err(error) = run.run().await {
-                run.fail(&error);
+            match run.run().await {
+                Ok(()) => run.update(|result| result.is_done = true),
+                Err(error) => run.fail(&error),
             }
         });
     }
@@ -207,12 +211,7 @@ impl OfMirror {
         let client = self.session.clients.client(Side::Source, &from.host)?;
         let listed = client.tags(&from.repository).await;
         let listed = listed.map_err(anyhow::Error::from);
-        if let Err(error) = &listed
-            && let Some(sluice_registry::Error::Quota { .. }) = error.downcast_ref()
-        {
-            self.session.close(&from.host, error);
-        }
-        listed
+        listed.inspect_err(|error| self.session.note_quota(error))
     }
 
     /// Removes tags that the mirror would take and that the source has no longer.
@@ -238,34 +237,67 @@ impl OfMirror {
             Err(error) if error.is_not_found() => return Ok(()),
             other => other?,
         };
-        let all = TagSelection {
-            newest: None,
-            ..self.mirror.tags.clone()
-        };
-        for tag in sluice_policy::select(&all, &there)?.tags {
+        for tag in there {
+            if !takes(&self.mirror, &tag)? {
+                continue;
+            }
             if listed.contains(&tag) {
                 continue;
             }
-            let end = if self.session.is_dry_run() {
-                End::Removed
-            } else {
-                let nobody = |_: Digest| async { Ok::<(), std::convert::Infallible>(()) };
-                match client.delete_tag(&target.repository, &tag, nobody).await {
-                    Ok(_) => End::Removed,
-                    Err(error) => End::Failed(format!("{:#}", anyhow::Error::from(error))),
-                }
+            // A listing may be cut short, or be of another time.
+            let end = match self.is_wanted(&tag).await {
+                Ok(true) => continue,
+                Err(error) => End::Failed(format!("not removed: {error:#}")),
+                Ok(false) => self.remove_tag(&client, &target.repository, &tag).await,
             };
             note(&self.results, self.number, TagResult { tag, end });
         }
         Ok(())
     }
 
+    async fn remove_tag(&self, client: &Client, repository: &Repository, tag: &Tag) -> End {
+        if self.session.is_dry_run() {
+            return End::Removed;
+        }
+        let nobody = |_: Digest| async { Ok::<(), std::convert::Infallible>(()) };
+        match client.delete_tag(repository, tag, nobody).await {
+            Ok(_) => End::Removed,
+            Err(error) => End::Failed(format!("{:#}", anyhow::Error::from(error))),
+        }
+    }
+
+    /// Says whether the source still has a tag, or that of another mirror which takes it into the same repository.
+    async fn is_wanted(&self, tag: &Tag) -> anyhow::Result<bool> {
+        let mirrors: Vec<Mirror> = {
+            let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+            results.iter().map(|result| result.mirror.clone()).collect()
+        };
+        for mirror in mirrors.iter().filter(|mirror| mirror.to == self.mirror.to) {
+            if !takes(mirror, tag)? {
+                continue;
+            }
+            let client = self
+                .session
+                .clients
+                .client(Side::Source, &mirror.from.host)?;
+            let head = client.head(&mirror.from.repository, &tag.into()).await;
+            if head.map_err(anyhow::Error::from)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn fail(&self, error: &anyhow::Error) {
         let told = format!("{}: failed: {error:#}", self.mirror.from);
         self.session.board.note(&told);
+        self.update(|result| result.failure = Some(format!("{error:#}")));
+    }
+
+    fn update(&self, change: impl FnOnce(&mut MirrorResult)) {
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(result) = results.get_mut(self.number) {
-            result.failure = Some(format!("{error:#}"));
+            change(result);
         }
     }
 }
@@ -291,6 +323,16 @@ fn note(results: &Results, number: usize, tag: TagResult) {
     if let Some(result) = results.get_mut(number) {
         result.tags.push(tag);
     }
+}
+
+/// Says whether a mirror takes a tag, if it is not too old.
+fn takes(mirror: &Mirror, tag: &Tag) -> anyhow::Result<bool> {
+    let any_age = TagSelection {
+        newest: None,
+        ..mirror.tags.clone()
+    };
+    let selected = sluice_policy::select(&any_age, std::slice::from_ref(tag))?;
+    Ok(!selected.tags.is_empty())
 }
 
 /// Returns the tags that a selection names one by one, so that no list is needed to know them.

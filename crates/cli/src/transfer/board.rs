@@ -8,6 +8,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sluice_domain::Digest;
 use sluice_registry::{Arrival, Progress, Watch};
 
+use crate::output::one_line;
+
 /// How many blobs have a bar of their own at a time; the rest only counts.
 const MOST_BARS: usize = 8;
 /// How much of a digest tells blobs apart for a person.
@@ -123,7 +125,7 @@ impl ImageWatch {
             .with_style(style(
                 "{msg:40!} [{bar:30}] {bytes:>10} of {total_bytes:<10}",
             ))
-            .with_message(format!("{short} {}", self.name));
+            .with_message(one_line(&format!("{short} {}", self.name)));
         Some(self.board.bars.insert_before(&self.board.total, bar))
     }
 }

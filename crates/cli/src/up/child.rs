@@ -10,13 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use sluice_service::Host;
+use sluice_service::{Host, find_program};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-use super::programs;
 
 /// How long a server may take to end once it is asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -56,12 +54,28 @@ impl Restart {
 struct Program {
     path: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(&'static str, &'static str)>,
     log: PathBuf,
+}
+
+/// How a child is started.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Start<'a> {
+    /// The program.
+    pub(crate) program: &'a Path,
+    /// Its arguments.
+    pub(crate) arguments: &'a [&'a str],
+    /// Variables besides those of this process, which come first.
+    pub(crate) environment: &'a [(&'static str, &'static str)],
 }
 
 impl Program {
     fn start(&self, name: &str) -> anyhow::Result<Child> {
-        let child = command(&self.path, &self.arguments, &self.log)?
+        let mut command = command(&self.path, &self.arguments, &self.log)?;
+        let unset = |name: &str| std::env::var_os(name).is_none();
+        let defaults = self.environment.iter().filter(|(name, _)| unset(name));
+        let child = command
+            .envs(defaults.copied())
             .spawn()
             .with_context(|| format!("failed to start `{}`", self.path.display()))?;
         tracing::info!(
@@ -83,13 +97,13 @@ impl Children {
         &self,
         host: &Host,
         name: &'static str,
-        program: &Path,
-        arguments: &[&str],
+        start: Start<'_>,
         log: PathBuf,
     ) -> anyhow::Result<Restart> {
         let program = Program {
-            path: program.to_owned(),
-            arguments: arguments.iter().map(ToString::to_string).collect(),
+            path: start.program.to_owned(),
+            arguments: start.arguments.iter().map(ToString::to_string).collect(),
+            environment: start.environment.to_vec(),
             log: log.clone(),
         };
         let child = program.start(name)?;
@@ -143,7 +157,8 @@ fn command(program: &Path, arguments: &[String], log: &Path) -> anyhow::Result<C
         .open(log)
         .with_context(|| format!("failed to open the log `{}`", log.display()))?;
     let errors = output.try_clone().context("failed to share a log")?;
-    let mut command = match programs::on_path("setpriv") {
+    let setpriv = find_program(&["setpriv"], None).ok().flatten();
+    let mut command = match setpriv {
         // A server must not outlive us even if we are killed and cannot stop it.
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
@@ -244,9 +259,12 @@ mod tests {
 
     fn spawn(children: &Children, host: &Host, folder: &Path, script: &str) {
         let log = folder.join("log");
-        children
-            .spawn(host, "sample", Path::new("/bin/sh"), &["-c", script], log)
-            .unwrap();
+        let start = Start {
+            program: Path::new("/bin/sh"),
+            arguments: &["-c", script],
+            environment: &[],
+        };
+        children.spawn(host, "sample", start, log).unwrap();
     }
 
     #[tokio::test]

@@ -1,17 +1,24 @@
 //! The one folder that an installation keeps everything in.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use sluice_service::{private_folder, write_private};
 
 const LOCK_MODE: u32 = 0o600;
+/// Others may pass through, and see nothing.
+const PASSED_MODE: u32 = 0o711;
 /// Random bytes of a generated secret.
 const SECRET_BYTES: usize = 32;
 const LOCK: &str = "lock";
+/// How often the lock is tried, and the pause between.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// A data folder that this process alone uses.
 #[derive(Debug)]
@@ -22,6 +29,12 @@ pub(crate) struct DataFolder {
 }
 
 impl DataFolder {
+    /// Opens a folder that an earlier run has made.
+    pub(crate) fn open_begun(path: &Path) -> anyhow::Result<Option<Self>> {
+        let is_begun = path.join(LOCK).exists();
+        is_begun.then(|| Self::open(path)).transpose()
+    }
+
     /// Opens a folder, or makes a new one.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
@@ -42,7 +55,7 @@ impl DataFolder {
             .mode(LOCK_MODE)
             .open(path.join(LOCK))
             .with_context(|| format!("failed to open the lock of `{shown}`"))?;
-        match lock.try_lock() {
+        match try_lock(&lock) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => anyhow::bail!(
                 "another `sluice up` is running on `{shown}`; stop it, or name another folder with --data"
@@ -52,8 +65,23 @@ impl DataFolder {
             }
         }
         let folder = Self { path, _lock: lock };
-        for name in ["nats", "registry", "keys", "config", "logs", "trivy"] {
+        for name in [
+            "nats",
+            "registry",
+            "keys",
+            "config",
+            "logs",
+            "trivy",
+            crate::SECRETS,
+        ] {
             private_folder(&folder.path.join(name))?;
+        }
+        if is_root() {
+            // The scanner has a user of its own then, who must pass through; what lies beside it is closed to others.
+            for passed in [folder.path.clone(), folder.path.join("trivy")] {
+                fs::set_permissions(&passed, Permissions::from_mode(PASSED_MODE))
+                    .with_context(|| format!("failed to open `{}`", passed.display()))?;
+            }
         }
         Ok(folder)
     }
@@ -97,6 +125,21 @@ impl DataFolder {
     }
 }
 
+/// Takes a lock; one that was killed a moment ago may hold it still.
+fn try_lock(lock: &File) -> Result<(), TryLockError> {
+    for _ in 0..LOCK_TRIES {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => thread::park_timeout(LOCK_PAUSE),
+            other => return other,
+        }
+    }
+    lock.try_lock()
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
 fn random() -> anyhow::Result<String> {
     let mut bytes = [0; SECRET_BYTES];
     File::open("/dev/urandom")
@@ -107,8 +150,6 @@ fn random() -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -141,7 +182,8 @@ mod tests {
         let path = parent.path().join("data");
         let (file, secret) = DataFolder::open(&path).unwrap().secret("nats").unwrap();
         assert_eq!(secret.len(), 2 * SECRET_BYTES);
-        assert_eq!((mode(&file), mode(&path)), (0o600, 0o700));
+        assert_eq!((mode(&file), mode(&path) & 0o066), (0o600, 0));
+        assert_eq!(mode(&path.join("keys")), 0o700);
         let again = DataFolder::open(&path).unwrap();
         assert_eq!(again.secret("nats").unwrap().1, secret);
         assert_ne!(again.secret("other").unwrap().1, secret);

@@ -1,9 +1,11 @@
 //! Where the servers' programs are, and whether they are new enough.
 
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
+use sluice_service::{UntrustedProgram, trusted_program};
 
 /// The oldest `nats-server` that has what Sluice uses; older ones ignore it silently.
 const NATS_SERVER: (u64, u64) = (2, 14);
@@ -15,8 +17,11 @@ pub(crate) fn nats_server(named: Option<&Path>, tools: &Path) -> anyhow::Result<
     let (major, minor) = NATS_SERVER;
     let mut refused = Vec::new();
     for program in candidates(named, tools, &["nats-server"]) {
-        match version(&program) {
-            Ok(found) if (found.0, found.1) >= NATS_SERVER => return Ok(program),
+        match trusted_program(&program)
+            .map_err(Into::into)
+            .and_then(|program| version(&program))
+        {
+            Ok(found) if found >= NATS_SERVER => return Ok(std::path::absolute(program)?),
             Ok((found_major, found_minor)) => refused.push(format!(
                 "`{}` is {found_major}.{found_minor}",
                 program.display()
@@ -61,30 +66,41 @@ fn one(
     names: &[&str],
     otherwise: &str,
 ) -> anyhow::Result<PathBuf> {
-    let found = candidates(named, tools, names)
-        .into_iter()
-        .find(|program| program.is_file());
-    found.with_context(|| {
-        let missing = match named {
-            Some(named) => format!("`{}` is no file", named.display()),
-            None => format!(
-                "no `{}` is in `{}/bin` or on the path",
-                names.join("` or `"),
-                tools.display()
-            ),
-        };
-        format!(
-            "{what} is needed, and {missing}; install it with `deploy/tools --for demo`, {otherwise}"
-        )
-    })
+    let mut refused = None;
+    for program in candidates(named, tools, names) {
+        match trusted_program(&program) {
+            Ok(program) => return Ok(program),
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    let missing = match (refused, named) {
+        (Some(error), _) => chain(&error),
+        (None, Some(named)) => format!("`{}` is no file", named.display()),
+        (None, None) => format!(
+            "no `{}` is in `{}/bin` or on the path",
+            names.join("` or `"),
+            tools.display()
+        ),
+    };
+    anyhow::bail!(
+        "{what} is needed, and {missing}; install it with `deploy/tools --for demo`, {otherwise}"
+    )
 }
 
-/// Finds a program on the path.
-pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|program| program.is_file())
+/// Says what was refused and why, in one line.
+fn chain(error: &UntrustedProgram) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// Returns what the path has of a name; who could have put it there is checked before it is run.
+fn on_path(name: &str) -> impl Iterator<Item = PathBuf> + use<> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name));
+    let found: Vec<_> = found.filter(|program| program.is_file()).collect();
+    found.into_iter()
 }
 
 fn candidates(named: Option<&Path>, tools: &Path, names: &[&str]) -> Vec<PathBuf> {
@@ -93,7 +109,7 @@ fn candidates(named: Option<&Path>, tools: &Path, names: &[&str]) -> Vec<PathBuf
     }
     let own = names.iter().map(|name| tools.join("bin").join(name));
     own.filter(|program| program.is_file())
-        .chain(names.iter().filter_map(|name| on_path(name)))
+        .chain(names.iter().flat_map(|name| on_path(name)))
         .collect()
 }
 
@@ -141,6 +157,37 @@ mod tests {
         let tools = tempfile::tempdir().unwrap();
         let program = program(tools.path(), "nats-server: v2.14.0");
         assert_eq!(nats_server(None, tools.path()).unwrap(), program);
+    }
+
+    #[test]
+    fn no_program_is_run_from_a_folder_that_others_can_write_to() {
+        let tools = tempfile::tempdir().unwrap();
+        let bin = tools.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        let ran = tools.path().join("ran");
+        for name in ["nats-server", "docker-registry", "trivy"] {
+            let program = bin.join(name);
+            let script = format!(
+                "#!/bin/sh\ntouch '{}'\necho nats-server: v2.15.0\n",
+                ran.display()
+            );
+            fs::write(&program, script).unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let named = |name: &str| bin.join(name);
+        fs::set_permissions(&bin, fs::Permissions::from_mode(0o777)).unwrap();
+        for refused in [
+            nats_server(Some(&named("nats-server")), tools.path()).unwrap_err(),
+            registry(Some(&named("docker-registry")), tools.path()).unwrap_err(),
+            trivy(Some(&named("trivy")), tools.path()).unwrap_err(),
+        ] {
+            let told = refused.to_string();
+            assert!(told.contains("others can write to"), "{told}");
+            assert!(told.contains(bin.to_str().unwrap()), "{told}");
+        }
+        assert!(!ran.exists(), "it was run to ask for its version");
+        fs::set_permissions(&bin, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(nats_server(None, tools.path()).is_ok() && ran.exists());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::child::Children;
+use super::child::{Children, Start};
 use super::data::DataFolder;
 use super::disk;
 use crate::endpoints::NatsEndpoint;
@@ -24,6 +24,9 @@ use crate::endpoints::NatsEndpoint;
 /// What the gateway calls itself and the registry in its tokens; as its defaults have it.
 const TOKEN_ISSUER: &str = "sluice";
 const TOKEN_SERVICE: &str = "sluice-registry";
+/// How much may be allocated before Go collects, in percent of what is in use. Distribution holds little and allocates
+/// much for each request, so by default (100) a third of its processor time is the collector's.
+const GOGC: &str = "400";
 /// How long a server may take to be ready; one with a large store reads it first.
 const START_LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
@@ -60,8 +63,11 @@ pub(crate) async fn start_nats(
     let restart = children.spawn(
         host,
         "nats-server",
-        program,
-        &arguments,
+        Start {
+            program,
+            arguments: &arguments,
+            environment: &[],
+        },
         data.log("nats-server")?,
     )?;
     let url = ready("nats-server", || async { bound(&ports) }).await?;
@@ -74,6 +80,8 @@ pub(crate) async fn start_nats(
         user: ADMIN.to_owned(),
         password_file: Some(keys.nats_password(ADMIN)),
         ca_file: None,
+        // Where it listens beyond this machine, that was allowed.
+        allow_plain_text: !listen.ip().is_loopback(),
         passwords: Some(keys.nats()),
     })
 }
@@ -107,7 +115,16 @@ pub(crate) async fn start_registry(
     let config = data.write_config("registry.yml", &config.to_string())?;
     let arguments = ["serve", text(&config)?];
     let log = data.log("registry")?;
-    children.spawn(host, "registry", program, &arguments, log)?;
+    children.spawn(
+        host,
+        "registry",
+        Start {
+            program,
+            arguments: &arguments,
+            environment: &[("GOGC", GOGC)],
+        },
+        log,
+    )?;
     ready("the registry", || answers(listen)).await
 }
 
@@ -123,7 +140,8 @@ pub(crate) fn registry_config(
     let bearer = format!("Bearer {}", notifications.expose_secret());
     Ok(json!({
         "version": "0.1",
-        "log": { "level": "info", "formatter": "json", "accesslog": { "disabled": true } },
+        // At any other level there are two lines for each request.
+        "log": { "level": "error", "formatter": "json", "accesslog": { "disabled": true } },
         "storage": {
             "filesystem": { "rootdirectory": data.join("registry") },
             "cache": { "blobdescriptor": "inmemory" },
@@ -211,6 +229,7 @@ mod tests {
         let listen = "127.0.0.1:5000".parse().unwrap();
         let config = registry_config(listen, &data, "http://127.0.0.1:1", &keys).unwrap();
         assert_eq!(config["http"]["debug"], Value::Null);
+        assert_eq!(config["log"]["level"], "error");
         assert!(config["http"]["secret"].as_str().unwrap().len() >= 32);
         let algorithms = &config["auth"]["token"]["signingalgorithms"];
         assert_eq!(*algorithms, json!(["ES256"]));

@@ -8,7 +8,7 @@ use futures_util::future::LocalBoxFuture;
 use sluice_gateway::keys::Keys;
 use sluice_service::{Host, Layers, Problems, Settings};
 
-use crate::endpoints::Endpoints;
+use crate::endpoints::{Endpoints, reachable};
 
 /// What marks a variable as a setting of a service.
 const PREFIX: &str = "SLUICE__";
@@ -66,10 +66,14 @@ pub(crate) struct Known<'a> {
     pub(crate) endpoints: &'a Endpoints,
     /// The keys, passwords and secrets.
     pub(crate) keys: &'a Keys,
+    /// The folder of the secrets that resources name.
+    pub(crate) secrets: &'a Path,
     /// The scanner.
     pub(crate) trivy: &'a Path,
     /// Where the scanner keeps its database.
     pub(crate) trivy_folder: &'a Path,
+    /// Whether passwords and tokens may go in plain text beyond this machine.
+    pub(crate) allow_plain_text: bool,
 }
 
 impl Variables {
@@ -93,14 +97,26 @@ impl Variables {
             ("BUS__USER", nats.user.clone()),
             ("BUS__PASSWORD_FILE", path(password)),
             ("BUS__CA_FILE", path(authorities)),
-            ("REGISTRY__URL", endpoints.registry.clone()),
-            ("REGISTRY__TOKEN_HOST", host(&endpoints.tokens)),
+            ("BUS__ALLOW_PLAIN_TEXT", nats.allow_plain_text.to_string()),
+            ("REGISTRY__URL", reachable(&endpoints.registry)),
+            (
+                "REGISTRY__ALLOW_PLAIN_TEXT",
+                known.allow_plain_text.to_string(),
+            ),
+            ("REGISTRY__TOKEN_HOST", host(&reachable(&endpoints.tokens))),
             ("TOKENS__LISTEN", host(&endpoints.tokens)),
+            (
+                "TOKENS__ALLOW_PLAIN_TEXT",
+                known.allow_plain_text.to_string(),
+            ),
             ("TOKENS__KEY_FILE", path(&keys.signing_key())),
             ("TOKENS__CERTIFICATE_FILE", path(&keys.certificate())),
             ("TOKENS__ACCOUNTS_DIR", path(&keys.accounts())),
             ("NOTIFICATIONS__SECRET_FILE", path(&keys.notifications())),
+            ("SECRETS__DIR", path(known.secrets)),
             ("API__LISTEN", host(&endpoints.api)),
+            ("API__ALLOW_PLAIN_TEXT", known.allow_plain_text.to_string()),
+            ("API__TOKEN_FILE", path(&endpoints.api_token_file)),
             ("TRIVY__BINARY", path(known.trivy)),
             ("TRIVY__CACHE_DIR", path(known.trivy_folder)),
         ];
@@ -217,13 +233,16 @@ mod tests {
             registry: "http://127.0.0.1:5000".to_owned(),
             tokens: "http://127.0.0.1:8481".to_owned(),
             api: "http://127.0.0.1:8480".to_owned(),
+            api_token_file: "keys/api-token".into(),
             health: String::new(),
         };
         let known = Known {
             endpoints: &endpoints,
             keys: &Keys::at("keys".into()),
+            secrets: Path::new("secrets"),
             trivy: Path::new("trivy"),
             trivy_folder: Path::new("cache"),
+            allow_plain_text: false,
         };
         Variables::of(environment, &known)
             .check()

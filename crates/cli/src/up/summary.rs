@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use crate::endpoints::Endpoints;
-use crate::output::line;
+use crate::output::lines;
 
 /// Shows where everything is and what can be done next.
 pub(crate) fn show(endpoints: &Endpoints, folder: &Path, applied: &[String]) {
     // Everything runs, whether somebody reads this or not.
-    line(&text(endpoints, folder, applied)).ok();
+    lines(&text(endpoints, folder, applied)).ok();
 }
 
 fn text(endpoints: &Endpoints, folder: &Path, applied: &[String]) -> String {
@@ -17,7 +17,11 @@ fn text(endpoints: &Endpoints, folder: &Path, applied: &[String]) -> String {
         "sluice is up".to_owned(),
         String::new(),
         format!("  registry  {}", endpoints.registry),
-        format!("  api       {}", endpoints.api),
+        format!(
+            "  api       {}  (its token is in {})",
+            endpoints.api,
+            endpoints.api_token_file.display()
+        ),
         format!("  nats      {}", endpoints.nats.url),
         format!("  health    {}/readyz", endpoints.health),
         format!("  data      {data} (logs of the servers in {data}/logs)"),

@@ -66,6 +66,36 @@ fn tags_and_hosts_are_checked() {
 }
 
 #[test]
+fn an_ipv6_address_is_a_host_in_brackets() {
+    for (written, meant) in [
+        ("[::1]:5000", "[::1]:5000"),
+        ("[::1]", "[::1]"),
+        ("[2001:DB8:0::1]:443", "[2001:db8::1]:443"),
+    ] {
+        assert_eq!(written.parse::<RegistryHost>().unwrap().as_str(), meant);
+        let remote: RemoteRepository = format!("{written}/team/app").parse().unwrap();
+        assert_eq!(remote.to_string(), format!("{meant}/team/app"));
+    }
+    for bad in [
+        "::1",
+        "[::1",
+        "::1]",
+        "[::1]5000",
+        "[::1]:",
+        "[::1]:x",
+        "[]",
+        "[a.b]",
+        "[::1%25lo]",
+        "[127.0.0.1]",
+        "[[::1]]",
+    ] {
+        assert!(bad.parse::<RegistryHost>().is_err(), "{bad}");
+    }
+    let told = "::1".parse::<RegistryHost>().unwrap_err().to_string();
+    assert!(told.contains("in brackets"), "{told}");
+}
+
+#[test]
 fn a_remote_repository_needs_its_registry() {
     let remote: RemoteRepository = "docker.io/library/alpine".parse().unwrap();
     assert_eq!(remote.to_string(), "docker.io/library/alpine");
@@ -206,6 +236,7 @@ proptest! {
         drop(text.parse::<Tag>());
         drop(text.parse::<ResourceName>());
         drop(text.parse::<AccountName>());
+        drop(text.parse::<PackageKind>());
         drop(text.parse::<crate::Digest>());
         drop(text.parse::<crate::Platform>());
         drop(text.parse::<crate::DurationText>());

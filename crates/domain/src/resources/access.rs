@@ -1,16 +1,12 @@
-//! Registries, repositories and accounts: who may reach what.
-
-use std::path::PathBuf;
+//! Registries and accounts: who may reach what.
 
 use serde::{Deserialize, Serialize};
 
-use super::proxy::ProxySetting;
-use crate::name::{AccountName, RegistryHost, Repository, ResourceName};
+use super::proxy::{ProxyBypass, ProxySetting};
+use crate::name::{AccountName, InvalidName, RegistryHost, ResourceName};
 use crate::pattern::Pattern;
+use crate::secret::{Origin, SecretRef};
 use crate::service_account::is_service_account;
-
-/// The largest tag limit of a repository.
-const MOST_KEPT: u32 = 100_000;
 
 /// A named remote registry with one rotatable credential.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,36 +19,36 @@ pub struct Registry {
     /// The account, if not anonymous.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
-    /// The file that holds the password, read at use so that it can be rotated.
+    /// The password or access token, read at use so that it can be rotated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub password_file: Option<PathBuf>,
-    /// Docker's `config.json`, instead of `username` and `password_file`; its credential helpers are run.
+    pub password: Option<SecretRef>,
+    /// Docker's `config.json`, instead of `username` and `password`; its credential helpers are run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub docker_config_file: Option<PathBuf>,
+    pub docker_config: Option<SecretRef>,
     /// Speaks HTTP without TLS.
     #[serde(default)]
     pub plain_http: bool,
-    /// A PEM file with the authorities to trust instead of the public ones.
+    /// The certificates of the authorities to trust instead of the public ones, in PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ca_file: Option<PathBuf>,
-    /// Trusts the public authorities besides those of `ca_file`.
+    pub ca: Option<SecretRef>,
+    /// Trusts the public authorities besides those of `ca`.
     #[serde(default, skip_serializing_if = "is_off")]
     pub public_authorities: bool,
-    /// A PEM file with the certificate that the registry asks of its clients.
+    /// The certificate that the registry asks of its clients, in PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_certificate_file: Option<PathBuf>,
-    /// The PEM file with its key.
+    pub client_certificate: Option<SecretRef>,
+    /// The key of that certificate, in PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_key_file: Option<PathBuf>,
+    pub client_key: Option<SecretRef>,
     /// The proxy on the way to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<ProxySetting>,
     /// The user name at the proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_username: Option<String>,
-    /// The file that holds the password at the proxy.
+    /// The password at the proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub proxy_password_file: Option<PathBuf>,
+    pub proxy_password: Option<SecretRef>,
     /// Hosts, domains and networks that are reached without the proxy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub no_proxy: Vec<String>,
@@ -68,25 +64,34 @@ impl Registry {
     /// Says whether an account at the registry is named.
     #[must_use]
     pub const fn has_credential(&self) -> bool {
-        self.password_file.is_some()
+        self.password.is_some()
+    }
+
+    /// Returns every origin that its password, Docker configuration or client certificate may have to be sent to: its
+    /// own, and those of the token issuers that it names.
+    ///
+    /// # Errors
+    /// A name among them that makes no address.
+    pub fn origins(&self) -> Result<Vec<Origin>, InvalidName> {
+        std::iter::once(&self.host)
+            .chain(&self.realms)
+            .map(|host| Origin::of_registry(host, self.plain_http))
+            .collect()
     }
 
     pub(super) fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();
         faults.extend(both(
             ("username", self.username.is_some()),
-            ("password_file", self.password_file.is_some()),
+            ("password", self.password.is_some()),
         ));
         faults.extend(both(
-            (
-                "client_certificate_file",
-                self.client_certificate_file.is_some(),
-            ),
-            ("client_key_file", self.client_key_file.is_some()),
+            ("client_certificate", self.client_certificate.is_some()),
+            ("client_key", self.client_key.is_some()),
         ));
         faults.extend(both(
             ("proxy_username", self.proxy_username.is_some()),
-            ("proxy_password_file", self.proxy_password_file.is_some()),
+            ("proxy_password", self.proxy_password.is_some()),
         ));
         let mut fault = |wrong: bool, key, told: &str| {
             if wrong {
@@ -94,20 +99,20 @@ impl Registry {
             }
         };
         fault(
-            self.docker_config_file.is_some() && self.username.is_some(),
-            "docker_config_file",
+            self.docker_config.is_some() && self.username.is_some(),
+            "docker_config",
             "the account is named by `username` already; remove one of them",
         );
         fault(
-            self.public_authorities && self.ca_file.is_none(),
+            self.public_authorities && self.ca.is_none(),
             "public_authorities",
-            "without `ca_file` the public authorities are trusted anyway; remove it",
+            "without `ca` the public authorities are trusted anyway; remove it",
         );
-        let has_tls = self.ca_file.is_some() || self.client_certificate_file.is_some();
+        let has_tls = self.ca.is_some() || self.client_certificate.is_some();
         fault(
             self.plain_http && has_tls,
             "plain_http",
-            "certificates mean nothing without TLS; remove `plain_http`, or the files",
+            "certificates mean nothing without TLS; remove `plain_http`, or the certificates",
         );
         fault(
             self.plain_http && self.host.is_docker_hub(),
@@ -125,16 +130,11 @@ impl Registry {
             "no_proxy",
             "it goes with the address of a proxy in `proxy`; the environment has a list of its own",
         );
-        let broken = |entry: &String| {
-            entry.is_empty()
-                || entry == "*"
-                || entry.contains([',', '/', ' ']) && !is_network(entry)
-        };
-        fault(
-            self.no_proxy.iter().any(broken),
-            "no_proxy",
-            "expected hosts, domains and networks, as in `[registry.internal, .example.com, 10.0.0.0/8]`",
-        );
+        for entry in &self.no_proxy {
+            if let Err(error) = entry.parse::<ProxyBypass>() {
+                faults.push(("no_proxy", error.to_string()));
+            }
+        }
         faults
     }
 }
@@ -149,13 +149,6 @@ fn both(one: (&'static str, bool), other: (&'static str, bool)) -> Option<(&'sta
     Some((given, format!("add `{missing}`, or remove `{given}`")))
 }
 
-/// Says whether this is an address with the length of its prefix.
-fn is_network(text: &str) -> bool {
-    text.split_once('/').is_some_and(|(address, length)| {
-        address.parse::<std::net::IpAddr>().is_ok() && length.parse::<u8>().is_ok()
-    })
-}
-
 // The signature is the one that serde asks for.
 #[expect(
     clippy::trivially_copy_pass_by_ref,
@@ -165,111 +158,14 @@ const fn is_off(switch: &bool) -> bool {
     !*switch
 }
 
-/// Who may pull without an account.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Visibility {
-    /// Only accounts.
-    #[default]
-    Private,
-    /// Everybody.
-    Public,
-}
-
-/// When images are scanned.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ScanMode {
-    /// As soon as they arrive.
-    #[default]
-    OnPush,
-    /// When somebody asks.
-    Manual,
-}
-
-/// What becomes of an image that stands in a target without a decision.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Unauthorised {
-    /// It is told.
-    #[default]
-    Report,
-    /// It is told, and the tag is put back or removed.
-    Revert,
-}
-
-impl Unauthorised {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// Settings of the local repositories that match a pattern, which is the name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RepositorySettings {
-    /// The pattern, as in `hub/*`.
-    pub name: ResourceName,
-    /// Who may pull without an account.
-    #[serde(default)]
-    pub visibility: Visibility,
-    /// When images are scanned.
-    #[serde(default)]
-    pub scan: ScanMode,
-    /// How many tags are kept, oldest out first; 0 for all.
-    #[serde(default)]
-    pub keep: u32,
-    /// What becomes of an image that stands in it, as a target, without a decision.
-    #[serde(default, skip_serializing_if = "Unauthorised::is_default")]
-    pub unauthorised: Unauthorised,
-    /// A tag that names an image never comes to name another one; it may still be removed.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub immutable: bool,
-}
-
-impl RepositorySettings {
-    /// Returns the pattern, which is checked when the resource is read.
-    #[must_use]
-    pub fn pattern(&self) -> Option<Pattern> {
-        self.name.as_str().parse().ok()
-    }
-
-    pub(super) fn faults(&self) -> Vec<(&'static str, String)> {
-        let mut faults = Vec::new();
-        if let Err(error) = self.name.as_str().parse::<Pattern>() {
-            faults.push(("name", error.to_string()));
-        }
-        if self.keep > MOST_KEPT {
-            faults.push((
-                "keep",
-                format!("at most {MOST_KEPT} tags can be counted; write `0` to keep all"),
-            ));
-        }
-        faults
-    }
-}
-
-/// Returns the settings for a repository: those of the most specific pattern that matches, whatever their order.
-#[must_use]
-pub fn settings_for<'a>(
-    all: impl IntoIterator<Item = &'a RepositorySettings>,
-    repository: &Repository,
-) -> Option<&'a RepositorySettings> {
-    all.into_iter()
-        .filter_map(|settings| settings.pattern().map(|pattern| (settings, pattern)))
-        .filter(|(_, pattern)| pattern.matches(repository.as_str()))
-        .max_by(|(_, one), (_, other)| one.specificity().cmp(&other.specificity()))
-        .map(|(settings, _)| settings)
-}
-
 /// A person's or a build system's account at the internal registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Account {
     /// The user name.
     pub name: ResourceName,
-    /// The file that holds the password.
-    pub password_file: PathBuf,
+    /// The password.
+    pub password: SecretRef,
     /// Repositories that it may pull besides the public ones.
     #[serde(default)]
     pub pull: Vec<Pattern>,
@@ -303,19 +199,6 @@ impl Account {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn settings(name: &str, keep: u32) -> RepositorySettings {
-        RepositorySettings {
-            name: name.parse().unwrap(),
-            visibility: Visibility::Private,
-            scan: ScanMode::OnPush,
-            keep,
-            unauthorised: Unauthorised::Report,
-            immutable: false,
-        }
-    }
-
     fn faults(keys: &str) -> Vec<(usize, String)> {
         let text = format!("kind: Registry\nname: r\nhost: r.example\n{keys}");
         match crate::resources::documents(&text) {
@@ -331,10 +214,10 @@ mod tests {
     fn a_registry_takes_what_goes_together() {
         for good in [
             "",
-            "username: u\npassword_file: /p\n",
-            "docker_config_file: /c\nca_file: /ca\npublic_authorities: true\n",
-            "client_certificate_file: /c\nclient_key_file: /k\n",
-            "proxy: http://proxy:3128\nproxy_username: u\nproxy_password_file: /p\nno_proxy: [a.example, .b.example, 10.0.0.0/8, '::1']\n",
+            "username: u\npassword: { secret: p }\n",
+            "docker_config: { secret: c }\nca: { secret: ca }\npublic_authorities: true\n",
+            "client_certificate: { secret: c }\nclient_key: { secret: k }\n",
+            "proxy: http://proxy:3128\nproxy_username: u\nproxy_password: { secret: p }\nno_proxy: [a.example, .b.example, 'c:5000', 10.0.0.0/8, '::1', '*']\n",
             "proxy: environment\nplain_http: true\n",
         ] {
             assert_eq!(faults(good), [], "{good}");
@@ -344,14 +227,18 @@ mod tests {
     #[test]
     fn a_registry_is_told_what_is_missing_and_what_is_too_much() {
         for (keys, line, told) in [
-            ("username: u\n", 4, "add `password_file`"),
-            ("client_key_file: /k\n", 4, "add `client_certificate_file`"),
+            ("username: u\n", 4, "add `password`"),
+            ("client_key: { secret: k }\n", 4, "add `client_certificate`"),
             (
                 "proxy: http://p\nproxy_username: u\n",
                 5,
-                "add `proxy_password_file`",
+                "add `proxy_password`",
             ),
-            ("proxy_username: u\nproxy_password_file: /p\n", 4, "`proxy`"),
+            (
+                "proxy_username: u\nproxy_password: { secret: p }\n",
+                4,
+                "`proxy`",
+            ),
             ("no_proxy: [a]\n", 4, "`proxy`"),
             (
                 "proxy: environment\nno_proxy: [a]\n",
@@ -360,16 +247,36 @@ mod tests {
             ),
             ("proxy: http://p\nno_proxy: ['a,b']\n", 5, "10.0.0.0/8"),
             ("proxy: http://p\nno_proxy: ['http://a']\n", 5, "10.0.0.0/8"),
-            ("proxy: http://p\nno_proxy: ['*']\n", 5, "10.0.0.0/8"),
-            ("proxy: http://u:hunter2@p\n", 4, "proxy_password_file"),
-            ("public_authorities: true\n", 4, "`ca_file`"),
-            ("plain_http: true\nca_file: /ca\n", 4, "without TLS"),
+            ("proxy: http://p\nno_proxy: ['a:x']\n", 5, "10.0.0.0/8"),
+            ("proxy: http://u:hunter2@p\n", 4, "proxy_password"),
+            ("public_authorities: true\n", 4, "`ca`"),
+            ("plain_http: true\nca: { secret: ca }\n", 4, "without TLS"),
             (
-                "username: u\npassword_file: /p\ndocker_config_file: /c\n",
+                "username: u\npassword: { secret: p }\ndocker_config: { secret: c }\n",
                 6,
                 "`username` already",
             ),
             ("skip_tls_verification: true\n", 4, "unknown key"),
+            (
+                "password_file: /p\n",
+                4,
+                "write `password: { secret: NAME }`",
+            ),
+            ("docker_config_file: /p\n", 4, "`docker_config: {"),
+            ("ca_file: /p\n", 4, "`ca: { secret: NAME }`"),
+            ("client_certificate_file: /p\n", 4, "`client_certificate: {"),
+            ("client_key_file: /p\n", 4, "`client_key: {"),
+            ("proxy_password_file: /p\n", 4, "`proxy_password: {"),
+            ("ca: { secret: /etc/passwd }\n", 4, "never a path"),
+            ("ca: { secret: ca, file: /p }\n", 4, "unknown key `file`"),
+            ("ca: hunter2\n", 4, "{ secret: NAME }"),
+            ("ca: [hunter2]\n", 4, "{ secret: NAME }"),
+            (
+                "username: u\npassword: hunter2\n",
+                5,
+                "does not belong into a resource",
+            ),
+            ("username: u\npassword: 4711\n", 5, "{ secret: NAME }"),
         ] {
             let found = faults(keys);
             assert_eq!(found.len(), 1, "{keys}: {found:?}");
@@ -385,46 +292,6 @@ mod tests {
             let text = format!("kind: Registry\nname: hub\nhost: {host}\nplain_http: true\n");
             let problems = crate::resources::documents(&text).unwrap_err();
             assert!(problems[0].message.contains("speaks TLS"), "{problems:?}");
-        }
-    }
-
-    #[test]
-    fn the_most_specific_pattern_decides_in_any_order() {
-        let mut all = [
-            settings("hub/**", 1),
-            settings("hub/*", 2),
-            settings("hub/alpine", 3),
-            settings("hub/al*", 4),
-            settings("hub/*e", 5),
-            settings("**", 6),
-        ];
-        for _ in 0..2 {
-            all.reverse();
-            for (repository, keep) in [
-                ("hub/alpine", 3),
-                ("hub/almost", 4),
-                ("hub/cache", 5),
-                ("hub/nginx", 2),
-                ("hub/team/app", 1),
-                ("other/x", 6),
-            ] {
-                let found = settings_for(&all, &repository.parse().unwrap()).unwrap();
-                assert_eq!(found.keep, keep, "{repository}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_repository_that_no_pattern_matches_has_no_settings() {
-        let all = [settings("hub/*", 1)];
-        assert!(settings_for(&all, &"hub/team/app".parse().unwrap()).is_none());
-        assert!(settings_for(&[], &"hub/app".parse().unwrap()).is_none());
-    }
-
-    #[test]
-    fn every_name_of_settings_is_a_pattern() {
-        for name in ["*", "**", "***", "a**b", "/", "hub/*/x", "**/*", "-/_*.**"] {
-            assert!(settings(name, 0).pattern().is_some(), "{name}");
         }
     }
 }

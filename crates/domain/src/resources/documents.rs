@@ -179,7 +179,7 @@ impl Part {
         }
         let problem = |(key, message): (&str, String)| Problem {
             line: document.line_of(key),
-            message: format!("`{key}`: {message}"),
+            message: message::visible(&format!("`{key}`: {message}")).collect(),
         };
         Err(faults.into_iter().map(problem).collect())
     }

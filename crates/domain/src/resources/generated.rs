@@ -11,7 +11,7 @@ const WRITTEN: &str = r"kind: Registry
 name: hub
 host: docker.io
 username: acme
-password_file: /run/secrets/hub
+password: { secret: hub }
 reserve: 20
 ---
 kind: Mirror
@@ -30,6 +30,8 @@ name: clean
 from: hub/*
 to: official/{name}
 when: scan.critical == 0
+unknown: deny
+coverage: { allow: [conda-pkg, fedora] }
 soak: 24h
 ---
 kind: PruningPolicy
@@ -43,6 +45,7 @@ name: hook
 url: https://hooks.example/x
 events: [image.promoted]
 repositories: [hub/*]
+signing_key: { secret: hook }
 ";
 
 /// The stored form of each of them.

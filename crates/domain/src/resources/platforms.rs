@@ -25,19 +25,13 @@ impl Platforms {
         matches!(self, Self::All)
     }
 
-    /// Says whether a platform is wanted; `arm64` without a variant is `v8`, as clients take it.
+    /// Says whether a platform is wanted.
     #[must_use]
     pub fn want(&self, platform: &Platform) -> bool {
         let Self::Only(wanted) = self else {
             return true;
         };
-        let mut usual = platform.clone();
-        if usual.architecture == "arm64" && usual.variant.is_none() {
-            usual.variant = Some("v8".to_owned());
-        }
-        wanted
-            .iter()
-            .any(|wanted| platform.satisfies(wanted) || usual.satisfies(wanted))
+        wanted.iter().any(|wanted| platform.satisfies(wanted))
     }
 
     /// Returns the form that entries keep: empty for all.

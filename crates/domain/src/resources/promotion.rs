@@ -1,10 +1,12 @@
 //! Promotion policies: what an image must be to reach which repository.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Condition, TargetTemplate, enabled};
 use crate::duration::DurationText;
-use crate::name::ResourceName;
+use crate::name::{PackageKind, ResourceName};
 use crate::pattern::Pattern;
 use crate::platform::Platform;
 
@@ -27,9 +29,13 @@ pub struct PromotionPolicy {
     /// The condition in DTR's form, instead of `when`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
-    /// Whether findings that nobody rated forbid promotion.
-    #[serde(default)]
-    pub unknown: UnknownFindings,
+    /// Whether findings that nobody rated forbid promotion. Unless stated, they do where there is a condition and it does
+    /// not speak of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<UnknownFindings>,
+    /// What the scanner may leave uncovered.
+    #[serde(default, skip_serializing_if = "CoverageRule::is_strict")]
+    pub coverage: CoverageRule,
     /// How long ago the digest must have been seen first upstream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soak: Option<DurationText>,
@@ -39,6 +45,9 @@ pub struct PromotionPolicy {
     /// What happens when a promoted image no longer passes.
     #[serde(default)]
     pub recall: Recall,
+    /// Whether another policy may write the same tags of the target from other sources; both have to say so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shares_target: bool,
     /// Off promotes nothing more.
     #[serde(default = "enabled")]
     pub enabled: bool,
@@ -65,12 +74,28 @@ pub struct Require {
     pub platforms: Vec<Platform>,
 }
 
-/// Whether unrated findings forbid promotion when the condition does not speak of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What of an image the scanner may leave uncovered; nothing by default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CoverageRule {
+    /// The kinds of packages that the scanner may list without matching them against vulnerabilities.
+    #[serde(default)]
+    pub allow: BTreeSet<PackageKind>,
+}
+
+impl CoverageRule {
+    /// Says whether everything must be covered.
+    #[must_use]
+    pub fn is_strict(&self) -> bool {
+        self.allow.is_empty()
+    }
+}
+
+/// Whether unrated findings forbid promotion, unless the condition speaks of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UnknownFindings {
     /// They forbid it.
-    #[default]
     Deny,
     /// They do not matter.
     Allow,

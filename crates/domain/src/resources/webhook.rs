@@ -1,13 +1,43 @@
 //! Webhooks: who is told of which events.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::enabled;
 use crate::name::{InvalidName, ResourceName};
 use crate::pattern::Pattern;
+use crate::secret::{Origin, SecretRef};
+
+/// The names of all events.
+pub const EVENTS: [&str; 27] = [
+    "upstream.tag_moved",
+    "upstream.tag_gone",
+    "upstream.poll_failed",
+    "upstream.poll_recovered",
+    "tag.mirrored",
+    "tag.mirror_failed",
+    "tag.move_refused",
+    "tag.repaired",
+    "tag.pushed",
+    "tag.pulled",
+    "tag.deleted",
+    "manifest.pushed",
+    "manifest.pulled",
+    "manifest.deleted",
+    "scan.succeeded",
+    "scan.failed",
+    "scan.findings_changed",
+    "scanner.database_updated",
+    "image.promoted",
+    "image.promotion_denied",
+    "image.flagged",
+    "image.withdrawn",
+    "image.unauthorised",
+    "prune.completed",
+    "webhook.delivered",
+    "webhook.failed",
+    "resource.applied",
+];
 
 /// A receiver of events over HTTP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,9 +55,12 @@ pub struct Webhook {
     /// The form of the body.
     #[serde(default)]
     pub format: Format,
-    /// The file with the signing secrets (`whsec_...`), one a line, newest first.
+    /// The keys that events are signed with (`whsec_...`), one a line, newest first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_file: Option<PathBuf>,
+    pub signing_key: Option<SecretRef>,
+    /// The certificates of the authorities to trust instead of the public ones, in PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<SecretRef>,
     /// Allows addresses of private networks and of this machine.
     #[serde(default)]
     pub allow_private_addresses: bool,
@@ -70,6 +103,12 @@ impl Webhook {
         self.enabled && about && self.events.iter().any(|pattern| pattern.matches(event))
     }
 
+    /// Returns the origin that its events go to, which its signing key is bound to.
+    #[must_use]
+    pub fn origin(&self) -> Option<Origin> {
+        Origin::of_url(&Url::parse(&self.url).ok()?)
+    }
+
     pub(super) fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();
         match Url::parse(&self.url) {
@@ -82,9 +121,14 @@ impl Webhook {
             Ok(url) if !url.username().is_empty() || url.password().is_some() => {
                 faults.push((
                     "url",
-                    "credentials do not belong in an address; use `secret_file`".to_owned(),
+                    "credentials do not belong in an address; use `signing_key`".to_owned(),
                 ));
             }
+            Ok(url) if url.scheme() == "http" && self.ca.is_some() => faults.push((
+                "ca",
+                "without TLS there is no certificate to check; write `https://` in `url`"
+                    .to_owned(),
+            )),
             Ok(_) => {}
             Err(error) => faults.push((
                 "url",
@@ -97,6 +141,48 @@ impl Webhook {
                 "name at least one event, as in `image.promoted`, or `*` for all".to_owned(),
             ));
         }
+        let unknown = |pattern: &&Pattern| !EVENTS.iter().any(|event| pattern.matches(event));
+        if let Some(pattern) = self.events.iter().find(unknown) {
+            let events = EVENTS.map(|event| format!("`{event}`")).join(", ");
+            faults.push((
+                "events",
+                format!("no event is called `{pattern}`; there are {events}"),
+            ));
+        }
         faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::resources::documents;
+
+    #[test]
+    fn an_authority_is_named_where_there_is_tls_only() {
+        let read = |scheme: &str| {
+            documents(&format!(
+                "kind: Webhook\nname: a\nurl: {scheme}://hooks.example/x\nevents: ['*']\nca: {{ secret: own }}\n"
+            ))
+        };
+        assert!(read("https").is_ok());
+        let problems = read("http").unwrap_err();
+        assert_eq!((problems.len(), problems[0].line), (1, 5), "{problems:?}");
+    }
+
+    #[test]
+    fn an_event_that_does_not_exist_is_refused_with_those_that_do() {
+        let read = |events: &str| {
+            documents(&format!(
+                "kind: Webhook\nname: a\nurl: https://hooks.example/x\nevents: [{events}]\n"
+            ))
+        };
+        for good in ["'*'", "image.*", "'*.failed'", "image.promoted, tag.*"] {
+            assert!(read(good).is_ok(), "{good}");
+        }
+        for bad in ["image.promotd", "images.*", "image.promoted, scan.done"] {
+            let problems = read(bad).unwrap_err();
+            assert_eq!((problems.len(), problems[0].line), (1, 4), "{problems:?}");
+            assert!(problems[0].message.contains("`image.promoted`"));
+        }
     }
 }

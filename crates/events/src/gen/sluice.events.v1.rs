@@ -837,7 +837,7 @@ pub struct Reconcile {
     /// The stage, by its name.
     #[prost(string, tag = "1")]
     pub stage: ::prost::alloc::string::String,
-    /// Why: start, hourly, asked, changed, lost, restarted or audit.
+    /// Why: start, hourly, asked, changed, lost, restarted, audit or cleanup.
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
     /// The search that this is a page of, empty for one that begins.
@@ -861,6 +861,9 @@ pub struct Reconcile {
     /// The name after which it goes on, where what is looked at has no places.
     #[prost(string, tag = "9")]
     pub after_name: ::prost::alloc::string::String,
+    /// The time of the restore that the scan began after, where that matters; empty if there was none.
+    #[prost(string, tag = "10")]
+    pub restored: ::prost::alloc::string::String,
 }
 /// Bring a mirrored tag to what upstream says it is.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

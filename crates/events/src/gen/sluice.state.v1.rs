@@ -115,7 +115,7 @@ pub struct UpstreamPoll {
     /// The mirror.
     #[prost(string, tag = "2")]
     pub mirror: ::prost::alloc::string::String,
-    /// When it ended.
+    /// When it ended, or the last part of one that goes on.
     #[prost(message, optional, tag = "3")]
     pub polled_at: ::core::option::Option<::prost_types::Timestamp>,
     /// How many failed in a row; 0 after a success.
@@ -133,6 +133,9 @@ pub struct UpstreamPoll {
     /// When one last succeeded.
     #[prost(message, optional, tag = "8")]
     pub succeeded_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// The tag up to which one has asked that goes on, empty where none does.
+    #[prost(string, tag = "9")]
+    pub resume_after: ::prost::alloc::string::String,
 }
 /// Who is about to change a tag.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -230,6 +233,9 @@ pub struct TagEntry {
     /// The platforms that the mirror wanted, empty for all.
     #[prost(string, tag = "20")]
     pub platforms: ::prost::alloc::string::String,
+    /// Why the tag was not moved to what was refused, or why something is left out of what it names; for people.
+    #[prost(string, tag = "21")]
+    pub refusal: ::prost::alloc::string::String,
 }
 /// One manifest of an image.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -274,9 +280,22 @@ pub struct ImageEntry {
     /// The size of all layers.
     #[prost(uint64, tag = "5")]
     pub size_bytes: u64,
+    /// When it was described last; not set by older versions.
+    #[prost(message, optional, tag = "6")]
+    pub described_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// What a scanner found before.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FormerReport {
+    /// The report in the object store.
+    #[prost(string, tag = "1")]
+    pub report_key: ::prost::alloc::string::String,
+    /// The bill of materials in the object store.
+    #[prost(string, tag = "2")]
+    pub sbom_key: ::prost::alloc::string::String,
 }
 /// What a scanner says of one manifest.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Verdict {
     /// The version of this form; a writer refuses to replace an entry of a newer one.
     #[prost(uint32, tag = "1")]
@@ -335,6 +354,40 @@ pub struct Verdict {
     /// The platform.
     #[prost(string, tag = "19")]
     pub platform: ::prost::alloc::string::String,
+    /// Kinds of packages that the scanner lists and never matches, as it names them, sorted: `conda-pkg`, `fedora`.
+    #[prost(string, repeated, tag = "20")]
+    pub unmatched: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The layers in their order; empty where the image was not read to its end.
+    #[prost(message, repeated, tag = "21")]
+    pub layers: ::prost::alloc::vec::Vec<VerifiedLayer>,
+    /// The reports before this one that are kept, the newest first.
+    #[prost(message, repeated, tag = "22")]
+    pub former_reports: ::prost::alloc::vec::Vec<FormerReport>,
+}
+/// A layer as it was read before the scanner got it: its bytes, and what they unpack to.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifiedLayer {
+    /// The digest of the blob.
+    #[prost(string, tag = "1")]
+    pub digest: ::prost::alloc::string::String,
+    /// The media type in the manifest.
+    #[prost(string, tag = "2")]
+    pub media_type: ::prost::alloc::string::String,
+    /// The digest of the unpacked archive; equal to the one in the image's configuration.
+    #[prost(string, tag = "3")]
+    pub diff_id: ::prost::alloc::string::String,
+    /// The size of the blob in bytes.
+    #[prost(uint64, tag = "4")]
+    pub size_bytes: u64,
+    /// The size of the unpacked archive in bytes.
+    #[prost(uint64, tag = "5")]
+    pub unpacked_bytes: u64,
+    /// How many entries the archive has.
+    #[prost(uint64, tag = "6")]
+    pub entries: u64,
+    /// The version of the rules by which it was read.
+    #[prost(uint32, tag = "7")]
+    pub rules_version: u32,
 }
 /// What a decision knew of one runnable image.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -366,6 +419,12 @@ pub struct DecisionInput {
     /// The report in the object store.
     #[prost(string, tag = "9")]
     pub report_key: ::prost::alloc::string::String,
+    /// Kinds of packages that the scanner listed and did not match.
+    #[prost(string, repeated, tag = "10")]
+    pub unmatched: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Those of them that the policy accepted.
+    #[prost(string, repeated, tag = "11")]
+    pub accepted: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Whether an image may be promoted, and why.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -428,6 +487,28 @@ pub struct Decision {
     /// Whether it was allowed at any time, so that something of the image may be in the target.
     #[prost(bool, tag = "19")]
     pub was_allowed: bool,
+    /// Where else the image was promoted to before the policy led elsewhere, as long as it may stand there.
+    #[prost(message, repeated, tag = "20")]
+    pub former_targets: ::prost::alloc::vec::Vec<FormerTarget>,
+    /// The revision of the policy that allowed it last, 0 where none did.
+    #[prost(uint64, tag = "21")]
+    pub allowed_revision: u64,
+}
+/// A target tag to which a policy led before it was changed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FormerTarget {
+    /// The target repository, as in a decision.
+    #[prost(string, tag = "1")]
+    pub target: ::prost::alloc::string::String,
+    /// The target tag.
+    #[prost(string, tag = "2")]
+    pub target_tag: ::prost::alloc::string::String,
+    /// When it was decided to promote the image to it.
+    #[prost(message, optional, tag = "3")]
+    pub promoted_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Why it does not pass, empty until that was published.
+    #[prost(string, tag = "4")]
+    pub flagged: ::prost::alloc::string::String,
 }
 /// The health of a webhook endpoint.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -494,6 +575,22 @@ pub struct Delivery {
     /// Whether it was given up; it is then attempted again only if somebody asks for it.
     #[prost(bool, tag = "8")]
     pub given_up: bool,
+}
+/// When an image of a repository was last pulled.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LastPull {
+    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    #[prost(uint32, tag = "1")]
+    pub schema: u32,
+    /// The repository.
+    #[prost(string, tag = "2")]
+    pub repository: ::prost::alloc::string::String,
+    /// The digest of the image or index.
+    #[prost(string, tag = "3")]
+    pub digest: ::prost::alloc::string::String,
+    /// When, give or take an hour.
+    #[prost(message, optional, tag = "4")]
+    pub at: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// A manifest that Sluice pushes only to delete a tag.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -605,6 +702,19 @@ pub struct Unauthorised {
     /// Whether its reversal was begun.
     #[prost(bool, tag = "11")]
     pub reverting: bool,
+}
+/// A repository that the promoter writes to; it stays a target while promoted images are in it, whatever policies say.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PromotionTarget {
+    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    #[prost(uint32, tag = "1")]
+    pub schema: u32,
+    /// The repository.
+    #[prost(string, tag = "2")]
+    pub repository: ::prost::alloc::string::String,
+    /// Since when.
+    #[prost(message, optional, tag = "3")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// How a stage's last search for missing work went.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

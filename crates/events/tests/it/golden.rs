@@ -10,6 +10,18 @@ use crate::protocol::{messages, root, update};
 use crate::samples;
 
 #[test]
+fn a_webhook_can_name_every_event_and_no_other() {
+    let names: BTreeSet<&str> = samples::all()
+        .iter()
+        .filter_map(|message| match message {
+            Message::Event(event) => Some(event.name()),
+            Message::Command(_) => None,
+        })
+        .collect();
+    assert_eq!(names, BTreeSet::from(sluice_domain::resources::EVENTS));
+}
+
+#[test]
 fn released_messages_read_and_write_the_same() {
     let folder = root().join("tests/contract/golden/v1");
     fs::create_dir_all(&folder).unwrap();

@@ -418,6 +418,7 @@ fn commands() -> Vec<Command> {
             found: 4,
             counted: 5,
             after_name: "hub/alpine".to_owned(),
+            restored: String::new(),
         }
         .into(),
         MirrorTag {

@@ -1,10 +1,11 @@
 //! Tags and images: where each stands, what the scanner says, and what was decided.
 
 use axum::Json;
-use axum::extract::State as Extract;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State as Extract};
 use chrono::{DateTime, Utc};
-use serde::Serialize;
-use sluice_domain::{Digest, Repository, Target};
+use serde::{Deserialize, Serialize};
+use sluice_domain::{Digest, Repository, Tag, Target};
 use sluice_events::time_from_wire;
 use sluice_events::wire::events::{Reason, SeverityCounts};
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry, Verdict, VerdictStatus};
@@ -14,6 +15,9 @@ use utoipa::ToSchema;
 
 use super::problem::{Problem, ProblemBody};
 use super::{Api, Given};
+
+/// How many tags one answer lists at most.
+const MOST_TAGS: usize = 1_000;
 
 /// Where a tag stands.
 #[derive(Debug, Serialize, ToSchema)]
@@ -140,16 +144,39 @@ pub(super) struct ReasonState {
     undetermined: bool,
 }
 
-/// Lists the tags of a repository.
+/// Which tags of a repository are listed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TagPage {
+    after: Option<Tag>,
+    limit: Option<usize>,
+}
+
+/// Lists the tags of a repository, at most 1000 at once.
 #[utoipa::path(get, path = "/api/v1/tags/{repository}", tag = "images",
-    params(("repository" = String, Path, description = "as in `hub/alpine`")),
+    params(
+        ("repository" = String, Path, description = "as in `hub/alpine`"),
+        ("after" = Option<String>, Query,
+            description = "begins after this tag; whoever wants all gives the last of the list before, until one is empty"),
+        ("limit" = Option<usize>, Query, description = "how many tags at most, 1 to 1000; 1000 if it is left out"),
+    ),
     responses((status = 200, body = [TagState]), (status = "default", body = ProblemBody)))]
 pub(super) async fn tags(
     Extract(api): Extract<Api>,
     repository: Given<String>,
+    page: Result<Query<TagPage>, QueryRejection>,
 ) -> Result<Json<Vec<TagState>>, Problem> {
     let repository: Repository = repository?.parse().map_err(Problem::invalid)?;
-    let entries = api.state.tags.list(&key::tags_of(&repository)).await?;
+    let Query(TagPage { after, limit }) =
+        page.map_err(|error| Problem::invalid(error.body_text()))?;
+    let limit = limit.unwrap_or(MOST_TAGS);
+    if !(1..=MOST_TAGS).contains(&limit) {
+        return Err(Problem::invalid("`limit` must be 1 to 1000"));
+    }
+    let after = after.map_or_else(String::new, |tag| key::tag(&repository, &tag));
+    let tags = &api.state.tags;
+    let filter = key::tags_of(&repository);
+    let entries = tags.list_after(&filter, &after, limit).await?;
     let tags = entries.into_iter().map(|entry| entry.value.into());
     Ok(Json(tags.collect()))
 }

@@ -1,7 +1,8 @@
 //! The description of the API for programs, kept beside the code and reviewed with it.
 
 use axum::Json;
-use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
 
 use super::{images, operations, resources};
 
@@ -21,9 +22,26 @@ use super::{images, operations, resources};
         operations::poll,
         images::tags,
         images::show,
-    )
+    ),
+    modifiers(&Token),
+    security(("token" = []))
 )]
 struct Document;
+
+/// Adds that every call carries the token of the installation.
+struct Token;
+
+impl Modify for Token {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("The token in the file of `api.token_file`."));
+        document
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("token", SecurityScheme::Http(scheme.build()));
+    }
+}
 
 /// Shows the document.
 pub(super) async fn show() -> Json<utoipa::openapi::OpenApi> {

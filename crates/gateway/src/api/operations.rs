@@ -1,5 +1,7 @@
 //! How the installation does, and commands to its stages.
 
+use std::collections::HashSet;
+
 use axum::Json;
 use axum::extract::State as Extract;
 use axum::http::StatusCode;
@@ -9,6 +11,7 @@ use sluice_bus::Cause;
 use sluice_domain::ResourceName;
 use sluice_domain::resources::Kind;
 use sluice_events::commands::PollMirror;
+use sluice_events::subject::token;
 use sluice_events::time_from_wire;
 use sluice_state::key;
 use utoipa::ToSchema;
@@ -23,6 +26,10 @@ const MOST_LETTERS: usize = 10_000;
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Status {
+    /// Why promotion and deletion wait, if they do.
+    paused: Option<String>,
+    /// The stages of which no process asks for work.
+    stopped: Vec<&'static str>,
     /// The backlog of each stage.
     stages: Vec<StageBacklog>,
     /// The last poll of each mirror.
@@ -76,9 +83,18 @@ pub(super) struct CommandGiven {
     responses((status = 200, body = Status), (status = "default", body = ProblemBody)))]
 pub(super) async fn status(Extract(api): Extract<Api>) -> Result<Json<Status>, Problem> {
     let stages = api.bus.stage_status().await?;
-    let polls = api.state.polls.list("*").await?;
+    let stopped = api.bus.stopped_stages(&stages).await?;
+    let (held, _) = api.state.control_now().await?;
+    let filter = format!("{}.*", token(Kind::Mirror.as_str()));
+    let mirrors = api.state.resources.list(&filter).await?;
+    let mirrors: HashSet<_> = mirrors.into_iter().map(|entry| entry.value.name).collect();
+    let mut polls = api.state.polls.list("*").await?;
+    // What is remembered of a mirror outlives it.
+    polls.retain(|poll| mirrors.contains(&poll.value.mirror));
     let dead_letters = api.bus.dead_letters(MOST_LETTERS).await?.len();
     Ok(Json(Status {
+        paused: held.map(|held| held.reason),
+        stopped,
         stages: stages
             .into_iter()
             .map(|status| StageBacklog {

@@ -14,8 +14,6 @@ use utoipa::ToSchema;
 pub(crate) enum Problem {
     #[error("send the token as `Authorization: Bearer`")]
     Unauthorised,
-    #[error("without a token the API serves only this machine and its own pages")]
-    Foreign,
     #[error("there is nothing at this path; see /api/v1/openapi.json")]
     NoSuchPath,
     #[error("this path does not know the method; see /api/v1/openapi.json")]
@@ -80,7 +78,6 @@ impl Problem {
     pub(super) const fn code(&self) -> &'static str {
         match self {
             Self::Unauthorised => "unauthorised",
-            Self::Foreign => "foreign_request",
             Self::NoSuchPath => "no_such_path",
             Self::Method => "method_not_allowed",
             Self::Missing { .. } => "not_found",
@@ -96,7 +93,6 @@ impl Problem {
     const fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorised => StatusCode::UNAUTHORIZED,
-            Self::Foreign => StatusCode::FORBIDDEN,
             Self::NoSuchPath | Self::Missing { .. } => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Invalid { .. } | Self::Body | Self::Mismatch => StatusCode::BAD_REQUEST,

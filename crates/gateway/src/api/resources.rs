@@ -106,7 +106,12 @@ pub(super) async fn apply(
     let documents =
         sluice_policy::check::load(&text).map_err(|problems| Problem::Resource { problems })?;
     let registries = api.state.registries().await?;
-    let problems = sluice_policy::check::remote_targets(&documents, &registries);
+    let mut problems = sluice_policy::check::remote_targets(&documents, &registries);
+    problems.extend(sluice_policy::check::applied_targets(
+        &documents,
+        &api.state.applied().await?,
+        &api.state.promotion_targets().await?,
+    ));
     if !problems.is_empty() {
         return Err(Problem::Resource { problems });
     }

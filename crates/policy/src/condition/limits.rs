@@ -8,8 +8,11 @@ use std::thread;
 
 use cel::common::ast::{EntryExpr, Expr, IdedExpr};
 
-/// The longest condition, in bytes.
+/// The longest condition that a person writes, in bytes.
 const MAX_LENGTH: usize = 4096;
+
+/// The longest condition that is made of DTR's rules, which have long lists but no brackets inside each other, and no loops.
+const MAX_LENGTH_OF_RULES: usize = 256 << 10;
 
 /// The most opening brackets, those in strings included: counting them all needs no lexer that could be fooled.
 const MAX_BRACKETS: usize = 48;
@@ -37,6 +40,17 @@ pub(super) fn on_own_stack<T: Send>(
             .join()
             .unwrap_or_else(|_| Err(vec!["the parser failed on this condition".to_owned()]))
     })
+}
+
+/// Refuses text made of rules that would take long to parse.
+pub(super) fn check_rules(text: &str) -> Result<(), String> {
+    if text.len() > MAX_LENGTH_OF_RULES {
+        return Err(format!(
+            "the rules are {} bytes long as a condition, {MAX_LENGTH_OF_RULES} are allowed; write several policies, or `matches`",
+            text.len()
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses text that could overflow the parser.

@@ -2,12 +2,15 @@
 
 use chrono::{DateTime, Utc};
 use sluice_domain::Platform;
+use sluice_domain::resources::PromotionPolicy;
 
-use super::{Candidate, ChildFacts, Coverage, Reason};
+use super::{Candidate, ChildFacts, Coverage, Reason, accepted as accepted_kinds};
 use crate::condition::{Compiled, Outcome as Evaluated, Term, Truth};
 
 /// The rule of the soak time; failing it means to wait.
 pub(super) const SOAK: &str = "soak";
+/// The rule that a scanner must have seen everything.
+const COVERAGE: &str = "coverage";
 
 /// Says which runnable images there are; an index without any is denied.
 pub(super) fn runnable(candidate: &Candidate) -> Reason {
@@ -24,7 +27,12 @@ pub(super) fn runnable(candidate: &Candidate) -> Reason {
 }
 
 /// Says what the scanner saw of one image; unknown is not clean.
-pub(super) fn coverage(child: &ChildFacts) -> Reason {
+pub(super) fn coverage(policy: &PromotionPolicy, child: &ChildFacts) -> Reason {
+    let accepted = accepted_kinds(policy, child.unmatched());
+    let uncovered: Vec<&str> = child
+        .unmatched()
+        .filter(|kind| !accepted.contains(kind))
+        .collect();
     let detail = match &child.verdict {
         None => "it has no scan result".to_owned(),
         Some(verdict) => {
@@ -56,11 +64,30 @@ pub(super) fn coverage(child: &ChildFacts) -> Reason {
             }
         }
     };
+    let unmatched = if uncovered.is_empty() {
+        String::new()
+    } else {
+        let kinds = uncovered.join(", ");
+        format!(
+            "; the scanner lists packages without matching them: {kinds} (`coverage: {{allow: [{kinds}]}}` accepts that)"
+        )
+    };
     Reason {
-        rule: "coverage".to_owned(),
-        passed: Some(child.usable_scan().is_some()),
-        detail: format!("{}: {detail}", label(child)),
+        rule: COVERAGE.to_owned(),
+        passed: Some(child.usable_scan().is_some() && uncovered.is_empty()),
+        detail: format!("{}: {detail}{unmatched}", label(child)),
     }
+}
+
+/// Says which kinds of packages the policy accepted although the scanner matched nothing in them.
+pub(super) fn accepted(policy: &PromotionPolicy, candidate: &Candidate) -> Option<Reason> {
+    let unmatched = candidate.children.iter().flat_map(ChildFacts::unmatched);
+    let kinds = Vec::from_iter(accepted_kinds(policy, unmatched)).join(", ");
+    (!kinds.is_empty()).then(|| Reason {
+        rule: COVERAGE.to_owned(),
+        passed: Some(true),
+        detail: format!("{kinds} accepted by the policy"),
+    })
 }
 
 /// Says of each required platform whether the image has it.
@@ -131,7 +158,7 @@ pub(super) fn condition(
 }
 
 /// Says that no image has findings that nobody rated.
-pub(super) fn no_unknown(rule: &str, candidate: &Candidate) -> Reason {
+pub(super) fn no_unknown(rule: &str, is_implied: bool, candidate: &Candidate) -> Reason {
     let counts = || {
         candidate
             .children
@@ -145,7 +172,11 @@ pub(super) fn no_unknown(rule: &str, candidate: &Candidate) -> Reason {
         })
         .collect();
     Reason {
-        rule: format!("{rule} (implied; `unknown: allow` lifts it)"),
+        rule: if is_implied {
+            format!("{rule} (implied; `unknown: allow` lifts it)")
+        } else {
+            format!("{rule} (`unknown: deny`)")
+        },
         passed: all(counts().map(|(_, count)| count.map(|count| count == 0))),
         detail: details.join("; "),
     }

@@ -14,10 +14,12 @@ fn policy(when: Option<&str>) -> PromotionPolicy {
         tag: "%n-%Y%m%d".to_owned(),
         when: when.map(|text| Condition(text.to_owned())),
         rules: Vec::new(),
-        unknown: UnknownFindings::Deny,
+        unknown: None,
+        coverage: sluice_domain::resources::CoverageRule::default(),
         soak: None,
         require: sluice_domain::resources::Require::default(),
         recall: sluice_domain::resources::Recall::Flag,
+        shares_target: false,
         enabled: true,
     }
 }
@@ -39,6 +41,7 @@ fn child(platform: &str, counts: SeverityCounts) -> ChildFacts {
                 ..ScanFacts::default()
             },
             reason: None,
+            unmatched: BTreeSet::new(),
         }),
         image: ImageFacts::default(),
     }
@@ -123,6 +126,7 @@ fn what_no_scanner_covered_is_denied_whatever_the_condition() {
                 ..ScanFacts::default()
             },
             reason: Some(reason.to_owned()),
+            unmatched: BTreeSet::new(),
         })
     };
     for (verdict, expected) in [
@@ -154,7 +158,8 @@ fn what_no_scanner_covered_is_denied_whatever_the_condition() {
             Some("!(scan.high > 0)"),
         ] {
             let mut policy = policy(when);
-            for unknown in [UnknownFindings::Deny, UnknownFindings::Allow] {
+            let stated = [UnknownFindings::Deny, UnknownFindings::Allow].map(Some);
+            for unknown in stated.into_iter().chain([None]) {
                 policy.unknown = unknown;
                 let judgement = judge(&policy, &candidate).unwrap();
                 assert_eq!(judgement.outcome, Outcome::Deny, "{when:?}");
@@ -221,10 +226,92 @@ fn unrated_findings_deny_unless_the_policy_speaks_of_them() {
     );
     assert_eq!(outcome(&policy(None), &candidate), Outcome::Allow);
     let lax = PromotionPolicy {
-        unknown: UnknownFindings::Allow,
+        unknown: Some(UnknownFindings::Allow),
         ..policy(Some("scan.critical == 0"))
     };
     assert_eq!(outcome(&lax, &candidate), Outcome::Allow);
+}
+
+#[test]
+fn an_explicit_unknown_deny_holds_without_a_condition() {
+    let unrated = SeverityCounts {
+        unknown: 1,
+        ..SeverityCounts::default()
+    };
+    let mut policy = policy(None);
+    let judged = |policy: &PromotionPolicy, counts| judge(policy, &two(high(9), counts)).unwrap();
+    assert_eq!(judged(&policy, unrated).outcome, Outcome::Allow);
+    policy.unknown = Some(UnknownFindings::Allow);
+    assert_eq!(judged(&policy, unrated).outcome, Outcome::Allow);
+    policy.unknown = Some(UnknownFindings::Deny);
+    let denied = judged(&policy, unrated);
+    assert_eq!(denied.outcome, Outcome::Deny);
+    assert_eq!(
+        told(&denied).last().unwrap(),
+        "scan.unknown == 0 (`unknown: deny`) | Some(false) | linux/amd64: scan.unknown = 0; linux/arm64: scan.unknown = 1"
+    );
+    assert_eq!(judged(&policy, high(9)).outcome, Outcome::Allow);
+    policy.require.platforms = vec!["linux/arm64".parse().unwrap()];
+    policy.soak = Some("1s".parse().unwrap());
+    assert_eq!(judged(&policy, unrated).outcome, Outcome::Deny);
+    policy.rules = vec![Rule {
+        field: "vulnerability_critical".to_owned(),
+        operator: "eq".to_owned(),
+        values: vec!["0".to_owned()],
+    }];
+    assert_eq!(judged(&policy, unrated).outcome, Outcome::Deny);
+    // A condition that speaks of them decides itself.
+    policy.rules = Vec::new();
+    policy.when = Some(Condition("scan.unknown < 2".to_owned()));
+    assert_eq!(judged(&policy, unrated).outcome, Outcome::Allow);
+}
+
+#[test]
+fn packages_that_are_never_matched_are_refused_unless_the_policy_accepts_their_kind() {
+    let mut candidate = two(high(0), high(0));
+    let verdict = candidate.children[1].verdict.as_mut().unwrap();
+    verdict.unmatched = ["conda-pkg", "julia"].map(str::to_owned).into();
+    for when in [None, Some("true"), Some("scan.total == 0")] {
+        let mut policy = policy(when);
+        let denied = judge(&policy, &candidate).unwrap();
+        assert_eq!(denied.outcome, Outcome::Deny, "{when:?}");
+        assert_eq!(
+            told(&denied)[2],
+            "coverage | Some(false) | linux/arm64: debian 12.5, 88 packages; the scanner lists packages without matching them: conda-pkg, julia (`coverage: {allow: [conda-pkg, julia]}` accepts that)"
+        );
+        policy.coverage.allow = ["julia", "fedora"].map(|kind| kind.parse().unwrap()).into();
+        let half = judge(&policy, &candidate).unwrap();
+        assert_eq!(half.outcome, Outcome::Deny, "{when:?}");
+        assert!(
+            told(&half)[2].contains(": conda-pkg ("),
+            "{:?}",
+            told(&half)
+        );
+        policy.coverage.allow.insert("conda-pkg".parse().unwrap());
+        let allowed = judge(&policy, &candidate).unwrap();
+        assert_eq!(allowed.outcome, Outcome::Allow, "{when:?}");
+        assert_eq!(
+            told(&allowed)[3],
+            "coverage | Some(true) | conda-pkg, julia accepted by the policy"
+        );
+    }
+}
+
+#[test]
+fn an_accepted_kind_makes_nothing_else_covered() {
+    let mut policy = policy(Some("true"));
+    policy.coverage.allow = ["conda-pkg"].map(|kind| kind.parse().unwrap()).into();
+    for (status, packages) in [
+        (Coverage::Failed, 9),
+        (Coverage::Unsupported, 9),
+        (Coverage::Covered, 0),
+    ] {
+        let mut bad = child("linux/amd64", high(0));
+        let verdict = bad.verdict.as_mut().unwrap();
+        (verdict.status, verdict.scan.packages) = (status, packages);
+        verdict.unmatched = ["conda-pkg".to_owned()].into();
+        assert_eq!(outcome(&policy, &candidate(vec![bad])), Outcome::Deny);
+    }
 }
 
 #[test]
@@ -373,7 +460,7 @@ proptest! {
         lax in proptest::bool::ANY,
     ) {
         let policy = PromotionPolicy {
-            unknown: if lax { UnknownFindings::Allow } else { UnknownFindings::Deny },
+            unknown: lax.then_some(UnknownFindings::Allow),
             ..policy(when.as_deref())
         };
         let less = outcome(&policy, &two(before.0, before.1));

@@ -12,6 +12,7 @@ fn tag(name: &str, age_hours: i64) -> TagFacts {
         tag: name.parse().unwrap(),
         digest: format!("sha256:{}", "0a".repeat(32)).parse().unwrap(),
         arrived_at: now() - TimeDelta::hours(age_hours),
+        pulled_at: None,
         protected: None,
         scan: None,
         image: ImageFacts::default(),
@@ -22,7 +23,12 @@ fn now() -> DateTime<Utc> {
     "2026-11-24T12:00:00Z".parse().unwrap()
 }
 
-fn planned(keep: u32, condition: Option<&str>, tags: &[TagFacts]) -> Plan {
+fn planned(newest: u32, condition: Option<&str>, tags: &[TagFacts]) -> Plan {
+    let by = KeepOrder::default();
+    planned_by(Keep { newest, by }, condition, tags)
+}
+
+fn planned_by(keep: Keep, condition: Option<&str>, tags: &[TagFacts]) -> Plan {
     let (repository, policy) = ("hub/app".parse().unwrap(), "nightly".parse().unwrap());
     let condition = condition.map(|text| Compiled::new(text, Scope::Pruning).unwrap());
     let rules = Rules {
@@ -54,7 +60,7 @@ fn the_tag_limit_takes_the_oldest_arrivals_first() {
     assert_eq!(deleted(&plan), ["e", "d"]);
     assert_eq!(
         plan.delete[0].reason,
-        "the repository keeps 3 tags, and as many arrived later"
+        "the repository keeps 3 tags, and as many are newer by version or arrival"
     );
     assert_eq!(
         plan.kept
@@ -65,6 +71,56 @@ fn the_tag_limit_takes_the_oldest_arrivals_first() {
     );
     assert!(deleted(&planned(0, None, &tags)).is_empty());
     assert!(deleted(&planned(5, None, &tags)).is_empty());
+}
+
+#[test]
+fn of_versions_the_highest_stay_however_they_arrived() {
+    // A mirror brings the newest first, so 1.0 arrives last.
+    let mut tags: Vec<_> = (0..15)
+        .map(|minor| tag(&format!("1.{minor}"), minor))
+        .collect();
+    tags.push(tag("edge", 30));
+    let kept = |plan: Plan| -> Vec<String> {
+        let kept = plan.kept.into_iter();
+        kept.map(|kept| kept.tag.to_string()).collect()
+    };
+    assert_eq!(
+        kept(planned(5, None, &tags)),
+        ["1.14", "1.13", "1.12", "1.11", "1.10"]
+    );
+    let pushed = Keep {
+        newest: 5,
+        by: KeepOrder::Pushed,
+    };
+    assert_eq!(
+        kept(planned_by(pushed, None, &tags)),
+        ["1.0", "1.1", "1.2", "1.3", "1.4"]
+    );
+    // What is used stays, and what just came was not pulled yet.
+    let mut used = tags.clone();
+    used[1].pulled_at = Some(now());
+    used[14].pulled_at = Some(now() - TimeDelta::hours(1));
+    let pulled = Keep {
+        newest: 3,
+        by: KeepOrder::Pulled,
+    };
+    assert_eq!(
+        kept(planned_by(pulled, None, &used)),
+        ["1.1", "1.0", "1.14"]
+    );
+    let dates = [tag("20240103", 3), tag("20240101", 1), tag("20240102", 2)];
+    assert_eq!(kept(planned(1, None, &dates)), ["20240103"]);
+}
+
+#[test]
+fn a_tag_that_is_no_version_has_its_place_by_when_it_moved_last() {
+    let tags = [
+        tag("1.9", 3),
+        tag("1.10", 5),
+        tag("latest", 1),
+        tag("edge", 9),
+    ];
+    assert_eq!(deleted(&planned(2, None, &tags)), ["edge", "1.9"]);
 }
 
 #[test]
@@ -113,8 +169,14 @@ fn tags_deleted_by_the_condition_leave_their_places_to_others() {
 }
 
 fn any_tags() -> impl Strategy<Value = Vec<TagFacts>> {
-    let one = (
+    let name = prop_oneof![
         "[a-c][a-c0-2.-]{0,3}",
+        "1\\.[0-9]",
+        "2024010[1-9]",
+        "1\\.[0-9]-rc[12]",
+    ];
+    let one = (
+        name,
         0_i64..6,
         proptest::bool::weighted(0.3),
         proptest::option::of(0_u64..4),

@@ -1,5 +1,7 @@
 //! Decisions over time: what is new, what keeps its time, and what takes an image back.
 
+use std::collections::BTreeSet;
+
 use chrono::TimeDelta;
 use sluice_domain::SeverityCounts;
 use sluice_domain::resources::{Resource, documents};
@@ -56,6 +58,7 @@ fn image(critical: Option<u64>, now: &str) -> (Candidate, Vec<DecisionInput>) {
                     ..ScanFacts::default()
                 },
                 reason: None,
+                unmatched: BTreeSet::new(),
             }),
             image: ImageFacts::default(),
         }],
@@ -246,4 +249,33 @@ fn it_is_remembered_that_an_image_was_allowed_and_a_note_only_while_the_decision
     // Withdrawn, something of it may still be there.
     denied.promoted_at = None;
     assert!(decided(&policy, Some(2), TUESDAY, Some(&denied)).was_allowed);
+}
+
+#[test]
+fn a_decision_keeps_what_the_policy_accepted_of_what_nothing_matched() {
+    let (mut candidate, mut inputs) = image(Some(0), MONDAY);
+    let kinds = ["conda-pkg", "fedora"].map(str::to_owned);
+    inputs[0].unmatched = kinds.to_vec();
+    for child in &mut candidate.children {
+        child.verdict.as_mut().unwrap().unmatched = kinds.clone().into();
+    }
+    let strict = decide(&policy(""), &candidate, inputs.clone(), None, None);
+    assert_eq!(strict.outcome(), DecisionOutcome::Deny);
+    assert_eq!(strict.inputs[0].unmatched, kinds);
+    assert!(strict.inputs[0].accepted.is_empty());
+    let half = policy("coverage: {allow: [conda-pkg]}");
+    let half = decide(&half, &candidate, inputs.clone(), None, None);
+    assert_eq!(half.outcome(), DecisionOutcome::Deny);
+    assert_eq!(half.inputs[0].accepted, ["conda-pkg"]);
+    let both = policy("coverage: {allow: [fedora, conda-pkg, julia]}");
+    let both = decide(&both, &candidate, inputs, None, None);
+    assert_eq!(both.outcome(), DecisionOutcome::Allow);
+    assert_eq!(both.inputs[0].accepted, kinds);
+    let told = |reason: &Reason| format!("{}: {}", reason.rule, reason.detail);
+    let reasons: Vec<_> = both.reasons.iter().map(told).collect();
+    let accepted = "coverage: conda-pkg, fedora accepted by the policy";
+    assert!(
+        reasons.iter().any(|reason| reason == accepted),
+        "{reasons:?}"
+    );
 }

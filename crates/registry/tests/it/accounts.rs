@@ -10,6 +10,7 @@ use sluice_domain::RegistryHost;
 use sluice_registry::{
     Authentication, Checked, Client, CredentialSource, Endpoint, Error, ManifestRef, Right,
 };
+use sluice_service::SecretFile;
 use tempfile::TempDir;
 
 use crate::gate::{Asks, Gate};
@@ -31,7 +32,10 @@ async fn a_rotated_password_is_found_without_a_new_client() {
         let gate = Gate::start(asks, "first").await;
         let folder = tempfile::tempdir().unwrap();
         let password = file(&folder, "password", "first\n");
-        let client = gate.client(Some(CredentialSource::password_file("user", &password)));
+        let client = gate.client(Some(CredentialSource::password(
+            "user",
+            SecretFile::at(&password),
+        )));
         head(&client).await.unwrap();
         gate.set_password("the second");
         file(&folder, "password", "the second\n");
@@ -46,7 +50,10 @@ async fn a_wrong_password_is_tried_once() {
     let gate = Gate::start(Asks::Token, "right").await;
     let folder = tempfile::tempdir().unwrap();
     let password = file(&folder, "password", "wrong");
-    let client = gate.client(Some(CredentialSource::password_file("user", &password)));
+    let client = gate.client(Some(CredentialSource::password(
+        "user",
+        SecretFile::at(&password),
+    )));
     let error = head(&client).await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error}");
     let logins = gate.heard();
@@ -60,7 +67,10 @@ async fn a_password_file_that_is_away_for_a_moment_is_waited_for() {
     let gate = Gate::start(Asks::Basic, "right").await;
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("password");
-    let client = gate.client(Some(CredentialSource::password_file("user", &missing)));
+    let client = gate.client(Some(CredentialSource::password(
+        "user",
+        SecretFile::at(&missing),
+    )));
     let error = head(&client).await.unwrap_err();
     assert!(matches!(error, Error::Credential { .. }), "{error}");
     assert!(
@@ -162,7 +172,10 @@ async fn every_form_of_a_token_answer_is_understood() {
         gate.set_answer(answer);
         let folder = tempfile::tempdir().unwrap();
         let password = file(&folder, "password", "right");
-        let client = gate.client(Some(CredentialSource::password_file("user", &password)));
+        let client = gate.client(Some(CredentialSource::password(
+            "user",
+            SecretFile::at(&password),
+        )));
         head(&client)
             .await
             .unwrap_or_else(|error| panic!("{answer}: {error}"));
@@ -174,7 +187,10 @@ async fn a_check_tells_what_an_account_may_do_and_leaves_no_upload() {
     let gate = Gate::start(Asks::Token, "right").await;
     let folder = tempfile::tempdir().unwrap();
     let password = file(&folder, "password", "right");
-    let client = gate.client(Some(CredentialSource::password_file("user", &password)));
+    let client = gate.client(Some(CredentialSource::password(
+        "user",
+        SecretFile::at(&password),
+    )));
     let repository = "a/b".parse().unwrap();
     let authentication = Authentication::Token {
         issuer: "127.0.0.1".to_owned(),
@@ -246,5 +262,5 @@ fn the_logins_of_a_person_are_where_docker_and_podman_keep_them() {
         "{moved}"
     );
     let one = files(&[("HOME", "/h"), ("REGISTRY_AUTH_FILE", "/a.json")]);
-    assert!(one.contains("[\"/a.json\"]"), "{one}");
+    assert!(one.contains("[Own(\"/a.json\")]"), "{one}");
 }

@@ -7,7 +7,8 @@ use sluice_registry::{CopyJob, Error, ManifestRef, digest_of};
 use crate::liar::Liar;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const LAYER: &[u8] = b"right";
+/// Large enough that siblings are asked for it, as they are not for the configuration.
+const LAYER: &[u8] = &[b'x'; 300 << 10];
 
 fn repository() -> Repository {
     "a/b".parse().unwrap()
@@ -18,7 +19,8 @@ async fn pair() -> (Liar, Liar, sluice_domain::Digest) {
     let (source, target) = (Liar::start().await, Liar::start().await);
     let (config, layer) = (digest_of(b"{}"), digest_of(LAYER));
     let body = format!(
-        r#"{{"schemaVersion":2,"config":{{"mediaType":"c","digest":"{config}","size":2}},"layers":[{{"mediaType":"l","digest":"{layer}","size":5}}]}}"#
+        r#"{{"schemaVersion":2,"config":{{"mediaType":"c","digest":"{config}","size":2}},"layers":[{{"mediaType":"l","digest":"{layer}","size":{}}}]}}"#,
+        LAYER.len()
     );
     let digest = digest_of(body.as_bytes());
     let path = format!("/v2/a/b/manifests/{digest}");
@@ -114,7 +116,7 @@ async fn a_sibling_without_the_blob_opens_no_upload() {
         (2, 0)
     );
     assert_eq!(count(&target, "POST", "/uploads/"), 2, "one for each blob");
-    assert_eq!(count(&target, "HEAD", "a/x/blobs/"), 2);
+    assert_eq!(count(&target, "HEAD", "a/x/blobs/"), 1, "the layer");
     assert_eq!(count(&target, "HEAD", "a/y/blobs/"), 0);
     assert_eq!(count(&target, "DELETE", ""), 0);
 }
@@ -134,14 +136,14 @@ async fn a_blob_of_a_sibling_is_mounted_and_not_fetched() {
     }
     assert_eq!(
         copy(&source, &target, &digest, &siblings).await.unwrap(),
-        (0, 2)
+        (1, 1)
     );
-    assert_eq!(count(&source, "GET", "/blobs/"), 0);
+    assert_eq!(count(&source, "GET", "/blobs/"), 1, "the configuration");
 }
 
 #[tokio::test]
 async fn a_busy_registry_that_names_a_short_wait_is_tried_again_and_a_quota_is_not() {
-    for (status, wait, tries) in [(503, "0", 3), (503, "600", 1), (429, "0", 1)] {
+    for (status, wait, tries) in [(503, "0", 3), (503, "600", 1), (429, "600", 1)] {
         let (source, target, digest) = pair().await;
         let path = format!("/v2/a/b/blobs/{}", digest_of(LAYER));
         source.on(&format!("GET {path}"), status, &[("retry-after", wait)], "");
@@ -177,19 +179,76 @@ async fn a_target_that_cannot_say_whether_it_has_a_blob_gets_it() {
 }
 
 #[tokio::test]
+async fn whatever_is_throttled_at_either_end_is_sent_again_after_the_wait() {
+    let date = (Utc::now() + TimeDelta::seconds(3)).to_rfc2822();
+    for wait in [Some("1"), Some("0"), Some(date.as_str()), None] {
+        let (source, target, digest) = pair().await;
+        let headers: Vec<_> = wait.map(|wait| ("retry-after", wait)).into_iter().collect();
+        let layer = digest_of(LAYER).to_string();
+        let encoded = layer.replace(':', "%3A");
+        let refused = [
+            (&source, format!("GET /v2/a/b/manifests/{digest}")),
+            (&source, format!("GET /v2/a/b/blobs/{layer}")),
+            (&target, format!("HEAD /v2/a/b/blobs/{layer}")),
+            (&target, "POST /v2/a/b/blobs/uploads/".to_owned()),
+            (
+                &target,
+                format!("PUT /v2/a/b/blobs/uploads/u?_state=s&digest={encoded}"),
+            ),
+            (&target, format!("PUT /v2/a/b/manifests/{digest}")),
+        ];
+        for (liar, request) in &refused {
+            liar.once(request, 429, &headers);
+        }
+        let copied = copy(&source, &target, &digest, &[]).await;
+        assert_eq!(copied.unwrap(), (2, 0), "{wait:?}");
+        for (liar, request) in &refused {
+            let (method, path) = request.split_once(' ').unwrap();
+            assert!(count(liar, method, path) >= 2, "{request}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_stays_throttled_is_an_outage_and_no_quota() {
+    let liar = Liar::start().await;
+    liar.on("HEAD /v2/a/b/manifests/1", 429, &[], "");
+    let tag = ManifestRef::Tag("1".parse().unwrap());
+    let error = liar.client().head(&repository(), &tag).await.unwrap_err();
+    assert!(matches!(error, Error::Throttled { .. }), "{error:?}");
+    assert!(error.class().is_outage(), "{error:?}");
+    assert!(error.to_string().contains(&liar.host), "{error}");
+    assert_eq!(liar.asked().len(), 5);
+}
+
+#[tokio::test]
+async fn a_throttled_token_issuer_is_waited_for() {
+    let liar = Liar::start().await;
+    let challenge = format!("Bearer realm=\"http://{}/token\"", liar.host);
+    let head = "HEAD /v2/a/b/manifests/1";
+    let token = "GET /token?scope=repository%3Aa%2Fb%3Apull";
+    liar.once(head, 401, &[("www-authenticate", &challenge)]);
+    liar.once(token, 429, &[("retry-after", "1")]);
+    liar.on(token, 200, &[], r#"{"token":"t"}"#);
+    let tag = ManifestRef::Tag("1".parse().unwrap());
+    let head = liar.client().head(&repository(), &tag).await;
+    assert_eq!(head.unwrap(), None);
+    assert_eq!(count(&liar, "GET", "/token"), 2);
+}
+
+#[tokio::test]
 async fn a_used_up_quota_is_waited_for_as_long_as_the_registry_says_and_is_no_attempt() {
     let date = (Utc::now() + TimeDelta::seconds(900)).to_rfc2822();
     let hub = ("ratelimit-limit", "10;w=21600");
     let left = ("ratelimit-remaining", "0;w=21600");
     for (headers, seconds) in [
-        (vec![("retry-after", "7")], 7),
+        (vec![("retry-after", "70")], 70),
         (vec![("retry-after", date.as_str())], 900),
-        (vec![("retry-after", "7"), hub, left], 7),
+        (vec![("retry-after", "70"), hub, left], 70),
         (vec![hub, left], 2_160),
+        (vec![hub, left, ("retry-after", "soon")], 2_160),
         (vec![("ratelimit-limit", "0;w=0"), left], 300),
         (vec![("retry-after", "99999999")], 86_400),
-        (vec![("retry-after", "soon")], 300),
-        (vec![], 300),
     ] {
         let liar = Liar::start().await;
         liar.on("HEAD /v2/a/b/manifests/1", 429, &headers, "");
@@ -301,6 +360,7 @@ async fn the_pulls_that_are_left_are_told() {
     let headers = [
         ("ratelimit-limit", "100;w=21600"),
         ("ratelimit-remaining", "9;w=21600"),
+        ("retry-after", "600"),
     ];
     liar.on("HEAD /v2/a/b/manifests/1", 429, &headers, "");
     let client = liar.client();

@@ -1,6 +1,6 @@
 //! A registry whose every answer is written by the test.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use axum::Router;
@@ -19,6 +19,8 @@ pub(crate) type Asked = (String, String, Option<String>);
 #[derive(Clone, Default)]
 pub(crate) struct Script {
     answers: Arc<Mutex<HashMap<String, Answer>>>,
+    /// What is answered before that, in this order.
+    first: Arc<Mutex<HashMap<String, VecDeque<Answer>>>>,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
@@ -42,18 +44,27 @@ async fn answer(State(script): State<Script>, request: Request) -> Response<Body
         .lock()
         .unwrap()
         .push((method.clone(), path.clone(), authorization));
-    let found = script
-        .answers
-        .lock()
-        .unwrap()
-        .get(&format!("{method} {path}"))
-        .cloned();
+    // As registries do: one that answers before it has read what it is sent breaks the connection.
+    axum::body::to_bytes(request.into_body(), usize::MAX)
+        .await
+        .ok();
+    let request = format!("{method} {path}");
+    let mut first = script.first.lock().unwrap();
+    let first = first.get_mut(&request).and_then(VecDeque::pop_front);
+    let found = first.or_else(|| script.answers.lock().unwrap().get(&request).cloned());
     let (status, headers, body) = found.unwrap_or((404, Vec::new(), Vec::new()));
     let mut response = Response::builder().status(status);
     for (name, value) in headers {
         response = response.header(name, value);
     }
     response.body(Body::from(body)).unwrap()
+}
+
+fn owned(headers: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
+    let headers = headers.iter();
+    headers
+        .map(|(name, value)| (*name, (*value).to_owned()))
+        .collect()
 }
 
 impl Liar {
@@ -78,15 +89,22 @@ impl Liar {
         headers: &[(&'static str, &str)],
         body: impl Into<Vec<u8>>,
     ) {
-        let headers = headers
-            .iter()
-            .map(|(name, value)| (*name, (*value).to_owned()))
-            .collect();
+        let answer = (status, owned(headers), body.into());
         self.script
             .answers
             .lock()
             .unwrap()
-            .insert(request.to_owned(), (status, headers, body.into()));
+            .insert(request.to_owned(), answer);
+    }
+
+    /// Answers this request so once, before anything else.
+    pub(crate) fn once(&self, request: &str, status: u16, headers: &[(&'static str, &str)]) {
+        let answer = (status, owned(headers), Vec::new());
+        let mut first = self.script.first.lock().unwrap();
+        first
+            .entry(request.to_owned())
+            .or_default()
+            .push_back(answer);
     }
 
     /// Returns what was asked.

@@ -10,6 +10,9 @@
 )]
 
 mod accounts;
+mod attachment;
+mod deleting;
+mod deviations;
 mod engine;
 mod gate;
 mod gentle;
@@ -20,6 +23,7 @@ mod own;
 mod peer;
 mod proxies;
 mod raw;
+mod readings;
 mod real;
 mod referrers;
 mod tls;

@@ -17,6 +17,7 @@ use sluice_registry::{
     Authentication, Checked, Client, ClientCertificate, CredentialSource, Endpoint, Error, Proxy,
     Right,
 };
+use sluice_service::SecretFile;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -56,10 +57,10 @@ impl Authority {
 
     fn endpoint(&self, host: &str) -> Endpoint {
         let mut endpoint = Endpoint::of(&host.parse().unwrap(), false).unwrap();
-        endpoint.ca_file = Some(self.file("ca.pem"));
+        endpoint.ca = Some(SecretFile::at(&self.file("ca.pem")));
         endpoint.client_certificate = Some(ClientCertificate {
-            certificate_file: self.file("client.pem"),
-            key_file: self.file("client.key"),
+            certificate: SecretFile::at(&self.file("client.pem")),
+            key: SecretFile::at(&self.file("client.key")),
         });
         endpoint
     }
@@ -134,7 +135,10 @@ async fn distribution_lets_in_who_has_a_certificate_and_a_password() {
     let password = folder.path().join("password");
     fs::write(&password, "planted-secret\n").unwrap();
     let mut endpoint = authority.endpoint(&registry.host);
-    endpoint.source = Some(CredentialSource::password_file("user", &password));
+    endpoint.source = Some(CredentialSource::password(
+        "user",
+        SecretFile::at(&password),
+    ));
     endpoint.proxy = Some(Proxy::Server {
         url: tunnel.address.parse().unwrap(),
         login: None,
@@ -179,7 +183,7 @@ async fn an_authority_that_is_not_named_is_not_trusted() {
         .server("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
         .await;
     let mut endpoint = authority.endpoint(&address.to_string());
-    endpoint.ca_file = Some(other.file("ca.pem"));
+    endpoint.ca = Some(SecretFile::at(&other.file("ca.pem")));
     for public in [false, true] {
         endpoint.public_authorities = public;
         let client = Client::new(endpoint.clone()).unwrap();
@@ -188,7 +192,7 @@ async fn an_authority_that_is_not_named_is_not_trusted() {
     }
     assert!(shown.lock().unwrap().is_empty());
     // Both kinds of authorities count where both are wanted.
-    endpoint.ca_file = Some(authority.file("ca.pem"));
+    endpoint.ca = Some(SecretFile::at(&authority.file("ca.pem")));
     let client = Client::new(endpoint).unwrap();
     client.check(None, false).await.unwrap();
 }

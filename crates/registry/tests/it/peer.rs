@@ -326,6 +326,15 @@ impl Peer {
         digest
     }
 
+    /// Puts a blob into a repository under a digest, whether or not that is its own.
+    pub(crate) fn hold(&self, repository: &Repository, digest: &Digest, blob: &[u8]) {
+        let mut content = self.shared.content.lock().unwrap();
+        let key = (repository.to_string(), digest.to_string());
+        content.holds.insert(key);
+        let blob = Bytes::copy_from_slice(blob);
+        content.blobs.insert(digest.to_string(), blob);
+    }
+
     /// Takes a blob away from a repository.
     pub(crate) fn lose(&self, repository: &Repository, digest: &Digest) {
         let key = (repository.to_string(), digest.to_string());

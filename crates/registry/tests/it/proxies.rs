@@ -6,6 +6,7 @@ use std::process::Command;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sluice_registry::{Client, Endpoint, Error, Proxy};
+use sluice_service::SecretFile;
 
 use crate::liar::Liar;
 use crate::tunnel::Tunnel;
@@ -20,7 +21,7 @@ async fn reach(host: &str, proxy: Option<Proxy>) -> Result<(), Error> {
 fn server(tunnel: &Tunnel, login: Option<(&str, &std::path::Path)>, bypass: &[&str]) -> Proxy {
     Proxy::Server {
         url: tunnel.address.parse().unwrap(),
-        login: login.map(|(user, file)| (user.to_owned(), file.to_owned())),
+        login: login.map(|(user, file)| (user.to_owned(), SecretFile::at(file))),
         bypass: bypass.iter().map(ToString::to_string).collect(),
     }
 }
@@ -57,6 +58,9 @@ async fn what_needs_no_proxy_goes_round_it() {
         (&["127.0.0.1"][..], 0),
         (&["10.0.0.0/8", "127.0.0.0/8"], 0),
         (&["127.0.0.2", "example.com"], 1),
+        (&[&liar.host], 0),
+        (&["127.0.0.1:1"], 1),
+        (&["*"], 0),
     ] {
         let before = tunnel.heads().len();
         reach(&liar.host, Some(server(&tunnel, None, bypass)))
@@ -77,7 +81,14 @@ async fn the_environment_is_asked_only_where_the_setting_says_so() {
     }
     let liar = registry().await;
     let tunnel = Tunnel::start(None).await;
-    for (setting, passed) in [("nothing", 0), ("environment", 1)] {
+    let elsewhere = "127.0.0.1:1, other.example".to_owned();
+    for (setting, bypass, passed) in [
+        ("nothing", &elsewhere, 0),
+        ("environment", &elsewhere, 1),
+        ("environment", &liar.host, 0),
+        ("environment", &"10.0.0.0/8,127.0.0.0/8".to_owned(), 0),
+        ("environment", &"*".to_owned(), 0),
+    ] {
         let mut child = Command::new(std::env::current_exe().unwrap());
         child
             .args([
@@ -86,14 +97,14 @@ async fn the_environment_is_asked_only_where_the_setting_says_so() {
             ])
             .env(CHILD, format!("{} {setting}", liar.host))
             .env("HTTP_PROXY", &tunnel.address)
-            .env_remove("NO_PROXY")
+            .env("NO_PROXY", bypass)
             .env_remove("no_proxy");
-        let before = liar.asked().len();
+        let (before, through) = (liar.asked().len(), tunnel.heads().len());
         let ended = tokio::task::spawn_blocking(move || child.output().unwrap())
             .await
             .unwrap();
         assert!(ended.status.success(), "{ended:?}");
         assert_eq!(liar.asked().len() - before, 1, "{setting}");
-        assert_eq!(tunnel.heads().len(), passed, "{setting}");
+        assert_eq!(tunnel.heads().len() - through, passed, "{setting} {bypass}");
     }
 }

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 use sluice_domain::{Class, Classify as _};
 use sluice_registry::{Client, Endpoint, Error, ManifestRef};
+use sluice_service::SecretFile;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -24,8 +25,13 @@ struct Guarded {
 
 impl Guarded {
     async fn start(answer: String) -> Self {
-        let key = KeyPair::generate().unwrap();
         let parameters = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        Self::showing(parameters, answer).await
+    }
+
+    /// Starts one that shows a certificate of its own making.
+    async fn showing(parameters: CertificateParams, answer: String) -> Self {
+        let key = KeyPair::generate().unwrap();
         let certificate = parameters.self_signed(&key).unwrap();
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("ca.pem"), certificate.pem()).unwrap();
@@ -59,7 +65,7 @@ impl Guarded {
 
     fn endpoint(&self, ca_file: Option<PathBuf>) -> Endpoint {
         let mut endpoint = Endpoint::of(&self.address.to_string().parse().unwrap(), false).unwrap();
-        endpoint.ca_file = ca_file;
+        endpoint.ca = ca_file.as_deref().map(SecretFile::at);
         endpoint
     }
 
@@ -90,6 +96,94 @@ async fn a_certificate_that_is_not_trusted_is_final() {
     assert_eq!(error.class(), Class::Permanent);
     let trusted = registry.head(Some(registry.ca_file())).await;
     assert!(matches!(trusted, Error::Refused { .. }), "{trusted:?}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_certificate_is_said_with_what_to_do() {
+    let parameters = |name: &str| CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let mut authority = parameters("127.0.0.1");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let mut expired = parameters("127.0.0.1");
+    expired.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let mut early = parameters("127.0.0.1");
+    early.not_before = rcgen::date_time_ymd(2999, 1, 1);
+    early.not_after = rcgen::date_time_ymd(3000, 1, 1);
+    for (certificate, is_named, told) in [
+        (
+            parameters("127.0.0.1"),
+            false,
+            &["`ca`", "--src-ca-file"][..],
+        ),
+        (authority, true, &["CA:TRUE", "CA:FALSE", "mkcert"]),
+        (expired, true, &["expired", "renewed"]),
+        (early, true, &["not valid yet", "clocks"]),
+        (
+            parameters("registry.example"),
+            true,
+            &["registry.example", "subjectAltName"],
+        ),
+        (
+            CertificateParams::new(Vec::new()).unwrap(),
+            true,
+            &["names no host", "subjectAltName"],
+        ),
+    ] {
+        let registry = Guarded::showing(certificate, answer("503 Busy")).await;
+        let error = registry.head(is_named.then(|| registry.ca_file())).await;
+        assert!(matches!(error, Error::Certificate { .. }), "{error:?}");
+        for word in told {
+            assert!(error.to_string().contains(word), "{word}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_speaks_the_other_protocol_is_named_with_what_to_do() {
+    let plain = Liar::start().await;
+    let endpoint = Endpoint::of(&plain.host.parse().unwrap(), false).unwrap();
+    let told = look(endpoint).await;
+    assert!(
+        told.contains("speaks plain HTTP") && told.contains(&plain.host),
+        "{told}"
+    );
+    assert!(
+        told.contains("--plain-http") && told.contains("plain_http: true"),
+        "{told}"
+    );
+    // With a certificate that is trusted, and with one that is not.
+    let guarded = Guarded::start(answer("200 OK")).await;
+    for ca_file in [Some(guarded.ca_file()), None] {
+        let mut endpoint = guarded.endpoint(ca_file);
+        endpoint.base = format!("http://{}", guarded.address).parse().unwrap();
+        let told = look(endpoint).await;
+        assert!(
+            told.contains("speaks TLS") && told.contains("plain_http"),
+            "{told}"
+        );
+    }
+    // Some servers answer in plain text.
+    for sign in [
+        "Client sent an HTTP request to an HTTPS server.\n",
+        "<h1>400 Bad Request</h1> The plain HTTP request was sent to HTTPS port",
+    ] {
+        let liar = Liar::start().await;
+        for method in ["HEAD", "GET"] {
+            liar.on(&format!("{method} /v2/a/b/manifests/1"), 400, &[], sign);
+        }
+        let told = look(Endpoint::of(&liar.host.parse().unwrap(), true).unwrap()).await;
+        assert!(told.contains("speaks TLS"), "{told}");
+    }
+}
+
+/// Looks for a tag, and returns the error, which is final.
+async fn look(endpoint: Endpoint) -> String {
+    let tag = ManifestRef::Tag("1".parse().unwrap());
+    let client = Client::new(endpoint).unwrap();
+    let head = client.head(&"a/b".parse().unwrap(), &tag).await;
+    let error = head.unwrap_err();
+    assert!(matches!(error, Error::WrongProtocol { .. }), "{error:?}");
+    assert_eq!(error.class(), Class::Permanent);
+    error.to_string()
 }
 
 #[tokio::test]

@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 use super::*;
 
 const CONFIG: &str = "sha256:c0";
+const DIFF_IDS: [&str; 2] = ["sha256:a0", "sha256:b0"];
 
 fn report(os: Value, results: Value) -> Value {
     json!({
         "SchemaVersion": 2, "ArtifactName": "r/app@sha256:d0", "ArtifactType": "container_image",
-        "Metadata": { "OS": os, "ImageID": CONFIG, "RepoDigests": ["r/app@sha256:index"] },
+        "Metadata": { "OS": os, "ImageID": CONFIG, "DiffIDs": DIFF_IDS, "RepoDigests": ["r/app@sha256:index"] },
         "Results": results,
     })
 }
@@ -26,7 +27,7 @@ fn debian(vulnerabilities: Value) -> Value {
 }
 
 fn read(report: &Value) -> Result<Summary, Unusable> {
-    Report::read(report.to_string().as_bytes())?.of_image(CONFIG)
+    Report::read(report.to_string().as_bytes())?.of_image(CONFIG, &DIFF_IDS)
 }
 
 #[test]
@@ -250,7 +251,7 @@ proptest! {
             .map(|found| format!("{}{}", found["VulnerabilityID"], found["PkgName"]))
             .collect();
         let text = report(Value::Null, Value::from(blocks)).to_string();
-        let summary = Report::read(text.as_bytes()).unwrap().of_image(CONFIG).unwrap();
+        let summary = Report::read(text.as_bytes()).unwrap().of_image(CONFIG, &DIFF_IDS).unwrap();
         let SeverityCounts { critical, high, medium, low, unknown } = summary.counts;
         prop_assert_eq!(critical + high + medium + low + unknown, seen.len() as u64);
         let Dtr { critical, major, minor } = summary.dtr;
@@ -263,7 +264,7 @@ proptest! {
     #[test]
     fn a_report_that_is_cut_or_of_another_image_is_never_a_result(blocks in prop::collection::vec(block(), 0..3), cut in any::<prop::sample::Index>(), junk in any::<u8>()) {
         let mut bytes = report(Value::Null, Value::from(blocks)).to_string().into_bytes();
-        let read = |bytes: &[u8], config: &str| Report::read(bytes).and_then(|report| report.of_image(config));
+        let read = |bytes: &[u8], config: &str| Report::read(bytes).and_then(|report| report.of_image(config, &DIFF_IDS));
         prop_assert!(read(&bytes, "sha256:other").is_err());
         let place = cut.index(bytes.len());
         prop_assert!(read(&bytes[..place], CONFIG).is_err());
@@ -271,4 +272,31 @@ proptest! {
         drop(read(&bytes, CONFIG));
         drop(read(&bytes[place..], CONFIG));
     }
+}
+
+#[test]
+fn a_report_about_other_layers_than_those_that_were_verified_is_refused() {
+    let right = debian(json!([]));
+    assert!(read(&right).is_ok());
+    for wrong in [
+        json!(null),
+        json!([]),
+        json!(["sha256:a0"]),
+        json!(["sha256:b0", "sha256:a0"]),
+        json!(["sha256:a0", "sha256:a0"]),
+        json!(["sha256:a0", "sha256:b0", "sha256:c0"]),
+    ] {
+        let mut report = right.clone();
+        report["Metadata"]["DiffIDs"] = wrong;
+        assert!(
+            matches!(read(&report), Err(Unusable::OtherLayers)),
+            "{report}"
+        );
+    }
+    let mut without = right;
+    without["Metadata"]
+        .as_object_mut()
+        .unwrap()
+        .remove("DiffIDs");
+    assert!(matches!(read(&without), Err(Unusable::OtherLayers)));
 }

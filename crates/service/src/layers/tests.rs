@@ -108,11 +108,11 @@ fn the_file_wins_over_the_defaults_and_the_environment_over_the_file() {
     let layers = variables(&[("SLUICE__WORK__CONCURRENCY", "9")]);
     let (layers, _folder) = with_file(
         layers,
-        "[bus]\nurl = \"nats://b\"\n[work]\nconcurrency = 8\n",
+        "[bus]\nurl = \"nats://127.0.0.2\"\n[work]\nconcurrency = 8\n",
     );
     let sample: Sample = layers.load().unwrap();
     assert_eq!(sample.work.concurrency, 9);
-    assert_eq!(sample.bus.url, "nats://b");
+    assert_eq!(sample.bus.url, "nats://127.0.0.2");
     assert_eq!(sample.http.grace_seconds, 25);
 }
 

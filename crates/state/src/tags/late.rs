@@ -1,12 +1,25 @@
 //! What a change leaves behind that is not wanted any more: it may have come too late, or died on the way.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use sluice_domain::{Digest, Repository, Tag, now};
-use sluice_events::time_to_wire;
 use sluice_events::wire::state::{Claim, TagEntry};
+use sluice_events::{time_from_wire, time_to_wire};
 use sluice_service::crash;
 
 use super::{Provenance, ROUNDS, TagWriter, holder, refuse_foreign_claim, settle, split, text};
 use crate::error::Error;
+
+/// No claim is made for longer than this; one that says so is nobody's, so that none holds up a withdrawal for ever.
+const LONGEST_CLAIM: TimeDelta = TimeDelta::hours(1);
+
+/// Returns the claim of somebody who changes a tag now, with its end.
+#[must_use]
+pub fn live_claim(entry: &TagEntry) -> Option<(&Claim, DateTime<Utc>)> {
+    let claim = entry.claim.as_ref()?;
+    let until = time_from_wire(claim.until.as_ref())?;
+    let now = now();
+    (now < until && until - now <= LONGEST_CLAIM).then_some((claim, until))
+}
 
 /// A change that is not wanted any more.
 #[derive(Debug, Clone, Copy)]
@@ -154,5 +167,24 @@ impl TagWriter {
         self.state.tags.write(&key, &again, Some(revision)).await?;
         // Another look, since this may have been late too.
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_that_is_over_or_without_end_holds_nothing_up() {
+        for (seconds, is_live) in [(-1, false), (30, true), (3_600, true), (90_000, false)] {
+            let entry = TagEntry {
+                claim: Some(Claim {
+                    until: Some(time_to_wire(now() + TimeDelta::seconds(seconds))),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            assert_eq!(live_claim(&entry).is_some(), is_live, "{seconds}");
+        }
     }
 }

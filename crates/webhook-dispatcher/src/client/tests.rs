@@ -27,6 +27,7 @@ fn to(url: &str, private: bool) -> Post<'_> {
     Post {
         url,
         private,
+        authorities: None,
         id: "event-1",
         keys: None,
         body: b"{}".to_vec(),
@@ -35,7 +36,7 @@ fn to(url: &str, private: bool) -> Post<'_> {
 
 fn clients() -> Clients {
     sluice_service::install_crypto();
-    Clients::new(Duration::from_millis(500)).unwrap()
+    Clients::new(Duration::from_millis(500))
 }
 
 #[tokio::test]
@@ -72,7 +73,10 @@ async fn a_private_address_is_not_connected_to_by_number_or_by_name() {
     for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
         let url = format!("http://{host}:{}/", address.port());
         let fault = clients().post(to(&url, false)).await.unwrap_err();
-        assert!(matches!(fault, Fault::NotPublic(_)), "{host}: {fault:?}");
+        assert!(
+            matches!(fault, Fault::Forbidden { .. }),
+            "{host}: {fault:?}"
+        );
     }
     assert_eq!(hits.load(Ordering::SeqCst), 0);
     let url = format!("http://localhost:{}/", address.port());
@@ -81,6 +85,28 @@ async fn a_private_address_is_not_connected_to_by_number_or_by_name() {
         (answer.status, answer.excerpt.as_str()),
         (StatusCode::OK, "taken")
     );
+}
+
+#[tokio::test]
+async fn a_webhook_that_allows_private_addresses_reaches_no_metadata() {
+    for host in [
+        "169.254.169.254",
+        "0xa9fea9fe",
+        "[fe80::1]",
+        "[fd00:ec2::254]",
+        "[::ffff:a9fe:a9fe]",
+        "100.100.100.200",
+        "0.0.0.0",
+        "255.255.255.255",
+    ] {
+        let url = format!("http://{host}/latest/meta-data/");
+        let fault = clients().post(to(&url, true)).await.unwrap_err();
+        assert!(
+            matches!(fault, Fault::Forbidden { .. }),
+            "{host}: {fault:?}"
+        );
+        assert!(!fault.to_string().contains("allow_private_addresses"));
+    }
 }
 
 #[tokio::test]
@@ -126,7 +152,7 @@ async fn no_error_shows_the_address() {
 
 #[tokio::test]
 async fn the_headers_are_those_of_standard_webhooks() {
-    let seen = Arc::new(std::sync::Mutex::new(Sent::new()));
+    let seen = Arc::new(Mutex::new(Sent::new()));
     let keep = seen.clone();
     let hook = move |headers: Sent| {
         *keep.lock().unwrap() = headers;

@@ -1,7 +1,7 @@
 //! What is attached to an image is pushed with it, and joined with what others attached there.
 
 use serde_json::Value;
-use sluice_tests::image::{digests_in, tag_of};
+use sluice_tests::image::{SIGNATURE, digests_in, tag_of};
 use sluice_tests::wait_for;
 
 use super::super::scene::{CLEAN, Scan, Scene};
@@ -20,7 +20,7 @@ fn what_is_attached_is_pushed_too_and_what_others_attached_there_stays() {
     let sbom = publisher.referrer(app, &image, "text/spdx", "packages");
     let listed = publisher.index(app, &[("amd64", &sbom)]);
     publisher.put(app, &list, &listed);
-    let signature = publisher.referrer(app, &image, "application/json", "upstream signs");
+    let signature = publisher.referrer(app, &image, SIGNATURE, "upstream signs");
     publisher.put(app, &signed, &signature);
     // Whoever has that registry knows the image already, and signed it in both ways.
     let own = partner.referrer(there, &image, "text/signature", "they sign");

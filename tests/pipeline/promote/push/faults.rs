@@ -27,8 +27,7 @@ fn a_wrong_password_ends_in_a_dead_letter_that_says_so_and_is_mended_by_another_
     // What another policy decides goes its way.
     scene.facts("image.promoted", 1);
     assert_eq!(scene.status("official/app", "1.0"), 200);
-    let file = scene.stack.folder().join("partner.password");
-    fs::write(file, PARTNER.1).unwrap();
+    fs::write(scene.stack.folder().join("secrets/login"), PARTNER.1).unwrap();
     scene.stack.sluice(&["dead-letters", "retry", "--all"]);
     remote.has("team/app", "1.0", &image);
     scene.told("image.promoted", 2);

@@ -11,11 +11,13 @@ pub(super) fn told(error: &Error) -> String {
         Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => return told(error),
         Error::SerdeUnknownField {
             field, expected, ..
-        } => format!(
-            "unknown key `{field}`{}; allowed are {}",
-            did_you_mean(field, expected),
-            list(expected)
-        ),
+        } => path_key(field, expected).unwrap_or_else(|| {
+            format!(
+                "unknown key `{field}`{}; allowed are {}",
+                did_you_mean(field, expected),
+                list(expected)
+            )
+        }),
         Error::SerdeUnknownVariant {
             variant, expected, ..
         } => format!(
@@ -63,18 +65,31 @@ pub(super) fn told(error: &Error) -> String {
         }
         other => UserMessageFormatter.format_message(other).into_owned(),
     };
-    let message = with_remedy(message);
-    message
-        .chars()
-        .flat_map(|c| {
-            let control = c.is_control().then(|| c.escape_default());
-            control
-                .into_iter()
-                .flatten()
-                .chain((!c.is_control()).then_some(c))
-        })
-        .take(LONGEST)
-        .collect()
+    visible(&with_remedy(message)).take(LONGEST).collect()
+}
+
+/// Escapes the control characters of what a file says.
+pub(super) fn visible(text: &str) -> impl Iterator<Item = char> {
+    text.chars().flat_map(|c| {
+        let control = c.is_control().then(|| c.escape_default());
+        control
+            .into_iter()
+            .flatten()
+            .chain((!c.is_control()).then_some(c))
+    })
+}
+
+/// Says what to write instead of a key that held the path of a secret, where it did in earlier versions.
+fn path_key(field: &str, expected: &[&str]) -> Option<String> {
+    let key = match field {
+        "secret_file" => "signing_key",
+        _ => field.strip_suffix("_file")?,
+    };
+    expected.contains(&key).then(|| {
+        format!(
+            "unknown key `{field}`: resources name secrets and never paths; write `{key}: {{ secret: NAME }}`, and put the secret as the file `NAME` into the folder that the setting `secrets.dir` of the services names (`secrets/` in the data folder of `sluice up`)"
+        )
+    })
 }
 
 /// Adds what to do to the reader's own words for mistakes that people make.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use proptest::prelude::*;
 
 use super::*;
-use crate::resources::{Recall, Visibility};
+use crate::resources::Recall;
 
 /// The examples of the design, as far as their kinds are supported.
 const GOOD: &str = r#"# what a person writes
@@ -13,7 +13,7 @@ kind: Registry            # a named remote, with one rotatable credential
 name: docker-hub
 host: docker.io
 username: acme
-password_file: /run/secrets/docker-hub
+password: { secret: docker-hub }
 reserve: 20               # pulls never spent by background work
 ---
 kind: Mirror
@@ -51,11 +51,11 @@ url: https://hooks.internal/x
 events: [image.promoted, scan.failed]
 repositories: ["hub/*", "official/*"]     # matches the event's source or target
 format: cloudevents       # or dtr, slack
-secret_file: /run/secrets/hook
+signing_key: { secret: slack-hook }
 ---
 kind: Account
 name: ci
-password_file: /run/secrets/ci
+password: { secret: ci }
 push: ["hub/*"]
 "#;
 
@@ -90,6 +90,40 @@ fn every_kind_is_read_and_its_stored_form_read_again() {
 }
 
 #[test]
+fn what_a_policy_accepts_as_uncovered_is_read_strictly() {
+    let policy = |more: &str| {
+        format!("kind: PromotionPolicy\nname: a\nfrom: hub/*\nto: official/{{name}}\n{more}\n")
+    };
+    let Resource::PromotionPolicy(read) =
+        only(&policy("coverage: { allow: [conda-pkg, fedora] }")).resource
+    else {
+        panic!("expected a policy");
+    };
+    let allowed: Vec<_> = read
+        .coverage
+        .allow
+        .iter()
+        .map(|kind| kind.as_str())
+        .collect();
+    assert_eq!(allowed, ["conda-pkg", "fedora"]);
+    let Resource::PromotionPolicy(silent) = only(&policy("when: 'true'")).resource else {
+        panic!("expected a policy");
+    };
+    assert!(silent.coverage.is_strict() && silent.unknown.is_none());
+    for bad in [
+        "coverage: { alow: [conda-pkg] }",
+        "coverage: { allow: conda-pkg }",
+        "coverage: { allow: ['*'] }",
+        "coverage: { allow: [Conda] }",
+        "coverage: [conda-pkg]",
+        "coverage: none",
+        "unknown: maybe",
+    ] {
+        assert!(!told(&policy(bad)).is_empty(), "{bad}");
+    }
+}
+
+#[test]
 fn what_is_left_out_has_its_default() {
     let Resource::Mirror(mirror) = only(MIRROR).resource else {
         panic!("expected a mirror");
@@ -105,8 +139,8 @@ fn what_is_left_out_has_its_default() {
         panic!("expected settings of repositories");
     };
     assert_eq!(
-        (settings.visibility, settings.keep),
-        (Visibility::Private, 0)
+        (settings.visibility, settings.keep, settings.immutable),
+        (None, None, None)
     );
 }
 
@@ -258,17 +292,17 @@ const MISTAKES: &[(&str, &str, usize, &str)] = &[
         "write the host alone",
     ),
     (
-        "password_file: /run/secrets/docker-hub",
-        "password: x",
+        "password: { secret: docker-hub }",
+        "pasword: { secret: x }",
         6,
-        "did you mean `password_file`?",
+        "did you mean `password`?",
     ),
-    ("username: acme\n", "", 5, "`password_file`: add `username`"),
+    ("username: acme\n", "", 5, "`password`: add `username`"),
     (
         "keep: 10 ",
         "keep: ten ",
         20,
-        "`keep`: expected a whole number from 0",
+        "expected a whole number from 0, or `{ newest: 5",
     ),
     ("keep: 10 ", "keep: 100001 ", 20, "`keep`: at most 100000"),
     (
@@ -470,6 +504,18 @@ fn a_lone_carriage_return_leads_to_no_line_behind_the_file() {
             .iter()
             .all(|problem| (1..=2).contains(&problem.line)),
         "{problems:?}"
+    );
+}
+
+#[test]
+fn a_line_break_in_a_value_is_shown_and_breaks_no_line() {
+    let text =
+        "kind: Webhook\nname: a\nurl: https://hooks.example/x\nevents: [\"image\\npromoted\"]\n";
+    let problems = documents(text).unwrap_err();
+    assert!(
+        problems[0].message.contains("`image\\npromoted`"),
+        "{}",
+        problems[0]
     );
 }
 

@@ -1,0 +1,100 @@
+//! `sluice tags`: what a selection takes of a repository's tags and what it leaves out, each with the reason.
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::json;
+use sluice_domain::resources::TagSelection;
+use sluice_domain::{NameRegex, Pattern, RemoteRepository};
+use sluice_policy::{Range, TagAge, select};
+use sluice_registry::RemoteImage;
+use sluice_service::Secrets;
+
+use crate::exit::Misconfigured;
+use crate::output::{Format, show};
+use crate::remote::{Clients, RemoteOptions, Side};
+
+/// Shows which tags of a repository a mirror's `tags` take, newest first, and why the others are left out.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sluice tags --from nginx --semver '>=1.25' --newest 5
+  sluice tags --from ghcr.io/team/app --regex 'v[0-9.]+' --exclude '*-rc*' -o json
+
+docs/TAGS.md says what is a version, and which of two tags is the newer.")]
+pub(crate) struct TagsArguments {
+    /// The repository, as in `nginx` or `ghcr.io/team/app`.
+    #[arg(long, value_name = "IMAGE")]
+    from: RemoteImage,
+    /// Only versions in this range, as in `>=3.18`.
+    #[arg(long, value_name = "RANGE")]
+    semver: Option<String>,
+    /// Only tags that match this pattern; may be repeated.
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<Pattern>,
+    /// Only tags that match this expression as a whole; may be repeated.
+    #[arg(long, value_name = "REGEX")]
+    regex: Vec<NameRegex>,
+    /// No tag that matches this pattern; may be repeated.
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<Pattern>,
+    /// No tag that matches this expression as a whole; may be repeated.
+    #[arg(long, value_name = "REGEX")]
+    exclude_regex: Vec<NameRegex>,
+    /// At most so many.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    newest: Option<u32>,
+    /// How the result is shown.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+    #[command(flatten)]
+    remote: RemoteOptions,
+}
+
+impl TagsArguments {
+    fn selection(&self) -> TagSelection {
+        TagSelection {
+            semver: self.semver.clone(),
+            include: self.include.clone(),
+            regex: self.regex.clone(),
+            exclude: self.exclude.clone(),
+            exclude_regex: self.exclude_regex.clone(),
+            newest: self.newest,
+        }
+    }
+}
+
+/// Lists the tags of the repository and shows what becomes of each.
+pub(crate) async fn tags(arguments: &TagsArguments, secrets: Secrets) -> anyhow::Result<()> {
+    let selection = arguments.selection();
+    if let Some(range) = &selection.semver {
+        range
+            .parse::<Range>()
+            .map_err(|error| Misconfigured(error.into()))?;
+    }
+    let from: &RemoteRepository = &arguments.from.repository;
+    let clients = Clients::new(arguments.remote.clone(), Vec::new(), secrets);
+    let client = clients.client(Side::Source, &from.host)?;
+    let listed = client.tags(&from.repository).await;
+    let listed = listed.with_context(|| format!("failed to list the tags of `{from}`"))?;
+    let selected = select(&selection, &listed)?;
+    let (mut rows, mut taken, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
+    for tag in &selected.tags {
+        let reason = TagAge::of(tag).to_string();
+        taken.push(json!({ "tag": tag, "reason": reason }));
+        rows.push(vec![tag.to_string(), "taken".to_owned(), reason]);
+    }
+    for (tag, reason) in &selected.left_out {
+        left_out.push(json!({ "tag": tag, "reason": reason.to_string() }));
+        rows.push(vec![
+            tag.to_string(),
+            "left out".to_owned(),
+            reason.to_string(),
+        ]);
+    }
+    let object = json!({ "from": from, "taken": taken, "leftOut": left_out });
+    show(
+        arguments.output,
+        &["TAG", "RESULT", "REASON"],
+        rows,
+        &object,
+    )
+}

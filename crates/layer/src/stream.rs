@@ -1,0 +1,242 @@
+//! The tar of a layer, hashed and written on its way to the reader of its entries.
+
+use std::io::{BufRead, Read, Write};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::blob::{BlobReader, digest};
+use crate::decompress::{Decoder, MAGIC_BYTES, check_tar_start, compression};
+use crate::error::{Error, Refused, Rule};
+use crate::limits::Limits;
+use crate::summary::{LayerDescriptor, LayerSummary, Note, RULES_VERSION, second_views};
+use crate::tar;
+
+/// Bytes of tar that are decoded at once.
+const BUFFER_BYTES: usize = 128 * 1024;
+
+/// Bytes of a block of tar.
+pub(crate) const BLOCK_BYTES: usize = 512;
+
+pub(crate) fn read_layer(
+    blob: impl Read,
+    descriptor: &LayerDescriptor,
+    limits: &Limits,
+    tar: impl Write,
+) -> Result<LayerSummary, Error> {
+    if descriptor.size_bytes == 0 {
+        return Err(Refused::new(Rule::Size, "the blob is empty").into());
+    }
+    if descriptor.size_bytes > limits.compressed_bytes {
+        return Err(Error::Limit {
+            limit: "the size of the blob in bytes",
+            max: limits.compressed_bytes,
+        });
+    }
+    let mut blob = BlobReader::new(blob, descriptor.size_bytes);
+    let outcome = read_tar(&mut blob, descriptor, limits, tar);
+    blob.finish(descriptor, outcome)
+}
+
+fn read_tar<R: Read>(
+    blob: &mut BlobReader<R>,
+    descriptor: &LayerDescriptor,
+    limits: &Limits,
+    output: impl Write,
+) -> Result<LayerSummary, Error> {
+    // An error of the source is found by `BlobReader::finish`, which has the last word.
+    let broken = |error| Error::Source(error);
+    let mut notes = second_views(&descriptor.annotations);
+    let actual = match blob.peek(MAGIC_BYTES) {
+        Ok(first) => compression(descriptor.layer_type, first)?,
+        Err(_) => return Err(Refused::new(Rule::Size, "the blob cannot be read").into()),
+    };
+    let declared = descriptor.layer_type.declared();
+    if actual != declared {
+        notes.push(Note::OtherCompression { declared, actual });
+    }
+    let decoder = Decoder::new(blob, actual, limits.zstd_window_log).map_err(broken)?;
+    let mut stream = TarStream::new(decoder, output, limits, descriptor.size_bytes);
+    check_tar_start(stream.peek(MAGIC_BYTES)?)?;
+    let entries = tar::read_entries(&mut stream, limits)?;
+    let (diff_id, uncompressed_bytes) = stream.finish()?;
+    if diff_id != descriptor.diff_id.as_str() {
+        return Err(Refused::new(
+            Rule::DiffId,
+            format!(
+                "the tar is {diff_id}, and the configuration says {}",
+                descriptor.diff_id
+            ),
+        )
+        .into());
+    }
+    Ok(LayerSummary {
+        rules_version: RULES_VERSION,
+        layer_type: descriptor.layer_type,
+        digest: descriptor.digest.clone(),
+        size_bytes: descriptor.size_bytes,
+        diff_id: descriptor.diff_id.clone(),
+        uncompressed_bytes,
+        entries: entries.count,
+        largest_file_bytes: entries.largest_file_bytes,
+        notes,
+        databases: entries.packages.databases,
+        languages: entries.packages.languages,
+        sboms: entries.packages.sboms,
+        sbom_examples: entries.packages.sbom_examples,
+        left_out: entries.packages.left_out,
+        left_out_examples: entries.packages.left_out_examples,
+        tree: entries.tree,
+    })
+}
+
+/// Reads a tar by blocks; each byte is hashed, counted and written once.
+pub(crate) struct TarStream<'a, B: BufRead, W> {
+    decoder: Decoder<'a, B>,
+    output: W,
+    hasher: Sha256,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    at_end: bool,
+    read_bytes: u64,
+    max_bytes: u64,
+    max_ratio_bytes: u64,
+}
+
+impl<'a, B: BufRead, W: Write> TarStream<'a, B, W> {
+    fn new(decoder: Decoder<'a, B>, output: W, limits: &Limits, blob_bytes: u64) -> Self {
+        Self {
+            decoder,
+            output,
+            hasher: Sha256::new(),
+            buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            at_end: false,
+            read_bytes: 0,
+            max_bytes: limits.uncompressed_bytes,
+            max_ratio_bytes: blob_bytes
+                .saturating_mul(limits.ratio)
+                .max(limits.ratio_after_bytes),
+        }
+    }
+
+    /// Decodes once, behind what is in the buffer.
+    fn read_more(&mut self) -> Result<(), Error> {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        let room = self.buffer.get_mut(self.end..).unwrap_or_default();
+        let count = match self.decoder.read(room) {
+            Ok(count) => count,
+            Err(error) => return Err(self.decoder.refuse(&error).into()),
+        };
+        let bytes = room.get(..count).unwrap_or_default();
+        if bytes.is_empty() {
+            self.at_end = true;
+            return Ok(());
+        }
+        self.read_bytes = self.read_bytes.saturating_add(bytes.len() as u64);
+        for (limit, max) in [
+            ("the size of the unpacked layer in bytes", self.max_bytes),
+            (
+                "the ratio of unpacked to packed bytes, in unpacked bytes",
+                self.max_ratio_bytes,
+            ),
+        ] {
+            if self.read_bytes > max {
+                return Err(Error::Limit { limit, max });
+            }
+        }
+        self.hasher.update(bytes);
+        self.output.write_all(bytes).map_err(Error::Output)?;
+        self.end += count;
+        Ok(())
+    }
+
+    fn window(&self) -> &[u8] {
+        self.buffer.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Returns the next bytes without consuming them: fewer than asked for only at the end.
+    fn peek(&mut self, count: usize) -> Result<&[u8], Error> {
+        while self.end - self.start < count && !self.at_end {
+            self.read_more()?;
+        }
+        let window = self.window();
+        Ok(window.get(..count.min(window.len())).unwrap_or_default())
+    }
+
+    /// Reads a block, or nothing at the end of the stream.
+    pub(crate) fn block(&mut self) -> Result<Option<[u8; BLOCK_BYTES]>, Error> {
+        let bytes = self.peek(BLOCK_BYTES)?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let Some(block) = bytes.first_chunk::<BLOCK_BYTES>().copied() else {
+            return Err(cut().into());
+        };
+        self.start += BLOCK_BYTES;
+        Ok(Some(block))
+    }
+
+    /// Passes over content and the padding after it.
+    pub(crate) fn skip(&mut self, content_bytes: u64) -> Result<(), Error> {
+        let mut left = padded(content_bytes);
+        while left > 0 {
+            if self.start == self.end {
+                self.read_more()?;
+                if self.at_end {
+                    return Err(cut().into());
+                }
+            }
+            let count = left.min(self.window().len() as u64);
+            left -= count;
+            self.start += usize::try_from(count).unwrap_or(usize::MAX);
+        }
+        Ok(())
+    }
+
+    /// Reads content and passes over the padding after it; the caller bounds its size.
+    pub(crate) fn content(&mut self, content_bytes: u64) -> Result<Vec<u8>, Error> {
+        let mut content = Vec::new();
+        let mut left = padded(content_bytes);
+        while left > 0 {
+            let Some(block) = self.block()? else {
+                return Err(cut().into());
+            };
+            content.extend_from_slice(&block);
+            left -= BLOCK_BYTES as u64;
+        }
+        content.truncate(usize::try_from(content_bytes).unwrap_or(usize::MAX));
+        Ok(content)
+    }
+
+    /// Reads to the end of the stream, and returns whether all of it is zero.
+    pub(crate) fn rest_is_zero(&mut self) -> Result<bool, Error> {
+        loop {
+            if self.window().iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            self.start = self.end;
+            if self.at_end {
+                return Ok(true);
+            }
+            self.read_more()?;
+        }
+    }
+
+    fn finish(mut self) -> Result<(String, u64), Error> {
+        self.output.flush().map_err(Error::Output)?;
+        Ok((digest(self.hasher), self.read_bytes))
+    }
+}
+
+fn padded(content_bytes: u64) -> u64 {
+    content_bytes.saturating_add(BLOCK_BYTES as u64 - 1) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64
+}
+
+fn cut() -> Refused {
+    Refused::new(Rule::End, "the tar is cut in the middle of an entry")
+}
