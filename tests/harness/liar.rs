@@ -33,6 +33,8 @@ pub enum Lie {
     Found(&'static str, String),
     /// The list of tags has these, and another page if so said.
     Tags(Vec<&'static str>, bool),
+    /// No answer comes, and the connection stays open.
+    Silence,
 }
 
 impl Lie {
@@ -212,6 +214,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             let body = format!("{{\"name\":\"x\",\"tags\":{tags:?}}}");
             return answer.body(Body::from(body)).unwrap();
         }
+        Some(Lie::Silence) => std::future::pending::<()>().await,
         _ => {}
     }
     let (status, headers, body) = truth(&shared, request, &path).await;

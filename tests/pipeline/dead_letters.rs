@@ -1,5 +1,6 @@
 //! What cannot be done is kept with its reason, and can be done again.
 
+use sluice_tests::liar::{Liar, Lie};
 use sluice_tests::{Stack, wait_for};
 
 #[test]
@@ -60,4 +61,31 @@ fn an_upstream_that_fails_is_told_once_and_so_is_its_recovery() {
     });
     // Nobody mirrors in this test.
     stack.may_leave_messages();
+}
+
+#[test]
+fn an_image_that_is_not_copied_within_its_time_is_told_as_failed() {
+    let mut stack = Stack::start(7_200);
+    let liar = Liar::before(&stack.upstream.host);
+    liar.lie("library/slow/blobs/", Lie::Silence);
+    let publisher = stack.publisher();
+    let image = publisher.image("library/slow", "amd64", "content");
+    publisher.put("library/slow", "1.0", &image);
+    stack.service("poller", &[]);
+    stack.service("mirror-worker", &[("SLUICE__MIRROR__TIMEOUT_SECONDS", "1")]);
+    let host = &liar.host;
+    stack.apply(&format!(
+        "kind: Registry\nname: slow\nhost: {host}\nplain_http: true\n---\nkind: Mirror\nname: slow\nfrom: {host}/library/slow\nto: hub/slow\nevery: 1h\n"
+    ));
+    // Eight attempts, about two minutes of waiting between them.
+    let failed = wait_for("the last attempt to be told", 300, || {
+        stack.facts("tag.mirror_failed").pop()
+    });
+    assert_eq!(failed["data"]["repository"], "hub/slow", "{failed}");
+    let reason = failed["data"]["reason"].to_string();
+    assert!(reason.contains("not mirrored within 1s"), "{reason}");
+    wait_for("the dead letter", 30, || {
+        (stack.status()["deadLetters"] == 1).then_some(())
+    });
+    assert_eq!(stack.facts("tag.mirror_failed").len(), 1);
 }

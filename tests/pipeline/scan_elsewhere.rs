@@ -46,6 +46,11 @@ impl Elsewhere {
     }
 
     fn serve(&self, stack: &Stack, database: &Database) -> Process {
+        self.serve_to(stack, database, "secret")
+    }
+
+    /// Starts the server, which answers those who have this token.
+    fn serve_to(&self, stack: &Stack, database: &Database, token: &str) -> Process {
         let cache = stack.folder().join("elsewhere");
         database.write(&cache);
         let log = File::create(stack.folder().join("elsewhere.log")).unwrap();
@@ -53,7 +58,7 @@ impl Elsewhere {
             .args(["server", "--skip-db-update", "--listen", &self.host])
             .arg("--cache-dir")
             .arg(&cache)
-            .env("TRIVY_TOKEN", "secret")
+            .env("TRIVY_TOKEN", token)
             .stderr(log)
             .stdout(Stdio::null())
             .spawn();
@@ -111,6 +116,24 @@ fn a_server_that_runs_elsewhere_is_used_and_checked_too() {
     }
     // The adapter started no server of its own.
     assert!(children(stack.process_id(adapter)).is_empty());
+}
+
+#[test]
+fn a_changed_token_of_a_server_elsewhere_needs_no_restart_of_the_adapter() {
+    let mut stack = Stack::start(7_200);
+    let elsewhere = Elsewhere::of(&stack);
+    let database = Database::of(UPDATED);
+    let before = elsewhere.serve(&stack, &database);
+    let host = elsewhere.host.clone();
+    let adapter = elsewhere.used(&mut stack, &host);
+    ready(&stack, adapter);
+    drop(before);
+    let _after = elsewhere.serve_to(&stack, &database, "changed");
+    fs::write(&elsewhere.token, "changed\n").unwrap();
+    let publisher = stack.mirrored();
+    let image = publisher.files("library/app", "amd64", &debian(&[OLD_LIBC]));
+    publisher.put("library/app", "1.0", &image);
+    told(&stack, "scan.succeeded", &image);
 }
 
 #[test]

@@ -220,3 +220,35 @@ fn every_fact_is_in_the_list_of_events() {
         );
     }
 }
+
+#[test]
+fn every_service_listens_on_ports_of_its_own_by_default() {
+    let mut ports = Vec::new();
+    for file in sources_named("config.default.toml") {
+        let text = fs::read_to_string(&file).unwrap();
+        let listening: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("listen = "))
+            .collect();
+        assert!(!listening.is_empty(), "{}", short(&file));
+        for address in listening {
+            let address: std::net::SocketAddr = address.trim_matches('"').parse().unwrap();
+            assert!(address.ip().is_loopback(), "{}", short(&file));
+            assert_ne!(address.port(), 0, "{}: nobody finds it", short(&file));
+            assert!(
+                !ports.contains(&address.port()),
+                "{}: {address}",
+                short(&file)
+            );
+            ports.push(address.port());
+        }
+    }
+    assert_eq!(ports.len(), 9);
+}
+
+/// Returns the files of this name that lie at the top of a crate.
+fn sources_named(name: &str) -> Vec<PathBuf> {
+    let crates = fs::read_dir(root().join("crates")).unwrap();
+    let files = crates.map(|folder| folder.unwrap().path().join(name));
+    files.filter(|file| file.exists()).collect()
+}
