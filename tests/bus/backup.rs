@@ -145,7 +145,7 @@ async fn of_a_damaged_snapshot_nothing_stays() {
 async fn a_stage_that_rests_takes_up_nothing_until_it_goes_on() {
     let (_nats, bus) = provisioned().await;
     let later = Utc::now() + chrono::TimeDelta::minutes(10);
-    bus.rest_stages(Some(later)).await.unwrap();
+    bus.pause_stages(Some(later)).await.unwrap();
     ask(&bus, "resting").await;
     let stage = Stage::default();
     let stopping = CancellationToken::new();
@@ -166,7 +166,7 @@ async fn a_stage_that_rests_takes_up_nothing_until_it_goes_on() {
     .await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(stage.calls.load(Ordering::SeqCst), 0);
-    bus.rest_stages(None).await.unwrap();
+    bus.pause_stages(None).await.unwrap();
     until("the work", || async { told(&bus).await.len() == 1 }).await;
     stopping.cancel();
     working.await.unwrap().unwrap();

@@ -15,7 +15,7 @@ use sluice_events::time_to_wire;
 use sluice_events::wire::state::{Claim, TagEntry};
 use sluice_registry::{Client, Endpoint, digest_of};
 use sluice_state::{
-    Applied, Catalog, Error, Provenance, Standing, State, TagChange, TagWriter, Truth, key,
+    Applied, Catalog, Error, Freshness, Precondition, Provenance, State, TagChange, TagWriter, key,
 };
 use sluice_tests::Nats;
 
@@ -36,12 +36,12 @@ struct Slow {
     is_wanted: Arc<AtomicBool>,
 }
 
-impl Truth for Slow {
-    async fn standing(&self) -> Result<Standing, Error> {
+impl Precondition for Slow {
+    async fn freshness(&self) -> Result<Freshness, Error> {
         Ok(if self.is_wanted.load(Ordering::SeqCst) {
-            Standing::Current
+            Freshness::Current
         } else {
-            Standing::Superseded
+            Freshness::Superseded
         })
     }
 }

@@ -19,16 +19,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connect::Bus;
 use crate::consume::ConsumeSettings;
-use crate::denied::Denials;
 use crate::error::Error;
 use crate::handler::{BoxError, Handler};
 use crate::incoming::Incoming;
 use crate::kv::Update;
 use crate::message_ids::MessageIds;
+use crate::permission_violations::Denials;
 use crate::publish::stream_of;
 use crate::room::Room;
 use crate::settle::Worker;
-use crate::storing::Storing;
+use crate::storage_health::StorageHealth;
 use crate::topology::{SCHEDULE, Stage};
 
 /// What a backend will say.
@@ -171,7 +171,7 @@ pub trait Backend: Debug + Send + Sync + 'static {
 #[derive(Debug, Clone)]
 pub(crate) enum Link {
     Server(Box<Context>),
-    Supplied(Arc<dyn Backend>),
+    Simulated(Arc<dyn Backend>),
 }
 
 impl Bus {
@@ -179,10 +179,10 @@ impl Bus {
     #[must_use]
     pub fn supplied(backend: Arc<dyn Backend>, service: &str) -> Self {
         Self {
-            link: Link::Supplied(backend),
+            link: Link::Simulated(backend),
             denials: Denials::new(service),
             service: service.to_owned(),
-            storing: Storing::default(),
+            storing: StorageHealth::default(),
             ids: MessageIds::default(),
             room: Room::default(),
         }
@@ -192,7 +192,7 @@ impl Bus {
     pub(crate) fn is_connected(&self) -> bool {
         match &self.link {
             Link::Server(context) => context.client().connection_state() == State::Connected,
-            Link::Supplied(_) => true,
+            Link::Simulated(_) => true,
         }
     }
 
@@ -200,7 +200,7 @@ impl Bus {
     pub(crate) fn server(&self) -> Result<&Context, Error> {
         match &self.link {
             Link::Server(context) => Ok(context),
-            Link::Supplied(_) => Err(Error::server("use", "a server")(
+            Link::Simulated(_) => Err(Error::server("use", "a server")(
                 "this bus leads to no server",
             )),
         }
@@ -210,7 +210,7 @@ impl Bus {
     pub(crate) async fn store(&self, mut message: Outgoing) -> Result<Stored, Refusal> {
         let context = match &self.link {
             Link::Server(context) => context,
-            Link::Supplied(backend) => return backend.publish(message).await,
+            Link::Simulated(backend) => return backend.publish(message).await,
         };
         message.message_id = message.message_id.map(|id| self.ids.own(&id));
         let subject = message.subject.clone();
@@ -222,13 +222,15 @@ impl Bus {
             }
             confirmed(context, &self.storing, message).await
         };
-        self.denials.heed(&[&subject], confirmed).await
+        self.denials
+            .fail_on_permission_violation(&[&subject], confirmed)
+            .await
     }
 }
 
 async fn confirmed(
     context: &Context,
-    storing: &Storing,
+    storing: &StorageHealth,
     message: Outgoing,
 ) -> Result<Stored, Refusal> {
     let mut publish = PublishMessage::build()

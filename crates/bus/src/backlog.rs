@@ -32,16 +32,23 @@ impl Bus {
         stage: &Stage,
         mut take: impl FnMut(Message) -> ControlFlow<()> + Send,
     ) -> Result<(), Error> {
-        if matches!(self.link, Link::Supplied(_)) {
+        if matches!(self.link, Link::Simulated(_)) {
             return Ok(());
         }
         // An event is put off before it is acknowledged: read in this order, none slips past.
         let events = self.events_left(stage, &mut take);
-        if self.denials.heed(&[EVENTS], events).await?.is_break() {
+        if self
+            .denials
+            .fail_on_permission_violation(&[EVENTS], events)
+            .await?
+            .is_break()
+        {
             return Ok(());
         }
         let put_off = self.put_off(stage, &mut take);
-        self.denials.heed(&[stage.schedules], put_off).await
+        self.denials
+            .fail_on_permission_violation(&[stage.schedules], put_off)
+            .await
     }
 
     async fn events_left(
@@ -50,7 +57,7 @@ impl Bus {
         take: &mut (impl FnMut(Message) -> ControlFlow<()> + Send),
     ) -> Result<ControlFlow<()>, Error> {
         let looks = self.look(stage).await?;
-        let left = |look: &&crate::Look| look.stream == EVENTS && look.has_backlog();
+        let left = |look: &&crate::ConsumerPosition| look.stream == EVENTS && look.has_backlog();
         let Some(events) = looks.iter().find(left) else {
             return Ok(ControlFlow::Continue(()));
         };

@@ -146,7 +146,7 @@ impl Bus {
     ///
     /// # Errors
     /// A consumer that is missing, or a server that does not answer.
-    pub async fn rest_stages(&self, until: Option<DateTime<Utc>>) -> Result<(), Error> {
+    pub async fn pause_stages(&self, until: Option<DateTime<Utc>>) -> Result<(), Error> {
         let body = match until {
             Some(until) => {
                 json!({ "pause_until": until.to_rfc3339_opts(SecondsFormat::Secs, true) })

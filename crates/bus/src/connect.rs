@@ -10,11 +10,11 @@ use secrecy::ExposeSecret as _;
 use sluice_service::{BusSettings, Host, Latch};
 
 use crate::backend::Link;
-use crate::denied::Denials;
 use crate::error::Error;
 use crate::message_ids::MessageIds;
+use crate::permission_violations::Denials;
 use crate::room::Room;
-use crate::storing::Storing;
+use crate::storage_health::StorageHealth;
 
 /// How often the server is asked whether it is there; after three silences the connection is made anew.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -25,7 +25,7 @@ pub struct Bus {
     pub(crate) link: Link,
     pub(crate) denials: Denials,
     pub(crate) service: String,
-    pub(crate) storing: Storing,
+    pub(crate) storing: StorageHealth,
     pub(crate) ids: MessageIds,
     pub(crate) room: Room,
 }
@@ -37,7 +37,7 @@ impl Bus {
     /// Plain text beyond this machine that nobody allowed, a secret that cannot be read, a server that cannot be reached
     /// or is older than 2.14.
     pub async fn connect(settings: &BusSettings, service: &str) -> anyhow::Result<Self> {
-        Self::open(settings, service, Storing::default(), |_| {}).await
+        Self::open(settings, service, StorageHealth::default(), |_| {}).await
     }
 
     /// Connects as a service, which is not ready for as long as the connection is down.
@@ -51,7 +51,7 @@ impl Bus {
     ) -> anyhow::Result<Self> {
         let down: Mutex<Option<Latch>> = Mutex::default();
         let host = host.clone();
-        let storing = Storing::of(host.clone());
+        let storing = StorageHealth::of(host.clone());
         Self::open(settings, service, storing, move |event| {
             let mut down = down.lock().unwrap_or_else(PoisonError::into_inner);
             match event {
@@ -66,7 +66,7 @@ impl Bus {
     async fn open(
         settings: &BusSettings,
         service: &str,
-        storing: Storing,
+        storing: StorageHealth,
         notice: impl Fn(&Event) + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
         anyhow::ensure!(

@@ -73,7 +73,7 @@ impl Bus {
         }
         tracing::info!(stage = stage.name, "working");
         while let Some(ended) = pullers.join_next().await {
-            complain(stage, ended);
+            log_task_error(stage, ended);
         }
         self.flush().await;
         Ok(())
@@ -151,7 +151,7 @@ impl<H: Handler> Puller<H> {
         let mut failures = 0;
         while !self.stopping.is_cancelled() {
             while let Some(ended) = tasks.try_join_next() {
-                complain(stage, ended);
+                log_task_error(stage, ended);
             }
             match self.next().await {
                 Ok(taken) => {
@@ -172,7 +172,7 @@ impl<H: Handler> Puller<H> {
             }
         }
         while let Some(ended) = tasks.join_next().await {
-            complain(stage, ended);
+            log_task_error(stage, ended);
         }
     }
 
@@ -250,7 +250,7 @@ async fn one(mut batch: pull::Batch) -> Result<Option<Incoming>, BoxError> {
 }
 
 /// A task catches what its handler does; if it ends otherwise, its message comes again.
-fn complain(stage: &Stage, ended: Result<(), JoinError>) {
+fn log_task_error(stage: &Stage, ended: Result<(), JoinError>) {
     if let Err(error) = ended {
         tracing::error!(stage = stage.name, %error, "a task of the consume loop ended unexpectedly");
     }

@@ -102,8 +102,8 @@ impl Bus {
     ///
     /// # Errors
     /// A server that does not answer.
-    pub async fn given_up(&self, stage: &Stage) -> Result<Vec<Message>, Error> {
-        if matches!(self.link, Link::Supplied(_)) {
+    pub async fn dead_lettered(&self, stage: &Stage) -> Result<Vec<Message>, Error> {
+        if matches!(self.link, Link::Simulated(_)) {
             return Ok(Vec::new());
         }
         let filter = format!("{SUBJECT}{}", stage.name);

@@ -140,7 +140,7 @@ impl Classify for Error {
             // A server that is away says nothing of the work; a permission or a stream that is missing has to be mended.
             Self::Server { .. } => Class::OUTAGE,
             Self::Conflict { .. } => Class::TRANSIENT,
-            Self::Denied { .. } => crate::denied::class(),
+            Self::Denied { .. } => crate::permission_violations::class(),
             Self::Missing { .. }
             | Self::TooLarge { .. }
             | Self::OldServer { .. }

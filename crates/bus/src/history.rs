@@ -89,7 +89,7 @@ impl Bus {
     /// # Errors
     /// A server that does not answer.
     pub async fn last_fact(&self, subject: &str) -> Result<Option<Event>, Error> {
-        if matches!(self.link, Link::Supplied(_)) {
+        if matches!(self.link, Link::Simulated(_)) {
             return Ok(None);
         }
         let stream = self

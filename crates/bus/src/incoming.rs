@@ -25,7 +25,7 @@ pub(crate) struct Incoming {
 #[derive(Debug)]
 enum Receipt {
     Server(Box<Message>),
-    Supplied(Arc<dyn Backend>, u64),
+    Simulated(Arc<dyn Backend>, u64),
 }
 
 impl Incoming {
@@ -51,7 +51,7 @@ impl Incoming {
             stream: delivery.stream,
             sequence: delivery.sequence,
             delivered: delivery.delivered,
-            receipt: Receipt::Supplied(backend, delivery.receipt),
+            receipt: Receipt::Simulated(backend, delivery.receipt),
         }
     }
 
@@ -59,7 +59,7 @@ impl Incoming {
     pub(crate) async fn settle(&self, how: Settlement) -> Result<(), BoxError> {
         let message = match &self.receipt {
             Receipt::Server(message) => message,
-            Receipt::Supplied(backend, receipt) => {
+            Receipt::Simulated(backend, receipt) => {
                 return Ok(backend.settle(*receipt, how).await?);
             }
         };

@@ -13,9 +13,9 @@ use futures_util::{Stream, StreamExt as _};
 
 use crate::backend::{Backend, Link, Mark, Refusal};
 use crate::connect::Bus;
-use crate::denied::Denials;
 use crate::error::Error;
-use crate::storing::Storing;
+use crate::permission_violations::Denials;
+use crate::storage_health::StorageHealth;
 
 mod listing;
 
@@ -24,15 +24,15 @@ mod listing;
 pub struct Bucket {
     name: &'static str,
     denials: Denials,
-    place: Place,
-    storing: Storing,
+    place: KvBackend,
+    storing: StorageHealth,
 }
 
 /// Where it is.
 #[derive(Debug, Clone)]
-enum Place {
+enum KvBackend {
     Server { js: Box<Context>, store: Box<Store> },
-    Supplied(Arc<dyn Backend>),
+    Simulated(Arc<dyn Backend>),
 }
 
 /// An entry as it was read.
@@ -110,12 +110,12 @@ impl Bus {
                         .await
                         .map_err(Error::server("open bucket", name))
                 };
-                Place::Server {
+                KvBackend::Server {
                     js: js.clone(),
-                    store: Box::new(heed(&self.denials, name, open).await?),
+                    store: Box::new(fail_on_permission_violation(&self.denials, name, open).await?),
                 }
             }
-            Link::Supplied(backend) => Place::Supplied(backend.clone()),
+            Link::Simulated(backend) => KvBackend::Simulated(backend.clone()),
         };
         Ok(Bucket {
             name,
@@ -156,8 +156,8 @@ impl Bucket {
     /// Reads an entry, or the mark that it was removed.
     async fn mark(&self, key: &str) -> Result<Option<Mark>, Error> {
         let store = match &self.place {
-            Place::Server { store, .. } => store,
-            Place::Supplied(backend) => {
+            KvBackend::Server { store, .. } => store,
+            KvBackend::Simulated(backend) => {
                 let mark = backend.read(self.name, key.to_owned()).await;
                 return mark.map_err(self.refused("read", key));
             }
@@ -181,7 +181,7 @@ impl Bucket {
     /// # Errors
     /// A server that does not answer.
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
-        let mark = heed(&self.denials, self.name, self.mark(key)).await?;
+        let mark = fail_on_permission_violation(&self.denials, self.name, self.mark(key)).await?;
         Ok(mark.and_then(|mark| {
             Some(Entry {
                 key: key.to_owned(),
@@ -202,7 +202,7 @@ impl Bucket {
         revision: Option<u64>,
     ) -> Result<u64, Error> {
         let written = self.compare_and_set(key, value, revision, None);
-        heed(&self.denials, self.name, written).await
+        fail_on_permission_violation(&self.denials, self.name, written).await
     }
 
     /// Writes an entry as [`Bucket::write`] does, for a time of one second or more; only in buckets with history 1.
@@ -217,7 +217,7 @@ impl Bucket {
         ttl: Duration,
     ) -> Result<u64, Error> {
         let written = self.compare_and_set(key, value, revision, Some(ttl));
-        heed(&self.denials, self.name, written).await
+        fail_on_permission_violation(&self.denials, self.name, written).await
     }
 
     async fn compare_and_set(
@@ -250,8 +250,8 @@ impl Bucket {
         ttl: Option<Duration>,
     ) -> Result<u64, Error> {
         let (js, store) = match &self.place {
-            Place::Server { js, store } => (js, store),
-            Place::Supplied(backend) => {
+            KvBackend::Server { js, store } => (js, store),
+            KvBackend::Simulated(backend) => {
                 let write = backend.write(self.name, key.to_owned(), value, Some(revision));
                 return write.await.map_err(self.refused("write", key));
             }
@@ -287,8 +287,8 @@ impl Bucket {
     /// A server that does not answer.
     pub async fn put(&self, key: &str, value: Bytes) -> Result<u64, Error> {
         let (js, store) = match &self.place {
-            Place::Server { js, store } => (js, store),
-            Place::Supplied(backend) => {
+            KvBackend::Server { js, store } => (js, store),
+            KvBackend::Simulated(backend) => {
                 let write = backend.write(self.name, key.to_owned(), value, None);
                 return write.await.map_err(self.refused("write", key));
             }
@@ -297,7 +297,7 @@ impl Bucket {
             let put = self.noted(js, store.put(key, value)).await;
             put.map_err(self.failed("write", key))
         };
-        heed(&self.denials, self.name, put).await
+        fail_on_permission_violation(&self.denials, self.name, put).await
     }
 
     /// Removes an entry.
@@ -306,8 +306,8 @@ impl Bucket {
     /// A server that does not answer.
     pub async fn delete(&self, key: &str) -> Result<(), Error> {
         let store = match &self.place {
-            Place::Server { store, .. } => store,
-            Place::Supplied(backend) => {
+            KvBackend::Server { store, .. } => store,
+            KvBackend::Simulated(backend) => {
                 let removal = backend.remove(self.name, key.to_owned(), None);
                 return removal.await.map_err(self.refused("delete", key));
             }
@@ -316,7 +316,7 @@ impl Bucket {
             let deleted = store.delete(key).await;
             deleted.map_err(self.failed("delete", key))
         };
-        heed(&self.denials, self.name, delete).await
+        fail_on_permission_violation(&self.denials, self.name, delete).await
     }
 
     /// Removes an entry if it is still at this revision.
@@ -324,13 +324,13 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::write`].
     pub async fn delete_at(&self, key: &str, revision: u64) -> Result<(), Error> {
-        heed(&self.denials, self.name, self.remove_at(key, revision)).await
+        fail_on_permission_violation(&self.denials, self.name, self.remove_at(key, revision)).await
     }
 
     async fn remove_at(&self, key: &str, revision: u64) -> Result<(), Error> {
         let store = match &self.place {
-            Place::Server { store, .. } => store,
-            Place::Supplied(backend) => {
+            KvBackend::Server { store, .. } => store,
+            KvBackend::Simulated(backend) => {
                 let removal = backend.remove(self.name, key.to_owned(), Some(revision));
                 return removal.await.map_err(self.refused("delete", key));
             }
@@ -353,8 +353,8 @@ impl Bucket {
     /// A server that does not answer.
     pub async fn forget(&self, key: &str, revision: u64) -> Result<bool, Error> {
         let store = match &self.place {
-            Place::Server { store, .. } => store,
-            Place::Supplied(backend) => {
+            KvBackend::Server { store, .. } => store,
+            KvBackend::Simulated(backend) => {
                 let removal = backend.remove(self.name, key.to_owned(), Some(revision));
                 return match removal.await {
                     Ok(()) => Ok(true),
@@ -370,7 +370,7 @@ impl Bucket {
             let purged = purge.filter(format!("{}{key}", store.prefix)).await;
             Ok(purged.map_err(self.failed("forget", key))?.purged > 0)
         };
-        heed(&self.denials, self.name, purge).await
+        fail_on_permission_violation(&self.denials, self.name, purge).await
     }
 
     /// Returns how many entries the bucket has, the marks of removed ones among them.
@@ -379,8 +379,8 @@ impl Bucket {
     /// A server that does not answer.
     pub async fn count(&self) -> Result<u64, Error> {
         let store = match &self.place {
-            Place::Server { store, .. } => store,
-            Place::Supplied(_) => {
+            KvBackend::Server { store, .. } => store,
+            KvBackend::Simulated(_) => {
                 let count = self.newest(">").await?.len();
                 return Ok(u64::try_from(count).unwrap_or(u64::MAX));
             }
@@ -389,7 +389,7 @@ impl Bucket {
             let info = store.stream.get_info().await;
             Ok(info.map_err(self.failed("count", ">"))?.state.messages)
         };
-        heed(&self.denials, self.name, info).await
+        fail_on_permission_violation(&self.denials, self.name, info).await
     }
 
     /// Returns the revision of the last change of the bucket; what is written later has a higher one.
@@ -398,8 +398,8 @@ impl Bucket {
     /// A server that does not answer.
     pub async fn last_revision(&self) -> Result<u64, Error> {
         let store = match &self.place {
-            Place::Server { store, .. } => store,
-            Place::Supplied(_) => {
+            KvBackend::Server { store, .. } => store,
+            KvBackend::Simulated(_) => {
                 let newest = self.newest(">").await?;
                 return Ok(newest.iter().map(Update::revision).max().unwrap_or(0));
             }
@@ -408,7 +408,7 @@ impl Bucket {
             let info = store.stream.get_info().await;
             Ok(info.map_err(self.failed("read", ">"))?.state.last_sequence)
         };
-        heed(&self.denials, self.name, info).await
+        fail_on_permission_violation(&self.denials, self.name, info).await
     }
 
     /// Watches every change from now on.
@@ -423,15 +423,15 @@ impl Bucket {
     ) -> Result<impl Stream<Item = Result<Update, Error>> + Send + Unpin + use<>, Error> {
         let name = self.name;
         let store = match &self.place {
-            Place::Server { store, .. } => store,
-            Place::Supplied(backend) => {
+            KvBackend::Server { store, .. } => store,
+            KvBackend::Simulated(backend) => {
                 let watch = backend.watch(name).await;
                 let watch = watch.map_err(self.refused("watch", ">"))?;
                 return Ok(watch.map(Ok).boxed());
             }
         };
         let watch = async { store.watch_all().await.map_err(self.failed("watch", ">")) };
-        let watch = heed(&self.denials, name, watch).await?;
+        let watch = fail_on_permission_violation(&self.denials, name, watch).await?;
         let updates = watch.map(move |entry| {
             let entry = entry.map_err(Error::server("watch", name))?;
             Ok(match entry.operation {
@@ -458,11 +458,13 @@ fn is_removal(headers: Option<&HeaderMap>) -> bool {
 }
 
 /// Fails at once where a permission for the bucket is missing.
-async fn heed<T>(
+async fn fail_on_permission_violation<T>(
     denials: &Denials,
     bucket: &str,
     operation: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     let (entries, stream) = (format!("$KV.{bucket}."), format!("KV_{bucket}"));
-    denials.heed(&[&entries, &stream], operation).await
+    denials
+        .fail_on_permission_violation(&[&entries, &stream], operation)
+        .await
 }

@@ -25,7 +25,7 @@ const READ_LIMIT: Duration = Duration::from_secs(60);
 /// An object store.
 #[derive(Clone)]
 pub struct Objects {
-    place: Place,
+    place: ObjectBackend,
 }
 
 /// An object, without its bytes.
@@ -43,9 +43,9 @@ pub struct StoredObject {
 
 /// Where it is; in a simulation, a bucket holds the objects.
 #[derive(Clone)]
-enum Place {
+enum ObjectBackend {
     Server(Box<ObjectStore>, Bus),
-    Supplied(Arc<dyn Backend>),
+    Simulated(Arc<dyn Backend>),
 }
 
 impl std::fmt::Debug for Objects {
@@ -64,9 +64,9 @@ impl Bus {
             Link::Server(js) => {
                 let store = js.get_object_store(REPORTS).await;
                 let store = store.map_err(Error::server("open object store", REPORTS))?;
-                Place::Server(Box::new(store), self.clone())
+                ObjectBackend::Server(Box::new(store), self.clone())
             }
-            Link::Supplied(backend) => Place::Supplied(backend.clone()),
+            Link::Simulated(backend) => ObjectBackend::Simulated(backend.clone()),
         };
         Ok(Objects { place })
     }
@@ -79,8 +79,8 @@ impl Objects {
     /// A server that does not answer.
     pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), Error> {
         let store = match &self.place {
-            Place::Server(store, _) => store,
-            Place::Supplied(backend) => {
+            ObjectBackend::Server(store, _) => store,
+            ObjectBackend::Simulated(backend) => {
                 let write = backend.write(REPORTS, name.to_owned(), bytes, None).await;
                 return write.map(drop).map_err(Error::server("store", name));
             }
@@ -99,8 +99,8 @@ impl Objects {
     /// [`Error::Missing`] where there is none, one that is too large, or a server that does not answer.
     pub async fn get(&self, name: &str) -> Result<Vec<u8>, Error> {
         let store = match &self.place {
-            Place::Server(store, _) => store,
-            Place::Supplied(backend) => {
+            ObjectBackend::Server(store, _) => store,
+            ObjectBackend::Simulated(backend) => {
                 let mark = backend.read(REPORTS, name.to_owned()).await;
                 let mark = mark.map_err(Error::server("read object", name))?;
                 let value = mark.and_then(|mark| mark.value);
@@ -135,7 +135,7 @@ impl Objects {
         &self,
         mut take: impl FnMut(StoredObject) -> ControlFlow<()>,
     ) -> Result<(), Error> {
-        let Place::Server(_, bus) = &self.place else {
+        let ObjectBackend::Server(_, bus) = &self.place else {
             return Ok(());
         };
         let filter = format!("$O.{REPORTS}.M.>");
@@ -156,7 +156,7 @@ impl Objects {
     /// # Errors
     /// A server that does not answer.
     pub async fn forget(&self, object: &StoredObject) -> Result<bool, Error> {
-        let Place::Server(_, bus) = &self.place else {
+        let ObjectBackend::Server(_, bus) = &self.place else {
             return Ok(false);
         };
         let (action, name) = ("forget object", &object.name);

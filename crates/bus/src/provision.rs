@@ -169,7 +169,11 @@ impl Bus {
     /// Reads how a stream is configured and what it holds, if there is one.
     pub(crate) async fn stream_info(&self, name: &str) -> Result<Option<Info>, Error> {
         let look = async { Ok::<_, Error>(self.server()?.get_stream(name).await) };
-        match self.denials.heed(&[name], look).await? {
+        match self
+            .denials
+            .fail_on_permission_violation(&[name], look)
+            .await?
+        {
             Ok(stream) => Ok(Some(stream.cached_info().clone())),
             Err(error) => match error.kind() {
                 GetStreamErrorKind::JetStream(told)
@@ -193,7 +197,10 @@ impl Bus {
             let server = self.server()?;
             Ok::<_, Error>(server.get_consumer_from_stream(name, stream).await)
         };
-        let found: Result<PullConsumer, _> = self.denials.heed(&[&about], look).await?;
+        let found: Result<PullConsumer, _> = self
+            .denials
+            .fail_on_permission_violation(&[&about], look)
+            .await?;
         match found {
             Ok(consumer) => Ok(Some(consumer.cached_info().config.clone())),
             Err(error) => match error.kind() {

@@ -123,7 +123,7 @@ impl Bus {
 
     async fn purge(&self, name: &str) -> Result<(), Error> {
         let subject = format!("{SCHEDULE}{name}");
-        if let Link::Supplied(backend) = &self.link {
+        if let Link::Simulated(backend) = &self.link {
             let purged = backend.purge(subject.clone()).await;
             return purged.map_err(Error::server("remove schedule", subject));
         }
@@ -173,7 +173,7 @@ impl Bus {
     }
 
     async fn schedule_subjects(&self, prefix: &str, filter: &str) -> Result<Vec<String>, BoxError> {
-        if let Link::Supplied(backend) = &self.link {
+        if let Link::Simulated(backend) = &self.link {
             return Ok(backend.subjects(filter.to_owned()).await?);
         }
         let stream = self.schedule_stream(prefix).await?;
@@ -184,7 +184,7 @@ impl Bus {
 
     async fn stored_schedule(&self, schedule: &Schedule) -> Result<Option<Last>, Error> {
         let subject = format!("{SCHEDULE}{}", schedule.name);
-        if let Link::Supplied(backend) = &self.link {
+        if let Link::Simulated(backend) = &self.link {
             let last = backend.last(subject.clone()).await;
             return last.map_err(Error::server("read schedule", subject));
         }
@@ -207,7 +207,9 @@ impl Bus {
     ) -> Result<T, Error> {
         let subject = format!("{SCHEDULE}{name}");
         let stream = Stage::of_schedule(name).map_or(subject.as_str(), |stage| stage.schedules);
-        self.denials.heed(&[&subject, stream], operation).await
+        self.denials
+            .fail_on_permission_violation(&[&subject, stream], operation)
+            .await
     }
 
     async fn schedule_stream(&self, name: &str) -> Result<Stream<()>, Error> {

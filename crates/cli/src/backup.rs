@@ -95,7 +95,7 @@ pub(crate) async fn backup(bus: &Bus, folder: &Path, format: Format) -> anyhow::
     };
     progress("");
     // Whatever came of it, the stages go on; they would only in a while by themselves.
-    bus.rest_stages(None).await?;
+    bus.pause_stages(None).await?;
     let streams = taken?;
     let manifest = Manifest {
         format: FORMAT,
@@ -150,12 +150,12 @@ async fn take_all(bus: &Bus, folder: &Path) -> anyhow::Result<Vec<Saved>> {
     let mut saved = Vec::new();
     for name in BACKUP_ORDER {
         if name == HELD {
-            bus.rest_stages(Some(Utc::now() + REST)).await?;
+            bus.pause_stages(Some(Utc::now() + REST)).await?;
             drain(bus).await?;
         }
         saved.push(take(bus, folder, name).await?);
         if name == HELD_LAST {
-            bus.rest_stages(None).await?;
+            bus.pause_stages(None).await?;
         }
     }
     Ok(saved)

@@ -1,6 +1,6 @@
 //! `explain`: the history of an image, read from the log and the state, and the rule that decided.
 
-mod standing;
+mod tag_status;
 mod timeline;
 mod upstream;
 
@@ -18,12 +18,12 @@ use sluice_registry::ImageReference;
 use sluice_state::{State, key};
 
 use crate::commands::fact_json;
-use crate::explain::standing::Standing;
+use crate::explain::tag_status::TagStatus;
 use crate::explain::upstream::Upstream;
 use crate::output::{Format, Section, show_sections};
 
 /// A tag in a repository, which may be one of a remote registry.
-type Place = (Target, Tag);
+type Location = (Target, Tag);
 
 /// An image that somebody asks about.
 #[derive(Debug, Clone)]
@@ -84,7 +84,7 @@ pub(crate) async fn explain(bus: &Bus, image: &Asked, format: Format) -> anyhow:
         asked.0
     );
     let at_source = self::entry(&state, &source).await?;
-    let standing = Standing::read(&state, at_source.as_ref(), decisions).await?;
+    let standing = TagStatus::read(&state, at_source.as_ref(), decisions).await?;
     let mut rows: Vec<Vec<String>> = facts
         .iter()
         .map(|fact| timeline::row(fact, &asked))
@@ -142,7 +142,7 @@ fn refusal(entry: &TagEntry) -> Option<Vec<String>> {
 }
 
 /// Returns the place that is meant: an organisation here may have a dot, as the host of a registry has.
-async fn place(state: &State, target: &Target, tag: &Tag) -> anyhow::Result<Place> {
+async fn place(state: &State, target: &Target, tag: &Tag) -> anyhow::Result<Location> {
     if target.registry.is_some()
         && let Ok(local) = Target::from_stored(&target.to_string())
     {
@@ -154,14 +154,18 @@ async fn place(state: &State, target: &Target, tag: &Tag) -> anyhow::Result<Plac
     Ok((target.clone(), tag.clone()))
 }
 
-async fn entry(state: &State, place: &Place) -> anyhow::Result<Option<TagEntry>> {
+async fn entry(state: &State, place: &Location) -> anyhow::Result<Option<TagEntry>> {
     let key = key::target_tag(&place.0, &place.1);
     let entry = state.tags.get(&key).await?;
     Ok(entry.map(|entry| entry.value))
 }
 
 /// Returns where an image of a target came from, or would have come from; any other place is its own source.
-async fn source(state: &State, asked: &Place, entry: Option<&TagEntry>) -> anyhow::Result<Place> {
+async fn source(
+    state: &State,
+    asked: &Location,
+    entry: Option<&TagEntry>,
+) -> anyhow::Result<Location> {
     if let Some(from) = entry.and_then(|entry| entry.promoted_from.as_ref()) {
         return Ok((Target::from_stored(&from.repository)?, from.tag.parse()?));
     }
@@ -174,7 +178,7 @@ async fn source(state: &State, asked: &Place, entry: Option<&TagEntry>) -> anyho
         let is_aimed = entry.value.target == stored && entry.value.target_tag == tag;
         is_aimed.then_some(entry.value)
     });
-    match aimed.await?.into_values().max_by_key(standing::decided) {
+    match aimed.await?.into_values().max_by_key(tag_status::decided) {
         Some(decision) => Ok((
             Target::from_stored(&decision.repository)?,
             decision.tag.parse()?,
@@ -184,7 +188,7 @@ async fn source(state: &State, asked: &Place, entry: Option<&TagEntry>) -> anyho
 }
 
 /// Returns every decision on a tag, the newest first.
-async fn decisions(state: &State, place: &Place) -> anyhow::Result<Vec<Decision>> {
+async fn decisions(state: &State, place: &Location) -> anyhow::Result<Vec<Decision>> {
     // Only what is here is judged.
     let Some(repository) = place.0.local() else {
         return Ok(Vec::new());
@@ -197,6 +201,6 @@ async fn decisions(state: &State, place: &Place) -> anyhow::Result<Vec<Decision>
         .into_iter()
         .map(|entry| entry.value)
         .collect();
-    decisions.sort_by_key(|decision| std::cmp::Reverse(standing::decided(decision)));
+    decisions.sort_by_key(|decision| std::cmp::Reverse(tag_status::decided(decision)));
     Ok(decisions)
 }

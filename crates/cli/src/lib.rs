@@ -328,7 +328,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if output::is_enough(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output::complain(&error);
+            output::print_error(&error);
             exit::code_of(&error)
         }
     }
@@ -336,7 +336,7 @@ pub fn main() -> ExitCode {
 
 /// Says what is wrong with arguments that belong together.
 fn misused(reason: &str) -> ExitCode {
-    output::complain(&anyhow::anyhow!("{reason}"));
+    output::print_error(&anyhow::anyhow!("{reason}"));
     ExitCode::from(MISUSED)
 }
 

@@ -150,7 +150,7 @@ pub(crate) fn is_enough(error: &anyhow::Error) -> bool {
 }
 
 /// Says what went wrong; where the terminal is gone, nobody hears it.
-pub(crate) fn complain(error: &anyhow::Error) {
+pub(crate) fn print_error(error: &anyhow::Error) {
     let text = format!("error: {error:#}");
     Stream::Error.write(&text, Breaks::Indent, "\n").ok();
 }

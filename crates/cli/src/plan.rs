@@ -22,7 +22,7 @@ use crate::output::{Format, line, show};
 use crate::remote::RemoteOptions;
 use crate::sync::documents::Documents;
 use crate::sync::report::{Report, Totals, totals_json};
-use crate::sync::run::{self, Order, Place};
+use crate::sync::run::{self, Order, SyncTarget};
 use crate::sync::{Destination, PARALLEL};
 use crate::transfer::{Session, Wishes};
 
@@ -66,7 +66,7 @@ pub(crate) async fn of_files(
     let documents = Documents::read(&arguments.file)?;
     let place = match arguments.to.clone() {
         Some(destination) => destination.into(),
-        None => Place::Known(HashMap::new()),
+        None => SyncTarget::Known(HashMap::new()),
     };
     plan(arguments, documents, place, secrets).await
 }
@@ -106,13 +106,13 @@ pub(crate) async fn of_applied(
         let seen: HashMap<Tag, Digest> = seen.await?.into_values().collect();
         known.insert(mirror.name.clone(), Arc::new(seen));
     }
-    plan(arguments, documents, Place::Known(known), secrets).await
+    plan(arguments, documents, SyncTarget::Known(known), secrets).await
 }
 
 async fn plan(
     arguments: &PlanArguments,
     documents: Documents,
-    place: Place,
+    place: SyncTarget,
     secrets: Secrets,
 ) -> anyhow::Result<ExitCode> {
     let order = Order {

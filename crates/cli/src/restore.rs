@@ -54,7 +54,7 @@ pub(crate) async fn restore(
         bus.delete_stream(stream.name).await?;
     }
     let provisioned = fill(bus, folder, &manifest).await?;
-    bus.rest_stages(None).await?;
+    bus.pause_stages(None).await?;
     tell(folder, &manifest, &lost, provisioned, format)
 }
 

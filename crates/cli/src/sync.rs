@@ -14,7 +14,7 @@ use sluice_service::Secrets;
 use tokio::time::Instant;
 
 use self::documents::Documents;
-use self::run::{Order, Place};
+use self::run::{Order, SyncTarget};
 use crate::exit::HELP;
 use crate::output::Format;
 use crate::remote::RemoteOptions;
@@ -85,7 +85,7 @@ impl FromStr for Destination {
     }
 }
 
-impl From<Destination> for Place {
+impl From<Destination> for SyncTarget {
     fn from(destination: Destination) -> Self {
         Self::Registry(destination.host, destination.prefix)
     }

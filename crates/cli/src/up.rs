@@ -22,7 +22,7 @@ use url::Url;
 
 use self::child::Children;
 use self::data::DataFolder;
-use self::stages::{Known, Variables};
+use self::stages::{StackSettings, Variables};
 use crate::Limits;
 use crate::endpoints::{Endpoints, NatsEndpoint, reachable};
 use crate::resources;
@@ -248,7 +248,7 @@ impl Plan {
             ..Default::default()
         };
         let keys = Keys::at(PathBuf::new());
-        let known = Known {
+        let known = StackSettings {
             endpoints: &plan.endpoints(nats, &keys)?,
             keys: &keys,
             secrets: &plan.secrets,
@@ -307,7 +307,7 @@ async fn start(
     };
     let applied = prepare(&nats, plan.limits, &plan.documents).await?;
     let mut endpoints = plan.endpoints(nats, &keys)?;
-    let variables = Variables::new(&Known {
+    let variables = Variables::new(&StackSettings {
         endpoints: &endpoints,
         keys: &keys,
         secrets: &plan.secrets,

@@ -40,7 +40,7 @@ pub(crate) enum Refused {
 }
 
 /// When the last wrong passwords stop counting. Whoever tries one holds the lock, and the others wait in line.
-type Pace = Arc<tokio::sync::Mutex<VecDeque<Instant>>>;
+type RecentFailures = Arc<tokio::sync::Mutex<VecDeque<Instant>>>;
 
 /// Where passwords are.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub(crate) struct Accounts {
     /// Those of the `Account` resources.
     secrets: Secrets,
     /// The paces, by source and name; the name is that which was sent, whether there is such an account or not.
-    paces: Mutex<HashMap<(Source, String), Pace>>,
+    paces: Mutex<HashMap<(Source, String), RecentFailures>>,
 }
 
 impl Accounts {
@@ -122,7 +122,7 @@ impl Accounts {
 
     /// Returns the pace of a source at an account. One that nobody uses and whose wrong passwords are past is forgotten,
     /// so that there are not more of them than passwords can be tried in a moment.
-    fn pace(&self, source: Source, name: &str) -> Pace {
+    fn pace(&self, source: Source, name: &str) -> RecentFailures {
         let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
         if paces.len() >= MANY {
             let now = Instant::now();
@@ -136,7 +136,7 @@ impl Accounts {
 }
 
 /// Waits in line until another password may be tried.
-async fn turn(pace: &Pace) -> tokio::sync::OwnedMutexGuard<VecDeque<Instant>> {
+async fn turn(pace: &RecentFailures) -> tokio::sync::OwnedMutexGuard<VecDeque<Instant>> {
     let mut wrong = Arc::clone(pace).lock_owned().await;
     while let Some(until) = wrong.front().copied() {
         if until <= Instant::now() {

@@ -20,7 +20,7 @@ use sluice_service::crash;
 use sluice_state::{State, key};
 use tokio::sync::{Mutex, Semaphore};
 
-use crate::notifications::{Envelope, Told};
+use crate::notifications::{DecodedNotification, Envelope};
 use crate::pulls::Pulls;
 use crate::reconcile::restarted;
 use crate::secret::is_bearer;
@@ -168,7 +168,7 @@ impl Intake {
         Ok(())
     }
 
-    async fn tell(&self, told: Told) -> Result<(), sluice_state::Error> {
+    async fn tell(&self, told: DecodedNotification) -> Result<(), sluice_state::Error> {
         if let Some(digest) = &told.digest
             && self
                 .state
@@ -193,7 +193,7 @@ impl Intake {
     }
 
     /// Says whether a digest is known as one of a manifest: some stage has described it, or its push is in the log.
-    async fn is_manifest(&self, told: &Told) -> Result<bool, sluice_state::Error> {
+    async fn is_manifest(&self, told: &DecodedNotification) -> Result<bool, sluice_state::Error> {
         let (Some(digest), Some(Event::ManifestDeleted(fact))) = (&told.digest, told.facts.first())
         else {
             return Ok(false);

@@ -111,7 +111,7 @@ pub(crate) enum Invalid {
 
 /// What a notification tells, if it is not one of our own traces.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct DecodedNotification {
     /// The registry's id of it, the same when it is sent again.
     pub(crate) id: String,
     /// The digest that it is about; a tombstone leaves no trace.
@@ -122,7 +122,7 @@ pub(crate) struct Told {
     pub(crate) facts: Vec<Event>,
 }
 
-impl Told {
+impl DecodedNotification {
     /// Returns which image of a repository was pulled, and when, if it is about a pull.
     pub(crate) fn pull(&self) -> Option<(&Repository, &Digest, DateTime<Utc>)> {
         self.facts.iter().find_map(|fact| match fact {
@@ -153,7 +153,10 @@ impl Notification {
     ///
     /// # Errors
     /// What no later attempt would understand either.
-    pub(crate) fn read(&self, registry: &RegistryHost) -> Result<Option<Told>, Invalid> {
+    pub(crate) fn read(
+        &self,
+        registry: &RegistryHost,
+    ) -> Result<Option<DecodedNotification>, Invalid> {
         if self.id.is_empty() || self.id.len() > LONGEST_ID {
             return Err(Invalid::Id);
         }
@@ -188,7 +191,7 @@ impl Notification {
             return Ok(None);
         }
         let deletes_digest = matches!(facts.first(), Some(Event::ManifestDeleted(_)));
-        Ok(Some(Told {
+        Ok(Some(DecodedNotification {
             id: self.id.clone(),
             digest,
             // Sluice never deletes a blob by itself.

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
-use crate::notifications::Told;
+use crate::notifications::DecodedNotification;
 
 /// How many pulls wait to be published.
 const MOST_WAITING: usize = 4_096;
@@ -33,7 +33,7 @@ const DROPPED: &str = "sluice_pulls_dropped_total";
 /// Where the intake leaves pulls.
 #[derive(Debug)]
 pub(crate) struct Pulls {
-    waiting: Sender<Told>,
+    waiting: Sender<DecodedNotification>,
 }
 
 /// What takes them from there.
@@ -43,7 +43,7 @@ pub(crate) struct PullPublisher {
     state: State,
     /// One pull in so many is told; none for 0.
     one_in: u64,
-    waiting: Receiver<Told>,
+    waiting: Receiver<DecodedNotification>,
     /// When the last pull of each image was recorded, by the key of its entry.
     recorded: Recorded,
 }
@@ -69,7 +69,7 @@ pub(crate) fn pulls(bus: Bus, state: State, one_in: u64) -> (Pulls, PullPublishe
 
 impl Pulls {
     /// Leaves a pull to be published, and never waits.
-    pub(crate) fn offer(&self, pull: Told) {
+    pub(crate) fn offer(&self, pull: DecodedNotification) {
         if self.waiting.try_send(pull).is_err() {
             metrics::count(DROPPED, 1, &[("reason", "busy")]);
         }
@@ -147,7 +147,7 @@ impl Recorded {
 async fn record(
     state: &State,
     recorded: &Recorded,
-    pull: &Told,
+    pull: &DecodedNotification,
 ) -> Result<(), sluice_state::Error> {
     let Some((repository, digest, at)) = pull.pull() else {
         return Ok(());
@@ -180,7 +180,7 @@ async fn record(
     }
 }
 
-async fn publish(bus: &Bus, pull: Told) {
+async fn publish(bus: &Bus, pull: DecodedNotification) {
     let cause = Cause::outside(pull.id.clone());
     for fact in &pull.facts {
         if let Err(error) = bus.publish(fact, &cause, &pull.id).await {
@@ -194,8 +194,8 @@ async fn publish(bus: &Bus, pull: Told) {
 mod tests {
     use super::*;
 
-    fn pull(id: String) -> Told {
-        Told {
+    fn pull(id: String) -> DecodedNotification {
+        DecodedNotification {
             id,
             digest: None,
             may_be_blob: false,

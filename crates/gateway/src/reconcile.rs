@@ -15,7 +15,7 @@ use sluice_events::subject::of_repository;
 use sluice_events::wire::state::TagEntry;
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
 use sluice_registry::Client;
-use sluice_state::reconcile::{Found, Next, after_events, reason};
+use sluice_state::reconcile::{Next, ReconcilePage, after_events, reason};
 use sluice_state::{Catalog, Snapshot, State, TagWriter, key};
 use sluice_telemetry::metrics;
 use thiserror::Error;
@@ -92,7 +92,7 @@ impl Error {
 
 impl From<sluice_registry::Error> for Error {
     fn from(error: sluice_registry::Error) -> Self {
-        if error.is_away() || matches!(error.class(), Class::Transient { .. }) {
+        if error.is_unreachable() || matches!(error.class(), Class::Transient { .. }) {
             return Self::Away {
                 until: Utc::now() + ASK_AGAIN,
                 source: error,
@@ -144,18 +144,18 @@ impl Handler for Comparer {
 }
 
 impl Comparer {
-    async fn missing(&self, command: &Reconcile) -> Result<Found, Error> {
+    async fn missing(&self, command: &Reconcile) -> Result<ReconcilePage, Error> {
         let after = command.after_name.as_str();
         if let Some((repository, tag)) = after.split_once(':') {
             let Ok(named) = repository.parse() else {
-                return Ok(Found::default());
+                return Ok(ReconcilePage::default());
             };
             let part = self.compare(&named, Some(tag), TAGS).await?;
-            return Ok(Found {
+            return Ok(ReconcilePage {
                 looked_at: part.tags,
                 facts: part.missed,
                 next: Next::AfterName(part.next.unwrap_or_else(|| repository.to_owned())),
-                ..Found::default()
+                ..ReconcilePage::default()
             });
         }
         let (repositories, last) = match self.registry.repositories_after(after, REPOSITORIES).await
@@ -165,14 +165,14 @@ impl Comparer {
                 tracing::warn!(
                     "the registry does not list its repositories, so what it did not tell stays unknown"
                 );
-                return Ok(Found::default());
+                return Ok(ReconcilePage::default());
             }
             Err(error) => return Err(error.into()),
         };
         let catalog = self.catalog.current();
-        let mut found = Found {
+        let mut found = ReconcilePage {
             next: last.map_or(Next::End, Next::AfterName),
-            ..Found::default()
+            ..ReconcilePage::default()
         };
         let mut left = TAGS;
         for repository in &repositories {

@@ -16,7 +16,7 @@ use sluice_registry::Inspection;
 use sluice_state::reconcile::reason;
 use sluice_state::{Applied, Snapshot, key};
 
-use crate::mirror::{Error, Look, MirrorWorker};
+use crate::mirror::{Error, MirrorWorker, Verification};
 
 /// How many tags a page of an audit looks at: each takes several requests.
 pub(crate) const AUDIT_PAGE: usize = 100;
@@ -171,7 +171,7 @@ impl MirrorWorker {
         };
         let catalog = self.catalog.current();
         // A manifest that is there proves nothing here: a blob of it may be what is missing.
-        let copied = self.copy(&catalog, fact, Look::Thorough).await?;
+        let copied = self.copy(&catalog, fact, Verification::Thorough).await?;
         let mut truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
         truth.digest = Some(&fact.digest);
         let (applied, top) = self.point(&catalog, fact, &copied.top, &truth).await?;

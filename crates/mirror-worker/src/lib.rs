@@ -3,14 +3,14 @@
 //! It must not judge what it copies, and writes tags only through the one tag operation.
 
 mod audit;
-mod fixed;
+mod filtered_index;
+mod immutability;
 mod mirror;
-mod part;
 mod progress;
 mod reconcile;
 mod referrers;
 mod settings;
-mod truth;
+mod upstream_precondition;
 
 use std::time::Duration;
 

@@ -12,14 +12,15 @@ use sluice_registry::{Client, Copied, CopyJob, Limits, Transport};
 use sluice_service::{Secrets, crash};
 use sluice_state::reconcile::after_events;
 use sluice_state::{
-    Applied, Catalog, Part, Provenance, Pulls, RemoteClients, Snapshot, Standing, State, TagChange,
-    TagWriter, Truth as _, describe, describe_copied, detach, key, source_of,
+    Applied, Catalog, Freshness, PlatformSubset, Precondition as _, Provenance, Pulls,
+    RemoteClients, Snapshot, State, TagChange, TagWriter, describe, describe_copied, detach, key,
+    source_of,
 };
 use thiserror::Error;
 
-use crate::part::{part, platforms};
-use crate::referrers::Unlisting;
-use crate::truth::Upstream;
+use crate::filtered_index::{part, platforms};
+use crate::referrers::ReferrersUnsupported;
+use crate::upstream_precondition::Upstream;
 
 /// How many sibling repositories are asked for a blob before it is transferred.
 const SIBLINGS: usize = 4;
@@ -44,7 +45,7 @@ pub struct MirrorWorker {
     pub(crate) limits: Limits,
     /// How long one move may take.
     limit: Duration,
-    pub(crate) unlisting: Unlisting,
+    pub(crate) unlisting: ReferrersUnsupported,
 }
 
 /// What the stage works on.
@@ -74,7 +75,7 @@ impl Decode for Input {
 
 /// How a copy looks at what is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Look {
+pub(crate) enum Verification {
     /// A manifest proves that its blobs are there.
     Trusting,
     /// Every blob is looked up.
@@ -147,7 +148,7 @@ impl Handler for MirrorWorker {
 }
 
 /// Returns where an image comes from, as a tag's entry keeps it.
-pub(crate) fn provenance(fact: &UpstreamTagMoved, part: Part) -> Provenance {
+pub(crate) fn provenance(fact: &UpstreamTagMoved, part: PlatformSubset) -> Provenance {
     Provenance {
         by: "mirror-worker".to_owned(),
         mirror: fact.mirror.to_string(),
@@ -179,7 +180,7 @@ impl MirrorWorker {
             remotes: RemoteClients::default(),
             limits: Limits::of_process(),
             limit: LIMIT,
-            unlisting: Unlisting::default(),
+            unlisting: ReferrersUnsupported::default(),
         }
     }
 
@@ -232,12 +233,12 @@ impl MirrorWorker {
         let catalog = self.catalog.current();
         let mut truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
         truth.digest = Some(&fact.digest);
-        if truth.standing().await? == Standing::Superseded {
+        if truth.freshness().await? == Freshness::Superseded {
             tracing::info!(image.repository = %fact.repository, image.tag = %fact.tag, "superseded by a newer move, or pruned since");
             let (left, part) = self.left(&catalog, fact).await?;
             let provenance = provenance(fact, part);
             self.tags
-                .leave(&fact.repository, &fact.tag, Some(&left), &provenance)
+                .clean_up_stale(&fact.repository, &fact.tag, Some(&left), &provenance)
                 .await?;
             return self.superseded(&catalog, fact).await;
         }
@@ -247,7 +248,7 @@ impl MirrorWorker {
         if let Some(kept) = self.keeps(fact).await? {
             return self.refused(fact, kept).await;
         }
-        let mut copied = match self.copy(&catalog, fact, Look::Trusting).await {
+        let mut copied = match self.copy(&catalog, fact, Verification::Trusting).await {
             Err(error) if self.has_moved_on(&catalog, fact, &error).await? => {
                 tracing::info!(image.repository = %fact.repository, image.tag = %fact.tag, "the tag has moved on upstream; the next poll finds it");
                 return Ok(Outcome::done());
@@ -259,7 +260,7 @@ impl MirrorWorker {
         let pointed = match self.point(&catalog, fact, &copied.top, &truth).await {
             Err(Error::State(sluice_state::Error::Registry(error))) if error.is_missing_part() => {
                 tracing::debug!(%error, "the registry lacks what it was seen to have");
-                copied = self.copy(&catalog, fact, Look::Thorough).await?;
+                copied = self.copy(&catalog, fact, Verification::Thorough).await?;
                 self.point(&catalog, fact, &copied.top, &truth).await
             }
             pointed => pointed,
@@ -294,7 +295,7 @@ impl MirrorWorker {
             source_digest,
         };
         let outcome = Outcome::done().fact_at(mirrored, occurrence);
-        Ok(self.and_referrers(outcome, fact))
+        Ok(self.with_referrers(outcome, fact))
     }
 
     /// Tells a move that is superseded by now, but was carried out before that: what is there is to be scanned.
@@ -369,7 +370,7 @@ impl MirrorWorker {
         &self,
         catalog: &Snapshot,
         fact: &UpstreamTagMoved,
-        look: Look,
+        look: Verification,
     ) -> Result<Copied, Error> {
         if catalog.is_target(&fact.repository) {
             return Err(Error::Target {

@@ -16,7 +16,7 @@ use sluice_registry::{
     Arrival, Copied, CopyJob, CopyOptions, Limits, Manifest, Progress, TopWrite, Watch,
 };
 
-use crate::mirror::{Look, MirrorWorker};
+use crate::mirror::{MirrorWorker, Verification};
 use crate::referrers::MAX_BYTES;
 
 /// How often an image is told of.
@@ -50,14 +50,14 @@ impl MirrorWorker {
         job: &CopyJob<'_>,
         fact: &UpstreamTagMoved,
         top: Option<Manifest>,
-        look: Look,
+        look: Verification,
     ) -> Result<Copied, sluice_registry::Error> {
         let tally = Tally::of(fact);
         let options = CopyOptions {
             watch: Some(tally.clone()),
             limits: Some(self.limits.clone()),
             top,
-            thorough: look == Look::Thorough,
+            thorough: look == Verification::Thorough,
             top_write: top_write(fact, look),
             most_bytes: fact.tag.attached_to().map(|_| MAX_BYTES),
             ..CopyOptions::default()
@@ -68,8 +68,8 @@ impl MirrorWorker {
 
 /// Leaves an image of one platform to the tag operation, which writes it anyway. What is attached is joined with what is there by
 /// its digest, and what is looked at closely must be there whatever the tag says.
-fn top_write(fact: &UpstreamTagMoved, look: Look) -> TopWrite {
-    if look == Look::Trusting && fact.tag.attached_to().is_none() {
+fn top_write(fact: &UpstreamTagMoved, look: Verification) -> TopWrite {
+    if look == Verification::Trusting && fact.tag.attached_to().is_none() {
         TopWrite::Caller
     } else {
         TopWrite::Copy

@@ -7,26 +7,26 @@ use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::{UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::wire::state::{TagEntry, UpstreamTag};
 use sluice_events::{Command, Event, Message, time_from_wire};
-use sluice_state::reconcile::{Found, Next, PAGE, reason};
+use sluice_state::reconcile::{Next, PAGE, ReconcilePage, reason};
 use sluice_state::{Snapshot, key, source_of};
 
 use crate::audit::AUDIT_PAGE;
+use crate::filtered_index::wanted as wanted_of;
 use crate::mirror::{Error, MirrorWorker};
-use crate::part::wanted as wanted_of;
 
 impl MirrorWorker {
     /// Looks at a page of what upstream has.
-    pub(crate) async fn missing(&self, command: &Reconcile) -> Result<Found, Error> {
+    pub(crate) async fn missing(&self, command: &Reconcile) -> Result<ReconcilePage, Error> {
         let catalog = self.catalog.current();
         let is_audit = command.reason == reason::AUDIT;
         let size = if is_audit { AUDIT_PAGE } else { PAGE };
         let page = self.state.upstream.page("*.*", command.after, size).await?;
-        let given_up = self.given_up().await?;
-        let mut found = Found {
+        let given_up = self.dead_lettered().await?;
+        let mut found = ReconcilePage {
             looked_at: page.entries.len(),
             next: Next::after(page.next, Next::End),
             audited_at: self.audited_at().await?,
-            ..Found::default()
+            ..ReconcilePage::default()
         };
         let mut same = Vec::new();
         for entry in page.entries {
@@ -140,8 +140,8 @@ impl MirrorWorker {
     }
 
     /// Returns the moves that are dead letters of this stage.
-    async fn given_up(&self) -> Result<Vec<MirrorTag>, Error> {
-        let letters = self.bus.given_up(&MIRROR_WORKER).await;
+    async fn dead_lettered(&self) -> Result<Vec<MirrorTag>, Error> {
+        let letters = self.bus.dead_lettered(&MIRROR_WORKER).await;
         let letters = letters.map_err(sluice_state::Error::from)?;
         Ok(letters.into_iter().filter_map(move_of).collect())
     }

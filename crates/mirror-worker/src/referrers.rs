@@ -16,7 +16,8 @@ use sluice_events::facts::{TagMirrored, UpstreamTagMoved};
 use sluice_events::wire::state::TagEntry;
 use sluice_registry::{Client, CopyJob, CopyOptions, Manifest};
 use sluice_state::{
-    Applied, Part, Provenance, Snapshot, TagChange, Uncontested, Upon, describe, key, source_of,
+    AlwaysCurrent, Applied, IfUnchanged, PlatformSubset, Provenance, Snapshot, TagChange, describe,
+    key, source_of,
 };
 
 use crate::mirror::{Error, MirrorWorker};
@@ -30,9 +31,9 @@ const ASK_AGAIN: TimeDelta = TimeDelta::hours(20);
 
 /// The upstream repositories that list no referrers, each until it is asked again.
 #[derive(Debug, Default)]
-pub(crate) struct Unlisting(Mutex<HashMap<RemoteRepository, DateTime<Utc>>>);
+pub(crate) struct ReferrersUnsupported(Mutex<HashMap<RemoteRepository, DateTime<Utc>>>);
 
-impl Unlisting {
+impl ReferrersUnsupported {
     fn has(&self, repository: &RemoteRepository) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = sluice_domain::now();
@@ -48,7 +49,7 @@ impl Unlisting {
 
 impl MirrorWorker {
     /// Adds to what follows from a move that its referrers are looked for, by a message of their own.
-    pub(crate) fn and_referrers(&self, outcome: Outcome, fact: &UpstreamTagMoved) -> Outcome {
+    pub(crate) fn with_referrers(&self, outcome: Outcome, fact: &UpstreamTagMoved) -> Outcome {
         if fact.tag.attached_to().is_some() || self.unlisting.has(&fact.source) {
             return outcome;
         }
@@ -240,7 +241,7 @@ impl MirrorWorker {
                 move_number: entry.move_number,
                 promotion: None,
                 // What upstream has under the tag, if it does, is part of the list.
-                part: Part {
+                part: PlatformSubset {
                     source: source_of(&entry)
                         .parse()
                         .ok()
@@ -248,8 +249,8 @@ impl MirrorWorker {
                     platforms: String::new(),
                 },
             },
-            truth: &Upon {
-                truth: &Uncontested,
+            truth: &IfUnchanged {
+                truth: &AlwaysCurrent,
                 registry: &self.registry,
                 repository,
                 tag: &tag,

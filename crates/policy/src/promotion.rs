@@ -258,7 +258,7 @@ pub fn judge(policy: &PromotionPolicy, candidate: &Candidate) -> Result<Judgemen
             tag: candidate.tag.clone(),
             source,
         })?;
-    let (outcome, reasons) = weigh(policy, candidate);
+    let (outcome, reasons) = decide_outcome(policy, candidate);
     Ok(Judgement {
         outcome,
         target,
@@ -268,7 +268,7 @@ pub fn judge(policy: &PromotionPolicy, candidate: &Candidate) -> Result<Judgemen
 }
 
 /// Collects every reason, then decides: a failed rule denies, an open one leaves it undetermined, and only then may it wait.
-fn weigh(policy: &PromotionPolicy, candidate: &Candidate) -> (Outcome, Vec<Reason>) {
+fn decide_outcome(policy: &PromotionPolicy, candidate: &Candidate) -> (Outcome, Vec<Reason>) {
     let mut reasons = vec![reasons::runnable(candidate)];
     let coverage = |child| reasons::coverage(policy, child);
     reasons.extend(candidate.children.iter().map(coverage));

@@ -10,8 +10,8 @@ use sluice_domain::resources::Mirror;
 use sluice_domain::{Digest, Tag};
 use sluice_state::{key, manifests_of};
 
-use crate::ask::Known;
 use crate::poll::{Error, Poller};
+use crate::tag_poll::KnownTag;
 
 /// How many entries are read at a time.
 const PARALLEL: usize = 16;
@@ -21,7 +21,7 @@ impl Poller {
     pub(crate) async fn attached(
         &self,
         mirror: &Mirror,
-        known: &BTreeMap<Tag, Known>,
+        known: &BTreeMap<Tag, KnownTag>,
         attachments: Vec<Tag>,
     ) -> Result<HashSet<Tag>, Error> {
         if attachments.is_empty() {

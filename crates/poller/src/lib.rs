@@ -2,14 +2,14 @@
 //!
 //! Polling costs one HEAD per tag. It must not fetch manifests, and knows nothing of the internal registry.
 
-mod ask;
 mod attached;
-mod compare;
-mod patience;
+mod backoff;
 mod poll;
 mod reconcile;
 mod schedules;
 mod settings;
+mod tag_moves;
+mod tag_poll;
 
 use std::time::Duration;
 

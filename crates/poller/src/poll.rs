@@ -15,8 +15,8 @@ use sluice_service::Secrets;
 use sluice_state::{Catalog, Pulls, RemoteClients, Snapshot, State, key};
 use thiserror::Error;
 
-use crate::ask::Answers;
-use crate::{patience, reconcile};
+use crate::tag_poll::Answers;
+use crate::{backoff, reconcile};
 
 /// How long one message asks at most.
 const PART: Duration = Duration::from_secs(60);
@@ -92,7 +92,7 @@ impl Poller {
         let poll = self.state.polls.get(&key::poll(&mirror.name)).await?;
         let until = poll
             .as_ref()
-            .and_then(|poll| patience::leave_alone_until(&poll.value, mirror.every.duration()));
+            .and_then(|poll| backoff::leave_alone_until(&poll.value, mirror.every.duration()));
         // Whoever asks for a poll gets it.
         if let Some(until) =
             until.filter(|until| cause.is_scheduled() && *until > sluice_domain::now())

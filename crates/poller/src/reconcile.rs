@@ -6,7 +6,7 @@ use sluice_events::commands::PollMirror;
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::UpstreamPoll;
 use sluice_state::key;
-use sluice_state::reconcile::Found;
+use sluice_state::reconcile::ReconcilePage;
 use sluice_telemetry::metrics;
 
 use crate::poll::{Error, Poller};
@@ -16,9 +16,9 @@ const SLACK: TimeDelta = TimeDelta::minutes(2);
 
 impl Poller {
     /// Looks at every mirror: there are as many as resources, so one page has them all.
-    pub(crate) async fn missing(&self) -> Result<Found, Error> {
+    pub(crate) async fn missing(&self) -> Result<ReconcilePage, Error> {
         let catalog = self.catalog.current();
-        let mut found = Found::default();
+        let mut found = ReconcilePage::default();
         for mirror in catalog.mirrors.values().filter(|mirror| mirror.enabled) {
             let poll = self.state.polls.get(&key::poll(&mirror.name)).await?;
             let poll = poll.map(|entry| entry.value);

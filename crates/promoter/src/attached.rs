@@ -12,17 +12,17 @@ use sluice_events::commands::JudgeImage;
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
 use sluice_registry::{Admissible, CopyJob, CopyOptions};
 use sluice_state::{
-    Applied, Entry, Joined, Provenance, Standing, TagChange, Truth, Uncontested, Upon, attached,
-    is_attachment, key, manifests_of, merge, note_image, source_of,
+    AlwaysCurrent, Applied, Entry, Freshness, IfUnchanged, MergedIndex, Precondition, Provenance,
+    TagChange, attached, is_attachment, key, manifests_of, merge, note_image, source_of,
 };
 
 use crate::facts::Subject;
-use crate::handler::{Case, Error, Promoter};
-use crate::place::Place;
+use crate::handler::{Error, Evaluated, Promoter};
+use crate::pending_events::PendingEvents;
 use crate::promote::provenance;
 use crate::sweep::Sweep;
+use crate::target_endpoint::TargetEndpoint;
 use crate::targets::NAME;
-use crate::told::Told;
 
 /// The longest reason that is kept of what stays out, in characters.
 const MAX_REFUSAL: usize = 2_000;
@@ -75,7 +75,7 @@ impl Promoter {
         attachment: &Tag,
         cause: &Cause,
     ) -> Result<Outcome, Error> {
-        let mut told = Told::default();
+        let mut told = PendingEvents::default();
         for subject in self.bearing(repository, attachment).await? {
             if self.lacks_attachment(&subject).await? {
                 let Subject {
@@ -135,10 +135,10 @@ impl Promoter {
     }
 
     /// Brings what is attached to a promoted image after it; what cannot be brought now is looked for every hour.
-    pub(crate) async fn attach<T: Truth>(
+    pub(crate) async fn attach<T: Precondition>(
         &self,
-        case: &Case<'_>,
-        place: &Place,
+        case: &Evaluated<'_>,
+        place: &TargetEndpoint,
         truth: &T,
     ) -> Result<(), Error> {
         let source = &case.subject.repository;
@@ -157,7 +157,7 @@ impl Promoter {
                 if is_refused || is_noted && place.head(&tag).await?.is_some() {
                     return Ok(true);
                 }
-                if truth.standing().await? == Standing::Superseded {
+                if truth.freshness().await? == Freshness::Superseded {
                     return Ok(false);
                 }
                 let attachment = Attachment {
@@ -187,10 +187,10 @@ impl Promoter {
         Ok(())
     }
 
-    async fn bring_attachment<T: Truth>(
+    async fn bring_attachment<T: Precondition>(
         &self,
-        case: &Case<'_>,
-        place: &Place,
+        case: &Evaluated<'_>,
+        place: &TargetEndpoint,
         truth: &T,
         attachment: &Attachment<'_>,
     ) -> Result<(), Error> {
@@ -221,7 +221,7 @@ impl Promoter {
         };
         let top = job.run_with(&options).await?.top;
         let joined = merge(&place.registry, repository, tag, *there, top).await?;
-        let Some(Joined { top, before }) = joined else {
+        let Some(MergedIndex { top, before }) = joined else {
             let reason = "somebody else attached something under this tag, which is left there";
             return self.refuse(place, tag, digest, reason).await;
         };
@@ -234,7 +234,7 @@ impl Promoter {
             tag,
             wanted: Some(&top),
             provenance,
-            truth: &Upon {
+            truth: &IfUnchanged {
                 truth,
                 registry: &place.registry,
                 repository,
@@ -255,7 +255,7 @@ impl Promoter {
     /// Notes that something stays out of a target, so that it is not tried again.
     async fn refuse(
         &self,
-        place: &Place,
+        place: &TargetEndpoint,
         tag: &Tag,
         digest: &Digest,
         reason: &str,
@@ -267,7 +267,7 @@ impl Promoter {
     /// Tells why something stays out of a target, or part of it, and keeps that in the tag's entry.
     async fn note_refusal<F: FnOnce(&mut TagEntry) + Send>(
         &self,
-        place: &Place,
+        place: &TargetEndpoint,
         tag: &Tag,
         reason: &str,
         note: F,
@@ -358,7 +358,7 @@ impl Promoter {
                     by: NAME.to_owned(),
                     ..Provenance::default()
                 },
-                truth: &Uncontested,
+                truth: &AlwaysCurrent,
             };
             place.tags.apply(&change).await?;
             tracing::info!(image.repository = %place.target, image.tag = %tag, image.digest = %digest, "removed with what it was attached to");
@@ -403,7 +403,7 @@ struct Attachment<'a> {
 }
 
 /// Says whether a manifest refers to what a tag is attached to; others may have listed anything in a remote registry.
-async fn refers(place: &Place, manifest: &Digest, tag: &Tag) -> Result<bool, Error> {
+async fn refers(place: &TargetEndpoint, manifest: &Digest, tag: &Tag) -> Result<bool, Error> {
     let reference = manifest.into();
     let read = place.registry.manifest(place.repository(), &reference);
     match read.await {

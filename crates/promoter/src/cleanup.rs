@@ -19,14 +19,14 @@ use sluice_events::commands::Reconcile;
 use sluice_events::wire::state::{ImageEntry, Reconciliation};
 use sluice_events::{time_from_wire, time_to_wire};
 use sluice_service::crash;
-use sluice_state::reconcile::{Found, Next, PAGE, ask, reason};
+use sluice_state::reconcile::{Next, PAGE, ReconcilePage, ask, reason};
 use sluice_state::{Entries, Entry, State, Stored, key};
 use sluice_telemetry::metrics;
 use tokio_util::sync::CancellationToken;
 
 use crate::cleanup::existing::Existing;
 use crate::handler::{Error, Promoter};
-use crate::vanished::ASK_AGAIN;
+use crate::missing_tags::ASK_AGAIN;
 
 /// How often it is done.
 const EVERY: TimeDelta = TimeDelta::hours(24);
@@ -168,9 +168,9 @@ impl Promoter {
         if *kind == "report" && part.next.is_none() {
             return Ok(self.cleaned_up(command));
         }
-        let found = Found {
+        let found = ReconcilePage {
             next: Next::after(part.next, Next::Scan),
-            ..Found::default()
+            ..ReconcilePage::default()
         };
         Ok(found.into_outcome(&self.state, command, cause))
     }
@@ -249,7 +249,7 @@ impl Promoter {
 
 /// Lets a registry that does not answer be asked later.
 fn waited_for(error: sluice_registry::Error) -> Error {
-    if error.is_away() || !matches!(error.class(), Class::Permanent) {
+    if error.is_unreachable() || !matches!(error.class(), Class::Permanent) {
         return Error::Away {
             until: now() + ASK_AGAIN,
             source: error,

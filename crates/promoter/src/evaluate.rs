@@ -8,10 +8,10 @@ use sluice_service::crash;
 use sluice_state::{Entry, key};
 
 use crate::decide::{decide, ended, is_ended, refuse_new_place, stands};
-use crate::facts::{Known, Subject, first_seen};
-use crate::handler::{Case, Error, Promoter};
+use crate::facts::{ScannedImage, Subject, first_seen};
+use crate::handler::{Error, Evaluated, Promoter};
 use crate::policies::{Policies, Policy, Validity};
-use crate::restored::keep_held;
+use crate::restore_guard::keep_held;
 
 /// An image under a tag, with what was decided on it before.
 pub(crate) struct Stored {
@@ -48,9 +48,9 @@ impl Promoter {
         &self,
         policy: &'a Policy,
         stored: &'a Stored,
-        known: &'a Known,
+        known: &'a ScannedImage,
         cause: &Cause,
-    ) -> Result<Option<Case<'a>>, Error> {
+    ) -> Result<Option<Evaluated<'a>>, Error> {
         let subject = &stored.subject;
         let repository = &subject.repository;
         let key = subject.key(policy);
@@ -73,7 +73,7 @@ impl Promoter {
             tracing::debug!(policy = %policy.spec.name, "a policy does not promote a repository into itself");
             return Ok(None);
         }
-        let case = |decision, revision| Case {
+        let case = |decision, revision| Evaluated {
             policy: Some(policy),
             name: policy.spec.name.clone(),
             recall: policy.spec.recall,
@@ -101,8 +101,8 @@ impl Promoter {
         policies: &'a Policies,
         subject: &'a Subject,
         stored: &Entry<Decision>,
-        known: &'a Known,
-    ) -> Result<Option<Case<'a>>, Error> {
+        known: &'a ScannedImage,
+    ) -> Result<Option<Evaluated<'a>>, Error> {
         let before = &stored.value;
         let why = match policies.validity(before) {
             Validity::Unreadable => return Ok(None),
@@ -129,7 +129,7 @@ impl Promoter {
             }
         }
         let revision = self.store(&stored.key, &decision, Some(stored)).await?;
-        Ok(Some(Case {
+        Ok(Some(Evaluated {
             policy: None,
             name,
             recall: policies.recall(before),

@@ -15,7 +15,7 @@ use crate::policies::Policy;
 
 /// An image with the verdicts on its runnable children.
 #[derive(Debug)]
-pub(crate) struct Known {
+pub(crate) struct ScannedImage {
     /// Every manifest of it, the top first.
     pub(crate) manifests: Vec<Digest>,
     /// When a scanner looked at all of it last, as far as that is known.
@@ -43,7 +43,7 @@ impl Subject {
     }
 }
 
-impl Known {
+impl ScannedImage {
     /// Reads the verdicts on an image.
     pub(crate) async fn read(
         state: &State,

@@ -5,9 +5,9 @@ use sluice_domain::{Tag, Target};
 use sluice_events::wire::state::{Decision, FormerTarget};
 use sluice_state::key;
 
-use crate::handler::{Case, Error, Promoter};
+use crate::handler::{Error, Evaluated, Promoter};
+use crate::pending_events::PendingEvents;
 use crate::recall::{is_refused_deletion, publish_flag, publish_withdrawal};
-use crate::told::Told;
 
 /// What became of an image in a former target.
 enum Recalled {
@@ -23,8 +23,8 @@ impl Promoter {
     /// Recalls an image from every target to which its policy leads no more.
     pub(crate) async fn recall_from_former_targets(
         &self,
-        case: &Case<'_>,
-        told: &mut Told,
+        case: &Evaluated<'_>,
+        told: &mut PendingEvents,
     ) -> Result<(), Error> {
         for former in &case.decision.former_targets {
             let there = case.at_former(former);
@@ -50,11 +50,11 @@ impl Promoter {
 
     async fn recall_from_former(
         &self,
-        case: &Case<'_>,
+        case: &Evaluated<'_>,
         stands: bool,
-        told: &mut Told,
+        told: &mut PendingEvents,
     ) -> Result<Recalled, Error> {
-        let (target, tag) = case.aim()?;
+        let (target, tag) = case.target()?;
         if !stands || self.is_allowed_at(case, &target, &tag).await? {
             return Ok(Recalled::Over);
         }
@@ -83,8 +83,12 @@ impl Promoter {
     }
 
     /// Says whether an image is at a former target: under the tag, or by digest where nothing else of its policy is.
-    async fn stands_at_former(&self, case: &Case<'_>, there: &Case<'_>) -> Result<bool, Error> {
-        let (target, tag) = there.aim()?;
+    async fn stands_at_former(
+        &self,
+        case: &Evaluated<'_>,
+        there: &Evaluated<'_>,
+    ) -> Result<bool, Error> {
+        let (target, tag) = there.target()?;
         if there.decision.target != case.decision.target {
             return self.stands(there, &target, &tag).await;
         }
@@ -109,16 +113,16 @@ impl Promoter {
 }
 
 fn flag(
-    case: &Case<'_>,
+    case: &Evaluated<'_>,
     (target, tag): (Target, Tag),
     reason: String,
-    told: &mut Told,
+    told: &mut PendingEvents,
 ) -> Recalled {
     publish_flag(case, (target, tag), &reason, told);
     Recalled::Flagged(reason)
 }
 
-impl<'a> Case<'a> {
+impl<'a> Evaluated<'a> {
     /// Returns the same image at a former target.
     fn at_former(&self, former: &FormerTarget) -> Self {
         Self {

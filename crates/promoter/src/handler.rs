@@ -17,9 +17,9 @@ use thiserror::Error;
 
 use crate::decide::no_longer_passes;
 use crate::evaluate::Stored;
-use crate::facts::{Known, Subject};
+use crate::facts::{ScannedImage, Subject};
+use crate::pending_events::{Change, PendingEvents};
 use crate::policies::{self, Policy};
-use crate::told::{Change, Told};
 
 /// How old is what is forgotten, unless the settings say otherwise.
 const FORGET_AFTER: TimeDelta = TimeDelta::days(90);
@@ -148,14 +148,14 @@ impl Classify for Error {
 
 /// A decision as it is stored, with what it was made of.
 #[derive(Debug)]
-pub(crate) struct Case<'a> {
+pub(crate) struct Evaluated<'a> {
     /// The policy, unless it decides on this image no more.
     pub(crate) policy: Option<&'a Policy>,
     pub(crate) name: ResourceName,
     /// What becomes of what was promoted and does not pass.
     pub(crate) recall: Recall,
     pub(crate) subject: &'a Subject,
-    pub(crate) known: &'a Known,
+    pub(crate) known: &'a ScannedImage,
     pub(crate) key: String,
     pub(crate) decision: Decision,
     pub(crate) revision: u64,
@@ -163,14 +163,14 @@ pub(crate) struct Case<'a> {
     pub(crate) is_former: bool,
 }
 
-impl<'a> Case<'a> {
+impl<'a> Evaluated<'a> {
     /// Returns every manifest of the image, the top first.
     pub(crate) fn manifests(&self) -> &'a [Digest] {
         &self.known.manifests
     }
 
     /// Returns the target and the tag there.
-    pub(crate) fn aim(&self) -> Result<(Target, Tag), Error> {
+    pub(crate) fn target(&self) -> Result<(Target, Tag), Error> {
         let damaged = || Error::Damaged {
             what: format!("decision `{}`", self.key),
         };
@@ -235,7 +235,7 @@ impl Handler for Promoter {
             tracing::info!(image.digest = %digest, "the image is gone");
             return Ok(Outcome::done());
         };
-        let mut known = Known::read(&self.state, &digest, &entry).await?;
+        let mut known = ScannedImage::read(&self.state, &digest, &entry).await?;
         known.scanned_at = scanned_at.max(known.scanned_at);
         // Every policy decides before any of them acts: whether an image is taken back depends on all.
         let mut cases = Vec::new();
@@ -304,9 +304,9 @@ impl Promoter {
     }
 
     /// Ends what somebody who died had begun by a decision from which nothing follows any more.
-    pub(crate) async fn clean_up(&self, case: &Case<'_>, cause: &Cause) -> Result<(), Error> {
+    pub(crate) async fn clean_up(&self, case: &Evaluated<'_>, cause: &Cause) -> Result<(), Error> {
         self.end_claim(case).await?;
-        let mut told = Told::default();
+        let mut told = PendingEvents::default();
         let refused = case.decision.outcome() == DecisionOutcome::Deny;
         if refused && case.decision.promoted_at.is_none() && self.is_left(case).await? {
             self.clear_what_is_left(case, &mut told).await?;
@@ -316,8 +316,8 @@ impl Promoter {
     }
 
     /// Acts on every decision; one that fails does not hold up what the others have to tell.
-    async fn act_on_all(&self, cases: &[Case<'_>], cause: &Cause) -> Result<Outcome, Error> {
-        let mut told = Told::default();
+    async fn act_on_all(&self, cases: &[Evaluated<'_>], cause: &Cause) -> Result<Outcome, Error> {
+        let mut told = PendingEvents::default();
         let mut failure: Option<Error> = None;
         for case in cases {
             match self.act(case).await {
@@ -341,17 +341,17 @@ impl Promoter {
         Err(failure)
     }
 
-    async fn act(&self, case: &Case<'_>) -> Result<Told, Error> {
+    async fn act(&self, case: &Evaluated<'_>) -> Result<PendingEvents, Error> {
         self.keep_timer(case).await?;
         let mut told = match case.decision.outcome() {
             DecisionOutcome::Allow if case.subject.current.is_some() => self.promote(case).await?,
             DecisionOutcome::Allow => {
                 self.end_claim(case).await?;
-                Told::default()
+                PendingEvents::default()
             }
             DecisionOutcome::Deny => self.deny(case).await?,
             DecisionOutcome::Undetermined => self.leave_open(case)?,
-            DecisionOutcome::Wait | DecisionOutcome::Unspecified => Told::default(),
+            DecisionOutcome::Wait | DecisionOutcome::Unspecified => PendingEvents::default(),
         };
         if case.decision.outcome() != DecisionOutcome::Deny && no_longer_passes(&case.decision) {
             self.flag_unknown(case, &mut told).await?;
@@ -363,7 +363,7 @@ impl Promoter {
     /// Records something in a decision that was acted on, and that this was published.
     pub(crate) fn record(
         &self,
-        case: &Case<'_>,
+        case: &Evaluated<'_>,
         change: impl FnOnce(&mut Decision) + Send + 'static,
     ) -> Change {
         self.change(case, |decision| {
@@ -375,7 +375,7 @@ impl Promoter {
     /// Changes a decision; if it is another one by now, that one is what counts.
     pub(crate) fn change(
         &self,
-        case: &Case<'_>,
+        case: &Evaluated<'_>,
         change: impl FnOnce(&mut Decision) + Send + 'static,
     ) -> Change {
         let (decisions, key) = (self.state.decisions.clone(), case.key.clone());

@@ -11,8 +11,8 @@ use sluice_state::key;
 
 use crate::facts::decision_input;
 use crate::handler::{Error, Promoter};
-use crate::place::Place;
 use crate::promote::key_of_holder;
+use crate::target_endpoint::TargetEndpoint;
 
 impl Promoter {
     /// Returns what an image consists of, by its bytes in the first of some repositories that has it.
@@ -41,7 +41,7 @@ impl Promoter {
     pub(crate) async fn reached(
         &self,
         digest: &Digest,
-        place: &Place,
+        place: &TargetEndpoint,
     ) -> Result<BTreeSet<Digest>, Error> {
         let read = self
             .images

@@ -10,21 +10,21 @@ mod facts;
 mod former;
 mod handler;
 mod images;
-mod place;
+mod missing_tags;
+mod pending_events;
 mod policies;
 mod promote;
 mod recall;
 mod reconcile;
 mod refused;
-mod restored;
-mod revert;
+mod restore_guard;
 mod settings;
 mod subjects;
 mod sweep;
+mod target_endpoint;
 mod targets;
 mod timer;
-mod told;
-mod vanished;
+mod unauthorised_tags;
 
 use std::time::Duration;
 

@@ -8,15 +8,15 @@ use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Decision, DecisionOutcome, Promotion, TagEntry};
 use sluice_registry::{Client, CopyJob, CopyOptions, Manifest, TopWrite};
 use sluice_service::crash;
-use sluice_state::{Applied, Provenance, Standing, State, TagChange, Truth, key};
+use sluice_state::{Applied, Freshness, Precondition, Provenance, State, TagChange, key};
 
 use crate::decide::decided_at;
 use crate::facts::are_unchanged;
-use crate::handler::{Case, Error, Promoter};
-use crate::place::{Place, is_settled, tell_stranger};
+use crate::handler::{Error, Evaluated, Promoter};
+use crate::pending_events::PendingEvents;
 use crate::policies;
 use crate::sweep::Sweep;
-use crate::told::Told;
+use crate::target_endpoint::{TargetEndpoint, is_settled, tell_stranger};
 
 /// When an image that was refused while it was promoted is looked at again.
 pub(crate) const LOOK_AGAIN: TimeDelta = TimeDelta::seconds(2);
@@ -25,36 +25,36 @@ pub(crate) const LOOK_AGAIN: TimeDelta = TimeDelta::seconds(2);
 struct Allowed<'a> {
     state: &'a State,
     registry: &'a Client,
-    case: &'a Case<'a>,
-    place: &'a Place,
+    case: &'a Evaluated<'a>,
+    place: &'a TargetEndpoint,
     target_tag: &'a Tag,
 }
 
-impl Truth for Allowed<'_> {
-    async fn standing(&self) -> Result<Standing, sluice_state::Error> {
+impl Precondition for Allowed<'_> {
+    async fn freshness(&self) -> Result<Freshness, sluice_state::Error> {
         let stands = self.is_wanted().await? && self.is_as_it_was_judged().await?;
-        Ok(standing(stands))
+        Ok(freshness(stands))
     }
 
     /// The source's tag was asked right before; what moves it later is an event of its own.
-    async fn standing_after(&self) -> Result<Standing, sluice_state::Error> {
+    async fn freshness_after(&self) -> Result<Freshness, sluice_state::Error> {
         let stands = self.is_wanted_by_entries().await? && self.is_as_it_was_judged().await?;
-        Ok(standing(stands))
+        Ok(freshness(stands))
     }
 }
 
-const fn standing(stands: bool) -> Standing {
+const fn freshness(stands: bool) -> Freshness {
     if stands {
-        Standing::Current
+        Freshness::Current
     } else {
-        Standing::Superseded
+        Freshness::Superseded
     }
 }
 
 impl Allowed<'_> {
     /// Says whether the policy and the verdicts are those by which the image was allowed.
     async fn is_as_it_was_judged(&self) -> Result<bool, sluice_state::Error> {
-        let Case {
+        let Evaluated {
             known, decision, ..
         } = self.case;
         Ok(policies::is_unchanged(self.state, decision).await?
@@ -68,7 +68,7 @@ impl Allowed<'_> {
 
     /// Says the same without asking for the source's tag.
     async fn is_wanted_by_entries(&self) -> Result<bool, sluice_state::Error> {
-        let Case {
+        let Evaluated {
             subject, decision, ..
         } = self.case;
         let now = self.state.decisions.get(&self.case.key).await?;
@@ -169,7 +169,7 @@ pub(crate) fn key_of_holder(entry: &TagEntry) -> Option<String> {
 }
 
 /// Returns where an image came from, as a tag's entry keeps it.
-pub(crate) fn provenance(case: &Case<'_>) -> Provenance {
+pub(crate) fn provenance(case: &Evaluated<'_>) -> Provenance {
     Provenance {
         by: "promoter".to_owned(),
         promotion: Some(Promotion {
@@ -189,8 +189,8 @@ pub(crate) fn occurrence(decision: &Decision) -> String {
 
 impl Promoter {
     /// Brings an allowed image to its place, or mends it there, and tells it once.
-    pub(crate) async fn promote(&self, case: &Case<'_>) -> Result<Told, Error> {
-        let (target, target_tag) = case.aim()?;
+    pub(crate) async fn promote(&self, case: &Evaluated<'_>) -> Result<PendingEvents, Error> {
+        let (target, target_tag) = case.target()?;
         let place = self.place(target).await?;
         let truth = Allowed {
             state: &self.state,
@@ -203,7 +203,7 @@ impl Promoter {
         if !truth.is_wanted_by_entries().await? {
             return self.too_late(case).await;
         }
-        let mut told = Told::default();
+        let mut told = PendingEvents::default();
         if let Some(found) = self.stranger(case, &place, &target_tag).await? {
             let (decision, target) = (&case.decision, &place.target);
             if let Some(note) = tell_stranger(decision, target, &target_tag, &found, &mut told) {
@@ -266,7 +266,7 @@ impl Promoter {
     }
 
     /// Copies the image, then points the tag to it.
-    async fn bring(&self, case: &Case<'_>, truth: &Allowed<'_>) -> Result<Applied, Error> {
+    async fn bring(&self, case: &Evaluated<'_>, truth: &Allowed<'_>) -> Result<Applied, Error> {
         // From before anything is there until nothing is left nobody else may write there.
         if let Some(target) = truth.place.target.local()
             && !self.catalog.current().targets.contains(target)
@@ -301,10 +301,10 @@ impl Promoter {
     /// Asks for a judgement of the promoted image where the target is a source of further policies.
     async fn chain(
         &self,
-        case: &Case<'_>,
-        place: &Place,
+        case: &Evaluated<'_>,
+        place: &TargetEndpoint,
         target_tag: Tag,
-        told: &mut Told,
+        told: &mut PendingEvents,
     ) -> Result<(), Error> {
         let Some(target) = place.target.local() else {
             return Ok(());
@@ -326,7 +326,11 @@ impl Promoter {
 
     /// Leaves nothing behind of a promotion that is not wanted any more, or has it judged again: its policy or a verdict
     /// was changed while it was carried out.
-    async fn superseded(&self, case: &Case<'_>, truth: &Allowed<'_>) -> Result<Told, Error> {
+    async fn superseded(
+        &self,
+        case: &Evaluated<'_>,
+        truth: &Allowed<'_>,
+    ) -> Result<PendingEvents, Error> {
         if truth.is_wanted().await? {
             return Err(Error::Overtaken {
                 until: sluice_domain::now() + LOOK_AGAIN,
@@ -336,13 +340,13 @@ impl Promoter {
     }
 
     /// Leaves nothing behind of a decision that was withdrawn while it was carried out.
-    async fn too_late(&self, case: &Case<'_>) -> Result<Told, Error> {
+    async fn too_late(&self, case: &Evaluated<'_>) -> Result<PendingEvents, Error> {
         tracing::info!(
             policy = case.decision.policy,
             image.digest = case.decision.digest,
             "superseded"
         );
-        let mut told = Told::default();
+        let mut told = PendingEvents::default();
         let now = self.state.decisions.get(&case.key).await?;
         if let Some(now) = now.map(|now| now.value) {
             let is_refused = now.outcome() == DecisionOutcome::Deny;
@@ -352,7 +356,7 @@ impl Promoter {
                     until: sluice_domain::now() + LOOK_AGAIN,
                 });
             }
-            let (target, _) = case.aim()?;
+            let (target, _) = case.target()?;
             if is_refused {
                 self.clear_what_is_left(case, &mut told).await?;
             } else if now.target != case.decision.target && target.local().is_some() {
@@ -367,9 +371,9 @@ impl Promoter {
     }
 
     /// Ends what somebody who died began to write for this decision.
-    pub(crate) async fn end_claim(&self, case: &Case<'_>) -> Result<(), Error> {
+    pub(crate) async fn end_claim(&self, case: &Evaluated<'_>) -> Result<(), Error> {
         // A policy that cannot say where to has written nothing.
-        let Ok((target, target_tag)) = case.aim() else {
+        let Ok((target, target_tag)) = case.target() else {
             return Ok(());
         };
         if target.local().is_none() && !case.decision.was_allowed {
@@ -378,15 +382,15 @@ impl Promoter {
         let place = self.place(target).await?;
         let (digest, provenance) = (Some(&case.subject.digest), provenance(case));
         let tags = &place.tags;
-        let left = tags.leave(place.repository(), &target_tag, digest, &provenance);
+        let left = tags.clean_up_stale(place.repository(), &target_tag, digest, &provenance);
         Ok(left.await?)
     }
 
     /// Says whether the tag and every manifest of the image are in the target.
     async fn is_in_place(
         &self,
-        case: &Case<'_>,
-        place: &Place,
+        case: &Evaluated<'_>,
+        place: &TargetEndpoint,
         target_tag: &Tag,
     ) -> Result<bool, Error> {
         let key = key::target_tag(&place.target, target_tag);
@@ -414,8 +418,8 @@ impl Promoter {
     /// Returns what the tag named before, where this very decision was carried out but not told.
     async fn previous(
         &self,
-        case: &Case<'_>,
-        place: &Place,
+        case: &Evaluated<'_>,
+        place: &TargetEndpoint,
         target_tag: &Tag,
     ) -> Result<Option<Digest>, Error> {
         let key = key::target_tag(&place.target, target_tag);
@@ -428,8 +432,8 @@ impl Promoter {
 
     pub(crate) async fn copy(
         &self,
-        case: &Case<'_>,
-        place: &Place,
+        case: &Evaluated<'_>,
+        place: &TargetEndpoint,
         top_write: TopWrite,
     ) -> Result<Manifest, sluice_registry::Error> {
         let source = &case.subject.repository;
@@ -454,8 +458,12 @@ impl Promoter {
     }
 
     /// Tells why an image was refused, or why nothing can be told of it.
-    pub(crate) fn tell_refusal(&self, case: &Case<'_>, told: &mut Told) -> Result<(), Error> {
-        let (target, _) = case.aim()?;
+    pub(crate) fn tell_refusal(
+        &self,
+        case: &Evaluated<'_>,
+        told: &mut PendingEvents,
+    ) -> Result<(), Error> {
+        let (target, _) = case.target()?;
         let reasons = case.decision.reasons.iter().map(|reason| Reason {
             rule: reason.rule.clone(),
             detail: reason.detail.clone(),
@@ -481,8 +489,8 @@ impl Promoter {
     /// Tells what cannot be told of an image: it is not promoted, and what is promoted already stays.
     ///
     /// For whoever waits for the image it is a refusal, with the open rules marked as such.
-    pub(crate) fn leave_open(&self, case: &Case<'_>) -> Result<Told, Error> {
-        let mut told = Told::default();
+    pub(crate) fn leave_open(&self, case: &Evaluated<'_>) -> Result<PendingEvents, Error> {
+        let mut told = PendingEvents::default();
         if !case.decision.announced {
             self.tell_refusal(case, &mut told)?;
             told.record(self.record(case, |_| {}));

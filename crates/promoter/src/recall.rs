@@ -12,23 +12,23 @@ use sluice_registry::TopWrite;
 use sluice_state::{TagChange, key};
 
 use crate::decide::{is_known_to_fail, no_longer_passes, why, why_unknown};
-use crate::handler::{Case, Error, Promoter};
-use crate::place::is_settled;
+use crate::handler::{Error, Evaluated, Promoter};
+use crate::pending_events::PendingEvents;
 use crate::promote::{LOOK_AGAIN, occurrence, provenance};
 use crate::refused::{Refused, is_named_there};
 use crate::sweep::Sweep;
-use crate::told::Told;
+use crate::target_endpoint::is_settled;
 
 impl Promoter {
     /// Tells a refusal, and takes back what was promoted before as far as the policy asks for it.
-    pub(crate) async fn deny(&self, case: &Case<'_>) -> Result<Told, Error> {
-        let mut told = Told::default();
+    pub(crate) async fn deny(&self, case: &Evaluated<'_>) -> Result<PendingEvents, Error> {
+        let mut told = PendingEvents::default();
         if !case.decision.announced {
             self.tell_refusal(case, &mut told)?;
         }
         self.end_claim(case).await?;
         if !case.decision.flagged.is_empty() && self.is_half(case).await? {
-            let (target, _) = case.aim()?;
+            let (target, _) = case.target()?;
             self.state.unless_paused().await?;
             // What it shares with another image went with that while it was on its way.
             match self
@@ -53,7 +53,7 @@ impl Promoter {
         }
         if case.decision.promoted_at.is_some() && no_longer_passes(&case.decision) {
             let others = self.others(case).await?;
-            let (target, tag) = case.aim()?;
+            let (target, tag) = case.target()?;
             let mut is_news = !case.decision.announced;
             let is_flagged = !case.decision.flagged.is_empty();
             if self.is_allowed_at(case, &target, &tag).await? {
@@ -82,7 +82,7 @@ impl Promoter {
     }
 
     /// Says whether a decision is stored as it was when this case was made of it.
-    async fn is_stored(&self, case: &Case<'_>) -> Result<bool, Error> {
+    async fn is_stored(&self, case: &Evaluated<'_>) -> Result<bool, Error> {
         let now = self.state.decisions.get(&case.key).await?;
         Ok(now.is_some_and(|now| now.revision == case.revision))
     }
@@ -90,10 +90,10 @@ impl Promoter {
     /// Clears it, as far as a remote registry lets anybody delete: nobody is told of what was never promoted.
     pub(crate) async fn clear_what_is_left(
         &self,
-        case: &Case<'_>,
-        told: &mut Told,
+        case: &Evaluated<'_>,
+        told: &mut PendingEvents,
     ) -> Result<(), Error> {
-        let (target, _) = case.aim()?;
+        let (target, _) = case.target()?;
         match self.clear(case, told).await {
             Err(error) if target.local().is_none() && is_refused_deletion(&error) => {
                 tracing::warn!(image.repository = %target, image.digest = case.decision.digest, %error, "what is left of a refused image stays there");
@@ -107,8 +107,8 @@ impl Promoter {
     ///
     /// A promotion that was carried out while the image was withdrawn cleans up behind itself; one that died does so
     /// when its message comes again, and finds the refusal.
-    pub(crate) async fn is_left(&self, case: &Case<'_>) -> Result<bool, Error> {
-        let Ok((target, _)) = case.aim() else {
+    pub(crate) async fn is_left(&self, case: &Evaluated<'_>) -> Result<bool, Error> {
+        let Ok((target, _)) = case.target() else {
             return Ok(false);
         };
         if target.local().is_none() && !case.decision.was_allowed {
@@ -126,8 +126,8 @@ impl Promoter {
     /// Says whether an image is in its target without all that it lists.
     ///
     /// Where it is not there itself there is nothing to mend; a registry that lost its disk says so of everything.
-    async fn is_half(&self, case: &Case<'_>) -> Result<bool, Error> {
-        let (target, _) = case.aim()?;
+    async fn is_half(&self, case: &Evaluated<'_>) -> Result<bool, Error> {
+        let (target, _) = case.target()?;
         let place = self.place(target).await?;
         if place.head(&case.subject.digest).await?.is_none() {
             return Ok(false);
@@ -141,7 +141,7 @@ impl Promoter {
     }
 
     /// Returns the other decisions by which this image stands in the same target.
-    async fn others(&self, case: &Case<'_>) -> Result<Vec<Decision>, Error> {
+    async fn others(&self, case: &Evaluated<'_>) -> Result<Vec<Decision>, Error> {
         let about = key::decisions_about(&case.subject.digest);
         let decisions = self.state.decisions.list(&about).await?;
         Ok(decisions
@@ -153,7 +153,7 @@ impl Promoter {
     }
 
     /// Ends a recall because another policy allows the image in the same place; of a policy that is gone, nothing is kept.
-    fn leave_to_others(&self, case: &Case<'_>, told: &mut Told) {
+    fn leave_to_others(&self, case: &Evaluated<'_>, told: &mut PendingEvents) {
         if case.policy.is_none() {
             self.forget(case, told);
         } else if !case.decision.flagged.is_empty() {
@@ -162,7 +162,7 @@ impl Promoter {
     }
 
     /// Records that an image does not stand in its target because of this decision.
-    fn forget(&self, case: &Case<'_>, told: &mut Told) {
+    fn forget(&self, case: &Evaluated<'_>, told: &mut PendingEvents) {
         told.record(self.record(case, |decision| {
             decision.promoted_at = None;
             decision.flagged.clear();
@@ -170,8 +170,12 @@ impl Promoter {
     }
 
     /// Flags an image about which nothing can be told by its policy, which was changed since it allowed the image.
-    pub(crate) async fn flag_unknown(&self, case: &Case<'_>, told: &mut Told) -> Result<(), Error> {
-        let (target, tag) = case.aim()?;
+    pub(crate) async fn flag_unknown(
+        &self,
+        case: &Evaluated<'_>,
+        told: &mut PendingEvents,
+    ) -> Result<(), Error> {
+        let (target, tag) = case.target()?;
         let is_done = case.recall == Recall::Ignore || !case.decision.flagged.is_empty();
         if is_done || self.is_allowed_at(case, &target, &tag).await? {
             return Ok(());
@@ -179,8 +183,8 @@ impl Promoter {
         self.flag(case, told).await
     }
 
-    async fn flag(&self, case: &Case<'_>, told: &mut Told) -> Result<(), Error> {
-        let (target, tag) = case.aim()?;
+    async fn flag(&self, case: &Evaluated<'_>, told: &mut PendingEvents) -> Result<(), Error> {
+        let (target, tag) = case.target()?;
         // Refused between the decision that allowed it and the copy, it never stood there.
         if !self.stands(case, &target, &tag).await? {
             self.forget(case, told);
@@ -200,7 +204,7 @@ impl Promoter {
     /// Of a remote one the entry says it, so that a flag does not wait for a registry that is away.
     pub(crate) async fn stands(
         &self,
-        case: &Case<'_>,
+        case: &Evaluated<'_>,
         target: &Target,
         tag: &Tag,
     ) -> Result<bool, Error> {
@@ -214,7 +218,13 @@ impl Promoter {
         Ok(place.head(&case.subject.digest).await?.is_some())
     }
 
-    fn tell_flag(&self, case: &Case<'_>, place: (Target, Tag), reason: String, told: &mut Told) {
+    fn tell_flag(
+        &self,
+        case: &Evaluated<'_>,
+        place: (Target, Tag),
+        reason: String,
+        told: &mut PendingEvents,
+    ) {
         publish_flag(case, place, &reason, told);
         told.record(self.record(case, |decision| decision.flagged = reason));
     }
@@ -222,11 +232,11 @@ impl Promoter {
     /// Flags an image that a remote registry does not let go, which is tried again when it is judged again.
     fn cannot_withdraw(
         &self,
-        case: &Case<'_>,
+        case: &Evaluated<'_>,
         error: &Error,
-        told: &mut Told,
+        told: &mut PendingEvents,
     ) -> Result<(), Error> {
-        let (target, tag) = case.aim()?;
+        let (target, tag) = case.target()?;
         let reason = format!("{}; it cannot be withdrawn: {error}", why(&case.decision));
         if case.decision.flagged.is_empty() {
             self.tell_flag(case, (target, tag), reason, told);
@@ -238,8 +248,8 @@ impl Promoter {
     }
 
     /// Takes an image back, and tells it.
-    async fn withdraw(&self, case: &Case<'_>, told: &mut Told) -> Result<(), Error> {
-        let (target, _) = case.aim()?;
+    async fn withdraw(&self, case: &Evaluated<'_>, told: &mut PendingEvents) -> Result<(), Error> {
+        let (target, _) = case.target()?;
         let brought = match self.clear(case, told).await {
             Err(error) if target.local().is_none() && is_refused_deletion(&error) => {
                 return self.cannot_withdraw(case, &error, told);
@@ -260,11 +270,11 @@ impl Promoter {
     /// Returns the tags, or nothing if the decision is another one by now.
     pub(crate) async fn clear(
         &self,
-        case: &Case<'_>,
-        told: &mut Told,
+        case: &Evaluated<'_>,
+        told: &mut PendingEvents,
     ) -> Result<Option<BTreeSet<Tag>>, Error> {
         self.state.unless_paused().await?;
-        let (target, tag) = case.aim()?;
+        let (target, tag) = case.target()?;
         let ours = key::tags_of_target(&target);
         let place = self.place(target).await?;
         // A template with the time may have brought more than one tag; the last is told even when it is gone already.
@@ -322,10 +332,10 @@ impl Promoter {
 
 /// Adds that an image was flagged at a tag of a target.
 pub(crate) fn publish_flag(
-    case: &Case<'_>,
+    case: &Evaluated<'_>,
     (target, tag): (Target, Tag),
     reason: &str,
-    told: &mut Told,
+    told: &mut PendingEvents,
 ) {
     tracing::warn!(image.repository = %target, image.tag = %tag, reason, "flagged");
     told.fact(
@@ -343,11 +353,11 @@ pub(crate) fn publish_flag(
 
 /// Adds that an image was withdrawn from tags of a target.
 pub(crate) fn publish_withdrawal(
-    case: &Case<'_>,
+    case: &Evaluated<'_>,
     target: &Target,
     tags: BTreeSet<Tag>,
     reason: &str,
-    told: &mut Told,
+    told: &mut PendingEvents,
 ) {
     for tag in tags {
         tracing::warn!(image.repository = %target, image.tag = %tag, reason, "withdrawn");
@@ -377,7 +387,7 @@ pub(crate) fn is_refused_deletion(error: &Error) -> bool {
 }
 
 /// Has the policies look again whose own recall this decision may have held up.
-fn ask_again(case: &Case<'_>, others: &[Decision], told: &mut Told) {
+fn ask_again(case: &Evaluated<'_>, others: &[Decision], told: &mut PendingEvents) {
     for other in others {
         if let (Ok(repository), Ok(tag)) = (other.repository.parse(), other.tag.parse()) {
             let id = format!(
@@ -397,14 +407,14 @@ fn ask_again(case: &Case<'_>, others: &[Decision], told: &mut Told) {
 }
 
 /// Says whether a tag names its digest because of this decision.
-fn is_brought_by(entry: &TagEntry, case: &Case<'_>) -> bool {
+fn is_brought_by(entry: &TagEntry, case: &Evaluated<'_>) -> bool {
     entry.digest == case.decision.digest && changed_by(entry, case).is_some()
 }
 
 /// Says whether a tag was removed by this withdrawal, which was interrupted before it was told.
 ///
 /// One that was told before was decided before the image was promoted again.
-fn is_withdrawn_by(entry: &TagEntry, case: &Case<'_>) -> bool {
+fn is_withdrawn_by(entry: &TagEntry, case: &Evaluated<'_>) -> bool {
     let time = |wire: Option<_>| time_from_wire(wire.as_ref());
     let promoted_at = time(case.decision.promoted_at);
     entry.digest.is_empty()
@@ -413,7 +423,7 @@ fn is_withdrawn_by(entry: &TagEntry, case: &Case<'_>) -> bool {
 }
 
 /// Returns the promotion or withdrawal that changed a tag last, if it was by this policy for this source.
-fn changed_by<'a>(entry: &'a TagEntry, case: &Case<'_>) -> Option<&'a Promotion> {
+fn changed_by<'a>(entry: &'a TagEntry, case: &Evaluated<'_>) -> Option<&'a Promotion> {
     let decision = &case.decision;
     entry.promoted_from.as_ref().filter(|from| {
         from.policy == decision.policy

@@ -11,18 +11,18 @@ use sluice_domain::{Digest, Repository, Tag, now};
 use sluice_events::commands::{JudgeImage, Reconcile};
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Decision, DecisionOutcome, Restored, TagEntry};
-use sluice_state::reconcile::{Found, Next, PAGE, ask, reason};
+use sluice_state::reconcile::{Next, PAGE, ReconcilePage, ask, reason};
 use sluice_state::{Catalog, Entry, State, is_attachment, key, reconciled};
 use sluice_telemetry::metrics;
 use tokio_util::sync::CancellationToken;
 
 use crate::attached::Bearing;
 use crate::decide::{is_ended, is_ended_for, no_longer_passes, stands, targets_of};
-use crate::facts::Known;
+use crate::facts::ScannedImage;
 use crate::handler::{Error, Promoter};
+use crate::missing_tags::{ASK_AGAIN, MissingTagCheck};
 use crate::policies::{self, Policies, Policy, Validity};
 use crate::targets::{self, NAME};
-use crate::vanished::{ASK_AGAIN, Look};
 
 /// The changes of one file come together.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -67,7 +67,11 @@ pub(crate) async fn follow(
 
 impl Promoter {
     /// Looks at the tags, then at the decisions, then compares the targets with both, a page or part at a time.
-    pub(crate) async fn missing(&self, command: &Reconcile, cause: &Cause) -> Result<Found, Error> {
+    pub(crate) async fn missing(
+        &self,
+        command: &Reconcile,
+        cause: &Cause,
+    ) -> Result<ReconcilePage, Error> {
         match command.scan {
             0 => self.unjudged(command).await,
             1 => self.decided(command, cause).await,
@@ -78,13 +82,13 @@ impl Promoter {
     }
 
     /// Finds the judgements that are missing.
-    async fn unjudged(&self, command: &Reconcile) -> Result<Found, Error> {
+    async fn unjudged(&self, command: &Reconcile) -> Result<ReconcilePage, Error> {
         let policies = policies::read(&self.state).await?;
         let page = self.state.tags.page("*.*", command.after, PAGE).await?;
-        let mut found = Found {
+        let mut found = ReconcilePage {
             looked_at: page.entries.len(),
             next: Next::after(page.next, Next::Scan),
-            ..Found::default()
+            ..ReconcilePage::default()
         };
         for entry in page.entries {
             for policy in policies.iter() {
@@ -100,20 +104,20 @@ impl Promoter {
 
     /// Finds what stands in a target and was not judged by the policies as they are now, whatever became of its source;
     /// allowed images that are missing where they were promoted to; and counts the flagged ones.
-    async fn decided(&self, command: &Reconcile, cause: &Cause) -> Result<Found, Error> {
+    async fn decided(&self, command: &Reconcile, cause: &Cause) -> Result<ReconcilePage, Error> {
         let policies = policies::read(&self.state).await?;
         let page = self
             .state
             .decisions
             .page("*.*.*.*", command.after, DECISIONS)
             .await?;
-        let mut found = Found {
+        let mut found = ReconcilePage {
             looked_at: page.entries.len(),
             counted: command.counted,
             next: Next::after(page.next, Next::Scan),
-            ..Found::default()
+            ..ReconcilePage::default()
         };
-        let mut look = Look::of(self, cause);
+        let mut look = MissingTagCheck::of(self, cause);
         let mut bearing = Bearing::default();
         let recorded = self.state.promotion_targets().await?;
         for entry in page.entries {
@@ -148,7 +152,7 @@ impl Promoter {
     }
 
     /// Compares a part of the targets with the entries and decisions; tells, and by setting reverts, what nobody allowed.
-    async fn compared(&self, command: &Reconcile, cause: &Cause) -> Result<Found, Error> {
+    async fn compared(&self, command: &Reconcile, cause: &Cause) -> Result<ReconcilePage, Error> {
         let is_first_part = command.after_name.is_empty();
         let until = cause.time + ASK_AGAIN;
         if command.scan > 2 && is_first_part && now() < until {
@@ -158,7 +162,7 @@ impl Promoter {
         let restored = time_of(part.restored.as_ref());
         let incomplete = if is_first_part { 0 } else { command.counted } + part.incomplete;
         let is_done = part.next == Next::Scan && restored.is_empty() && incomplete == 0;
-        Ok(Found {
+        Ok(ReconcilePage {
             looked_at: part.tags,
             counted: incomplete,
             restored: if is_first_part {
@@ -167,19 +171,19 @@ impl Promoter {
                 command.restored.clone()
             },
             next: if is_done { Next::End } else { part.next },
-            ..Found::default()
+            ..ReconcilePage::default()
         })
     }
 
     /// Holds up what left its target before a restore, and ends the pause once all targets were compared since that.
-    async fn settled(&self, command: &Reconcile, cause: &Cause) -> Result<Found, Error> {
+    async fn settled(&self, command: &Reconcile, cause: &Cause) -> Result<ReconcilePage, Error> {
         let (_, restored) = self.state.control_now().await?;
         let restored = restored.filter(|restored| !reconciled(restored, NAME));
-        let mut found = Found {
+        let mut found = ReconcilePage {
             counted: command.counted,
             restored: command.restored.clone(),
             next: Next::Scan,
-            ..Found::default()
+            ..ReconcilePage::default()
         };
         if let Some(since) = time_from_wire(restored.as_ref().and_then(|one| one.at.as_ref())) {
             let decisions = &self.state.decisions;
@@ -221,7 +225,7 @@ struct Missing {
 }
 
 impl Missing {
-    fn ask(self, found: &mut Found) {
+    fn ask(self, found: &mut ReconcilePage) {
         match self.id {
             Some(id) => found.named.push((self.command.into(), id)),
             None => found.commands.push(self.command.into()),
@@ -259,7 +263,7 @@ async fn missing(
         // What no scanner has looked at yet is judged when one has.
         None => match state.images.get(&key::image(&digest)).await? {
             Some(image)
-                if Known::read(state, &digest, &image.value)
+                if ScannedImage::read(state, &digest, &image.value)
                     .await?
                     .is_scanned() =>
             {

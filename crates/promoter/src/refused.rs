@@ -2,22 +2,22 @@
 
 use sluice_domain::{Tag, Target};
 use sluice_events::wire::state::DecisionOutcome;
-use sluice_state::{Standing, State, Truth, key};
+use sluice_state::{Freshness, Precondition, State, key};
 
-use crate::handler::{Case, Error, Promoter};
-use crate::place::Place;
+use crate::handler::{Error, Evaluated, Promoter};
 use crate::policies::{self, Validity};
+use crate::target_endpoint::TargetEndpoint;
 
 /// The source of truth of a withdrawal: the decision still refuses what the tag names, and no other one allows it there.
 pub(crate) struct Refused<'a> {
     pub(crate) promoter: &'a Promoter,
-    pub(crate) case: &'a Case<'a>,
-    pub(crate) place: &'a Place,
+    pub(crate) case: &'a Evaluated<'a>,
+    pub(crate) place: &'a TargetEndpoint,
     pub(crate) tag: &'a Tag,
 }
 
-impl Truth for Refused<'_> {
-    async fn standing(&self) -> Result<Standing, sluice_state::Error> {
+impl Precondition for Refused<'_> {
+    async fn freshness(&self) -> Result<Freshness, sluice_state::Error> {
         let state = &self.promoter.state;
         let digest = &self.case.decision.digest;
         let stands = self.case.is_refused_now(state).await?
@@ -27,9 +27,9 @@ impl Truth for Refused<'_> {
                 .is_allowed_at(self.case, &self.place.target, self.tag)
                 .await?;
         Ok(if stands {
-            Standing::Current
+            Freshness::Current
         } else {
-            Standing::Superseded
+            Freshness::Superseded
         })
     }
 }
@@ -40,7 +40,7 @@ impl Refused<'_> {
     /// What the registry says counts: after a restore its tag may be newer than any entry, and who writes entries is not
     /// the promoter alone.
     async fn is_named(&self, digest: &str) -> Result<bool, sluice_state::Error> {
-        let Place { registry, .. } = self.place;
+        let TargetEndpoint { registry, .. } = self.place;
         let repository = self.place.repository();
         match self.place.head(self.tag).await? {
             Some(head) if head.digest.as_str() == digest => return Ok(true),
@@ -57,7 +57,7 @@ impl Refused<'_> {
     }
 }
 
-impl Case<'_> {
+impl Evaluated<'_> {
     /// Says whether the stored decision still asks for this recall.
     pub(crate) async fn is_refused_now(&self, state: &State) -> Result<bool, sluice_state::Error> {
         let Some(now) = state.decisions.get(&self.key).await? else {
@@ -77,7 +77,7 @@ impl Promoter {
     /// been changed since, and leads there. Only that protects a tag, and it protects no other one.
     pub(crate) async fn is_allowed_at(
         &self,
-        case: &Case<'_>,
+        case: &Evaluated<'_>,
         target: &Target,
         tag: &Tag,
     ) -> Result<bool, sluice_state::Error> {
@@ -100,8 +100,8 @@ impl Promoter {
 
 /// Says whether a tag of the registry names an image.
 pub(crate) async fn is_named_there(
-    case: &Case<'_>,
-    place: &Place,
+    case: &Evaluated<'_>,
+    place: &TargetEndpoint,
     tag: &Tag,
 ) -> Result<bool, Error> {
     let head = place.head(tag).await?;

@@ -12,15 +12,15 @@ use sluice_service::crash;
 use sluice_state::{Entry, key, live_claim};
 
 use crate::decide::is_known_to_fail;
-use crate::handler::{Case, Error, Promoter};
-use crate::place::Place;
+use crate::handler::{Error, Evaluated, Promoter};
+use crate::pending_events::PendingEvents;
 use crate::policies::{self, Validity};
-use crate::told::Told;
+use crate::target_endpoint::TargetEndpoint;
 
 /// The manifests of an image that is to leave a target.
 #[derive(Debug)]
 pub(crate) struct Sweep<'a> {
-    pub(crate) place: &'a Place,
+    pub(crate) place: &'a TargetEndpoint,
     pub(crate) manifests: &'a [Digest],
     /// The key of the decision that does not count any more; empty for what no decision brought.
     pub(crate) without: &'a str,
@@ -34,7 +34,7 @@ pub(crate) struct Sweep<'a> {
 
 impl<'a> Sweep<'a> {
     /// Makes that of an image that a decision brought.
-    pub(crate) fn of(case: &'a Case<'_>, place: &'a Place) -> Self {
+    pub(crate) fn of(case: &'a Evaluated<'_>, place: &'a TargetEndpoint) -> Self {
         Self {
             place,
             manifests: case.manifests(),
@@ -51,7 +51,11 @@ impl Promoter {
     /// Deletes the manifests of an image that no other permitted image of the target reaches (invariants 1 and 5).
     ///
     /// Whatever cannot be listed or read ends this before anything is deleted.
-    pub(crate) async fn sweep(&self, sweep: &Sweep<'_>, told: &mut Told) -> Result<(), Error> {
+    pub(crate) async fn sweep(
+        &self,
+        sweep: &Sweep<'_>,
+        told: &mut PendingEvents,
+    ) -> Result<(), Error> {
         self.state.unless_paused().await?;
         let attached = self.attached(sweep).await?;
         let mut leaving = self.leaving(sweep).await?;

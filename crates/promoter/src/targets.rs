@@ -18,7 +18,7 @@ use sluice_state::{Entry, Snapshot, key, reconciled};
 
 use crate::decide::targets_of;
 use crate::handler::{Error, Promoter};
-use crate::revert::Found;
+use crate::unauthorised_tags::UnauthorisedTag;
 
 /// What the stage calls itself among those that have reconciled.
 pub(crate) const NAME: &str = "promoter";
@@ -337,7 +337,7 @@ impl Comparison<'_> {
         (repository, tag, digest): (&Repository, &Tag, &Digest),
         reason: String,
         before: Option<Entry<Unauthorised>>,
-    ) -> Result<Option<Found>, Error> {
+    ) -> Result<Option<UnauthorisedTag>, Error> {
         let promoter = self.promoter;
         let key = key::unauthorised(repository, tag);
         let written = promoter.state.unauthorised.get(&key).await?;
@@ -352,7 +352,7 @@ impl Comparison<'_> {
                     .write(&before.key, &before.value, Some(before.revision))
                     .await?;
             }
-            return Ok(Some(Found::new(repository, tag, digest, before)));
+            return Ok(Some(UnauthorisedTag::new(repository, tag, digest, before)));
         }
         let restored = self.restored.as_ref();
         let taken_at = restored.and_then(|restored| time_from_wire(restored.taken_at.as_ref()));
@@ -393,11 +393,11 @@ impl Comparison<'_> {
             value,
             revision,
         };
-        Ok(Some(Found::new(repository, tag, digest, entry)))
+        Ok(Some(UnauthorisedTag::new(repository, tag, digest, entry)))
     }
 
     /// Tells what was found, or puts it right.
-    async fn answer(&self, found: &Found) -> Result<bool, Error> {
+    async fn answer(&self, found: &UnauthorisedTag) -> Result<bool, Error> {
         let setting = self.catalog.settings(&found.repository).unauthorised;
         let reverts = setting == Setting::Revert && !found.entry.value.kept && !self.paused;
         if !reverts {
@@ -429,7 +429,7 @@ impl Comparison<'_> {
             && !before.value.announced
             && let Ok(digest) = before.value.digest.parse::<Digest>()
         {
-            let found = Found::new(repository, tag, &digest, before.clone());
+            let found = UnauthorisedTag::new(repository, tag, &digest, before.clone());
             self.promoter
                 .tell(&found, before.value.reverting, self.cause)
                 .await?;

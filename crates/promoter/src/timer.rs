@@ -8,15 +8,15 @@ use sluice_events::subject::token;
 use sluice_events::time_from_wire;
 use sluice_service::crash;
 
-use crate::handler::{Case, Error, Promoter};
+use crate::handler::{Error, Evaluated, Promoter};
 
 impl Promoter {
     /// Keeps the timer of a decision that holds until a time, and removes it where it holds for good.
     ///
     /// There is one per policy and tag: a digest that comes later replaces the timer of the one before, and a timer that
     /// fired is gone. So there are never more timers than tags with such decisions.
-    pub(crate) async fn keep_timer(&self, case: &Case<'_>) -> Result<(), Error> {
-        let Case {
+    pub(crate) async fn keep_timer(&self, case: &Evaluated<'_>) -> Result<(), Error> {
+        let Evaluated {
             policy, subject, ..
         } = case;
         let Some(policy) = policy else {

@@ -11,22 +11,22 @@ use sluice_state::{Error, State, key, read_image};
 
 /// What a condition asks of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Known {
+pub(crate) struct ConditionFacts {
     pub(crate) scan: Option<ScanFacts>,
     pub(crate) image: ImageFacts,
 }
 
 /// Looks up what a condition asks of an image; what cannot be found out stays unknown, so that nothing is deleted for it.
-pub(crate) async fn known(
+pub(crate) async fn condition_facts(
     state: &State,
     registry: &Client,
     repository: &Repository,
     digest: &Digest,
     condition: &Compiled,
-) -> Result<Known, Error> {
+) -> Result<ConditionFacts, Error> {
     let (scan, image) = (condition.names("scan"), condition.names("image"));
     if !scan && !image {
-        return Ok(Known::default());
+        return Ok(ConditionFacts::default());
     }
     // What others wrote of it deletes no more than they could themselves.
     let entry = match state.images.get(&key::image(digest)).await? {
@@ -40,11 +40,11 @@ pub(crate) async fn known(
             | sluice_registry::Error::Untrusted { .. }),
         )) => {
             tracing::warn!(image.repository = %repository, image.digest = %digest, %error, "an image cannot be read");
-            return Ok(Known::default());
+            return Ok(ConditionFacts::default());
         }
         Err(error) => return Err(error),
     };
-    let mut known = Known {
+    let mut known = ConditionFacts {
         scan: None,
         image: image_facts(&entry),
     };

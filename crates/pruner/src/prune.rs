@@ -19,7 +19,7 @@ use sluice_state::{Catalog, Provenance, Snapshot, State, TagWriter, detach, key}
 use thiserror::Error;
 
 use crate::ask::ask_for;
-use crate::facts::{self, Known};
+use crate::facts::{self, ConditionFacts};
 use crate::removal::{Removal, soaking, waiting};
 use crate::rules::{chosen, compiled, is_own, keep, left_alone, nothing_to_do, protection};
 use crate::run::Run;
@@ -173,7 +173,7 @@ impl Pruner {
         let Class::Unavailable { until } = source.class() else {
             return Err(source.into());
         };
-        if !source.is_away() {
+        if !source.is_unreachable() {
             return Err(source.into());
         }
         let now = sluice_domain::now();
@@ -311,7 +311,9 @@ impl Pruner {
             let planned = plan.delete.iter().any(|deletion| deletion.tag == *tag);
             if let (true, false, Ok(digest)) = (begun, planned, entry.digest.parse()) {
                 let ours = Provenance::default();
-                let left = self.tags.leave(run.repository, tag, Some(&digest), &ours);
+                let left = self
+                    .tags
+                    .clean_up_stale(run.repository, tag, Some(&digest), &ours);
                 match left.await {
                     // Whoever is at it ends it.
                     Err(sluice_state::Error::Claimed { .. }) => {}
@@ -344,7 +346,7 @@ impl Pruner {
         let decisions = key::decisions_in(rules.repository);
         let decisions = self.state.decisions.collect(&decisions, waiting).await?;
         let soaking = soaking(catalog, rules.repository, decisions.values());
-        let mut seen: BTreeMap<Digest, Known> = BTreeMap::new();
+        let mut seen: BTreeMap<Digest, ConditionFacts> = BTreeMap::new();
         let mut all = Vec::new();
         for (tag, entry) in held.iter().filter(|(tag, _)| listed.contains(*tag)) {
             let Ok(digest) = entry.digest.parse::<Digest>() else {
@@ -352,9 +354,9 @@ impl Pruner {
             };
             let known = match (seen.get(&digest), rules.policy) {
                 (Some(known), _) => known.clone(),
-                (None, None) => Known::default(),
+                (None, None) => ConditionFacts::default(),
                 (None, Some((_, condition))) => {
-                    facts::known(
+                    facts::condition_facts(
                         &self.state,
                         &self.registry,
                         rules.repository,

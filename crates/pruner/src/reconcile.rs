@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use sluice_domain::Repository;
 use sluice_events::commands::{PruneRepositories, Reconcile};
 use sluice_events::wire::state::TagEntry;
-use sluice_state::reconcile::{Found, Next, PAGE};
+use sluice_state::reconcile::{Next, PAGE, ReconcilePage};
 use sluice_state::{Entry, is_attachment, key};
 
 use crate::prune::{Error, Pruner};
@@ -13,13 +13,13 @@ use crate::rules::keep;
 
 impl Pruner {
     /// Looks at a page of the tags, and at the repositories that they are in.
-    pub(crate) async fn missing(&self, command: &Reconcile) -> Result<Found, Error> {
+    pub(crate) async fn missing(&self, command: &Reconcile) -> Result<ReconcilePage, Error> {
         let catalog = self.catalog.current();
         let page = self.state.tags.page("*.*", command.after, PAGE).await?;
-        let mut found = Found {
+        let mut found = ReconcilePage {
             looked_at: page.entries.len(),
             next: Next::after(page.next, Next::End),
-            ..Found::default()
+            ..ReconcilePage::default()
         };
         let repositories: BTreeSet<Repository> = page
             .entries

@@ -6,7 +6,8 @@ use sluice_domain::{Digest, Repository, ResourceName, Tag};
 use sluice_events::wire::state::{Decision, DecisionOutcome, Pruning, TagEntry};
 use sluice_registry::Client;
 use sluice_state::{
-    Applied, Entry, Error, Provenance, Snapshot, Standing, State, TagChange, TagWriter, Truth, key,
+    Applied, Entry, Error, Freshness, Precondition, Provenance, Snapshot, State, TagChange,
+    TagWriter, key,
 };
 
 use crate::prune::NAME;
@@ -23,18 +24,18 @@ pub(crate) struct Removal<'a> {
     pub(crate) digest: &'a Digest,
 }
 
-impl Truth for Removal<'_> {
+impl Precondition for Removal<'_> {
     /// The entry and the registry must still name the planned digest, and nothing may wait for it.
     ///
     /// Where the tag itself is gone already, only the entry is left to be settled.
-    async fn standing(&self) -> Result<Standing, Error> {
+    async fn freshness(&self) -> Result<Freshness, Error> {
         let entry = self
             .state
             .tags
             .get(&key::tag(self.repository, self.tag))
             .await?;
         let Some(entry) = entry.filter(|entry| entry.value.digest == self.digest.as_str()) else {
-            return Ok(Standing::Superseded);
+            return Ok(Freshness::Superseded);
         };
         let is_current = match self.at(&entry.value).await? {
             At::Gone => true,
@@ -42,9 +43,9 @@ impl Truth for Removal<'_> {
             At::Planned => !self.soaks().await?,
         };
         Ok(if is_current {
-            Standing::Current
+            Freshness::Current
         } else {
-            Standing::Superseded
+            Freshness::Superseded
         })
     }
 }

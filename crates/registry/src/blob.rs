@@ -16,7 +16,7 @@ use crate::client::{Client, STORED, location, what};
 use crate::error::Error;
 use crate::fetch::Fetch;
 use crate::manifest::Descriptor;
-use crate::patience::patiently;
+use crate::retry::with_retries;
 use crate::throttle::Waits;
 use crate::verify::Verified;
 
@@ -113,7 +113,7 @@ impl Client {
         repository: &Repository,
         blob: &Descriptor,
     ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
-        let fetch = patiently(|| Fetch::open((self, repository), blob, None, None)).await?;
+        let fetch = with_retries(|| Fetch::open((self, repository), blob, None, None)).await?;
         Ok(fetch.into_stream().boxed())
     }
 

@@ -15,10 +15,10 @@ use url::Url;
 use crate::answers;
 use crate::auth::Auth;
 use crate::budget::Budget;
-use crate::common::Common;
-use crate::endpoint::{Endpoint, Wires};
+use crate::endpoint::{Endpoint, HttpClients};
 use crate::error::Error;
 use crate::login::CredentialSource;
+use crate::per_registry::Common;
 use crate::protocol;
 use crate::rate::RateLimit;
 use crate::throttle::Waits;
@@ -40,7 +40,7 @@ pub(crate) const REMOVED: [u16; 4] = [200, 202, 204, 404];
 const LONGEST_ANSWER: Duration = Duration::from_secs(180);
 
 pub(crate) struct Shared {
-    pub(crate) wires: Wires,
+    pub(crate) wires: HttpClients,
     pub(crate) common: Arc<Common>,
     pub(crate) transport: Transport,
     pub(crate) endpoint: Endpoint,
@@ -99,8 +99,8 @@ impl Client {
         budget: Option<Arc<dyn Budget>>,
     ) -> Result<Self, Error> {
         let (wires, common) = match transport.maker() {
-            Some(maker) => (Wires::supplied(maker), Arc::default()),
-            None => (Wires::of(&endpoint)?, Common::of(&endpoint.base)),
+            Some(maker) => (HttpClients::supplied(maker), Arc::default()),
+            None => (HttpClients::of(&endpoint)?, Common::of(&endpoint.base)),
         };
         Ok(Self {
             shared: Arc::new(Shared {

@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use sluice_domain::{Digest, Repository, Tag};
 use sluice_service::crash;
 
-use crate::bring::Bringing;
+use crate::blob_transfer::BlobTransfer;
 use crate::client::Client;
 use crate::configs::Configs;
 use crate::error::Error;
@@ -92,14 +92,14 @@ pub struct Copied {
 }
 
 /// A manifest, and whether the target has it already.
-struct Found {
+struct ResolvedManifest {
     manifest: Manifest,
     present: bool,
 }
 
 /// One try of a copy.
 struct Attempt<'a> {
-    bringing: Bringing<'a>,
+    bringing: BlobTransfer<'a>,
     digest: &'a Digest,
     tag: Option<&'a Tag>,
     top: Option<&'a Manifest>,
@@ -124,7 +124,7 @@ impl CopyJob<'_> {
         let limits = options.limits.clone().unwrap_or_else(Limits::of_process);
         let configs = Configs::default();
         let mut attempt = Attempt {
-            bringing: Bringing {
+            bringing: BlobTransfer {
                 source: self.source,
                 source_repository: self.source_repository,
                 target: self.target,
@@ -216,8 +216,8 @@ impl Attempt<'_> {
     }
 
     /// Returns the top and everything below it, level by level.
-    async fn walk(&self) -> Result<Vec<Vec<Found>>, Error> {
-        let Bringing { limits, .. } = self.bringing;
+    async fn walk(&self) -> Result<Vec<Vec<ResolvedManifest>>, Error> {
+        let BlobTransfer { limits, .. } = self.bringing;
         let top = {
             let _connection = limits.connections(1).await;
             self.top().await?
@@ -261,12 +261,12 @@ impl Attempt<'_> {
     }
 
     /// Fetches the top from the target, where it costs nothing, or else from the source.
-    async fn top(&self) -> Result<Found, Error> {
+    async fn top(&self) -> Result<ResolvedManifest, Error> {
         let bringing = &self.bringing;
         if let Some(top) = self.top {
             let reference = (&top.digest).into();
             let there = bringing.target.head(bringing.target_repository, &reference);
-            return Ok(Found {
+            return Ok(ResolvedManifest {
                 manifest: top.clone(),
                 present: there.await?.is_some(),
             });
@@ -283,11 +283,11 @@ impl Attempt<'_> {
             }
             Err(error) => return Err(error),
         };
-        Ok(Found { manifest, present })
+        Ok(ResolvedManifest { manifest, present })
     }
 
     /// Fetches a child in the same way.
-    async fn child(&self, child: &Descriptor) -> Result<Found, Error> {
+    async fn child(&self, child: &Descriptor) -> Result<ResolvedManifest, Error> {
         let bringing = &self.bringing;
         let _connection = bringing.limits.connections(1).await;
         let there = bringing.target.child(bringing.target_repository, child);
@@ -299,11 +299,14 @@ impl Attempt<'_> {
             }
             Err(error) => return Err(error),
         };
-        Ok(Found { manifest, present })
+        Ok(ResolvedManifest { manifest, present })
     }
 
     /// Returns the blobs that a manifest in the target proves to be there, and those that are to be brought, by size.
-    fn blobs<'a>(&self, levels: &'a [Vec<Found>]) -> Result<(Blobs<'a>, Blobs<'a>), Error> {
+    fn blobs<'a>(
+        &self,
+        levels: &'a [Vec<ResolvedManifest>],
+    ) -> Result<(Blobs<'a>, Blobs<'a>), Error> {
         let mut sizes = HashMap::new();
         let (mut proven, mut missing) = (Blobs::new(), Blobs::new());
         for found in levels.iter().flatten() {
@@ -322,7 +325,7 @@ impl Attempt<'_> {
     }
 
     /// Writes the manifests that the target lacks, those below before those above.
-    async fn write(&self, levels: &[Vec<Found>]) -> Result<(), Error> {
+    async fn write(&self, levels: &[Vec<ResolvedManifest>]) -> Result<(), Error> {
         for (depth, level) in levels.iter().enumerate().rev() {
             if levels.len() == 1 && self.top_write == TopWrite::Caller {
                 return Ok(());

@@ -39,14 +39,14 @@ const IDENTITY: &str = "<token>";
 /// Files with logins, in the order in which they are asked.
 #[derive(Debug, Clone)]
 pub(crate) struct DockerConfig {
-    files: Vec<Place>,
+    files: Vec<ConfigLocation>,
     /// Where helpers are found, instead of in the folders of this process.
     path: Option<OsString>,
 }
 
 /// Where a configuration is.
 #[derive(Debug, Clone)]
-enum Place {
+enum ConfigLocation {
     /// A person's own file, which may be missing.
     Own(PathBuf),
     /// A secret that a resource names.
@@ -80,14 +80,14 @@ struct Helped {
 impl DockerConfig {
     pub(crate) fn new(files: Vec<PathBuf>) -> Self {
         Self {
-            files: files.into_iter().map(Place::Own).collect(),
+            files: files.into_iter().map(ConfigLocation::Own).collect(),
             path: None,
         }
     }
 
     pub(crate) fn secret(config: SecretFile) -> Self {
         Self {
-            files: vec![Place::Secret(config)],
+            files: vec![ConfigLocation::Secret(config)],
             path: None,
         }
     }
@@ -114,7 +114,7 @@ impl DockerConfig {
     }
 }
 
-impl Place {
+impl ConfigLocation {
     async fn read(&self) -> Result<Option<Config>, String> {
         match self {
             Self::Own(file) => read(file).await,
@@ -126,7 +126,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ConfigLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Own(file) => write!(f, "`{}`", file.display()),

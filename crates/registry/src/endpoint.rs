@@ -11,10 +11,10 @@ use sluice_domain::{InvalidName, Origin, RegistryHost};
 use sluice_service::{SecretFile, Secrets, Stamp};
 use url::Url;
 
-use crate::away::{Guard, Peer, Zone};
 use crate::error::Error;
 use crate::login::CredentialSource;
 use crate::proxy;
+use crate::redirect_policy::{Guard, Peer, RedirectScope};
 
 /// How long an answer may take to begin, and to go on.
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
@@ -204,24 +204,24 @@ impl Endpoint {
 
 /// What sends: to the registry itself, and to whom it sends on.
 #[derive(Debug)]
-pub(crate) struct Wires {
+pub(crate) struct HttpClients {
     pub(crate) http: reqwest::Client,
     /// Sends layers, which may take longer than any answer may.
     pub(crate) uploads: reqwest::Client,
     /// Shows no certificate of its own, and goes only where the registry may send on to.
     pub(crate) elsewhere: reqwest::Client,
-    pub(crate) zone: Zone,
+    pub(crate) zone: RedirectScope,
     files: Vec<(SecretFile, Stamp)>,
 }
 
-impl Wires {
+impl HttpClients {
     /// Makes wires that send nothing themselves.
     pub(crate) fn supplied(maker: reqwest::Client) -> Self {
         Self {
             http: maker.clone(),
             uploads: maker.clone(),
             elsewhere: maker,
-            zone: Zone::default(),
+            zone: RedirectScope::default(),
             files: Vec::new(),
         }
     }
@@ -242,7 +242,7 @@ impl Wires {
             .into_iter()
             .map(|file| (file.clone(), file.stamp()))
             .collect();
-        let zone = Zone::default();
+        let zone = RedirectScope::default();
         Ok(Self {
             http: wire(endpoint, Peer::Registry, Some(LONGEST_SILENCE))?,
             uploads: wire(endpoint, Peer::Registry, None)?,

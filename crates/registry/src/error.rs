@@ -244,7 +244,7 @@ impl Error {
 
     /// Says whether the registry is away, rather than that it refuses or that its answer is wrong.
     #[must_use]
-    pub fn is_away(&self) -> bool {
+    pub fn is_unreachable(&self) -> bool {
         match self {
             Self::Transport { .. } | Self::Interrupted { .. } | Self::Standstill { .. } => true,
             Self::Refused { status, .. } => matches!(status.as_u16(), 408 | 500..=599),

@@ -12,8 +12,8 @@ use crate::budget::Spending;
 use crate::client::{Client, STORED, limited, what};
 use crate::error::Error;
 use crate::manifest::{Descriptor, ImageConfig, Manifest, ManifestHead, ManifestRef, digest_of};
-use crate::patience::patiently;
 use crate::rate::RateLimit;
+use crate::retry::with_retries;
 
 /// The largest manifest, as Distribution has it.
 const MAX_MANIFEST: usize = 4 << 20;
@@ -37,7 +37,7 @@ impl Client {
         repository: &Repository,
         reference: &ManifestRef,
     ) -> Result<Option<ManifestHead>, Error> {
-        patiently(|| self.head_once(repository, reference)).await
+        with_retries(|| self.head_once(repository, reference)).await
     }
 
     async fn head_once(
@@ -96,7 +96,7 @@ impl Client {
         if head.is_some() || self.shared.common.answers_heads.load(Ordering::Relaxed) {
             return Ok(head);
         }
-        patiently(|| self.head_of_document(repository, reference)).await
+        with_retries(|| self.head_of_document(repository, reference)).await
     }
 
     /// Fetches a manifest to know what it is.
@@ -147,7 +147,7 @@ impl Client {
         repository: &Repository,
         reference: &ManifestRef,
     ) -> Result<Manifest, Error> {
-        patiently(|| self.manifest_once(repository, reference)).await
+        with_retries(|| self.manifest_once(repository, reference)).await
     }
 
     async fn manifest_once(
@@ -168,7 +168,7 @@ impl Client {
         repository: &Repository,
         reference: &ManifestRef,
     ) -> Result<Document, Error> {
-        patiently(|| self.document_once(repository, reference)).await
+        with_retries(|| self.document_once(repository, reference)).await
     }
 
     async fn document_once(

@@ -14,8 +14,8 @@ use crate::client::{Client, what};
 use crate::configs::Kept;
 use crate::error::Error;
 use crate::manifest::Descriptor;
-use crate::patience::pause_after;
 use crate::progress::{Progress, Watch};
+use crate::retry::pause_after;
 
 /// How often a source may break off before it has sent `PROGRESS` bytes more.
 const TRIES: u32 = 3;
@@ -154,7 +154,7 @@ impl Fetch {
             tokio::time::sleep(pause_after(self.failures)).await;
             error = match self.rest(at).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) if error.is_away() && !error.is_interrupted() => error,
+                Err(error) if error.is_unreachable() && !error.is_interrupted() => error,
                 Err(error) => return Err(error),
             };
         }

@@ -12,8 +12,8 @@ use crate::budget::Spending;
 use crate::client::{Client, limited, what};
 use crate::error::Error;
 use crate::manifest::{Content, Descriptor, MAX_REFERENCES, Manifest, OCI_INDEX};
-use crate::patience::patiently;
 use crate::platforms::write;
+use crate::retry::with_retries;
 
 /// The largest page of a list of referrers, and the largest list that is written.
 const MAX_LIST: usize = 4 << 20;
@@ -32,7 +32,7 @@ impl Client {
         repository: &Repository,
         subject: &Digest,
     ) -> Result<Option<Vec<Descriptor>>, Error> {
-        patiently(|| self.referrers_once(repository, subject)).await
+        with_retries(|| self.referrers_once(repository, subject)).await
     }
 
     async fn referrers_once(

@@ -11,7 +11,7 @@ use crate::answers::{self, Pages};
 use crate::budget::Spending;
 use crate::client::{Client, limited};
 use crate::error::Error;
-use crate::patience::patiently;
+use crate::retry::with_retries;
 
 const MAX_PAGE: usize = 8 << 20;
 /// How many names a page is asked for.
@@ -23,7 +23,7 @@ impl Client {
     /// # Errors
     /// [`Error::NotFound`] for an unknown repository; a listing that leads elsewhere or does not end.
     pub async fn tags(&self, repository: &Repository) -> Result<Vec<Tag>, Error> {
-        patiently(|| self.tags_once(repository)).await
+        with_retries(|| self.tags_once(repository)).await
     }
 
     async fn tags_once(&self, repository: &Repository) -> Result<Vec<Tag>, Error> {

@@ -10,8 +10,8 @@ use sluice_domain::Backoff;
 use tokio::time::Instant;
 
 use crate::answers;
-use crate::patience::random;
 use crate::rate::RateLimit;
+use crate::retry::random;
 
 /// How often a request is sent before its 429 is an error.
 const TRIES: u32 = 5;

@@ -12,7 +12,7 @@ pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// How many of one repository may wait here even where many others do.
 const FEW: usize = 2;
 
-type Waiting = oneshot::Sender<Place>;
+type Waiting = oneshot::Sender<ScanPermit>;
 
 /// Gives out places to scan.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ struct Queue {
 
 /// A place to scan one image; somebody else gets it when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ScanPermit {
     admission: Arc<Admission>,
     repository: Repository,
 }
@@ -65,7 +65,10 @@ impl Admission {
     ///
     /// # Errors
     /// [`Busy`] when it takes too long, or when many wait already and those of this repository are not few.
-    pub(crate) async fn place(self: &Arc<Self>, repository: &Repository) -> Result<Place, Busy> {
+    pub(crate) async fn place(
+        self: &Arc<Self>,
+        repository: &Repository,
+    ) -> Result<ScanPermit, Busy> {
         let (sender, receiver) = oneshot::channel();
         {
             let mut queues = self.lock();
@@ -100,7 +103,7 @@ impl Admission {
             let Some((repository, sender)) = next else {
                 return;
             };
-            let place = Place {
+            let place = ScanPermit {
                 admission: self.clone(),
                 repository,
             };
@@ -156,7 +159,7 @@ impl Queues {
     }
 }
 
-impl Drop for Place {
+impl Drop for ScanPermit {
     fn drop(&mut self) {
         self.admission.release(&self.repository);
         self.admission.admit();
@@ -173,7 +176,10 @@ mod tests {
 
     /// Asks for a place, and returns it or what waits for it.
     #[expect(clippy::disallowed_methods, reason = "the runtime ends with the test")]
-    fn ask(admission: &Arc<Admission>, name: &str) -> tokio::task::JoinHandle<Result<Place, Busy>> {
+    fn ask(
+        admission: &Arc<Admission>,
+        name: &str,
+    ) -> tokio::task::JoinHandle<Result<ScanPermit, Busy>> {
         let (admission, name) = (admission.clone(), repository(name));
         tokio::spawn(async move { admission.place(&name).await })
     }

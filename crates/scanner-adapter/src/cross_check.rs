@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use sluice_layer::{EntryForm, ImageContents, Language, PackageManager};
 
+use crate::distributions::ecosystem;
 use crate::report::Summary;
-use crate::systems::ecosystem;
 
 /// The families of operating systems that Trivy matches, by their package manager (`pkg/detector/ospkg` of Trivy 0.59).
 const DPKG: [&str; 2] = ["debian", "ubuntu"];

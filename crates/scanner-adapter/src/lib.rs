@@ -3,18 +3,18 @@
 //! It must not decide anything: a verdict says what was seen, and that nothing was seen.
 
 mod admission;
-mod buckets;
+mod advisory_buckets;
 mod cache;
 mod canary;
 mod confinement;
 mod content;
 mod cross_check;
 mod database;
+mod distributions;
 mod error;
 mod failure;
 mod folder;
 mod image;
-mod keeper;
 mod layout;
 mod plausibility;
 mod probe;
@@ -26,7 +26,7 @@ mod sbom;
 mod scan;
 mod server;
 mod settings;
-mod systems;
+mod supervisor;
 mod trivy;
 mod twirp;
 mod unpack;
@@ -57,11 +57,11 @@ use crate::cache::LayerCache;
 use crate::database::{JavaIndex, Origin};
 use crate::folder::Folder;
 use crate::image::{ANALYSIS, ImageScanner};
-use crate::keeper::{Keeper, Source};
 use crate::relay::Relay;
 use crate::room::Quota;
 use crate::scan::ScannerAdapter;
 use crate::server::{Address, Token};
+use crate::supervisor::{Source, TrivySupervisor};
 use crate::trivy::Trivy;
 use crate::unpack::Unpacker;
 
@@ -103,7 +103,7 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         }),
         None => Source::Own(Origin::of(&settings.trivy)),
     };
-    let keeper = Keeper {
+    let keeper = TrivySupervisor {
         host: host.clone(),
         bus: bus.clone(),
         trivy: trivy.clone(),

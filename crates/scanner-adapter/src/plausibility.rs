@@ -11,7 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::buckets::Counts;
+use crate::advisory_buckets::Counts;
 use crate::failure::{Failed, Kind};
 
 /// By how much the clocks of a publisher and of this machine may differ.

@@ -10,10 +10,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
+use crate::distributions;
 use crate::failure::{Failed, Kind};
 use crate::report::{Report, Summary};
 use crate::server::Server;
-use crate::systems;
 use crate::trivy::Trivy;
 
 /// How long the matching may take.
@@ -59,7 +59,7 @@ const PACKAGES: [&str; 36] = [
     "zlib",
 ];
 
-/// Packages of each ecosystem (as in [`systems::ecosystem`]), in versions with well-known vulnerabilities.
+/// Packages of each ecosystem (as in [`distributions::ecosystem`]), in versions with well-known vulnerabilities.
 const ECOSYSTEMS: [(&str, &[&str]); 14] = [
     (
         "bitnami",
@@ -213,7 +213,7 @@ impl Probes {
         }
         for kind in &summary.languages {
             // A kind that no database is asked for is not what is missing in this one.
-            let Some(ecosystem) = systems::ecosystem(kind) else {
+            let Some(ecosystem) = distributions::ecosystem(kind) else {
                 continue;
             };
             let subject = Subject::Ecosystem(ecosystem);
@@ -275,7 +275,7 @@ impl Subject {
     fn is(&self, kind: &str) -> bool {
         match self {
             Self::System { family, .. } => family == kind,
-            Self::Ecosystem(ecosystem) => systems::ecosystem(kind) == Some(ecosystem),
+            Self::Ecosystem(ecosystem) => distributions::ecosystem(kind) == Some(ecosystem),
         }
     }
 }
@@ -295,7 +295,7 @@ fn sbom(subject: &Subject) -> Option<Value> {
             }
         }
         Subject::System { family, version } => {
-            let format = systems::package_format(family)?;
+            let format = distributions::package_format(family)?;
             let (source, release) = if format.starts_with("apk/") {
                 ("0.0.1-r0", None)
             } else {
@@ -358,7 +358,7 @@ mod tests {
             "bitnami",
             "conan",
         ] {
-            let ecosystem = systems::ecosystem(kind).unwrap();
+            let ecosystem = distributions::ecosystem(kind).unwrap();
             assert!(sbom(&Subject::Ecosystem(ecosystem)).is_some(), "{kind}");
         }
         for (ecosystem, _) in ECOSYSTEMS {

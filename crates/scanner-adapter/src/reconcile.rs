@@ -8,7 +8,7 @@ use sluice_domain::{Digest, Repository};
 use sluice_events::commands::{Reconcile, ScanImage};
 use sluice_events::wire::state::{TagEntry, VerdictStatus};
 use sluice_events::{Decode as _, Message};
-use sluice_state::reconcile::{Found, Next, PAGE};
+use sluice_state::reconcile::{Next, PAGE, ReconcilePage};
 use sluice_state::{Error, Snapshot, is_attachment, key};
 
 use crate::scan::{Input, ScannerAdapter};
@@ -16,14 +16,14 @@ use crate::verdict::usable;
 
 impl ScannerAdapter {
     /// Looks at a page of the tags.
-    pub(crate) async fn missing(&self, command: &Reconcile) -> Result<Found, Error> {
+    pub(crate) async fn missing(&self, command: &Reconcile) -> Result<ReconcilePage, Error> {
         let state = &self.images.state;
         let catalog = self.catalog.current();
         let page = state.tags.page("*.*", command.after, PAGE).await?;
-        let mut found = Found {
+        let mut found = ReconcilePage {
             looked_at: page.entries.len(),
             next: Next::after(page.next, Next::End),
-            ..Found::default()
+            ..ReconcilePage::default()
         };
         let mut unscanned = Vec::new();
         for entry in page.entries {
@@ -66,7 +66,7 @@ impl ScannerAdapter {
         };
         // In the order in which a message goes, so that none slips past.
         self.bus.backlog(&SCANNER_ADAPTER, &mut leave).await?;
-        for letter in self.bus.given_up(&SCANNER_ADAPTER).await? {
+        for letter in self.bus.dead_lettered(&SCANNER_ADAPTER).await? {
             if leave(letter).is_break() {
                 break;
             }

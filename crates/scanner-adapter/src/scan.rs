@@ -23,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::{Admission, Busy};
 use crate::error::{ChildError, Error, StageError};
 use crate::image::ImageScanner;
-use crate::keeper::Scanner;
 use crate::reconcile::is_scanned_unasked;
 use crate::server::Server;
+use crate::supervisor::Scanner;
 use crate::verdict::Image;
 
 /// What the stage works on.
@@ -140,7 +140,7 @@ impl ScannerAdapter {
             }
             Err(error) => {
                 if error.source.is_scanner() {
-                    self.scanner.doubt();
+                    self.scanner.recheck();
                 }
                 self.tell_failure(&target, cause, &error)
                     .await
@@ -379,7 +379,7 @@ impl ScannerAdapter {
             .await
         {
             Ok(entry) => entry,
-            Err(sluice_state::Error::Registry(error)) if !error.is_away() => return Ok(()),
+            Err(sluice_state::Error::Registry(error)) if !error.is_unreachable() => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         for child in entry.children.iter().filter(|child| !child.attestation) {

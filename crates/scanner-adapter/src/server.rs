@@ -15,11 +15,11 @@ use tokio_util::task::TaskTracker;
 use url::Url;
 
 use crate::confinement::Lifetime;
+use crate::distributions::Systems;
 use crate::failure::{Failed, Kind};
 use crate::probe::Probes;
 use crate::relay::Matcher;
 use crate::report::Summary;
-use crate::systems::Systems;
 use crate::trivy::{Trivy, Variables, tail, text};
 
 /// How long a server may take until it answers.

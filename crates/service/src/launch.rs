@@ -53,7 +53,7 @@ where
     let layers = Layers::of_process(arguments.config);
     let (settings, effective) = match layers.read::<S>() {
         Ok(read) => read,
-        Err(problems) => return complain(&problems.into(), BAD_CONFIGURATION),
+        Err(problems) => return report_error(&problems.into(), BAD_CONFIGURATION),
     };
     if arguments.print_config {
         return print(&effective);
@@ -65,14 +65,14 @@ where
     let name = format!("sluice-{}", S::NAME);
     let telemetry = match sluice_telemetry::init(&name, env!("CARGO_PKG_VERSION")) {
         Ok(telemetry) => telemetry,
-        Err(error) => return complain(&error, BAD_CONFIGURATION),
+        Err(error) => return report_error(&error, BAD_CONFIGURATION),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     let runtime = match runtime.context("failed to start the runtime") {
         Ok(runtime) => runtime,
-        Err(error) => return complain(&error, 1),
+        Err(error) => return report_error(&error, 1),
     };
     let host = Host::new(S::NAME);
     let http = settings.http().clone();
@@ -121,7 +121,7 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-fn complain(error: &anyhow::Error, code: u8) -> ExitCode {
+fn report_error(error: &anyhow::Error, code: u8) -> ExitCode {
     warn(&format!("error: {error:#}\n"), Breaks::Indent);
     ExitCode::from(code)
 }

@@ -79,7 +79,7 @@ impl Layers {
         let settings = loop {
             match reading.merged().extract::<S>() {
                 Ok(settings) => break Some(settings),
-                Err(error) if reading.set_aside(&error) => {}
+                Err(error) if reading.drop_invalid(&error) => {}
                 Err(_) => break None,
             }
         };
@@ -153,7 +153,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Tells what is wrong and takes it out; says whether there was something to take out.
-    fn set_aside(&mut self, error: &Error) -> bool {
+    fn drop_invalid(&mut self, error: &Error) -> bool {
         let mut path = error.path.clone();
         if let Kind::MissingField(field) = &error.kind {
             path.push(field.clone().into_owned());

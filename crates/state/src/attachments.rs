@@ -11,7 +11,9 @@ use sluice_registry::{Client, Manifest};
 use crate::State;
 use crate::error::Error;
 use crate::key;
-use crate::tags::{Applied, Provenance, Standing, TagChange, TagWriter, Truth, Uncontested};
+use crate::tags::{
+    AlwaysCurrent, Applied, Freshness, Precondition, Provenance, TagChange, TagWriter,
+};
 
 /// Returns an image and the manifests of which it consists, as far as they are known.
 ///
@@ -105,7 +107,7 @@ pub async fn detach(
                 move_number: entry.move_number,
                 ..Provenance::default()
             },
-            truth: &Uncontested,
+            truth: &AlwaysCurrent,
         };
         match tags.apply(&change).await? {
             Applied::Settled { .. } => {
@@ -146,7 +148,7 @@ pub(crate) async fn held(
 
 /// What a tag is to name to which others may attach something too.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Joined {
+pub struct MergedIndex {
     /// What it is to name, if it still names what it did.
     pub top: Manifest,
     /// What it names.
@@ -166,10 +168,10 @@ pub async fn merge(
     tag: &Tag,
     entry: Option<&TagEntry>,
     top: Manifest,
-) -> Result<Option<Joined>, Error> {
+) -> Result<Option<MergedIndex>, Error> {
     let head = registry.head(repository, &tag.into()).await?;
     let Some(before) = head.map(|head| head.digest) else {
-        return Ok(Some(Joined { top, before: None }));
+        return Ok(Some(MergedIndex { top, before: None }));
     };
     let is_ours = entry.is_some_and(|entry| {
         let is_known = entry.move_number > 0 || entry.promoted_from.is_some();
@@ -177,7 +179,7 @@ pub async fn merge(
     });
     if is_ours || before == top.digest || registry.is_tombstone(repository, &before).await? {
         let before = Some(before);
-        return Ok(Some(Joined { top, before }));
+        return Ok(Some(MergedIndex { top, before }));
     }
     if !tag.is_list() {
         return Ok(None);
@@ -193,12 +195,12 @@ pub async fn merge(
     let reference = (&top.digest).into();
     registry.put_manifest(repository, &reference, &top).await?;
     let before = Some(before);
-    Ok(Some(Joined { top, before }))
+    Ok(Some(MergedIndex { top, before }))
 }
 
 /// The truth of a list that was joined with what the tag named: as that of its source, while the tag names that still.
 #[derive(Debug)]
-pub struct Upon<'a, T> {
+pub struct IfUnchanged<'a, T> {
     /// The truth of its source.
     pub truth: &'a T,
     /// The registry.
@@ -213,11 +215,11 @@ pub struct Upon<'a, T> {
     pub after: &'a Digest,
 }
 
-impl<T: Truth> Truth for Upon<'_, T> {
+impl<T: Precondition> Precondition for IfUnchanged<'_, T> {
     /// Where somebody else changed the list, it is joined anew with the next delivery.
-    async fn standing(&self) -> Result<Standing, Error> {
-        if self.truth.standing().await? == Standing::Superseded {
-            return Ok(Standing::Superseded);
+    async fn freshness(&self) -> Result<Freshness, Error> {
+        if self.truth.freshness().await? == Freshness::Superseded {
+            return Ok(Freshness::Superseded);
         }
         let head = self
             .registry
@@ -225,9 +227,9 @@ impl<T: Truth> Truth for Upon<'_, T> {
             .await?;
         let there = head.map(|head| head.digest);
         if there.as_ref() == self.before || there.as_ref() == Some(self.after) {
-            return Ok(Standing::Current);
+            return Ok(Freshness::Current);
         }
-        Err(Error::Restless {
+        Err(Error::TooManyConflicts {
             tag: format!("{}:{}", self.repository, self.tag),
         })
     }

@@ -398,7 +398,7 @@ impl Account {
     }
 
     fn restless(&self) -> Error {
-        Error::Restless {
+        Error::TooManyConflicts {
             tag: format!("the budget of {}", self.registry),
         }
     }

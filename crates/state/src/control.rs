@@ -158,7 +158,7 @@ async fn change_in(entries: &Entries<Control>, change: impl Fn(&mut Control)) ->
             Err(error) => return Err(error),
         }
     }
-    Err(Error::Restless {
+    Err(Error::TooManyConflicts {
         tag: CONTROL.to_owned(),
     })
 }

@@ -76,7 +76,7 @@ pub enum Error {
     },
     /// The tag could not be brought to rest.
     #[error("tag `{tag}` kept changing while it was written")]
-    Restless {
+    TooManyConflicts {
         /// The tag with its repository.
         tag: String,
     },
@@ -115,7 +115,7 @@ impl Classify for Error {
             | Self::Paused { until, .. }
             | Self::Behind { until, .. }
             | Self::EventsFirst { until, .. } => Class::Unavailable { until: *until },
-            Self::Restless { .. } => Class::TRANSIENT,
+            Self::TooManyConflicts { .. } => Class::TRANSIENT,
             Self::Unreadable { .. }
             | Self::Newer { .. }
             | Self::TooLarge { .. }

@@ -20,7 +20,9 @@ mod targets;
 use sluice_bus::{Bus, Objects};
 use sluice_events::wire::state as wire;
 
-pub use attachments::{Joined, Upon, attached, detach, is_attachment, manifests_of, merge};
+pub use attachments::{
+    IfUnchanged, MergedIndex, attached, detach, is_attachment, manifests_of, merge,
+};
 pub use budget::Budgets;
 pub use catalog::{Catalog, CatalogFeed, Snapshot};
 pub use connect::{attach, internal_registry, waits_for_pulls};
@@ -31,8 +33,8 @@ pub use images::{ImageReader, describe, describe_copied, note_image, read_image}
 pub use remote_clients::{Pulls, RemoteClients};
 pub use schedules::{Wanted, keep_schedules};
 pub use tags::{
-    Applied, Part, Provenance, Standing, TagChange, TagWriter, Truth, Uncontested, live_claim,
-    source_of,
+    AlwaysCurrent, Applied, Freshness, PlatformSubset, Precondition, Provenance, TagChange,
+    TagWriter, live_claim, source_of,
 };
 
 /// Every bucket; cheap to clone.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sluice_bus::topology::{EVENTS, Stage};
-use sluice_bus::{Bus, Cause, Look, Loss, Outcome, Schedule, When};
+use sluice_bus::{Bus, Cause, ConsumerPosition, LogGap, Outcome, Schedule, When};
 use sluice_events::commands::Reconcile;
 use sluice_events::wire::state::Reconciliation;
 use sluice_events::{Command, Event, EventId, time_to_wire};
@@ -75,7 +75,7 @@ impl Next {
 
 /// What a page found.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct ReconcilePage {
     /// How many entries it looked at.
     pub looked_at: usize,
     /// The commands that do the missing work.
@@ -96,7 +96,7 @@ pub struct Found {
     pub next: Next,
 }
 
-impl Found {
+impl ReconcilePage {
     /// Makes what is published: the commands, then the next page, or what is remembered of the search.
     ///
     /// All of it has ids that follow from the search and its page, so a page that is looked at twice asks once.
@@ -221,7 +221,7 @@ pub async fn after_events(
         return Ok(());
     }
     let looks = bus.look(stage).await?;
-    let busy = |look: &Look| look.stream == EVENTS && look.has_backlog();
+    let busy = |look: &ConsumerPosition| look.stream == EVENTS && look.has_backlog();
     if looks.iter().any(busy) {
         return Err(Error::EventsFirst {
             stage: stage.name,
@@ -285,7 +285,7 @@ pub async fn keep_complete(
 struct Watch {
     bus: Bus,
     stage: &'static Stage,
-    before: Vec<Look>,
+    before: Vec<ConsumerPosition>,
     started: bool,
     holes_at: Option<DateTime<Utc>>,
 }
@@ -323,7 +323,7 @@ impl Watch {
         Ok(())
     }
 
-    async fn start(&self, now: &[Look]) -> Result<(), Error> {
+    async fn start(&self, now: &[ConsumerPosition]) -> Result<(), Error> {
         // A counter that begins with its first loss would hide that one from a rate.
         metrics::count(
             "sluice_log_messages_lost_total",
@@ -332,24 +332,24 @@ impl Watch {
         );
         self.bus.put_schedule(&hourly(self.stage)).await?;
         // A stream that lost something since another start is another reason.
-        let marks: Vec<String> = now.iter().map(Look::mark).collect();
+        let marks: Vec<String> = now.iter().map(ConsumerPosition::mark).collect();
         let log = self.bus.mark_of_log().await?;
         let together = sluice_domain::now().timestamp() / TOGETHER_SECONDS;
         let id = format!("{log}/{}/{together}", marks.join("/"));
         ask(&self.bus, self.stage, reason::START, &id).await
     }
 
-    async fn lost(&mut self, look: &Look, lost: Loss) -> Result<(), Error> {
+    async fn lost(&mut self, look: &ConsumerPosition, lost: LogGap) -> Result<(), Error> {
         let now = sluice_domain::now();
         match lost {
             // What is done leaves a work queue, so only another stream is a sign there.
-            Loss::Beginning(_) | Loss::Middle if look.stream != EVENTS => return Ok(()),
-            Loss::Middle if self.holes_at.is_some_and(|at| now - at < HOLES) => return Ok(()),
-            Loss::Middle => self.holes_at = Some(now),
-            Loss::Beginning(_) | Loss::Replaced => {}
+            LogGap::Beginning(_) | LogGap::Middle if look.stream != EVENTS => return Ok(()),
+            LogGap::Middle if self.holes_at.is_some_and(|at| now - at < HOLES) => return Ok(()),
+            LogGap::Middle => self.holes_at = Some(now),
+            LogGap::Beginning(_) | LogGap::Replaced => {}
         }
         // The number is an upper bound.
-        let messages = if let Loss::Beginning(messages) = lost {
+        let messages = if let LogGap::Beginning(messages) = lost {
             messages
         } else {
             0
@@ -369,7 +369,7 @@ impl Watch {
         ask(&self.bus, self.stage, reason::LOST, &id).await
     }
 
-    fn tell(&self, looks: &[Look]) {
+    fn tell(&self, looks: &[ConsumerPosition]) {
         let waiting = looks.iter().map(|look| look.waiting).sum();
         metrics::lag(self.stage.name, waiting);
         for look in looks.iter().filter(|look| look.stream == EVENTS) {

@@ -1,7 +1,7 @@
 //! The one tag operation: the only code that writes or removes a tag (invariant 2).
 
-mod fixed;
-mod late;
+mod immutability;
+mod stale_change;
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use sluice_events::wire::state::{Claim, Promotion, Pruning, TagEntry, Tombstone}
 use sluice_registry::{Client, Manifest};
 use sluice_service::crash;
 
-use self::late::Late;
-pub use self::late::live_claim;
+use self::stale_change::StaleChange;
+pub use self::stale_change::live_claim;
 use crate::State;
 use crate::catalog::Catalog;
 use crate::entries::Entry;
@@ -29,7 +29,7 @@ const ROUNDS: usize = 5;
 
 /// Whether the source of truth still wants the change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum Freshness {
     /// It does.
     Current,
     /// It wants something else by now.
@@ -37,23 +37,23 @@ pub enum Standing {
 }
 
 /// The source of truth of a tag: an `upstream` entry, a decision, a retention plan.
-pub trait Truth: Send + Sync {
+pub trait Precondition: Send + Sync {
     /// Reads it again, before a tag is written.
-    fn standing(&self) -> impl Future<Output = Result<Standing, Error>> + Send;
+    fn freshness(&self) -> impl Future<Output = Result<Freshness, Error>> + Send;
 
     /// Reads again what may have changed while the tag was written.
-    fn standing_after(&self) -> impl Future<Output = Result<Standing, Error>> + Send {
-        self.standing()
+    fn freshness_after(&self) -> impl Future<Output = Result<Freshness, Error>> + Send {
+        self.freshness()
     }
 }
 
 /// The truth of what nobody else has a say in: a list that only grows, an attachment of what goes.
 #[derive(Debug, Clone, Copy)]
-pub struct Uncontested;
+pub struct AlwaysCurrent;
 
-impl Truth for Uncontested {
-    async fn standing(&self) -> Result<Standing, Error> {
-        Ok(Standing::Current)
+impl Precondition for AlwaysCurrent {
+    async fn freshness(&self) -> Result<Freshness, Error> {
+        Ok(Freshness::Current)
     }
 }
 
@@ -69,12 +69,12 @@ pub struct Provenance {
     /// The promotion, if it was promoted.
     pub promotion: Option<Promotion>,
     /// What upstream has, if only some platforms of it are wanted.
-    pub part: Part,
+    pub part: PlatformSubset,
 }
 
 /// What a digest is a part of; nothing by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Part {
+pub struct PlatformSubset {
     /// The digest upstream, if it is not the digest itself.
     pub source: Option<Digest>,
     /// The platforms that are wanted, empty for all.
@@ -181,7 +181,10 @@ impl TagWriter {
     ///
     /// # Errors
     /// [`Error::Claimed`] while somebody else changes the tag, or a failing bus or registry.
-    pub async fn apply<T: Truth>(&self, change: &TagChange<'_, T>) -> Result<Applied, Error> {
+    pub async fn apply<T: Precondition>(
+        &self,
+        change: &TagChange<'_, T>,
+    ) -> Result<Applied, Error> {
         self.carry_out(change, None).await
     }
 
@@ -189,7 +192,7 @@ impl TagWriter {
     ///
     /// # Errors
     /// As [`TagWriter::apply`].
-    pub async fn prune<T: Truth>(
+    pub async fn prune<T: Precondition>(
         &self,
         change: &TagChange<'_, T>,
         pruning: &Pruning,
@@ -237,12 +240,12 @@ impl TagWriter {
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::Restless {
+        Err(Error::TooManyConflicts {
             tag: format!("{repository}:{tag}"),
         })
     }
 
-    async fn carry_out<T: Truth>(
+    async fn carry_out<T: Precondition>(
         &self,
         change: &TagChange<'_, T>,
         pruning: Option<&Pruning>,
@@ -259,7 +262,7 @@ impl TagWriter {
                 }
             }
         }
-        Err(Error::Restless {
+        Err(Error::TooManyConflicts {
             tag: format!("{}:{}", change.repository, change.tag),
         })
     }
@@ -284,7 +287,7 @@ impl TagWriter {
 
     /// Leaves nothing behind of a change that is not carried out.
     async fn end_claim<T>(&self, change: &TagChange<'_, T>, holder: &str) -> Result<bool, Error> {
-        let late = Late {
+        let late = StaleChange {
             repository: change.repository,
             tag: change.tag,
             wanted: change.wanted.map(|manifest| &manifest.digest),
@@ -294,7 +297,7 @@ impl TagWriter {
         self.is_left(late).await
     }
 
-    async fn round<T: Truth>(
+    async fn round<T: Precondition>(
         &self,
         change: &TagChange<'_, T>,
         pruning: Option<&Pruning>,
@@ -304,7 +307,7 @@ impl TagWriter {
         let wanted = change.wanted.map(|manifest| manifest.digest.clone());
         let entry = self.state.tags.get(&key).await?;
         let (mut value, revision) = split(entry);
-        if change.truth.standing().await? == Standing::Superseded {
+        if change.truth.freshness().await? == Freshness::Superseded {
             return Ok(if self.end_claim(change, holder).await? {
                 Round::Done(Applied::Superseded)
             } else {
@@ -357,14 +360,17 @@ impl TagWriter {
             .head(change.repository, &change.tag.into())
             .await?
             .map(|head| head.digest);
-        if there != wanted || change.truth.standing_after().await? == Standing::Superseded {
+        if there != wanted || change.truth.freshness_after().await? == Freshness::Superseded {
             // Whoever wants something else waits for this claim to go, and has to know whose doing this is.
             value.pruning = None;
             if there == wanted {
                 settle(&mut value, &change.provenance, wanted.as_ref(), now());
             } else {
                 value.claim = None;
-                if !self.is_passing(change.repository, there.as_ref()).await? {
+                if !self
+                    .is_transient_tombstone(change.repository, there.as_ref())
+                    .await?
+                {
                     value.digest = text(there.as_ref());
                 }
             }
@@ -478,7 +484,7 @@ fn settle(
         promotion,
         part,
     } = provenance.clone();
-    let part = wanted.map_or_else(Part::default, |_| part);
+    let part = wanted.map_or_else(PlatformSubset::default, |_| part);
     value.source_digest = text(part.source.as_ref());
     value.platforms = part.platforms;
     value.claim = None;

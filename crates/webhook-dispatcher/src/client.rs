@@ -190,7 +190,7 @@ async fn excerpt(mut answer: Response, keys: Option<&Keys>) -> String {
         read.extend(chunk.iter().take(MOST_READ - read.len()));
     }
     let text = String::from_utf8_lossy(&read);
-    let text = keys.map_or_else(|| text.to_string(), |keys| keys.blot(&text));
+    let text = keys.map_or_else(|| text.to_string(), |keys| keys.redact(&text));
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(MOST_KEPT)

@@ -18,8 +18,8 @@ use tokio::time::Instant;
 
 use crate::client::{Answer, Fault, Post, milliseconds_since};
 use crate::dispatch::{Dispatcher, Error};
+use crate::endpoint_limits::Permit;
 use crate::envelope::cloud_event;
-use crate::lanes::Place;
 use crate::record::{self, Ended};
 use crate::signature::Keys;
 
@@ -230,7 +230,7 @@ impl Dispatcher {
         }))
     }
 
-    async fn place(&self, endpoint: &ResourceName) -> Result<Place, Error> {
+    async fn place(&self, endpoint: &ResourceName) -> Result<Permit, Error> {
         self.lanes.enter(endpoint).await.map_err(|wait| {
             let now = Utc::now();
             let spread = SPREAD * (now.timestamp_subsec_millis() % 1_000);

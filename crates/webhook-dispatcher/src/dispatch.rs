@@ -13,7 +13,7 @@ use sluice_state::{Catalog, Snapshot, State, key};
 use thiserror::Error;
 
 use crate::client::{Clients, Fault};
-use crate::lanes::Lanes;
+use crate::endpoint_limits::Lanes;
 use crate::record;
 
 /// The stage.

@@ -6,8 +6,8 @@ mod address;
 mod client;
 mod deliver;
 mod dispatch;
+mod endpoint_limits;
 mod envelope;
-mod lanes;
 mod reconcile;
 mod record;
 mod settings;
@@ -43,7 +43,7 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         catalog,
         secrets: settings.secrets.secrets(),
         clients: client::Clients::new(timeout),
-        lanes: lanes::Lanes::new(settings.webhooks.per_endpoint),
+        lanes: endpoint_limits::Lanes::new(settings.webhooks.per_endpoint),
         attempts: settings.webhooks.attempts,
     };
     let consume = ConsumeSettings {

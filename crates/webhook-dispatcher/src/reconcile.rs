@@ -10,24 +10,24 @@ use sluice_domain::ResourceName;
 use sluice_events::commands::{DeliverEvent, Reconcile};
 use sluice_events::subject::FACTS;
 use sluice_events::wire::state::Delivery;
-use sluice_state::reconcile::{Found, Next, PAGE};
+use sluice_state::reconcile::{Next, PAGE, ReconcilePage};
 use sluice_telemetry::metrics;
 
 use crate::dispatch::{Dispatcher, Error};
 
 impl Dispatcher {
     /// Looks at a page of the deliveries.
-    pub(crate) async fn missing(&self, command: &Reconcile) -> Result<Found, Error> {
+    pub(crate) async fn missing(&self, command: &Reconcile) -> Result<ReconcilePage, Error> {
         let page = self
             .state
             .deliveries
             .page("*.*", command.after, PAGE)
             .await?;
-        let mut found = Found {
+        let mut found = ReconcilePage {
             looked_at: page.entries.len(),
             counted: command.counted,
             next: Next::after(page.next, Next::End),
-            ..Found::default()
+            ..ReconcilePage::default()
         };
         let open: Vec<Delivery> = page
             .entries

@@ -51,7 +51,7 @@ impl Keys {
     }
 
     /// Blots out in an answer of the endpoint the secrets that we share with it.
-    pub(crate) fn blot(&self, text: &str) -> String {
+    pub(crate) fn redact(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for key in &self.0 {
             text = text.replace(&STANDARD.encode(key.expose_secret()), "[secret]");

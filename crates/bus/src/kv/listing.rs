@@ -7,7 +7,7 @@ use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::kv::Store;
 
-use super::{Bucket, Entry, Page, Place, Update, heed, is_removal};
+use super::{Bucket, Entry, KvBackend, Page, Update, fail_on_permission_violation, is_removal};
 use crate::error::Error;
 use crate::read::to_the_end;
 
@@ -50,8 +50,8 @@ impl Bucket {
     ) -> Result<(), Error> {
         let listed = async {
             let store = match &self.place {
-                Place::Server { store, .. } => store,
-                Place::Supplied(backend) => {
+                KvBackend::Server { store, .. } => store,
+                KvBackend::Simulated(backend) => {
                     let changes = backend.newest(self.name, filter.to_owned()).await;
                     let changes = changes.map_err(self.refused("list", filter))?;
                     for change in changes {
@@ -71,7 +71,7 @@ impl Bucket {
             })
             .await
         };
-        heed(&self.denials, self.name, listed).await
+        fail_on_permission_violation(&self.denials, self.name, listed).await
     }
 
     /// Returns entries in the order in which they were written, at most `limit`, and where to go on.
@@ -82,13 +82,14 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::each`].
     pub async fn page(&self, filter: &str, after: u64, limit: usize) -> Result<Page, Error> {
-        heed(&self.denials, self.name, self.paged(filter, after, limit)).await
+        fail_on_permission_violation(&self.denials, self.name, self.paged(filter, after, limit))
+            .await
     }
 
     async fn paged(&self, filter: &str, after: u64, limit: usize) -> Result<Page, Error> {
         let store = match &self.place {
-            Place::Server { store, .. } => store,
-            Place::Supplied(backend) => {
+            KvBackend::Server { store, .. } => store,
+            KvBackend::Simulated(backend) => {
                 let changes = backend.newest(self.name, filter.to_owned()).await;
                 let changes = changes.map_err(self.refused("list", filter))?;
                 let entries = changes.into_iter().filter_map(Update::into_entry);

@@ -9,12 +9,12 @@ use sluice_events::Event;
 use sluice_events::facts::{Reason, ScanSucceeded};
 use sluice_events::subject::of_place;
 
-use super::Place;
+use super::Location;
 
 /// Reads the facts about some places, oldest first; a fact without a tag counts by its digest.
 pub(super) async fn read(
     bus: &Bus,
-    places: &BTreeSet<Place>,
+    places: &BTreeSet<Location>,
     digests: &BTreeSet<String>,
 ) -> anyhow::Result<Vec<Fact>> {
     let targets: BTreeSet<&Target> = places.iter().map(|(target, _)| target).collect();
@@ -34,7 +34,7 @@ pub(super) async fn read(
 }
 
 /// Says what happened, when, and where if that is another place than the one that was asked for.
-pub(super) fn row(fact: &Fact, asked: &Place) -> Vec<String> {
+pub(super) fn row(fact: &Fact, asked: &Location) -> Vec<String> {
     let at = fact
         .at
         .map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true))
@@ -57,7 +57,7 @@ pub(super) fn row(fact: &Fact, asked: &Place) -> Vec<String> {
     ]
 }
 
-fn is_about(event: &Event, places: &BTreeSet<Place>, digests: &BTreeSet<String>) -> bool {
+fn is_about(event: &Event, places: &BTreeSet<Location>, digests: &BTreeSet<String>) -> bool {
     if let Event::PruneCompleted(fact) = event {
         return fact
             .deleted

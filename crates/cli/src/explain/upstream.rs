@@ -7,7 +7,7 @@ use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Move, UpstreamTag};
 use sluice_state::State;
 
-use super::Place;
+use super::Location;
 use crate::output::Section;
 
 /// The entries of the mirrors that bring a tag.
@@ -15,7 +15,7 @@ pub(super) struct Upstream(Vec<UpstreamTag>);
 
 impl Upstream {
     /// Reads them.
-    pub(super) async fn read(state: &State, (target, tag): &Place) -> anyhow::Result<Self> {
+    pub(super) async fn read(state: &State, (target, tag): &Location) -> anyhow::Result<Self> {
         let filter = format!("*.{}", token(tag.as_str()));
         let here = state.upstream.collect(&filter, |entry| {
             let is_here =

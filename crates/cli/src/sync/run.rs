@@ -16,7 +16,7 @@ use crate::transfer::{Brought, Image, Session, Target, Work};
 
 /// Where mirrors lead to.
 #[derive(Debug, Clone)]
-pub(crate) enum Place {
+pub(crate) enum SyncTarget {
     /// Into repositories of a registry, below a path if one is given.
     Registry(RegistryHost, Option<Repository>),
     /// Nowhere yet: everything is new but for what is said to be known, by mirror.
@@ -27,7 +27,7 @@ pub(crate) enum Place {
 #[derive(Debug, Clone)]
 pub(crate) struct Order {
     /// Where the mirrors lead to.
-    pub(crate) place: Place,
+    pub(crate) place: SyncTarget,
     /// Whether tags are removed that disappeared at the source, where a mirror wants it.
     pub(crate) delete: bool,
     /// How many images are looked at or copied at a time.
@@ -73,14 +73,14 @@ pub(crate) enum End {
 pub(crate) type Results = Arc<Mutex<Vec<MirrorResult>>>;
 
 /// Makes the results of mirrors that are not begun.
-pub(crate) fn results(mirrors: Vec<Mirror>, place: &Place) -> Results {
+pub(crate) fn results(mirrors: Vec<Mirror>, place: &SyncTarget) -> Results {
     let begun = mirrors.into_iter().map(|mirror| MirrorResult {
         to: match place {
-            Place::Registry(host, prefix) => match prefix {
+            SyncTarget::Registry(host, prefix) => match prefix {
                 Some(prefix) => format!("{host}/{prefix}/{}", mirror.to),
                 None => format!("{host}/{}", mirror.to),
             },
-            Place::Known(_) => mirror.to.to_string(),
+            SyncTarget::Known(_) => mirror.to.to_string(),
         },
         mirror,
         failure: None,
@@ -175,7 +175,7 @@ impl OfMirror {
     fn target(&self) -> anyhow::Result<Target> {
         let to = &self.mirror.to;
         match &self.order.place {
-            Place::Registry(host, prefix) => {
+            SyncTarget::Registry(host, prefix) => {
                 let repository = match prefix {
                     Some(prefix) => format!("{prefix}/{to}").parse()?,
                     None => to.clone(),
@@ -185,7 +185,7 @@ impl OfMirror {
                     repository,
                 }))
             }
-            Place::Known(known) => {
+            SyncTarget::Known(known) => {
                 let known = known.get(&self.mirror.name).cloned().unwrap_or_default();
                 Ok(Target::Known(to.clone(), known))
             }

@@ -61,7 +61,7 @@ pub(crate) struct Variables {
 
 /// What `up` knows that services have to know.
 #[derive(Debug)]
-pub(crate) struct Known<'a> {
+pub(crate) struct StackSettings<'a> {
     /// Where everything is.
     pub(crate) endpoints: &'a Endpoints,
     /// The keys, passwords and secrets.
@@ -78,14 +78,17 @@ pub(crate) struct Known<'a> {
 
 impl Variables {
     /// Takes a person's settings from the environment, and adds those that follow from this process.
-    pub(crate) fn new(known: &Known<'_>) -> Self {
+    pub(crate) fn new(known: &StackSettings<'_>) -> Self {
         let environment = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
         Self::of(environment, known)
     }
 
-    fn of(environment: impl IntoIterator<Item = (String, String)>, known: &Known<'_>) -> Self {
+    fn of(
+        environment: impl IntoIterator<Item = (String, String)>,
+        known: &StackSettings<'_>,
+    ) -> Self {
         let (endpoints, keys) = (known.endpoints, known.keys);
         let nats = &endpoints.nats;
         let path = |path: &Path| path.display().to_string();
@@ -236,7 +239,7 @@ mod tests {
             api_token_file: "keys/api-token".into(),
             health: String::new(),
         };
-        let known = Known {
+        let known = StackSettings {
             endpoints: &endpoints,
             keys: &Keys::at("keys".into()),
             secrets: Path::new("secrets"),

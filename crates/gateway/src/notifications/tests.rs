@@ -42,12 +42,12 @@ fn blob() -> Value {
     json!({ "mediaType": BLOB, "size": 9, "digest": digest() })
 }
 
-fn read(body: Value) -> Result<Option<Told>, Invalid> {
+fn read(body: Value) -> Result<Option<DecodedNotification>, Invalid> {
     let notification: Notification = serde_json::from_value(body).unwrap();
     notification.read(&"registry.internal".parse().unwrap())
 }
 
-fn names(told: Option<Told>) -> Vec<&'static str> {
+fn names(told: Option<DecodedNotification>) -> Vec<&'static str> {
     told.map(|told| told.facts.iter().map(Event::name).collect())
         .unwrap_or_default()
 }

@@ -5,7 +5,7 @@ use std::mem::discriminant;
 use chrono::{DateTime, Utc};
 use sluice_domain::resources::PromotionPolicy;
 
-use super::{Candidate, compiled, weigh};
+use super::{Candidate, compiled, decide_outcome};
 
 /// How long an answer is left at least, in seconds: a condition may come to another one every second.
 const SOONEST: i64 = 60;
@@ -35,7 +35,7 @@ pub fn changes_at(policy: &PromotionPolicy, candidate: &Candidate) -> Option<Dat
     let mut later = candidate.clone();
     let mut answer = |time: DateTime<Utc>| {
         later.decided_at = time;
-        discriminant(&weigh(policy, &later).0)
+        discriminant(&decide_outcome(policy, &later).0)
     };
     let now = answer(candidate.decided_at);
     let began = candidate.decided_at.timestamp();

@@ -36,7 +36,7 @@ impl Home {
 
     async fn account(&self, host: &str) -> Result<Option<Account>, Error> {
         let config = DockerConfig {
-            files: vec![Place::Own(self.0.path().join("config.json"))],
+            files: vec![ConfigLocation::Own(self.0.path().join("config.json"))],
             path: Some(format!("{}:/usr/bin:/bin", self.0.path().display()).into()),
         };
         config.account(&host.parse().unwrap()).await

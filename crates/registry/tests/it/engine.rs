@@ -296,7 +296,7 @@ async fn a_source_that_always_breaks_off_is_given_up() {
     let error = copy(&source, &target.client(), &digest, "hub/app")
         .await
         .unwrap_err();
-    assert!(error.is_away(), "{error:?}");
+    assert!(error.is_unreachable(), "{error:?}");
     let asked = source.asked("GET", "/blobs/").len();
     assert!((4..30).contains(&asked), "{asked}");
     assert_eq!(target.uploads(), 0);

@@ -162,7 +162,10 @@ async fn a_read_that_fails_is_tried_three_times_and_is_an_outage_then() {
         let tag = ManifestRef::Tag(reference.parse().unwrap());
         let error = liar.client().manifest(&repository(), &tag).await;
         let error = error.unwrap_err();
-        assert!(error.class().is_outage() && error.is_away(), "{error:?}");
+        assert!(
+            error.class().is_outage() && error.is_unreachable(),
+            "{error:?}"
+        );
         assert!(error.to_string().contains(told), "{error}");
         assert_eq!(count(&liar, "GET", &path), 3);
     }

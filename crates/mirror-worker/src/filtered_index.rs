@@ -8,12 +8,12 @@ use sluice_domain::{Digest, Repository, Tag};
 use sluice_events::facts::UpstreamTagMoved;
 use sluice_registry::Manifest;
 use sluice_state::{
-    Applied, Joined, Part, Snapshot, TagChange, Truth, Upon, describe, detach, key, manifests_of,
-    merge,
+    Applied, IfUnchanged, MergedIndex, PlatformSubset, Precondition, Snapshot, TagChange, describe,
+    detach, key, manifests_of, merge,
 };
 
 use crate::mirror::{Error, MirrorWorker, provenance};
-use crate::truth::Upstream;
+use crate::upstream_precondition::Upstream;
 
 /// Returns the platforms that a mirror wants of a tag; what is attached to an image has none.
 pub(crate) fn wanted<'a>(mirror: &'a Mirror, tag: &Tag) -> &'a Platforms {
@@ -30,8 +30,8 @@ pub(crate) fn platforms<'a>(catalog: &'a Snapshot, fact: &UpstreamTagMoved) -> &
 }
 
 /// Returns what a digest, to which a move leads here, is a part of.
-pub(crate) fn part(catalog: &Snapshot, fact: &UpstreamTagMoved, here: &Digest) -> Part {
-    Part {
+pub(crate) fn part(catalog: &Snapshot, fact: &UpstreamTagMoved, here: &Digest) -> PlatformSubset {
+    PlatformSubset {
         source: Some(fact.digest.clone()).filter(|source| source != here),
         platforms: platforms(catalog, fact).stored(),
     }
@@ -43,12 +43,12 @@ impl MirrorWorker {
         &self,
         catalog: &Snapshot,
         fact: &UpstreamTagMoved,
-    ) -> Result<(Digest, Part), Error> {
+    ) -> Result<(Digest, PlatformSubset), Error> {
         let key = key::tag(&fact.repository, &fact.tag);
         let entry = self.state.tags.get(&key).await?;
         let was_part = entry.is_some_and(|entry| !entry.value.source_digest.is_empty());
         if !was_part && platforms(catalog, fact).is_all() {
-            return Ok((fact.digest.clone(), Part::default()));
+            return Ok((fact.digest.clone(), PlatformSubset::default()));
         }
         let tag = (&fact.tag).into();
         let left = match self.registry.manifest(&fact.repository, &tag).await {
@@ -76,7 +76,7 @@ impl MirrorWorker {
         let mut top = brought.clone();
         let applied = match self.list_to_join(fact, &mut top).await? {
             Some(before) => {
-                let upon = Upon {
+                let upon = IfUnchanged {
                     truth,
                     registry: &self.registry,
                     repository,
@@ -106,7 +106,7 @@ impl MirrorWorker {
         Ok((applied, top))
     }
 
-    async fn settle<T: Truth>(
+    async fn settle<T: Precondition>(
         &self,
         catalog: &Snapshot,
         fact: &UpstreamTagMoved,
@@ -137,7 +137,7 @@ impl MirrorWorker {
         let entry = entry.map(|entry| entry.value);
         let merged = merge(&self.registry, repository, tag, entry.as_ref(), top.clone());
         match merged.await? {
-            Some(Joined { top: all, before }) => {
+            Some(MergedIndex { top: all, before }) => {
                 *top = all;
                 describe(&self.state, &self.registry, repository, &top.digest).await?;
                 Ok(Some(before))

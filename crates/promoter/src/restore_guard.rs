@@ -14,7 +14,7 @@ use sluice_events::{time_from_wire, time_to_wire};
 use sluice_state::{Entry, key};
 
 use crate::handler::{Error, Promoter};
-use crate::vanished::{ASK_AGAIN, Look};
+use crate::missing_tags::{ASK_AGAIN, MissingTagCheck};
 
 /// The rule that holds an image up.
 const RULE: &str = "restore";
@@ -27,7 +27,7 @@ impl Promoter {
         decisions: &[Entry<Decision>],
         cause: &Cause,
     ) -> Result<u64, Error> {
-        let (mut look, mut unknown) = (Look::of(self, cause), 0);
+        let (mut look, mut unknown) = (MissingTagCheck::of(self, cause), 0);
         for entry in decisions {
             let decision = &entry.value;
             let (Ok(target), Ok(target_tag)) = (

@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::known::Known;
+use crate::blob_locations::BlobLocationCache;
+use crate::keyed_locks::KeyedLocks;
 use crate::throttle::Throttle;
-use crate::turn::Turns;
 
 /// How many registries are remembered although no client speaks to them at the moment.
 const MOST: usize = 64;
@@ -22,9 +22,9 @@ static OF_ORIGINS: LazyLock<Mutex<HashMap<String, Arc<Common>>>> = LazyLock::new
 /// Who brings what, what lies where, when the next bytes may pass, and when it may be asked again.
 #[derive(Debug, Default)]
 pub(crate) struct Common {
-    pub(crate) turns: Turns,
-    pub(crate) known: Known,
-    pub(crate) pace: Pace,
+    pub(crate) turns: KeyedLocks,
+    pub(crate) known: BlobLocationCache,
+    pub(crate) pace: BandwidthLimiter,
     pub(crate) throttle: Throttle,
     /// It was seen to answer a HEAD of a manifest, so that 404 means what it says.
     pub(crate) answers_heads: AtomicBool,
@@ -46,9 +46,9 @@ impl Common {
 
 /// Spreads bytes over time.
 #[derive(Debug, Default)]
-pub(crate) struct Pace(Mutex<Option<Instant>>);
+pub(crate) struct BandwidthLimiter(Mutex<Option<Instant>>);
 
-impl Pace {
+impl BandwidthLimiter {
     /// Waits until this many bytes may pass at a rate per second.
     pub(crate) async fn take(&self, rate: NonZeroU64, bytes: u64) {
         let until = {
@@ -70,7 +70,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn bytes_pass_at_the_rate_that_all_have_together() {
-        let (pace, began) = (Pace::default(), Instant::now());
+        let (pace, began) = (BandwidthLimiter::default(), Instant::now());
         let rate = NonZeroU64::new(1_000).unwrap();
         let one = async {
             for _ in 0..5 {

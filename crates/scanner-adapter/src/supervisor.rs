@@ -19,14 +19,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::buckets;
+use crate::advisory_buckets;
 use crate::canary;
 use crate::database::{Metadata, Origin, metadata};
+use crate::distributions::Systems;
 use crate::failure::{Failed, Kind};
 use crate::folder::{self, Folder};
 use crate::plausibility::{Baseline, Plausibility};
 use crate::server::{Address, Server};
-use crate::systems::Systems;
 use crate::trivy::Trivy;
 
 /// The pauses after failures and after crashes.
@@ -40,7 +40,7 @@ const OLD: chrono::TimeDelta = chrono::TimeDelta::days(7);
 
 /// Whether anything can be scanned now.
 #[derive(Debug, Clone)]
-enum Standing {
+enum ServerState {
     Ready(Arc<Server>),
     Waiting(String),
 }
@@ -48,7 +48,7 @@ enum Standing {
 /// Gives out the server whose database was checked; cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Scanner {
-    standing: watch::Receiver<Standing>,
+    standing: watch::Receiver<ServerState>,
     doubted: Arc<Notify>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) enum Source {
 }
 
 /// Keeps a server there.
-pub(crate) struct Keeper {
+pub(crate) struct TrivySupervisor {
     pub(crate) host: Host,
     pub(crate) bus: Bus,
     pub(crate) trivy: Trivy,
@@ -75,8 +75,8 @@ pub(crate) struct Keeper {
 
 /// A keeper at work.
 struct Keeping {
-    keeper: Keeper,
-    standing: watch::Sender<Standing>,
+    keeper: TrivySupervisor,
+    standing: watch::Sender<ServerState>,
     doubted: Arc<Notify>,
     tracker: TaskTracker,
     latch: Option<Latch>,
@@ -84,7 +84,7 @@ struct Keeping {
 }
 
 /// A server that was checked, and whether it may be behind what its origin has.
-struct Found {
+struct CheckedServer {
     server: Server,
     latest: bool,
 }
@@ -93,16 +93,16 @@ impl Scanner {
     /// Waits a while for a server; without one, returns why there is none.
     pub(crate) async fn server(&self) -> Result<Arc<Server>, String> {
         let mut standing = self.standing.clone();
-        let ready = standing.wait_for(|standing| matches!(standing, Standing::Ready(_)));
+        let ready = standing.wait_for(|standing| matches!(standing, ServerState::Ready(_)));
         match tokio::time::timeout(PATIENCE, ready).await {
             Ok(Ok(standing)) => match &*standing {
-                Standing::Ready(server) => Ok(server.clone()),
-                Standing::Waiting(reason) => Err(reason.clone()),
+                ServerState::Ready(server) => Ok(server.clone()),
+                ServerState::Waiting(reason) => Err(reason.clone()),
             },
             Ok(Err(_)) => Err("the service stops".to_owned()),
             Err(_) => Err(match &*self.standing.borrow() {
-                Standing::Waiting(reason) => reason.clone(),
-                Standing::Ready(_) => "the server was only just checked".to_owned(),
+                ServerState::Waiting(reason) => reason.clone(),
+                ServerState::Ready(_) => "the server was only just checked".to_owned(),
             }),
         }
     }
@@ -112,18 +112,18 @@ impl Scanner {
         let mut standing = self.standing.clone();
         // Without a keeper nothing is scanned any more, and the process stops.
         standing
-            .wait_for(|standing| matches!(standing, Standing::Ready(_)))
+            .wait_for(|standing| matches!(standing, ServerState::Ready(_)))
             .await
             .ok();
     }
 
     /// Says that the server failed, so that it is checked at once.
-    pub(crate) fn doubt(&self) {
+    pub(crate) fn recheck(&self) {
         self.doubted.notify_one();
     }
 }
 
-impl Keeper {
+impl TrivySupervisor {
     /// Returns what gives out servers, and the task that keeps one there until everybody has finished.
     pub(crate) fn start(
         self,
@@ -139,7 +139,7 @@ impl Keeper {
         }
         let reason = "a vulnerability database".to_owned();
         let latch = self.host.latch(&reason);
-        let (standing, seen) = watch::channel(Standing::Waiting(reason));
+        let (standing, seen) = watch::channel(ServerState::Waiting(reason));
         let doubted = Arc::new(Notify::new());
         let scanner = Scanner {
             standing: seen,
@@ -211,7 +211,7 @@ impl Keeping {
     /// Ends the server and waits until it is gone.
     async fn end(self) {
         self.standing
-            .send_replace(Standing::Waiting("the service stops".to_owned()));
+            .send_replace(ServerState::Waiting("the service stops".to_owned()));
         self.tracker.close();
         self.tracker.wait().await;
     }
@@ -230,7 +230,7 @@ impl Keeping {
             }
         }
         match self.obtain(self.current()).await? {
-            Some(Found { server, latest }) => {
+            Some(CheckedServer { server, latest }) => {
                 self.switch(server);
                 Ok(latest)
             }
@@ -238,7 +238,7 @@ impl Keeping {
         }
     }
 
-    async fn obtain(&self, current: Option<Arc<Server>>) -> Result<Option<Found>, Failed> {
+    async fn obtain(&self, current: Option<Arc<Server>>) -> Result<Option<CheckedServer>, Failed> {
         let keeper = &self.keeper;
         match (&keeper.source, current) {
             (Source::Elsewhere(_), Some(_)) => Ok(None),
@@ -248,7 +248,7 @@ impl Keeping {
                 let server = server.await?;
                 self.check_age(server.version.database)?;
                 self.check(&server).await?;
-                Ok(Some(Found {
+                Ok(Some(CheckedServer {
                     server,
                     latest: true,
                 }))
@@ -259,12 +259,12 @@ impl Keeping {
     }
 
     /// Starts a server over the newest database that is there; where there is none that can be used, fetches one.
-    async fn first(&self, origin: &Origin) -> Result<Found, Failed> {
+    async fn first(&self, origin: &Origin) -> Result<CheckedServer, Failed> {
         let mut unstarted = None;
         for folder in self.keeper.folder.fetched() {
             match self.serve(&folder).await {
                 Ok(server) => {
-                    return Ok(Found {
+                    return Ok(CheckedServer {
                         server,
                         latest: false,
                     });
@@ -288,14 +288,18 @@ impl Keeping {
         }
         let (folder, _) = self.fetch(origin).await?;
         let server = self.serve_new(&folder).await?;
-        Ok(Found {
+        Ok(CheckedServer {
             server,
             latest: true,
         })
     }
 
     /// Fetches a newer database beside the present one and starts a server over it.
-    async fn newer(&self, origin: &Origin, current: &Server) -> Result<Option<Found>, Failed> {
+    async fn newer(
+        &self,
+        origin: &Origin,
+        current: &Server,
+    ) -> Result<Option<CheckedServer>, Failed> {
         let present = current.folder();
         let waiting = self.keeper.folder.fetched().into_iter().next();
         let folder = match waiting.filter(|folder| Some(folder.as_path()) != present) {
@@ -315,7 +319,7 @@ impl Keeping {
             }
         };
         let server = self.serve_new(&folder).await?;
-        Ok(Some(Found {
+        Ok(Some(CheckedServer {
             server,
             latest: true,
         }))
@@ -378,7 +382,7 @@ impl Keeping {
         let plausibility = self.keeper.plausibility.clone();
         let (file, is_accepted) = (folder.join("db/trivy.db"), folder::is_accepted(folder));
         let read = move || {
-            let counts = buckets::counts(&file)?;
+            let counts = advisory_buckets::counts(&file)?;
             let baseline = if is_accepted {
                 plausibility.missing_baseline(metadata.updated_at, &counts)?
             } else {
@@ -435,7 +439,7 @@ impl Keeping {
             .position(|one| Some(one.as_path()) == server.folder());
         older.drain(..present.map_or(0, |position| position + 1));
         self.standing
-            .send_replace(Standing::Ready(Arc::new(server)));
+            .send_replace(ServerState::Ready(Arc::new(server)));
         // Their files stay readable for the process that has them open.
         older.iter().for_each(|folder| discard(folder));
         self.latch = None;
@@ -452,7 +456,7 @@ impl Keeping {
 
     fn wait(&mut self, reason: &str) {
         self.standing
-            .send_replace(Standing::Waiting(reason.to_owned()));
+            .send_replace(ServerState::Waiting(reason.to_owned()));
         let told = format!("a vulnerability database: {reason}");
         self.latch = Some(self.keeper.host.latch(&told));
     }
@@ -478,8 +482,8 @@ impl Keeping {
 
     fn current(&self) -> Option<Arc<Server>> {
         match &*self.standing.borrow() {
-            Standing::Ready(server) => Some(server.clone()),
-            Standing::Waiting(_) => None,
+            ServerState::Ready(server) => Some(server.clone()),
+            ServerState::Waiting(_) => None,
         }
     }
 

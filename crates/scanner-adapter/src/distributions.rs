@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::buckets::Counts;
+use crate::advisory_buckets::Counts;
 use crate::report::Summary;
 
 /// What is known of a database's buckets.

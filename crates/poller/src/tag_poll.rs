@@ -16,8 +16,8 @@ use sluice_registry::Client;
 use sluice_service::crash;
 use sluice_state::{Entries, Entry, Snapshot, key, source_of, waits_for_pulls};
 
-use crate::compare::{self, Seen, Standing, Told};
 use crate::poll::{Error, Poller};
+use crate::tag_moves::{self, Seen, TagMove, TagState};
 
 /// How many entries are read at a time.
 const PAGE: usize = 500;
@@ -42,7 +42,7 @@ pub(crate) struct Answers {
 
 /// What has to be known of a tag to see that nothing changed; whole entries are long, and mirrors may have many tags.
 #[derive(Debug)]
-pub(crate) struct Known {
+pub(crate) struct KnownTag {
     revision: u64,
     move_number: u64,
     /// Nothing where it is gone.
@@ -55,7 +55,7 @@ pub(crate) struct Known {
 
 /// Why a tag is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Look {
+enum CheckReason {
     /// It is selected.
     Listed,
     /// It was there before, and the listing does not have it.
@@ -66,8 +66,8 @@ enum Look {
 
 /// What was found out of a tag.
 #[derive(Default)]
-struct Found {
-    told: Vec<Told>,
+struct TagCheck {
+    told: Vec<TagMove>,
     /// What to record after that, and at which revision.
     record: Option<(UpstreamTag, u64)>,
     /// What was told before and is not mirrored yet, for which a person waits.
@@ -76,7 +76,7 @@ struct Found {
 }
 
 /// One poll under way.
-struct Asking<'a> {
+struct TagPoll<'a> {
     mirror: &'a Mirror,
     client: &'a Client,
     entries: &'a Entries<UpstreamTag>,
@@ -129,10 +129,10 @@ impl Poller {
         answers.selected = selected;
         let attached = self.attached(mirror, &known, attachments).await?;
         looks.retain(|(tag, _)| !attached.contains(tag));
-        looks.extend(attached.into_iter().map(|tag| (tag, Look::Listed)));
+        looks.extend(attached.into_iter().map(|tag| (tag, CheckReason::Listed)));
         let host = &mirror.from.host;
         let is_hurried = is_urgent && waits_for_pulls(&self.state.budgets, catalog, host).await?;
-        let asking = Asking {
+        let asking = TagPoll {
             mirror,
             client: &client,
             entries: &self.state.upstream,
@@ -150,9 +150,9 @@ impl Poller {
     /// Looks at tags in their order, until there are no more or time is over.
     async fn look_at(
         &self,
-        asking: &Asking<'_>,
-        looks: Vec<(Tag, Look)>,
-        known: &BTreeMap<Tag, Known>,
+        asking: &TagPoll<'_>,
+        looks: Vec<(Tag, CheckReason)>,
+        known: &BTreeMap<Tag, KnownTag>,
         (after, until): (&str, DateTime<Utc>),
         answers: &mut Answers,
     ) -> Result<(), Error> {
@@ -170,7 +170,7 @@ impl Poller {
             }
             changed += usize::from(!found.told.is_empty());
             let mut outcome = std::mem::replace(&mut answers.outcome, Outcome::done());
-            for Told { fact, move_number } in found.told {
+            for TagMove { fact, move_number } in found.told {
                 tracing::info!(mirror = %mirror.name, image.tag = %tag, move_number, fact = fact.name(), "a tag changed upstream");
                 outcome = outcome.fact_at(fact, move_number.to_string());
             }
@@ -191,7 +191,7 @@ impl Poller {
     }
 
     /// Reads what is known of the mirror's tags.
-    async fn known(&self, mirror: &Mirror) -> Result<BTreeMap<Tag, Known>, Error> {
+    async fn known(&self, mirror: &Mirror) -> Result<BTreeMap<Tag, KnownTag>, Error> {
         let filter = format!("{}.*", token(mirror.name.as_str()));
         let (mut known, mut after) = (BTreeMap::new(), 0);
         loop {
@@ -199,7 +199,7 @@ impl Poller {
             for entry in page.entries {
                 let tag = entry.key.rsplit('.').next().and_then(text);
                 if let Some(tag) = tag.and_then(|tag| tag.parse().ok()) {
-                    known.insert(tag, Known::of(mirror, &entry));
+                    known.insert(tag, KnownTag::of(mirror, &entry));
                 }
             }
             match page.next {
@@ -231,9 +231,9 @@ impl Poller {
     }
 }
 
-impl Known {
+impl KnownTag {
     fn of(mirror: &Mirror, entry: &Entry<UpstreamTag>) -> Self {
-        let standing = Standing::of(&entry.value);
+        let standing = TagState::of(&entry.value);
         Self {
             revision: entry.revision,
             move_number: standing.move_number,
@@ -256,7 +256,7 @@ impl Known {
 /// What a listing leads to.
 struct Listing {
     /// The tags that are to be looked at.
-    looks: Vec<(Tag, Look)>,
+    looks: Vec<(Tag, CheckReason)>,
     /// The tags that are attached to images, whether or not the mirror has those.
     attachments: Vec<Tag>,
     /// How many tags were selected.
@@ -265,10 +265,12 @@ struct Listing {
 
 impl Listing {
     /// What is left to do without a list: the moves that somebody who died has not told.
-    fn failed(known: &BTreeMap<Tag, Known>) -> Self {
+    fn failed(known: &BTreeMap<Tag, KnownTag>) -> Self {
         let untold = known.iter().filter(|(_, known)| !known.is_told);
         Self {
-            looks: untold.map(|(tag, _)| (tag.clone(), Look::Untold)).collect(),
+            looks: untold
+                .map(|(tag, _)| (tag.clone(), CheckReason::Untold))
+                .collect(),
             attachments: Vec::new(),
             selected: 0,
         }
@@ -277,15 +279,15 @@ impl Listing {
 
 /// Puts the tags in order and leaves out those up to one, unless a move of theirs was found and not told.
 fn looks_after(
-    mut looks: Vec<(Tag, Look)>,
+    mut looks: Vec<(Tag, CheckReason)>,
     after: &str,
-    known: &BTreeMap<Tag, Known>,
-) -> Vec<(Tag, Look)> {
+    known: &BTreeMap<Tag, KnownTag>,
+) -> Vec<(Tag, CheckReason)> {
     looks.retain_mut(|(tag, look)| {
         if tag.as_str() > after {
             return true;
         }
-        *look = Look::Untold;
+        *look = CheckReason::Untold;
         known.get(tag).is_some_and(|known| !known.is_told)
     });
     looks.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
@@ -296,7 +298,7 @@ fn looks_after(
 async fn looks(
     mirror: &Mirror,
     client: &Client,
-    known: &BTreeMap<Tag, Known>,
+    known: &BTreeMap<Tag, KnownTag>,
 ) -> Result<Listing, String> {
     let listed = client.tags(&mirror.from.repository).await;
     let listed = listed.map_err(|error| reason(&error))?;
@@ -305,16 +307,19 @@ async fn looks(
     let selected = tags.len();
     let attachments = listed.iter().filter(|tag| tag.attached_to().is_some());
     let attachments = attachments.cloned().collect();
-    let mut looks: Vec<(Tag, Look)> = tags.into_iter().map(|tag| (tag, Look::Listed)).collect();
+    let mut looks: Vec<(Tag, CheckReason)> = tags
+        .into_iter()
+        .map(|tag| (tag, CheckReason::Listed))
+        .collect();
     let listed: HashSet<Tag> = listed.into_iter().collect();
     let looked_at: HashSet<Tag> = looks.iter().map(|(tag, _)| tag.clone()).collect();
     for (tag, before) in known {
         // A listing that came back empty says nothing of what is gone.
         let is_unlisted = !listed.is_empty() && !listed.contains(tag) && before.digest.is_some();
         if is_unlisted {
-            looks.push((tag.clone(), Look::Unlisted));
+            looks.push((tag.clone(), CheckReason::Unlisted));
         } else if !before.is_told && !looked_at.contains(tag) {
-            looks.push((tag.clone(), Look::Untold));
+            looks.push((tag.clone(), CheckReason::Untold));
         }
     }
     Ok(Listing {
@@ -324,10 +329,15 @@ async fn looks(
     })
 }
 
-impl Asking<'_> {
+impl TagPoll<'_> {
     /// Looks at one tag; where nothing changed that is one HEAD and nothing else.
-    async fn look(&self, tag: &Tag, look: Look, known: Option<&Known>) -> Result<Found, Error> {
-        let mut found = Found::default();
+    async fn look(
+        &self,
+        tag: &Tag,
+        look: CheckReason,
+        known: Option<&KnownTag>,
+    ) -> Result<TagCheck, Error> {
+        let mut found = TagCheck::default();
         let mut seen = self.head(tag, look, &mut found).await;
         let is_known = match known {
             Some(known) => known.is(&seen),
@@ -354,7 +364,7 @@ impl Asking<'_> {
             }
             let mut written = revision;
             if let Some(mut pending) =
-                compare::next(self.mirror, &value, &seen, sluice_domain::now())
+                tag_moves::next(self.mirror, &value, &seen, sluice_domain::now())
             {
                 pending.urgent = self.is_urgent;
                 value.pending.push(pending);
@@ -365,7 +375,7 @@ impl Asking<'_> {
                 };
                 crash::point("poller.numbered");
             }
-            let (told, settled) = compare::told(self.mirror, tag, &value);
+            let (told, settled) = tag_moves::told(self.mirror, tag, &value);
             if let (Some(written), false) = (written, told.is_empty()) {
                 found.told = told;
                 found.record = Some((settled, written));
@@ -381,7 +391,7 @@ impl Asking<'_> {
         &self,
         tags: &Entries<TagEntry>,
         tag: &Tag,
-        known: Option<&Known>,
+        known: Option<&KnownTag>,
     ) -> Result<Option<MirrorTag>, Error> {
         let Some((known, digest)) = known.and_then(|known| Some((known, known.digest.as_ref()?)))
         else {
@@ -399,15 +409,15 @@ impl Asking<'_> {
         }))
     }
 
-    async fn head(&self, tag: &Tag, look: Look, found: &mut Found) -> Seen {
-        if look == Look::Untold || self.used_up.load(Ordering::Relaxed) {
+    async fn head(&self, tag: &Tag, look: CheckReason, found: &mut TagCheck) -> Seen {
+        if look == CheckReason::Untold || self.used_up.load(Ordering::Relaxed) {
             return Seen::Nothing;
         }
         let repository = &self.mirror.from.repository;
         match self.client.resolve(repository, &tag.into()).await {
             Ok(Some(head)) => Seen::At(head.digest),
             // A listing may be cut short, or be of another time; only both together say that a tag is gone.
-            Ok(None) if look == Look::Unlisted => Seen::Gone,
+            Ok(None) if look == CheckReason::Unlisted => Seen::Gone,
             Ok(None) => Seen::Nothing,
             Err(error) => {
                 if error.is_rate_limited() {

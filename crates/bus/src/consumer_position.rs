@@ -9,7 +9,7 @@ use crate::topology::{EVENTS, PULLS, Stage};
 
 /// How a stage stood in one stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look {
+pub struct ConsumerPosition {
     /// The stream.
     pub stream: &'static str,
     /// When the stream was created, in seconds; another one means another stream.
@@ -30,7 +30,7 @@ pub struct Look {
 
 /// What a stream lost that a stage may not have seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Loss {
+pub enum LogGap {
     /// Messages are gone from its beginning, at most so many.
     Beginning(u64),
     /// Messages are gone from its middle, as after a purge by subject, or because their time to live was over.
@@ -39,7 +39,7 @@ pub enum Loss {
     Replaced,
 }
 
-impl Look {
+impl ConsumerPosition {
     /// Says whether the stage had anything left to do here.
     #[must_use]
     pub const fn has_backlog(&self) -> bool {
@@ -68,9 +68,9 @@ impl Look {
     /// A purge moves the stage's floor too, so only the earlier floor tells what had been seen. Where the stage had
     /// nothing left to do, it had seen everything up to the last message of that time, and nothing of what came since.
     #[must_use]
-    pub const fn lost_since(&self, before: &Self) -> Option<Loss> {
+    pub const fn lost_since(&self, before: &Self) -> Option<LogGap> {
         if self.created != before.created || self.last < before.last {
-            return Some(Loss::Replaced);
+            return Some(LogGap::Replaced);
         }
         let seen = if before.has_backlog() {
             before.floor
@@ -78,11 +78,11 @@ impl Look {
             before.last
         };
         if self.first > before.first && self.first > seen.saturating_add(1) {
-            return Some(Loss::Beginning(self.first - seen - 1));
+            return Some(LogGap::Beginning(self.first - seen - 1));
         }
         let unseen = before.has_backlog() || self.last > before.last;
         if self.deleted > before.deleted && unseen {
-            return Some(Loss::Middle);
+            return Some(LogGap::Middle);
         }
         None
     }
@@ -93,16 +93,18 @@ impl Bus {
     ///
     /// # Errors
     /// A stream or consumer that was not provisioned, or a server that does not answer.
-    pub async fn look(&self, stage: &Stage) -> Result<Vec<Look>, Error> {
-        if matches!(self.link, Link::Supplied(_)) {
+    pub async fn look(&self, stage: &Stage) -> Result<Vec<ConsumerPosition>, Error> {
+        if matches!(self.link, Link::Simulated(_)) {
             return Ok(Vec::new());
         }
         let sources = stage.sources();
         let streams: Vec<&str> = sources.iter().map(|(stream, _)| *stream).collect();
-        self.denials.heed(&streams, self.looks(stage)).await
+        self.denials
+            .fail_on_permission_violation(&streams, self.looks(stage))
+            .await
     }
 
-    async fn looks(&self, stage: &Stage) -> Result<Vec<Look>, Error> {
+    async fn looks(&self, stage: &Stage) -> Result<Vec<ConsumerPosition>, Error> {
         let mut all = Vec::new();
         // A pull that is lost leads to nothing that could be searched for.
         let sources = stage.sources().into_iter();
@@ -124,7 +126,7 @@ impl Bus {
                     format!("{stream}/{}", stage.name),
                 ))?;
             let stage = consumer.cached_info();
-            all.push(Look {
+            all.push(ConsumerPosition {
                 stream,
                 created: info.created.unix_timestamp(),
                 first: info.state.first_sequence,
@@ -162,8 +164,8 @@ impl Bus {
 mod tests {
     use super::*;
 
-    fn look(first: u64, last: u64, floor: u64, backlog: u64) -> Look {
-        Look {
+    fn look(first: u64, last: u64, floor: u64, backlog: u64) -> ConsumerPosition {
+        ConsumerPosition {
             stream: EVENTS,
             created: 1,
             first,
@@ -181,37 +183,37 @@ mod tests {
         let idle = look(1, 100, 40, 0);
         for (before, now, lost) in [
             // A purge moves the floor with it.
-            (&busy, look(101, 100, 100, 0), Some(Loss::Beginning(60))),
+            (&busy, look(101, 100, 100, 0), Some(LogGap::Beginning(60))),
             (&busy, look(41, 100, 40, 60), None),
-            (&busy, look(42, 100, 41, 59), Some(Loss::Beginning(1))),
+            (&busy, look(42, 100, 41, 59), Some(LogGap::Beginning(1))),
             (&idle, look(101, 100, 100, 0), None),
             // Published and purged between two looks.
-            (&idle, look(106, 105, 105, 0), Some(Loss::Beginning(5))),
+            (&idle, look(106, 105, 105, 0), Some(LogGap::Beginning(5))),
             (&idle, look(50, 105, 40, 5), None),
-            (&idle, look(1, 90, 90, 0), Some(Loss::Replaced)),
+            (&idle, look(1, 90, 90, 0), Some(LogGap::Replaced)),
         ] {
             assert_eq!(now.lost_since(before), lost, "{before:?} {now:?}");
         }
-        let other = Look {
+        let other = ConsumerPosition {
             created: 2,
             ..look(1, 100, 40, 0)
         };
-        assert_eq!(other.lost_since(&idle), Some(Loss::Replaced));
+        assert_eq!(other.lost_since(&idle), Some(LogGap::Replaced));
     }
 
     #[test]
     fn a_hole_counts_only_where_something_was_unseen() {
-        let holed = |look: Look| Look { deleted: 3, ..look };
+        let holed = |look: ConsumerPosition| ConsumerPosition { deleted: 3, ..look };
         let idle = look(1, 100, 100, 0);
         assert_eq!(holed(idle.clone()).lost_since(&idle), None);
         assert_eq!(
             holed(look(1, 103, 100, 0)).lost_since(&idle),
-            Some(Loss::Middle)
+            Some(LogGap::Middle)
         );
         let busy = look(1, 100, 40, 60);
         assert_eq!(
             holed(look(1, 100, 40, 57)).lost_since(&busy),
-            Some(Loss::Middle)
+            Some(LogGap::Middle)
         );
     }
 

@@ -44,7 +44,7 @@ struct Load {
 
 /// A place at an endpoint, given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Permit {
     lane: Arc<Lane>,
 }
 
@@ -57,7 +57,7 @@ impl Lanes {
     }
 
     /// Takes a place at an endpoint, or says after how long one may be free.
-    pub(crate) async fn enter(&self, endpoint: &ResourceName) -> Result<Place, Duration> {
+    pub(crate) async fn enter(&self, endpoint: &ResourceName) -> Result<Permit, Duration> {
         let lane = self.lane(endpoint);
         if let Some(place) = lane.enter(self.limit) {
             return Ok(place);
@@ -103,7 +103,7 @@ impl Lane {
         }
     }
 
-    fn enter(self: &Arc<Self>, limit: usize) -> Option<Place> {
+    fn enter(self: &Arc<Self>, limit: usize) -> Option<Permit> {
         self.change(|load| {
             let places = if load.unanswered < FAILING { limit } else { 1 };
             let free = load.busy < places;
@@ -113,7 +113,7 @@ impl Lane {
             load.busy += usize::from(free);
             free
         })
-        .then(|| Place { lane: self.clone() })
+        .then(|| Permit { lane: self.clone() })
     }
 
     fn load(&self) -> Load {
@@ -125,7 +125,7 @@ impl Lane {
     }
 }
 
-impl Place {
+impl Permit {
     /// Notes whether the endpoint answered at all; one that refuses quickly takes up no places.
     pub(crate) fn note(&self, answered: bool) {
         self.lane.change(|load| {
@@ -139,7 +139,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.lane.change(|load| {
             load.busy = load.busy.saturating_sub(1);

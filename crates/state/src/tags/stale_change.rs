@@ -23,7 +23,7 @@ pub fn live_claim(entry: &TagEntry) -> Option<(&Claim, DateTime<Utc>)> {
 
 /// A change that is not wanted any more.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Late<'a> {
+pub(super) struct StaleChange<'a> {
     pub(super) repository: &'a Repository,
     pub(super) tag: &'a Tag,
     /// What the tag was to name, `None` for a removal.
@@ -42,7 +42,7 @@ impl TagWriter {
     ///
     /// # Errors
     /// [`Error::Claimed`] while somebody changes the tag, who may not see what this left; or a failing bus or registry.
-    pub async fn leave(
+    pub async fn clean_up_stale(
         &self,
         repository: &Repository,
         tag: &Tag,
@@ -50,7 +50,7 @@ impl TagWriter {
         provenance: &Provenance,
     ) -> Result<(), Error> {
         let holder = holder(&provenance.by);
-        let late = Late {
+        let late = StaleChange {
             repository,
             tag,
             wanted,
@@ -65,13 +65,13 @@ impl TagWriter {
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::Restless {
+        Err(Error::TooManyConflicts {
             tag: format!("{repository}:{tag}"),
         })
     }
 
     /// Looks at the tag once, and puts in order what the change left; says whether nothing more is to be done.
-    pub(super) async fn is_left(&self, late: Late<'_>) -> Result<bool, Error> {
+    pub(super) async fn is_left(&self, late: StaleChange<'_>) -> Result<bool, Error> {
         let key = self.key(late.repository, late.tag);
         let wanted = text(late.wanted);
         let (mut value, revision) = split(self.state.tags.get(&key).await?);
@@ -109,7 +109,7 @@ impl TagWriter {
     }
 
     /// Says whether a tag names only what somebody else's removal puts there for a moment, or has taken away by now.
-    pub(super) async fn is_passing(
+    pub(super) async fn is_transient_tombstone(
         &self,
         repository: &Repository,
         there: Option<&Digest>,
@@ -129,11 +129,11 @@ impl TagWriter {
     /// Brings a settled tag back to what its entry says.
     async fn restore(
         &self,
-        late: Late<'_>,
+        late: StaleChange<'_>,
         settled: TagEntry,
         revision: Option<u64>,
     ) -> Result<bool, Error> {
-        let Late {
+        let StaleChange {
             repository, tag, ..
         } = late;
         let key = self.key(repository, tag);

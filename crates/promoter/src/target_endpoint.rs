@@ -10,19 +10,19 @@ use sluice_events::wire::state::{Decision, TagEntry};
 use sluice_registry::{Client, ManifestHead, ManifestRef};
 use sluice_state::{Pulls, Snapshot, TagWriter, key};
 
-use crate::handler::{Case, Error, Promoter};
+use crate::handler::{Error, Evaluated, Promoter};
+use crate::pending_events::PendingEvents;
 use crate::promote::{occurrence, provenance};
-use crate::told::Told;
 
 /// A target and what writes there.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct TargetEndpoint {
     pub(crate) target: Target,
     pub(crate) registry: Client,
     pub(crate) tags: TagWriter,
 }
 
-impl Place {
+impl TargetEndpoint {
     /// Returns the repository in its registry.
     pub(crate) const fn repository(&self) -> &Repository {
         &self.target.repository
@@ -50,7 +50,7 @@ impl Place {
 
 impl Promoter {
     /// Returns a target with what writes there; a credential is read now, and goes only there.
-    pub(crate) async fn place(&self, target: Target) -> Result<Place, Error> {
+    pub(crate) async fn place(&self, target: Target) -> Result<TargetEndpoint, Error> {
         let Some(host) = target.registry.clone() else {
             return Ok(self.internal(target.repository));
         };
@@ -75,7 +75,7 @@ impl Promoter {
             .remotes
             .client(&self.state.budgets, &known, &host, Pulls::Uncounted)
             .map_err(|error| unusable(format!("{error:#}")))?;
-        Ok(Place {
+        Ok(TargetEndpoint {
             tags: self.tags.at_remote(registry.clone()),
             registry,
             target,
@@ -83,8 +83,8 @@ impl Promoter {
     }
 
     /// Returns a repository of the internal registry with what writes there.
-    pub(crate) fn internal(&self, repository: Repository) -> Place {
-        Place {
+    pub(crate) fn internal(&self, repository: Repository) -> TargetEndpoint {
+        TargetEndpoint {
             target: repository.into(),
             registry: self.registry.clone(),
             tags: self.tags.clone(),
@@ -96,8 +96,8 @@ impl Promoter {
     /// Only the promoter writes into targets of the internal registry, and what else is there the comparison finds.
     pub(crate) async fn stranger(
         &self,
-        case: &Case<'_>,
-        place: &Place,
+        case: &Evaluated<'_>,
+        place: &TargetEndpoint,
         tag: &Tag,
     ) -> Result<Option<Digest>, Error> {
         if !place.is_remote() || !case.decision.announced {
@@ -138,7 +138,7 @@ pub(crate) fn tell_stranger(
     target: &Target,
     tag: &Tag,
     found: &Digest,
-    told: &mut Told,
+    told: &mut PendingEvents,
 ) -> Option<String> {
     let note = format!(
         "somebody else pointed {target}:{tag} to {found}; it is left there until another image is promoted"

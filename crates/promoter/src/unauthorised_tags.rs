@@ -8,24 +8,26 @@ use sluice_events::subject::of_repository;
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry, Unauthorised};
 use sluice_events::{Event, time_from_wire};
 use sluice_registry::Manifest;
-use sluice_state::{Applied, Entry, Provenance, Standing, TagChange, Truth, key, live_claim};
+use sluice_state::{
+    Applied, Entry, Freshness, Precondition, Provenance, TagChange, key, live_claim,
+};
 
 use crate::decide::stands_at;
 use crate::handler::{Error, Promoter};
+use crate::pending_events::PendingEvents;
 use crate::promote::key_of_holder;
 use crate::sweep::Sweep;
 use crate::targets::NAME;
-use crate::told::Told;
 
 /// What was found, as it is remembered.
-pub(crate) struct Found {
+pub(crate) struct UnauthorisedTag {
     pub(crate) repository: Repository,
     pub(crate) tag: Tag,
     pub(crate) digest: Digest,
     pub(crate) entry: Entry<Unauthorised>,
 }
 
-impl Found {
+impl UnauthorisedTag {
     pub(crate) fn new(
         repository: &Repository,
         tag: &Tag,
@@ -51,13 +53,13 @@ impl Found {
 /// The source of truth of a reversal: still nothing allows what the tag names, and the same is to be there instead.
 struct Unallowed<'a> {
     promoter: &'a Promoter,
-    found: &'a Found,
+    found: &'a UnauthorisedTag,
     expected: Option<&'a Digest>,
 }
 
-impl Truth for Unallowed<'_> {
-    async fn standing(&self) -> Result<Standing, sluice_state::Error> {
-        let Found {
+impl Precondition for Unallowed<'_> {
+    async fn freshness(&self) -> Result<Freshness, sluice_state::Error> {
+        let UnauthorisedTag {
             repository,
             tag,
             digest,
@@ -86,9 +88,9 @@ impl Truth for Unallowed<'_> {
             .await?;
         Ok(
             if untouched && !allowed && expected.as_ref() == self.expected {
-                Standing::Current
+                Freshness::Current
             } else {
-                Standing::Superseded
+                Freshness::Superseded
             },
         )
     }
@@ -224,7 +226,7 @@ impl Promoter {
     }
 
     /// Tells what was found, once.
-    pub(crate) async fn report(&self, found: &Found, cause: &Cause) -> Result<(), Error> {
+    pub(crate) async fn report(&self, found: &UnauthorisedTag, cause: &Cause) -> Result<(), Error> {
         // A reversal that was tried may have written it.
         let Some(entry) = self.state.unauthorised.get(&found.entry.key).await? else {
             return Ok(());
@@ -252,7 +254,7 @@ impl Promoter {
     /// Publishes one happening; its reversal is a happening of its own.
     pub(crate) async fn tell(
         &self,
-        found: &Found,
+        found: &UnauthorisedTag,
         reverted: bool,
         cause: &Cause,
     ) -> Result<(), Error> {
@@ -279,9 +281,9 @@ impl Promoter {
     }
 
     /// Puts a tag back to what it should name, or removes it, and then what nothing else in the target reaches.
-    pub(crate) async fn revert(&self, found: &Found, cause: &Cause) -> Result<(), Error> {
+    pub(crate) async fn revert(&self, found: &UnauthorisedTag, cause: &Cause) -> Result<(), Error> {
         self.state.unless_paused().await?;
-        let Found {
+        let UnauthorisedTag {
             repository,
             tag,
             digest,
@@ -326,7 +328,7 @@ impl Promoter {
             image.repository = %repository, image.tag = %tag, image.digest = %digest,
             "reverted what no decision allows"
         );
-        let mut told = Told::default();
+        let mut told = PendingEvents::default();
         let place = self.internal(repository.clone());
         let sweep = Sweep {
             place: &place,

@@ -9,7 +9,7 @@ use crate::client::Client;
 use crate::copy::{MAX_DEPTH, MAX_MANIFESTS};
 use crate::error::Error;
 use crate::manifest::Manifest;
-use crate::patience::patiently;
+use crate::retry::with_retries;
 
 /// Looks at many images of one registry, and at what they share once.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ impl<'a> Inspection<'a> {
         if self.is_known(repository, digest) {
             return Ok(false);
         }
-        let has = patiently(|| self.registry.has_blob(repository, digest, "pull")).await?;
+        let has = with_retries(|| self.registry.has_blob(repository, digest, "pull")).await?;
         if has {
             self.know(repository, digest);
         }

@@ -8,7 +8,7 @@ use sluice_state::Entries;
 
 /// Facts, commands and records of any number of judgements.
 #[derive(Default)]
-pub(crate) struct Told {
+pub(crate) struct PendingEvents {
     facts: Vec<(Event, String)>,
     commands: Vec<(Command, String)>,
     records: Vec<Change>,
@@ -62,7 +62,7 @@ impl Change {
     }
 }
 
-impl Told {
+impl PendingEvents {
     /// Adds a fact with its occurrence.
     pub(crate) fn fact(&mut self, event: impl Into<Event>, occurrence: &str) {
         self.facts.push((event.into(), occurrence.to_owned()));

@@ -79,7 +79,8 @@ impl<H: Handler> Worker<H> {
                 tracing::warn!(error = told, ?delay, "failed; trying again");
                 let until = now() + delay.min(LONGEST_DELAY);
                 let counts = (cause.attempt, cause.waits);
-                self.later(message, cause, until, counts, told).await?;
+                self.schedule_retry(message, cause, until, counts, told)
+                    .await?;
                 Ok(self.acknowledge(message, Settlement::Done, "retried").await)
             }
             Class::Unavailable { mut until } => {
@@ -93,7 +94,8 @@ impl<H: Handler> Worker<H> {
                 let attempts = cause.attempt.saturating_sub(1);
                 let waits = cause.waits.saturating_add(1);
                 let counts = (attempts, waits);
-                self.later(message, cause, until, counts, told).await?;
+                self.schedule_retry(message, cause, until, counts, told)
+                    .await?;
                 Ok(self.acknowledge(message, Settlement::Done, "waiting").await)
             }
         }
@@ -105,7 +107,10 @@ impl<H: Handler> Worker<H> {
         let counts = (cause.attempt.saturating_sub(1), cause.waits);
         let until = now() + GIVE_BACK;
         let told = "the process that had it stopped";
-        match self.later(message, &cause, until, counts, told).await {
+        match self
+            .schedule_retry(message, &cause, until, counts, told)
+            .await
+        {
             Ok(()) => drop(
                 self.acknowledge(message, Settlement::Done, "given back")
                     .await,
@@ -121,7 +126,7 @@ impl<H: Handler> Worker<H> {
     ///
     /// This is the only way in which a message is delayed. The server counts a message that is handed back to the
     /// consumer as delivered once more; so what was delivered more than once was neither finished nor put off.
-    async fn later(
+    async fn schedule_retry(
         &self,
         message: &Incoming,
         cause: &Cause,
@@ -165,12 +170,17 @@ impl<H: Handler> Worker<H> {
             attempts = cause.attempt,
             "given up; see `sluice dead-letters list`"
         );
-        self.bury(message, cause, reason).await?;
+        self.dead_letter(message, cause, reason).await?;
         Ok(self.acknowledge(message, Settlement::Never, "dead").await)
     }
 
     /// Keeps the message with its reason; the original is to be ended.
-    async fn bury(&self, message: &Incoming, cause: &Cause, reason: &str) -> Result<(), BoxError> {
+    async fn dead_letter(
+        &self,
+        message: &Incoming,
+        cause: &Cause,
+        reason: &str,
+    ) -> Result<(), BoxError> {
         let mut map = self.copied_headers(message, cause);
         let reason: String = reason.chars().take(LONGEST_REASON).collect();
         set(&mut map, DEAD_REASON, &reason);

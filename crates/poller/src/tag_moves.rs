@@ -26,7 +26,7 @@ pub(crate) enum Seen {
 
 /// A fact, told with the number of its move.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct TagMove {
     /// The fact.
     pub(crate) fact: Event,
     /// Which move of the tag it is.
@@ -35,7 +35,7 @@ pub(crate) struct Told {
 
 /// Where a tag stands, with the moves that are not told yet.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Standing<'a> {
+pub(crate) struct TagState<'a> {
     /// What it points to, empty where it is gone or was never seen.
     pub(crate) digest: &'a str,
     source: &'a str,
@@ -43,7 +43,7 @@ pub(crate) struct Standing<'a> {
     pub(crate) move_number: u64,
 }
 
-impl<'a> Standing<'a> {
+impl<'a> TagState<'a> {
     /// Reads it from an entry.
     pub(crate) fn of(entry: &'a UpstreamTag) -> Self {
         match entry.pending.last() {
@@ -75,7 +75,7 @@ pub(crate) fn next(
     seen: &Seen,
     now: DateTime<Utc>,
 ) -> Option<PendingMove> {
-    let before = Standing::of(entry);
+    let before = TagState::of(entry);
     let (digest, source, repository) = match seen {
         Seen::Nothing => return None,
         Seen::At(digest) if digest.as_str() == before.digest && before.is_of(mirror) => {
@@ -105,7 +105,7 @@ pub(crate) fn next(
 }
 
 /// Returns the facts of the moves that are not told yet, and what the entry is once they are.
-pub(crate) fn told(mirror: &Mirror, tag: &Tag, entry: &UpstreamTag) -> (Vec<Told>, UpstreamTag) {
+pub(crate) fn told(mirror: &Mirror, tag: &Tag, entry: &UpstreamTag) -> (Vec<TagMove>, UpstreamTag) {
     let mut entry = entry.clone();
     entry.mirror = mirror.name.to_string();
     entry.tag = tag.to_string();
@@ -113,7 +113,7 @@ pub(crate) fn told(mirror: &Mirror, tag: &Tag, entry: &UpstreamTag) -> (Vec<Told
     for pending in std::mem::take(&mut entry.pending) {
         let move_number = pending.move_number;
         let fact = tell(mirror, tag, &mut entry, pending);
-        all.push(Told { fact, move_number });
+        all.push(TagMove { fact, move_number });
     }
     (all, entry)
 }

@@ -11,9 +11,9 @@ type Key = (Option<Repository>, Digest);
 
 /// Who brings what to one registry; services in one process have accounts of their own but write to one registry.
 #[derive(Debug, Default)]
-pub(crate) struct Turns(Mutex<HashMap<Key, Weak<Mutex<()>>>>);
+pub(crate) struct KeyedLocks(Mutex<HashMap<Key, Weak<Mutex<()>>>>);
 
-impl Turns {
+impl KeyedLocks {
     /// Waits until nobody else in this process brings this blob there.
     pub(crate) async fn turn(
         &self,

@@ -13,8 +13,8 @@ use crate::error::Error;
 use crate::fetch::Fetch;
 use crate::limits::Limits;
 use crate::manifest::Descriptor;
-use crate::patience::patiently;
 use crate::progress::{Arrival, Progress, Watch};
+use crate::retry::with_retries;
 
 /// How many repositories that may have a blob are asked for it.
 const MOST_SIBLINGS: usize = 4;
@@ -24,7 +24,7 @@ const MOST_HOLDERS: usize = 2;
 const WORTH_ASKING: u64 = 256 << 10;
 
 /// What goes where, and how.
-pub(crate) struct Bringing<'a> {
+pub(crate) struct BlobTransfer<'a> {
     pub(crate) source: &'a Client,
     pub(crate) source_repository: &'a Repository,
     pub(crate) target: &'a Client,
@@ -44,10 +44,10 @@ enum Reached {
     Upload(Url),
 }
 
-impl Bringing<'_> {
+impl BlobTransfer<'_> {
     /// Brings a blob; what is there already costs at most a look.
     pub(crate) async fn bring(&self, blob: &Descriptor) -> Result<Arrival, Error> {
-        let arrival = patiently(|| self.bring_once(blob)).await?;
+        let arrival = with_retries(|| self.bring_once(blob)).await?;
         crash::point("copy.blob_arrived");
         Ok(arrival)
     }
@@ -176,7 +176,7 @@ impl Bringing<'_> {
             .has_blob(self.target_repository, digest, "pull,push");
         match look.await {
             // A registry whose disk was full may have kept half of what it knows of a blob; bringing it again mends that.
-            Err(error) if error.is_away() => {
+            Err(error) if error.is_unreachable() => {
                 tracing::debug!(image.digest = %digest, %error, "brought whether it is there or not");
                 Ok(false)
             }

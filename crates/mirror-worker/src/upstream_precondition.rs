@@ -5,7 +5,7 @@ use sluice_domain::{Digest, Repository, ResourceName, Tag};
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::TagEntry;
 use sluice_registry::Client;
-use sluice_state::{Entry, Standing, State, Truth, key};
+use sluice_state::{Entry, Freshness, Precondition, State, key};
 
 /// When it is looked again whether a mirror was polled.
 const POLLED_BY: TimeDelta = TimeDelta::seconds(5);
@@ -68,8 +68,8 @@ impl Upstream<'_> {
     }
 }
 
-impl Truth for Upstream<'_> {
-    async fn standing(&self) -> Result<Standing, sluice_state::Error> {
+impl Precondition for Upstream<'_> {
+    async fn freshness(&self) -> Result<Freshness, sluice_state::Error> {
         let entry = self
             .state
             .upstream
@@ -94,9 +94,9 @@ impl Truth for Upstream<'_> {
                 && local.move_number >= self.move_number
         });
         if newer || pruned {
-            return Ok(Standing::Superseded);
+            return Ok(Freshness::Superseded);
         }
         self.not_behind(local.as_ref()).await?;
-        Ok(Standing::Current)
+        Ok(Freshness::Current)
     }
 }

@@ -13,7 +13,7 @@ use sluice_state::{State, key};
 use crate::output::Section;
 
 /// The verdicts on the digest that a tag names now, and every decision on the tag.
-pub(super) struct Standing {
+pub(super) struct TagStatus {
     digest: String,
     verdicts: Vec<(ImageChild, Option<Verdict>)>,
     decisions: Vec<Decision>,
@@ -24,7 +24,7 @@ pub(super) fn decided(decision: &Decision) -> Option<DateTime<Utc>> {
     time_from_wire(decision.decided_at.as_ref())
 }
 
-impl Standing {
+impl TagStatus {
     /// Reads it for the digest of a tag; of a tag that is gone, for the digest that was decided on last.
     pub(super) async fn read(
         state: &State,

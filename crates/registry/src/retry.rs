@@ -13,7 +13,7 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// Tries again what may pass at once, as when a connection was cut.
-pub(crate) async fn patiently<T, F>(mut work: impl FnMut() -> F) -> Result<T, Error>
+pub(crate) async fn with_retries<T, F>(mut work: impl FnMut() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {

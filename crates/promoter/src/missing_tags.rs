@@ -13,17 +13,17 @@ use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
 use sluice_state::{Entry, key};
 
 use crate::handler::{Error, Promoter};
-use crate::place::{Place, is_settled, tell_stranger};
-use crate::told::Told;
+use crate::pending_events::PendingEvents;
+use crate::target_endpoint::{TargetEndpoint, is_settled, tell_stranger};
 
 /// How soon a registry that does not answer is asked again.
 pub(crate) const ASK_AGAIN: TimeDelta = TimeDelta::seconds(10);
 
 /// What is asked of many decisions, with the remote registries as far as they answer.
-pub(crate) struct Look<'a> {
+pub(crate) struct MissingTagCheck<'a> {
     promoter: &'a Promoter,
     cause: &'a Cause,
-    remotes: BTreeMap<RegistryHost, Option<Place>>,
+    remotes: BTreeMap<RegistryHost, Option<TargetEndpoint>>,
 }
 
 /// A decision whose image should stand in its target.
@@ -34,7 +34,7 @@ struct Stands {
     command: JudgeImage,
 }
 
-impl<'a> Look<'a> {
+impl<'a> MissingTagCheck<'a> {
     pub(crate) const fn of(promoter: &'a Promoter, cause: &'a Cause) -> Self {
         Self {
             promoter,
@@ -61,13 +61,13 @@ impl<'a> Look<'a> {
             return Ok(None);
         }
         let is_away = match stands.target.local() {
-            Some(target) => self.is_away(&entry.value, &stands, target).await?,
+            Some(target) => self.is_unreachable(&entry.value, &stands, target).await?,
             None => self.is_away_remotely(entry, &stands).await?,
         };
         Ok(is_away.then_some(stands.command))
     }
 
-    async fn is_away(
+    async fn is_unreachable(
         &self,
         decision: &Decision,
         stands: &Stands,
@@ -79,7 +79,7 @@ impl<'a> Look<'a> {
         let target_tag = &stands.target_tag;
         let head = registry.head(target, &target_tag.into()).await;
         let head = head.map_err(|error| {
-            if error.is_away() || matches!(error.class(), Class::Transient { .. }) {
+            if error.is_unreachable() || matches!(error.class(), Class::Transient { .. }) {
                 return Error::Away {
                     until: now() + ASK_AGAIN,
                     source: error,
@@ -132,14 +132,14 @@ impl<'a> Look<'a> {
     /// Says whether a remote tag is gone, after what else is known of it now was told and noted.
     async fn ask(
         &self,
-        place: &Place,
+        place: &TargetEndpoint,
         decision: &Entry<Decision>,
         stands: &Stands,
     ) -> Result<bool, Error> {
         let Some(head) = place.head(&stands.target_tag).await? else {
             return Ok(true);
         };
-        let mut told = Told::default();
+        let mut told = PendingEvents::default();
         let (tag, found) = (&stands.target_tag, &head.digest);
         let note = if *found == stands.digest {
             String::new()
@@ -194,7 +194,7 @@ impl<'a> Look<'a> {
     }
 
     /// Returns a remote target with what writes there; nothing of a registry that cannot be asked now.
-    async fn remote(&mut self, target: &Target) -> Result<Option<Place>, Error> {
+    async fn remote(&mut self, target: &Target) -> Result<Option<TargetEndpoint>, Error> {
         let Some(host) = target.registry.clone() else {
             return Ok(None);
         };

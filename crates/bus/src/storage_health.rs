@@ -30,7 +30,7 @@ const ADVICE: &str =
 
 /// Remembers the streams that confirm nothing; while there is one, the service is not ready. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Storing {
+pub(crate) struct StorageHealth {
     host: Option<Host>,
     silent: Arc<Mutex<BTreeMap<String, Option<Latch>>>>,
     /// How often the server was connected to.
@@ -39,9 +39,9 @@ pub(crate) struct Storing {
 
 /// The connection over which something is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Moment(u64);
+pub(crate) struct ConnectionEpoch(u64);
 
-impl Storing {
+impl StorageHealth {
     /// Keeps this host from being ready where a stream is silent.
     pub(crate) fn of(host: Host) -> Self {
         Self {
@@ -50,16 +50,16 @@ impl Storing {
         }
     }
 
-    /// Returns what [`Storing::note`] has to know of the moment in which something is sent.
-    pub(crate) fn moment(&self) -> Moment {
-        Moment(self.connections.load(Ordering::Relaxed))
+    /// Returns what [`StorageHealth::note`] has to know of the moment in which something is sent.
+    pub(crate) fn moment(&self) -> ConnectionEpoch {
+        ConnectionEpoch(self.connections.load(Ordering::Relaxed))
     }
 
     /// Takes note of how something was sent to a stream, and hands the result on.
     pub(crate) fn note<T, E>(
         &self,
         client: &Client,
-        sent_in: Moment,
+        sent_in: ConnectionEpoch,
         stream: &str,
         sent: Result<T, E>,
     ) -> Result<T, E>

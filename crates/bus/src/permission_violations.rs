@@ -44,7 +44,7 @@ impl Denials {
     }
 
     /// Carries out an operation, and fails at once where the server refuses a subject that it is about.
-    pub(crate) async fn heed<T, E: From<Error>>(
+    pub(crate) async fn fail_on_permission_violation<T, E: From<Error>>(
         &self,
         about: &[&str],
         operation: impl Future<Output = Result<T, E>>,
@@ -127,8 +127,8 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(10)).await;
             Ok::<_, Error>(())
         };
-        let mine = denials.heed(&["$KV.tags.", "KV_tags"], forever());
-        let other = denials.heed(&["KV_images"], forever());
+        let mine = denials.fail_on_permission_violation(&["$KV.tags.", "KV_tags"], forever());
+        let other = denials.fail_on_permission_violation(&["KV_images"], forever());
         let server = async {
             tokio::task::yield_now().await;
             denials.notice(&refusal(

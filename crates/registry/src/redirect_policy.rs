@@ -11,9 +11,9 @@ use sluice_domain::address::{AddressClass, AddressGuard};
 
 /// What is known of where the registry is; shared by the client and the resolver of whom it sends on to.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Zone(Arc<AtomicBool>);
+pub(crate) struct RedirectScope(Arc<AtomicBool>);
 
-impl Zone {
+impl RedirectScope {
     /// Takes note of where the registry answered from.
     pub(crate) fn note(&self, address: IpAddr) {
         let is_private = AddressClass::of(address) == AddressClass::Private;
@@ -36,7 +36,7 @@ pub(crate) enum Peer {
     /// The registry and its token issuer, which a person named.
     Registry,
     /// Whomever the registry sends on to.
-    Elsewhere(Zone),
+    Elsewhere(RedirectScope),
 }
 
 /// Resolves names to the addresses that may be connected to.
@@ -76,16 +76,16 @@ mod tests {
     use url::Url;
 
     use super::*;
-    use crate::endpoint::{Endpoint, Wires};
+    use crate::endpoint::{Endpoint, HttpClients};
     use crate::error::Error;
 
-    fn zone(registry: &str) -> Zone {
-        let zone = Zone::default();
+    fn zone(registry: &str) -> RedirectScope {
+        let zone = RedirectScope::default();
         zone.note(registry.parse().unwrap());
         zone
     }
 
-    fn is_allowed(zone: &Zone, host: &str) -> bool {
+    fn is_allowed(zone: &RedirectScope, host: &str) -> bool {
         let url = Url::parse(&format!("https://{host}/x")).unwrap();
         zone.guard().check_url(&url).is_ok()
     }
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn a_public_registry_sends_on_to_public_addresses_only() {
         // Before it has answered it counts as public.
-        for zone in [Zone::default(), zone("8.8.8.8")] {
+        for zone in [RedirectScope::default(), zone("8.8.8.8")] {
             for host in [
                 "10.0.0.1",
                 "127.0.0.1",
@@ -127,7 +127,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let endpoint = Endpoint::of(&"registry.example".parse().unwrap(), false).unwrap();
-        let wires = Wires::of(&endpoint).unwrap();
+        let wires = HttpClients::of(&endpoint).unwrap();
         let ask = || {
             let request = wires.elsewhere.get(format!("http://localhost:{port}/"));
             async move {
@@ -158,7 +158,7 @@ mod tests {
         ] {
             let base = Url::parse(&format!("http://{host}")).unwrap();
             let endpoint = Endpoint::at("registry.example".parse().unwrap(), base);
-            let refused = Wires::of(&endpoint).unwrap_err();
+            let refused = HttpClients::of(&endpoint).unwrap_err();
             assert!(matches!(refused, Error::Settings { .. }), "{refused:?}");
         }
     }

@@ -19,7 +19,7 @@ const REFUSALS: u32 = 3;
 const UPLOADS: u32 = 8;
 
 #[derive(Debug)]
-struct Place {
+struct BlobLocation {
     /// Who saw it there: another account may not be able to read that repository.
     account: Option<String>,
     repository: Repository,
@@ -29,8 +29,8 @@ struct Place {
 /// What is remembered; the older generation is given up when the younger one is full.
 #[derive(Debug, Default)]
 struct Memory {
-    young: HashMap<Digest, Vec<Place>>,
-    old: HashMap<Digest, Vec<Place>>,
+    young: HashMap<Digest, Vec<BlobLocation>>,
+    old: HashMap<Digest, Vec<BlobLocation>>,
     /// How many places the younger generation has.
     held: usize,
     refusals: u32,
@@ -40,9 +40,9 @@ struct Memory {
 
 /// Where the blobs of one registry are, as far as it is known.
 #[derive(Debug, Default)]
-pub(crate) struct Known(Mutex<Memory>);
+pub(crate) struct BlobLocationCache(Mutex<Memory>);
 
-impl Known {
+impl BlobLocationCache {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -63,7 +63,7 @@ impl Known {
         places.retain(|place| !place.is(account, repository));
         places.insert(
             0,
-            Place {
+            BlobLocation {
                 account: account.map(str::to_owned),
                 repository: repository.clone(),
                 seen: Instant::now(),
@@ -79,7 +79,7 @@ impl Known {
         let Memory {
             young, old, held, ..
         } = &mut *memory;
-        let there = |place: &Place| !place.is(account, repository);
+        let there = |place: &BlobLocation| !place.is(account, repository);
         if let Some(places) = young.get_mut(digest) {
             let had = places.len();
             places.retain(there);
@@ -164,13 +164,13 @@ impl Memory {
         self.refusals < REFUSALS
     }
 
-    fn places(&self, digest: &Digest) -> impl Iterator<Item = &Place> {
+    fn places(&self, digest: &Digest) -> impl Iterator<Item = &BlobLocation> {
         let maps = [&self.young, &self.old];
         maps.into_iter().filter_map(|map| map.get(digest)).flatten()
     }
 }
 
-impl Place {
+impl BlobLocation {
     fn is(&self, account: Option<&str>, repository: &Repository) -> bool {
         self.account.as_deref() == account && self.repository == *repository
     }
@@ -187,7 +187,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_an_account_saw_is_known_to_it_until_the_registry_says_no() {
-        let (known, digest) = (Known::default(), digest_of(b"x"));
+        let (known, digest) = (BlobLocationCache::default(), digest_of(b"x"));
         let (one, two) = (name("hub/one"), name("hub/two"));
         known.note(Some("a"), &one, &digest);
         known.note(Some("a"), &two, &digest);
@@ -209,7 +209,7 @@ mod tests {
 
     #[tokio::test]
     async fn not_more_is_remembered_than_fits() {
-        let (known, repository) = (Known::default(), name("hub/one"));
+        let (known, repository) = (BlobLocationCache::default(), name("hub/one"));
         for number in 0..3 * MOST {
             known.note(None, &repository, &digest_of(&number.to_be_bytes()));
         }
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_registry_that_mounts_nothing_is_told_from_one_that_does() {
-        let known = Known::default();
+        let known = BlobLocationCache::default();
         for _ in 0..REFUSALS {
             assert!(known.mounts());
             known.mounted(false);
