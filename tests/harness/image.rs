@@ -32,6 +32,13 @@ impl Image {
         Self::of(document, INDEX)
     }
 
+    /// Makes another image of the same configuration and layers, which differs in an annotation; it is not pushed.
+    pub fn annotated(&self, annotation: &str) -> Self {
+        let mut document: serde_json::Value = serde_json::from_slice(&self.raw).unwrap();
+        document["annotations"] = json!({ "of": annotation });
+        Self::of(&document, self.media_type)
+    }
+
     /// Makes one that ends as no serialiser would end it, so that a copy that re-serialises is found out.
     fn of(document: &serde_json::Value, media_type: &'static str) -> Self {
         let raw = format!("{document} \n").into_bytes();

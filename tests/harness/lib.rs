@@ -94,18 +94,22 @@ pub fn skopeo(command: &str, options: &[&str], images: &[&str]) -> Output {
         .unwrap()
 }
 
-/// Waits until a condition holds, or fails with what was awaited.
+/// How much longer than on a quiet machine something may take.
+const BUSY: u64 = 4;
+
+/// Waits until a condition holds, or fails with what was awaited: `seconds` on a quiet machine, more on a busy one.
+///
+/// What takes long is asked for less often, so that the question does not keep the servers from it.
 pub fn wait_for<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let (begun, limit) = (Instant::now(), Duration::from_secs(seconds * BUSY));
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(
-            Instant::now() < deadline,
-            "waited {seconds} s in vain for: {what}"
-        );
-        std::thread::sleep(Duration::from_millis(50));
+        let waited = begun.elapsed();
+        assert!(waited < limit, "waited {waited:?} in vain for: {what}");
+        let pause = (waited / 20).clamp(Duration::from_millis(50), Duration::from_secs(1));
+        std::thread::sleep(pause);
     }
 }
 

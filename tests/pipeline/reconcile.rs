@@ -357,10 +357,15 @@ fn every_stage_has_an_hourly_search_and_says_so_by_name() {
     quiet(&stack);
 }
 
+fn repository(number: usize) -> String {
+    format!("hub/app{number}")
+}
+
 /// Stores a tag with a scanned image that has findings, as if the stages before had brought it.
-fn store(bus: &BusClient, publisher: &Upstream, number: usize) {
-    let (repository, tag) = (format!("hub/app{}", number % 7), format!("1.{number}"));
-    let image = publisher.image(&repository, "amd64", &number.to_string());
+fn store(bus: &BusClient, publisher: &Upstream, number: usize, bases: &[Image]) {
+    let base = number % bases.len();
+    let (repository, tag) = (repository(base), format!("1.{number}"));
+    let image = bases[base].annotated(&tag);
     publisher.put(&repository, &tag, &image);
     let digest = image.digest;
     let parsed: Digest = digest.parse().unwrap();
@@ -414,8 +419,11 @@ fn a_changed_policy_reaches_every_image_although_the_promoter_is_killed_in_the_m
     let mut stack = Stack::start(7_200);
     let bus = stack.bus();
     let publisher = stack.as_service("mirror-worker");
+    let bases: Vec<Image> = (0..7)
+        .map(|number| publisher.image(&repository(number), "amd64", "content"))
+        .collect();
     for number in 0..IMAGES {
-        store(&bus, &publisher, number);
+        store(&bus, &publisher, number, &bases);
     }
     let first = stack.service("promoter", &[]);
     stack.apply(
