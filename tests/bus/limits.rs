@@ -112,11 +112,13 @@ async fn full_work_is_refused_until_there_is_room_and_nothing_that_waits_is_lost
         urgent: false,
     }
     .into();
-    let mut stored = 0_u64;
+    // A busy server may answer too late, and have stored the command all the same.
+    let (mut stored, mut unanswered) = (0_u64, 0);
     let refused = loop {
         match bus.command(&command, &Cause::root()).await {
             Ok(_) => stored += 1,
-            Err(error) => break error,
+            Err(error) if usage(&bus, topology::WORK).await.refuses => break error,
+            Err(_) => unanswered += 1,
         }
         assert!(stored < 100_000);
     };
@@ -125,8 +127,7 @@ async fn full_work_is_refused_until_there_is_room_and_nothing_that_waits_is_lost
         let all = bus.status_of(&topology::POLLER).await.unwrap();
         all.iter().map(|status| status.waiting).sum::<u64>()
     };
-    assert_eq!(waiting().await, stored);
-    assert!(usage(&bus, topology::WORK).await.refuses);
+    assert!((stored..=stored + unanswered).contains(&waiting().await));
     nats.purge("WORK");
     bus.command(&command, &Cause::root()).await.unwrap();
 }

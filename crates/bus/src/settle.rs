@@ -158,8 +158,10 @@ impl<H: Handler> Worker<H> {
         let payload = Payload::decode(&type_name, &message.payload).map_err(Failure::permanent)?;
         let input = H::Input::decode(payload).map_err(Failure::permanent)?;
         let _turn = self.turn(message).await;
+        // Boxed: the future of a stage within ours is deeper than the compiler computes layouts for.
+        let handled = self.handler.handle(input, cause).boxed();
         let work = async {
-            match self.handler.handle(input, cause).await {
+            match handled.await {
                 Ok(outcome) => self.finish(outcome, cause).await,
                 Err(error) => Err(Failure::of(error)),
             }

@@ -24,16 +24,16 @@ use crate::transfer::{Brought, Image, Session, Target, Wishes};
 
 {HELP}"))]
 pub(crate) struct CopyArguments {
-    /// The image, as in `alpine:3.20` or `ghcr.io/team/app@sha256:...`; without a tag or digest, `latest`.
+    /// Image to copy, as in `alpine:3.20` or `ghcr.io/team/app@sha256:...`; without a tag or digest, `latest`.
     #[arg(value_name = "SRC")]
     source: RemoteImage,
-    /// Where it goes; without a tag it gets the one of the source, if that has one.
+    /// Destination; without a tag it gets the tag of the source.
     #[arg(value_name = "DST")]
     destination: RemoteImage,
-    /// Copies every platform and everything else of an index, which is the default.
+    /// Copy every platform and everything else of an index, which is the default.
     #[arg(long)]
     all: bool,
-    /// Copies only these platforms of an index, as a part of it with a digest of its own.
+    /// Copy only these platforms of an index; the filtered index has a digest of its own.
     #[arg(
         long,
         value_name = "OS/ARCH[/VARIANT]",
@@ -41,13 +41,13 @@ pub(crate) struct CopyArguments {
         conflicts_with = "all"
     )]
     platform: Vec<Platform>,
-    /// Brings signatures, attestations and SBOMs after it: what refers to it, and cosign's tags.
+    /// Also copy signatures, attestations and SBOMs: referrers and cosign's tags.
     #[arg(long)]
     referrers: bool,
-    /// Only says what would be copied, and what that would cost.
+    /// Show what would be copied and what it would cost; copy nothing.
     #[arg(long)]
     dry_run: bool,
-    /// How the result is shown.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
     #[command(flatten)]

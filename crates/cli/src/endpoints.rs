@@ -35,7 +35,7 @@ pub(crate) struct Endpoints {
 pub(crate) struct NatsEndpoint {
     /// Its address.
     pub(crate) url: String,
-    /// The user there, empty for none.
+    /// NATS user name, empty for none.
     pub(crate) user: String,
     /// The file that holds the password.
     pub(crate) password_file: Option<PathBuf>,

@@ -24,7 +24,7 @@ use crate::output::{note, text};
 /// What the configuration of another tool says, as documents for here.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImportArguments {
-    /// Reads the configuration of regsync.
+    /// Convert a regsync configuration.
     #[command(after_help = "Example:\n  sluice import regsync regsync.yml > mirrors.yaml")]
     Regsync {
         #[command(flatten)]
@@ -33,7 +33,7 @@ pub(crate) enum ImportArguments {
         #[arg(long, value_name = "HOST")]
         target: Option<RegistryHost>,
     },
-    /// Reads a YAML file of `skopeo sync --src yaml`.
+    /// Convert a YAML file of `skopeo sync --src yaml`.
     #[command(after_help = "Example:\n  sluice import skopeo --scoped sync.yml > mirrors.yaml")]
     Skopeo {
         #[command(flatten)]
@@ -47,9 +47,9 @@ pub(crate) enum ImportArguments {
 /// A file of another tool.
 #[derive(Debug, Args)]
 pub(crate) struct Source {
-    /// The file, or `-` for standard input.
+    /// File to read, or `-` for standard input.
     file: PathBuf,
-    /// Fails if something has no equivalent; what has one is written all the same.
+    /// Fail if something has no equivalent; what has one is written all the same.
     #[arg(long)]
     strict: bool,
 }

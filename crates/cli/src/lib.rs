@@ -2,11 +2,13 @@
 
 mod backup;
 mod commands;
+mod connection;
 mod copy;
 mod cost;
 mod endpoints;
 mod exit;
 mod explain;
+mod help;
 mod import;
 mod nats_config;
 mod output;
@@ -23,32 +25,24 @@ mod tags;
 mod transfer;
 mod up;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use sluice_bus::topology::Stage;
-use sluice_bus::{Bus, ProvisionOptions, StreamLimits};
+use sluice_bus::{ProvisionOptions, StreamLimits};
 use sluice_domain::resources::Kind;
 use sluice_domain::{Repository, ResourceName};
 use sluice_registry::ImageReference;
-use sluice_service::Secrets;
 
-use crate::endpoints::{Endpoints, NatsEndpoint};
+use crate::connection::Connection;
+use crate::endpoints::Endpoints;
 use crate::output::Format;
 
 /// The exit code for arguments that clap cannot judge, as clap has it for the others.
 const MISUSED: u8 = 2;
-/// The data folder of `up`, unless another is named.
-const DATA: &str = "sluice-data";
-/// The folder of secrets in the data folder.
-const SECRETS: &str = "secrets";
-/// Where NATS is, unless something says otherwise.
-/// How long a server may take to start into which a backup is restored.
-const START: Duration = Duration::from_secs(5);
-const NATS: &str = "nats://127.0.0.1:4222";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -56,7 +50,9 @@ const NATS: &str = "nats://127.0.0.1:4222";
     version,
     about = "The gate between public container registries and your developers"
 )]
-#[command(after_help = "Example:\n  sluice up -f mirrors.yaml\n  sluice events --follow")]
+#[command(
+    after_help = "Examples:\n  sluice up -f mirrors.yaml\n  sluice events --follow\n\nShow the options and examples of a command: sluice COMMAND --help"
+)]
 struct Arguments {
     #[command(flatten)]
     connection: Connection,
@@ -64,197 +60,191 @@ struct Arguments {
     command: Command,
 }
 
-#[derive(Debug, Args)]
-struct Connection {
-    /// The data folder of `sluice up`, by which a running one is found [default: sluice-data].
-    #[arg(long, global = true, env = "SLUICE_DATA", value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// The folder of the secrets that resources name [default: `secrets` in the data folder].
-    #[arg(long, global = true, env = "SLUICE_SECRETS", value_name = "DIR")]
-    secrets: Option<PathBuf>,
-    /// The NATS server, instead of the one of `sluice up`.
-    #[arg(
-        long,
-        visible_alias = "nats-url",
-        global = true,
-        env = "SLUICE_NATS_URL",
-        value_name = "URL"
-    )]
-    nats: Option<String>,
-    /// The user there.
-    #[arg(long, global = true, env = "SLUICE_NATS_USER", default_value = "")]
-    nats_user: String,
-    /// The file that holds its password.
-    #[arg(
-        long,
-        global = true,
-        env = "SLUICE_NATS_PASSWORD_FILE",
-        value_name = "FILE"
-    )]
-    nats_password_file: Option<PathBuf>,
-    /// A PEM file with the authorities to trust there; then nothing is sent in plain text.
-    #[arg(long, global = true, env = "SLUICE_NATS_CA_FILE", value_name = "FILE")]
-    nats_ca_file: Option<PathBuf>,
-    /// Lets passwords, tokens and events go in plain text beyond this machine: to NATS, and to what `up` listens on.
-    #[arg(long, global = true, env = "SLUICE_ALLOW_PLAIN_TEXT")]
-    allow_plain_text: bool,
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs everything on this machine: nats-server, a registry and all services.
+    /// Run everything on this machine: nats-server, a registry and all services.
+    #[command(
+        after_help = "Examples:\n  sluice up -f mirrors.yaml\n  sluice up -f mirrors.yaml --data /var/lib/sluice --registry-url https://registry.example"
+    )]
     Up(Box<up::Arguments>),
-    /// Creates the streams, consumers and buckets, or brings them up to date.
+    /// Create or update the streams, consumers and buckets in NATS.
+    #[command(
+        after_help = "Example:\n  sluice provision --nats tls://nats.example:4222 --nats-user admin --nats-password-file admin --replicas 3"
+    )]
     Provision {
-        /// On how many servers each stream is kept.
+        /// Number of servers that keep each stream.
         #[arg(long, default_value_t = 1)]
         replicas: usize,
-        /// For how many seconds the same event is dropped.
+        /// Seconds for which a repeated event is dropped.
         #[arg(long, default_value_t = 7_200)]
         duplicate_window_seconds: u64,
-        /// After how many seconds without a sign of life work is given to another worker [default: 30].
+        /// Seconds without progress after which work goes to another worker [default: 30].
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3_600))]
         ack_wait_seconds: Option<u64>,
         #[command(flatten)]
         limits: Limits,
     },
-    /// Makes the keys, passwords and secrets of an installation; what is in the folder already is left as it is.
+    /// Create the keys and passwords of an installation; files that exist stay as they are.
+    #[command(after_help = "Example:\n  sluice keys keys/")]
     Keys {
-        /// The folder, which is made for its owner only.
+        /// Folder to create; only its owner may read it.
         folder: PathBuf,
     },
-    /// Writes the configuration of a nats-server that lets each service do what it must and no more.
+    /// Print a least-privilege nats-server configuration.
+    #[command(after_help = "Example:\n  sluice nats-config --listen 0.0.0.0:4222 > nats.conf")]
     NatsConfig(nats_config::Arguments),
-    /// Applies resources from a file; nothing of a file with a problem is applied.
+    /// Apply the resources of a file; all of them, or none if one is invalid.
+    #[command(
+        after_help = "Examples:\n  sluice apply -f mirrors.yaml\n  sluice apply -f mirrors.yaml --dry-run"
+    )]
     Apply {
-        /// The YAML file.
+        /// YAML file with the resources.
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
-        /// Only checks the file.
+        /// Check the file and apply nothing.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Removes a resource.
+    /// Delete a resource.
+    #[command(after_help = "Example:\n  sluice delete mirror alpine")]
     Delete {
-        /// Its kind, as in `mirror`.
+        /// Kind of the resource, as in `mirror`.
         kind: Kind,
-        /// Its name.
+        /// Name of the resource.
         name: ResourceName,
     },
-    /// Shows resources.
+    /// Show resources.
+    #[command(after_help = "Examples:\n  sluice get mirrors\n  sluice get mirror alpine -o yaml")]
     Get {
-        /// Their kind, as in `mirrors`.
+        /// Kind of the resources, as in `mirrors`.
         kind: Kind,
-        /// The name of one.
+        /// Name of one resource.
         name: Option<ResourceName>,
-        /// How they are shown.
+        /// Output format.
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Shows how far behind each stage is, the mirrors, and what failed.
+    /// Show status: queues, mirrors, failures.
+    #[command(after_help = "Examples:\n  sluice status\n  sluice status -o json")]
     Status {
-        /// How it is shown.
+        /// Output format.
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Shows events, decoded, one JSON object a line.
+    /// Show events, one JSON object a line.
+    #[command(
+        after_help = "Examples:\n  sluice events --follow\n  sluice events --subject 'sluice.v1.tag.mirrored.>'"
+    )]
     Events {
-        /// Waits for new events instead of showing those of the log.
+        /// Wait for new events instead of showing those of the log.
         #[arg(short, long)]
         follow: bool,
-        /// With `--follow`, shows the events of the log first.
+        /// With `--follow`, show the events of the log first.
         #[arg(long, requires = "follow")]
         from_start: bool,
-        /// Only subjects that match, as in `sluice.v1.tag.mirrored.>`.
+        /// Show only subjects that match, as in `sluice.v1.tag.mirrored.>`.
         #[arg(long, default_value = sluice_events::subject::FACTS)]
         subject: String,
     },
-    /// Shows the history of an image: discovered, mirrored, scanned, promoted, or why not.
+    /// Explain the history of an image: discovered, mirrored, scanned, promoted, or why not.
+    #[command(after_help = "Example:\n  sluice explain hub/alpine:3.20")]
     Explain {
-        /// The image, as in `hub/alpine:3.20`, or in a remote target as in `registry.example/team/alpine:3.20`.
+        /// Image, as in `hub/alpine:3.20`, or in a remote target as in `registry.example/team/alpine:3.20`.
         image: explain::Asked,
-        /// How it is shown.
+        /// Output format.
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Polls a mirror now.
+    /// Poll a mirror now.
+    #[command(after_help = "Example:\n  sluice poll alpine")]
     Poll {
-        /// The mirror.
+        /// Name of the mirror.
         mirror: ResourceName,
     },
-    /// Runs retention now: the tag limit, or a pruning policy.
+    /// Prune now: by the tag limit, or by a pruning policy.
+    #[command(
+        after_help = "Examples:\n  sluice prune hub/alpine\n  sluice prune --policy old-builds"
+    )]
     Prune {
-        /// Only this repository.
+        /// Prune only this repository.
         repository: Option<Repository>,
-        /// The pruning policy to run instead of the tag limit.
+        /// Pruning policy to run instead of the tag limit.
         #[arg(long)]
         policy: Option<ResourceName>,
     },
-    /// Scans an image now.
+    /// Scan an image now.
+    #[command(after_help = "Example:\n  sluice scan hub/alpine:3.20")]
     Scan {
-        /// The image, as in `hub/alpine:3.20`.
+        /// Image, as in `hub/alpine:3.20`.
         image: ImageReference,
     },
-    /// Saves all state and the log to a new folder; the stack goes on, and stages rest for a moment.
+    /// Back up all state and the event log to a new folder; stages pause for a moment.
+    #[command(after_help = "Example:\n  sluice backup /var/backups/sluice-2027-01-31")]
     Backup {
-        /// The folder, which must not exist yet.
+        /// Folder to create; it must not exist yet.
         folder: PathBuf,
-        /// How it is told.
+        /// Output format.
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Makes the streams of a backup; the services must be stopped.
+    /// Restore a backup; the services must be stopped.
+    #[command(after_help = "Example:\n  sluice restore /var/backups/sluice-2027-01-31")]
     Restore {
-        /// The folder of the backup.
+        /// Folder of the backup.
         folder: PathBuf,
-        /// Removes the streams that the server has, with all that they hold.
+        /// Delete the streams that the server has, with everything in them, first.
         #[arg(long)]
         replace: bool,
-        /// How it is told.
+        /// Output format.
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Pauses promotion and deletion; mirroring, scanning and judging go on.
+    /// Pause promotion and deletion; mirroring and scanning continue.
+    #[command(after_help = "Example:\n  sluice pause 'registry maintenance until noon'")]
     Pause {
-        /// Why, for whoever looks at the status.
+        /// Reason, which `sluice status` shows.
         reason: String,
     },
-    /// Ends a pause.
+    /// Resume promotion and deletion.
+    #[command(after_help = "Example:\n  sluice resume")]
     Resume {
-        /// Also ends the pause after a restore, although the promoter has not compared the targets yet.
+        /// Also end the pause after a restore before the promoter has compared the targets.
         #[arg(long)]
         unreconciled: bool,
     },
-    /// Lets stages search for missing work from what is stored alone, and says what they found and asked for.
+    /// Reconcile from stored state: find missing work and queue it.
+    #[command(
+        after_help = "Examples:\n  sluice reconcile\n  sluice reconcile promoter\n  sluice reconcile --audit"
+    )]
     Reconcile {
-        /// The stages, as in `promoter`; all of them where none is named.
+        /// Stages, as in `promoter` [default: all].
         #[arg(value_parser = reconcile::stage)]
         stages: Vec<&'static Stage>,
-        /// Lets the mirror worker look at what the registry holds too, and bring again what is missing there.
+        /// Also compare the registry with the state, and mirror again what is missing there.
         #[arg(long, conflicts_with = "stages")]
         audit: bool,
-        /// For how many seconds it is waited until they have searched.
+        /// Seconds to wait for the stages.
         #[arg(long, default_value_t = 60)]
         timeout_seconds: u64,
-        /// How it is shown.
+        /// Output format.
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Tries remote registries.
+    /// Check remote registries.
     #[command(subcommand)]
     Registry(registry::RegistryCommand),
-    /// Lists what could not be done, or tries it again.
+    /// List and retry dead letters.
     #[command(subcommand)]
     DeadLetters(DeadLetters),
-    /// Copies an image from one registry to another; needs nothing that runs.
+    /// Copy an image from one registry to another (standalone).
     Copy(Box<copy::CopyArguments>),
-    /// Carries out mirrors once, from registry to registry; needs nothing that runs.
+    /// Sync mirrors once, from registry to registry (standalone).
     Sync(Box<sync::SyncArguments>),
-    /// Says what mirrors would cost before they run: pulls, requests and bytes.
+    /// Estimate what mirrors will cost: pulls, requests and bytes.
     Plan(Box<plan::PlanArguments>),
-    /// Shows which tags of a repository a selection takes, and why it leaves out the others.
+    /// Show which tags a selection takes, and why it leaves out the others.
     Tags(Box<tags::TagsArguments>),
-    /// Writes the documents that say what the configuration of regsync or skopeo says.
+    /// Convert a regsync or skopeo configuration to resources.
     #[command(subcommand)]
     Import(import::ImportArguments),
 }
@@ -285,18 +275,22 @@ impl Limits {
 
 #[derive(Debug, Subcommand)]
 enum DeadLetters {
-    /// Lists them with their reasons.
+    /// List dead letters with their reasons.
+    #[command(after_help = "Example:\n  sluice dead-letters list")]
     List {
-        /// How they are shown.
+        /// Output format.
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Gives one, or all, to the stage that failed again.
+    /// Retry one dead letter, or all of them.
+    #[command(
+        after_help = "Examples:\n  sluice dead-letters retry 17\n  sluice dead-letters retry --all"
+    )]
     Retry {
-        /// The number of one.
+        /// Number of the dead letter, as `list` shows it.
         #[arg(required_unless_present = "all")]
         number: Option<u64>,
-        /// All of them.
+        /// Retry all of them.
         #[arg(long, conflicts_with = "number")]
         all: bool,
     },
@@ -305,7 +299,7 @@ enum DeadLetters {
 /// Runs the command; 0 on success, 1 on failure, 2 for arguments that are not understood.
 #[must_use]
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match help::parse() {
         Ok(arguments) => arguments,
         Err(error) => return output::usage(&error),
     };
@@ -378,69 +372,6 @@ async fn alone_or_connected(mut arguments: Arguments) -> anyhow::Result<ExitCode
     done.map(|()| ExitCode::SUCCESS)
 }
 
-impl Connection {
-    fn folder(&self) -> &Path {
-        self.data.as_deref().unwrap_or(Path::new(DATA))
-    }
-
-    /// Returns the folder of secrets that was named, or the one in the data folder.
-    fn secrets(&self) -> Secrets {
-        let folder = self.secrets.clone();
-        Secrets::at(folder.unwrap_or_else(|| self.folder().join(SECRETS)))
-    }
-
-    /// Returns the server that was named, if one was.
-    fn elsewhere(&self) -> Option<NatsEndpoint> {
-        self.nats.clone().map(|url| self.at(url))
-    }
-
-    fn at(&self, url: String) -> NatsEndpoint {
-        NatsEndpoint {
-            url,
-            user: self.nats_user.clone(),
-            password_file: self.nats_password_file.clone(),
-            ca_file: self.nats_ca_file.clone(),
-            allow_plain_text: self.allow_plain_text,
-            passwords: None,
-        }
-    }
-
-    /// Returns the server that was named, or the one that a running `sluice up` has written down.
-    fn endpoint(&self) -> anyhow::Result<NatsEndpoint> {
-        if let Some(nats) = self.elsewhere() {
-            return Ok(nats);
-        }
-        match Endpoints::read(self.folder())? {
-            // Whoever started it has allowed it, and the address is that of this machine.
-            Some(endpoints) => Ok(endpoints.nats),
-            None if self.data.is_some() => anyhow::bail!(
-                "`{0}` does not say where NATS is; `sluice up --data {0}` has to be running",
-                self.folder().display()
-            ),
-            None => Ok(self.at(NATS.to_owned())),
-        }
-    }
-
-    async fn open(&self) -> anyhow::Result<Bus> {
-        let endpoint = self.endpoint()?;
-        Bus::connect(&endpoint.settings(), "cli").await
-    }
-
-    /// As [`Connection::open`]; the server that a backup is restored into may have been started only just now.
-    async fn open_for(&self, command: &Command) -> anyhow::Result<Bus> {
-        let until = tokio::time::Instant::now() + START;
-        let may_start = matches!(command, Command::Restore { .. });
-        loop {
-            match self.open().await {
-                Err(_) if may_start && tokio::time::Instant::now() < until => {
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-                opened => return opened,
-            }
-        }
-    }
-}
-
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     // A file is checked before anything is connected to.
     if let Command::Apply { file, dry_run } = &arguments.command {
@@ -451,7 +382,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         let bus = arguments.connection.open().await?;
         return resources::apply(&bus, file, &documents).await;
     }
-    let bus = arguments.connection.open_for(&arguments.command).await?;
+    let bus = match &arguments.command {
+        Command::Restore { .. } => arguments.connection.open_started().await?,
+        _ => arguments.connection.open().await?,
+    };
     match arguments.command {
         // These were carried out before there was a connection.
         Command::Up(_)
@@ -537,7 +471,7 @@ mod tests {
 
     #[test]
     fn every_command_in_a_sentence_of_the_documentation_exists() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let docs = fs::read_dir(root.join("docs")).unwrap();
         let mut pages: Vec<_> = docs.map(|page| page.unwrap().path()).collect();
         pages.push(root.join("README.md"));

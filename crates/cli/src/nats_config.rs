@@ -15,19 +15,19 @@ const HEAD: &str = "# Written by `sluice nats-config`: what each service may do 
 /// What is written.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Where the server listens.
+    /// Listen address of the server.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:4222")]
     listen: SocketAddr,
-    /// Where it keeps its streams.
+    /// Folder of its streams.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/nats")]
     store: PathBuf,
-    /// Its certificate, PEM.
+    /// Certificate, a PEM file.
     #[arg(long, value_name = "FILE", default_value = "/etc/nats/tls/server.pem")]
     certificate: PathBuf,
-    /// The key of its certificate, PEM.
+    /// Key of the certificate, a PEM file.
     #[arg(long, value_name = "FILE", default_value = "/etc/nats/tls/server.key")]
     key: PathBuf,
-    /// Leaves TLS out: passwords and events can then be read on the way.
+    /// Leave TLS out: passwords and events can then be read on the way.
     #[arg(long)]
     plain_text: bool,
 }

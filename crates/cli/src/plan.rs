@@ -38,13 +38,13 @@ and the last lines say how many there were.
 
 {HELP}"))]
 pub(crate) struct PlanArguments {
-    /// A YAML file with mirrors, or `-` for standard input; without one, the mirrors that are applied.
+    /// YAML file with mirrors, or `-` for standard input [default: the mirrors that are applied].
     #[arg(short, long, value_name = "FILE")]
     file: Vec<PathBuf>,
-    /// The registry that has part of it already; without one, everything counts as new.
+    /// Registry that may have part of it already [default: everything counts as new].
     #[arg(long, value_name = "HOST[/PREFIX]", requires = "file")]
     to: Option<Destination>,
-    /// How the result is shown.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
     #[command(flatten)]

@@ -18,27 +18,30 @@ use crate::resources;
 /// What can be done with remote registries.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RegistryCommand {
-    /// Says whether it is reached, accepts the account, and lets it read and write a repository.
+    /// Check that a registry answers, accepts the account, and lets it read and write a repository.
     ///
-    /// It is tried from this machine, so the secrets that the resource names have to be in the folder of `--secrets`.
+    /// The check runs on this machine, so the secrets that the resource names have to be in the folder of `--secrets`.
+    #[command(
+        after_help = "Example:\n  sluice registry check docker-hub --repository library/alpine"
+    )]
     Check(Check),
 }
 
 /// What is tried.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Check {
-    /// The name of the `Registry` resource.
+    /// Name of the `Registry` resource.
     name: ResourceName,
-    /// Takes the resource from a file that need not be applied yet.
+    /// Take the resource from a file, applied or not.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
-    /// A repository there, as in `library/alpine`.
+    /// Repository to read, as in `library/alpine`.
     #[arg(long)]
     repository: Option<String>,
-    /// Also begins an upload into the repository and gives it up.
+    /// Also start an upload into the repository, and cancel it.
     #[arg(long, requires = "repository")]
     write: bool,
-    /// How it is shown.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
 }

@@ -35,25 +35,25 @@ certificates of either end. Of other kinds nothing is carried out here.
 
 {HELP}"))]
 pub(crate) struct SyncArguments {
-    /// A YAML file with mirrors, or `-` for standard input; may be repeated.
+    /// YAML file with mirrors, or `-` for standard input; may be repeated.
     #[arg(short, long, value_name = "FILE", required = true)]
     file: Vec<PathBuf>,
-    /// The registry that gets the images, with a path to put before the repositories if wanted.
+    /// Destination registry, with an optional path to put before the repositories.
     #[arg(long, value_name = "HOST[/PREFIX]")]
     to: Destination,
-    /// Only says what would be copied, and what that would cost.
+    /// Show what would be copied and what it would cost; copy nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Removes tags that disappeared at the source, for mirrors that say `on_delete: delete`.
+    /// Delete tags that were deleted at the source, for mirrors that say `on_delete: delete`.
     #[arg(long)]
     delete: bool,
-    /// Brings signatures, attestations and SBOMs after their images: what refers to them, and cosign's tags.
+    /// Also copy signatures, attestations and SBOMs: referrers and cosign's tags.
     #[arg(long)]
     referrers: bool,
-    /// How many images are looked at or copied at a time.
+    /// Number of images checked or copied at a time.
     #[arg(long, value_name = "NUMBER", default_value_t = PARALLEL, value_parser = clap::value_parser!(u16).range(1..=1024))]
     parallel: u16,
-    /// How the result is shown.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
     #[command(flatten)]

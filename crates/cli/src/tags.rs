@@ -21,28 +21,28 @@ use crate::remote::{Clients, RemoteOptions, Side};
 
 docs/TAGS.md says what is a version, and which of two tags is the newer.")]
 pub(crate) struct TagsArguments {
-    /// The repository, as in `nginx` or `ghcr.io/team/app`.
+    /// Repository, as in `nginx` or `ghcr.io/team/app`.
     #[arg(long, value_name = "IMAGE")]
     from: RemoteImage,
-    /// Only versions in this range, as in `>=3.18`.
+    /// Take only versions in this range, as in `>=3.18`.
     #[arg(long, value_name = "RANGE")]
     semver: Option<String>,
-    /// Only tags that match this pattern; may be repeated.
+    /// Take only tags that match this pattern; may be repeated.
     #[arg(long, value_name = "PATTERN")]
     include: Vec<Pattern>,
-    /// Only tags that match this expression as a whole; may be repeated.
+    /// Take only tags that match this expression as a whole; may be repeated.
     #[arg(long, value_name = "REGEX")]
     regex: Vec<NameRegex>,
-    /// No tag that matches this pattern; may be repeated.
+    /// Leave out tags that match this pattern; may be repeated.
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<Pattern>,
-    /// No tag that matches this expression as a whole; may be repeated.
+    /// Leave out tags that match this expression as a whole; may be repeated.
     #[arg(long, value_name = "REGEX")]
     exclude_regex: Vec<NameRegex>,
-    /// At most so many.
+    /// Take at most this many, newest first.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     newest: Option<u32>,
-    /// How the result is shown.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
     #[command(flatten)]

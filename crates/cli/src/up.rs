@@ -33,10 +33,10 @@ const NAME: &str = "sluice";
 /// What `up` is told.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// A file of resources to apply; can be given several times.
+    /// YAML file with resources to apply; may be repeated.
     #[arg(short, long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Where nats-server listens; port 0 takes a free one.
+    /// Listen address of nats-server; port 0 takes a free one.
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
         default_value = "127.0.0.1:4222"
     )]
     nats_listen: SocketAddr,
-    /// Where the registry listens; port 0 takes a free one.
+    /// Listen address of the registry; port 0 takes a free one.
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -52,7 +52,7 @@ pub(crate) struct Arguments {
         default_value = "127.0.0.1:5000"
     )]
     registry_listen: SocketAddr,
-    /// Where the registry's token issuer listens; port 0 takes a free one.
+    /// Listen address of the registry's token issuer; port 0 takes a free one.
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -60,7 +60,7 @@ pub(crate) struct Arguments {
         default_value = "127.0.0.1:8481"
     )]
     tokens_listen: SocketAddr,
-    /// Where the REST API is served; port 0 takes a free one.
+    /// Listen address of the REST API; port 0 takes a free one.
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -68,7 +68,7 @@ pub(crate) struct Arguments {
         default_value = "127.0.0.1:8480"
     )]
     api_listen: SocketAddr,
-    /// Where health and metrics are served; port 0 takes a free one.
+    /// Listen address of health and metrics; port 0 takes a free one.
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -76,23 +76,23 @@ pub(crate) struct Arguments {
         default_value = "127.0.0.1:8479"
     )]
     health_listen: SocketAddr,
-    /// The folder with a password for each service at the NATS that `--nats` names, as `sluice keys` makes it;
-    /// without it every service uses the user of this command.
+    /// Folder with a password for each service at the NATS of `--nats`, as `sluice keys` creates it
+    /// [default: every service uses `--nats-user`].
     #[arg(long, value_name = "DIR", env = "SLUICE_NATS_PASSWORDS")]
     nats_passwords: Option<PathBuf>,
-    /// Uses a registry that runs instead of starting one.
+    /// Use this registry instead of starting one.
     #[arg(long, value_name = "URL", conflicts_with = "registry_listen")]
     registry_url: Option<Url>,
-    /// The nats-server to start, instead of the one of the tools or the path.
+    /// nats-server to start [default: from `--tools` or PATH].
     #[arg(long, value_name = "FILE", env = "SLUICE_NATS_SERVER")]
     nats_server: Option<PathBuf>,
-    /// The Distribution to start, instead of the one of the tools or the path.
+    /// Distribution to start [default: from `--tools` or PATH].
     #[arg(long, value_name = "FILE", env = "SLUICE_REGISTRY_PROGRAM")]
     registry_program: Option<PathBuf>,
-    /// The Trivy to scan with, instead of the one of the tools or the path.
+    /// Trivy to scan with [default: from `--tools` or PATH].
     #[arg(long, value_name = "FILE", env = "SLUICE_TRIVY")]
     trivy: Option<PathBuf>,
-    /// The folder that `deploy/tools` has filled.
+    /// Folder that `deploy/tools` has filled.
     #[arg(
         long,
         value_name = "DIR",
@@ -100,7 +100,7 @@ pub(crate) struct Arguments {
         default_value = ".tools"
     )]
     tools: PathBuf,
-    /// How long unfinished work is waited for at the end.
+    /// Seconds to wait for unfinished work at the end.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     grace_seconds: u64,
     #[command(flatten)]
@@ -153,7 +153,7 @@ pub(crate) fn up(
     }
     let mut plan = Plan::new(arguments, nats, allow_plain_text)?;
     let data = begun.map_or_else(|| DataFolder::open(folder), Ok)?;
-    plan.secrets = secrets.map_or_else(|| data.join(crate::SECRETS), Path::to_path_buf);
+    plan.secrets = secrets.map_or_else(|| data.join(crate::connection::SECRETS), Path::to_path_buf);
     let (host, children) = (Host::new(NAME), Children::default());
     let http = HttpSettings {
         listen: arguments.health_listen,
@@ -244,7 +244,7 @@ impl Plan {
         };
         // nats-server chooses its own port, but everything else is known and can be checked.
         let nats = NatsEndpoint {
-            url: crate::NATS.to_owned(),
+            url: crate::connection::NATS.to_owned(),
             ..Default::default()
         };
         let keys = Keys::at(PathBuf::new());

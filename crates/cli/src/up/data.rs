@@ -72,7 +72,7 @@ impl DataFolder {
             "config",
             "logs",
             "trivy",
-            crate::SECRETS,
+            crate::connection::SECRETS,
         ] {
             private_folder(&folder.path.join(name))?;
         }

@@ -230,7 +230,7 @@ mod tests {
         let endpoints = Endpoints {
             pid: 0,
             nats: NatsEndpoint {
-                url: crate::NATS.to_owned(),
+                url: crate::connection::NATS.to_owned(),
                 ..Default::default()
             },
             registry: "http://127.0.0.1:5000".to_owned(),

@@ -29,7 +29,7 @@ fn text(endpoints: &Endpoints, folder: &Path, applied: &[String]) -> String {
     lines.extend(applied.iter().map(|told| format!("  applied   {told}")));
     lines.push(String::new());
     // The default folder is found without being named.
-    let sluice = if folder == Path::new(crate::DATA) {
+    let sluice = if folder == Path::new(crate::connection::DATA) {
         "sluice".to_owned()
     } else {
         format!("sluice --data {data}")
