@@ -53,13 +53,21 @@ struct Play {
     stack: Stack,
     bus: BusClient,
     stage: &'static str,
+    /// Whether a comparison may find, and tell, what a dead promoter began to take back: after its claim has lapsed and
+    /// before the message comes again, which of the two is first depends on how busy the machine is.
+    may_be_unauthorised: bool,
 }
 
 impl Play {
     fn of(stage: &'static str) -> Self {
         let stack = Stack::quick(7_200);
         let bus = stack.bus();
-        Self { stack, bus, stage }
+        Self {
+            stack,
+            bus,
+            stage,
+            may_be_unauthorised: false,
+        }
     }
 
     /// Runs the stage until it dies at the point, and then again; where there is no point it only runs.
@@ -119,7 +127,11 @@ impl Play {
             (all && self.is_done()).then_some(())
         });
         // What was left to do may have told more.
-        assert_eq!(self.counts(), expected);
+        let mut counts = self.counts();
+        if self.may_be_unauthorised {
+            counts.remove("image.unauthorised");
+        }
+        assert_eq!(counts, expected);
         let tags = self.bus.run(self.bus.state.tags.list(">")).unwrap();
         let claimed: Vec<_> = tags.iter().filter(|e| e.value.claim.is_some()).collect();
         assert!(claimed.is_empty(), "{claimed:?}");

@@ -66,6 +66,7 @@ fn an_upstream_that_fails_is_told_once_and_so_is_its_recovery() {
 #[test]
 fn an_image_that_is_not_copied_within_its_time_is_told_as_failed() {
     let mut stack = Stack::start(7_200);
+    stack.may_leave_messages();
     let liar = Liar::before(&stack.upstream.host);
     liar.lie("library/slow/blobs/", Lie::Silence);
     let publisher = stack.publisher();

@@ -49,6 +49,7 @@ fn withdrawal(at: &str) {
     let policy = format!("{CLEAN}tag: '%n-%Y'\nrecall: withdraw\n");
     play.stack.apply(&policy);
     let images = promoted(&play, &["1.0-2019", "1.0-2020"]);
+    play.may_be_unauthorised = !at.is_empty();
     play.run(at, &[]);
     play.told(&[
         ("scan.succeeded", 1),
