@@ -151,7 +151,7 @@ impl Scene {
             tag: &tag,
             wanted: Some(&wanted.unwrap()),
             provenance: Provenance::default(),
-            truth: &self.slow,
+            precondition: &self.slow,
         };
         writer.apply(&change).await
     }

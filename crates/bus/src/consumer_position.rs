@@ -7,7 +7,7 @@ use crate::connect::Bus;
 use crate::error::Error;
 use crate::topology::{EVENTS, PULLS, Stage};
 
-/// How a stage stood in one stream.
+/// The position of a stage's consumer in one stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsumerPosition {
     /// The stream.
@@ -28,7 +28,7 @@ pub struct ConsumerPosition {
     pub floor: u64,
 }
 
-/// What a stream lost that a stage may not have seen.
+/// Messages that a stream lost and a stage may not have seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogGap {
     /// Messages are gone from its beginning, at most so many.

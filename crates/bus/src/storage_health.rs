@@ -37,7 +37,7 @@ pub(crate) struct StorageHealth {
     connections: Arc<AtomicU64>,
 }
 
-/// The connection over which something is sent.
+/// Counts the connections, so that an answer is matched with the one over which it was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConnectionEpoch(u64);
 

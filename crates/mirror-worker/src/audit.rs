@@ -172,9 +172,12 @@ impl MirrorWorker {
         let catalog = self.catalog.current();
         // A manifest that is there proves nothing here: a blob of it may be what is missing.
         let copied = self.copy(&catalog, fact, Verification::Thorough).await?;
-        let mut truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
-        truth.digest = Some(&fact.digest);
-        let (applied, top) = self.point(&catalog, fact, &copied.top, &truth).await?;
+        let mut precondition =
+            self.precondition(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
+        precondition.digest = Some(&fact.digest);
+        let (applied, top) = self
+            .point(&catalog, fact, &copied.top, &precondition)
+            .await?;
         match applied {
             Applied::Superseded => return Ok(Outcome::done()),
             Applied::Refused { kept } => return self.refused(fact, kept).await,

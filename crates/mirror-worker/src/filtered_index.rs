@@ -70,14 +70,14 @@ impl MirrorWorker {
         catalog: &Snapshot,
         fact: &UpstreamTagMoved,
         brought: &Manifest,
-        truth: &Upstream<'_>,
+        precondition: &Upstream<'_>,
     ) -> Result<(Applied, Manifest), Error> {
         let (repository, tag) = (&fact.repository, &fact.tag);
         let mut top = brought.clone();
         let applied = match self.list_to_join(fact, &mut top).await? {
             Some(before) => {
                 let upon = IfUnchanged {
-                    truth,
+                    precondition,
                     registry: &self.registry,
                     repository,
                     tag,
@@ -86,7 +86,7 @@ impl MirrorWorker {
                 };
                 self.settle(catalog, fact, &top, &upon).await?
             }
-            None => self.settle(catalog, fact, &top, truth).await?,
+            None => self.settle(catalog, fact, &top, precondition).await?,
         };
         if let Applied::Settled {
             previous: Some(previous),
@@ -111,14 +111,14 @@ impl MirrorWorker {
         catalog: &Snapshot,
         fact: &UpstreamTagMoved,
         top: &Manifest,
-        truth: &T,
+        precondition: &T,
     ) -> Result<Applied, Error> {
         let change = TagChange {
             repository: &fact.repository,
             tag: &fact.tag,
             wanted: Some(top),
             provenance: provenance(fact, part(catalog, fact, &top.digest)),
-            truth,
+            precondition,
         };
         Ok(self.tags.apply(&change).await?)
     }

@@ -73,7 +73,7 @@ impl Decode for Input {
     }
 }
 
-/// How a copy looks at what is there.
+/// How thoroughly a copy checks what the destination has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verification {
     /// A manifest proves that its blobs are there.
@@ -231,9 +231,10 @@ impl MirrorWorker {
 
     async fn moved(&self, fact: &UpstreamTagMoved) -> Result<Outcome, Error> {
         let catalog = self.catalog.current();
-        let mut truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
-        truth.digest = Some(&fact.digest);
-        if truth.freshness().await? == Freshness::Superseded {
+        let mut precondition =
+            self.precondition(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
+        precondition.digest = Some(&fact.digest);
+        if precondition.freshness().await? == Freshness::Superseded {
             tracing::info!(image.repository = %fact.repository, image.tag = %fact.tag, "superseded by a newer move, or pruned since");
             let (left, part) = self.left(&catalog, fact).await?;
             let provenance = provenance(fact, part);
@@ -257,11 +258,11 @@ impl MirrorWorker {
         };
         crash::point_of("mirror-worker.copied", fact.tag.as_str());
         describe_copied(&self.state, &self.registry, &fact.repository, &copied).await?;
-        let pointed = match self.point(&catalog, fact, &copied.top, &truth).await {
+        let pointed = match self.point(&catalog, fact, &copied.top, &precondition).await {
             Err(Error::State(sluice_state::Error::Registry(error))) if error.is_missing_part() => {
                 tracing::debug!(%error, "the registry lacks what it was seen to have");
                 copied = self.copy(&catalog, fact, Verification::Thorough).await?;
-                self.point(&catalog, fact, &copied.top, &truth).await
+                self.point(&catalog, fact, &copied.top, &precondition).await
             }
             pointed => pointed,
         };
@@ -446,7 +447,8 @@ impl MirrorWorker {
             return Ok(Outcome::done());
         }
         self.state.unless_paused().await?;
-        let truth = self.truth(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
+        let precondition =
+            self.precondition(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
         let change = TagChange {
             repository: &fact.repository,
             tag: &fact.tag,
@@ -457,7 +459,7 @@ impl MirrorWorker {
                 move_number: fact.move_number,
                 ..Provenance::default()
             },
-            truth: &truth,
+            precondition: &precondition,
         };
         let applied = self.tags.apply(&change).await?;
         if let Applied::Settled {
@@ -507,7 +509,7 @@ impl MirrorWorker {
         Ok(false)
     }
 
-    pub(crate) const fn truth<'a>(
+    pub(crate) const fn precondition<'a>(
         &'a self,
         mirror: &'a ResourceName,
         repository: &'a Repository,

@@ -29,7 +29,7 @@ pub(crate) const MAX_BYTES: u64 = 512 << 20;
 /// When a repository is asked again that had no list of referrers.
 const ASK_AGAIN: TimeDelta = TimeDelta::hours(20);
 
-/// The upstream repositories that list no referrers, each until it is asked again.
+/// The upstream repositories without a referrers list, each with the time when it is asked again.
 #[derive(Debug, Default)]
 pub(crate) struct ReferrersUnsupported(Mutex<HashMap<RemoteRepository, DateTime<Utc>>>);
 
@@ -249,8 +249,8 @@ impl MirrorWorker {
                     platforms: String::new(),
                 },
             },
-            truth: &IfUnchanged {
-                truth: &AlwaysCurrent,
+            precondition: &IfUnchanged {
+                precondition: &AlwaysCurrent,
                 registry: &self.registry,
                 repository,
                 tag: &tag,

@@ -24,7 +24,7 @@ pub(crate) enum Seen {
     Nothing,
 }
 
-/// A fact, told with the number of its move.
+/// The event of a move, with the number of the move.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TagMove {
     /// The fact.
@@ -33,7 +33,7 @@ pub(crate) struct TagMove {
     pub(crate) move_number: u64,
 }
 
-/// Where a tag stands, with the moves that are not told yet.
+/// The state of a tag after the moves that are not published yet.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TagState<'a> {
     /// What it points to, empty where it is gone or was never seen.

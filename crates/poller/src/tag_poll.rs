@@ -53,7 +53,7 @@ pub(crate) struct KnownTag {
     is_told: bool,
 }
 
-/// Why a tag is looked at.
+/// Why a tag is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CheckReason {
     /// It is selected.
@@ -64,7 +64,7 @@ enum CheckReason {
     Untold,
 }
 
-/// What was found out of a tag.
+/// The result of checking one tag.
 #[derive(Default)]
 struct TagCheck {
     told: Vec<TagMove>,
@@ -75,7 +75,7 @@ struct TagCheck {
     failure: Option<String>,
 }
 
-/// One poll under way.
+/// One poll of a mirror's tags.
 struct TagPoll<'a> {
     mirror: &'a Mirror,
     client: &'a Client,
@@ -132,7 +132,7 @@ impl Poller {
         looks.extend(attached.into_iter().map(|tag| (tag, CheckReason::Listed)));
         let host = &mirror.from.host;
         let is_hurried = is_urgent && waits_for_pulls(&self.state.budgets, catalog, host).await?;
-        let asking = TagPoll {
+        let tag_poll = TagPoll {
             mirror,
             client: &client,
             entries: &self.state.upstream,
@@ -142,7 +142,7 @@ impl Poller {
         };
         let looks = looks_after(looks, after, &known);
         let until = began + self.part;
-        self.look_at(&asking, looks, &known, (after, until), &mut answers)
+        self.look_at(&tag_poll, looks, &known, (after, until), &mut answers)
             .await?;
         Ok(answers)
     }
@@ -150,16 +150,16 @@ impl Poller {
     /// Looks at tags in their order, until there are no more or time is over.
     async fn look_at(
         &self,
-        asking: &TagPoll<'_>,
+        tag_poll: &TagPoll<'_>,
         looks: Vec<(Tag, CheckReason)>,
         known: &BTreeMap<Tag, KnownTag>,
         (after, until): (&str, DateTime<Utc>),
         answers: &mut Answers,
     ) -> Result<(), Error> {
-        let mirror = asking.mirror;
+        let mirror = tag_poll.mirror;
         let mut found = stream::iter(looks)
             .map(|(tag, look)| async move {
-                let found = asking.look(&tag, look, known.get(&tag)).await?;
+                let found = tag_poll.look(&tag, look, known.get(&tag)).await?;
                 Ok::<_, Error>((tag, found))
             })
             .buffered(self.parallel_heads);

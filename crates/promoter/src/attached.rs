@@ -75,7 +75,7 @@ impl Promoter {
         attachment: &Tag,
         cause: &Cause,
     ) -> Result<Outcome, Error> {
-        let mut told = PendingEvents::default();
+        let mut pending_events = PendingEvents::default();
         for subject in self.bearing(repository, attachment).await? {
             if self.lacks_attachment(&subject).await? {
                 let Subject {
@@ -88,7 +88,7 @@ impl Promoter {
                     "judge/attached/{repository}/{tag}/{digest}/{attachment}/{}",
                     cause.occurrence
                 );
-                told.command(
+                pending_events.command(
                     JudgeImage {
                         repository,
                         tag,
@@ -98,7 +98,7 @@ impl Promoter {
                 );
             }
         }
-        Ok(told.into_outcome())
+        Ok(pending_events.into_outcome())
     }
 
     /// Says whether an image stands in a target without something that is attached to it at its source.
@@ -138,8 +138,8 @@ impl Promoter {
     pub(crate) async fn attach<T: Precondition>(
         &self,
         case: &Evaluated<'_>,
-        place: &TargetEndpoint,
-        truth: &T,
+        endpoint: &TargetEndpoint,
+        precondition: &T,
     ) -> Result<(), Error> {
         let source = &case.subject.repository;
         let manifests = case.manifests().iter().cloned().collect();
@@ -147,17 +147,17 @@ impl Promoter {
             let Some(digest) = settled(&entry) else {
                 continue;
             };
-            let key = key::target_tag(&place.target, &tag);
+            let key = key::target_tag(&endpoint.target, &tag);
             let there = self.state.tags.get(&key).await?.map(|entry| entry.value);
             let is_noted = there.as_ref().is_some_and(|there| is_there(there, &digest));
             let is_refused = there
                 .as_ref()
                 .is_some_and(|there| there.refused == digest.as_str());
             let brought = async {
-                if is_refused || is_noted && place.head(&tag).await?.is_some() {
+                if is_refused || is_noted && endpoint.head(&tag).await?.is_some() {
                     return Ok(true);
                 }
-                if truth.freshness().await? == Freshness::Superseded {
+                if precondition.freshness().await? == Freshness::Superseded {
                     return Ok(false);
                 }
                 let attachment = Attachment {
@@ -165,7 +165,7 @@ impl Promoter {
                     digest: &digest,
                     there: there.as_ref(),
                 };
-                self.bring_attachment(case, place, truth, &attachment)
+                self.bring_attachment(case, endpoint, precondition, &attachment)
                     .await?;
                 Ok(true)
             };
@@ -175,9 +175,9 @@ impl Promoter {
                 Err(
                     Error::Registry(error) | Error::State(sluice_state::Error::Registry(error)),
                 ) => {
-                    tracing::warn!(%error, image.repository = %place.target, image.tag = %tag, "what is attached to a promoted image is not there");
+                    tracing::warn!(%error, image.repository = %endpoint.target, image.tag = %tag, "what is attached to a promoted image is not there");
                     if matches!(error.class(), Class::Permanent) {
-                        self.refuse(place, &tag, &digest, &error.to_string())
+                        self.refuse(endpoint, &tag, &digest, &error.to_string())
                             .await?;
                     }
                 }
@@ -190,26 +190,26 @@ impl Promoter {
     async fn bring_attachment<T: Precondition>(
         &self,
         case: &Evaluated<'_>,
-        place: &TargetEndpoint,
-        truth: &T,
+        endpoint: &TargetEndpoint,
+        precondition: &T,
         attachment: &Attachment<'_>,
     ) -> Result<(), Error> {
-        let (source, repository) = (&case.subject.repository, place.repository());
+        let (source, repository) = (&case.subject.repository, endpoint.repository());
         let Attachment { tag, digest, there } = attachment;
         let (top, left_out) = match self.registry.admissible(source, tag, digest).await? {
             Admissible::Whole(top) => (top, String::new()),
             Admissible::Part { top, left_out } => (top, left_out),
             Admissible::Nothing { reason } => {
-                return self.refuse(place, tag, digest, &reason).await;
+                return self.refuse(endpoint, tag, digest, &reason).await;
             }
         };
         let job = CopyJob {
             source: &self.registry,
             source_repository: source,
             digest,
-            target: &place.registry,
+            target: &endpoint.registry,
             target_repository: repository,
-            siblings: if place.is_remote() {
+            siblings: if endpoint.is_remote() {
                 &[]
             } else {
                 std::slice::from_ref(source)
@@ -220,12 +220,14 @@ impl Promoter {
             ..CopyOptions::default()
         };
         let top = job.run_with(&options).await?.top;
-        let joined = merge(&place.registry, repository, tag, *there, top).await?;
+        let joined = merge(&endpoint.registry, repository, tag, *there, top).await?;
         let Some(MergedIndex { top, before }) = joined else {
             let reason = "somebody else attached something under this tag, which is left there";
-            return self.refuse(place, tag, digest, reason).await;
+            return self.refuse(endpoint, tag, digest, reason).await;
         };
-        let listed = self.images.read(&place.registry, repository, &top.digest);
+        let listed = self
+            .images
+            .read(&endpoint.registry, repository, &top.digest);
         note_image(&self.state, &top.digest, &listed.await?).await?;
         let mut provenance = provenance(case);
         provenance.part.source = Some((*digest).clone()).filter(|digest| *digest != top.digest);
@@ -234,51 +236,51 @@ impl Promoter {
             tag,
             wanted: Some(&top),
             provenance,
-            truth: &IfUnchanged {
-                truth,
-                registry: &place.registry,
+            precondition: &IfUnchanged {
+                precondition,
+                registry: &endpoint.registry,
                 repository,
                 tag,
                 before: before.as_ref(),
                 after: &top.digest,
             },
         };
-        if let Applied::Settled { .. } = place.tags.apply(&change).await? {
-            tracing::info!(image.repository = %place.target, image.tag = %tag, image.digest = %top.digest, "brought what is attached to a promoted image");
+        if let Applied::Settled { .. } = endpoint.tags.apply(&change).await? {
+            tracing::info!(image.repository = %endpoint.target, image.tag = %tag, image.digest = %top.digest, "brought what is attached to a promoted image");
         }
         if left_out.is_empty() && there.is_none_or(|there| there.refusal.is_empty()) {
             return Ok(());
         }
-        self.note_refusal(place, tag, &left_out, |_| {}).await
+        self.note_refusal(endpoint, tag, &left_out, |_| {}).await
     }
 
     /// Notes that something stays out of a target, so that it is not tried again.
     async fn refuse(
         &self,
-        place: &TargetEndpoint,
+        endpoint: &TargetEndpoint,
         tag: &Tag,
         digest: &Digest,
         reason: &str,
     ) -> Result<(), Error> {
         let note = |entry: &mut TagEntry| entry.refused = digest.to_string();
-        self.note_refusal(place, tag, reason, note).await
+        self.note_refusal(endpoint, tag, reason, note).await
     }
 
     /// Tells why something stays out of a target, or part of it, and keeps that in the tag's entry.
     async fn note_refusal<F: FnOnce(&mut TagEntry) + Send>(
         &self,
-        place: &TargetEndpoint,
+        endpoint: &TargetEndpoint,
         tag: &Tag,
         reason: &str,
         note: F,
     ) -> Result<(), Error> {
-        let key = key::target_tag(&place.target, tag);
+        let key = key::target_tag(&endpoint.target, tag);
         let entry = self.state.tags.get(&key).await?;
         let (mut entry, revision) = entry.map_or_else(Default::default, |entry| {
             (entry.value, Some(entry.revision))
         });
         let before = entry.clone();
-        entry.repository = place.target.stored();
+        entry.repository = endpoint.target.stored();
         entry.tag = tag.to_string();
         entry.refusal = reason.chars().take(MAX_REFUSAL).collect();
         note(&mut entry);
@@ -286,7 +288,7 @@ impl Promoter {
             return Ok(());
         }
         if !reason.is_empty() {
-            tracing::warn!(image.repository = %place.target, image.tag = %tag, reason, "something attached to an image stays out of the target");
+            tracing::warn!(image.repository = %endpoint.target, image.tag = %tag, reason, "something attached to an image stays out of the target");
         }
         match self.state.tags.write(&key, &entry, revision).await {
             Err(error) if !error.is_conflict() => Err(error.into()),
@@ -301,7 +303,7 @@ impl Promoter {
         sweep: &Sweep<'_>,
     ) -> Result<BTreeMap<Tag, TagEntry>, Error> {
         let manifests = sweep.manifests.iter().cloned().collect();
-        let stored = sweep.place.target.stored();
+        let stored = sweep.endpoint.target.stored();
         let attached = attached(&self.state, &stored, &manifests).await?;
         let is_there = |(_, entry): &(Tag, TagEntry)| !entry.digest.is_empty();
         Ok(attached.into_iter().filter(is_there).collect())
@@ -317,7 +319,7 @@ impl Promoter {
         leaving: &BTreeSet<Digest>,
         mut attached: BTreeMap<Tag, TagEntry>,
     ) -> Result<(), Error> {
-        let place = sweep.place;
+        let endpoint = sweep.endpoint;
         // What is attached to something attached goes with that.
         let mut gone = leaving.clone();
         for _ in 0..Tag::ATTACHMENT_DEPTH {
@@ -325,7 +327,7 @@ impl Promoter {
                 if tag.attached_to().is_some_and(|to| gone.contains(&to))
                     && let Ok(digest) = entry.digest.parse()
                 {
-                    gone.extend(self.reached(&digest, place).await?);
+                    gone.extend(self.reached(&digest, endpoint).await?);
                     gone.insert(digest);
                 }
             }
@@ -341,13 +343,21 @@ impl Promoter {
             let Ok(digest) = entry.digest.parse::<Digest>() else {
                 continue;
             };
-            let repository = place.repository();
-            for manifest in self.reached(&digest, place).await?.iter().chain([&digest]) {
+            let repository = endpoint.repository();
+            for manifest in self
+                .reached(&digest, endpoint)
+                .await?
+                .iter()
+                .chain([&digest])
+            {
                 let goes = *manifest == digest
-                    || !place.is_remote()
-                    || refers(place, manifest, tag).await?;
+                    || !endpoint.is_remote()
+                    || refers(endpoint, manifest, tag).await?;
                 if goes && !kept.contains(manifest) {
-                    place.registry.delete_manifest(repository, manifest).await?;
+                    endpoint
+                        .registry
+                        .delete_manifest(repository, manifest)
+                        .await?;
                 }
             }
             let change = TagChange {
@@ -358,10 +368,10 @@ impl Promoter {
                     by: NAME.to_owned(),
                     ..Provenance::default()
                 },
-                truth: &AlwaysCurrent,
+                precondition: &AlwaysCurrent,
             };
-            place.tags.apply(&change).await?;
-            tracing::info!(image.repository = %place.target, image.tag = %tag, image.digest = %digest, "removed with what it was attached to");
+            endpoint.tags.apply(&change).await?;
+            tracing::info!(image.repository = %endpoint.target, image.tag = %tag, image.digest = %digest, "removed with what it was attached to");
         }
         Ok(())
     }
@@ -403,9 +413,11 @@ struct Attachment<'a> {
 }
 
 /// Says whether a manifest refers to what a tag is attached to; others may have listed anything in a remote registry.
-async fn refers(place: &TargetEndpoint, manifest: &Digest, tag: &Tag) -> Result<bool, Error> {
+async fn refers(endpoint: &TargetEndpoint, manifest: &Digest, tag: &Tag) -> Result<bool, Error> {
     let reference = manifest.into();
-    let read = place.registry.manifest(place.repository(), &reference);
+    let read = endpoint
+        .registry
+        .manifest(endpoint.repository(), &reference);
     match read.await {
         Ok(manifest) => Ok(manifest.subject() == tag.attached_to()),
         Err(error) if error.is_not_found() => Ok(false),

@@ -24,21 +24,26 @@ impl Promoter {
     pub(crate) async fn recall_from_former_targets(
         &self,
         case: &Evaluated<'_>,
-        told: &mut PendingEvents,
+        pending_events: &mut PendingEvents,
     ) -> Result<(), Error> {
         for former in &case.decision.former_targets {
             let there = case.at_former(former);
             let place = former.clone();
             let stands = self.stands_at_former(case, &there).await?;
-            match self.recall_from_former(&there, stands, told).await? {
+            match self
+                .recall_from_former(&there, stands, pending_events)
+                .await?
+            {
                 Recalled::Stays => {}
-                Recalled::Flagged(reason) => told.record(self.change(case, move |decision| {
-                    let mut known = decision.former_targets.iter_mut();
-                    if let Some(known) = known.find(|known| is_same(known, &place)) {
-                        known.flagged = reason;
-                    }
-                })),
-                Recalled::Over => told.record(self.change(case, move |decision| {
+                Recalled::Flagged(reason) => {
+                    pending_events.record(self.change(case, move |decision| {
+                        let mut known = decision.former_targets.iter_mut();
+                        if let Some(known) = known.find(|known| is_same(known, &place)) {
+                            known.flagged = reason;
+                        }
+                    }));
+                }
+                Recalled::Over => pending_events.record(self.change(case, move |decision| {
                     decision
                         .former_targets
                         .retain(|known| !is_same(known, &place));
@@ -52,7 +57,7 @@ impl Promoter {
         &self,
         case: &Evaluated<'_>,
         stands: bool,
-        told: &mut PendingEvents,
+        pending_events: &mut PendingEvents,
     ) -> Result<Recalled, Error> {
         let (target, tag) = case.target()?;
         if !stands || self.is_allowed_at(case, &target, &tag).await? {
@@ -63,19 +68,19 @@ impl Promoter {
         match case.recall {
             Recall::Ignore => Ok(Recalled::Stays),
             Recall::Flag if is_flagged => Ok(Recalled::Stays),
-            Recall::Flag => Ok(flag(case, (target, tag), reason, told)),
-            Recall::Withdraw => match self.clear(case, told).await {
+            Recall::Flag => Ok(flag(case, (target, tag), reason, pending_events)),
+            Recall::Withdraw => match self.clear(case, pending_events).await {
                 Err(error) if target.local().is_none() && is_refused_deletion(&error) => {
                     if is_flagged {
                         return Ok(Recalled::Stays);
                     }
                     let reason = format!("{reason}; it cannot be withdrawn: {error}");
-                    Ok(flag(case, (target, tag), reason, told))
+                    Ok(flag(case, (target, tag), reason, pending_events))
                 }
                 Err(error) => Err(error),
                 Ok(None) => Ok(Recalled::Stays),
                 Ok(Some(tags)) => {
-                    publish_withdrawal(case, &target, tags, &reason, told);
+                    publish_withdrawal(case, &target, tags, &reason, pending_events);
                     Ok(Recalled::Over)
                 }
             },
@@ -92,21 +97,21 @@ impl Promoter {
         if there.decision.target != case.decision.target {
             return self.stands(there, &target, &tag).await;
         }
-        let place = self.place(target).await?;
-        let Some(head) = place.head(&tag).await? else {
+        let endpoint = self.endpoint(target).await?;
+        let Some(head) = endpoint.head(&tag).await? else {
             return Ok(false);
         };
         if head.digest == there.subject.digest {
             return Ok(true);
         }
         // A removal of it that was interrupted is to be finished, and is not over.
-        let key = key::target_tag(&place.target, &tag);
+        let key = key::target_tag(&endpoint.target, &tag);
         let entry = self.state.tags.get(&key).await?;
         Ok(
             entry.is_some_and(|entry| entry.value.digest == there.decision.digest)
-                && place
+                && endpoint
                     .registry
-                    .is_tombstone(place.repository(), &head.digest)
+                    .is_tombstone(endpoint.repository(), &head.digest)
                     .await?,
         )
     }
@@ -116,9 +121,9 @@ fn flag(
     case: &Evaluated<'_>,
     (target, tag): (Target, Tag),
     reason: String,
-    told: &mut PendingEvents,
+    pending_events: &mut PendingEvents,
 ) -> Recalled {
-    publish_flag(case, (target, tag), &reason, told);
+    publish_flag(case, (target, tag), &reason, pending_events);
     Recalled::Flagged(reason)
 }
 

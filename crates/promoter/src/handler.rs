@@ -306,22 +306,22 @@ impl Promoter {
     /// Ends what somebody who died had begun by a decision from which nothing follows any more.
     pub(crate) async fn clean_up(&self, case: &Evaluated<'_>, cause: &Cause) -> Result<(), Error> {
         self.end_claim(case).await?;
-        let mut told = PendingEvents::default();
+        let mut pending_events = PendingEvents::default();
         let refused = case.decision.outcome() == DecisionOutcome::Deny;
         if refused && case.decision.promoted_at.is_none() && self.is_left(case).await? {
-            self.clear_what_is_left(case, &mut told).await?;
+            self.clear_what_is_left(case, &mut pending_events).await?;
         }
-        let settled = told.settle(&self.bus, cause).await;
+        let settled = pending_events.settle(&self.bus, cause).await;
         settled.map_err(|source| Error::Telling { source })
     }
 
     /// Acts on every decision; one that fails does not hold up what the others have to tell.
     async fn act_on_all(&self, cases: &[Evaluated<'_>], cause: &Cause) -> Result<Outcome, Error> {
-        let mut told = PendingEvents::default();
+        let mut pending_events = PendingEvents::default();
         let mut failure: Option<Error> = None;
         for case in cases {
             match self.act(case).await {
-                Ok(more) => told.append(more),
+                Ok(more) => pending_events.append(more),
                 Err(error) => {
                     let keeps = failure
                         .as_ref()
@@ -333,9 +333,10 @@ impl Promoter {
             }
         }
         let Some(failure) = failure else {
-            return Ok(told.into_outcome());
+            return Ok(pending_events.into_outcome());
         };
-        told.settle(&self.bus, cause)
+        pending_events
+            .settle(&self.bus, cause)
             .await
             .map_err(|source| Error::Telling { source })?;
         Err(failure)
@@ -343,7 +344,7 @@ impl Promoter {
 
     async fn act(&self, case: &Evaluated<'_>) -> Result<PendingEvents, Error> {
         self.keep_timer(case).await?;
-        let mut told = match case.decision.outcome() {
+        let mut pending_events = match case.decision.outcome() {
             DecisionOutcome::Allow if case.subject.current.is_some() => self.promote(case).await?,
             DecisionOutcome::Allow => {
                 self.end_claim(case).await?;
@@ -354,10 +355,11 @@ impl Promoter {
             DecisionOutcome::Wait | DecisionOutcome::Unspecified => PendingEvents::default(),
         };
         if case.decision.outcome() != DecisionOutcome::Deny && no_longer_passes(&case.decision) {
-            self.flag_unknown(case, &mut told).await?;
+            self.flag_unknown(case, &mut pending_events).await?;
         }
-        self.recall_from_former_targets(case, &mut told).await?;
-        Ok(told)
+        self.recall_from_former_targets(case, &mut pending_events)
+            .await?;
+        Ok(pending_events)
     }
 
     /// Records something in a decision that was acted on, and that this was published.

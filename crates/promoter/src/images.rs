@@ -41,11 +41,11 @@ impl Promoter {
     pub(crate) async fn reached(
         &self,
         digest: &Digest,
-        place: &TargetEndpoint,
+        endpoint: &TargetEndpoint,
     ) -> Result<BTreeSet<Digest>, Error> {
         let read = self
             .images
-            .read(&place.registry, place.repository(), digest);
+            .read(&endpoint.registry, endpoint.repository(), digest);
         let image = match read.await {
             Ok(image) => Some(image),
             Err(sluice_state::Error::Registry(error)) if error.is_not_found() => {

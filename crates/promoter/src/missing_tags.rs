@@ -117,10 +117,10 @@ impl<'a> MissingTagCheck<'a> {
         if !is_of(&held.value, &decision.value) {
             return Ok(false);
         }
-        let Some(place) = self.remote(&stands.target).await? else {
+        let Some(endpoint) = self.remote(&stands.target).await? else {
             return Ok(false);
         };
-        match self.ask(&place, decision, stands).await {
+        match self.ask(&endpoint, decision, stands).await {
             Err(Error::Registry(error)) => {
                 self.gives_up(&stands.target, &error);
                 Ok(false)
@@ -132,25 +132,31 @@ impl<'a> MissingTagCheck<'a> {
     /// Says whether a remote tag is gone, after what else is known of it now was told and noted.
     async fn ask(
         &self,
-        place: &TargetEndpoint,
+        endpoint: &TargetEndpoint,
         decision: &Entry<Decision>,
         stands: &Stands,
     ) -> Result<bool, Error> {
-        let Some(head) = place.head(&stands.target_tag).await? else {
+        let Some(head) = endpoint.head(&stands.target_tag).await? else {
             return Ok(true);
         };
-        let mut told = PendingEvents::default();
+        let mut pending_events = PendingEvents::default();
         let (tag, found) = (&stands.target_tag, &head.digest);
         let note = if *found == stands.digest {
             String::new()
-        } else if place
+        } else if endpoint
             .registry
-            .is_tombstone(place.repository(), found)
+            .is_tombstone(endpoint.repository(), found)
             .await?
         {
             return Ok(true);
         } else {
-            match tell_stranger(&decision.value, &place.target, tag, found, &mut told) {
+            match tell_stranger(
+                &decision.value,
+                &endpoint.target,
+                tag,
+                found,
+                &mut pending_events,
+            ) {
                 Some(note) => note,
                 None => return Ok(false),
             }
@@ -159,7 +165,7 @@ impl<'a> MissingTagCheck<'a> {
             return Ok(false);
         }
         let Promoter { bus, state, .. } = self.promoter;
-        let settled = told.settle(bus, self.cause).await;
+        let settled = pending_events.settle(bus, self.cause).await;
         settled.map_err(|source| Error::Telling { source })?;
         let next = Decision {
             note,
@@ -181,10 +187,10 @@ impl<'a> MissingTagCheck<'a> {
         target: &Target,
         tag: &Tag,
     ) -> Result<bool, Error> {
-        let Some(place) = self.remote(target).await? else {
+        let Some(endpoint) = self.remote(target).await? else {
             return Ok(true);
         };
-        match place.head(tag).await {
+        match endpoint.head(tag).await {
             Ok(head) => Ok(head.is_none()),
             Err(error) => {
                 self.gives_up(target, &error);
@@ -199,18 +205,18 @@ impl<'a> MissingTagCheck<'a> {
             return Ok(None);
         };
         if let Some(known) = self.remotes.get(&host) {
-            return Ok(known.clone().map(|place| place.at(target.clone())));
+            return Ok(known.clone().map(|endpoint| endpoint.at(target.clone())));
         }
-        let place = match self.promoter.place(target.clone()).await {
-            Ok(place) => Some(place),
+        let endpoint = match self.promoter.endpoint(target.clone()).await {
+            Ok(endpoint) => Some(endpoint),
             Err(error @ Error::Remote { .. }) => {
                 tracing::warn!(registry.host = %host, %error, "what was promoted there is not looked at");
                 None
             }
             Err(error) => return Err(error),
         };
-        self.remotes.insert(host, place.clone());
-        Ok(place)
+        self.remotes.insert(host, endpoint.clone());
+        Ok(endpoint)
     }
 
     fn gives_up(&mut self, target: &Target, error: &sluice_registry::Error) {

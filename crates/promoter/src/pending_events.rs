@@ -6,7 +6,7 @@ use sluice_events::{Command, Event, EventId};
 use sluice_service::crash;
 use sluice_state::Entries;
 
-/// Facts, commands and records of any number of judgements.
+/// Events, commands and records that evaluations have yet to publish and store.
 #[derive(Default)]
 pub(crate) struct PendingEvents {
     facts: Vec<(Event, String)>,

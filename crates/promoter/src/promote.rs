@@ -26,7 +26,7 @@ struct Allowed<'a> {
     state: &'a State,
     registry: &'a Client,
     case: &'a Evaluated<'a>,
-    place: &'a TargetEndpoint,
+    endpoint: &'a TargetEndpoint,
     target_tag: &'a Tag,
 }
 
@@ -99,7 +99,7 @@ impl Allowed<'_> {
     /// It may be newer than everything that the state knew then; only what was decided since comes over it.
     async fn is_kept(&self) -> Result<bool, sluice_state::Error> {
         // In a remote target what others put there is not remembered, and left alone by whoever judges the same again.
-        let Some(target) = self.place.target.local() else {
+        let Some(target) = self.endpoint.target.local() else {
             return Ok(false);
         };
         let key = key::unauthorised(target, self.target_tag);
@@ -112,7 +112,7 @@ impl Allowed<'_> {
         if !found.kept || !before || found.digest == self.case.decision.digest {
             return Ok(false);
         }
-        let head = self.place.head(self.target_tag).await?;
+        let head = self.endpoint.head(self.target_tag).await?;
         Ok(head.is_some_and(|head| head.digest.as_str() == found.digest))
     }
 
@@ -127,7 +127,7 @@ impl Allowed<'_> {
         let entry = self
             .state
             .tags
-            .get(&key::target_tag(&self.place.target, self.target_tag))
+            .get(&key::target_tag(&self.endpoint.target, self.target_tag))
             .await?;
         let Some(entry) = entry else {
             return Ok(false);
@@ -191,32 +191,34 @@ impl Promoter {
     /// Brings an allowed image to its place, or mends it there, and tells it once.
     pub(crate) async fn promote(&self, case: &Evaluated<'_>) -> Result<PendingEvents, Error> {
         let (target, target_tag) = case.target()?;
-        let place = self.place(target).await?;
-        let truth = Allowed {
+        let endpoint = self.endpoint(target).await?;
+        let precondition = Allowed {
             state: &self.state,
             registry: &self.registry,
             case,
-            place: &place,
+            endpoint: &endpoint,
             target_tag: &target_tag,
         };
         // The source's tag is asked for right before anything is written.
-        if !truth.is_wanted_by_entries().await? {
+        if !precondition.is_wanted_by_entries().await? {
             return self.too_late(case).await;
         }
-        let mut told = PendingEvents::default();
-        if let Some(found) = self.stranger(case, &place, &target_tag).await? {
-            let (decision, target) = (&case.decision, &place.target);
-            if let Some(note) = tell_stranger(decision, target, &target_tag, &found, &mut told) {
-                told.record(self.record(case, |decision| decision.note = note));
+        let mut pending_events = PendingEvents::default();
+        if let Some(found) = self.stranger(case, &endpoint, &target_tag).await? {
+            let (decision, target) = (&case.decision, &endpoint.target);
+            if let Some(note) =
+                tell_stranger(decision, target, &target_tag, &found, &mut pending_events)
+            {
+                pending_events.record(self.record(case, |decision| decision.note = note));
             }
-            return Ok(told);
+            return Ok(pending_events);
         }
-        let mut previous = self.previous(case, &place, &target_tag).await?;
-        if !self.is_in_place(case, &place, &target_tag).await? {
+        let mut previous = self.previous(case, &endpoint, &target_tag).await?;
+        if !self.is_in_place(case, &endpoint, &target_tag).await? {
             self.state.unless_paused().await?;
-            match self.bring(case, &truth).await {
+            match self.bring(case, &precondition).await {
                 Ok(Applied::Settled { previous: before }) => previous = before.or(previous),
-                Ok(Applied::Superseded) => return self.superseded(case, &truth).await,
+                Ok(Applied::Superseded) => return self.superseded(case, &precondition).await,
                 // Somebody else's image came to this immutable place first; the next judgement says so.
                 Ok(Applied::Refused { .. }) => {
                     return Err(Error::Overtaken {
@@ -226,7 +228,7 @@ impl Promoter {
                 // A source that moved on may be gone by now; and whoever took the image back meanwhile may have done this
                 // message too, so that nobody would look again at what was brought until here.
                 Err(error) => {
-                    return if truth.is_wanted().await? {
+                    return if precondition.is_wanted().await? {
                         Err(error)
                     } else {
                         self.too_late(case).await
@@ -234,64 +236,70 @@ impl Promoter {
                 }
             }
             tracing::info!(
-                policy = case.decision.policy, image.repository = %place.target, image.tag = %target_tag,
+                policy = case.decision.policy, image.repository = %endpoint.target, image.tag = %target_tag,
                 image.digest = case.decision.digest, "promoted"
             );
         }
-        self.attach(case, &place, &truth).await?;
+        self.attach(case, &endpoint, &precondition).await?;
         if case.decision.announced {
             if !case.decision.note.is_empty() {
-                told.record(self.record(case, |decision| decision.note.clear()));
+                pending_events.record(self.record(case, |decision| decision.note.clear()));
             }
-            return Ok(told);
+            return Ok(pending_events);
         }
         let occurrence = occurrence(&case.decision);
-        told.fact(
+        pending_events.fact(
             ImagePromoted {
                 policy: case.name.clone(),
                 source: case.subject.repository.clone(),
                 source_tag: case.subject.tag.clone(),
-                target: place.repository().clone(),
+                target: endpoint.repository().clone(),
                 target_tag: target_tag.clone(),
                 digest: case.subject.digest.clone(),
                 decided_at: decided_at(&case.decision),
                 previous,
-                registry: place.target.registry.clone(),
+                registry: endpoint.target.registry.clone(),
             },
             &occurrence,
         );
-        self.chain(case, &place, target_tag, &mut told).await?;
-        told.record(self.record(case, |_| {}));
-        Ok(told)
+        self.chain(case, &endpoint, target_tag, &mut pending_events)
+            .await?;
+        pending_events.record(self.record(case, |_| {}));
+        Ok(pending_events)
     }
 
     /// Copies the image, then points the tag to it.
-    async fn bring(&self, case: &Evaluated<'_>, truth: &Allowed<'_>) -> Result<Applied, Error> {
+    async fn bring(
+        &self,
+        case: &Evaluated<'_>,
+        precondition: &Allowed<'_>,
+    ) -> Result<Applied, Error> {
         // From before anything is there until nothing is left nobody else may write there.
-        if let Some(target) = truth.place.target.local()
+        if let Some(target) = precondition.endpoint.target.local()
             && !self.catalog.current().targets.contains(target)
         {
             self.state.record_target(target).await?;
         }
         // In a remote registry others may remove what no tag names, so there the image is whole before its tag.
-        let top_write = match truth.place.target.local() {
+        let top_write = match precondition.endpoint.target.local() {
             Some(_) => TopWrite::Caller,
             None => TopWrite::Copy,
         };
-        let top = self.copy(case, truth.place, top_write).await?;
+        let top = self.copy(case, precondition.endpoint, top_write).await?;
         crash::point("promoter.copied");
         let change = TagChange {
-            repository: truth.place.repository(),
-            tag: truth.target_tag,
+            repository: precondition.endpoint.repository(),
+            tag: precondition.target_tag,
             wanted: Some(&top),
             provenance: provenance(case),
-            truth,
+            precondition,
         };
-        let tags = &truth.place.tags;
+        let tags = &precondition.endpoint.tags;
         match tags.apply(&change).await {
             Err(sluice_state::Error::Registry(error)) if error.is_missing_part() => {
                 tracing::debug!(%error, "the target lacks what it was seen to have");
-                self.copy(case, truth.place, TopWrite::Copy).await?;
+                self.copy(case, precondition.endpoint, TopWrite::Copy)
+                    .await?;
                 Ok(tags.apply(&change).await?)
             }
             applied => Ok(applied?),
@@ -302,11 +310,11 @@ impl Promoter {
     async fn chain(
         &self,
         case: &Evaluated<'_>,
-        place: &TargetEndpoint,
+        endpoint: &TargetEndpoint,
         target_tag: Tag,
-        told: &mut PendingEvents,
+        pending_events: &mut PendingEvents,
     ) -> Result<(), Error> {
-        let Some(target) = place.target.local() else {
+        let Some(target) = endpoint.target.local() else {
             return Ok(());
         };
         let policies = policies::read(&self.state).await?;
@@ -319,7 +327,7 @@ impl Promoter {
                 tag: target_tag,
                 digest: case.subject.digest.clone(),
             };
-            told.command(command, id);
+            pending_events.command(command, id);
         }
         Ok(())
     }
@@ -329,9 +337,9 @@ impl Promoter {
     async fn superseded(
         &self,
         case: &Evaluated<'_>,
-        truth: &Allowed<'_>,
+        precondition: &Allowed<'_>,
     ) -> Result<PendingEvents, Error> {
-        if truth.is_wanted().await? {
+        if precondition.is_wanted().await? {
             return Err(Error::Overtaken {
                 until: sluice_domain::now() + LOOK_AGAIN,
             });
@@ -346,7 +354,7 @@ impl Promoter {
             image.digest = case.decision.digest,
             "superseded"
         );
-        let mut told = PendingEvents::default();
+        let mut pending_events = PendingEvents::default();
         let now = self.state.decisions.get(&case.key).await?;
         if let Some(now) = now.map(|now| now.value) {
             let is_refused = now.outcome() == DecisionOutcome::Deny;
@@ -358,16 +366,17 @@ impl Promoter {
             }
             let (target, _) = case.target()?;
             if is_refused {
-                self.clear_what_is_left(case, &mut told).await?;
+                self.clear_what_is_left(case, &mut pending_events).await?;
             } else if now.target != case.decision.target && target.local().is_some() {
                 // The policy leads elsewhere by now, and what stood here may have been taken back before this copy was
                 // there. What a tag names stays.
-                let place = self.place(target).await?;
-                self.sweep(&Sweep::of(case, &place), &mut told).await?;
+                let endpoint = self.endpoint(target).await?;
+                self.sweep(&Sweep::of(case, &endpoint), &mut pending_events)
+                    .await?;
             }
         }
         self.end_claim(case).await?;
-        Ok(told)
+        Ok(pending_events)
     }
 
     /// Ends what somebody who died began to write for this decision.
@@ -379,10 +388,10 @@ impl Promoter {
         if target.local().is_none() && !case.decision.was_allowed {
             return Ok(());
         }
-        let place = self.place(target).await?;
+        let endpoint = self.endpoint(target).await?;
         let (digest, provenance) = (Some(&case.subject.digest), provenance(case));
-        let tags = &place.tags;
-        let left = tags.clean_up_stale(place.repository(), &target_tag, digest, &provenance);
+        let tags = &endpoint.tags;
+        let left = tags.clean_up_stale(endpoint.repository(), &target_tag, digest, &provenance);
         Ok(left.await?)
     }
 
@@ -390,10 +399,10 @@ impl Promoter {
     async fn is_in_place(
         &self,
         case: &Evaluated<'_>,
-        place: &TargetEndpoint,
+        endpoint: &TargetEndpoint,
         target_tag: &Tag,
     ) -> Result<bool, Error> {
-        let key = key::target_tag(&place.target, target_tag);
+        let key = key::target_tag(&endpoint.target, target_tag);
         let settled = self
             .state
             .tags
@@ -403,12 +412,12 @@ impl Promoter {
         if !settled {
             return Ok(false);
         }
-        let head = place.head(target_tag).await?;
+        let head = endpoint.head(target_tag).await?;
         if head.is_none_or(|head| head.digest != case.subject.digest) {
             return Ok(false);
         }
         for manifest in case.manifests() {
-            if place.head(manifest).await?.is_none() {
+            if endpoint.head(manifest).await?.is_none() {
                 return Ok(false);
             }
         }
@@ -419,10 +428,10 @@ impl Promoter {
     async fn previous(
         &self,
         case: &Evaluated<'_>,
-        place: &TargetEndpoint,
+        endpoint: &TargetEndpoint,
         target_tag: &Tag,
     ) -> Result<Option<Digest>, Error> {
-        let key = key::target_tag(&place.target, target_tag);
+        let key = key::target_tag(&endpoint.target, target_tag);
         let entry = self.state.tags.get(&key).await?;
         let settled = provenance(case).promotion;
         Ok(entry
@@ -433,19 +442,19 @@ impl Promoter {
     pub(crate) async fn copy(
         &self,
         case: &Evaluated<'_>,
-        place: &TargetEndpoint,
+        endpoint: &TargetEndpoint,
         top_write: TopWrite,
     ) -> Result<Manifest, sluice_registry::Error> {
         let source = &case.subject.repository;
         // A remote registry has the blobs of no repository here.
-        let siblings = place.target.local().map(|_| source);
+        let siblings = endpoint.target.local().map(|_| source);
         let digest: &Digest = &case.subject.digest;
         let job = CopyJob {
             source: &self.registry,
             source_repository: source,
             digest,
-            target: &place.registry,
-            target_repository: place.repository(),
+            target: &endpoint.registry,
+            target_repository: endpoint.repository(),
             siblings: siblings.map(std::slice::from_ref).unwrap_or_default(),
         };
         let options = CopyOptions {
@@ -461,7 +470,7 @@ impl Promoter {
     pub(crate) fn tell_refusal(
         &self,
         case: &Evaluated<'_>,
-        told: &mut PendingEvents,
+        pending_events: &mut PendingEvents,
     ) -> Result<(), Error> {
         let (target, _) = case.target()?;
         let reasons = case.decision.reasons.iter().map(|reason| Reason {
@@ -470,7 +479,7 @@ impl Promoter {
             passed: reason.passed,
             undetermined: reason.undetermined,
         });
-        told.fact(
+        pending_events.fact(
             ImagePromotionDenied {
                 policy: case.name.clone(),
                 repository: case.subject.repository.clone(),
@@ -490,11 +499,11 @@ impl Promoter {
     ///
     /// For whoever waits for the image it is a refusal, with the open rules marked as such.
     pub(crate) fn leave_open(&self, case: &Evaluated<'_>) -> Result<PendingEvents, Error> {
-        let mut told = PendingEvents::default();
+        let mut pending_events = PendingEvents::default();
         if !case.decision.announced {
-            self.tell_refusal(case, &mut told)?;
-            told.record(self.record(case, |_| {}));
+            self.tell_refusal(case, &mut pending_events)?;
+            pending_events.record(self.record(case, |_| {}));
         }
-        Ok(told)
+        Ok(pending_events)
     }
 }

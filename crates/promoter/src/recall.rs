@@ -22,9 +22,9 @@ use crate::target_endpoint::is_settled;
 impl Promoter {
     /// Tells a refusal, and takes back what was promoted before as far as the policy asks for it.
     pub(crate) async fn deny(&self, case: &Evaluated<'_>) -> Result<PendingEvents, Error> {
-        let mut told = PendingEvents::default();
+        let mut pending_events = PendingEvents::default();
         if !case.decision.announced {
-            self.tell_refusal(case, &mut told)?;
+            self.tell_refusal(case, &mut pending_events)?;
         }
         self.end_claim(case).await?;
         if !case.decision.flagged.is_empty() && self.is_half(case).await? {
@@ -32,7 +32,7 @@ impl Promoter {
             self.state.unless_paused().await?;
             // What it shares with another image went with that while it was on its way.
             match self
-                .copy(case, &self.place(target).await?, TopWrite::Copy)
+                .copy(case, &self.endpoint(target).await?, TopWrite::Copy)
                 .await
             {
                 // Whoever withdrew the image meanwhile stored a decision before, and does not look again at what was
@@ -45,8 +45,8 @@ impl Promoter {
                 }
                 // Its source is gone too, and half of a refused image is of no use to anybody.
                 Err(error) if error.is_not_found() => {
-                    self.withdraw(case, &mut told).await?;
-                    return Ok(told);
+                    self.withdraw(case, &mut pending_events).await?;
+                    return Ok(pending_events);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -57,28 +57,28 @@ impl Promoter {
             let mut is_news = !case.decision.announced;
             let is_flagged = !case.decision.flagged.is_empty();
             if self.is_allowed_at(case, &target, &tag).await? {
-                self.leave_to_others(case, &mut told);
+                self.leave_to_others(case, &mut pending_events);
             } else if case.recall == Recall::Withdraw && is_known_to_fail(&case.decision) {
-                self.withdraw(case, &mut told).await?;
+                self.withdraw(case, &mut pending_events).await?;
                 is_news = true;
             } else if case.recall != Recall::Ignore && !is_flagged {
-                self.flag(case, &mut told).await?;
+                self.flag(case, &mut pending_events).await?;
                 is_news = true;
             } else if case.policy.is_none() && !self.stands(case, &target, &tag).await? {
                 // Somebody else's withdrawal has taken it.
-                self.forget(case, &mut told);
+                self.forget(case, &mut pending_events);
             }
             if is_news {
-                ask_again(case, &others, &mut told);
+                ask_again(case, &others, &mut pending_events);
             }
         }
         if case.decision.promoted_at.is_none() && self.is_left(case).await? {
-            self.clear_what_is_left(case, &mut told).await?;
+            self.clear_what_is_left(case, &mut pending_events).await?;
         }
         if !case.decision.announced {
-            told.record(self.record(case, |_| {}));
+            pending_events.record(self.record(case, |_| {}));
         }
-        Ok(told)
+        Ok(pending_events)
     }
 
     /// Says whether a decision is stored as it was when this case was made of it.
@@ -91,10 +91,10 @@ impl Promoter {
     pub(crate) async fn clear_what_is_left(
         &self,
         case: &Evaluated<'_>,
-        told: &mut PendingEvents,
+        pending_events: &mut PendingEvents,
     ) -> Result<(), Error> {
         let (target, _) = case.target()?;
-        match self.clear(case, told).await {
+        match self.clear(case, pending_events).await {
             Err(error) if target.local().is_none() && is_refused_deletion(&error) => {
                 tracing::warn!(image.repository = %target, image.digest = case.decision.digest, %error, "what is left of a refused image stays there");
                 Ok(())
@@ -114,9 +114,9 @@ impl Promoter {
         if target.local().is_none() && !case.decision.was_allowed {
             return Ok(false);
         }
-        let place = self.place(target).await?;
+        let endpoint = self.endpoint(target).await?;
         for manifest in case.manifests() {
-            if place.head(manifest).await?.is_some() {
+            if endpoint.head(manifest).await?.is_some() {
                 return Ok(true);
             }
         }
@@ -128,12 +128,12 @@ impl Promoter {
     /// Where it is not there itself there is nothing to mend; a registry that lost its disk says so of everything.
     async fn is_half(&self, case: &Evaluated<'_>) -> Result<bool, Error> {
         let (target, _) = case.target()?;
-        let place = self.place(target).await?;
-        if place.head(&case.subject.digest).await?.is_none() {
+        let endpoint = self.endpoint(target).await?;
+        if endpoint.head(&case.subject.digest).await?.is_none() {
             return Ok(false);
         }
         for manifest in case.manifests() {
-            if place.head(manifest).await?.is_none() {
+            if endpoint.head(manifest).await?.is_none() {
                 return Ok(true);
             }
         }
@@ -153,17 +153,17 @@ impl Promoter {
     }
 
     /// Ends a recall because another policy allows the image in the same place; of a policy that is gone, nothing is kept.
-    fn leave_to_others(&self, case: &Evaluated<'_>, told: &mut PendingEvents) {
+    fn leave_to_others(&self, case: &Evaluated<'_>, pending_events: &mut PendingEvents) {
         if case.policy.is_none() {
-            self.forget(case, told);
+            self.forget(case, pending_events);
         } else if !case.decision.flagged.is_empty() {
-            told.record(self.record(case, |decision| decision.flagged.clear()));
+            pending_events.record(self.record(case, |decision| decision.flagged.clear()));
         }
     }
 
     /// Records that an image does not stand in its target because of this decision.
-    fn forget(&self, case: &Evaluated<'_>, told: &mut PendingEvents) {
-        told.record(self.record(case, |decision| {
+    fn forget(&self, case: &Evaluated<'_>, pending_events: &mut PendingEvents) {
+        pending_events.record(self.record(case, |decision| {
             decision.promoted_at = None;
             decision.flagged.clear();
         }));
@@ -173,21 +173,25 @@ impl Promoter {
     pub(crate) async fn flag_unknown(
         &self,
         case: &Evaluated<'_>,
-        told: &mut PendingEvents,
+        pending_events: &mut PendingEvents,
     ) -> Result<(), Error> {
         let (target, tag) = case.target()?;
         let is_done = case.recall == Recall::Ignore || !case.decision.flagged.is_empty();
         if is_done || self.is_allowed_at(case, &target, &tag).await? {
             return Ok(());
         }
-        self.flag(case, told).await
+        self.flag(case, pending_events).await
     }
 
-    async fn flag(&self, case: &Evaluated<'_>, told: &mut PendingEvents) -> Result<(), Error> {
+    async fn flag(
+        &self,
+        case: &Evaluated<'_>,
+        pending_events: &mut PendingEvents,
+    ) -> Result<(), Error> {
         let (target, tag) = case.target()?;
         // Refused between the decision that allowed it and the copy, it never stood there.
         if !self.stands(case, &target, &tag).await? {
-            self.forget(case, told);
+            self.forget(case, pending_events);
             return Ok(());
         }
         let reason = if is_known_to_fail(&case.decision) {
@@ -195,7 +199,7 @@ impl Promoter {
         } else {
             why_unknown(&case.decision)
         };
-        self.tell_flag(case, (target, tag), reason, told);
+        self.tell_flag(case, (target, tag), reason, pending_events);
         Ok(())
     }
 
@@ -214,8 +218,8 @@ impl Promoter {
                 return Ok(true);
             }
         }
-        let place = self.place(target.clone()).await?;
-        Ok(place.head(&case.subject.digest).await?.is_some())
+        let endpoint = self.endpoint(target.clone()).await?;
+        Ok(endpoint.head(&case.subject.digest).await?.is_some())
     }
 
     fn tell_flag(
@@ -223,10 +227,10 @@ impl Promoter {
         case: &Evaluated<'_>,
         place: (Target, Tag),
         reason: String,
-        told: &mut PendingEvents,
+        pending_events: &mut PendingEvents,
     ) {
-        publish_flag(case, place, &reason, told);
-        told.record(self.record(case, |decision| decision.flagged = reason));
+        publish_flag(case, place, &reason, pending_events);
+        pending_events.record(self.record(case, |decision| decision.flagged = reason));
     }
 
     /// Flags an image that a remote registry does not let go, which is tried again when it is judged again.
@@ -234,25 +238,29 @@ impl Promoter {
         &self,
         case: &Evaluated<'_>,
         error: &Error,
-        told: &mut PendingEvents,
+        pending_events: &mut PendingEvents,
     ) -> Result<(), Error> {
         let (target, tag) = case.target()?;
         let reason = format!("{}; it cannot be withdrawn: {error}", why(&case.decision));
         if case.decision.flagged.is_empty() {
-            self.tell_flag(case, (target, tag), reason, told);
+            self.tell_flag(case, (target, tag), reason, pending_events);
         } else {
             tracing::warn!(image.repository = %target, image.tag = %tag, reason, "not withdrawn");
-            told.record(self.record(case, |_| {}));
+            pending_events.record(self.record(case, |_| {}));
         }
         Ok(())
     }
 
     /// Takes an image back, and tells it.
-    async fn withdraw(&self, case: &Evaluated<'_>, told: &mut PendingEvents) -> Result<(), Error> {
+    async fn withdraw(
+        &self,
+        case: &Evaluated<'_>,
+        pending_events: &mut PendingEvents,
+    ) -> Result<(), Error> {
         let (target, _) = case.target()?;
-        let brought = match self.clear(case, told).await {
+        let brought = match self.clear(case, pending_events).await {
             Err(error) if target.local().is_none() && is_refused_deletion(&error) => {
-                return self.cannot_withdraw(case, &error, told);
+                return self.cannot_withdraw(case, &error, pending_events);
             }
             brought => brought?,
         };
@@ -260,8 +268,8 @@ impl Promoter {
             return Ok(());
         };
         let reason = why(&case.decision);
-        publish_withdrawal(case, &target, brought, &reason, told);
-        self.forget(case, told);
+        publish_withdrawal(case, &target, brought, &reason, pending_events);
+        self.forget(case, pending_events);
         Ok(())
     }
 
@@ -271,12 +279,12 @@ impl Promoter {
     pub(crate) async fn clear(
         &self,
         case: &Evaluated<'_>,
-        told: &mut PendingEvents,
+        pending_events: &mut PendingEvents,
     ) -> Result<Option<BTreeSet<Tag>>, Error> {
         self.state.unless_paused().await?;
         let (target, tag) = case.target()?;
         let ours = key::tags_of_target(&target);
-        let place = self.place(target).await?;
+        let endpoint = self.endpoint(target).await?;
         // A template with the time may have brought more than one tag; the last is told even when it is gone already.
         let mut brought = BTreeSet::from([tag.clone()]);
         let entries = self.state.tags.list(&ours).await?;
@@ -287,42 +295,45 @@ impl Promoter {
             }
         }
         for at in &brought {
-            let truth = Refused {
+            let precondition = Refused {
                 promoter: self,
                 case,
-                place: &place,
+                endpoint: &endpoint,
                 tag: at,
             };
-            let key = key::target_tag(&place.target, at);
+            let key = key::target_tag(&endpoint.target, at);
             let entry = self.state.tags.get(&key).await?.map(|entry| entry.value);
             // Of its own place the decision says that the image was brought there, whatever the entry says by now.
-            let is_own = *at == tag && case.decision.promoted_at.is_some() && !place.is_remote();
+            let is_own = *at == tag && case.decision.promoted_at.is_some() && !endpoint.is_remote();
             let is_begun = entry
                 .as_ref()
                 .and_then(|entry| entry.claim.as_ref())
                 .is_some_and(|claim| claim.digest == case.decision.digest);
             let is_brought = entry.is_some_and(|entry| is_brought_by(&entry, case));
-            if is_brought || (is_own || is_begun) && is_named_there(case, &place, at).await? {
+            if is_brought || (is_own || is_begun) && is_named_there(case, &endpoint, at).await? {
                 let change = TagChange {
-                    repository: place.repository(),
+                    repository: endpoint.repository(),
                     tag: at,
                     wanted: None,
                     provenance: provenance(case),
-                    truth: &truth,
+                    precondition: &precondition,
                 };
-                place.tags.apply(&change).await?;
+                endpoint.tags.apply(&change).await?;
             }
         }
         // A decision that changed meanwhile has its own message, which mends what was removed.
         if !case.is_refused_now(&self.state).await? {
             return Ok(None);
         }
-        match self.sweep(&Sweep::of(case, &place), told).await {
+        match self
+            .sweep(&Sweep::of(case, &endpoint), pending_events)
+            .await
+        {
             // The tags are gone; what a remote registry does not list or delete by digest is left to whoever owns it.
             Err(Error::Registry(error))
-                if place.is_remote() && error.class() == Class::Permanent =>
+                if endpoint.is_remote() && error.class() == Class::Permanent =>
             {
-                tracing::warn!(image.repository = %place.target, image.digest = case.decision.digest, %error, "its manifests are left in the remote registry");
+                tracing::warn!(image.repository = %endpoint.target, image.digest = case.decision.digest, %error, "its manifests are left in the remote registry");
             }
             swept => swept?,
         }
@@ -335,10 +346,10 @@ pub(crate) fn publish_flag(
     case: &Evaluated<'_>,
     (target, tag): (Target, Tag),
     reason: &str,
-    told: &mut PendingEvents,
+    pending_events: &mut PendingEvents,
 ) {
     tracing::warn!(image.repository = %target, image.tag = %tag, reason, "flagged");
-    told.fact(
+    pending_events.fact(
         ImageFlagged {
             policy: case.name.clone(),
             repository: target.repository,
@@ -357,11 +368,11 @@ pub(crate) fn publish_withdrawal(
     target: &Target,
     tags: BTreeSet<Tag>,
     reason: &str,
-    told: &mut PendingEvents,
+    pending_events: &mut PendingEvents,
 ) {
     for tag in tags {
         tracing::warn!(image.repository = %target, image.tag = %tag, reason, "withdrawn");
-        told.fact(
+        pending_events.fact(
             ImageWithdrawn {
                 policy: case.name.clone(),
                 repository: target.repository.clone(),
@@ -387,7 +398,7 @@ pub(crate) fn is_refused_deletion(error: &Error) -> bool {
 }
 
 /// Has the policies look again whose own recall this decision may have held up.
-fn ask_again(case: &Evaluated<'_>, others: &[Decision], told: &mut PendingEvents) {
+fn ask_again(case: &Evaluated<'_>, others: &[Decision], pending_events: &mut PendingEvents) {
     for other in others {
         if let (Ok(repository), Ok(tag)) = (other.repository.parse(), other.tag.parse()) {
             let id = format!(
@@ -401,7 +412,7 @@ fn ask_again(case: &Evaluated<'_>, others: &[Decision], told: &mut PendingEvents
                 tag,
                 digest: case.subject.digest.clone(),
             };
-            told.command(command, id);
+            pending_events.command(command, id);
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::target_endpoint::TargetEndpoint;
 pub(crate) struct Refused<'a> {
     pub(crate) promoter: &'a Promoter,
     pub(crate) case: &'a Evaluated<'a>,
-    pub(crate) place: &'a TargetEndpoint,
+    pub(crate) endpoint: &'a TargetEndpoint,
     pub(crate) tag: &'a Tag,
 }
 
@@ -24,7 +24,7 @@ impl Precondition for Refused<'_> {
             && self.is_named(digest).await?
             && !self
                 .promoter
-                .is_allowed_at(self.case, &self.place.target, self.tag)
+                .is_allowed_at(self.case, &self.endpoint.target, self.tag)
                 .await?;
         Ok(if stands {
             Freshness::Current
@@ -40,9 +40,9 @@ impl Refused<'_> {
     /// What the registry says counts: after a restore its tag may be newer than any entry, and who writes entries is not
     /// the promoter alone.
     async fn is_named(&self, digest: &str) -> Result<bool, sluice_state::Error> {
-        let TargetEndpoint { registry, .. } = self.place;
-        let repository = self.place.repository();
-        match self.place.head(self.tag).await? {
+        let TargetEndpoint { registry, .. } = self.endpoint;
+        let repository = self.endpoint.repository();
+        match self.endpoint.head(self.tag).await? {
             Some(head) if head.digest.as_str() == digest => return Ok(true),
             Some(head) if !registry.is_tombstone(repository, &head.digest).await? => {
                 return Ok(false);
@@ -51,7 +51,7 @@ impl Refused<'_> {
         }
         // Somebody may have promoted another digest meanwhile. While the tag is claimed, its entry does not say yet what
         // it names.
-        let key = key::target_tag(&self.place.target, self.tag);
+        let key = key::target_tag(&self.endpoint.target, self.tag);
         let entry = self.promoter.state.tags.get(&key).await?;
         Ok(entry.is_some_and(|entry| entry.value.claim.is_some() || entry.value.digest == digest))
     }
@@ -101,9 +101,9 @@ impl Promoter {
 /// Says whether a tag of the registry names an image.
 pub(crate) async fn is_named_there(
     case: &Evaluated<'_>,
-    place: &TargetEndpoint,
+    endpoint: &TargetEndpoint,
     tag: &Tag,
 ) -> Result<bool, Error> {
-    let head = place.head(tag).await?;
+    let head = endpoint.head(tag).await?;
     Ok(head.is_some_and(|head| head.digest == case.subject.digest))
 }

@@ -20,7 +20,7 @@ use crate::target_endpoint::TargetEndpoint;
 /// The manifests of an image that is to leave a target.
 #[derive(Debug)]
 pub(crate) struct Sweep<'a> {
-    pub(crate) place: &'a TargetEndpoint,
+    pub(crate) endpoint: &'a TargetEndpoint,
     pub(crate) manifests: &'a [Digest],
     /// The key of the decision that does not count any more; empty for what no decision brought.
     pub(crate) without: &'a str,
@@ -34,9 +34,9 @@ pub(crate) struct Sweep<'a> {
 
 impl<'a> Sweep<'a> {
     /// Makes that of an image that a decision brought.
-    pub(crate) fn of(case: &'a Evaluated<'_>, place: &'a TargetEndpoint) -> Self {
+    pub(crate) fn of(case: &'a Evaluated<'_>, endpoint: &'a TargetEndpoint) -> Self {
         Self {
-            place,
+            endpoint,
             manifests: case.manifests(),
             // What a policy leads to now, it leads to besides a former target.
             without: if case.is_former { "" } else { &case.key },
@@ -54,7 +54,7 @@ impl Promoter {
     pub(crate) async fn sweep(
         &self,
         sweep: &Sweep<'_>,
-        told: &mut PendingEvents,
+        pending_events: &mut PendingEvents,
     ) -> Result<(), Error> {
         self.state.unless_paused().await?;
         let attached = self.attached(sweep).await?;
@@ -72,12 +72,12 @@ impl Promoter {
         }
         for manifest in &leaving {
             sweep
-                .place
+                .endpoint
                 .registry
-                .delete_manifest(sweep.place.repository(), manifest)
+                .delete_manifest(sweep.endpoint.repository(), manifest)
                 .await?;
             crash::point("promoter.manifest_deleted");
-            tracing::info!(image.repository = %sweep.place.target, image.digest = %manifest, "deleted");
+            tracing::info!(image.repository = %sweep.endpoint.target, image.digest = %manifest, "deleted");
         }
         // An image with a manifest in common may have been allowed since the listing, and found it there when it was
         // copied. Its effect is verified once more, and mended.
@@ -89,7 +89,7 @@ impl Promoter {
             ) else {
                 continue;
             };
-            let reached = self.reached(&digest, sweep.place).await?;
+            let reached = self.reached(&digest, sweep.endpoint).await?;
             if removed.contains(&digest) || !reached.is_disjoint(&removed) {
                 let command = JudgeImage {
                     repository,
@@ -98,7 +98,7 @@ impl Promoter {
                 };
                 // A sweep that stood still while another one did the same may have deleted after that had this asked for:
                 // no two of them are the same.
-                told.command(command, EventId::random().to_string());
+                pending_events.command(command, EventId::random().to_string());
             }
         }
         Ok(())
@@ -117,15 +117,15 @@ impl Promoter {
         sweep: &Sweep<'_>,
         leaving: &BTreeMap<Tag, TagEntry>,
     ) -> Result<BTreeSet<Digest>, Error> {
-        let Sweep { place, .. } = sweep;
+        let Sweep { endpoint, .. } = sweep;
         let mut tops = BTreeSet::new();
         for entry in self.permitted(sweep).await? {
             tops.extend(entry.value.digest.parse::<Digest>().ok());
         }
-        let ours = key::tags_of_target(&place.target);
+        let ours = key::tags_of_target(&endpoint.target);
         // Here the registry says what stands, and decisions what is on its way; entries are written by others too, and one
         // that names what leaves would keep it. Who writes into a remote registry besides is not known, so there they count.
-        if place.is_remote() {
+        if endpoint.is_remote() {
             let held = self.state.tags.collect(&ours, |entry| {
                 let is_leaving = leaving.keys().any(|tag| entry.value.tag == tag.as_str());
                 // One that is claimed for this very image is that of a promotion that comes too late, and a claim that has
@@ -138,17 +138,17 @@ impl Promoter {
             tops.extend(named.filter_map(|digest| digest.parse::<Digest>().ok()));
         }
         // The registry may have tags that no entry knows; in a remote one others have theirs.
-        let listed = match place.registry.tags(place.repository()).await {
+        let listed = match endpoint.registry.tags(endpoint.repository()).await {
             Err(error) if error.is_not_found() => Vec::new(),
             listed => listed?,
         };
         for tag in listed.iter().filter(|tag| !leaving.contains_key(tag)) {
-            let head = place.head(tag).await?;
+            let head = endpoint.head(tag).await?;
             tops.extend(head.map(|head| head.digest));
         }
         let mut kept = BTreeSet::new();
         for top in tops {
-            kept.extend(self.reached(&top, place).await?);
+            kept.extend(self.reached(&top, endpoint).await?);
             kept.insert(top);
         }
         Ok(kept)
@@ -162,7 +162,7 @@ impl Promoter {
     /// on its way has no tag yet. For what no decision brought, all decisions are read. A policy that is gone keeps what is
     /// tagged, since tags are looked at besides, and no digest that another policy withdraws.
     async fn permitted(&self, sweep: &Sweep<'_>) -> Result<Vec<Entry<Decision>>, Error> {
-        let target = &sweep.place.target;
+        let target = &sweep.endpoint.target;
         let stored = target.stored();
         let mut sources = BTreeSet::new();
         sources.extend(sweep.source.cloned());

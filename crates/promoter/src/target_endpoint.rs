@@ -14,7 +14,7 @@ use crate::handler::{Error, Evaluated, Promoter};
 use crate::pending_events::PendingEvents;
 use crate::promote::{occurrence, provenance};
 
-/// A target and what writes there.
+/// A target with its registry client and tag writer.
 #[derive(Debug, Clone)]
 pub(crate) struct TargetEndpoint {
     pub(crate) target: Target,
@@ -50,7 +50,7 @@ impl TargetEndpoint {
 
 impl Promoter {
     /// Returns a target with what writes there; a credential is read now, and goes only there.
-    pub(crate) async fn place(&self, target: Target) -> Result<TargetEndpoint, Error> {
+    pub(crate) async fn endpoint(&self, target: Target) -> Result<TargetEndpoint, Error> {
         let Some(host) = target.registry.clone() else {
             return Ok(self.internal(target.repository));
         };
@@ -97,13 +97,13 @@ impl Promoter {
     pub(crate) async fn stranger(
         &self,
         case: &Evaluated<'_>,
-        place: &TargetEndpoint,
+        endpoint: &TargetEndpoint,
         tag: &Tag,
     ) -> Result<Option<Digest>, Error> {
-        if !place.is_remote() || !case.decision.announced {
+        if !endpoint.is_remote() || !case.decision.announced {
             return Ok(None);
         }
-        let key = key::target_tag(&place.target, tag);
+        let key = key::target_tag(&endpoint.target, tag);
         let brought = self.state.tags.get(&key).await?.is_some_and(|entry| {
             is_settled(&entry.value, &case.decision)
                 && entry.value.promoted_from == provenance(case).promotion
@@ -111,13 +111,13 @@ impl Promoter {
         if !brought {
             return Ok(None);
         }
-        let head = place.head(tag).await?;
+        let head = endpoint.head(tag).await?;
         match head.filter(|head| head.digest != case.subject.digest) {
             // A removal of ours that was interrupted.
             Some(head)
-                if place
+                if endpoint
                     .registry
-                    .is_tombstone(place.repository(), &head.digest)
+                    .is_tombstone(endpoint.repository(), &head.digest)
                     .await? =>
             {
                 Ok(None)
@@ -138,7 +138,7 @@ pub(crate) fn tell_stranger(
     target: &Target,
     tag: &Tag,
     found: &Digest,
-    told: &mut PendingEvents,
+    pending_events: &mut PendingEvents,
 ) -> Option<String> {
     let note = format!(
         "somebody else pointed {target}:{tag} to {found}; it is left there until another image is promoted"
@@ -160,6 +160,6 @@ pub(crate) fn tell_stranger(
         expected: decision.digest.parse().ok(),
         registry: target.registry.clone(),
     };
-    told.fact(fact, &occurrence(decision));
+    pending_events.fact(fact, &occurrence(decision));
     Some(note)
 }

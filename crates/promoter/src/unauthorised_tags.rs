@@ -19,7 +19,7 @@ use crate::promote::key_of_holder;
 use crate::sweep::Sweep;
 use crate::targets::NAME;
 
-/// What was found, as it is remembered.
+/// A tag in a target that no decision allows, with its stored entry.
 pub(crate) struct UnauthorisedTag {
     pub(crate) repository: Repository,
     pub(crate) tag: Tag,
@@ -239,14 +239,14 @@ impl Promoter {
             reason = entry.value.reason, "unauthorised"
         );
         self.tell(found, false, cause).await?;
-        let told = Unauthorised {
+        let reported = Unauthorised {
             announced: true,
             reverting: false,
             ..entry.value
         };
         self.state
             .unauthorised
-            .write(&entry.key, &told, Some(entry.revision))
+            .write(&entry.key, &reported, Some(entry.revision))
             .await?;
         Ok(())
     }
@@ -301,7 +301,7 @@ impl Promoter {
         let expected = self.expected(repository, tag).await?;
         let back = self.standing_there(repository, expected.as_ref()).await?;
         let manifests = self.manifests(repository, digest).await?;
-        let truth = Unallowed {
+        let precondition = Unallowed {
             promoter: self,
             found,
             expected: expected.as_ref(),
@@ -317,7 +317,7 @@ impl Promoter {
                 promotion: promotion.clone().filter(|_| back.is_some()),
                 ..Provenance::default()
             },
-            truth: &truth,
+            precondition: &precondition,
         };
         let tags = self.tags.clone().reverting();
         if tags.apply(&change).await? == Applied::Superseded {
@@ -328,17 +328,17 @@ impl Promoter {
             image.repository = %repository, image.tag = %tag, image.digest = %digest,
             "reverted what no decision allows"
         );
-        let mut told = PendingEvents::default();
-        let place = self.internal(repository.clone());
+        let mut pending_events = PendingEvents::default();
+        let endpoint = self.internal(repository.clone());
         let sweep = Sweep {
-            place: &place,
+            endpoint: &endpoint,
             manifests: &manifests,
             without: "",
             digest: None,
             source: None,
             is_withdrawal: false,
         };
-        self.sweep(&sweep, &mut told).await?;
+        self.sweep(&sweep, &mut pending_events).await?;
         // What should be there and is not, its promotion brings again.
         if let (Some(expected), None, Some(from)) = (expected, back, promotion)
             && let (Ok(repository), Ok(tag)) = (from.repository.parse(), from.tag.parse())
@@ -348,10 +348,11 @@ impl Promoter {
                 tag,
                 digest: expected,
             };
-            told.command(command, format!("judge/revert/{}", found.occurrence()));
+            pending_events.command(command, format!("judge/revert/{}", found.occurrence()));
         }
         self.tell(found, true, cause).await?;
-        told.settle(&self.bus, cause)
+        pending_events
+            .settle(&self.bus, cause)
             .await
             .map_err(|source| Error::Telling { source })?;
         Ok(self.state.unauthorised.delete(&entry.key).await?)

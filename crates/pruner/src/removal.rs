@@ -118,7 +118,7 @@ impl Removal<'_> {
                 move_number: entry.move_number,
                 ..Provenance::default()
             },
-            truth: self,
+            precondition: self,
         };
         let pruning = Pruning {
             run: run.to_owned(),

@@ -38,7 +38,7 @@ struct Memory {
     mounts_own: bool,
 }
 
-/// Where the blobs of one registry are, as far as it is known.
+/// Which repositories of one registry hold a blob, as far as this process has seen.
 #[derive(Debug, Default)]
 pub(crate) struct BlobLocationCache(Mutex<Memory>);
 

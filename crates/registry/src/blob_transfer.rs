@@ -23,7 +23,7 @@ const MOST_HOLDERS: usize = 2;
 /// From how many bytes on a blob costs more than to ask siblings for it.
 const WORTH_ASKING: u64 = 256 << 10;
 
-/// What goes where, and how.
+/// The copy of one blob: source, destination and how.
 pub(crate) struct BlobTransfer<'a> {
     pub(crate) source: &'a Client,
     pub(crate) source_repository: &'a Repository,

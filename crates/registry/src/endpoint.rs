@@ -202,7 +202,7 @@ impl Endpoint {
     }
 }
 
-/// What sends: to the registry itself, and to whom it sends on.
+/// The HTTP clients: for the registry itself, and for the hosts that it redirects to.
 #[derive(Debug)]
 pub(crate) struct HttpClients {
     pub(crate) http: reqwest::Client,

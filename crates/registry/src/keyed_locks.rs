@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 /// A blob on its way to a registry, or to one repository of it where nothing can be mounted.
 type Key = (Option<Repository>, Digest);
 
-/// Who brings what to one registry; services in one process have accounts of their own but write to one registry.
+/// One lock for each blob that is copied to a registry; services in one process have accounts of their own but write to one registry.
 #[derive(Debug, Default)]
 pub(crate) struct KeyedLocks(Mutex<HashMap<Key, Weak<Mutex<()>>>>);
 

@@ -44,7 +44,7 @@ impl Common {
     }
 }
 
-/// Spreads bytes over time.
+/// Limits the bandwidth.
 #[derive(Debug, Default)]
 pub(crate) struct BandwidthLimiter(Mutex<Option<Instant>>);
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use sluice_domain::address::{AddressClass, AddressGuard};
 
-/// What is known of where the registry is; shared by the client and the resolver of whom it sends on to.
+/// Whether the registry has a private address; shared by its client and the resolver of redirects.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RedirectScope(Arc<AtomicBool>);
 

@@ -39,7 +39,7 @@ struct Queue {
     waiting: VecDeque<Waiting>,
 }
 
-/// A place to scan one image; somebody else gets it when this is dropped.
+/// A permit to scan one image, given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct ScanPermit {
     admission: Arc<Admission>,

@@ -76,7 +76,7 @@ impl Confinement {
     /// Uses everything that this process could set up.
     pub(crate) fn full(limits: Limits) -> Self {
         let mut measures = vec![Measure::NoNewPrivileges, Measure::Limits];
-        if is_root() {
+        if sluice_service::is_root() {
             if limits.user.is_some() {
                 measures.push(Measure::User);
             }
@@ -209,11 +209,6 @@ impl Confinement {
 /// Says whether a file has no other name: one that has may be somebody else's file.
 fn is_alone(metadata: &Metadata) -> bool {
     metadata.is_file() && metadata.nlink() == 1
-}
-
-/// Says whether this process may become any user.
-pub(crate) fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ pub(crate) enum Source {
     Elsewhere(Address),
 }
 
-/// Keeps a server there.
+/// Keeps a Trivy server running, with a database that was checked.
 pub(crate) struct TrivySupervisor {
     pub(crate) host: Host,
     pub(crate) bus: Bus,

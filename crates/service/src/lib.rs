@@ -20,7 +20,7 @@ pub use launch::launch;
 pub use layers::{Layers, Problems};
 pub use listen::listen;
 pub use private::{private_folder, write_private};
-pub use programs::{UntrustedProgram, find_program, trusted_program};
+pub use programs::{UntrustedProgram, find_program, is_root, trusted_program};
 pub use run::run;
 pub use secrets::{SecretFile, SecretSettings, Secrets, Stamp};
 pub use serve::{ServeSettings, Source, serve};

@@ -79,6 +79,12 @@ pub fn trusted_program(program: &Path) -> Result<PathBuf, UntrustedProgram> {
     Ok(absolute)
 }
 
+/// Returns whether this process runs as root, and so may become any user.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// Finds the first program of one of these names in the folders of a search path that may be run.
 ///
 /// # Errors

@@ -107,7 +107,7 @@ pub async fn detach(
                 move_number: entry.move_number,
                 ..Provenance::default()
             },
-            truth: &AlwaysCurrent,
+            precondition: &AlwaysCurrent,
         };
         match tags.apply(&change).await? {
             Applied::Settled { .. } => {
@@ -146,7 +146,7 @@ pub(crate) async fn held(
     Ok(held)
 }
 
-/// What a tag is to name to which others may attach something too.
+/// An index that a tag is to name, merged with what others attached there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MergedIndex {
     /// What it is to name, if it still names what it did.
@@ -198,11 +198,11 @@ pub async fn merge(
     Ok(Some(MergedIndex { top, before }))
 }
 
-/// The truth of a list that was joined with what the tag named: as that of its source, while the tag names that still.
+/// The precondition of a merged list: that of its source, and that the tag still names what it was merged with.
 #[derive(Debug)]
 pub struct IfUnchanged<'a, T> {
     /// The truth of its source.
-    pub truth: &'a T,
+    pub precondition: &'a T,
     /// The registry.
     pub registry: &'a Client,
     /// The repository.
@@ -218,7 +218,7 @@ pub struct IfUnchanged<'a, T> {
 impl<T: Precondition> Precondition for IfUnchanged<'_, T> {
     /// Where somebody else changed the list, it is joined anew with the next delivery.
     async fn freshness(&self) -> Result<Freshness, Error> {
-        if self.truth.freshness().await? == Freshness::Superseded {
+        if self.precondition.freshness().await? == Freshness::Superseded {
             return Ok(Freshness::Superseded);
         }
         let head = self

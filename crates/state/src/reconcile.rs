@@ -73,7 +73,7 @@ impl Next {
     }
 }
 
-/// What a page found.
+/// The result of one page of a reconciliation.
 #[derive(Debug, Default)]
 pub struct ReconcilePage {
     /// How many entries it looked at.

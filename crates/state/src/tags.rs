@@ -27,27 +27,27 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How often the operation starts again before it is left to a later delivery.
 const ROUNDS: usize = 5;
 
-/// Whether the source of truth still wants the change.
+/// Whether the change to a tag is still wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
-    /// It does.
+    /// It is wanted.
     Current,
-    /// It wants something else by now.
+    /// Something else is wanted by now.
     Superseded,
 }
 
-/// The source of truth of a tag: an `upstream` entry, a decision, a retention plan.
+/// What a change to a tag depends on: an `upstream` entry, a decision, a retention plan.
 pub trait Precondition: Send + Sync {
-    /// Reads it again, before a tag is written.
+    /// Reads the state again, before the tag is written.
     fn freshness(&self) -> impl Future<Output = Result<Freshness, Error>> + Send;
 
-    /// Reads again what may have changed while the tag was written.
+    /// Reads again what may have changed while the tag was written, so that a stale change is taken back.
     fn freshness_after(&self) -> impl Future<Output = Result<Freshness, Error>> + Send {
         self.freshness()
     }
 }
 
-/// The truth of what nobody else has a say in: a list that only grows, an attachment of what goes.
+/// The precondition of a change that is always wanted: a list that only grows, the removal of an attachment with its image.
 #[derive(Debug, Clone, Copy)]
 pub struct AlwaysCurrent;
 
@@ -93,7 +93,7 @@ pub struct TagChange<'a, T> {
     /// Where that came from.
     pub provenance: Provenance,
     /// What wants the change.
-    pub truth: &'a T,
+    pub precondition: &'a T,
 }
 
 /// What became of a change.
@@ -307,7 +307,7 @@ impl TagWriter {
         let wanted = change.wanted.map(|manifest| manifest.digest.clone());
         let entry = self.state.tags.get(&key).await?;
         let (mut value, revision) = split(entry);
-        if change.truth.freshness().await? == Freshness::Superseded {
+        if change.precondition.freshness().await? == Freshness::Superseded {
             return Ok(if self.end_claim(change, holder).await? {
                 Round::Done(Applied::Superseded)
             } else {
@@ -360,7 +360,8 @@ impl TagWriter {
             .head(change.repository, &change.tag.into())
             .await?
             .map(|head| head.digest);
-        if there != wanted || change.truth.freshness_after().await? == Freshness::Superseded {
+        if there != wanted || change.precondition.freshness_after().await? == Freshness::Superseded
+        {
             // Whoever wants something else waits for this claim to go, and has to know whose doing this is.
             value.pruning = None;
             if there == wanted {

@@ -42,7 +42,7 @@ struct Load {
     answered_at: Instant,
 }
 
-/// A place at an endpoint, given back when it is dropped.
+/// A permit to deliver to an endpoint, given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     lane: Arc<Lane>,

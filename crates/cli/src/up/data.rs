@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::Read as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -76,7 +76,7 @@ impl DataFolder {
         ] {
             private_folder(&folder.path.join(name))?;
         }
-        if is_root() {
+        if sluice_service::is_root() {
             // The scanner has a user of its own then, who must pass through; what lies beside it is closed to others.
             for passed in [folder.path.clone(), folder.path.join("trivy")] {
                 fs::set_permissions(&passed, Permissions::from_mode(PASSED_MODE))
@@ -134,10 +134,6 @@ fn try_lock(lock: &File) -> Result<(), TryLockError> {
         }
     }
     lock.try_lock()
-}
-
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
 fn random() -> anyhow::Result<String> {

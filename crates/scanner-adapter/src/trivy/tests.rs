@@ -6,7 +6,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use tokio::time::Instant;
 
 use super::*;
-use crate::confinement;
 
 fn limits() -> Limits {
     Limits {
@@ -196,7 +195,7 @@ async fn the_scanner_has_limits_and_a_user_of_its_own_and_no_rights() {
     ] {
         assert_eq!(value(&limits, name), limit.to_string(), "{name}");
     }
-    if confinement::is_root() {
+    if sluice_service::is_root() {
         assert!(
             has(Measure::User),
             "the user of `trivy.user` cannot be used"
@@ -252,7 +251,7 @@ async fn a_machine_that_lacks_the_programs_runs_the_scanner_all_the_same() {
         .unwrap();
     // A user that can reach nothing of this service.
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
-    if confinement::is_root() {
+    if sluice_service::is_root() {
         assert!(trivy.confinement.has(Measure::User));
         trivy = Trivy::probe(&binary, folder.path(), limits())
             .await
@@ -275,7 +274,7 @@ async fn a_program_that_is_missing_is_told_with_what_to_do() {
 
 #[tokio::test]
 async fn a_run_reads_layers_and_can_write_nothing_where_they_lie() {
-    if !confinement::is_root() {
+    if !sluice_service::is_root() {
         return;
     }
     // Of the folder that it runs in it may do what it likes with the link, and of ours nothing.

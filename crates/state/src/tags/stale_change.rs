@@ -21,7 +21,7 @@ pub fn live_claim(entry: &TagEntry) -> Option<(&Claim, DateTime<Utc>)> {
     (now < until && until - now <= LONGEST_CLAIM).then_some((claim, until))
 }
 
-/// A change that is not wanted any more.
+/// A change that is no longer wanted.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StaleChange<'a> {
     pub(super) repository: &'a Repository,
