@@ -255,6 +255,11 @@ async fn what_is_put_off_is_never_taken_for_done() {
     let stage = Stage::default();
     ask(&bus, "waits-often").await;
     let looking = async {
+        // The server tells a consumer of a message a moment after it has stored it.
+        until("the work to begin", || async {
+            stage.calls.load(Ordering::SeqCst) > 0
+        })
+        .await;
         loop {
             let status = bus.status_of(&topology::POLLER).await.unwrap();
             if status

@@ -46,6 +46,15 @@ pub struct Schedule {
     pub command: Command,
 }
 
+/// The copies of messages that a stage put off.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PutOff {
+    /// Those that the scheduler still keeps.
+    pub(crate) later: u64,
+    /// Those that it fired and that are not done.
+    pub(crate) due: u64,
+}
+
 impl Schedule {
     /// Returns the headers that make a message a schedule.
     fn specification(&self) -> Vec<(&'static str, String)> {
@@ -170,6 +179,30 @@ impl Bus {
             }
         };
         self.heed_schedules(prefix, waits_for).await
+    }
+
+    /// Counts the copies of messages that a stage put off, in one snapshot of their stream: what fires meanwhile is seen
+    /// as the one or as the other.
+    pub(crate) async fn put_off_copies(&self, stage: &Stage) -> Result<PutOff, Error> {
+        let prefix = format!("retry.{}", stage.name);
+        let count = async {
+            let stream = self.schedule_stream(&prefix).await?;
+            let info = stream.info_builder().subjects("sluice.*.retry.>").fetch();
+            let action = Error::server("list schedules", stage.schedules);
+            let subjects: Vec<(String, usize)> = match info.await {
+                Ok(info) => info.try_collect().await.map_err(action)?,
+                Err(error) => return Err(action(error)),
+            };
+            let (later, due): (Vec<_>, Vec<_>) = subjects
+                .into_iter()
+                .partition(|(subject, _)| subject.starts_with(SCHEDULE));
+            let sum = |all: Vec<(String, usize)>| all.into_iter().map(|(_, n)| n as u64).sum();
+            Ok(PutOff {
+                later: sum(later),
+                due: sum(due),
+            })
+        };
+        self.heed_schedules(&prefix, count).await
     }
 
     async fn schedule_subjects(&self, prefix: &str, filter: &str) -> Result<Vec<String>, BoxError> {

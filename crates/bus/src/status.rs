@@ -127,12 +127,6 @@ impl Bus {
     pub async fn status_of(&self, stage: &Stage) -> Result<Vec<StageStatus>, Error> {
         let mut all = Vec::new();
         for (stream, _) in stage.sources() {
-            let copies = format!("retry.{}", stage.name);
-            let keeps = stream == stage.schedules;
-            let mut later = 0;
-            if keeps {
-                later = self.schedules(&copies).await?.len();
-            }
             let what = format!("{stream}/{}", stage.name);
             let consumer: PullConsumer = self
                 .server()?
@@ -140,20 +134,24 @@ impl Bus {
                 .await
                 .map_err(Error::server("find consumer", what))?;
             let info = consumer.cached_info();
-            // One that was at work a moment ago may have been put off meanwhile.
-            if keeps && later == 0 && info.num_pending == 0 && info.num_ack_pending == 0 {
-                later = self.schedules(&copies).await?.len();
+            let in_flight = u64::try_from(info.num_ack_pending).unwrap_or(0);
+            let mut waiting = info.num_pending;
+            let (mut later, mut waits_for) = (0, String::new());
+            // After the consumers: whoever puts a message off stores the copy before the acknowledgement.
+            if stream == stage.schedules {
+                let put_off = self.put_off_copies(stage).await?;
+                later = put_off.later;
+                waiting = waiting.max(put_off.due.saturating_sub(in_flight));
             }
-            let mut waits_for = String::new();
             if later > 0 {
-                waits_for = self.waits_for(&copies).await?;
+                waits_for = self.waits_for(&format!("retry.{}", stage.name)).await?;
             }
             all.push(StageStatus {
                 stage: stage.name,
                 stream,
-                waiting: info.num_pending,
-                in_flight: u64::try_from(info.num_ack_pending).unwrap_or(0),
-                later: u64::try_from(later).unwrap_or(u64::MAX),
+                waiting,
+                in_flight,
+                later,
                 waits_for,
                 has_worker: info.num_waiting > 0 || info.num_ack_pending > 0,
             });
