@@ -29,10 +29,10 @@ fn of_the_gateway() -> ResourceApplied {
     }
 }
 
-/// Says that this was refused within a second, whom and what.
+/// Says that this was refused sooner than a request gives up that nobody answers (5 s), whom and what.
 fn refused(error: &sluice_bus::Error, since: Instant, user: &str, subject: &str) {
     let told = error.to_string();
-    assert!(since.elapsed() < Duration::from_secs(1), "{told}");
+    assert!(since.elapsed() < Duration::from_secs(3), "{told}");
     for part in [&format!("`{user}`"), subject, "sluice nats-config"] {
         assert!(told.contains(part), "{told}");
     }
@@ -40,7 +40,7 @@ fn refused(error: &sluice_bus::Error, since: Instant, user: &str, subject: &str)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_names_the_user_and_the_subject_within_a_second() {
+async fn a_refusal_names_the_user_and_the_subject_at_once() {
     let scene = tokio::task::spawn_blocking(Scene::new).await.unwrap();
     let bus = Bus::connect(&scene.settings("poller"), "poller")
         .await

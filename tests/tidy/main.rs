@@ -1,6 +1,7 @@
 //! Rules of the repository that no compiler checks.
 
 mod crash_points;
+mod layout;
 mod security;
 
 use std::fs;

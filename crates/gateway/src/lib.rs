@@ -20,10 +20,9 @@ mod tokens;
 
 use std::time::Duration;
 
-use sluice_bus::{Bus, ConsumeSettings, topology};
+use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::{Host, listen, secret_file, serve};
-use sluice_state::reconcile::keep_complete;
-use sluice_state::{TagWriter, attach, internal_registry};
+use sluice_state::{StageRunner, TagWriter, internal_registry};
 
 use crate::accounts::Accounts;
 use crate::api::Api;
@@ -62,7 +61,8 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         registry.token_host = Some(listener.local_addr()?.to_string());
     }
     let registry = internal_registry(&registry)?;
-    let (bus, state, catalog) = attach(&settings.bus, "gateway", host).await?;
+    let stage = StageRunner::connect(&topology::GATEWAY, &settings.bus, host).await?;
+    let (bus, state, catalog) = stage.connections();
     let comparer = Comparer {
         bus: bus.clone(),
         state: state.clone(),
@@ -97,28 +97,11 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         serve(api_listener, api, limits.clone(), host.stopping()),
     );
     host.spawn("edge", serve(listener, edge, limits, host.stopping()));
-    compare(bus, comparer, host);
-    Ok(())
-}
-
-/// Works through the messages of the gateway, and tells of those of all stages that could not be done.
-fn compare(bus: Bus, comparer: Comparer, host: &Host) {
-    host.spawn(
-        "reconcile",
-        keep_complete(bus.clone(), &topology::GATEWAY, host.stopping()),
-    );
-    host.spawn(
-        "dead-letters",
-        count_dead_letters(bus.clone(), host.stopping()),
-    );
+    host.spawn("dead-letters", count_dead_letters(bus, host.stopping()));
     let consume = ConsumeSettings {
         concurrency: CONCURRENCY,
         handler_timeout: COMPARISON,
     };
-    let stopping = host.stopping();
-    host.spawn("comparer", async move {
-        Ok(bus
-            .consume(&topology::GATEWAY, comparer, consume, stopping)
-            .await?)
-    });
+    stage.run(comparer, consume);
+    Ok(())
 }

@@ -16,8 +16,7 @@ use std::time::Duration;
 
 use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
-use sluice_state::reconcile::keep_complete;
-use sluice_state::{attach, internal_registry};
+use sluice_state::{StageRunner, internal_registry};
 
 pub use mirror::MirrorWorker;
 pub use settings::Settings;
@@ -30,17 +29,13 @@ const MARGIN: Duration = Duration::from_secs(30);
 /// # Errors
 /// A bus that cannot be reached or is not provisioned, or a secret that cannot be read.
 pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
-    let (bus, state, catalog) = attach(&settings.bus, "mirror-worker", host).await?;
+    let stage = StageRunner::connect(&topology::MIRROR_WORKER, &settings.bus, host).await?;
     let registry = internal_registry(&settings.registry)?;
-    let stopping = host.stopping();
-    host.spawn(
-        "reconcile",
-        keep_complete(bus.clone(), &topology::MIRROR_WORKER, stopping.clone()),
-    );
-    let claim = bus.ack_wait(&topology::MIRROR_WORKER).await?;
+    let (bus, state, catalog) = stage.connections();
+    let claim = stage.claim().await?;
     let limit = Duration::from_secs(settings.mirror.timeout_seconds);
     let audit_every = Duration::from_secs(settings.mirror.audit_hours * 3_600);
-    let handler = MirrorWorker::new(bus.clone(), state, catalog, registry, claim)
+    let handler = MirrorWorker::new(bus, state, catalog, registry, claim)
         .auditing_every(audit_every)
         .with_secrets(settings.secrets.secrets())
         .giving_up_after(limit)
@@ -49,10 +44,6 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         concurrency: settings.mirror.concurrency,
         handler_timeout: limit + MARGIN,
     };
-    host.spawn("mirror-worker", async move {
-        Ok(bus
-            .consume(&topology::MIRROR_WORKER, handler, consume, stopping)
-            .await?)
-    });
+    stage.run(handler, consume);
     Ok(())
 }

@@ -15,8 +15,7 @@ use std::time::Duration;
 
 use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
-use sluice_state::reconcile::keep_complete;
-use sluice_state::{attach, keep_schedules};
+use sluice_state::StageRunner;
 
 pub use poll::Poller;
 pub use settings::Settings;
@@ -26,22 +25,9 @@ pub use settings::Settings;
 /// # Errors
 /// A bus that cannot be reached or is not provisioned.
 pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
-    let (bus, state, catalog) = attach(&settings.bus, "poller", host).await?;
-    let stopping = host.stopping();
-    host.spawn(
-        "schedules",
-        keep_schedules(
-            bus.clone(),
-            catalog.clone(),
-            stopping.clone(),
-            schedules::PREFIX,
-            schedules::wanted,
-        ),
-    );
-    host.spawn(
-        "reconcile",
-        keep_complete(bus.clone(), &topology::POLLER, stopping.clone()),
-    );
+    let stage = StageRunner::connect(&topology::POLLER, &settings.bus, host).await?;
+    let (_, state, catalog) = stage.connections();
+    stage.keep_schedules(schedules::PREFIX, schedules::wanted);
     let handler_timeout = Duration::from_secs(settings.poller.timeout_seconds);
     let handler = Poller::new(state, catalog, settings.poller.parallel_heads)
         .within(handler_timeout)
@@ -50,10 +36,6 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         concurrency: settings.poller.concurrency,
         handler_timeout,
     };
-    host.spawn("poller", async move {
-        Ok(bus
-            .consume(&topology::POLLER, handler, consume, stopping)
-            .await?)
-    });
+    stage.run(handler, consume);
     Ok(())
 }

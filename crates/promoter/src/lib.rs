@@ -31,8 +31,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
-use sluice_state::reconcile::keep_complete;
-use sluice_state::{attach, internal_registry};
+use sluice_state::{StageRunner, internal_registry};
 
 pub use handler::Promoter;
 pub use settings::Settings;
@@ -42,16 +41,13 @@ pub use settings::Settings;
 /// # Errors
 /// A bus that cannot be reached or is not provisioned, or a secret that cannot be read.
 pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
-    let (bus, state, catalog) = attach(&settings.bus, "promoter", host).await?;
+    let stage = StageRunner::connect(&topology::PROMOTER, &settings.bus, host).await?;
+    let (bus, state, catalog) = stage.connections();
     let registry = internal_registry(&settings.registry)?;
-    let claim = bus.ack_wait(&topology::PROMOTER).await?;
+    let claim = stage.claim().await?;
     let handler = Promoter::new(bus.clone(), state.clone(), catalog.clone(), registry, claim)
         .with_secrets(settings.secrets.secrets())
         .forgetting_after(TimeDelta::days(settings.promoter.forget_after_days));
-    host.spawn(
-        "reconcile",
-        keep_complete(bus.clone(), &topology::PROMOTER, host.stopping()),
-    );
     host.spawn(
         "changes",
         reconcile::follow(bus.clone(), catalog, host.stopping()),
@@ -61,11 +57,6 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         concurrency: settings.promoter.concurrency,
         handler_timeout: Duration::from_secs(settings.promoter.timeout_seconds),
     };
-    let stopping = host.stopping();
-    host.spawn("promoter", async move {
-        Ok(bus
-            .consume(&topology::PROMOTER, handler, consume, stopping)
-            .await?)
-    });
+    stage.run(handler, consume);
     Ok(())
 }

@@ -43,8 +43,7 @@ use sluice_layer::LayerDescriptor;
 use sluice_registry::Client;
 use sluice_service::{Host, SecretFile};
 use sluice_state::key::SCANNER;
-use sluice_state::reconcile::keep_complete;
-use sluice_state::{ImageReader, State, attach, internal_registry};
+use sluice_state::{ImageReader, StageRunner, State, internal_registry};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -87,7 +86,8 @@ pub async fn layers_of(
 /// # Errors
 /// A bus that cannot be reached or is not provisioned, a Trivy that cannot be run, or a secret that cannot be read.
 pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
-    let (bus, state, catalog) = attach(&settings.bus, "scanner-adapter", host).await?;
+    let stage = StageRunner::connect(&topology::SCANNER_ADAPTER, &settings.bus, host).await?;
+    let (bus, state, catalog) = stage.connections();
     let registry = internal_registry(&settings.registry)?;
     let folder = Arc::new(Folder::claim(&settings.trivy.cache_dir)?);
     let trivy = Trivy::probe(
@@ -134,28 +134,14 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         parallel: settings.scanner.concurrency,
         limit,
         stopping: host.stopping(),
+        _finished: finished,
     };
     let consume = ConsumeSettings {
         // Those that wait for their turn are there too, so that others can overtake them.
         concurrency: settings.scanner.concurrency + WAITING,
         handler_timeout: limit + LONGEST_WAIT + MARGIN,
     };
-    let stopping = host.stopping();
-    host.spawn(
-        "reconcile",
-        keep_complete(bus.clone(), &topology::SCANNER_ADAPTER, stopping.clone()),
-    );
-    host.spawn("scanner-adapter", async move {
-        let _finished = finished;
-        // Messages are left to replicas that can scan already.
-        tokio::select! {
-            () = scanner.ready() => {}
-            () = stopping.cancelled() => return Ok(()),
-        }
-        Ok(bus
-            .consume(&topology::SCANNER_ADAPTER, handler, consume, stopping)
-            .await?)
-    });
+    stage.run_once_ready(async move { scanner.ready().await }, handler, consume);
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use sluice_state::key;
 use sluice_state::reconcile::after_events;
 use sluice_state::{Catalog, Snapshot};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::admission::{Admission, Busy};
 use crate::error::{ChildError, Error, StageError};
@@ -106,6 +106,8 @@ pub(crate) struct ScannerAdapter {
     pub(crate) parallel: usize,
     pub(crate) limit: Duration,
     pub(crate) stopping: CancellationToken,
+    /// Ends the server once no scan needs it.
+    pub(crate) _finished: DropGuard,
 }
 
 impl Handler for ScannerAdapter {

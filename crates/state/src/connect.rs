@@ -1,43 +1,14 @@
-//! What every service connects to at its start: the bus, the state, and the internal registry.
+//! The internal registry as a service reaches it, and the pulls that are left at others.
 
 use anyhow::Context as _;
-use sluice_bus::Bus;
 use sluice_domain::RegistryHost;
 use sluice_domain::resources::Registry;
 use sluice_registry::{Client, CredentialSource, Endpoint};
-use sluice_service::{BusSettings, Host, RegistrySettings, SecretFile, secret_file};
+use sluice_service::{RegistrySettings, SecretFile, secret_file};
 
-use crate::State;
 use crate::budget::Budgets;
-use crate::catalog::{Catalog, Snapshot};
+use crate::catalog::Snapshot;
 use crate::error::Error;
-
-/// The services that delete tags, and so may write tombstones.
-const DELETING: [&str; 3] = ["mirror-worker", "promoter", "pruner"];
-
-/// Connects a service to the bus, and keeps its catalogue up to date on the host.
-///
-/// # Errors
-/// A bus that cannot be reached or is not provisioned.
-pub async fn attach(
-    settings: &BusSettings,
-    service: &'static str,
-    host: &Host,
-) -> anyhow::Result<(Bus, State, Catalog)> {
-    let bus = Bus::attach(settings, service, host).await?;
-    let state = State::open(&bus).await?;
-    let (catalog, feed) = Catalog::open(&state).await?;
-    let stopping = host.stopping();
-    host.spawn("catalogue", async move { Ok(feed.run(stopping).await?) });
-    if DELETING.contains(&service) {
-        let (bus, stopping) = (bus.clone(), host.stopping());
-        host.spawn(
-            "probe",
-            async move { Ok(bus.keep_probing(stopping).await?) },
-        );
-    }
-    Ok((bus, state, catalog))
-}
 
 /// Makes the client of the internal registry for the account of a service.
 ///

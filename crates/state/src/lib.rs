@@ -14,6 +14,7 @@ pub mod reconcile;
 mod remote_clients;
 mod reports;
 mod schedules;
+mod stage_runner;
 mod tags;
 mod targets;
 
@@ -25,13 +26,14 @@ pub use attachments::{
 };
 pub use budget::Budgets;
 pub use catalog::{Catalog, CatalogFeed, Snapshot};
-pub use connect::{attach, internal_registry, waits_for_pulls};
+pub use connect::{internal_registry, waits_for_pulls};
 pub use control::{Held, note_restore, reconciled};
 pub use entries::{Entries, Entry, Page, Stored};
 pub use error::Error;
 pub use images::{ImageReader, describe, describe_copied, note_image, read_image};
 pub use remote_clients::{Pulls, RemoteClients};
-pub use schedules::{Wanted, keep_schedules};
+pub use schedules::Wanted;
+pub use stage_runner::StageRunner;
 pub use tags::{
     AlwaysCurrent, Applied, Freshness, PlatformSubset, Precondition, Provenance, TagChange,
     TagWriter, live_claim, source_of,

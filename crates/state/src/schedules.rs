@@ -29,7 +29,7 @@ pub struct Wanted {
 ///
 /// # Errors
 /// A catalogue whose feed ended.
-pub async fn keep_schedules(
+pub(crate) async fn keep_schedules(
     bus: Bus,
     mut catalog: Catalog,
     stopping: CancellationToken,

@@ -17,8 +17,7 @@ use std::time::Duration;
 
 use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
-use sluice_state::attach;
-use sluice_state::reconcile::keep_complete;
+use sluice_state::StageRunner;
 
 pub use settings::Settings;
 
@@ -30,15 +29,11 @@ const MARGIN: Duration = Duration::from_secs(45);
 /// # Errors
 /// A bus that cannot be reached or is not provisioned.
 pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
-    let (bus, state, catalog) = attach(&settings.bus, "webhook-dispatcher", host).await?;
-    let stopping = host.stopping();
+    let stage = StageRunner::connect(&topology::WEBHOOK_DISPATCHER, &settings.bus, host).await?;
+    let (bus, state, catalog) = stage.connections();
     let timeout = Duration::from_secs(settings.webhooks.timeout_seconds);
-    host.spawn(
-        "reconcile",
-        keep_complete(bus.clone(), &topology::WEBHOOK_DISPATCHER, stopping.clone()),
-    );
     let handler = dispatch::Dispatcher {
-        bus: bus.clone(),
+        bus,
         state,
         catalog,
         secrets: settings.secrets.secrets(),
@@ -50,10 +45,6 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         concurrency: settings.webhooks.concurrency,
         handler_timeout: timeout + MARGIN,
     };
-    host.spawn("webhook-dispatcher", async move {
-        Ok(bus
-            .consume(&topology::WEBHOOK_DISPATCHER, handler, consume, stopping)
-            .await?)
-    });
+    stage.run(handler, consume);
     Ok(())
 }
