@@ -145,7 +145,7 @@ async fn of_a_damaged_snapshot_nothing_stays() {
 async fn a_stage_that_rests_takes_up_nothing_until_it_goes_on() {
     let (_nats, bus) = provisioned().await;
     let later = Utc::now() + chrono::TimeDelta::minutes(10);
-    bus.pause_stages(Some(later)).await.unwrap();
+    bus.pause_consumers(later).await.unwrap();
     ask(&bus, "resting").await;
     let stage = Stage::default();
     let stopping = CancellationToken::new();
@@ -161,12 +161,12 @@ async fn a_stage_that_rests_takes_up_nothing_until_it_goes_on() {
         }
     });
     until("the stage to wait for work", || async {
-        bus.working_stages().await.unwrap().contains(&"poller")
+        bus.running_stages().await.unwrap().contains(&"poller")
     })
     .await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(stage.calls.load(Ordering::SeqCst), 0);
-    bus.pause_stages(None).await.unwrap();
+    bus.resume_consumers().await.unwrap();
     until("the work", || async { told(&bus).await.len() == 1 }).await;
     stopping.cancel();
     working.await.unwrap().unwrap();

@@ -73,7 +73,10 @@ async fn a_flood_of_pulls_drops_the_oldest_pulls_and_no_other_fact() {
         publish(&bus, &pulled(), number).await;
     }
     let pulls = usage(&bus, topology::PULLS).await;
-    assert!(pulls.bytes <= 2 * MIB && !pulls.refuses, "{pulls:?}");
+    assert!(
+        pulls.bytes <= 2 * MIB && !pulls.rejects_when_full,
+        "{pulls:?}"
+    );
     assert!((50..MANY).contains(&count(&bus, "sluice.v1.tag.pulled.>").await));
     assert_eq!(count(&bus, "sluice.v1.tag.pushed.>").await, 1);
     // Whoever reads everything reads pulls, too.
@@ -117,7 +120,7 @@ async fn full_work_is_refused_until_there_is_room_and_nothing_that_waits_is_lost
     let refused = loop {
         match bus.command(&command, &Cause::root()).await {
             Ok(_) => stored += 1,
-            Err(error) if usage(&bus, topology::WORK).await.refuses => break error,
+            Err(error) if usage(&bus, topology::WORK).await.rejects_when_full => break error,
             Err(_) => unanswered += 1,
         }
         assert!(stored < 100_000);
@@ -175,7 +178,7 @@ async fn full_schedules_are_refused_and_fire_all_the_same() {
     let (_nats, bus) = limited(&["SCHEDULES_poller=2MiB"]).await;
     let schedule = |number: usize| Schedule {
         name: format!("poll.mirror-{number}"),
-        when: When::Cron("0 0 1 1 *".to_owned()),
+        timing: Timing::Cron("0 0 1 1 *".to_owned()),
         command: PollMirror {
             mirror: format!("mirror-{number}").parse().unwrap(),
             urgent: false,

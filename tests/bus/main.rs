@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use sluice_bus::{
-    Bus, Cause, ConsumeSettings, Handler, Outcome, ProvisionOptions, Schedule, When, topology,
+    Bus, Cause, ConsumeSettings, Handler, Outcome, ProvisionOptions, Schedule, Timing, topology,
 };
 use sluice_domain::{Class, Classify, ResourceName};
 use sluice_events::commands::PollMirror;
@@ -395,10 +395,10 @@ async fn a_schedule_is_put_once_fires_and_is_removed() {
         urgent: false,
     }
     .into();
-    let when = When::Every(Duration::from_secs(1));
+    let timing = Timing::Every(Duration::from_secs(1));
     let schedule = Schedule {
         name: "poll.a=2Eb".to_owned(),
-        when,
+        timing,
         command,
     };
     assert!(bus.put_schedule(&schedule).await.unwrap());
@@ -481,7 +481,7 @@ async fn an_object_is_forgotten_only_as_it_was_listed() {
     let reports = bus.reports().await.unwrap();
     let listed = async || {
         let mut listed = Vec::new();
-        let each = reports.each(|object| {
+        let each = reports.for_each(|object| {
             listed.push(object);
             ControlFlow::Continue(())
         });

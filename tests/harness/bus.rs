@@ -5,7 +5,7 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use chrono::Utc;
-use sluice_bus::{Bus, Cause, Published};
+use sluice_bus::{Bus, Cause, PublishedMessage};
 use sluice_events::facts::{ImagePromoted, ScanFailed};
 use sluice_events::{Command, Event};
 use sluice_service::BusSettings;
@@ -65,7 +65,7 @@ impl BusClient {
     }
 
     /// Publishes a fact as something that happened now.
-    pub fn publish(&self, event: impl Into<Event>, occurrence: &str) -> Published {
+    pub fn publish(&self, event: impl Into<Event>, occurrence: &str) -> PublishedMessage {
         self.run(self.bus.publish(&event.into(), &Cause::root(), occurrence))
             .unwrap()
     }

@@ -76,7 +76,7 @@ impl Nats {
             passwords: PASSWORDS,
         };
         // Tests kill processes, not machines, and the disk is what they would wait for most.
-        let config = change(&config.text().replace(", sync_interval: always", ""));
+        let config = change(&config.render().replace(", sync_interval: always", ""));
         let file = folder.path().join("nats.conf");
         fs::write(&file, config).unwrap();
         fs::copy(keys.nats_passwords(), folder.path().join(PASSWORDS)).unwrap();

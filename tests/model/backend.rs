@@ -10,7 +10,10 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use reqwest::ResponseBuilderExt as _;
 use sluice_bus::Update;
-use sluice_bus::backend::{Answer, Backend, Last, Mark, Outgoing, Refusal, Settlement, Stored};
+use sluice_bus::backend::{
+    Acknowledgement, Backend, BackendError, BackendFuture, KeyState, LastMessage, Outgoing,
+    PublishAck,
+};
 use sluice_registry::{Exchange, Exchanged};
 
 use crate::registry::{Place, Request};
@@ -23,47 +26,47 @@ pub const UPSTREAM: &str = "upstream.test";
 #[derive(Debug)]
 pub struct Server(pub Shared);
 
-impl From<Lost> for Refusal {
+impl From<Lost> for BackendError {
     fn from(lost: Lost) -> Self {
         Self::Failed(Box::new(lost))
     }
 }
 
-fn answer<T: Send + 'static>(step: Step<T>) -> Answer<'static, T> {
-    Box::pin(async move { step.await.map_err(Refusal::from) })
+fn answer<T: Send + 'static>(step: Step<T>) -> BackendFuture<'static, T> {
+    Box::pin(async move { step.await.map_err(BackendError::from) })
 }
 
-fn refusable<T: Send + 'static>(step: Step<Result<T, Refusal>>) -> Answer<'static, T> {
-    Box::pin(async move { step.await.map_err(Refusal::from)? })
+fn refusable<T: Send + 'static>(step: Step<Result<T, BackendError>>) -> BackendFuture<'static, T> {
+    Box::pin(async move { step.await.map_err(BackendError::from)? })
 }
 
 impl Backend for Server {
-    fn publish(&self, message: Outgoing) -> Answer<'_, Stored> {
+    fn publish(&self, message: Outgoing) -> BackendFuture<'_, PublishAck> {
         let what = format!("publishes {}", message.subject);
         refusable(self.0.step(what, move |world| world.publish(message)))
     }
 
-    fn settle(&self, receipt: u64, how: Settlement) -> Answer<'_, ()> {
-        let what = format!("settles its message: {how:?}");
+    fn acknowledge(&self, receipt: u64, how: Acknowledgement) -> BackendFuture<'_, ()> {
+        let what = format!("acknowledges its message: {how:?}");
         answer(self.0.step(what, move |world| world.settle(receipt, how)))
     }
 
-    fn last(&self, subject: String) -> Answer<'_, Option<Last>> {
+    fn last(&self, subject: String) -> BackendFuture<'_, Option<LastMessage>> {
         let what = format!("looks for {subject}");
         answer(self.0.step(what, move |world| world.log.last(&subject)))
     }
 
-    fn purge(&self, subject: String) -> Answer<'_, ()> {
+    fn purge(&self, subject: String) -> BackendFuture<'_, ()> {
         let what = format!("purges {subject}");
         answer(self.0.step(what, move |world| world.log.purge(&subject)))
     }
 
-    fn subjects(&self, filter: String) -> Answer<'_, Vec<String>> {
+    fn subjects(&self, filter: String) -> BackendFuture<'_, Vec<String>> {
         let what = format!("lists {filter}");
         answer(self.0.step(what, move |world| world.log.subjects(&filter)))
     }
 
-    fn read(&self, bucket: &'static str, key: String) -> Answer<'_, Option<Mark>> {
+    fn read(&self, bucket: &'static str, key: String) -> BackendFuture<'_, Option<KeyState>> {
         let what = format!("reads {bucket}/{key}");
         answer(self.0.step(what, move |world| world.read(bucket, &key)))
     }
@@ -74,31 +77,36 @@ impl Backend for Server {
         key: String,
         value: Bytes,
         revision: Option<u64>,
-    ) -> Answer<'_, u64> {
+    ) -> BackendFuture<'_, u64> {
         let what = format!("writes {bucket}/{key}");
         let write = move |world: &mut World| {
             let written = world.write(bucket, &key, Some(value), revision);
-            written.ok_or(Refusal::Conflict)
+            written.ok_or(BackendError::Conflict)
         };
         refusable(self.0.step(what, write))
     }
 
-    fn remove(&self, bucket: &'static str, key: String, revision: Option<u64>) -> Answer<'_, ()> {
+    fn remove(
+        &self,
+        bucket: &'static str,
+        key: String,
+        revision: Option<u64>,
+    ) -> BackendFuture<'_, ()> {
         let what = format!("removes {bucket}/{key}");
         let remove = move |world: &mut World| {
             let removed = world.write(bucket, &key, None, revision);
-            removed.map(drop).ok_or(Refusal::Conflict)
+            removed.map(drop).ok_or(BackendError::Conflict)
         };
         refusable(self.0.step(what, remove))
     }
 
-    fn newest(&self, bucket: &'static str, filter: String) -> Answer<'_, Vec<Update>> {
+    fn last_changes(&self, bucket: &'static str, filter: String) -> BackendFuture<'_, Vec<Update>> {
         let what = format!("lists {bucket}/{filter}");
         let newest = move |world: &mut World| world.newest(bucket, &filter);
         answer(self.0.step(what, newest))
     }
 
-    fn watch(&self, bucket: &'static str) -> Answer<'_, BoxStream<'static, Update>> {
+    fn watch(&self, bucket: &'static str) -> BackendFuture<'_, BoxStream<'static, Update>> {
         let shared = self.0.clone();
         answer(self.0.step(format!("watches {bucket}"), move |world| {
             world.watches.push((bucket, VecDeque::new()));
@@ -115,13 +123,13 @@ impl Backend for Server {
 }
 
 impl World {
-    fn publish(&mut self, message: Outgoing) -> Result<Stored, Refusal> {
+    fn publish(&mut self, message: Outgoing) -> Result<PublishAck, BackendError> {
         let is_fact = message.subject.starts_with("sluice.v1.");
         let keeps_back = self.bug == Some(Bug::StateBeforeEvent);
         if is_fact && keeps_back && !self.at_once {
             let task = self.task;
             self.doing.get_mut(&task).unwrap().kept_back.push(message);
-            return Ok(Stored {
+            return Ok(PublishAck {
                 sequence: 0,
                 duplicate: false,
             });
@@ -129,7 +137,7 @@ impl World {
         self.changed = true;
         let now = self.now;
         if self.bug == Some(Bug::NoSearchOfDecisions) && is_search_of_decisions(&message) {
-            return Ok(Stored {
+            return Ok(PublishAck {
                 sequence: 0,
                 duplicate: true,
             });
@@ -137,11 +145,11 @@ impl World {
         self.log.publish(now, &message)
     }
 
-    fn settle(&mut self, receipt: u64, how: Settlement) {
+    fn settle(&mut self, receipt: u64, how: Acknowledgement) {
         let now = self.now;
         self.log.settle(receipt, how, now);
         self.changed = true;
-        if how != Settlement::Working {
+        if how != Acknowledgement::Progress {
             self.let_go();
         }
     }

@@ -143,7 +143,7 @@ impl History {
     fn new(shared: Shared, scenario: Scenario) -> Self {
         shared.lock().doing.insert(0, Doing::default());
         let backend = Arc::new(crate::backend::Server(shared.clone()));
-        let bus = sluice_bus::Bus::supplied(backend, "person");
+        let bus = sluice_bus::Bus::simulated(backend, "person");
         let state = stages::at_once(&shared, async { State::open(&bus).await.unwrap() });
         let plan = Plan::new(&mut shared.lock().chance, scenario);
         let mut history = Self {

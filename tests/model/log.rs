@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use sluice_bus::backend::{Delivery, Headers, Last, Outgoing, Refusal, Settlement, Stored};
+use sluice_bus::backend::{
+    Acknowledgement, BackendError, Delivery, Headers, LastMessage, Outgoing, PublishAck,
+};
 use sluice_bus::topology::{
     DEAD_LETTERS, EVENTS, MIRROR_WORKER, POLLER, PROMOTER, PRUNER, SCANNER_ADAPTER, Stage, WORK,
 };
@@ -72,14 +74,18 @@ impl Log {
     }
 
     /// Stores a message.
-    pub fn publish(&mut self, now: DateTime<Utc>, message: &Outgoing) -> Result<Stored, Refusal> {
+    pub fn publish(
+        &mut self,
+        now: DateTime<Utc>,
+        message: &Outgoing,
+    ) -> Result<PublishAck, BackendError> {
         let stream = stream_of(&message.subject);
         if let Some(id) = &message.message_id {
             let known = self.ids.get(&(stream, id.clone()));
             if let Some((sequence, at)) = known
                 && now - *at < self.window
             {
-                return Ok(Stored {
+                return Ok(PublishAck {
                     sequence: *sequence,
                     duplicate: true,
                 });
@@ -96,7 +102,7 @@ impl Log {
                 .filter(|item| item.delivery.subject == message.subject)
                 .map(|item| item.delivery.sequence);
             if waiting.chain(schedule).max().unwrap_or(0) != expected {
-                return Err(Refusal::Conflict);
+                return Err(BackendError::Conflict);
             }
         }
         let sequence = self.sequences.entry(stream).or_default();
@@ -105,7 +111,7 @@ impl Log {
         if let Some(id) = &message.message_id {
             self.ids.insert((stream, id.clone()), (sequence, now));
         }
-        let stored = Stored {
+        let stored = PublishAck {
             sequence,
             duplicate: false,
         };
@@ -188,15 +194,15 @@ impl Log {
     }
 
     /// Settles a delivery; one that was settled otherwise is no matter.
-    pub fn settle(&mut self, receipt: u64, how: Settlement, now: DateTime<Utc>) {
+    pub fn settle(&mut self, receipt: u64, how: Acknowledgement, now: DateTime<Utc>) {
         let is_it = |item: &Item| item.receipts.contains(&receipt);
         let Some(place) = self.items.iter().position(is_it) else {
             return;
         };
         let item = &mut self.items[place];
         match how {
-            Settlement::Done | Settlement::Never => drop(self.items.remove(place)),
-            Settlement::Working => {
+            Acknowledgement::Ack | Acknowledgement::Term => drop(self.items.remove(place)),
+            Acknowledgement::Progress => {
                 item.until = now + TimeDelta::from_std(item.stage.ack_wait).unwrap();
             }
         }
@@ -283,8 +289,8 @@ impl Log {
     }
 
     /// Returns the last message of a schedule.
-    pub fn last(&self, subject: &str) -> Option<Last> {
-        self.schedules.get(subject).map(|scheduled| Last {
+    pub fn last(&self, subject: &str) -> Option<LastMessage> {
+        self.schedules.get(subject).map(|scheduled| LastMessage {
             sequence: scheduled.sequence,
             headers: scheduled.headers.clone(),
             payload: scheduled.payload.clone(),

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use sluice_bus::backend::{Delivery, Replica};
+use sluice_bus::Replica;
+use sluice_bus::backend::Delivery;
 use sluice_bus::topology::{self, Stage};
 use sluice_bus::{Bus, Cause, ConsumeSettings, Handler, Outcome};
 use sluice_domain::{Digest, Repository, SeverityCounts, Tag};
@@ -82,7 +83,7 @@ pub fn start(shared: &Shared, stage: &str) -> (Machine, CatalogFeed) {
     );
     let registry = Client::over(transport.clone(), endpoint).unwrap();
     let backend = Arc::new(Server(shared.clone()));
-    let bus = Bus::supplied(backend.clone(), stage);
+    let bus = Bus::simulated(backend.clone(), stage);
     let (state, catalog, feed) = at_once(shared, async {
         let state = State::open(&bus).await.unwrap();
         let (catalog, feed) = Catalog::open(&state).await.unwrap();

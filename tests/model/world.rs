@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use sluice_bus::backend::Mark;
+use sluice_bus::backend::KeyState;
 use sluice_bus::topology::BUCKETS;
 use sluice_bus::{Entry, Update};
 use sluice_domain::resources::{PromotionPolicy, Resource};
@@ -75,8 +75,8 @@ pub struct Doing {
 #[derive(Debug, Default)]
 pub struct Bucket {
     /// Its entries and the marks of removed ones.
-    pub entries: BTreeMap<String, Mark>,
-    before: BTreeMap<String, Option<Mark>>,
+    pub entries: BTreeMap<String, KeyState>,
+    before: BTreeMap<String, Option<KeyState>>,
     revision: u64,
     /// The changes that the bucket keeps of each key, the oldest first.
     history: VecDeque<Update>,
@@ -359,7 +359,7 @@ impl World {
     }
 
     /// Reads an entry.
-    pub fn read(&mut self, bucket: &'static str, key: &str) -> Option<Mark> {
+    pub fn read(&mut self, bucket: &'static str, key: &str) -> Option<KeyState> {
         let stale = self.bug == Some(Bug::StaleReads)
             && !self.at_once
             && ["upstream", "decisions"].contains(&bucket)
@@ -387,7 +387,7 @@ impl World {
             return None;
         }
         bucket.revision += 1;
-        let mark = Mark {
+        let mark = KeyState {
             revision: bucket.revision,
             value: value.clone(),
         };
@@ -501,7 +501,7 @@ impl World {
 }
 
 /// Returns a change as a watch delivers it.
-fn update(key: &str, mark: &Mark) -> Update {
+fn update(key: &str, mark: &KeyState) -> Update {
     let (key, revision) = (key.to_owned(), mark.revision);
     match mark.value.clone() {
         Some(value) => Update::Put(Entry {

@@ -198,7 +198,7 @@ impl<'a> Past<'a> {
             for entry in state.verdicts.list(">").await.unwrap() {
                 known.insert(format!("verdict {}", named(&entry.value.digest)));
             }
-            let reports = state.reports.each(|object| {
+            let reports = state.reports.for_each(|object| {
                 known.insert(format!("report {}", &object.name[7..9]));
                 std::ops::ControlFlow::Continue(())
             });

@@ -66,7 +66,7 @@ fn a_full_disk_at_nats_server_is_named_and_nothing_is_lost() {
         let told = pipeline.readiness("mirror-worker")?;
         told.contains("nats-server stores nothing").then_some(told)
     });
-    assert!(told.contains("start nats-server anew"), "{told}");
+    assert!(told.contains("restart nats-server"), "{told}");
     let log = pipeline.log_of("mirror-worker");
     assert!(log.contains("confirms nothing"), "{log}");
     let output = pipeline.stack.try_sluice(&["status"]);

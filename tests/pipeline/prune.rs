@@ -5,7 +5,7 @@ mod attached;
 use std::collections::BTreeSet;
 
 use chrono::{TimeDelta, Utc};
-use sluice_bus::{Cause, Schedule, When};
+use sluice_bus::{Cause, Schedule, Timing};
 use sluice_events::EventId;
 use sluice_events::commands::PruneRepositories;
 use sluice_events::facts::TagPushed;
@@ -185,7 +185,7 @@ fn a_policy_deletes_what_meets_its_condition_whenever_its_schedule_says() {
     // What the schedule fires at three in the morning, every two seconds.
     let schedule = Schedule {
         name: "prune.test".to_owned(),
-        when: When::Cron("*/2 * * * * *".to_owned()),
+        timing: Timing::Cron("*/2 * * * * *".to_owned()),
         command: PruneRepositories {
             policy: Some("often".parse().unwrap()),
             repository: None,

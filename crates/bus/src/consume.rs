@@ -1,46 +1,49 @@
-//! The consume loop: one message a pull, one limit for all streams of a stage, and a drain that loses nothing.
+//! The consume loop: it pulls one message at a time, under one concurrency limit for all streams of a stage, and finishes
+//! its work before it stops.
+
+pub(crate) mod handler;
+mod in_flight;
+mod isolation;
+mod jitter;
+mod received_message;
+pub(crate) mod replica;
+mod retry;
+mod settle;
+pub(crate) mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::connection::State;
 use async_nats::jetstream::consumer::{PullConsumer, pull};
 use futures_util::StreamExt as _;
 use sluice_domain::{Backoff, Classify as _};
-use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::connect::Bus;
-use crate::error::Error;
-use crate::handler::{BoxError, Handler};
-use crate::incoming::Incoming;
-use crate::settle::{Worker, random, with_heartbeat};
+use self::handler::Handler;
+use self::jitter::jitter;
+use self::received_message::ReceivedMessage;
+use self::settle::with_heartbeat;
+use self::worker::{ConsumeSettings, Worker};
+use crate::connection::Bus;
+use crate::connection::error::{BoxError, Error};
 use crate::topology::Stage;
 
-/// How long one pull waits for a message.
+/// How long a pull waits for a message.
 const PULL_EXPIRY: Duration = Duration::from_secs(2);
-/// How long the server may take to say that there is no message.
+/// How long the server may take to answer that no message is available.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// The delays after pulls that failed.
 const PULL_BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 
-/// How a stage works through its messages.
-#[derive(Debug, Clone, Copy)]
-pub struct ConsumeSettings {
-    /// How many messages are worked on at once, those of all its streams together.
-    pub concurrency: usize,
-    /// How long one message may take, its facts and records included.
-    pub handler_timeout: Duration,
-}
-
 impl Bus {
-    /// Works through the messages of a stage until it is told to stop, then finishes what it has.
+    /// Processes the messages of a stage until `stopping` is cancelled, then finishes those that were received.
     ///
-    /// Dropping the future drops the work that is under way; its messages come again.
+    /// Dropping the future drops the work under way; its messages are delivered again.
     ///
     /// # Errors
-    /// Streams or consumers that are missing or not as this version needs them.
+    /// Streams or consumers that are missing or differ from what this version needs.
     pub async fn consume<H: Handler>(
         &self,
         stage: &'static Stage,
@@ -48,18 +51,13 @@ impl Bus {
         settings: ConsumeSettings,
         stopping: CancellationToken,
     ) -> Result<(), Error> {
-        let Some(consumers) = self.begin(stage, &stopping).await? else {
+        let Some(consumers) = self.connect_stage(stage, &stopping).await? else {
             return Ok(());
         };
-        let worker = Arc::new(Worker {
-            bus: self.clone(),
-            stage,
-            handler,
-            settings,
-            ack_wait: shortest(stage, &consumers),
-            alone: RwLock::new(()),
-            stopping: stopping.clone(),
-        });
+        let ack_wait = shortest_ack_wait(stage, &consumers);
+        let stop = stopping.clone();
+        let worker = Worker::new(self.clone(), stage, handler, settings, ack_wait, stop);
+        let worker = Arc::new(worker);
         let permits = Arc::new(Semaphore::new(settings.concurrency.max(1)));
         let mut pullers = JoinSet::new();
         for consumer in consumers {
@@ -71,7 +69,7 @@ impl Bus {
             };
             pullers.spawn(puller.run());
         }
-        tracing::info!(stage = stage.name, "working");
+        tracing::info!(stage = stage.name, "consuming");
         while let Some(ended) = pullers.join_next().await {
             log_task_error(stage, ended);
         }
@@ -79,57 +77,52 @@ impl Bus {
         Ok(())
     }
 
-    /// Finds the consumers of a stage; nothing if it is told to stop before.
+    /// Returns the consumers of a stage once they are verified; nothing if `stopping` is cancelled before.
     ///
-    /// A server that is away at the start is waited for, as it is later; a topology that is not as needed is not.
-    async fn begin(
+    /// An outage at the start is waited out, as it is later; a topology that differs is an error at once.
+    async fn connect_stage(
         &self,
         stage: &'static Stage,
         stopping: &CancellationToken,
     ) -> Result<Option<Vec<PullConsumer>>, Error> {
         for failures in 1.. {
-            let found = async {
+            let connected = async {
                 self.verify(stage).await?;
-                self.consumers(stage).await
+                self.stage_consumers(stage).await
             };
-            match found.await {
+            match connected.await {
                 Err(error) if error.class().is_outage() => {
-                    tracing::warn!(stage = stage.name, %error, "cannot begin; trying again");
+                    tracing::warn!(stage = stage.name, %error, "cannot start consuming; trying again");
                 }
-                found => return found.map(Some),
+                result => return result.map(Some),
             }
             tokio::select! {
-                () = tokio::time::sleep(PULL_BACKOFF.delay(failures, random())) => {}
+                () = tokio::time::sleep(PULL_BACKOFF.delay(failures, jitter())) => {}
                 () = stopping.cancelled() => break,
             }
         }
         Ok(None)
     }
 
-    /// Returns after how long silent work of a stage is given to somebody else, as it is provisioned.
+    /// Returns how long the server waits for an acknowledgement of a stage, as provisioned.
     ///
     /// # Errors
-    /// A consumer that was not provisioned, or a server that does not answer.
+    /// A consumer that is not provisioned.
     pub async fn ack_wait(&self, stage: &Stage) -> Result<Duration, Error> {
-        Ok(shortest(stage, &self.consumers(stage).await?))
+        let consumers = self.stage_consumers(stage).await?;
+        Ok(shortest_ack_wait(stage, &consumers))
     }
 
-    async fn consumers(&self, stage: &Stage) -> Result<Vec<PullConsumer>, Error> {
+    async fn stage_consumers(&self, stage: &Stage) -> Result<Vec<PullConsumer>, Error> {
         let mut consumers = Vec::new();
         for (stream, _) in stage.sources() {
-            let what = format!("{stream}/{}", stage.name);
-            let consumer = self
-                .server()?
-                .get_consumer_from_stream(stage.name, stream)
-                .await
-                .map_err(Error::server("find consumer", what))?;
-            consumers.push(consumer);
+            consumers.push(self.durable_consumer(stage.name, stream).await?);
         }
         Ok(consumers)
     }
 }
 
-fn shortest(stage: &Stage, consumers: &[PullConsumer]) -> Duration {
+fn shortest_ack_wait(stage: &Stage, consumers: &[PullConsumer]) -> Duration {
     consumers
         .iter()
         .map(|consumer| consumer.cached_info().config.ack_wait)
@@ -137,6 +130,7 @@ fn shortest(stage: &Stage, consumers: &[PullConsumer]) -> Duration {
         .unwrap_or(stage.ack_wait)
 }
 
+/// Pulls the messages of one stream.
 struct Puller<H> {
     worker: Arc<Worker<H>>,
     consumer: PullConsumer,
@@ -146,7 +140,7 @@ struct Puller<H> {
 
 impl<H: Handler> Puller<H> {
     async fn run(self) {
-        let stage = self.worker.stage;
+        let stage = self.worker.stage();
         let mut tasks = JoinSet::new();
         let mut failures = 0;
         while !self.stopping.is_cancelled() {
@@ -167,7 +161,7 @@ impl<H: Handler> Puller<H> {
                 Err(error) => {
                     failures += 1;
                     tracing::warn!(stage = stage.name, %error, "cannot pull; trying again");
-                    self.pause(PULL_BACKOFF.delay(failures, random())).await;
+                    self.pause(PULL_BACKOFF.delay(failures, jitter())).await;
                 }
             }
         }
@@ -176,14 +170,14 @@ impl<H: Handler> Puller<H> {
         }
     }
 
-    /// Takes the next message together with a place to work on it.
+    /// Pulls the next message together with a permit to process it.
     ///
-    /// The place comes first, so that nothing is pulled that would only wait here. Where no message is ready it is
-    /// given back: an idle stream must not take places from a busy one.
-    async fn next(&self) -> Result<Option<(Incoming, OwnedSemaphorePermit)>, BoxError> {
-        // A pull that is queued while the connection is down would be answered after it was given up.
-        if self.worker.bus.server()?.client().connection_state() != State::Connected {
-            self.pause(PULL_BACKOFF.delay(1, random())).await;
+    /// The permit comes first, so that no message is pulled that would only wait here. Where no message is available the
+    /// permit is returned, so that an idle stream takes none from a busy one.
+    async fn next(&self) -> Result<Option<(ReceivedMessage, OwnedSemaphorePermit)>, BoxError> {
+        // A pull that is queued while disconnected would be answered after it has timed out.
+        if !self.worker.bus().is_connected() {
+            self.pause(PULL_BACKOFF.delay(1, jitter())).await;
             return Ok(None);
         }
         let Some(permit) = self.permit().await else {
@@ -204,17 +198,17 @@ impl<H: Handler> Puller<H> {
         let Some(message) = one(waiting).await? else {
             return Ok(None);
         };
-        // Others may have become busy meanwhile; this one is next, and shows that it is alive until then.
+        // The permits may be taken by now; the heartbeat keeps the message here until one is free.
         match with_heartbeat(&message, self.worker.ack_wait, self.permit()).await {
             Some(permit) => Ok(self.unless_stopping(message, permit).await),
             None => {
-                self.worker.give_back(&message).await;
+                self.worker.failed.give_back(&message).await;
                 Ok(None)
             }
         }
     }
 
-    /// Waits for a place to work, unless it is time to stop.
+    /// Waits for a permit; returns nothing once the stage is stopping.
     async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         tokio::select! {
             biased;
@@ -225,11 +219,11 @@ impl<H: Handler> Puller<H> {
 
     async fn unless_stopping(
         &self,
-        message: Incoming,
+        message: ReceivedMessage,
         permit: OwnedSemaphorePermit,
-    ) -> Option<(Incoming, OwnedSemaphorePermit)> {
+    ) -> Option<(ReceivedMessage, OwnedSemaphorePermit)> {
         if self.stopping.is_cancelled() {
-            self.worker.give_back(&message).await;
+            self.worker.failed.give_back(&message).await;
             return None;
         }
         Some((message, permit))
@@ -243,13 +237,13 @@ impl<H: Handler> Puller<H> {
     }
 }
 
-/// Runs a pull of one message to its end: a message left in it would be missing until `ack_wait` has passed.
-async fn one(mut batch: pull::Batch) -> Result<Option<Incoming>, BoxError> {
+/// Awaits the message of a pull: a message left in the batch would not be delivered again before `ack_wait`.
+async fn one(mut batch: pull::Batch) -> Result<Option<ReceivedMessage>, BoxError> {
     let message = batch.next().await.transpose()?;
-    message.map(Incoming::new).transpose()
+    message.map(ReceivedMessage::new).transpose()
 }
 
-/// A task catches what its handler does; if it ends otherwise, its message comes again.
+/// Logs a task that was cancelled or panicked outside of its handler; its message is delivered again.
 fn log_task_error(stage: &Stage, ended: Result<(), JoinError>) {
     if let Err(error) = ended {
         tracing::error!(stage = stage.name, %error, "a task of the consume loop ended unexpectedly");

@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use sluice_domain::Backoff;
 
-/// Every fact but pulls, for 30 days.
+use crate::streams::subject_patterns::covers;
+
+/// The stream of every fact except pulls, kept for 30 days.
 pub const EVENTS: &str = "EVENTS";
-/// Pulls, for a day: they are many and soon of no interest, and leave room and time to everything else.
+/// The stream of pulls, kept for a day: there are many, and they must not take the room of other facts.
 pub const PULLS: &str = "PULLS";
-/// Commands, deliveries and redrives, until they are done.
+/// The stream of commands and redriven dead letters, kept until they are done.
 pub const WORK: &str = "WORK";
-/// What could not be done, with its reason.
+/// The stream of messages that failed for good, each with its error.
 pub const DEAD_LETTERS: &str = "DEAD_LETTERS";
-/// Decisions, resources and scans, for ever.
+/// The stream of decisions, resources and scans, kept for ever.
 pub const AUDIT: &str = "AUDIT";
 /// The object store of reports.
 pub const REPORTS: &str = "reports";
@@ -25,7 +27,7 @@ pub(crate) const PULLS_AGE: Duration = Duration::from_secs(86_400);
 /// The subjects of pulls.
 pub(crate) const PULL_SUBJECTS: [&str; 2] =
     ["sluice.v1.tag.pulled.>", "sluice.v1.manifest.pulled.>"];
-/// The subjects of all other facts; two streams may not share one.
+/// The subjects of all other facts; no two streams may share a subject.
 pub(crate) const EVENT_SUBJECTS: [&str; 15] = [
     "sluice.v1.upstream.>",
     "sluice.v1.tag.mirrored.>",
@@ -44,34 +46,44 @@ pub(crate) const EVENT_SUBJECTS: [&str; 15] = [
     "sluice.v1.webhook.>",
 ];
 
-/// A stage: where its work comes from and how long it may take.
+/// A stage: the subjects that it consumes and its limits.
 #[derive(Debug, Clone, Copy)]
 pub struct Stage {
-    /// Its name, also that of its consumers.
+    /// Its name, which is also the name of its consumers.
     pub name: &'static str,
-    /// The facts that it reacts to.
+    /// The subjects of its facts in `EVENTS`.
     pub events: &'static [&'static str],
-    /// The pulls that it reacts to.
+    /// The subjects of its facts in `PULLS`.
     pub pulls: &'static [&'static str],
-    /// The commands that it takes.
+    /// The subjects of its commands in `WORK`.
     pub work: &'static [&'static str],
-    /// The schedules that it serves.
+    /// The subjects that its schedules fire at.
     pub due: &'static [&'static str],
-    /// The stream of its schedules and of what they fired: whoever may write a schedule may also make it fire at any
-    /// subject of its stream, and may empty that stream, so no two stages share one.
+    /// The stream of its schedules and of the messages that they fire. Who may write a schedule may also make it fire at
+    /// any subject of its stream, and may purge that stream, so no two stages share one.
     pub schedules: &'static str,
-    /// After how long without a sign of life work is given to somebody else.
+    /// How long the server waits for an acknowledgement before it delivers a message again.
     pub ack_wait: Duration,
-    /// How often work is tried before it is a dead letter.
+    /// The attempts after which a message becomes a dead letter.
     pub max_attempts: u32,
     /// The delays between attempts.
     pub backoff: Backoff,
 }
 
-/// What stands before the name of a schedule in its subject.
+/// The prefix of the subject of a schedule, before its name.
 pub(crate) const SCHEDULE: &str = "sluice.schedule.";
-/// What stands before the topic in the subject of what a schedule fired.
-const DUE: &str = "sluice.due.";
+/// The prefix of the subject that a schedule fires at, before the topic of its command.
+pub(crate) const DUE: &str = "sluice.due.";
+/// The prefix of the subject of a command, before its topic.
+pub(crate) const COMMAND: &str = "sluice.do.";
+/// The prefix of the subject of a dead letter, before its stage.
+pub(crate) const DEAD_LETTER: &str = "sluice.dead.";
+/// The prefix of the subject of a progress message, which no stream stores.
+pub(crate) const PROGRESS: &str = "sluice.progress.";
+/// The prefix of requests to JetStream.
+pub(crate) const API: &str = "$JS.API.";
+/// The prefix to which the account of a service maps requests to JetStream, since it has no JetStream of its own.
+pub(crate) const IMPORTED_API: &str = "sluice.api.";
 
 const ACK_WAIT: Duration = Duration::from_secs(30);
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(300));
@@ -140,14 +152,14 @@ pub const SCANNER_ADAPTER: Stage = Stage {
     backoff: BACKOFF,
 };
 
-/// Judges images and promotes them.
+/// Evaluates images against policies and promotes them.
 pub const PROMOTER: Stage = Stage {
     name: "promoter",
     events: &[
         "sluice.v1.scan.succeeded.>",
         "sluice.v1.scan.failed.>",
         "sluice.v1.scan.findings_changed.>",
-        // What is attached to an image follows it, however late it comes.
+        // Attachments follow their image, however late they arrive.
         "sluice.v1.tag.mirrored.>",
     ],
     pulls: &[],
@@ -167,7 +179,7 @@ pub const PROMOTER: Stage = Stage {
     backoff: BACKOFF,
 };
 
-/// Carries out retention.
+/// Applies pruning policies.
 pub const PRUNER: Stage = Stage {
     name: "pruner",
     events: &["sluice.v1.tag.mirrored.>"],
@@ -188,16 +200,16 @@ pub const PRUNER: Stage = Stage {
     backoff: BACKOFF,
 };
 
-/// What webhooks may be told of; deliveries are none of it.
+/// The facts that webhooks may receive: all except those about deliveries.
 const WEBHOOK_EVENTS: &[&str] = match EVENT_SUBJECTS.split_last() {
     Some((_, others)) => others,
     None => &[],
 };
 
-/// Tells others.
+/// Delivers events to webhooks.
 pub const WEBHOOK_DISPATCHER: Stage = Stage {
     name: "webhook-dispatcher",
-    // All but what it tells itself.
+    // Not its own facts.
     events: WEBHOOK_EVENTS,
     pulls: &PULL_SUBJECTS,
     work: &[
@@ -215,7 +227,7 @@ pub const WEBHOOK_DISPATCHER: Stage = Stage {
     backoff: Backoff::new(Duration::from_secs(2), Duration::from_secs(3_600)),
 };
 
-/// Records what people push and delete, and compares the registry with it; all else that the gateway does comes over HTTP.
+/// Records what people push and delete, and compares the records with the registry; the gateway's other work comes over HTTP.
 pub const GATEWAY: Stage = Stage {
     name: "gateway",
     events: &["sluice.v1.tag.pushed.>", "sluice.v1.tag.deleted.>"],
@@ -240,7 +252,7 @@ pub const STAGES: [&Stage; 7] = [
 ];
 
 impl Stage {
-    /// Returns the streams that it consumes, each with its filters.
+    /// Returns the streams that it consumes, each with its subject filters.
     #[must_use]
     pub fn sources(&self) -> Vec<(&'static str, &'static [&'static str])> {
         [
@@ -254,7 +266,7 @@ impl Stage {
         .collect()
     }
 
-    /// Returns the subjects of its schedules, which are named as what they fire.
+    /// Returns the subjects of its schedules, which are named after the commands that they fire.
     #[must_use]
     pub fn schedule_subjects(&self) -> Vec<String> {
         let mut subjects = Vec::new();
@@ -268,7 +280,7 @@ impl Stage {
         subjects
     }
 
-    /// Finds the stage that a schedule belongs to by its name, as in `poll.alpine`, or by what that begins with.
+    /// Returns the stage of a schedule by its name, as in `poll.alpine`, or by a prefix of its name.
     #[must_use]
     pub fn of_schedule(name: &str) -> Option<&'static Self> {
         let belongs = |topic: &str| {
@@ -285,16 +297,32 @@ impl Stage {
     }
 }
 
-/// The streams in the order in which a backup takes them; stages rest from [`HELD`] up to [`HELD_LAST`].
+/// Returns the stream that stores a subject.
+pub(crate) fn stream_of(subject: &str) -> &str {
+    if let Some(name) = subject.strip_prefix(SCHEDULE) {
+        return Stage::of_schedule(name).map_or(subject, |stage| stage.schedules);
+    }
+    if PULL_SUBJECTS.iter().any(|pulls| covers(pulls, subject)) {
+        return PULLS;
+    }
+    match subject.split('.').nth(1) {
+        Some("v1") => EVENTS,
+        Some("do") => WORK,
+        Some("dead") => DEAD_LETTERS,
+        _ => subject,
+    }
+}
+
+/// The streams in the order of a backup; consumers are paused from [`FIRST_PAUSED`] to [`LAST_PAUSED`].
 ///
-/// What suppresses an event is taken before the log, so that the log is never older than the state: an entry that says
-/// that a move was told, in a backup whose log does not hold it, would lose the move for ever. The other way round the
-/// move is told again with the same id. In the same way what follows from something is taken before that: tags before
-/// the decisions that brought them, decisions before verdicts, verdicts before the reports that they name. The audit
+/// State that suppresses an event is saved before `EVENTS`, so that the log is never older than the state. A state that
+/// says that a move was published, restored with a log that does not hold it, would lose the move for ever; the other
+/// way round the move is published again with the same id. In the same way an effect is saved before its cause: tags
+/// before the decisions that wrote them, decisions before verdicts, verdicts before the reports that they name. `AUDIT`
 /// follows the log, so it comes before it too.
 pub const BACKUP_ORDER: [&str; 27] = [
     AUDIT,
-    HELD,
+    FIRST_PAUSED,
     "KV_reconciliations",
     "KV_endpoints",
     "KV_deliveries",
@@ -318,28 +346,29 @@ pub const BACKUP_ORDER: [&str; 27] = [
     GATEWAY.schedules,
     PULLS,
     EVENTS,
-    HELD_LAST,
+    LAST_PAUSED,
     "OBJ_reports",
 ];
-/// The first stream that is taken while the stages take up no work; also the first that is restored.
-pub const HELD: &str = "KV_control";
-/// The last of those. A letter is written before what failed is acknowledged, so letters come after the rest.
-pub const HELD_LAST: &str = DEAD_LETTERS;
+/// The first stream that is saved while the consumers are paused; also the first that is restored.
+pub const FIRST_PAUSED: &str = "KV_control";
+/// The last stream that is saved while the consumers are paused. A dead letter is written before its message is
+/// acknowledged, so dead letters come last.
+pub const LAST_PAUSED: &str = DEAD_LETTERS;
 
 /// A key-value bucket.
 #[derive(Debug, Clone, Copy)]
 pub struct BucketSpec {
     /// Its name.
     pub name: &'static str,
-    /// How many revisions of an entry are kept.
+    /// The revisions of an entry that are kept.
     pub history: i64,
-    /// How long an entry lives, if not for ever.
+    /// How long an entry is kept, if not for ever.
     pub max_age: Option<Duration>,
-    /// How long the mark is kept that an entry's time is over; entries may then also have a time to live of their own.
+    /// How long the marker of an expired entry is kept; entries may then also have a time to live of their own.
     pub markers: Option<Duration>,
 }
 
-/// For how long it is known when an image was last pulled.
+/// How long the time of the last pull of an image is kept.
 const LAST_PULL_AGE: Duration = Duration::from_secs(400 * 86_400);
 
 const fn bucket(name: &'static str, history: i64) -> BucketSpec {
@@ -366,7 +395,7 @@ pub const BUCKETS: [BucketSpec; 14] = [
         ..bucket("pulls", 1)
     },
     bucket("control", 1),
-    // Whoever waits for one to end has to see it, although others end right after it.
+    // A client that waits for one to end has to see it, although others end right after it.
     bucket("reconciliations", 10),
     BucketSpec {
         max_age: Some(EVENTS_AGE),
@@ -377,7 +406,7 @@ pub const BUCKETS: [BucketSpec; 14] = [
         markers: Some(Duration::from_secs(3_600)),
         ..bucket("tombstones", 1)
     },
-    // With more history, a lease whose time is over would uncover the one before it.
+    // With more history, the expiry of a lease would uncover the one before it.
     BucketSpec {
         markers: Some(Duration::from_secs(60)),
         ..bucket("leases", 1)
@@ -389,7 +418,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::subject_patterns::covers;
 
     #[test]
     fn a_backup_takes_every_stream_once() {

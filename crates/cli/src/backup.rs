@@ -12,7 +12,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use sluice_bus::topology::{BACKUP_ORDER, HELD, HELD_LAST};
+use sluice_bus::topology::{BACKUP_ORDER, FIRST_PAUSED, LAST_PAUSED};
 use sluice_bus::{Bus, StreamSnapshot};
 use sluice_service::{private_folder, write_private};
 use tokio::signal::unix::{SignalKind, signal};
@@ -95,7 +95,7 @@ pub(crate) async fn backup(bus: &Bus, folder: &Path, format: Format) -> anyhow::
     };
     progress("");
     // Whatever came of it, the stages go on; they would only in a while by themselves.
-    bus.pause_stages(None).await?;
+    bus.resume_consumers().await?;
     let streams = taken?;
     let manifest = Manifest {
         format: FORMAT,
@@ -149,13 +149,13 @@ fn finish(partial: &mut Partial, folder: &Path) -> anyhow::Result<()> {
 async fn take_all(bus: &Bus, folder: &Path) -> anyhow::Result<Vec<Saved>> {
     let mut saved = Vec::new();
     for name in BACKUP_ORDER {
-        if name == HELD {
-            bus.pause_stages(Some(Utc::now() + REST)).await?;
+        if name == FIRST_PAUSED {
+            bus.pause_consumers(Utc::now() + REST).await?;
             drain(bus).await?;
         }
         saved.push(take(bus, folder, name).await?);
-        if name == HELD_LAST {
-            bus.pause_stages(None).await?;
+        if name == LAST_PAUSED {
+            bus.resume_consumers().await?;
         }
     }
     Ok(saved)

@@ -46,7 +46,7 @@ fn text(arguments: &Arguments) -> String {
         tls,
         passwords: PASSWORDS,
     };
-    format!("{HEAD}{}", config.text())
+    format!("{HEAD}{}", config.render())
 }
 
 #[cfg(test)]

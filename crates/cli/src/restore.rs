@@ -11,7 +11,7 @@ use bytes::Bytes;
 use chrono::SecondsFormat;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use sluice_bus::topology::{BACKUP_ORDER, EVENTS, HELD};
+use sluice_bus::topology::{BACKUP_ORDER, EVENTS, FIRST_PAUSED};
 use sluice_bus::{Bus, ProvisionOptions, StreamSummary};
 use sluice_state::note_restore;
 
@@ -33,7 +33,7 @@ pub(crate) async fn restore(
         verify(folder, saved)?;
     }
     progress("");
-    let working = bus.working_stages().await?;
+    let working = bus.running_stages().await?;
     anyhow::ensure!(
         working.is_empty(),
         "services are running ({}); stop them first, so that none of them works on half of the state",
@@ -54,7 +54,7 @@ pub(crate) async fn restore(
         bus.delete_stream(stream.name).await?;
     }
     let provisioned = fill(bus, folder, &manifest).await?;
-    bus.pause_stages(None).await?;
+    bus.resume_consumers().await?;
     tell(folder, &manifest, &lost, provisioned, format)
 }
 
@@ -94,7 +94,13 @@ fn read(folder: &Path) -> anyhow::Result<Manifest> {
         "`{}` names a stream twice",
         file.display()
     );
-    for needed in [HELD, EVENTS, "KV_resources", "KV_tags", "KV_decisions"] {
+    for needed in [
+        FIRST_PAUSED,
+        EVENTS,
+        "KV_resources",
+        "KV_tags",
+        "KV_decisions",
+    ] {
         anyhow::ensure!(
             names.contains(needed),
             "the backup does not hold stream `{needed}`"
@@ -153,7 +159,7 @@ async fn fill(bus: &Bus, folder: &Path, manifest: &Manifest) -> anyhow::Result<b
     let place = |saved: &&Saved| {
         let name = saved.stream.name.as_str();
         let audit = BACKUP_ORDER.first() == Some(&name);
-        (name != HELD, audit)
+        (name != FIRST_PAUSED, audit)
     };
     let mut streams: Vec<&Saved> = manifest.streams.iter().collect();
     streams.sort_by_key(place);
@@ -169,7 +175,7 @@ async fn fill(bus: &Bus, folder: &Path, manifest: &Manifest) -> anyhow::Result<b
             Ok(chunk)
         })
         .await?;
-        if name == HELD {
+        if name == FIRST_PAUSED {
             note_restore(bus, manifest.taken_at, &manifest.sluice_version).await?;
         }
     }

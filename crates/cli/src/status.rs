@@ -25,7 +25,7 @@ const LONGEST_REASON: usize = 240;
 
 /// Shows the backlog of each stage, mirrors, webhooks, and the last dead letters with their reasons.
 pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
-    let trouble = bus.storing().await?;
+    let trouble = bus.storage_problem().await?;
     let stages = bus.stage_status().await?;
     let state = State::open(bus).await?;
     let stopped = bus.stopped_stages(&stages).await?;
@@ -160,7 +160,7 @@ fn storage_section(usage: &[StreamUsage]) -> Section {
 }
 
 const fn when_full(usage: &StreamUsage) -> &'static str {
-    if usage.refuses {
+    if usage.rejects_when_full {
         "refuses what is new; whoever writes waits"
     } else {
         "drops what is oldest"

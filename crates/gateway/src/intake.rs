@@ -184,7 +184,7 @@ impl Intake {
             return Ok(());
         }
         // The registry's id is what tells this happening from the next, and what its facts have in common.
-        let cause = Cause::outside(told.id.clone());
+        let cause = Cause::external(told.id.clone());
         for fact in &told.facts {
             self.bus.publish(fact, &cause, &told.id).await?;
             crash::point_of("gateway.fact_told", fact.name());

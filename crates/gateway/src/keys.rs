@@ -66,7 +66,7 @@ impl Keys {
             .iter()
             .map(|(user, password)| (*user, password.expose_secret()))
             .collect();
-        let (file, text) = (self.nats_passwords(), sluice_bus::passwords(&all));
+        let (file, text) = (self.nats_passwords(), sluice_bus::render_passwords(&all));
         if fs::read_to_string(&file).is_ok_and(|there| there == text) {
             return Ok(());
         }

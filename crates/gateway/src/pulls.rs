@@ -181,7 +181,7 @@ async fn record(
 }
 
 async fn publish(bus: &Bus, pull: DecodedNotification) {
-    let cause = Cause::outside(pull.id.clone());
+    let cause = Cause::external(pull.id.clone());
     for fact in &pull.facts {
         if let Err(error) = bus.publish(fact, &cause, &pull.id).await {
             tracing::warn!(%error, "a pull could not be published and is not told");

@@ -91,7 +91,8 @@ impl Comparer {
             policy: None,
             repository: Some(repository.clone()),
         };
-        let outcome = Outcome::done().ask(limit, format!("prune/pushed/{}", cause.id));
+        let outcome =
+            Outcome::done().command_unless_pending(limit, format!("prune/pushed/{}", cause.id));
         // An image that is scanned later is judged then; of one that was scanned before, nobody else tells.
         if self
             .state
@@ -108,6 +109,6 @@ impl Comparer {
             tag,
             digest,
         };
-        Ok(outcome.ask(judge, message_id))
+        Ok(outcome.command_unless_pending(judge, message_id))
     }
 }

@@ -104,7 +104,7 @@ impl Tally {
             done = work => done,
             never = self.tell_for_ever(bus) => match never {},
         };
-        bus.tell_progress(&self.topic, self.body(true)).await;
+        bus.publish_progress(&self.topic, self.body(true)).await;
         done
     }
 
@@ -114,7 +114,7 @@ impl Tally {
             tokio::time::sleep(EVERY).await;
             let body = self.body(false);
             if body != last {
-                bus.tell_progress(&self.topic, body.clone()).await;
+                bus.publish_progress(&self.topic, body.clone()).await;
                 last = body;
             }
         }

@@ -1,6 +1,6 @@
 //! The schedules of polls: one per mirror that is enabled.
 
-use sluice_bus::{Schedule, When};
+use sluice_bus::{Schedule, Timing};
 use sluice_events::commands::PollMirror;
 use sluice_events::subject::token;
 use sluice_state::{Snapshot, Wanted};
@@ -21,7 +21,7 @@ pub(crate) fn wanted(catalog: &Snapshot) -> Vec<Wanted> {
             };
             let schedule = Schedule {
                 name: format!("{PREFIX}.{}", token(mirror.name.as_str())),
-                when: When::Every(mirror.every.duration()),
+                timing: Timing::Every(mirror.every.duration()),
                 command: command.into(),
             };
             Wanted {

@@ -2,7 +2,7 @@
 //! time changes.
 
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
-use sluice_bus::{Schedule, When};
+use sluice_bus::{Schedule, Timing};
 use sluice_events::commands::JudgeImage;
 use sluice_events::subject::token;
 use sluice_events::time_from_wire;
@@ -47,7 +47,7 @@ impl Promoter {
         };
         let schedule = Schedule {
             name,
-            when: When::At(whole_second(until)),
+            timing: Timing::At(whole_second(until)),
             command: command.into(),
         };
         self.bus

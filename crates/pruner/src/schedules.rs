@@ -1,6 +1,6 @@
 //! The schedules of pruning policies: one per policy that is enabled.
 
-use sluice_bus::{Schedule, When};
+use sluice_bus::{Schedule, Timing};
 use sluice_events::commands::PruneRepositories;
 use sluice_events::subject::token;
 use sluice_policy::cron::to_six_fields;
@@ -26,7 +26,7 @@ pub(crate) fn wanted(catalog: &Snapshot) -> Vec<Wanted> {
         };
         let schedule = Schedule {
             name: format!("{PREFIX}.{}", token(policy.name.as_str())),
-            when: When::Cron(cron),
+            timing: Timing::Cron(cron),
             command: command.into(),
         };
         all.push(Wanted {
@@ -57,7 +57,10 @@ mod tests {
         let all = wanted(&catalog);
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].schedule.name, "prune.nightly");
-        assert_eq!(all[0].schedule.when, When::Cron("0 0 3 * * 0".to_owned()));
+        assert_eq!(
+            all[0].schedule.timing,
+            Timing::Cron("0 0 3 * * 0".to_owned())
+        );
         assert_eq!(all[0].schedule.command.topic(), "prune.nightly");
         assert!(!all[0].at_once);
     }

@@ -242,7 +242,7 @@ impl Revisions {
 impl Applied {
     async fn load(state: &State) -> Result<Self, Error> {
         let mut applied = Self::default();
-        for change in state.resources.bucket().newest(">").await? {
+        for change in state.resources.bucket().last_changes(">").await? {
             applied.resource(change);
         }
         applied.load_targets(state).await?;
@@ -252,7 +252,7 @@ impl Applied {
     async fn load_targets(&mut self, state: &State) -> Result<bool, Error> {
         let targets = state.targets.bucket();
         let mut is_news = false;
-        for change in targets.newest(&key::promotion_targets()).await? {
+        for change in targets.last_changes(&key::promotion_targets()).await? {
             is_news |= self.target(change);
         }
         Ok(is_news)

@@ -336,7 +336,7 @@ impl<R: Stored> Entries<R> {
     ) -> Result<(), Error> {
         let mut unreadable = None;
         self.bucket
-            .each(filter, |change| match change {
+            .for_each(filter, |change| match change {
                 Update::Put(entry) => match Self::decode(entry) {
                     Ok(entry) => take(entry.key.clone(), Some(entry)),
                     Err(error) => {

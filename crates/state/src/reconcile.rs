@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sluice_bus::topology::{EVENTS, Stage};
-use sluice_bus::{Bus, Cause, ConsumerPosition, LogGap, Outcome, Schedule, When};
+use sluice_bus::{Bus, Cause, ConsumerPosition, LogGap, Outcome, Schedule, Timing};
 use sluice_events::commands::Reconcile;
 use sluice_events::wire::state::Reconciliation;
 use sluice_events::{Command, Event, EventId, time_to_wire};
@@ -120,7 +120,7 @@ impl ReconcilePage {
         }
         for missing in self.commands {
             let id = format!("ask/{page}/{}/{}", command.after, missing.topic());
-            outcome = outcome.ask(missing, id);
+            outcome = outcome.command_unless_pending(missing, id);
         }
         let next = match self.next {
             Next::End => {
@@ -220,7 +220,7 @@ pub async fn after_events(
     if !begins || stage.events.is_empty() || cause.time + PATIENCE < now {
         return Ok(());
     }
-    let looks = bus.look(stage).await?;
+    let looks = bus.consumer_positions(stage).await?;
     let busy = |look: &ConsumerPosition| look.stream == EVENTS && look.has_backlog();
     if looks.iter().any(busy) {
         return Err(Error::EventsFirst {
@@ -303,7 +303,7 @@ impl Watch {
 
     /// What was seen before is forgotten only once everything that follows from the comparison has been asked for.
     async fn look(&mut self) -> Result<(), Error> {
-        let now = self.bus.look(self.stage).await?;
+        let now = self.bus.consumer_positions(self.stage).await?;
         self.tell(&now);
         if self.started {
             for look in &now {
@@ -332,8 +332,8 @@ impl Watch {
         );
         self.bus.put_schedule(&hourly(self.stage)).await?;
         // A stream that lost something since another start is another reason.
-        let marks: Vec<String> = now.iter().map(ConsumerPosition::mark).collect();
-        let log = self.bus.mark_of_log().await?;
+        let marks: Vec<String> = now.iter().map(ConsumerPosition::fingerprint).collect();
+        let log = self.bus.log_fingerprint().await?;
         let together = sluice_domain::now().timestamp() / TOGETHER_SECONDS;
         let id = format!("{log}/{}/{together}", marks.join("/"));
         ask(&self.bus, self.stage, reason::START, &id).await
@@ -365,7 +365,7 @@ impl Watch {
             messages,
             &[("stage", self.stage.name)],
         );
-        let id = format!("{}/{}", look.stream, look.mark());
+        let id = format!("{}/{}", look.stream, look.fingerprint());
         ask(&self.bus, self.stage, reason::LOST, &id).await
     }
 
@@ -392,7 +392,7 @@ pub fn hourly(stage: &Stage) -> Schedule {
     }) % 60;
     Schedule {
         name: format!("reconcile.{}", stage.name),
-        when: When::Cron(format!("0 {minute} * * * *")),
+        timing: Timing::Cron(format!("0 {minute} * * * *")),
         command: search(stage, reason::HOURLY).into(),
     }
 }
@@ -407,7 +407,7 @@ mod tests {
     fn every_stage_searches_each_hour_at_a_minute_of_its_own() {
         let mut minutes: Vec<String> = STAGES
             .iter()
-            .map(|stage| format!("{:?}", hourly(stage).when))
+            .map(|stage| format!("{:?}", hourly(stage).timing))
             .collect();
         minutes.sort();
         minutes.dedup();

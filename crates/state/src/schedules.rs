@@ -66,7 +66,7 @@ async fn reconcile(bus: &Bus, prefix: &str, all: Vec<Wanted>) -> Result<(), slui
                 crash::point("schedules.commanded");
             }
             if bus.put_schedule(&schedule).await? {
-                tracing::info!(schedule = schedule.name, when = ?schedule.when, "scheduled");
+                tracing::info!(schedule = schedule.name, timing = ?schedule.timing, "scheduled");
             }
             crash::point("schedules.put");
         }

@@ -34,7 +34,7 @@ impl StageRunner {
         settings: &BusSettings,
         host: &Host,
     ) -> anyhow::Result<Self> {
-        let bus = Bus::attach(settings, stage.name, host).await?;
+        let bus = Bus::connect_service(settings, stage.name, host).await?;
         let state = State::open(&bus).await?;
         let (catalog, feed) = Catalog::open(&state).await?;
         let stopping = host.stopping();
@@ -43,7 +43,7 @@ impl StageRunner {
             let (bus, stopping) = (bus.clone(), host.stopping());
             host.spawn(
                 "probe",
-                async move { Ok(bus.keep_probing(stopping).await?) },
+                async move { Ok(bus.probe_storage(stopping).await?) },
             );
         }
         Ok(Self {

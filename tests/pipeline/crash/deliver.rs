@@ -79,5 +79,5 @@ dies!(refusal:
     a_refusal_is_told_without_a_death at "",
     a_refusal_is_told_after_it_was_told at "webhook-dispatcher.failure_told",
     a_refusal_is_told_after_it_was_noted at "webhook-dispatcher.failure_noted",
-    a_refusal_is_told_after_the_dead_letter at "bus.buried",
+    a_refusal_is_told_after_the_dead_letter at "bus.dead_lettered",
 );

@@ -162,7 +162,7 @@ fn waiting(at: &str) {
 
 dies!(waiting:
     a_message_waits_without_a_death at "",
-    a_message_waits_after_its_copy_was_left at "bus.postponed",
+    a_message_waits_after_its_copy_was_left at "bus.retry_scheduled",
 );
 
 /// An image that is gone upstream fails for good.
@@ -181,5 +181,5 @@ fn failure(at: &str) {
 dies!(failure:
     a_failure_is_told_without_a_death at "",
     a_failure_is_told_after_it_was_told at "mirror-worker.failure_told",
-    a_failure_is_told_after_the_dead_letter at "bus.buried",
+    a_failure_is_told_after_the_dead_letter at "bus.dead_lettered",
 );

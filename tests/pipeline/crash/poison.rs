@@ -178,7 +178,7 @@ fn a_message_that_crashes_its_process_each_time_is_given_up_and_takes_no_neighbo
         }
         (!scene.letters("mirror-worker").is_empty()).then_some(())
     });
-    scene.buried("none of which came to an end");
+    scene.buried("attempts came to an end");
     assert_eq!(deaths, 8);
     scene.delivered(2 * NEIGHBOURS + 1);
 

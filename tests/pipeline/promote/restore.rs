@@ -328,7 +328,7 @@ fn a_damaged_backup_is_refused_and_nothing_is_touched() {
     refused(&scene, &restore, "services are running");
     scene.stack.kill_all();
     wait_for("nobody to wait for work any more", 60, || {
-        let working = scene.bus.run(scene.bus.bus.working_stages()).unwrap();
+        let working = scene.bus.run(scene.bus.bus.running_stages()).unwrap();
         working.is_empty().then_some(())
     });
     refused(&scene, &restore[..2], "`--replace` would remove");

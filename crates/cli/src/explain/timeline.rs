@@ -22,7 +22,7 @@ pub(super) async fn read(
     for target in targets {
         let place = of_place(target.registry.as_ref(), &target.repository);
         let filter = format!("sluice.v1.*.*.{place}");
-        let all = bus.facts_but_pulls(&filter).await?;
+        let all = bus.facts_without_pulls(&filter).await?;
         facts.extend(all.into_iter().filter(|fact| {
             fact.event
                 .as_ref()

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sluice_bus::STORES_NOTHING;
+use sluice_bus::NOT_STORING;
 use sluice_service::Host;
 use tokio::time::sleep;
 
@@ -28,7 +28,7 @@ pub(crate) async fn mend(host: Host, folder: PathBuf, restart: Restart) -> anyho
             () = sleep(LOOK) => {}
         }
         let waits = host.waits_for();
-        if !waits.iter().any(|what| what.contains(STORES_NOTHING)) || !has_room(&folder) {
+        if !waits.iter().any(|what| what.contains(NOT_STORING)) || !has_room(&folder) {
             continue;
         }
         tracing::warn!(

@@ -53,7 +53,7 @@ pub(crate) async fn start_nats(
             tls: None,
             passwords: PASSWORDS,
         };
-        data.write_config("nats-server.conf", &config.text())
+        data.write_config("nats-server.conf", &config.render())
     };
     let passwords = fs::read_to_string(keys.nats_passwords())
         .with_context(|| format!("failed to read `{}`", keys.nats_passwords().display()))?;

@@ -34,7 +34,7 @@ impl Promoter {
         });
         decisions.await?;
         let (mut part, mut uncited, mut kept) = (Part::default(), Vec::new(), 0);
-        let listed = self.state.reports.each(|object| {
+        let listed = self.state.reports.for_each(|object| {
             let is_old = object.stored_at.is_some_and(|at| at < before);
             if !is_old || cited.contains(&short(&object.name)) {
                 kept += 1;

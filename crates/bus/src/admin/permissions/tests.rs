@@ -1,0 +1,121 @@
+//! The table is complete, and each fact, bucket and stage has its one service.
+
+use std::collections::BTreeMap;
+
+use sluice_events::Event;
+
+use super::*;
+
+#[test]
+fn each_fact_has_exactly_one_publisher() {
+    for (_, fact) in Event::TYPES {
+        let publishers: Vec<_> = SERVICES
+            .iter()
+            .filter(|service| service.facts.contains(fact))
+            .map(|service| service.name)
+            .collect();
+        assert_eq!(publishers.len(), 1, "{fact} is published by {publishers:?}");
+        let subject = format!("sluice.v1.{fact}.hub.a");
+        let may: Vec<_> = services()
+            .iter()
+            .filter(|permissions| {
+                permissions
+                    .publish
+                    .iter()
+                    .any(|grant| covers(&grant.subject, &subject))
+            })
+            .map(|permissions| permissions.user)
+            .collect();
+        assert_eq!(may, publishers, "{fact}");
+    }
+    let known = |fact: &str| Event::TYPES.iter().any(|(_, name)| *name == fact);
+    for service in &SERVICES {
+        assert!(
+            service.facts.iter().all(|fact| known(fact)),
+            "{}",
+            service.name
+        );
+    }
+}
+
+#[test]
+fn only_the_buckets_of_tags_images_and_budgets_have_several_writers() {
+    let mut writers: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for service in &SERVICES {
+        for bucket in service.writes() {
+            writers.entry(bucket).or_default().push(service.name);
+        }
+    }
+    for (bucket, writers) in &writers {
+        let shared = TAG_WRITER_BUCKETS.contains(bucket) || ["budgets", "images"].contains(bucket);
+        assert!(shared || writers.len() == 1, "{bucket}: {writers:?}");
+    }
+}
+
+#[test]
+fn every_stage_has_a_row_that_names_it() {
+    for stage in STAGES {
+        let row = SERVICES.iter().find(|service| service.name == stage.name);
+        assert_eq!(row.unwrap().stage.unwrap().name, stage.name);
+    }
+}
+
+#[test]
+fn a_message_matches_one_grant_of_its_publisher_at_most() {
+    for permissions in services() {
+        for grant in &permissions.publish {
+            let covered = permissions
+                .publish
+                .iter()
+                .filter(|other| covers(&other.subject, &grant.subject));
+            assert_eq!(
+                covered.count(),
+                1,
+                "{}: {}",
+                permissions.user,
+                grant.subject
+            );
+        }
+    }
+}
+
+#[test]
+fn no_service_may_empty_or_change_a_stream_that_it_shares() {
+    for permissions in services() {
+        for grant in &permissions.publish {
+            let Some(request) = grant.subject.strip_prefix(API) else {
+                continue;
+            };
+            let own = |stage: &Stage| {
+                stage.name == permissions.user && request.ends_with(stage.schedules)
+            };
+            let changes = [
+                "CREATE",
+                "UPDATE",
+                "DELETE",
+                "PURGE",
+                "RESTORE",
+                "SNAPSHOT",
+                "MSG.DELETE",
+            ]
+            .iter()
+            .any(|verb| request.starts_with(&format!("STREAM.{verb}")));
+            let reports = permissions.user == "scanner-adapter" && request.ends_with("OBJ_reports");
+            // Who controls the promoter controls the gate; purging entries there promotes nothing.
+            let purges = ["decisions", "images", "tags", "upstream", "verdicts"]
+                .map(|bucket| format!("STREAM.PURGE.KV_{bucket}"))
+                .into_iter()
+                .chain(["STREAM.PURGE.OBJ_reports".to_owned()])
+                .any(|purge| permissions.user == "promoter" && request == purge);
+            assert!(
+                !changes || reports || purges || STAGES.into_iter().any(own),
+                "{}: {request}",
+                permissions.user
+            );
+            assert!(
+                !request.starts_with('*') && !request.starts_with('>'),
+                "{request}"
+            );
+        }
+    }
+}
