@@ -27,8 +27,6 @@ const AT_ONCE: usize = 16;
 const RECORDED_EVERY: TimeDelta = TimeDelta::hours(1);
 /// How many images are remembered as recorded.
 const MOST_REMEMBERED: usize = 10_000;
-/// Counts pulls that were not told, by reason.
-const DROPPED: &str = "sluice_pulls_dropped_total";
 
 /// Where the intake leaves pulls.
 #[derive(Debug)]
@@ -56,7 +54,7 @@ struct Recorded(std::sync::Mutex<HashMap<String, DateTime<Utc>>>);
 pub(crate) fn pulls(bus: Bus, state: State, one_in: u64) -> (Pulls, PullPublisher) {
     let (sender, waiting) = mpsc::channel(MOST_WAITING);
     // A counter that begins with its first loss would hide that one from a rate.
-    metrics::count(DROPPED, 0, &[("reason", "busy")]);
+    metrics::PULLS_DROPPED.add(0, &["busy"]);
     let publisher = PullPublisher {
         bus,
         state,
@@ -71,7 +69,7 @@ impl Pulls {
     /// Leaves a pull to be published, and never waits.
     pub(crate) fn offer(&self, pull: DecodedNotification) {
         if self.waiting.try_send(pull).is_err() {
-            metrics::count(DROPPED, 1, &[("reason", "busy")]);
+            metrics::PULLS_DROPPED.add(1, &["busy"]);
         }
     }
 }
@@ -185,7 +183,7 @@ async fn publish(bus: &Bus, pull: DecodedNotification) {
     for fact in &pull.facts {
         if let Err(error) = bus.publish(fact, &cause, &pull.id).await {
             tracing::warn!(%error, "a pull could not be published and is not told");
-            metrics::count(DROPPED, 1, &[("reason", "not_published")]);
+            metrics::PULLS_DROPPED.add(1, &["not_published"]);
         }
     }
 }

@@ -342,10 +342,9 @@ pub(crate) async fn restarted(bus: &Bus, instance: &str) -> Result<(), sluice_st
     reason = "sizes are far below 2^53, up to which numbers are exact"
 )]
 fn tell_usage(usage: &StreamUsage) {
-    let labels = [("stream", usage.stream)];
-    metrics::gauge("sluice_stream_bytes", usage.bytes as f64, &labels);
+    metrics::STREAM_BYTES.set(usage.bytes as f64, &[usage.stream]);
     if let Some(limit) = usage.limit_bytes {
-        metrics::gauge("sluice_stream_limit_bytes", limit as f64, &labels);
+        metrics::STREAM_LIMIT_BYTES.set(limit as f64, &[usage.stream]);
     }
 }
 
@@ -359,7 +358,7 @@ pub(crate) async fn count_dead_letters(
             Ok(counts) => {
                 for (stage, count) in counts {
                     let count = u32::try_from(count).unwrap_or(u32::MAX);
-                    metrics::gauge("sluice_dead_letters", f64::from(count), &[("stage", stage)]);
+                    metrics::DEAD_LETTERS.set(f64::from(count), &[stage]);
                 }
             }
             Err(error) => tracing::warn!(%error, "dead letters cannot be counted; trying again"),

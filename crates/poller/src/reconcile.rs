@@ -40,16 +40,12 @@ impl Poller {
 
 /// Tells how a mirror stands.
 pub(crate) fn tell(poll: &UpstreamPoll) {
-    let labels = [("mirror", poll.mirror.as_str())];
+    let labels = [poll.mirror.as_str()];
     if let Some(at) = &poll.succeeded_at {
-        metrics::gauge(
-            "sluice_poll_success_timestamp_seconds",
-            at.seconds as f64,
-            &labels,
-        );
+        metrics::POLL_SUCCESS_TIMESTAMP.set(at.seconds as f64, &labels);
     }
     let failures = u32::try_from(poll.failures).unwrap_or(u32::MAX);
-    metrics::gauge("sluice_poll_failures", f64::from(failures), &labels);
+    metrics::POLL_FAILURES.set(f64::from(failures), &labels);
 }
 
 fn is_overdue(mirror: &Mirror, poll: Option<&UpstreamPoll>, now: DateTime<Utc>) -> bool {

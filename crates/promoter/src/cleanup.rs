@@ -92,7 +92,7 @@ impl Part {
 pub(crate) async fn tell_entries(state: State, stopping: CancellationToken) -> anyhow::Result<()> {
     for kind in KINDS {
         // A counter that begins with its first removal would hide that one from a rate.
-        metrics::count("sluice_state_removed_total", 0, &[("kind", kind)]);
+        metrics::STATE_REMOVED.add(0, &[kind]);
     }
     loop {
         if let Err(error) = count_entries(&state).await {
@@ -120,7 +120,7 @@ async fn count_entries(state: &State) -> Result<(), sluice_state::Error> {
 
 fn tell_count(kind: &str, count: u64) {
     let count = u32::try_from(count).unwrap_or(u32::MAX);
-    metrics::gauge("sluice_state_entries", f64::from(count), &[("kind", kind)]);
+    metrics::STATE_ENTRIES.set(f64::from(count), &[kind]);
 }
 
 impl Promoter {
@@ -160,8 +160,7 @@ impl Promoter {
             "verdict" => self.forget_verdicts(command.after, before).await?,
             _ => self.forget_reports(before).await?,
         };
-        let labels = [("kind", *kind)];
-        metrics::count("sluice_state_removed_total", part.removed, &labels);
+        metrics::STATE_REMOVED.add(part.removed, &[kind]);
         if part.removed > 0 {
             tracing::info!(kind, removed = part.removed, "forgot what exists no longer");
         }

@@ -141,11 +141,7 @@ impl Promoter {
         }
         if found.next == Next::Scan {
             let flagged = u32::try_from(found.counted).unwrap_or(u32::MAX);
-            metrics::gauge(
-                "sluice_breaches",
-                f64::from(flagged),
-                &[("kind", "flagged")],
-            );
+            metrics::BREACHES.set(f64::from(flagged), &["flagged"]);
             found.counted = 0;
         }
         Ok(found)

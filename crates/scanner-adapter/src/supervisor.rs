@@ -134,8 +134,7 @@ impl TrivySupervisor {
     ) {
         // So that their growth is seen from the first on.
         for reason in ["age", "shrunk", "broken"] {
-            let labels = [("reason", reason)];
-            metrics::count("sluice_vulnerability_database_refusals_total", 0, &labels);
+            metrics::DATABASE_REFUSALS.add(0, &[reason]);
         }
         let reason = "a vulnerability database".to_owned();
         let latch = self.host.latch(&reason);
@@ -417,11 +416,7 @@ impl Keeping {
             database = version.database_text(),
             "the vulnerability database was checked and is used"
         );
-        metrics::gauge(
-            "sluice_vulnerability_database_timestamp_seconds",
-            version.database.timestamp() as f64,
-            &[],
-        );
+        metrics::DATABASE_TIMESTAMP.set(version.database.timestamp() as f64, &[]);
         let age = Utc::now() - version.database;
         if age > OLD {
             tracing::warn!(
@@ -463,8 +458,7 @@ impl Keeping {
 
     fn tell(&mut self, failed: &Failed) {
         if let Some(reason) = failed.kind.refusal() {
-            let labels = [("reason", reason)];
-            metrics::count("sluice_vulnerability_database_refusals_total", 1, &labels);
+            metrics::DATABASE_REFUSALS.add(1, &[reason]);
         }
         if self.current().is_some() {
             tracing::error!(

@@ -404,13 +404,10 @@ impl Account {
     }
 
     fn tell(&self, ledger: &Ledger) {
-        let labels = [
-            ("registry", self.registry.as_str()),
-            ("account", self.account.as_str()),
-        ];
+        let labels = [self.registry.as_str(), self.account.as_str()];
         if ledger.limit > 0 {
-            metrics::gauge("sluice_upstream_pulls_free", ledger.free as f64, &labels);
-            metrics::gauge("sluice_upstream_pulls_limit", ledger.limit as f64, &labels);
+            metrics::UPSTREAM_PULLS_FREE.set(ledger.free as f64, &labels);
+            metrics::UPSTREAM_PULLS_LIMIT.set(ledger.limit as f64, &labels);
         }
     }
 }

@@ -181,9 +181,9 @@ fn ended(
                 "missing work was found and asked for"
             );
         }
-        let labels = [("stage", stage.as_str()), ("reason", reason.as_str())];
-        metrics::count("sluice_reconciliations_total", 1, &labels);
-        metrics::count("sluice_reconciliation_found_total", found, &labels);
+        let labels = [stage.as_str(), reason.as_str()];
+        metrics::RECONCILIATIONS.add(1, &labels);
+        metrics::RECONCILIATION_FOUND.add(found, &labels);
         let now = sluice_domain::now();
         let audited_at = if reason == reason::AUDIT {
             Some(now)
@@ -325,11 +325,7 @@ impl Watch {
 
     async fn start(&self, now: &[ConsumerPosition]) -> Result<(), Error> {
         // A counter that begins with its first loss would hide that one from a rate.
-        metrics::count(
-            "sluice_log_messages_lost_total",
-            0,
-            &[("stage", self.stage.name)],
-        );
+        metrics::LOG_MESSAGES_LOST.add(0, &[self.stage.name]);
         self.bus.put_schedule(&hourly(self.stage)).await?;
         // A stream that lost something since another start is another reason.
         let marks: Vec<String> = now.iter().map(ConsumerPosition::fingerprint).collect();
@@ -360,26 +356,18 @@ impl Watch {
             ?lost,
             "messages are gone that this stage may not have seen; it searches for what they would have led to"
         );
-        metrics::count(
-            "sluice_log_messages_lost_total",
-            messages,
-            &[("stage", self.stage.name)],
-        );
+        metrics::LOG_MESSAGES_LOST.add(messages, &[self.stage.name]);
         let id = format!("{}/{}", look.stream, look.fingerprint());
         ask(&self.bus, self.stage, reason::LOST, &id).await
     }
 
     fn tell(&self, looks: &[ConsumerPosition]) {
+        // A gauge is exact up to 2^53 messages.
+        let exact = |messages: u64| f64::from(u32::try_from(messages).unwrap_or(u32::MAX));
         let waiting = looks.iter().map(|look| look.waiting).sum();
-        metrics::lag(self.stage.name, waiting);
+        metrics::MESSAGES_WAITING.set(exact(waiting), &[self.stage.name]);
         for look in looks.iter().filter(|look| look.stream == EVENTS) {
-            // The number is one of messages; a gauge is exact up to 2^53 of them.
-            let headroom = u32::try_from(look.headroom()).unwrap_or(u32::MAX);
-            metrics::gauge(
-                "sluice_log_headroom_messages",
-                f64::from(headroom),
-                &[("stage", self.stage.name)],
-            );
+            metrics::LOG_HEADROOM.set(exact(look.headroom()), &[self.stage.name]);
         }
     }
 }

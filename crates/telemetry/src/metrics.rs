@@ -1,194 +1,155 @@
 //! Metrics of the process, in Prometheus' text form.
 
+mod table;
+
 use std::collections::BTreeMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::{
-    Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder,
 };
+
+pub use table::*;
 
 /// The content type of [`render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
 
-struct Metrics {
+/// Upper bounds of the buckets of [`MESSAGE_DELIVERIES`].
+const DELIVERY_BUCKETS: [f64; 5] = [1.0, 2.0, 3.0, 5.0, 8.0];
+
+/// Upper bounds of the buckets of every other histogram, in seconds.
+const DURATION_BUCKETS: [f64; 8] = [0.005, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0];
+
+/// Name, type, labels and help of a metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// The name, as in `sluice_dead_letters`.
+    pub name: &'static str,
+    /// `Counter`, `Gauge` or `Histogram`.
+    pub kind: &'static str,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+    /// The services that export it.
+    pub services: &'static str,
+    /// What it counts or measures.
+    pub help: &'static str,
+}
+
+/// A number that only grows.
+#[derive(Debug, Clone, Copy)]
+pub struct Counter(Metric);
+
+/// A number that rises and falls.
+#[derive(Debug, Clone, Copy)]
+pub struct Gauge(Metric);
+
+/// How often values were in which range.
+#[derive(Debug, Clone, Copy)]
+pub struct Histogram(Metric);
+
+/// The metrics that have a value, by name.
+#[derive(Default)]
+struct Registered {
     registry: Registry,
-    received: IntCounterVec,
-    settled: IntCounterVec,
-    duration: HistogramVec,
-    in_flight: IntGaugeVec,
-    deliveries: HistogramVec,
-    waiting: IntGaugeVec,
-    gauges: Mutex<BTreeMap<&'static str, GaugeVec>>,
     counters: Mutex<BTreeMap<&'static str, IntCounterVec>>,
+    gauges: Mutex<BTreeMap<&'static str, GaugeVec>>,
+    histograms: Mutex<BTreeMap<&'static str, HistogramVec>>,
 }
 
-static METRICS: LazyLock<Option<Metrics>> = LazyLock::new(|| Metrics::new().ok());
+static REGISTERED: LazyLock<Registered> = LazyLock::new(Registered::default);
 
-impl Metrics {
-    fn new() -> prometheus::Result<Self> {
-        let metrics = Self {
-            registry: Registry::new(),
-            received: IntCounterVec::new(
-                Opts::new(
-                    "sluice_messages_received_total",
-                    "Messages taken up, by stage.",
-                ),
-                &["stage"],
-            )?,
-            settled: IntCounterVec::new(
-                Opts::new(
-                    "sluice_messages_settled_total",
-                    "Messages settled, by stage and outcome.",
-                ),
-                &["stage", "outcome"],
-            )?,
-            duration: HistogramVec::new(
-                HistogramOpts::new(
-                    "sluice_message_duration_seconds",
-                    "Time from delivery to settlement.",
-                )
-                .buckets(vec![0.005, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0]),
-                &["stage"],
-            )?,
-            in_flight: IntGaugeVec::new(
-                Opts::new("sluice_messages_in_flight", "Messages being worked on."),
-                &["stage"],
-            )?,
-            deliveries: HistogramVec::new(
-                HistogramOpts::new(
-                    "sluice_message_deliveries",
-                    "How often a message had been delivered when it was taken up.",
-                )
-                .buckets(vec![1.0, 2.0, 3.0, 5.0, 8.0]),
-                &["stage"],
-            )?,
-            waiting: IntGaugeVec::new(
-                Opts::new(
-                    "sluice_messages_waiting",
-                    "Messages of a stage that nobody has taken up.",
-                ),
-                &["stage"],
-            )?,
-            gauges: Mutex::default(),
-            counters: Mutex::default(),
-        };
-        let registry = &metrics.registry;
-        registry.register(Box::new(metrics.received.clone()))?;
-        registry.register(Box::new(metrics.settled.clone()))?;
-        registry.register(Box::new(metrics.duration.clone()))?;
-        registry.register(Box::new(metrics.in_flight.clone()))?;
-        registry.register(Box::new(metrics.deliveries.clone()))?;
-        registry.register(Box::new(metrics.waiting.clone()))?;
-        Ok(metrics)
-    }
-
-    fn set(
+impl Registered {
+    /// Returns the family of a metric, which is made and registered at its first use.
+    fn family<F: Clone + prometheus::core::Collector + 'static>(
         &self,
-        name: &'static str,
-        value: f64,
-        labels: &[(&str, &str)],
-    ) -> prometheus::Result<()> {
-        let (keys, values): (Vec<_>, Vec<_>) = labels.iter().copied().unzip();
-        let mut gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
-        if !gauges.contains_key(name) {
-            let gauge = GaugeVec::new(Opts::new(name, name), &keys)?;
-            self.registry.register(Box::new(gauge.clone()))?;
-            gauges.insert(name, gauge);
+        families: &Mutex<BTreeMap<&'static str, F>>,
+        metric: &Metric,
+        new: impl FnOnce(&Metric) -> prometheus::Result<F>,
+    ) -> prometheus::Result<F> {
+        let mut families = families.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(family) = families.get(metric.name) {
+            return Ok(family.clone());
         }
-        if let Some(gauge) = gauges.get(name) {
-            gauge.get_metric_with_label_values(&values)?.set(value);
-        }
-        Ok(())
-    }
-
-    fn add(
-        &self,
-        name: &'static str,
-        more: u64,
-        labels: &[(&str, &str)],
-    ) -> prometheus::Result<()> {
-        let (keys, values): (Vec<_>, Vec<_>) = labels.iter().copied().unzip();
-        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        if !counters.contains_key(name) {
-            let counter = IntCounterVec::new(Opts::new(name, name), &keys)?;
-            self.registry.register(Box::new(counter.clone()))?;
-            counters.insert(name, counter);
-        }
-        if let Some(counter) = counters.get(name) {
-            counter.get_metric_with_label_values(&values)?.inc_by(more);
-        }
-        Ok(())
+        let family = new(metric)?;
+        self.registry.register(Box::new(family.clone()))?;
+        families.insert(metric.name, family.clone());
+        Ok(family)
     }
 }
 
-/// Adds to a counter, which begins to exist with its first value, also where that is 0; its labels never change.
-pub fn count(name: &'static str, more: u64, labels: &[(&str, &str)]) {
-    if let Some(metrics) = METRICS.as_ref()
-        && let Err(error) = metrics.add(name, more, labels)
-    {
-        tracing::warn!(name, %error, "a counter cannot be increased");
+/// Logs a metric that cannot be updated; nothing else depends on it.
+fn log_error(metric: &Metric, updated: prometheus::Result<()>) {
+    if let Err(error) = updated {
+        tracing::warn!(metric = metric.name, %error, "failed to update a metric");
     }
 }
 
-/// Counts a message that a stage takes up.
-pub fn message_started(stage: &str) {
-    if let Some(metrics) = METRICS.as_ref() {
-        metrics.received.with_label_values(&[stage]).inc();
-        metrics.in_flight.with_label_values(&[stage]).inc();
+impl Counter {
+    /// Adds to the counter; adding 0 makes it exist, so that a rate sees its first increase.
+    pub fn add(&self, more: u64, labels: &[&str]) {
+        let updated = REGISTERED
+            .family(&REGISTERED.counters, &self.0, |metric| {
+                IntCounterVec::new(Opts::new(metric.name, metric.help), metric.labels)
+            })
+            .and_then(|family| family.get_metric_with_label_values(labels));
+        log_error(&self.0, updated.map(|counter| counter.inc_by(more)));
     }
 }
 
-/// Counts how often a message that a stage takes up has been delivered, this time included.
-pub fn message_delivered(stage: &str, deliveries: u32) {
-    if let Some(metrics) = METRICS.as_ref() {
-        metrics
-            .deliveries
-            .with_label_values(&[stage])
-            .observe(f64::from(deliveries));
+impl Gauge {
+    /// Sets the gauge.
+    pub fn set(&self, value: f64, labels: &[&str]) {
+        self.update(labels, |gauge| gauge.set(value));
+    }
+
+    /// Adds to the gauge, or takes away what is negative.
+    fn add(&self, more: f64, labels: &[&str]) {
+        self.update(labels, |gauge| gauge.add(more));
+    }
+
+    fn update(&self, labels: &[&str], update: impl FnOnce(prometheus::Gauge)) {
+        let updated = REGISTERED
+            .family(&REGISTERED.gauges, &self.0, |metric| {
+                GaugeVec::new(Opts::new(metric.name, metric.help), metric.labels)
+            })
+            .and_then(|family| family.get_metric_with_label_values(labels));
+        log_error(&self.0, updated.map(update));
     }
 }
 
-/// Counts a message that a stage settled: `done`, `retried`, `waiting` or `dead`.
+impl Histogram {
+    fn observe(&self, value: f64, buckets: &[f64], labels: &[&str]) {
+        let updated = REGISTERED
+            .family(&REGISTERED.histograms, &self.0, |metric| {
+                let options = HistogramOpts::new(metric.name, metric.help);
+                HistogramVec::new(options.buckets(buckets.to_vec()), metric.labels)
+            })
+            .and_then(|family| family.get_metric_with_label_values(labels));
+        log_error(&self.0, updated.map(|histogram| histogram.observe(value)));
+    }
+}
+
+/// Counts a message that a stage received, and its deliveries, this one included.
+pub fn message_started(stage: &str, deliveries: u32) {
+    MESSAGES_RECEIVED.add(1, &[stage]);
+    MESSAGES_IN_FLIGHT.add(1.0, &[stage]);
+    MESSAGE_DELIVERIES.observe(f64::from(deliveries), &DELIVERY_BUCKETS, &[stage]);
+}
+
+/// Counts a message that a stage settled: `done`, `retried`, `waiting`, `dead` or `abandoned`.
 pub fn message_settled(stage: &str, outcome: &str, duration: Duration) {
-    if let Some(metrics) = METRICS.as_ref() {
-        metrics.in_flight.with_label_values(&[stage]).dec();
-        metrics.settled.with_label_values(&[stage, outcome]).inc();
-        metrics
-            .duration
-            .with_label_values(&[stage])
-            .observe(duration.as_secs_f64());
-    }
-}
-
-/// Tells how many messages of a stage nobody has taken up.
-pub fn lag(stage: &str, waiting: u64) {
-    if let Some(metrics) = METRICS.as_ref() {
-        metrics
-            .waiting
-            .with_label_values(&[stage])
-            .set(i64::try_from(waiting).unwrap_or(i64::MAX));
-    }
-}
-
-/// Sets a gauge, which begins to exist with its first value; the labels of a name never change.
-pub fn gauge(name: &'static str, value: f64, labels: &[(&str, &str)]) {
-    if let Some(metrics) = METRICS.as_ref()
-        && let Err(error) = metrics.set(name, value, labels)
-    {
-        tracing::warn!(name, %error, "a gauge cannot be set");
-    }
+    MESSAGES_IN_FLIGHT.add(-1.0, &[stage]);
+    MESSAGES_SETTLED.add(1, &[stage, outcome]);
+    MESSAGE_DURATION.observe(duration.as_secs_f64(), &DURATION_BUCKETS, &[stage]);
 }
 
 /// Returns all metrics as text.
 #[must_use]
 pub fn render() -> String {
     let mut text = Vec::new();
-    if let Some(metrics) = METRICS.as_ref()
-        && let Err(error) = TextEncoder::new().encode(&metrics.registry.gather(), &mut text)
-    {
-        tracing::warn!(%error, "metrics cannot be rendered");
+    if let Err(error) = TextEncoder::new().encode(&REGISTERED.registry.gather(), &mut text) {
+        tracing::warn!(%error, "failed to render the metrics");
     }
     String::from_utf8(text).unwrap_or_default()
 }
@@ -197,6 +158,16 @@ pub fn render() -> String {
 mod tests {
     use super::*;
 
+    const fn sample(name: &'static str) -> Metric {
+        Metric {
+            name,
+            kind: "",
+            labels: &["host"],
+            services: "",
+            help: "A sample.",
+        }
+    }
+
     fn assert_rendered(line: &str) {
         let text = render();
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
@@ -204,9 +175,8 @@ mod tests {
 
     #[test]
     fn messages_are_counted_from_delivery_to_settlement() {
-        message_started("scanner");
-        message_delivered("scanner", 2);
-        lag("scanner", 7);
+        message_started("scanner", 2);
+        MESSAGES_WAITING.set(7.0, &["scanner"]);
         assert_rendered("sluice_messages_received_total{stage=\"scanner\"} 1");
         assert_rendered("sluice_messages_in_flight{stage=\"scanner\"} 1");
         assert_rendered("sluice_message_deliveries_bucket{stage=\"scanner\",le=\"1\"} 0");
@@ -220,27 +190,30 @@ mod tests {
 
     #[test]
     fn a_gauge_shows_its_last_value_for_each_set_of_labels() {
-        gauge("sluice_sample", 1.0, &[("host", "a")]);
-        gauge("sluice_sample", 2.5, &[("host", "a")]);
-        gauge("sluice_sample", 3.0, &[("host", "b")]);
+        let gauge = Gauge(sample("sluice_sample"));
+        gauge.set(1.0, &["a"]);
+        gauge.set(2.5, &["a"]);
+        gauge.set(3.0, &["b"]);
         assert_rendered("sluice_sample{host=\"a\"} 2.5");
         assert_rendered("sluice_sample{host=\"b\"} 3");
     }
 
     #[test]
     fn a_counter_adds_up_for_each_set_of_labels_and_begins_at_nothing() {
-        count("sluice_samples_total", 0, &[("host", "a")]);
+        let counter = Counter(sample("sluice_samples_total"));
+        counter.add(0, &["a"]);
         assert_rendered("sluice_samples_total{host=\"a\"} 0");
-        count("sluice_samples_total", 2, &[("host", "a")]);
-        count("sluice_samples_total", 3, &[("host", "a")]);
+        counter.add(2, &["a"]);
+        counter.add(3, &["a"]);
         assert_rendered("sluice_samples_total{host=\"a\"} 5");
     }
 
     #[test]
     fn a_gauge_with_other_labels_or_a_bad_name_does_no_harm() {
-        gauge("sluice_other", 1.0, &[("host", "a")]);
-        gauge("sluice_other", 2.0, &[("host", "a"), ("port", "1")]);
-        gauge("no name", 2.0, &[]);
+        let other = Gauge(sample("sluice_other"));
+        other.set(1.0, &["a"]);
+        other.set(2.0, &["a", "1"]);
+        Gauge(sample("no name")).set(2.0, &["a"]);
         assert_rendered("sluice_other{host=\"a\"} 1");
     }
 }

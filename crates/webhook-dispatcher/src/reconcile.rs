@@ -60,7 +60,7 @@ impl Dispatcher {
                 );
             }
             let lost = u32::try_from(lost).unwrap_or(u32::MAX);
-            metrics::gauge("sluice_deliveries_lost", f64::from(lost), &[]);
+            metrics::DELIVERIES_LOST.set(f64::from(lost), &[]);
         }
         Ok(found)
     }

@@ -14,8 +14,7 @@ impl InFlight {
     /// Counts a message that a stage takes up, with the number of its deliveries.
     pub(crate) fn new(stage: &'static str, deliveries: i64) -> Self {
         let deliveries = u32::try_from(deliveries).unwrap_or(u32::MAX);
-        sluice_telemetry::metrics::message_started(stage);
-        sluice_telemetry::metrics::message_delivered(stage, deliveries);
+        sluice_telemetry::metrics::message_started(stage, deliveries);
         Self {
             stage,
             started: Instant::now(),
