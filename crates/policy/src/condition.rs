@@ -19,7 +19,7 @@ use cel::common::ast::IdedExpr;
 use cel::{Context, Env, ExecutionError, Program, Value};
 
 pub use facts::{DtrCounts, Facts, ImageFacts, ScanFacts};
-pub use schema::Scope;
+pub use schema::{Reference, Scope, function_reference, variable_reference};
 
 /// The longest error text that is kept; the library prints whole values into its messages.
 const MAX_ERROR: usize = 200;

@@ -121,11 +121,11 @@ impl Checker<'_> {
             return local.clone();
         }
         let known = variables(self.scope);
-        if let Some((_, found)) = known.iter().find(|(known, _)| *known == name) {
+        if let Some((_, found, _)) = known.iter().find(|(known, ..)| *known == name) {
             self.paths.insert(name.to_owned());
             return found.clone();
         }
-        let hint = hint(name, known.iter().map(|(known, _)| *known));
+        let hint = hint(name, known.iter().map(|(known, ..)| *known));
         self.problem(at, format!("unknown name `{name}`{hint}"))
     }
 
@@ -135,10 +135,10 @@ impl Checker<'_> {
             Type::Object(object) => {
                 self.paths.insert(format!("{}.{name}", object.name()));
                 let fields = object.fields();
-                match fields.iter().find(|(field, _)| *field == name) {
-                    Some((_, found)) => found.clone(),
+                match fields.iter().find(|(field, ..)| *field == name) {
+                    Some((_, found, _)) => found.clone(),
                     None => {
-                        let hint = hint(name, fields.iter().map(|(field, _)| *field));
+                        let hint = hint(name, fields.iter().map(|(field, ..)| *field));
                         self.problem(
                             at,
                             format!("`{}` has no field `{name}`{hint}", object.name()),
@@ -168,7 +168,7 @@ impl Checker<'_> {
         // A local `scan` would let a condition seem to speak of `scan.unknown`.
         if variables(self.scope)
             .iter()
-            .any(|(known, _)| *known == variable)
+            .any(|(known, ..)| *known == variable)
         {
             let message =
                 format!("`{variable}` already has a meaning; name the loop's variable otherwise");
