@@ -5,7 +5,7 @@ use clap::{Command, CommandFactory as _, FromArgMatches as _};
 use crate::Arguments;
 
 /// Every command, by what it is for.
-const GROUPS: [(&str, &[&str]); 5] = [
+pub const GROUPS: [(&str, &[&str]); 5] = [
     (
         "Install and run",
         &[
@@ -19,7 +19,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ),
     (
         "Manage resources",
-        &["apply", "get", "delete", "import", "tags", "plan"],
+        &["apply", "get", "delete", "schema", "import", "tags", "plan"],
     ),
     ("Inspect", &["status", "explain", "events", "dead-letters"]),
     (
@@ -38,7 +38,8 @@ pub(crate) fn parse() -> Result<Arguments, clap::Error> {
 }
 
 /// Returns the command whose help lists the subcommands in groups.
-fn command() -> Command {
+#[must_use]
+pub fn command() -> Command {
     let command = Arguments::command();
     let mut groups = String::new();
     for (title, names) in GROUPS {

@@ -37,6 +37,8 @@ use sluice_domain::resources::Kind;
 use sluice_domain::{Repository, ResourceName};
 use sluice_registry::ImageReference;
 
+pub use help::{GROUPS, command};
+
 use crate::connection::Connection;
 use crate::endpoints::Endpoints;
 use crate::output::Format;
@@ -244,6 +246,9 @@ enum Command {
     Plan(Box<plan::PlanArguments>),
     /// Show which tags a selection takes, and why it leaves out the others.
     Tags(Box<tags::TagsArguments>),
+    /// Print the JSON Schema of resource files, for editors.
+    #[command(after_help = "Example:\n  sluice schema > sluice.schema.json")]
+    Schema,
     /// Convert a regsync or skopeo configuration to resources.
     #[command(subcommand)]
     Import(import::ImportArguments),
@@ -359,6 +364,7 @@ async fn alone_or_connected(mut arguments: Arguments) -> anyhow::Result<ExitCode
         }
         Command::Plan(plan) => return plan::of_files(plan, secrets).await,
         Command::Import(import) => return import::import(import),
+        Command::Schema => resources::schema(),
         Command::Tags(arguments) => tags::tags(arguments, secrets).await,
         Command::Keys { folder } => commands::keys(folder.clone()),
         Command::NatsConfig(config) => nats_config::show(config),
@@ -396,6 +402,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         | Command::Sync(_)
         | Command::Plan(_)
         | Command::Import(_)
+        | Command::Schema
         | Command::Tags(_) => Ok(()),
         Command::Provision {
             replicas,
@@ -446,12 +453,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             let limit = Duration::from_secs(timeout_seconds);
             reconcile::reconcile(&bus, stages, audit, limit, output).await
         }
-        Command::DeadLetters(DeadLetters::List { output }) => {
-            commands::dead_letters(&bus, output).await
-        }
-        Command::DeadLetters(DeadLetters::Retry { number, .. }) => {
-            commands::retry(&bus, number).await
-        }
+        Command::DeadLetters(command) => match command {
+            DeadLetters::List { output } => commands::dead_letters(&bus, output).await,
+            DeadLetters::Retry { number, .. } => commands::retry(&bus, number).await,
+        },
     }
 }
 

@@ -10,7 +10,7 @@ use sluice_domain::resources::{Document, Kind, Problem};
 use sluice_events::subject::token;
 use sluice_state::{State, key};
 
-use crate::output::{Format, line, show};
+use crate::output::{Format, line, lines, show};
 
 /// Who applies, as far as the connection tells.
 const ACTOR: &str = "cli";
@@ -49,6 +49,12 @@ pub(crate) fn checked(file: &Path, count: usize) -> anyhow::Result<()> {
         "{}: {count} resources, no problem",
         file.display()
     ))
+}
+
+/// Prints the JSON Schema of resource files.
+pub(crate) fn schema() -> anyhow::Result<()> {
+    let schema = sluice_domain::resources::json_schema();
+    lines(&serde_json::to_string_pretty(&schema)?)
 }
 
 /// Applies a checked file and says what changed.

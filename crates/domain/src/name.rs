@@ -50,8 +50,9 @@ impl InvalidName {
 macro_rules! text_newtype {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $check:path) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
         #[serde(try_from = "String", into = "String")]
+        #[schemars(title = $kind)]
         pub struct $name(String);
 
         impl $name {
@@ -166,8 +167,11 @@ impl Repository {
 }
 
 /// Names a repository together with its registry (`docker.io/library/alpine`).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(title = "remote repository")]
 pub struct RemoteRepository {
     /// The registry.
     pub host: RegistryHost,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use regex::{Regex, RegexBuilder};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::name::InvalidName;
@@ -14,8 +15,9 @@ const LONGEST: usize = 256;
 const LARGEST: usize = 1 << 20;
 
 /// A regular expression that a name must match as a whole.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(title = "regular expression")]
 pub struct NameRegex {
     text: String,
     regex: Regex,

@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use globset::{GlobBuilder, GlobMatcher};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::name::InvalidName;
@@ -18,8 +19,9 @@ thread_local! {
 }
 
 /// A glob: `*` stays within one path component, `**` crosses them.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(title = "pattern")]
 pub struct Pattern {
     text: String,
     /// Nothing where the text can only match itself: a compiled glob takes kilobytes, and names are listed by the thousand.

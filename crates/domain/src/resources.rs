@@ -10,12 +10,14 @@ mod promotion;
 mod proxy;
 mod pruning;
 mod repository;
+mod schema;
 mod target;
 mod webhook;
 
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{InvalidName, ResourceName};
@@ -31,12 +33,14 @@ pub use repository::{
     EffectiveSettings, Keep, KeepOrder, RepositorySettings, ScanMode, Unauthorised, Visibility,
     settings_for,
 };
+pub use schema::{EXAMPLES, json_schema};
 pub use target::TargetTemplate;
 pub use webhook::{EVENTS, Format, Webhook};
 
 /// A condition in CEL, as written; `sluice-policy` compiles it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(title = "condition")]
 pub struct Condition(pub String);
 
 /// Kinds that are designed but not built: they are refused by name rather than as a typing error.

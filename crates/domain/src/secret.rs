@@ -5,6 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -24,9 +25,10 @@ text_newtype!(
 );
 
 /// A value of a resource that is in the folder of secrets, as in `password: { secret: docker-hub }`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields, title = "secret")]
 pub struct SecretRef {
-    /// The name of the secret.
+    /// Name of the file in the folder of secrets.
     pub secret: SecretName,
 }
 

@@ -1,5 +1,6 @@
 //! Registries and accounts: who may reach what.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::proxy::{ProxyBypass, ProxySetting};
@@ -9,53 +10,53 @@ use crate::secret::{Origin, SecretRef};
 use crate::service_account::is_service_account;
 
 /// A named remote registry with one rotatable credential.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Registry {
-    /// Its name.
+    /// Name of the resource.
     pub name: ResourceName,
-    /// The registry that it describes.
+    /// The registry, with its port.
     pub host: RegistryHost,
-    /// The account, if not anonymous.
+    /// User name of the account; anonymous without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
-    /// The password or access token, read at use so that it can be rotated.
+    /// Password or access token of the account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<SecretRef>,
     /// Docker's `config.json`, instead of `username` and `password`; its credential helpers are run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker_config: Option<SecretRef>,
-    /// Speaks HTTP without TLS.
+    /// Use HTTP without TLS; refused for Docker Hub.
     #[serde(default)]
     pub plain_http: bool,
-    /// The certificates of the authorities to trust instead of the public ones, in PEM.
+    /// Certificate authorities to trust instead of the public ones, or the one server certificate, in PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<SecretRef>,
-    /// Trusts the public authorities besides those of `ca`.
+    /// Trust the public certificate authorities besides those of `ca`.
     #[serde(default, skip_serializing_if = "is_off")]
     pub public_authorities: bool,
-    /// The certificate that the registry asks of its clients, in PEM.
+    /// Client certificate for mutual TLS, in PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<SecretRef>,
-    /// The key of that certificate, in PEM.
+    /// Private key of `client_certificate`, in PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_key: Option<SecretRef>,
-    /// The proxy on the way to it.
+    /// Proxy to reach the registry through: its URL, or `environment` for `HTTPS_PROXY` and the like of each service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<ProxySetting>,
-    /// The user name at the proxy.
+    /// User name of the account at the proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_username: Option<String>,
-    /// The password at the proxy.
+    /// Password of the account at the proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_password: Option<SecretRef>,
-    /// Hosts, domains and networks that are reached without the proxy.
+    /// Hosts, domains and networks that are reached without the proxy; a host or domain may have a port.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub no_proxy: Vec<String>,
-    /// Further hosts that may issue tokens for this registry.
+    /// Further hosts, with their ports, that may issue tokens for this registry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub realms: Vec<RegistryHost>,
-    /// How many pulls of the account's quota background work leaves to others.
+    /// Pulls of the account's quota that scheduled work leaves unused.
     #[serde(default)]
     pub reserve: u32,
 }
@@ -159,17 +160,17 @@ const fn is_off(switch: &bool) -> bool {
 }
 
 /// A person's or a build system's account at the internal registry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Account {
-    /// The user name.
+    /// User name.
     pub name: ResourceName,
-    /// The password.
+    /// Password of the account.
     pub password: SecretRef,
-    /// Repositories that it may pull besides the public ones.
+    /// Repositories that the account may pull, besides the public ones.
     #[serde(default)]
     pub pull: Vec<Pattern>,
-    /// Repositories that it may push; targets of promotion policies are never among them.
+    /// Repositories that the account may push to and delete from; targets of promotion policies are never among them.
     #[serde(default)]
     pub push: Vec<Pattern>,
 }

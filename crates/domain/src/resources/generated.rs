@@ -5,52 +5,11 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 
 use super::documents::documents;
-use super::{Kind, Resource};
+use super::{EXAMPLES, Kind, Resource};
 
-const WRITTEN: &str = r"kind: Registry
-name: hub
-host: docker.io
-username: acme
-password: { secret: hub }
-reserve: 20
----
-kind: Mirror
-name: alpine
-from: docker.io/library/alpine
-to: hub/alpine
-tags: { semver: '>=3.18', exclude: ['*-rc*'], newest: 10 }
-every: 15m
----
-kind: Repository
-name: hub/*
-keep: 10
----
-kind: PromotionPolicy
-name: clean
-from: hub/*
-to: official/{name}
-when: scan.critical == 0
-unknown: deny
-coverage: { allow: [conda-pkg, fedora] }
-soak: 24h
----
-kind: PruningPolicy
-name: nightly
-repositories: [hub/*]
-schedule: 0 3 * * *
-delete: tag.matches('-rc')
----
-kind: Webhook
-name: hook
-url: https://hooks.example/x
-events: [image.promoted]
-repositories: [hub/*]
-signing_key: { secret: hook }
-";
-
-/// The stored form of each of them.
+/// The stored form of an example of each kind.
 static STORED: LazyLock<Vec<(Kind, String)>> = LazyLock::new(|| {
-    let written = documents(WRITTEN).unwrap().into_iter();
+    let written = documents(EXAMPLES).unwrap().into_iter();
     written
         .map(|document| {
             let json = document.resource.to_json().unwrap();

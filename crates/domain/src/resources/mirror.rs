@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -17,65 +18,65 @@ use crate::target::split_registry;
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A remote repository whose tags are copied into a local one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Mirror {
-    /// Its name.
+    /// Name of the resource.
     pub name: ResourceName,
-    /// Where images come from.
+    /// Upstream repository.
     pub from: RemoteRepository,
-    /// Where they go: into the internal registry, where they are judged.
+    /// Repository of the internal registry to mirror into.
     #[serde(deserialize_with = "local")]
     pub to: Repository,
-    /// Which tags.
+    /// Tags to mirror; all if it is left out.
     #[serde(default)]
     pub tags: TagSelection,
-    /// Which platforms of an index.
+    /// Platforms of an index to mirror: `all`, or a list.
     #[serde(default, skip_serializing_if = "Platforms::is_all")]
     pub platforms: Platforms,
-    /// How often the remote is asked.
+    /// Interval between two polls.
     #[serde(default = "default_interval")]
     pub every: DurationText,
-    /// What happens here when a tag disappears there.
+    /// What to do with a tag that was deleted upstream.
     #[serde(default)]
     pub on_delete: OnDelete,
-    /// Off stops the schedule and keeps what there is.
+    /// `false` stops polling; mirrored tags stay.
     #[serde(default = "enabled")]
     pub enabled: bool,
 }
 
 /// Chooses tags: included, not excluded, in the version range, then the newest.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TagSelection {
-    /// A version range over real Docker tags, as in `>=3.18`.
+    /// Version range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub semver: Option<String>,
-    /// Only tags that match one of these, or of `regex`; both empty for all.
+    /// Patterns of tags to mirror; without `include` and `regex` all tags are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub include: Vec<Pattern>,
-    /// Only tags that match one of these as a whole, or one of `include`.
+    /// Regular expressions of tags to mirror, each for the whole tag, in addition to `include`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regex: Vec<NameRegex>,
-    /// No tag that matches one of these.
+    /// Patterns of tags to leave out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<Pattern>,
-    /// No tag that matches one of these as a whole.
+    /// Regular expressions of tags to leave out, each for the whole tag.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude_regex: Vec<NameRegex>,
-    /// At most so many, highest version first.
+    /// Number of tags to mirror at most, the newest first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest: Option<u32>,
 }
 
 /// What happens to a mirrored tag that disappeared upstream.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnDelete {
-    /// It stays.
+    /// Keep the mirrored tag.
     #[default]
     Keep,
-    /// It goes too.
+    /// Delete the mirrored tag.
     Delete,
 }
 

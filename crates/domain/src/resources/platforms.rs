@@ -1,8 +1,10 @@
 //! Which platforms of an image index are mirrored.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -62,6 +64,22 @@ impl Serialize for Platforms {
             Self::All => serializer.serialize_str("all"),
             Self::Only(wanted) => wanted.serialize(serializer),
         }
+    }
+}
+
+impl JsonSchema for Platforms {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Platforms".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [{ "const": "all" }, generator.subschema_for::<Vec<Platform>>()]
+        })
     }
 }
 

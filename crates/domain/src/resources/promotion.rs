@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Condition, TargetTemplate, enabled};
@@ -11,74 +12,74 @@ use crate::pattern::Pattern;
 use crate::platform::Platform;
 
 /// Says which images of which repositories are promoted, and under which name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PromotionPolicy {
-    /// Its name.
+    /// Name of the resource.
     pub name: ResourceName,
-    /// The repositories whose images it judges.
+    /// Repositories whose images the policy evaluates.
     pub from: Pattern,
-    /// Where they are promoted to.
+    /// Target repository, with the placeholders `{name}`, `{org}` and `{repository}` of the source.
     pub to: TargetTemplate,
-    /// The tag there, with DTR's template keywords.
+    /// Tag in the target, with the template keywords of Docker Trusted Registry.
     #[serde(default = "same_tag")]
     pub tag: String,
-    /// The condition, in CEL.
+    /// Condition in CEL; see [CONDITIONS.md](CONDITIONS.md).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<Condition>,
-    /// The condition in DTR's form, instead of `when`.
+    /// Condition as rules of Docker Trusted Registry, instead of `when`; all must hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
-    /// Whether findings that nobody rated forbid promotion. Unless stated, they do where there is a condition and it does
-    /// not speak of them.
+    /// Whether findings without a severity forbid promotion; if it is left out they do, unless there is no condition or
+    /// the condition names `scan.unknown`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown: Option<UnknownFindings>,
-    /// What the scanner may leave uncovered.
+    /// Exceptions from the rule that the scanner must cover everything in the image.
     #[serde(default, skip_serializing_if = "CoverageRule::is_strict")]
     pub coverage: CoverageRule,
-    /// How long ago the digest must have been seen first upstream.
+    /// Time since the digest was first seen upstream that must pass before promotion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soak: Option<DurationText>,
-    /// What must also be there.
+    /// What an image must have besides meeting the condition.
     #[serde(default)]
     pub require: Require,
-    /// What happens when a promoted image no longer passes.
+    /// What to do with a promoted image that no longer passes.
     #[serde(default)]
     pub recall: Recall,
-    /// Whether another policy may write the same tags of the target from other sources; both have to say so.
+    /// Allow another policy to write the same tags of the target from other sources; both policies must set it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shares_target: bool,
-    /// Off promotes nothing more.
+    /// `false` promotes nothing more.
     #[serde(default = "enabled")]
     pub enabled: bool,
 }
 
 /// One rule in the form of Docker Trusted Registry; all rules of a policy must hold.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// The attribute, as in `vulnerability_critical`.
+    /// Attribute.
     pub field: String,
-    /// The comparison, as in `eq`.
+    /// Comparison.
     pub operator: String,
-    /// What it is compared with.
+    /// Values to compare with.
     pub values: Vec<String>,
 }
 
 /// What must be present in an image besides what the condition asks.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Require {
-    /// Platforms that an image must have.
+    /// Platforms that the image must have.
     #[serde(default)]
     pub platforms: Vec<Platform>,
 }
 
 /// What of an image the scanner may leave uncovered; nothing by default.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CoverageRule {
-    /// The kinds of packages that the scanner may list without matching them against vulnerabilities.
+    /// Kinds of packages that the scanner may list without matching them against vulnerabilities.
     #[serde(default)]
     pub allow: BTreeSet<PackageKind>,
 }
@@ -92,25 +93,25 @@ impl CoverageRule {
 }
 
 /// Whether unrated findings forbid promotion, unless the condition speaks of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum UnknownFindings {
-    /// They forbid it.
+    /// Findings without a severity forbid promotion.
     Deny,
-    /// They do not matter.
+    /// Findings without a severity are ignored.
     Allow,
 }
 
 /// What happens to a promoted image that no longer passes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Recall {
-    /// It is marked, with an event.
+    /// Flag it and publish `image.flagged`.
     #[default]
     Flag,
-    /// It is removed from the target, with an event.
+    /// Remove it from the target and publish `image.withdrawn`.
     Withdraw,
-    /// Nothing.
+    /// Do nothing.
     Ignore,
 }
 

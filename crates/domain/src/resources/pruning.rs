@@ -1,5 +1,6 @@
 //! Pruning policies: which tags are deleted, and when.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Condition, enabled};
@@ -7,18 +8,18 @@ use crate::name::ResourceName;
 use crate::pattern::Pattern;
 
 /// Deletes tags that meet a condition, on a schedule.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PruningPolicy {
-    /// Its name.
+    /// Name of the resource.
     pub name: ResourceName,
-    /// The repositories it works in.
+    /// Repositories to prune.
     pub repositories: Vec<Pattern>,
-    /// When, as cron with five fields in UTC.
+    /// Cron expression with five fields, in UTC.
     pub schedule: String,
-    /// The condition, in CEL.
+    /// Condition in CEL under which a tag is deleted; see [CONDITIONS.md](CONDITIONS.md).
     pub delete: Condition,
-    /// Off deletes nothing.
+    /// `false` deletes nothing.
     #[serde(default = "enabled")]
     pub enabled: bool,
 }

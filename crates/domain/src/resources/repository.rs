@@ -1,8 +1,10 @@
 //! Settings of local repositories: who sees them, when they are scanned, and how many tags they keep.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -14,58 +16,69 @@ use crate::pattern::Pattern;
 const MOST_KEPT: u32 = 100_000;
 
 /// Who may pull without an account.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Visibility {
-    /// Only accounts.
+    /// Accounts only.
     #[default]
     Private,
-    /// Everybody.
+    /// Everybody, without an account.
     Public,
 }
 
 /// When images are scanned.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScanMode {
-    /// As soon as they arrive.
+    /// When an image is pushed or mirrored.
     #[default]
     OnPush,
-    /// When somebody asks.
+    /// On demand only.
     Manual,
 }
 
 /// What becomes of an image that stands in a target without a decision.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Unauthorised {
-    /// It is told.
+    /// Publish `image.unauthorised`.
     #[default]
     Report,
-    /// It is told, and the tag is put back or removed.
+    /// Publish `image.unauthorised`, and restore or remove the tag.
     Revert,
 }
 
 /// Which of two tags is the newer, for a tag limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum KeepOrder {
-    /// The higher version, and where a tag is no version the later arrival.
+    /// By version; tags without a version by arrival.
     #[default]
     Version,
-    /// The one that came later to name its image here.
+    /// By arrival.
     Pushed,
-    /// The one that was pulled later; one that was not pulled since it came counts as pulled then.
+    /// By last pull, or by arrival if there was no pull since.
     Pulled,
 }
 
 /// How many tags a repository keeps, and which: `5`, or `{ newest: 5, by: pushed }`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Keep {
-    /// How many; 0 for all.
+    /// Number of tags; 0 for all.
     pub newest: u32,
-    /// Which are the newest.
+    /// What makes a tag newer.
     pub by: KeepOrder,
+}
+
+/// The long form of [`Keep`].
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct KeepNewest {
+    /// Number of tags; 0 for all.
+    newest: u32,
+    /// What makes a tag newer.
+    #[serde(default)]
+    by: KeepOrder,
 }
 
 impl Serialize for Keep {
@@ -73,13 +86,24 @@ impl Serialize for Keep {
         if self.by == KeepOrder::default() {
             return self.newest.serialize(serializer);
         }
-        #[derive(Serialize)]
-        struct Written {
-            newest: u32,
-            by: KeepOrder,
-        }
         let Self { newest, by } = *self;
-        Written { newest, by }.serialize(serializer)
+        KeepNewest { newest, by }.serialize(serializer)
+    }
+}
+
+impl JsonSchema for Keep {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Keep".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [generator.subschema_for::<u32>(), generator.subschema_for::<KeepNewest>()]
+        })
     }
 }
 
@@ -113,14 +137,7 @@ impl<'de> Visitor<'de> for KeepVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Keep, A::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Written {
-            newest: u32,
-            #[serde(default)]
-            by: KeepOrder,
-        }
-        let Written { newest, by } = Written::deserialize(MapAccessDeserializer::new(map))?;
+        let KeepNewest { newest, by } = KeepNewest::deserialize(MapAccessDeserializer::new(map))?;
         Ok(Keep { newest, by })
     }
 }
@@ -128,25 +145,30 @@ impl<'de> Visitor<'de> for KeepVisitor {
 /// Settings of the local repositories that match a pattern, which is the name.
 ///
 /// What is left out comes from the next wider pattern that matches, and from the defaults where none says it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RepositorySettings {
-    /// The pattern, as in `hub/*`.
+    /// Pattern of the repositories.
     pub name: ResourceName,
-    /// Who may pull without an account.
+    /// Who may pull.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = Visibility::default()))]
     pub visibility: Option<Visibility>,
     /// When images are scanned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = ScanMode::default()))]
     pub scan: Option<ScanMode>,
-    /// How many tags are kept, the newest; 0 for all.
+    /// Number of tags that are kept, the newest; 0 for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = Keep::default()))]
     pub keep: Option<Keep>,
-    /// What becomes of an image that stands in it, as a target, without a decision.
+    /// What to do with an unauthorised image in a target: one that no decision allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = Unauthorised::default()))]
     pub unauthorised: Option<Unauthorised>,
-    /// A tag that names an image never comes to name another one; it may still be removed.
+    /// Whether tags are immutable: they never move to another digest, but may be removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = false))]
     pub immutable: Option<bool>,
 }
 

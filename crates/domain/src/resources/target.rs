@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{InvalidName, RegistryHost, Repository};
@@ -10,8 +11,9 @@ use crate::target::{Target, split_registry};
 
 /// A target repository with `{org}`, `{name}` and `{repository}` of the source; with a registry in front, as in references
 /// of images, it is a repository there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(title = "target")]
 pub struct TargetTemplate {
     text: String,
     registry: Option<RegistryHost>,

@@ -1,5 +1,6 @@
 //! Webhooks: who is told of which events.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -40,38 +41,39 @@ pub const EVENTS: [&str; 27] = [
 ];
 
 /// A receiver of events over HTTP.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Webhook {
-    /// Its name.
+    /// Name of the resource.
     pub name: ResourceName,
-    /// Where events are posted.
+    /// URL that events are posted to.
     pub url: String,
-    /// The events, as in `image.promoted`, `tag.*` or `*`.
+    /// Patterns of the events to deliver; see [EVENTS.md](EVENTS.md).
     pub events: Vec<Pattern>,
-    /// The repositories, as source or target; empty for all.
+    /// Repositories, as source or target, whose events to deliver; empty for all.
     #[serde(default)]
     pub repositories: Vec<Pattern>,
-    /// The form of the body.
+    /// Format of the body.
     #[serde(default)]
     pub format: Format,
-    /// The keys that events are signed with (`whsec_...`), one a line, newest first.
+    /// Keys that deliveries are signed with (`whsec_...`), one per line, the newest first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signing_key: Option<SecretRef>,
-    /// The certificates of the authorities to trust instead of the public ones, in PEM.
+    /// Certificate authorities to trust instead of the public ones, in PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<SecretRef>,
-    /// Allows addresses of private networks and of this machine.
+    /// Allow addresses of private networks and of this machine.
     #[serde(default)]
     pub allow_private_addresses: bool,
-    /// Off sends nothing.
+    /// `false` delivers nothing.
     #[serde(default = "enabled")]
     pub enabled: bool,
 }
 
 /// The form of a webhook's body.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", rename_all = "lowercase")]
+#[schemars(!try_from)]
 pub enum Format {
     /// CloudEvents 1.0, structured JSON.
     #[default]
