@@ -8,7 +8,7 @@ use sluice_domain::resources::{Resource, documents};
 use sluice_events::commands::{JudgeImage, PollMirror, PruneRepositories, ScanImage};
 use sluice_events::{Command, headers};
 
-use sluice_state::reconcile::{reason, search};
+use sluice_state::reconcile::{self, reason};
 
 use crate::backend::UPSTREAM;
 use crate::history::{History, Scenario};
@@ -371,7 +371,7 @@ fn prune(history: &History) {
 
 /// Asks a stage to search for what is missing.
 pub fn reconcile(history: &History, stage: &Stage) {
-    ask(history, search(stage, reason::ASKED));
+    ask(history, reconcile::command(stage, reason::ASKED));
 }
 
 /// A crash, a connection that is made anew, or a message that is delivered a second time although somebody works on it.

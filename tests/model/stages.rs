@@ -94,7 +94,7 @@ pub fn start(shared: &Shared, stage: &str) -> (Machine, CatalogFeed) {
             backend,
             bus,
             &topology::POLLER,
-            Poller::new(state, catalog, 2).reaching(transport),
+            Poller::new(state, catalog, 2).with_transport(transport),
             SETTINGS,
         ))),
         "mirror-worker" => Machine::Mirror(Arc::new(Replica::new(
@@ -108,7 +108,7 @@ pub fn start(shared: &Shared, stage: &str) -> (Machine, CatalogFeed) {
                 registry,
                 topology::MIRROR_WORKER.ack_wait,
             )
-            .reaching(transport),
+            .with_transport(transport),
             SETTINGS,
         ))),
         "scanner-adapter" => Machine::Scanner(Arc::new(Replica::new(

@@ -12,7 +12,7 @@ use sluice_events::wire::state::{
     UpstreamTag, Verdict, VerdictStatus,
 };
 use sluice_state::key;
-use sluice_state::reconcile::{reason, search};
+use sluice_state::reconcile::{self, reason};
 use sluice_tests::bus::digest;
 use sluice_tests::many::Many;
 use sluice_tests::{BusClient, Nats, Stack, pass, wait_for};
@@ -221,7 +221,7 @@ impl<'a> Past<'a> {
         self.bus.command(Reconcile {
             scan: step,
             run: format!("test-{step}"),
-            ..search(&PROMOTER, reason::CLEANUP)
+            ..reconcile::command(&PROMOTER, reason::CLEANUP)
         });
     }
 

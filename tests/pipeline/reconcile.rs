@@ -14,7 +14,7 @@ use sluice_events::time_to_wire;
 use sluice_events::wire::events::SeverityCounts;
 use sluice_events::wire::state::{ImageChild, ImageEntry, TagEntry, Verdict, VerdictStatus};
 use sluice_state::key;
-use sluice_state::reconcile::{hourly, reason, search};
+use sluice_state::reconcile::{self, reason};
 use sluice_tests::content::{NEW_LIBC, debian};
 use sluice_tests::endpoint::{Endpoint, webhook};
 use sluice_tests::proxy::Silence;
@@ -313,7 +313,7 @@ fn a_search_is_seen_to_end_although_others_end_right_after_it() {
         scope.spawn(|| {
             let bus = stack.bus();
             while !is_over.load(Ordering::Relaxed) {
-                bus.command(search(&topology::POLLER, reason::CHANGED));
+                bus.command(reconcile::command(&topology::POLLER, reason::CHANGED));
                 bus.run(async { tokio::time::sleep(Duration::from_millis(5)).await });
             }
         });
@@ -341,7 +341,7 @@ fn every_stage_has_an_hourly_search_and_says_so_by_name() {
         if stage.name == topology::SCANNER_ADAPTER.name {
             continue;
         }
-        let schedule = hourly(stage);
+        let schedule = reconcile::hourly_schedule(stage);
         wait_for("the schedule", 30, || {
             bus.run(bus.bus.has_schedule(&schedule))
                 .unwrap()

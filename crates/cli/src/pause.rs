@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use sluice_bus::Bus;
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::Restored;
-use sluice_state::{Held, State};
+use sluice_state::{ActivePause, State};
 
 use crate::output::line;
 
@@ -24,7 +24,7 @@ pub(crate) async fn pause(bus: &Bus, reason: &str) -> anyhow::Result<()> {
 pub(crate) async fn resume(bus: &Bus, unreconciled: bool) -> anyhow::Result<()> {
     let state = State::open(bus).await?;
     state.resume(unreconciled).await?;
-    match state.control_now().await?.0 {
+    match state.pause_and_restore().await?.0 {
         None => line("promotion and deletion go on"),
         Some(held) => {
             anyhow::bail!(
@@ -36,7 +36,7 @@ pub(crate) async fn resume(bus: &Bus, unreconciled: bool) -> anyhow::Result<()> 
 }
 
 /// Tells of a pause and of the last restore in one row each.
-pub(crate) fn rows(held: Option<&Held>, restored: Option<&Restored>) -> Vec<Vec<String>> {
+pub(crate) fn rows(held: Option<&ActivePause>, restored: Option<&Restored>) -> Vec<Vec<String>> {
     let time = |at: chrono::DateTime<chrono::Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
     let mut rows = Vec::new();
     if let Some(held) = held {
@@ -59,7 +59,7 @@ pub(crate) fn rows(held: Option<&Held>, restored: Option<&Restored>) -> Vec<Vec<
 }
 
 /// Tells the same to programs.
-pub(crate) fn object(held: Option<&Held>, restored: Option<&Restored>) -> Value {
+pub(crate) fn object(held: Option<&ActivePause>, restored: Option<&Restored>) -> Value {
     let time = |at: Option<&_>| time_from_wire(at).map(|at| at.to_rfc3339());
     json!({
         "paused": held.map(|held| json!({ "since": held.since, "reason": held.reason })),

@@ -10,7 +10,7 @@ use sluice_bus::topology::{MIRROR_WORKER, STAGES, Stage};
 use sluice_bus::{Bus, Cause};
 use sluice_events::wire::state::Reconciliation;
 use sluice_state::State;
-use sluice_state::reconcile::{reason, search};
+use sluice_state::reconcile::{self, reason};
 use tokio::time::Instant;
 
 use crate::output::{Format, show};
@@ -40,10 +40,10 @@ pub(crate) async fn reconcile(
     }
     let state = State::open(bus).await?;
     // From before they are asked for, so that the end of none is missed.
-    let mut written = state.reconciliations.written().await?;
+    let mut written = state.reconciliations.watch_writes().await?;
     let mut searches = Vec::new();
     for stage in stages {
-        let command = search(stage, reason).into();
+        let command = reconcile::command(stage, reason).into();
         let asked = bus.command(&command, &Cause::root()).await?;
         searches.push((stage.name, asked.id.to_string()));
     }

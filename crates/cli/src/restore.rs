@@ -13,7 +13,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use sluice_bus::topology::{BACKUP_ORDER, EVENTS, FIRST_PAUSED};
 use sluice_bus::{Bus, ProvisionOptions, StreamSummary};
-use sluice_state::note_restore;
+use sluice_state::record_restore;
 
 use crate::backup::{FORMAT, MANIFEST, Manifest, SUMS, Saved, size, sum};
 use crate::output::{Format, line, progress, show};
@@ -176,7 +176,7 @@ async fn fill(bus: &Bus, folder: &Path, manifest: &Manifest) -> anyhow::Result<b
         })
         .await?;
         if name == FIRST_PAUSED {
-            note_restore(bus, manifest.taken_at, &manifest.sluice_version).await?;
+            record_restore(bus, manifest.taken_at, &manifest.sluice_version).await?;
         }
     }
     progress("");

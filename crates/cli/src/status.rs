@@ -37,7 +37,7 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
     let mut endpoints = state.endpoints.list("*").await?;
     endpoints.retain(|entry| webhooks.contains(&entry.value.name));
     let budgets = state.budgets.ledgers.list(">").await?;
-    let (held, restored) = state.control_now().await?;
+    let (held, restored) = state.pause_and_restore().await?;
     let letters = bus.dead_letters(MAX_LETTERS).await?;
     let usage = bus.stream_usage().await?;
     let last: Vec<&DeadLetter> = letters.iter().rev().take(LAST).collect();

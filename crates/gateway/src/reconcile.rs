@@ -15,7 +15,7 @@ use sluice_events::subject::of_repository;
 use sluice_events::wire::state::TagEntry;
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
 use sluice_registry::Client;
-use sluice_state::reconcile::{Next, ReconcilePage, after_events, reason};
+use sluice_state::reconcile::{Next, ReconcilePage, ensure_no_pending_events, reason};
 use sluice_state::{Catalog, Snapshot, State, TagWriter, key};
 use sluice_telemetry::metrics;
 use thiserror::Error;
@@ -124,7 +124,7 @@ impl Handler for Comparer {
             Input::Changed(change) => return self.record(change, cause).await,
             Input::Reconcile(command) => command,
         };
-        after_events(&self.bus, &topology::GATEWAY, &command, cause).await?;
+        ensure_no_pending_events(&self.bus, &topology::GATEWAY, &command, cause).await?;
         let settled = cause.time + SETTLE;
         let just_started = [reason::START, reason::RESTARTED].contains(&command.reason.as_str());
         if just_started && settled > Utc::now() {
@@ -152,8 +152,8 @@ impl Comparer {
             };
             let part = self.compare(&named, Some(tag), TAGS).await?;
             return Ok(ReconcilePage {
-                looked_at: part.tags,
-                facts: part.missed,
+                checked: part.tags,
+                events: part.missed,
                 next: Next::AfterName(part.next.unwrap_or_else(|| repository.to_owned())),
                 ..ReconcilePage::default()
             });
@@ -176,12 +176,12 @@ impl Comparer {
         };
         let mut left = TAGS;
         for repository in &repositories {
-            found.looked_at += 1;
+            found.checked += 1;
             if !is_pushed_to(&catalog, repository) {
                 continue;
             }
             let part = self.compare(repository, None, left).await?;
-            found.facts.extend(part.missed);
+            found.events.extend(part.missed);
             left = left.saturating_sub(part.tags).max(1);
             if let Some(next) = part.next {
                 found.next = Next::AfterName(next);
@@ -334,7 +334,7 @@ fn is_pushed_to(catalog: &Snapshot, repository: &Repository) -> bool {
 
 /// Asks for a comparison whenever another instance of the registry speaks, once for each.
 pub(crate) async fn restarted(bus: &Bus, instance: &str) -> Result<(), sluice_state::Error> {
-    sluice_state::reconcile::ask(bus, &topology::GATEWAY, reason::RESTARTED, instance).await
+    sluice_state::reconcile::request(bus, &topology::GATEWAY, reason::RESTARTED, instance).await
 }
 
 #[expect(

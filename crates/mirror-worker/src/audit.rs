@@ -1,7 +1,7 @@
-//! Compares the registry with what the state says is there, and brings again what somebody deleted.
+//! The audit: a reconciliation that also checks the registry, and repairs what was deleted there.
 //!
-//! An audit is a search for missing work that asks the registry too. What retention removed is not missing, and while
-//! deletion is paused the state may be older than the registry, so nothing is compared.
+//! Tags that retention removed are not missing. While deletion is paused the state may be older than the registry, so
+//! nothing is audited.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt as _, stream};
@@ -9,44 +9,50 @@ use sluice_bus::topology::MIRROR_WORKER;
 use sluice_bus::{Cause, Outcome};
 use sluice_domain::Digest;
 use sluice_events::commands::{MirrorTag, Reconcile};
-use sluice_events::facts::{TagRepaired, UpstreamTagMoved};
+use sluice_events::facts::TagRepaired;
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::TagEntry;
 use sluice_registry::Inspection;
 use sluice_state::reconcile::reason;
 use sluice_state::{Applied, Snapshot, key};
 
-use crate::mirror::{Error, MirrorWorker, Verification};
+use crate::error::Error;
+use crate::handler::MirrorWorker;
+use crate::mirror::copy::Verification;
+use crate::mirror::task::{MirrorReason, MirrorTask};
 
-/// How many tags a page of an audit looks at: each takes several requests.
+/// How many tags a page of an audit checks: each takes several requests.
 pub(crate) const AUDIT_PAGE: usize = 100;
-/// How many tags are looked at at once.
+/// How many tags are checked at a time.
 const PARALLEL: usize = 4;
-/// What is told of damage that an attempt mended which could not tell it.
-const MENDED: &str = "something that an earlier attempt has brought";
+/// What the event of a repair says if an earlier attempt repaired the tag and died before it published the event.
+const REPAIRED_BEFORE: &str = "content that an earlier attempt has restored";
 
 impl MirrorWorker {
-    /// Makes the hourly search an audit where one is due.
+    /// Turns the hourly reconciliation into an audit if one is due.
     pub(crate) async fn audit_if_due(&self, command: Reconcile) -> Result<Reconcile, Error> {
-        let begins_hourly = command.run.is_empty() && command.reason == reason::HOURLY;
-        if begins_hourly && self.is_due().await? && self.state.unless_paused().await.is_ok() {
+        let is_hourly_start = command.run.is_empty() && command.reason == reason::HOURLY;
+        if is_hourly_start
+            && self.is_audit_due().await?
+            && self.state.ensure_not_paused().await.is_ok()
+        {
             return Ok(Reconcile {
                 reason: reason::AUDIT.to_owned(),
                 ..command
             });
         }
         if command.reason == reason::AUDIT {
-            self.state.unless_paused().await?;
+            self.state.ensure_not_paused().await?;
         }
         Ok(command)
     }
 
-    async fn is_due(&self) -> Result<bool, Error> {
-        let every = TimeDelta::from_std(self.audit_every).unwrap_or(TimeDelta::MAX);
+    async fn is_audit_due(&self) -> Result<bool, Error> {
+        let every = TimeDelta::from_std(self.audit_interval).unwrap_or(TimeDelta::MAX);
         if every.is_zero() {
             return Ok(false);
         }
-        // A search comes a little early or late; the one that is due is not to be missed for that.
+        // The hourly reconciliation comes a little early or late; a due audit must not be missed for that.
         let slack = TimeDelta::minutes(30).min(every / 2);
         let before = self.audited_at().await?;
         let now = sluice_domain::now();
@@ -60,138 +66,129 @@ impl MirrorWorker {
         Ok(last.and_then(|last| time_from_wire(last.value.audited_at.as_ref())))
     }
 
-    /// Returns the commands for those tags of which the registry lacks something.
+    /// Returns the tags of which manifests or blobs are missing in the registry.
     ///
-    /// One that cannot be told of is left to the next audit, unless that is all of them.
-    pub(crate) async fn damaged(
+    /// A tag that cannot be checked is left to the next audit, unless none can.
+    pub(crate) async fn find_damaged(
         &self,
-        held: &[(MirrorTag, UpstreamTagMoved, TagEntry)],
+        tags: &[(MirrorTask, TagEntry)],
     ) -> Result<Vec<MirrorTag>, Error> {
         let inspection = Inspection::of(&self.registry);
         let inspection = &inspection;
-        let looks: Vec<_> = held
+        let checks: Vec<_> = tags
             .iter()
-            .filter_map(|(command, fact, held)| {
-                let digest: Digest = held.digest.parse().ok()?;
-                let (command, repository) = (command.clone(), &fact.repository);
+            .filter_map(|(task, entry)| {
+                let digest: Digest = entry.digest.parse().ok()?;
                 Some(async move {
-                    let lacks = inspection.lacks(repository, &command.tag, &digest).await;
-                    (command, repository, lacks)
+                    let missing = inspection.lacks(&task.repository, &task.tag, &digest).await;
+                    (task, missing)
                 })
             })
             .collect();
-        let mut looks = stream::iter(looks).buffer_unordered(PARALLEL);
-        let (mut damaged, mut told, mut failure) = (Vec::new(), false, None);
-        while let Some((command, repository, lacks)) = looks.next().await {
-            match lacks {
-                Ok(lacks) => {
-                    told = true;
-                    if let Some(missing) = lacks {
-                        tracing::warn!(image.repository = %repository, image.tag = %command.tag, missing, "the registry lacks what was mirrored");
-                        damaged.push(MirrorTag {
-                            damaged: true,
-                            ..command
-                        });
+        let mut checks = stream::iter(checks).buffer_unordered(PARALLEL);
+        let (mut damaged, mut has_result, mut failure) = (Vec::new(), false, None);
+        while let Some((task, missing)) = checks.next().await {
+            match missing {
+                Ok(missing) => {
+                    has_result = true;
+                    if let Some(missing) = missing {
+                        tracing::warn!(image.repository = %task.repository, image.tag = %task.tag, missing, "mirrored content is missing in the registry");
+                        damaged.push(task.command(MirrorReason::Damaged));
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(image.repository = %repository, image.tag = %command.tag, %error, "whether it is whole cannot be told");
+                    tracing::warn!(image.repository = %task.repository, image.tag = %task.tag, %error, "failed to check the integrity of a tag");
                     failure = Some(error);
                 }
             }
         }
         match failure {
-            Some(error) if !told => Err(error.into()),
+            Some(error) if !has_result => Err(error.into()),
             _ => Ok(damaged),
         }
     }
 
-    /// Returns the commands for those images of which upstream lists referrers that are not here.
+    /// Returns the images with referrers upstream that are missing here.
     ///
-    /// What cannot be told is left to the next audit.
-    pub(crate) async fn unlisted(
+    /// An image that cannot be checked is left to the next audit.
+    pub(crate) async fn find_missing_referrers(
         &self,
         catalog: &Snapshot,
-        whole: Vec<(MirrorTag, UpstreamTagMoved, TagEntry)>,
+        tags: Vec<(MirrorTask, TagEntry)>,
     ) -> Vec<MirrorTag> {
-        let looks = whole.into_iter().map(|(command, fact, held)| async move {
-            let lacks = self.lacks_referrers(catalog, &fact, &held).await;
-            (command, fact, lacks)
+        let checks = tags.into_iter().map(|(task, entry)| async move {
+            let lacks = self.lacks_referrers(catalog, &task, &entry).await;
+            (task, lacks)
         });
-        let mut looks = stream::iter(looks).buffer_unordered(PARALLEL);
-        let mut unlisted = Vec::new();
-        while let Some((command, fact, lacks)) = looks.next().await {
+        let mut checks = stream::iter(checks).buffer_unordered(PARALLEL);
+        let mut missing = Vec::new();
+        while let Some((task, lacks)) = checks.next().await {
             match lacks {
                 Ok(false) => {}
-                Ok(true) => unlisted.push(MirrorTag {
-                    referrers: true,
-                    ..command
-                }),
+                Ok(true) => missing.push(task.command(MirrorReason::Referrers)),
                 Err(error) => {
-                    tracing::warn!(%error, image.repository = %fact.repository, image.tag = %fact.tag, "what refers to it cannot be told");
+                    tracing::warn!(%error, image.repository = %task.repository, image.tag = %task.tag, "failed to check the referrers of an image");
                 }
             }
         }
-        unlisted
+        missing
     }
 
-    /// Brings again what is missing of a tag, and tells a failure that is final.
-    pub(crate) async fn repair_or_tell(
+    /// Copies the missing content of a tag, and publishes a final failure.
+    pub(crate) async fn repair(
         &self,
-        fact: &UpstreamTagMoved,
-        held: &TagEntry,
+        task: &MirrorTask,
+        entry: &TagEntry,
         cause: &Cause,
     ) -> Result<Outcome, Error> {
-        match self.repair(fact, held, cause).await {
+        match self.repair_tag(task, entry, cause).await {
             Ok(outcome) => Ok(outcome),
             Err(error) => {
-                self.tell_failure(fact, cause, &error).await?;
+                self.report_failure(task, cause, &error).await?;
                 Err(error)
             }
         }
     }
 
-    async fn repair(
+    async fn repair_tag(
         &self,
-        fact: &UpstreamTagMoved,
-        held: &TagEntry,
+        task: &MirrorTask,
+        entry: &TagEntry,
         cause: &Cause,
     ) -> Result<Outcome, Error> {
-        self.state.unless_paused().await?;
-        let Ok(digest) = held.digest.parse::<Digest>() else {
+        self.state.ensure_not_paused().await?;
+        let Ok(digest) = entry.digest.parse::<Digest>() else {
             return Ok(Outcome::done());
         };
         let inspection = Inspection::of(&self.registry);
-        let lacks = inspection.lacks(&fact.repository, &fact.tag, &digest).await;
-        let missing = match lacks? {
+        let missing = inspection.lacks(&task.repository, &task.tag, &digest).await;
+        let missing = match missing? {
             Some(missing) => missing,
-            // An attempt before this one may have brought it and died before it told so.
-            None if cause.attempt > 1 => MENDED.to_owned(),
+            // An earlier attempt may have repaired the tag and died before it published that.
+            None if cause.attempt > 1 => REPAIRED_BEFORE.to_owned(),
             None => return Ok(Outcome::done()),
         };
         let catalog = self.catalog.current();
-        // A manifest that is there proves nothing here: a blob of it may be what is missing.
-        let copied = self.copy(&catalog, fact, Verification::Thorough).await?;
-        let mut precondition =
-            self.precondition(&fact.mirror, &fact.repository, &fact.tag, fact.move_number);
-        precondition.digest = Some(&fact.digest);
+        // The manifest proves nothing here: one of its blobs may be missing.
+        let copied = self.copy(&catalog, task, Verification::Blobs).await?;
+        let precondition = self.move_precondition(task);
         let (applied, top) = self
-            .point(&catalog, fact, &copied.top, &precondition)
+            .point_tag(&catalog, task, &copied.top, &precondition)
             .await?;
         match applied {
             Applied::Superseded => return Ok(Outcome::done()),
-            Applied::Refused { kept } => return self.refused(fact, kept).await,
-            Applied::Settled { .. } => {}
+            Applied::Refused { kept } => return self.refuse_move(task, kept).await,
+            Applied::Done { .. } => {}
         }
-        tracing::warn!(image.repository = %fact.repository, image.tag = %fact.tag, missing, "repaired");
+        tracing::warn!(image.repository = %task.repository, image.tag = %task.tag, missing, "repaired");
         Ok(Outcome::done().fact(TagRepaired {
-            mirror: fact.mirror.clone(),
-            source: fact.source.clone(),
-            repository: fact.repository.clone(),
-            tag: fact.tag.clone(),
+            mirror: task.mirror.clone(),
+            source: task.source.clone(),
+            repository: task.repository.clone(),
+            tag: task.tag.clone(),
             digest: top.digest,
             missing,
-            move_number: fact.move_number,
+            move_number: task.move_number,
         }))
     }
 }

@@ -1,79 +1,84 @@
-//! Which tags are not what upstream says, from state alone.
+//! Finds tags that differ from what the state has of upstream, and mirrors them on command.
+
+use std::collections::HashSet;
 
 use sluice_bus::topology::MIRROR_WORKER;
 use sluice_bus::{Cause, Outcome};
 use sluice_domain::resources::{Mirror, OnDelete, Platforms};
+use sluice_domain::{ResourceName, Tag};
 use sluice_events::commands::{MirrorTag, Reconcile};
-use sluice_events::facts::{UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::wire::state::{TagEntry, UpstreamTag};
-use sluice_events::{Command, Event, Message, time_from_wire};
+use sluice_events::{Command, Event, Message};
 use sluice_state::reconcile::{Next, PAGE, ReconcilePage, reason};
 use sluice_state::{Snapshot, key, source_of};
 
 use crate::audit::AUDIT_PAGE;
-use crate::filtered_index::wanted as wanted_of;
-use crate::mirror::{Error, MirrorWorker};
+use crate::error::Error;
+use crate::handler::MirrorWorker;
+use crate::mirror::filtered_index::platforms_of;
+use crate::mirror::task::{MirrorReason, MirrorTask};
 
 impl MirrorWorker {
-    /// Looks at a page of what upstream has.
-    pub(crate) async fn missing(&self, command: &Reconcile) -> Result<ReconcilePage, Error> {
+    /// Checks a page of the upstream tags.
+    pub(crate) async fn find_missing(&self, command: &Reconcile) -> Result<ReconcilePage, Error> {
         let catalog = self.catalog.current();
         let is_audit = command.reason == reason::AUDIT;
         let size = if is_audit { AUDIT_PAGE } else { PAGE };
-        let page = self.state.upstream.page("*.*", command.after, size).await?;
-        let given_up = self.dead_lettered().await?;
-        let mut found = ReconcilePage {
-            looked_at: page.entries.len(),
-            next: Next::after(page.next, Next::End),
+        let entries = self.state.upstream.page("*.*", command.after, size).await?;
+        let dead_lettered = self.dead_lettered_moves().await?;
+        let mut page = ReconcilePage {
+            checked: entries.entries.len(),
+            next: Next::after(entries.next, Next::End),
             audited_at: self.audited_at().await?,
             ..ReconcilePage::default()
         };
-        let mut same = Vec::new();
-        for entry in page.entries {
+        let mut in_sync = Vec::new();
+        for entry in entries.entries {
             let upstream = entry.value;
-            let Some(wanted) = command_for(&catalog, &upstream) else {
+            let Some((mirror, command)) = current_move(&catalog, &upstream) else {
                 continue;
             };
-            // What failed for good is tried again when a person asks for it.
-            if given_up.contains(&wanted) {
+            // A dead letter is retried when a person asks for it.
+            if dead_lettered.contains(&move_id(&command)) {
                 continue;
             }
-            let local = self.local(&catalog, &wanted).await?;
-            let Some(mirror) = catalog.mirrors.get(&wanted.mirror) else {
-                continue;
-            };
+            let local = self.local_entry(mirror, &command.tag).await?;
+            let task = MirrorTask::of_entry(mirror, &command.tag, &upstream, false);
             if self.differs(mirror, &upstream, local.as_ref()) {
-                // What was attached to an image that is gone comes back with that.
-                let is_stray = match moved(mirror, &wanted, &upstream) {
-                    Some(fact) => self.is_detached(&fact).await?,
+                // An attachment of a removed image comes back with its image.
+                let is_detached = match &task {
+                    Some(task) => self.is_detached(task).await?,
                     None => false,
                 };
-                if !is_stray {
-                    found.commands.push(wanted.into());
+                if !is_detached {
+                    page.commands.push(command.into());
                 }
-            } else if let Some(held) = local.filter(|local| is_held(&upstream, local))
-                && let Some(fact) = moved(mirror, &wanted, &upstream)
+            } else if let Some(local) = local.filter(|local| is_mirrored(&upstream, local))
+                && let Some(task) = task
             {
-                same.push((wanted, fact, held));
+                in_sync.push((task, local));
             }
         }
         if is_audit {
-            let damaged = self.damaged(&same).await?;
-            same.retain(|(wanted, ..)| {
-                let is_same = |damaged: &MirrorTag| {
-                    damaged.tag == wanted.tag && damaged.mirror == wanted.mirror
-                };
+            let damaged = self.find_damaged(&in_sync).await?;
+            in_sync.retain(|(task, _)| {
+                let is_same =
+                    |damaged: &MirrorTag| damaged.tag == task.tag && damaged.mirror == task.mirror;
                 !damaged.iter().any(is_same)
             });
-            let unlisted = self.unlisted(&catalog, same).await;
-            let asked = damaged.into_iter().chain(unlisted);
-            found.commands.extend(asked.map(Into::into));
+            let without_referrers = self.find_missing_referrers(&catalog, in_sync).await;
+            let commands = damaged.into_iter().chain(without_referrers);
+            page.commands.extend(commands.map(Into::into));
         }
-        Ok(found)
+        Ok(page)
     }
 
-    /// Brings one tag to what upstream is known to have; what is as it has to be by now is left alone.
-    pub(crate) async fn asked(&self, command: &MirrorTag, cause: &Cause) -> Result<Outcome, Error> {
+    /// Mirrors a tag, repairs it, or copies its referrers, unless it is as it should be by now.
+    pub(crate) async fn mirror_on_command(
+        &self,
+        command: &MirrorTag,
+        cause: &Cause,
+    ) -> Result<Outcome, Error> {
         let catalog = self.catalog.current();
         let key = key::upstream(&command.mirror, &command.tag);
         let (Some(mirror), Some(entry)) = (
@@ -83,158 +88,133 @@ impl MirrorWorker {
             return Ok(Outcome::done());
         };
         let upstream = entry.value;
-        let local = self.local(&catalog, command).await?;
+        let local = self.local_entry(mirror, &command.tag).await?;
         let differs = self.differs(mirror, &upstream, local.as_ref());
-        if let Some(held) = local.filter(|local| is_held(&upstream, local))
-            && (command.damaged || command.referrers)
+        let task = MirrorTask::of_entry(mirror, &command.tag, &upstream, command.urgent);
+        let reason = MirrorReason::of(command);
+        if let Some(local) = local.filter(|local| is_mirrored(&upstream, local))
+            && reason != MirrorReason::Outdated
             && !differs
         {
-            return match moved(mirror, command, &upstream) {
-                Some(fact) if command.referrers => {
-                    self.referrers_or_told(&catalog, &fact, &held, cause).await
+            return match task {
+                Some(task) if reason == MirrorReason::Referrers => {
+                    self.mirror_referrers(&catalog, &task, &local, cause).await
                 }
-                Some(fact) => self.repair_or_tell(&fact, &held, cause).await,
+                Some(task) => self.repair(&task, &local, cause).await,
                 None => Ok(Outcome::done()),
             };
         }
-        // Whoever settled the tag tells of it; on a second attempt that may have been this very message.
+        // The worker that mirrored the tag publishes that; for a second attempt it may have been this very message.
         if cause.attempt == 1 && !differs {
             return Ok(Outcome::done());
         }
         if upstream.gone {
+            if mirror.on_delete != OnDelete::Delete {
+                return Ok(Outcome::done());
+            }
             return self
-                .gone(&UpstreamTagGone {
-                    mirror: mirror.name.clone(),
-                    source: mirror.from.clone(),
-                    repository: mirror.to.clone(),
-                    tag: command.tag.clone(),
-                    last_digest: upstream.digest.parse().ok(),
-                    move_number: upstream.move_number,
-                    remove: mirror.on_delete == OnDelete::Delete,
-                })
+                .delete_upstream_removed_tag(
+                    &mirror.name,
+                    &mirror.to,
+                    &command.tag,
+                    upstream.move_number,
+                )
                 .await;
         }
-        let Some(fact) = moved(mirror, command, &upstream) else {
-            return Ok(Outcome::done());
-        };
-        self.moved_or_told(&fact, cause).await
+        match task {
+            Some(task) => self.mirror(&task, cause).await,
+            None => Ok(Outcome::done()),
+        }
     }
 
-    /// Says whether a tag is not what upstream has, and is to become that.
+    /// Says whether a tag differs from upstream and may be changed.
     fn differs(&self, mirror: &Mirror, upstream: &UpstreamTag, local: Option<&TagEntry>) -> bool {
         let is_refused = local.is_some_and(|local| local.refused == upstream.digest);
         let is_immutable = || self.catalog.current().is_immutable(&mirror.to);
         differs(mirror, upstream, local) && !(is_refused && !upstream.gone && is_immutable())
     }
 
-    async fn local(
-        &self,
-        catalog: &Snapshot,
-        command: &MirrorTag,
-    ) -> Result<Option<TagEntry>, Error> {
-        let Some(mirror) = catalog.mirrors.get(&command.mirror) else {
-            return Ok(None);
-        };
-        let key = key::tag(&mirror.to, &command.tag);
-        Ok(self.state.tags.get(&key).await?.map(|entry| entry.value))
+    async fn local_entry(&self, mirror: &Mirror, tag: &Tag) -> Result<Option<TagEntry>, Error> {
+        let entry = self.state.tags.get(&key::tag(&mirror.to, tag)).await?;
+        Ok(entry.map(|entry| entry.value))
     }
 
     /// Returns the moves that are dead letters of this stage.
-    async fn dead_lettered(&self) -> Result<Vec<MirrorTag>, Error> {
-        let letters = self.bus.dead_lettered(&MIRROR_WORKER).await;
-        let letters = letters.map_err(sluice_state::Error::from)?;
-        Ok(letters.into_iter().filter_map(move_of).collect())
+    async fn dead_lettered_moves(&self) -> Result<HashSet<MoveId>, Error> {
+        let messages = self.bus.dead_lettered(&MIRROR_WORKER).await;
+        let messages = messages.map_err(sluice_state::Error::from)?;
+        let moves = messages.into_iter().filter_map(|message| match message {
+            Message::Command(Command::MirrorTag(command)) => Some(move_id(&command)),
+            Message::Event(Event::UpstreamTagMoved(event)) => {
+                Some((event.mirror, event.tag, event.move_number))
+            }
+            Message::Event(Event::UpstreamTagGone(event)) => {
+                Some((event.mirror, event.tag, event.move_number))
+            }
+            _ => None,
+        });
+        Ok(moves.collect())
     }
 }
 
-fn move_of(message: Message) -> Option<MirrorTag> {
-    match message {
-        Message::Command(Command::MirrorTag(command)) => Some(MirrorTag {
-            damaged: false,
-            referrers: false,
-            urgent: false,
-            ..command
-        }),
-        Message::Event(Event::UpstreamTagMoved(fact)) => Some(MirrorTag {
-            mirror: fact.mirror,
-            tag: fact.tag,
-            move_number: fact.move_number,
-            damaged: false,
-            referrers: false,
-            urgent: false,
-        }),
-        Message::Event(Event::UpstreamTagGone(fact)) => Some(MirrorTag {
-            mirror: fact.mirror,
-            tag: fact.tag,
-            move_number: fact.move_number,
-            damaged: false,
-            referrers: false,
-            urgent: false,
-        }),
-        _ => None,
-    }
+/// A move: the mirror, the tag, and the number of the move.
+type MoveId = (ResourceName, Tag, u64);
+
+fn move_id(command: &MirrorTag) -> MoveId {
+    (
+        command.mirror.clone(),
+        command.tag.clone(),
+        command.move_number,
+    )
 }
 
-/// Returns what would bring a tag to what upstream has, if its mirror is on and still as it was polled.
-fn command_for(catalog: &Snapshot, upstream: &UpstreamTag) -> Option<MirrorTag> {
+/// Returns the enabled mirror of an upstream tag and the command for its last move, if the mirror still has the source and
+/// repository of the entry.
+fn current_move<'a>(
+    catalog: &'a Snapshot,
+    upstream: &UpstreamTag,
+) -> Option<(&'a Mirror, MirrorTag)> {
     let mirror = catalog.mirrors.get(&upstream.mirror.parse().ok()?)?;
-    let is_as_polled = mirror.enabled
-        // The first move may not be told yet.
+    let is_current = mirror.enabled
+        // The first move may not be published yet.
         && upstream.move_number > 0
         && upstream.repository == mirror.to.as_str()
         && upstream.source == mirror.from.to_string();
-    is_as_polled.then_some(())?;
-    Some(MirrorTag {
+    is_current.then_some(())?;
+    let command = MirrorTag {
         mirror: mirror.name.clone(),
         tag: upstream.tag.parse().ok()?,
         move_number: upstream.move_number,
         damaged: false,
         referrers: false,
         urgent: false,
-    })
+    };
+    Some((mirror, command))
 }
 
-/// Says whether a tag is what a move of its mirror brought, with nobody at work on it.
-fn is_held(upstream: &UpstreamTag, local: &TagEntry) -> bool {
-    let is_ours = local.mirror == upstream.mirror && local.claim.is_none();
-    is_ours && !local.digest.is_empty() && !upstream.gone
+/// Says whether a tag is what its mirror wrote, with no change in progress.
+fn is_mirrored(upstream: &UpstreamTag, local: &TagEntry) -> bool {
+    let is_of_mirror = local.mirror == upstream.mirror && local.claim.is_none();
+    is_of_mirror && !local.digest.is_empty() && !upstream.gone
 }
 
-/// Says whether a tag is not what upstream has; what retention removed stays removed.
+/// Says whether a tag differs from upstream; a tag that retention removed stays removed.
 fn differs(mirror: &Mirror, upstream: &UpstreamTag, local: Option<&TagEntry>) -> bool {
-    let held = local.map_or("", source_of);
-    let ours = local.filter(|entry| entry.mirror == upstream.mirror);
+    let local_source = local.map_or("", source_of);
+    let of_mirror = local.filter(|entry| entry.mirror == upstream.mirror);
     if upstream.gone {
-        return mirror.on_delete == OnDelete::Delete && ours.is_some() && !held.is_empty();
+        let deletes = mirror.on_delete == OnDelete::Delete;
+        return deletes && of_mirror.is_some() && !local_source.is_empty();
     }
-    let pruned = ours.is_some_and(|e| e.pruned && e.move_number >= upstream.move_number);
-    // The event of a move comes before its entry.
-    let newer = ours.is_some_and(|entry| entry.move_number > upstream.move_number);
-    // The list of platforms may have changed since.
-    let is_part = local.map_or("", |entry| entry.platforms.as_str());
-    let wanted = upstream.tag.parse();
-    let wanted = wanted.map_or(&Platforms::All, |tag| wanted_of(mirror, &tag));
-    let is_wanted = held == upstream.digest && is_part == wanted.stored();
-    !is_wanted && !pruned && !newer
-}
-
-fn moved(mirror: &Mirror, command: &MirrorTag, upstream: &UpstreamTag) -> Option<UpstreamTagMoved> {
-    let first_seen = upstream
-        .first_seen
-        .iter()
-        .find(|seen| seen.digest == upstream.digest);
-    Some(UpstreamTagMoved {
-        mirror: mirror.name.clone(),
-        source: mirror.from.clone(),
-        repository: mirror.to.clone(),
-        tag: command.tag.clone(),
-        digest: upstream.digest.parse().ok()?,
-        previous: None,
-        move_number: upstream.move_number,
-        first_seen_at: time_from_wire(first_seen.and_then(|seen| seen.at.as_ref()))
-            .unwrap_or_default(),
-        urgent: command.urgent,
-    })
+    let is_pruned = of_mirror.is_some_and(|e| e.pruned && e.move_number >= upstream.move_number);
+    // The event of a move is published before its entry is written.
+    let is_newer = of_mirror.is_some_and(|entry| entry.move_number > upstream.move_number);
+    // The platform filter may have changed since.
+    let local_platforms = local.map_or("", |entry| entry.platforms.as_str());
+    let tag = upstream.tag.parse();
+    let platforms = tag.map_or(&Platforms::All, |tag| platforms_of(mirror, &tag));
+    let is_same = local_source == upstream.digest && local_platforms == platforms.stored();
+    !is_same && !is_pruned && !is_newer
 }
 
 #[cfg(test)]
@@ -277,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_asked_for_that_is_not_what_upstream_has_and_was_not_pruned() {
+    fn a_tag_differs_that_is_not_what_upstream_has_and_was_not_pruned() {
         let keeps = mirror("");
         for (upstream, local, expected) in [
             (upstream("a", 1, false), None, true),
@@ -329,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_compared_by_what_it_is_a_part_of_and_made_again_for_another_list() {
+    fn a_filtered_index_is_compared_by_its_upstream_digest_and_made_again_for_another_filter() {
         let some = mirror("platforms: [linux/amd64]\n");
         let part = |source: &str, platforms: &str| TagEntry {
             source_digest: source.to_owned(),
@@ -350,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_is_gone_is_removed_only_where_the_mirror_says_so_and_brought_it() {
+    fn a_tag_deleted_upstream_is_removed_only_if_its_mirror_wrote_it_and_says_so() {
         let deletes = mirror("on_delete: delete\n");
         let gone = upstream("a", 2, true);
         for (local, expected) in [
@@ -368,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mirror_that_is_off_or_leads_elsewhere_now_is_left_alone() {
+    fn a_mirror_that_is_disabled_or_has_another_repository_now_is_skipped() {
         let entry = upstream("a", 1, false);
         let with = |more: &str| {
             let mut catalog = Snapshot::default();
@@ -376,13 +356,13 @@ mod tests {
             catalog.mirrors.insert(mirror.name.clone(), mirror);
             catalog
         };
-        assert!(command_for(&with(""), &entry).is_some());
-        assert!(command_for(&with("enabled: false\n"), &entry).is_none());
-        assert!(command_for(&Snapshot::default(), &entry).is_none());
+        assert!(current_move(&with(""), &entry).is_some());
+        assert!(current_move(&with("enabled: false\n"), &entry).is_none());
+        assert!(current_move(&Snapshot::default(), &entry).is_none());
         let elsewhere = UpstreamTag {
             repository: "hub/other".to_owned(),
             ..entry
         };
-        assert!(command_for(&with(""), &elsewhere).is_none());
+        assert!(current_move(&with(""), &elsewhere).is_none());
     }
 }

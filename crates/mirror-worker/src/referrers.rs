@@ -1,18 +1,17 @@
-//! What an upstream lists as referrers of an image, where it has an API for that: it is brought after the image.
+//! Copies the referrers that an upstream lists for an image, after the image.
 //!
-//! No poll asks for it, because that takes a request for each manifest: it is asked for after a move, and with every audit.
-//! Here it is listed under the tag that is named after its subject, whatever this registry can list itself, so that it
-//! follows the image from there as everything does that is attached to it. None of it holds up the image.
+//! No poll checks them, because that takes a request for each manifest: they are copied after a move, and every audit checks
+//! them. Here they are listed under the tag that is named after their subject, whether or not this registry has a referrers
+//! API, so that they follow the image as every attachment does. A failure does not hold up the image.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
+pub(crate) mod unsupported;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use std::collections::BTreeSet;
+
 use sluice_bus::{Cause, Outcome};
-use sluice_domain::{Class, Classify as _, Digest, RemoteRepository, Tag};
+use sluice_domain::{Class, Classify as _, Digest, Tag};
 use sluice_events::EventId;
-use sluice_events::commands::MirrorTag;
-use sluice_events::facts::{TagMirrored, UpstreamTagMoved};
+use sluice_events::facts::TagMirrored;
 use sluice_events::wire::state::TagEntry;
 use sluice_registry::{Client, CopyJob, CopyOptions, Manifest};
 use sluice_state::{
@@ -20,98 +19,69 @@ use sluice_state::{
     key, source_of,
 };
 
-use crate::mirror::{Error, MirrorWorker};
+use crate::error::Error;
+use crate::handler::MirrorWorker;
+use crate::mirror::copy::MAX_ATTACHMENT_BYTES;
+use crate::mirror::task::{MirrorReason, MirrorTask, NAME};
 
-/// The most referrers of one image, all together.
+/// The most referrers of one image.
 const MAX_REFERRERS: usize = 512;
-/// The most bytes of one thing that is attached to an image.
-pub(crate) const MAX_BYTES: u64 = 512 << 20;
-/// When a repository is asked again that had no list of referrers.
-const ASK_AGAIN: TimeDelta = TimeDelta::hours(20);
-
-/// The upstream repositories without a referrers list, each with the time when it is asked again.
-#[derive(Debug, Default)]
-pub(crate) struct ReferrersUnsupported(Mutex<HashMap<RemoteRepository, DateTime<Utc>>>);
-
-impl ReferrersUnsupported {
-    fn has(&self, repository: &RemoteRepository) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = sluice_domain::now();
-        known.retain(|_, until| *until > now);
-        known.contains_key(repository)
-    }
-
-    fn note(&self, repository: &RemoteRepository) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert(repository.clone(), sluice_domain::now() + ASK_AGAIN);
-    }
-}
 
 impl MirrorWorker {
-    /// Adds to what follows from a move that its referrers are looked for, by a message of their own.
-    pub(crate) fn with_referrers(&self, outcome: Outcome, fact: &UpstreamTagMoved) -> Outcome {
-        if fact.tag.attached_to().is_some() || self.unlisting.has(&fact.source) {
+    /// Adds the command to copy the referrers of a mirrored image, as a message of its own.
+    pub(crate) fn with_referrers(&self, outcome: Outcome, task: &MirrorTask) -> Outcome {
+        if task.tag.attached_to().is_some() || self.without_referrers.contains(&task.source) {
             return outcome;
         }
-        let command = MirrorTag {
-            mirror: fact.mirror.clone(),
-            tag: fact.tag.clone(),
-            move_number: fact.move_number,
-            damaged: false,
-            referrers: true,
-            urgent: fact.urgent,
-        };
-        let UpstreamTagMoved {
+        let MirrorTask {
             mirror,
             tag,
             move_number,
             digest,
             ..
-        } = fact;
+        } = task;
         let id = format!("referrers/{mirror}/{tag}/{move_number}/{digest}");
-        outcome.command(command, EventId::random(), id)
+        outcome.command(task.command(MirrorReason::Referrers), EventId::random(), id)
     }
 
-    /// Brings the referrers of an image that is here; what cannot be had is left to the next audit.
-    pub(crate) async fn referrers_or_told(
+    /// Copies the referrers of a mirrored image; after a final failure the next audit tries again.
+    pub(crate) async fn mirror_referrers(
         &self,
         catalog: &Snapshot,
-        fact: &UpstreamTagMoved,
-        held: &TagEntry,
+        task: &MirrorTask,
+        entry: &TagEntry,
         cause: &Cause,
     ) -> Result<Outcome, Error> {
-        let error = match self.bring_referrers(catalog, fact, held).await {
-            Ok(outcome) => return Ok(outcome),
-            Err(error) => error,
-        };
-        if matches!(error, Error::State(_)) || !cause.is_final(error.class()) {
-            return Err(error);
+        match self.copy_referrers(catalog, task, entry).await {
+            Err(error) if !matches!(error, Error::State(_)) && cause.is_final(error.class()) => {
+                tracing::warn!(%error, image.repository = %task.repository, image.tag = %task.tag, "failed to copy the referrers of an image; the next audit retries");
+                Ok(Outcome::done())
+            }
+            result => result,
         }
-        tracing::warn!(%error, image.repository = %fact.repository, image.tag = %fact.tag, "its referrers cannot be brought; the next audit tries again");
-        Ok(Outcome::done())
     }
 
-    async fn bring_referrers(
+    async fn copy_referrers(
         &self,
         catalog: &Snapshot,
-        fact: &UpstreamTagMoved,
-        held: &TagEntry,
+        task: &MirrorTask,
+        entry: &TagEntry,
     ) -> Result<Outcome, Error> {
         let mut outcome = Outcome::done();
-        if self.unlisting.has(&fact.source) {
+        if self.without_referrers.contains(&task.source) {
             return Ok(outcome);
         }
-        let source = self.source(catalog, fact)?;
-        let mut level = self.subjects(held).await?;
+        let source = self.source(catalog, task)?;
+        let mut level = self.subjects(entry).await?;
         let mut seen: BTreeSet<Digest> = level.iter().cloned().collect();
         for _ in 0..Tag::ATTACHMENT_DEPTH {
             let mut next = Vec::new();
             for subject in &level {
-                let Some(listed) = self.listed(&source, fact, subject).await? else {
+                let Some(listed) = self.list_upstream(&source, task, subject).await? else {
                     return Ok(outcome);
                 };
                 if seen.len().saturating_add(listed.len()) > MAX_REFERRERS {
-                    tracing::warn!(image.repository = %fact.repository, image.tag = %fact.tag, "it has more than 512 referrers; the others are left");
+                    tracing::warn!(image.repository = %task.repository, image.tag = %task.tag, "the image has more than 512 referrers; skipping the others");
                     return Ok(outcome);
                 }
                 next.extend(
@@ -120,9 +90,12 @@ impl MirrorWorker {
                         .filter(|digest| seen.insert((*digest).clone()))
                         .cloned(),
                 );
-                if let Some(fact) = self.add(&source, fact, subject, &listed).await? {
-                    let occurrence = format!("referrers/{}", fact.digest);
-                    outcome = outcome.fact_at(fact, occurrence);
+                if let Some(event) = self
+                    .copy_referrers_of(&source, task, subject, &listed)
+                    .await?
+                {
+                    let occurrence = format!("referrers/{}", event.digest);
+                    outcome = outcome.fact_at(event, occurrence);
                 }
             }
             level = next;
@@ -130,13 +103,13 @@ impl MirrorWorker {
         Ok(outcome)
     }
 
-    /// Returns the manifests to which upstream something may refer: of a part, not the part itself.
-    async fn subjects(&self, held: &TagEntry) -> Result<Vec<Digest>, Error> {
+    /// Returns the manifests that may have referrers upstream: of a filtered index only its children.
+    async fn subjects(&self, entry: &TagEntry) -> Result<Vec<Digest>, Error> {
         let mut subjects = Vec::new();
-        if let (true, Ok(digest)) = (held.source_digest.is_empty(), held.digest.parse()) {
+        if let (true, Ok(digest)) = (entry.source_digest.is_empty(), entry.digest.parse()) {
             subjects.push(digest);
         }
-        let Ok(digest) = held.digest.parse() else {
+        let Ok(digest) = entry.digest.parse() else {
             return Ok(subjects);
         };
         let image = self.state.images.get(&key::image(&digest)).await?;
@@ -151,52 +124,52 @@ impl MirrorWorker {
         Ok(subjects)
     }
 
-    /// Returns what upstream lists; nothing if it lists none at all, which is remembered.
-    async fn listed(
+    /// Returns the referrers that upstream lists; `None` if it has no list of referrers, which is cached.
+    async fn list_upstream(
         &self,
         source: &Client,
-        fact: &UpstreamTagMoved,
+        task: &MirrorTask,
         subject: &Digest,
     ) -> Result<Option<Vec<Digest>>, Error> {
-        match source.referrers(&fact.source.repository, subject).await {
+        match source.referrers(&task.source.repository, subject).await {
             Ok(Some(listed)) => {
                 let digests = listed.into_iter().map(|listed| listed.digest);
                 let digests = digests.filter(|digest| digest != subject).collect();
                 Ok(Some(digests))
             }
             Ok(None) => {
-                self.unlisting.note(&fact.source);
+                self.without_referrers.insert(&task.source);
                 Ok(None)
             }
             Err(error) if matches!(error.class(), Class::Permanent) => {
-                tracing::warn!(%error, "what refers to images there cannot be told; it is asked again tomorrow");
-                self.unlisting.note(&fact.source);
+                tracing::warn!(%error, image.repository = %task.source, "failed to list referrers upstream; retrying in 20h");
+                self.without_referrers.insert(&task.source);
                 Ok(None)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Returns the list of referrers here, if it is what the state says.
-    async fn list_here(
+    /// Returns the list of referrers under a tag here, and the entry of the tag.
+    async fn list_local(
         &self,
-        fact: &UpstreamTagMoved,
+        task: &MirrorTask,
         tag: &Tag,
     ) -> Result<(Option<Manifest>, Option<TagEntry>), Error> {
-        let key = key::tag(&fact.repository, tag);
+        let key = key::tag(&task.repository, tag);
         let entry = self.state.tags.get(&key).await?.map(|entry| entry.value);
-        match self.registry.manifest(&fact.repository, &tag.into()).await {
+        match self.registry.manifest(&task.repository, &tag.into()).await {
             Ok(list) => Ok((Some(list), entry)),
             Err(error) if error.is_not_found() => Ok((None, entry)),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Brings those referrers of a manifest that are not listed here, and lists them.
-    async fn add(
+    /// Copies those referrers of a manifest that are not listed here, and lists them.
+    async fn copy_referrers_of(
         &self,
         source: &Client,
-        fact: &UpstreamTagMoved,
+        task: &MirrorTask,
         subject: &Digest,
         listed: &[Digest],
     ) -> Result<Option<TagMirrored>, Error> {
@@ -206,23 +179,23 @@ impl MirrorWorker {
         if listed.is_empty() {
             return Ok(None);
         }
-        let repository = &fact.repository;
-        let (before, entry) = self.list_here(fact, &tag).await?;
-        let here = before.as_ref().map(Manifest::children).unwrap_or_default();
-        let mut brought = Vec::new();
+        let repository = &task.repository;
+        let (before, entry) = self.list_local(task, &tag).await?;
+        let local = before.as_ref().map(Manifest::children).unwrap_or_default();
+        let mut copied = Vec::new();
         for digest in listed {
-            if here.iter().any(|there| there.digest == *digest) {
+            if local.iter().any(|child| child.digest == *digest) {
                 continue;
             }
-            match self.bring(source, fact, subject, digest).await {
-                Ok(referrer) => brought.extend(referrer),
+            match self.copy_referrer(source, task, subject, digest).await {
+                Ok(referrer) => copied.extend(referrer),
                 Err(error) if matches!(error.class(), Class::Permanent) => {
-                    tracing::warn!(%error, image.repository = %repository, image.digest = %digest, "a referrer is left out");
+                    tracing::warn!(%error, image.repository = %repository, image.digest = %digest, "skipping a referrer that cannot be copied");
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        let Some(after) = Manifest::listing(before.as_ref(), &brought)? else {
+        let Some(after) = Manifest::listing(before.as_ref(), &copied)? else {
             return Ok(None);
         };
         let reference = (&after.digest).into();
@@ -236,11 +209,11 @@ impl MirrorWorker {
             tag: &tag,
             wanted: Some(&after),
             provenance: Provenance {
-                by: "mirror-worker".to_owned(),
-                mirror: fact.mirror.to_string(),
+                by: NAME.to_owned(),
+                mirror: task.mirror.to_string(),
                 move_number: entry.move_number,
                 promotion: None,
-                // What upstream has under the tag, if it does, is part of the list.
+                // The list includes the one that upstream has under the tag, if it has one.
                 part: PlatformSubset {
                     source: source_of(&entry)
                         .parse()
@@ -258,13 +231,13 @@ impl MirrorWorker {
                 after: &after.digest,
             },
         };
-        let Applied::Settled { .. } = self.tags.apply(&change).await? else {
+        let Applied::Done { .. } = self.tags.apply(&change).await? else {
             return Ok(None);
         };
-        tracing::info!(image.repository = %repository, image.tag = %tag, referrers = brought.len(), "listed what refers to an image");
+        tracing::info!(image.repository = %repository, image.tag = %tag, referrers = copied.len(), "copied the referrers of an image");
         Ok(Some(TagMirrored {
-            mirror: fact.mirror.clone(),
-            source: fact.source.clone(),
+            mirror: task.mirror.clone(),
+            source: task.source.clone(),
             repository: repository.clone(),
             source_digest: change.provenance.part.source.clone(),
             tag: tag.clone(),
@@ -279,18 +252,18 @@ impl MirrorWorker {
         }))
     }
 
-    /// Brings a referrer that says itself what it refers to; what upstream lists is no more than a hint.
-    async fn bring(
+    /// Copies a referrer whose manifest names the subject; the list of the upstream is only a hint.
+    async fn copy_referrer(
         &self,
         source: &Client,
-        fact: &UpstreamTagMoved,
+        task: &MirrorTask,
         subject: &Digest,
         digest: &Digest,
     ) -> Result<Option<Manifest>, sluice_registry::Error> {
-        let from = &fact.source.repository;
+        let from = &task.source.repository;
         let manifest = source.manifest(from, &digest.into()).await?;
         if manifest.subject().as_ref() != Some(subject) {
-            tracing::warn!(image.repository = %fact.repository, image.digest = %digest, %subject, "what is listed as a referrer refers to something else");
+            tracing::warn!(image.repository = %task.repository, image.digest = %digest, %subject, "a listed referrer has another subject; skipping it");
             return Ok(None);
         }
         let job = CopyJob {
@@ -298,13 +271,13 @@ impl MirrorWorker {
             source_repository: from,
             digest,
             target: &self.registry,
-            target_repository: &fact.repository,
+            target_repository: &task.repository,
             siblings: &[],
         };
         let options = CopyOptions {
             limits: Some(self.limits.clone()),
             top: Some(manifest),
-            most_bytes: Some(MAX_BYTES),
+            most_bytes: Some(MAX_ATTACHMENT_BYTES),
             ..CopyOptions::default()
         };
         Ok(Some(job.run_with(&options).await?.top))
@@ -314,25 +287,25 @@ impl MirrorWorker {
     pub(crate) async fn lacks_referrers(
         &self,
         catalog: &Snapshot,
-        fact: &UpstreamTagMoved,
-        held: &TagEntry,
+        task: &MirrorTask,
+        entry: &TagEntry,
     ) -> Result<bool, Error> {
-        if fact.tag.attached_to().is_some() || self.unlisting.has(&fact.source) {
+        if task.tag.attached_to().is_some() || self.without_referrers.contains(&task.source) {
             return Ok(false);
         }
-        let source = self.source(catalog, fact)?;
-        for subject in self.subjects(held).await? {
-            let Some(listed) = self.listed(&source, fact, &subject).await? else {
+        let source = self.source(catalog, task)?;
+        for subject in self.subjects(entry).await? {
+            let Some(listed) = self.list_upstream(&source, task, &subject).await? else {
                 return Ok(false);
             };
             let tag = Tag::attachments_of(&subject).find(Tag::is_list);
             let Some(tag) = tag.filter(|_| !listed.is_empty()) else {
                 continue;
             };
-            let (here, _) = self.list_here(fact, &tag).await?;
-            let here = here.as_ref().map(Manifest::children).unwrap_or_default();
-            let is_here = |digest: &Digest| here.iter().any(|there| there.digest == *digest);
-            if !listed.iter().all(is_here) {
+            let (local, _) = self.list_local(task, &tag).await?;
+            let local = local.as_ref().map(Manifest::children).unwrap_or_default();
+            let is_local = |digest: &Digest| local.iter().any(|child| child.digest == *digest);
+            if !listed.iter().all(is_local) {
                 return Ok(true);
             }
         }

@@ -29,7 +29,7 @@ pub(crate) struct MirrorSettings {
 }
 
 impl MirrorSettings {
-    /// Returns what all copies may use together.
+    /// Returns the limits of all copies together.
     pub(crate) fn limits(&self) -> Limits {
         Limits::new(self.connections, self.megabytes_under_way << 20)
     }

@@ -1,4 +1,4 @@
-//! Which mirrors were not polled when they had to be, from state alone.
+//! Finds overdue polls in the state.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sluice_domain::resources::Mirror;
@@ -7,51 +7,42 @@ use sluice_events::time_from_wire;
 use sluice_events::wire::state::UpstreamPoll;
 use sluice_state::key;
 use sluice_state::reconcile::ReconcilePage;
-use sluice_telemetry::metrics;
 
-use crate::poll::{Error, Poller};
+use crate::error::Error;
+use crate::handler::Poller;
+use crate::poll::report_metrics;
 
-/// How much later than its time a poll may end.
-const SLACK: TimeDelta = TimeDelta::minutes(2);
+/// How much later than its interval a poll may end.
+const TOLERANCE: TimeDelta = TimeDelta::minutes(2);
 
 impl Poller {
-    /// Looks at every mirror: there are as many as resources, so one page has them all.
-    pub(crate) async fn missing(&self) -> Result<ReconcilePage, Error> {
+    /// Checks every mirror: there are as many as resources, so one page has them all.
+    pub(crate) async fn find_overdue_polls(&self) -> Result<ReconcilePage, Error> {
         let catalog = self.catalog.current();
-        let mut found = ReconcilePage::default();
+        let mut page = ReconcilePage::default();
         for mirror in catalog.mirrors.values().filter(|mirror| mirror.enabled) {
             let poll = self.state.polls.get(&key::poll(&mirror.name)).await?;
             let poll = poll.map(|entry| entry.value);
             if let Some(poll) = &poll {
-                tell(poll);
+                report_metrics(poll);
             }
-            found.looked_at += 1;
+            page.checked += 1;
             if is_overdue(mirror, poll.as_ref(), sluice_domain::now()) {
                 let command = PollMirror {
                     mirror: mirror.name.clone(),
                     urgent: false,
                 };
-                found.commands.push(command.into());
+                page.commands.push(command.into());
             }
         }
-        Ok(found)
+        Ok(page)
     }
-}
-
-/// Tells how a mirror stands.
-pub(crate) fn tell(poll: &UpstreamPoll) {
-    let labels = [poll.mirror.as_str()];
-    if let Some(at) = &poll.succeeded_at {
-        metrics::POLL_SUCCESS_TIMESTAMP.set(at.seconds as f64, &labels);
-    }
-    let failures = u32::try_from(poll.failures).unwrap_or(u32::MAX);
-    metrics::POLL_FAILURES.set(f64::from(failures), &labels);
 }
 
 fn is_overdue(mirror: &Mirror, poll: Option<&UpstreamPoll>, now: DateTime<Utc>) -> bool {
     let every = TimeDelta::from_std(mirror.every.duration()).unwrap_or(TimeDelta::MAX);
     let ended = time_from_wire(poll.and_then(|poll| poll.polled_at.as_ref()));
-    ended.is_none_or(|ended| now - ended > every.checked_add(&SLACK).unwrap_or(every))
+    ended.is_none_or(|ended| now - ended > every.checked_add(&TOLERANCE).unwrap_or(every))
 }
 
 #[cfg(test)]
@@ -62,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mirror_is_overdue_when_its_interval_is_over_for_a_while_or_it_was_never_polled() {
+    fn a_mirror_is_overdue_well_after_its_interval_or_if_it_was_never_polled() {
         let yaml = "kind: Mirror\nname: a\nfrom: docker.io/a/a\nto: hub/a\nevery: 15m\n";
         let Resource::Mirror(mirror) = documents(yaml).unwrap().remove(0).resource else {
             panic!("no mirror");

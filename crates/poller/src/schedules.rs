@@ -1,15 +1,15 @@
-//! The schedules of polls: one per mirror that is enabled.
+//! The schedules of polls: one for each enabled mirror.
 
 use sluice_bus::{Schedule, Timing};
 use sluice_events::commands::PollMirror;
 use sluice_events::subject::token;
-use sluice_state::{Snapshot, Wanted};
+use sluice_state::{DesiredSchedule, Snapshot};
 
-/// What the names of the schedules begin with.
+/// The prefix of the names of the schedules.
 pub(crate) const PREFIX: &str = "poll";
 
-/// Returns the schedules that there have to be.
-pub(crate) fn wanted(catalog: &Snapshot) -> Vec<Wanted> {
+/// Returns the schedules of the enabled mirrors.
+pub(crate) fn desired_schedules(catalog: &Snapshot) -> Vec<DesiredSchedule> {
     catalog
         .mirrors
         .values()
@@ -24,9 +24,9 @@ pub(crate) fn wanted(catalog: &Snapshot) -> Vec<Wanted> {
                 timing: Timing::Every(mirror.every.duration()),
                 command: command.into(),
             };
-            Wanted {
+            DesiredSchedule {
                 schedule,
-                // It fires after its interval for the first time; whoever applied it waits for the images now.
+                // A schedule first fires after its interval, and the person who applied the mirror waits for the images.
                 at_once: true,
             }
         })

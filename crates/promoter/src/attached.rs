@@ -13,7 +13,8 @@ use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
 use sluice_registry::{Admissible, CopyJob, CopyOptions};
 use sluice_state::{
     AlwaysCurrent, Applied, Entry, Freshness, IfUnchanged, MergedIndex, Precondition, Provenance,
-    TagChange, attached, is_attachment, key, manifests_of, merge, note_image, source_of,
+    TagChange, find_attachments, is_attachment, key, manifests_of, merge_index, source_of,
+    update_image,
 };
 
 use crate::facts::Subject;
@@ -121,7 +122,7 @@ impl Promoter {
             return Ok(false);
         };
         let manifests = manifests_of(&self.state, &digest).await?;
-        for (tag, entry) in attached(&self.state, &decision.repository, &manifests).await? {
+        for (tag, entry) in find_attachments(&self.state, &decision.repository, &manifests).await? {
             let Some(digest) = settled(&entry) else {
                 continue;
             };
@@ -143,7 +144,7 @@ impl Promoter {
     ) -> Result<(), Error> {
         let source = &case.subject.repository;
         let manifests = case.manifests().iter().cloned().collect();
-        for (tag, entry) in attached(&self.state, source.as_str(), &manifests).await? {
+        for (tag, entry) in find_attachments(&self.state, source.as_str(), &manifests).await? {
             let Some(digest) = settled(&entry) else {
                 continue;
             };
@@ -220,7 +221,7 @@ impl Promoter {
             ..CopyOptions::default()
         };
         let top = job.run_with(&options).await?.top;
-        let joined = merge(&endpoint.registry, repository, tag, *there, top).await?;
+        let joined = merge_index(&endpoint.registry, repository, tag, *there, top).await?;
         let Some(MergedIndex { top, before }) = joined else {
             let reason = "somebody else attached something under this tag, which is left there";
             return self.refuse(endpoint, tag, digest, reason).await;
@@ -228,7 +229,7 @@ impl Promoter {
         let listed = self
             .images
             .read(&endpoint.registry, repository, &top.digest);
-        note_image(&self.state, &top.digest, &listed.await?).await?;
+        update_image(&self.state, &top.digest, &listed.await?).await?;
         let mut provenance = provenance(case);
         provenance.part.source = Some((*digest).clone()).filter(|digest| *digest != top.digest);
         let change = TagChange {
@@ -245,7 +246,7 @@ impl Promoter {
                 after: &top.digest,
             },
         };
-        if let Applied::Settled { .. } = endpoint.tags.apply(&change).await? {
+        if let Applied::Done { .. } = endpoint.tags.apply(&change).await? {
             tracing::info!(image.repository = %endpoint.target, image.tag = %tag, image.digest = %top.digest, "brought what is attached to a promoted image");
         }
         if left_out.is_empty() && there.is_none_or(|there| there.refusal.is_empty()) {
@@ -304,7 +305,7 @@ impl Promoter {
     ) -> Result<BTreeMap<Tag, TagEntry>, Error> {
         let manifests = sweep.manifests.iter().cloned().collect();
         let stored = sweep.endpoint.target.stored();
-        let attached = attached(&self.state, &stored, &manifests).await?;
+        let attached = find_attachments(&self.state, &stored, &manifests).await?;
         let is_there = |(_, entry): &(Tag, TagEntry)| !entry.digest.is_empty();
         Ok(attached.into_iter().filter(is_there).collect())
     }

@@ -19,7 +19,7 @@ use sluice_events::commands::Reconcile;
 use sluice_events::wire::state::{ImageEntry, Reconciliation};
 use sluice_events::{time_from_wire, time_to_wire};
 use sluice_service::crash;
-use sluice_state::reconcile::{Next, PAGE, ReconcilePage, ask, reason};
+use sluice_state::reconcile::{self, Next, PAGE, ReconcilePage, reason};
 use sluice_state::{Entries, Entry, State, Stored, key};
 use sluice_telemetry::metrics;
 use tokio_util::sync::CancellationToken;
@@ -135,7 +135,7 @@ impl Promoter {
             return Ok(());
         }
         let day = now().format("%F").to_string();
-        Ok(ask(&self.bus, &PROMOTER, reason::CLEANUP, &day).await?)
+        Ok(reconcile::request(&self.bus, &PROMOTER, reason::CLEANUP, &day).await?)
     }
 
     /// Looks at a part of what is known, and forgets what exists no longer.
@@ -144,7 +144,7 @@ impl Promoter {
         command: &Reconcile,
         cause: &Cause,
     ) -> Result<Outcome, Error> {
-        self.state.unless_paused().await?;
+        self.state.ensure_not_paused().await?;
         let before = now() - self.forget_after;
         let Some(kind) = usize::try_from(command.scan)
             .ok()

@@ -200,7 +200,10 @@ impl Promoter {
         if target.registry.is_some() {
             return Ok(None);
         }
-        Ok(self.tags.kept(&target.repository, &tag, digest).await?)
+        Ok(self
+            .tags
+            .immutable_digest(&target.repository, &tag, digest)
+            .await?)
     }
 }
 

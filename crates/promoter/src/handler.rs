@@ -11,7 +11,7 @@ use sluice_events::wire::state::{Decision, DecisionOutcome};
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
 use sluice_registry::{Client, Transport};
 use sluice_service::Secrets;
-use sluice_state::reconcile::{after_events, reason};
+use sluice_state::reconcile::{ensure_no_pending_events, reason};
 use sluice_state::{Catalog, ImageReader, RemoteClients, State, TagWriter, key};
 use thiserror::Error;
 
@@ -194,7 +194,7 @@ impl Handler for Promoter {
             }
             Input::Reconcile(command) => {
                 self.ask_for_cleanup(&command).await?;
-                after_events(&self.bus, &topology::PROMOTER, &command, cause).await?;
+                ensure_no_pending_events(&self.bus, &topology::PROMOTER, &command, cause).await?;
                 let found = self.missing(&command, cause).await?;
                 return Ok(found.into_outcome(&self.state, &command, cause));
             }
@@ -292,7 +292,7 @@ impl Promoter {
     /// Reaches remote registries in another way than over the wire.
     #[must_use]
     pub fn reaching(mut self, transport: Transport) -> Self {
-        self.remotes = self.remotes.reaching(transport);
+        self.remotes = self.remotes.with_transport(transport);
         self
     }
 

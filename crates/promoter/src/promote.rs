@@ -215,9 +215,9 @@ impl Promoter {
         }
         let mut previous = self.previous(case, &endpoint, &target_tag).await?;
         if !self.is_in_place(case, &endpoint, &target_tag).await? {
-            self.state.unless_paused().await?;
+            self.state.ensure_not_paused().await?;
             match self.bring(case, &precondition).await {
-                Ok(Applied::Settled { previous: before }) => previous = before.or(previous),
+                Ok(Applied::Done { previous: before }) => previous = before.or(previous),
                 Ok(Applied::Superseded) => return self.superseded(case, &precondition).await,
                 // Somebody else's image came to this immutable place first; the next judgement says so.
                 Ok(Applied::Refused { .. }) => {
@@ -459,7 +459,7 @@ impl Promoter {
         };
         let options = CopyOptions {
             // It was read when the image was judged.
-            top: self.images.known_manifest(digest),
+            top: self.images.cached_manifest(digest),
             top_write,
             ..CopyOptions::default()
         };

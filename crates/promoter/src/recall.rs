@@ -29,7 +29,7 @@ impl Promoter {
         self.end_claim(case).await?;
         if !case.decision.flagged.is_empty() && self.is_half(case).await? {
             let (target, _) = case.target()?;
-            self.state.unless_paused().await?;
+            self.state.ensure_not_paused().await?;
             // What it shares with another image went with that while it was on its way.
             match self
                 .copy(case, &self.endpoint(target).await?, TopWrite::Copy)
@@ -281,7 +281,7 @@ impl Promoter {
         case: &Evaluated<'_>,
         pending_events: &mut PendingEvents,
     ) -> Result<Option<BTreeSet<Tag>>, Error> {
-        self.state.unless_paused().await?;
+        self.state.ensure_not_paused().await?;
         let (target, tag) = case.target()?;
         let ours = key::tags_of_target(&target);
         let endpoint = self.endpoint(target).await?;

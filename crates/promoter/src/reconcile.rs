@@ -11,8 +11,8 @@ use sluice_domain::{Digest, Repository, Tag, now};
 use sluice_events::commands::{JudgeImage, Reconcile};
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Decision, DecisionOutcome, Restored, TagEntry};
-use sluice_state::reconcile::{Next, PAGE, ReconcilePage, ask, reason};
-use sluice_state::{Catalog, Entry, State, is_attachment, key, reconciled};
+use sluice_state::reconcile::{self, Next, PAGE, ReconcilePage, reason};
+use sluice_state::{Catalog, Entry, State, is_attachment, is_reconciled, key};
 use sluice_telemetry::metrics;
 use tokio_util::sync::CancellationToken;
 
@@ -51,7 +51,7 @@ pub(crate) async fn follow(
         }
         while !stopping.is_cancelled() {
             let revision = catalog.current().revision.to_string();
-            match ask(&bus, &topology::PROMOTER, reason::CHANGED, &revision).await {
+            match reconcile::request(&bus, &topology::PROMOTER, reason::CHANGED, &revision).await {
                 Ok(()) => break,
                 Err(error) => {
                     tracing::warn!(%error, "a search for what is to be judged could not be asked for; trying again");
@@ -86,7 +86,7 @@ impl Promoter {
         let policies = policies::read(&self.state).await?;
         let page = self.state.tags.page("*.*", command.after, PAGE).await?;
         let mut found = ReconcilePage {
-            looked_at: page.entries.len(),
+            checked: page.entries.len(),
             next: Next::after(page.next, Next::Scan),
             ..ReconcilePage::default()
         };
@@ -112,7 +112,7 @@ impl Promoter {
             .page("*.*.*.*", command.after, DECISIONS)
             .await?;
         let mut found = ReconcilePage {
-            looked_at: page.entries.len(),
+            checked: page.entries.len(),
             counted: command.counted,
             next: Next::after(page.next, Next::Scan),
             ..ReconcilePage::default()
@@ -159,7 +159,7 @@ impl Promoter {
         let incomplete = if is_first_part { 0 } else { command.counted } + part.incomplete;
         let is_done = part.next == Next::Scan && restored.is_empty() && incomplete == 0;
         Ok(ReconcilePage {
-            looked_at: part.tags,
+            checked: part.tags,
             counted: incomplete,
             restored: if is_first_part {
                 restored
@@ -173,8 +173,8 @@ impl Promoter {
 
     /// Holds up what left its target before a restore, and ends the pause once all targets were compared since that.
     async fn settled(&self, command: &Reconcile, cause: &Cause) -> Result<ReconcilePage, Error> {
-        let (_, restored) = self.state.control_now().await?;
-        let restored = restored.filter(|restored| !reconciled(restored, NAME));
+        let (_, restored) = self.state.pause_and_restore().await?;
+        let restored = restored.filter(|restored| !is_reconciled(restored, NAME));
         let mut found = ReconcilePage {
             counted: command.counted,
             restored: command.restored.clone(),
@@ -184,7 +184,7 @@ impl Promoter {
         if let Some(since) = time_from_wire(restored.as_ref().and_then(|one| one.at.as_ref())) {
             let decisions = &self.state.decisions;
             let page = decisions.page("*.*.*.*", command.after, DECISIONS).await?;
-            found.looked_at = page.entries.len();
+            found.checked = page.entries.len();
             found.counted += self.hold_missing(since, &page.entries, cause).await?;
             found.next = Next::after(page.next, Next::Scan);
         }
@@ -192,7 +192,7 @@ impl Promoter {
         let is_complete = found.counted == 0 && time_of(restored.as_ref()) == command.restored;
         if found.next == Next::Scan && is_complete {
             if let Some(restored) = &restored {
-                self.state.note_reconciled(NAME, restored).await?;
+                self.state.record_reconciled(NAME, restored).await?;
                 tracing::info!("every target was compared since the restore");
             }
             found.next = Next::End;
@@ -223,7 +223,7 @@ struct Missing {
 impl Missing {
     fn ask(self, found: &mut ReconcilePage) {
         match self.id {
-            Some(id) => found.named.push((self.command.into(), id)),
+            Some(id) => found.commands_with_id.push((self.command.into(), id)),
             None => found.commands.push(self.command.into()),
         }
     }

@@ -56,7 +56,7 @@ impl Promoter {
         sweep: &Sweep<'_>,
         pending_events: &mut PendingEvents,
     ) -> Result<(), Error> {
-        self.state.unless_paused().await?;
+        self.state.ensure_not_paused().await?;
         let attached = self.attached(sweep).await?;
         let mut leaving = self.leaving(sweep).await?;
         let mut removed = leaving.clone();

@@ -14,7 +14,7 @@ use sluice_events::commands::Reconcile;
 use sluice_events::wire::state::{Restored, TagEntry, Unauthorised};
 use sluice_events::{time_from_wire, time_to_wire};
 use sluice_state::reconcile::Next;
-use sluice_state::{Entry, Snapshot, key, reconciled};
+use sluice_state::{Entry, Snapshot, is_reconciled, key};
 
 use crate::decide::targets_of;
 use crate::handler::{Error, Promoter};
@@ -91,12 +91,12 @@ pub(crate) async fn compare(
     command: &Reconcile,
     cause: &Cause,
 ) -> Result<Part, Error> {
-    let (held, restored) = promoter.state.control_now().await?;
+    let (held, restored) = promoter.state.pause_and_restore().await?;
     let comparison = Comparison {
         promoter,
         catalog,
         cause,
-        restored: restored.filter(|restored| !reconciled(restored, NAME)),
+        restored: restored.filter(|restored| !is_reconciled(restored, NAME)),
         recorded: promoter.state.promotion_targets().await?,
         paused: held.is_some(),
     };

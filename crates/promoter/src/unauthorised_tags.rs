@@ -282,7 +282,7 @@ impl Promoter {
 
     /// Puts a tag back to what it should name, or removes it, and then what nothing else in the target reaches.
     pub(crate) async fn revert(&self, found: &UnauthorisedTag, cause: &Cause) -> Result<(), Error> {
-        self.state.unless_paused().await?;
+        self.state.ensure_not_paused().await?;
         let UnauthorisedTag {
             repository,
             tag,
@@ -319,7 +319,7 @@ impl Promoter {
             },
             precondition: &precondition,
         };
-        let tags = self.tags.clone().reverting();
+        let tags = self.tags.clone().overriding_immutability();
         if tags.apply(&change).await? == Applied::Superseded {
             tracing::info!(image.repository = %repository, image.tag = %tag, "it is allowed by now, or somebody changed it");
             return Ok(self.state.unauthorised.delete(&entry.key).await?);

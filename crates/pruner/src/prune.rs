@@ -14,8 +14,8 @@ use sluice_events::wire::state::TagEntry;
 use sluice_events::{Command, Decode, Event, Message, Unexpected, time_from_wire};
 use sluice_policy::retention::{Plan, PlannedDeletion, Rules, TagFacts, plan};
 use sluice_registry::Client;
-use sluice_state::reconcile::after_events;
-use sluice_state::{Catalog, Provenance, Snapshot, State, TagWriter, detach, key};
+use sluice_state::reconcile::ensure_no_pending_events;
+use sluice_state::{Catalog, Provenance, Snapshot, State, TagWriter, key, remove_attachments};
 use thiserror::Error;
 
 use crate::ask::ask_for;
@@ -129,7 +129,7 @@ impl Handler for Pruner {
                 repository: None,
             }) => return self.fan_out(&catalog, policy.as_ref(), cause).await,
             Input::Reconcile(command) => {
-                after_events(&self.bus, &topology::PRUNER, &command, cause).await?;
+                ensure_no_pending_events(&self.bus, &topology::PRUNER, &command, cause).await?;
                 let found = self.missing(&command).await?;
                 return Ok(found.into_outcome(&self.state, &command, cause));
             }
@@ -405,7 +405,7 @@ impl Pruner {
     async fn carry_out(&self, run: &Run<'_>, plan: Plan) -> Result<Outcome, Error> {
         let occurrence = &run.cause.occurrence;
         if !plan.delete.is_empty() {
-            self.state.unless_paused().await?;
+            self.state.ensure_not_paused().await?;
         }
         let (mut deleted, mut kept) = (run.deleted_before(), plan.kept.len());
         for deletion in plan.delete.iter().take(MOST_AT_ONCE) {
@@ -438,7 +438,7 @@ impl Pruner {
             }
         }
         let gone: Vec<Digest> = deleted.iter().map(|tag| tag.digest.clone()).collect();
-        detach(&self.state, &self.tags, run.repository, &gone, NAME).await?;
+        remove_attachments(&self.state, &self.tags, run.repository, &gone, NAME).await?;
         let mut outcome = Outcome::done();
         let left = plan.delete.len().saturating_sub(MOST_AT_ONCE);
         if left > 0 {

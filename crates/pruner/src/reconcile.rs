@@ -17,7 +17,7 @@ impl Pruner {
         let catalog = self.catalog.current();
         let page = self.state.tags.page("*.*", command.after, PAGE).await?;
         let mut found = ReconcilePage {
-            looked_at: page.entries.len(),
+            checked: page.entries.len(),
             next: Next::after(page.next, Next::End),
             ..ReconcilePage::default()
         };

@@ -4,13 +4,13 @@ use sluice_bus::{Schedule, Timing};
 use sluice_events::commands::PruneRepositories;
 use sluice_events::subject::token;
 use sluice_policy::cron::to_six_fields;
-use sluice_state::{Snapshot, Wanted};
+use sluice_state::{DesiredSchedule, Snapshot};
 
 /// What the names of the schedules begin with.
 pub(crate) const PREFIX: &str = "prune";
 
 /// Returns the schedules that there have to be. Nothing is deleted at once when a policy is applied.
-pub(crate) fn wanted(catalog: &Snapshot) -> Vec<Wanted> {
+pub(crate) fn wanted(catalog: &Snapshot) -> Vec<DesiredSchedule> {
     let mut all = Vec::new();
     for policy in catalog.pruning.values().filter(|policy| policy.enabled) {
         let cron = match to_six_fields(&policy.schedule) {
@@ -29,7 +29,7 @@ pub(crate) fn wanted(catalog: &Snapshot) -> Vec<Wanted> {
             timing: Timing::Cron(cron),
             command: command.into(),
         };
-        all.push(Wanted {
+        all.push(DesiredSchedule {
             schedule,
             at_once: false,
         });

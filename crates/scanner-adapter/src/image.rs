@@ -9,7 +9,7 @@ use sluice_events::wire::state::{ImageEntry, Verdict, VerdictStatus};
 use sluice_layer::{ImageContents, LayerSummary, check_layers};
 use sluice_registry::Client;
 use sluice_service::crash;
-use sluice_state::{ImageReader, State, key, note_image};
+use sluice_state::{ImageReader, State, key, update_image};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -104,7 +104,7 @@ impl ImageScanner {
         digest: &Digest,
     ) -> Result<ImageEntry, sluice_state::Error> {
         let image = self.reader.read(&self.registry, repository, digest).await?;
-        note_image(&self.state, digest, &image).await?;
+        update_image(&self.state, digest, &image).await?;
         Ok(image)
     }
 

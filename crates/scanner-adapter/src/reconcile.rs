@@ -21,7 +21,7 @@ impl ScannerAdapter {
         let catalog = self.catalog.current();
         let page = state.tags.page("*.*", command.after, PAGE).await?;
         let mut found = ReconcilePage {
-            looked_at: page.entries.len(),
+            checked: page.entries.len(),
             next: Next::after(page.next, Next::End),
             ..ReconcilePage::default()
         };

@@ -15,7 +15,7 @@ use sluice_events::wire::state::{ImageChild, Verdict, VerdictStatus};
 use sluice_events::{Command, Decode, Event, Message, Unexpected};
 use sluice_service::crash;
 use sluice_state::key;
-use sluice_state::reconcile::after_events;
+use sluice_state::reconcile::ensure_no_pending_events;
 use sluice_state::{Catalog, Snapshot};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -118,7 +118,8 @@ impl Handler for ScannerAdapter {
 
     async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, StageError> {
         if let Input::Reconcile(command) = input {
-            after_events(&self.bus, &topology::SCANNER_ADAPTER, &command, cause).await?;
+            ensure_no_pending_events(&self.bus, &topology::SCANNER_ADAPTER, &command, cause)
+                .await?;
             let found = self.missing(&command).await?;
             return Ok(found.into_outcome(&self.images.state, &command, cause));
         }

@@ -13,16 +13,18 @@ use crate::error::Error;
 
 /// The largest entry, in bytes.
 const MAX_BYTES: usize = 256 << 10;
+/// How often [`Entries::modify`] reads an entry anew after a conflict.
+const MAX_CONFLICTS: usize = 100;
 
 /// A message that is stored in a bucket.
-pub trait Stored: Message + Default + Clone {
+pub trait Stored: Message + Default + Clone + PartialEq {
     /// The schema that this version writes.
     const SCHEMA: u32 = 1;
 
-    /// Returns the schema it was written with.
+    /// Returns the schema that the message was written with.
     fn schema(&self) -> u32;
 
-    /// Stamps it with this version's schema.
+    /// Sets the schema of this version.
     fn stamp(&mut self);
 }
 
@@ -61,20 +63,20 @@ stored!(
 /// An entry with the revision it was read at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry<R> {
-    /// Its key.
+    /// The key in the bucket.
     pub key: String,
-    /// Its value.
+    /// The decoded message.
     pub value: R,
-    /// Its revision.
+    /// The revision to compare with at a write.
     pub revision: u64,
 }
 
-/// A part of a bucket.
+/// A page of a bucket.
 #[derive(Debug, Clone)]
 pub struct Page<R> {
-    /// Its entries, in the order in which they were written.
+    /// The entries, in the order in which they were written.
     pub entries: Vec<Entry<R>>,
-    /// After which place the next part begins, if there is one.
+    /// The position after which the next page begins, if there is one.
     pub next: Option<u64>,
 }
 
@@ -134,11 +136,16 @@ impl<R: Stored> Entries<R> {
     }
 
     /// Reads an entry.
-    ///
-    /// # Errors
-    /// A failing bus, or an entry that this version cannot read.
     pub async fn get(&self, key: &str) -> Result<Option<Entry<R>>, Error> {
         self.bucket.get(key).await?.map(Self::decode).transpose()
+    }
+
+    /// Reads the value of an entry, or the default one, with the revision for [`Entries::write`].
+    pub async fn get_or_default(&self, key: &str) -> Result<(R, Option<u64>), Error> {
+        let entry = self.get(key).await?;
+        Ok(entry.map_or_else(Default::default, |entry| {
+            (entry.value, Some(entry.revision))
+        }))
     }
 
     /// Writes an entry if it is still at this revision, or if there is none for `None`.
@@ -152,28 +159,60 @@ impl<R: Stored> Entries<R> {
             .await?)
     }
 
-    /// Returns the entries that are written from now on; with history 1, one that is written over at once may be left out.
+    /// Writes an entry as [`Entries::write`] does; `false` after a conflict.
+    pub async fn try_write(
+        &self,
+        key: &str,
+        value: &R,
+        revision: Option<u64>,
+    ) -> Result<bool, Error> {
+        match self.write(key, value, revision).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_conflict() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Changes an entry, or the default one, by compare-and-set: after a conflict `change` is called with the new value.
+    ///
+    /// A value that `change` leaves as it is is not written. `change` also gets the revision, 0 where there is no entry.
     ///
     /// # Errors
-    /// A failing bus.
-    pub async fn written(
+    /// [`Error::TooManyConflicts`] if others kept changing the entry.
+    pub async fn modify<T>(
+        &self,
+        key: &str,
+        mut change: impl FnMut(&mut R, u64) -> T,
+    ) -> Result<T, Error> {
+        for _ in 0..MAX_CONFLICTS {
+            let (before, revision) = self.get_or_default(key).await?;
+            let mut value = before.clone();
+            let result = change(&mut value, revision.unwrap_or(0));
+            if value == before || self.try_write(key, &value, revision).await? {
+                return Ok(result);
+            }
+        }
+        Err(Error::TooManyConflicts {
+            what: format!("entry `{key}`"),
+        })
+    }
+
+    /// Returns the entries that are written from now on; with history 1, an entry that is overwritten at once may be missing.
+    pub async fn watch_writes(
         &self,
     ) -> Result<impl Stream<Item = Result<Entry<R>, Error>> + Send + Unpin + use<R>, Error> {
         let updates = self.bucket.watch().await?;
-        let written = updates.filter_map(|update| async {
+        let entries = updates.filter_map(|update| async {
             match update {
                 Ok(Update::Put(entry)) => Some(Self::decode(entry)),
                 Ok(Update::Removed { .. }) => None,
                 Err(error) => Some(Err(error.into())),
             }
         });
-        Ok(written.boxed())
+        Ok(entries.boxed())
     }
 
-    /// Writes an entry whatever it was.
-    ///
-    /// # Errors
-    /// A failing bus.
+    /// Writes an entry whatever its revision is.
     pub async fn put(&self, key: &str, value: &R) -> Result<u64, Error> {
         Ok(self
             .bucket
@@ -182,58 +221,40 @@ impl<R: Stored> Entries<R> {
     }
 
     /// Removes an entry.
-    ///
-    /// # Errors
-    /// A failing bus.
     pub async fn delete(&self, key: &str) -> Result<(), Error> {
         Ok(self.bucket.delete(key).await?)
     }
 
     /// Removes an entry if it is still at this revision.
-    ///
-    /// # Errors
-    /// A failing bus, or an entry that was written meanwhile.
     pub async fn delete_at(&self, key: &str, revision: u64) -> Result<(), Error> {
         Ok(self.bucket.delete_at(key, revision).await?)
     }
 
-    /// Removes an entry for good if it is still at this revision; says whether it did.
-    ///
-    /// # Errors
-    /// A failing bus.
+    /// Removes an entry without a trace if it is still at this revision; says whether it did.
     pub async fn forget(&self, entry: &Entry<R>) -> Result<bool, Error> {
         Ok(self.bucket.forget(&entry.key, entry.revision).await?)
     }
 
     /// Returns how many entries the bucket has, the marks of removed ones among them.
-    ///
-    /// # Errors
-    /// A failing bus.
     pub async fn count(&self) -> Result<u64, Error> {
         Ok(self.bucket.count().await?)
     }
 
     /// Returns the revision of the last change of the bucket; what is written later has a higher one.
-    ///
-    /// # Errors
-    /// A failing bus.
     pub async fn last_revision(&self) -> Result<u64, Error> {
         Ok(self.bucket.last_revision().await?)
     }
 
-    /// Returns entries in the order in which they were written, at most `limit`, and where to go on; in a bucket with
-    /// history 1 a walk over all pages misses none. What this version cannot read is left out, with an error in the log.
-    ///
-    /// # Errors
-    /// A failing bus.
+    /// Returns at most `limit` entries in the order in which they were written; in a bucket with history 1 a walk over all
+    /// pages misses none. An entry that this version cannot read is left out, with an error in the log.
     pub async fn page(&self, filter: &str, after: u64, limit: usize) -> Result<Page<R>, Error> {
         let page = self.bucket.page(filter, after, limit).await?;
         let mut entries = Vec::with_capacity(page.entries.len());
         for entry in page.entries {
             match Self::decode(entry) {
                 Ok(entry) => entries.push(entry),
-                // One entry that is damaged must not hide what is missing behind it.
-                Err(error) => tracing::error!(%error, "an entry is left out"),
+                // A damaged entry must not hide the entries behind it from a reconciliation.
+                Err(error) => tracing::error!(%error, "skipping an entry that cannot be read"),
             }
         }
         Ok(Page {
@@ -243,40 +264,30 @@ impl<R: Stored> Entries<R> {
     }
 
     /// Lists the entries whose keys match a filter, in the order of the keys.
-    ///
-    /// # Errors
-    /// A failing bus, or an entry that this version cannot read.
     pub async fn list(&self, filter: &str) -> Result<Vec<Entry<R>>, Error> {
         let listed = self.collect(filter, Some).await?;
         Ok(listed.into_values().collect())
     }
 
-    /// Lists what is wanted of the entries whose keys match a filter, by key; the rest of them is not kept in memory.
-    ///
-    /// # Errors
-    /// As [`Entries::list`].
+    /// Lists what `map` takes of the entries whose keys match a filter, by key; the entries are not kept in memory.
     pub async fn collect<T>(
         &self,
         filter: &str,
-        mut want: impl FnMut(Entry<R>) -> Option<T>,
+        mut map: impl FnMut(Entry<R>) -> Option<T>,
     ) -> Result<BTreeMap<String, T>, Error> {
-        let mut wanted = BTreeMap::new();
+        let mut mapped = BTreeMap::new();
         self.each(filter, |key, entry| {
-            match entry.and_then(&mut want) {
-                Some(value) => drop(wanted.insert(key, value)),
-                None => drop(wanted.remove(&key)),
+            match entry.and_then(&mut map) {
+                Some(value) => drop(mapped.insert(key, value)),
+                None => drop(mapped.remove(&key)),
             }
             ControlFlow::Continue(())
         })
         .await?;
-        Ok(wanted)
+        Ok(mapped)
     }
 
-    /// Lists at most so many entries whose keys match a filter and come after a key, in the order of the keys; none only
-    /// where there are no more.
-    ///
-    /// # Errors
-    /// As [`Entries::list`].
+    /// Lists at most `limit` entries whose keys match a filter and come after a key, in the order of the keys.
     pub async fn list_after(
         &self,
         filter: &str,
@@ -298,53 +309,47 @@ impl<R: Stored> Entries<R> {
         Ok(listed.into_values().collect())
     }
 
-    /// Says whether more than so many entries whose keys match a filter are as wanted; reads no further than that.
-    ///
-    /// # Errors
-    /// As [`Entries::list`].
+    /// Says whether a predicate holds for more than `count` entries whose keys match a filter; reads no further than that.
     pub async fn has_more_than(
         &self,
         count: usize,
         filter: &str,
-        is_wanted: impl Fn(&Entry<R>) -> bool,
+        predicate: impl Fn(&Entry<R>) -> bool,
     ) -> Result<bool, Error> {
-        let mut wanted = BTreeSet::new();
+        let mut matching = BTreeSet::new();
         self.each(filter, |key, entry| {
-            match entry.filter(&is_wanted) {
-                Some(_) => drop(wanted.insert(key)),
-                None => drop(wanted.remove(&key)),
+            match entry.filter(&predicate) {
+                Some(_) => drop(matching.insert(key)),
+                None => drop(matching.remove(&key)),
             }
-            if wanted.len() > count {
+            if matching.len() > count {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
             }
         })
         .await?;
-        Ok(wanted.len() > count)
+        Ok(matching.len() > count)
     }
 
-    /// Hands over the last entry of each key that matches a filter, and nothing for a key that was removed, until `take` has
-    /// enough; one that is changed meanwhile comes a second time. None is kept in memory.
-    ///
-    /// # Errors
-    /// As [`Entries::list`].
+    /// Calls `visit` with the last entry of each key that matches a filter, and with `None` for a removed key, until it
+    /// breaks; a key that is changed meanwhile comes a second time. No entry is kept in memory.
     pub async fn each(
         &self,
         filter: &str,
-        mut take: impl FnMut(String, Option<Entry<R>>) -> ControlFlow<()>,
+        mut visit: impl FnMut(String, Option<Entry<R>>) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         let mut unreadable = None;
         self.bucket
             .for_each(filter, |change| match change {
                 Update::Put(entry) => match Self::decode(entry) {
-                    Ok(entry) => take(entry.key.clone(), Some(entry)),
+                    Ok(entry) => visit(entry.key.clone(), Some(entry)),
                     Err(error) => {
                         unreadable = Some(error);
                         ControlFlow::Break(())
                     }
                 },
-                Update::Removed { key, .. } => take(key, None),
+                Update::Removed { key, .. } => visit(key, None),
             })
             .await?;
         unreadable.map_or(Ok(()), Err)

@@ -1,4 +1,4 @@
-//! What can go wrong with the state.
+//! Errors of the state.
 
 use chrono::{DateTime, Utc};
 use sluice_domain::{Class, Classify};
@@ -8,18 +8,18 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The bus failed.
+    /// A request to the bus failed.
     #[error(transparent)]
     Bus(#[from] sluice_bus::Error),
-    /// A registry failed.
+    /// A request to a registry failed.
     #[error(transparent)]
     Registry(#[from] sluice_registry::Error),
     /// An entry cannot be read.
     #[error("entry `{key}` cannot be read")]
     Unreadable {
-        /// Its key.
+        /// The key of the entry.
         key: String,
-        /// What protobuf says.
+        /// The error of the decoder.
         source: prost::DecodeError,
     },
     /// An entry was written by a newer version.
@@ -27,79 +27,81 @@ pub enum Error {
         "entry `{key}` has schema {schema}, which this version does not know; update this service"
     )]
     Newer {
-        /// Its key.
+        /// The key of the entry.
         key: String,
-        /// Its schema.
+        /// The schema of the entry.
         schema: u32,
     },
     /// An entry is too large.
     #[error("entry `{key}` would be {size_bytes} bytes; the limit is 262144")]
     TooLarge {
-        /// Its key.
+        /// The key of the entry.
         key: String,
-        /// Its size.
+        /// The encoded size.
         size_bytes: usize,
     },
-    /// Somebody else is changing the tag.
-    #[error("tag `{tag}` is being changed by `{holder}`")]
+    /// Another worker holds the claim of the tag.
+    #[error("tag `{tag}` is claimed by `{holder}`, which changes it now")]
     Claimed {
         /// The tag with its repository.
         tag: String,
-        /// Who holds the claim.
+        /// The holder of the claim.
         holder: String,
-        /// When to look again.
+        /// When to retry.
         until: DateTime<Utc>,
     },
-    /// Nothing is promoted or deleted now.
+    /// Promotion and deletion are paused.
     #[error("promotion and deletion are paused: {reason}")]
     Paused {
-        /// Why.
+        /// The reason for the pause.
         reason: String,
-        /// When to look again.
+        /// When to retry.
         until: DateTime<Utc>,
     },
-    /// After a restore the registry holds something newer than the state knows of.
-    #[error("`{tag}` names another digest than the restored state says; its source is asked first")]
-    Behind {
+    /// After a restore the registry has a newer digest than the state.
+    #[error(
+        "tag `{tag}` names another digest than the restored state has; waiting for a poll of its mirror"
+    )]
+    BehindRegistry {
         /// The tag with its repository.
         tag: String,
-        /// When to look again.
+        /// When to retry.
         until: DateTime<Utc>,
     },
-    /// A stage's events wait, which come before the search for what is missing.
-    #[error("stage `{stage}` works on its events first")]
-    EventsFirst {
+    /// A stage has pending events, which are likely to do the missing work.
+    #[error("waiting: stage `{stage}` has pending events")]
+    PendingEvents {
         /// The stage.
         stage: &'static str,
-        /// When to look again.
+        /// When to retry.
         until: DateTime<Utc>,
     },
-    /// The tag could not be brought to rest.
-    #[error("tag `{tag}` kept changing while it was written")]
+    /// Other writers kept changing an entry or a tag.
+    #[error("{what} was changed by others during every attempt to write it")]
     TooManyConflicts {
-        /// The tag with its repository.
-        tag: String,
+        /// The tag with its repository, or the key of the entry.
+        what: String,
     },
-    /// A resource has no stored form.
-    #[error("resource `{key}` cannot be stored")]
+    /// A resource cannot be serialised.
+    #[error("resource `{key}` cannot be serialised")]
     Resource {
-        /// Its key.
+        /// The key of the entry.
         key: String,
-        /// What JSON says.
+        /// The error of the serialiser.
         source: serde_json::Error,
     },
     /// A report cannot be packed or unpacked.
     #[error("report `{key}` is damaged")]
     Report {
-        /// Its key.
+        /// The key of the entry.
         key: String,
-        /// What the decoder says.
+        /// The error of the decoder.
         source: std::io::Error,
     },
 }
 
 impl Error {
-    /// Says whether somebody else changed the entry first.
+    /// Says whether another writer changed the entry first.
     #[must_use]
     pub const fn is_conflict(&self) -> bool {
         matches!(self, Self::Bus(error) if error.is_conflict())
@@ -113,8 +115,8 @@ impl Classify for Error {
             Self::Registry(error) => error.class(),
             Self::Claimed { until, .. }
             | Self::Paused { until, .. }
-            | Self::Behind { until, .. }
-            | Self::EventsFirst { until, .. } => Class::Unavailable { until: *until },
+            | Self::BehindRegistry { until, .. }
+            | Self::PendingEvents { until, .. } => Class::Unavailable { until: *until },
             Self::TooManyConflicts { .. } => Class::TRANSIENT,
             Self::Unreadable { .. }
             | Self::Newer { .. }

@@ -1,4 +1,4 @@
-//! Keys of entries: tokens, so that they can be listed by filter.
+//! Keys of entries: encoded tokens, so that entries can be listed by filter.
 
 use sluice_domain::{Digest, Repository, ResourceName, Tag, Target};
 use sluice_events::subject::token;
@@ -6,12 +6,12 @@ use sluice_events::subject::token;
 /// The name of the one scanner of this version.
 pub const SCANNER: &str = "trivy";
 
-/// The key of the entry that says when what exists no longer was forgotten last.
+/// The key of the entry that records the last cleanup.
 pub const CLEANUP: &str = "cleanup";
 
-/// What the keys of unauthorised tags begin with; the bucket also has the entry that pauses.
+/// The prefix of the keys of unauthorised tags, in the bucket `control`.
 const UNAUTHORISED: &str = "unauthorised";
-/// What the keys of promotion targets begin with, in the same bucket.
+/// The prefix of the keys of promotion targets, in the same bucket.
 const TARGET: &str = "target";
 
 /// `kind.name`.
@@ -38,7 +38,7 @@ pub fn tag(repository: &Repository, tag: &Tag) -> String {
     format!("{}.{}", token(repository.as_str()), token(tag.as_str()))
 }
 
-/// `target.tag` of a target as entries name it.
+/// `target.tag`, for a target in its stored form.
 #[must_use]
 pub fn stored_tag(stored: &str, tag: &Tag) -> String {
     format!("{}.{}", token(stored), token(tag.as_str()))
@@ -68,7 +68,7 @@ pub fn image(digest: &Digest) -> String {
     token(digest.as_str())
 }
 
-/// `repository.digest`, for when it was last pulled.
+/// `repository.digest`, for the last pull.
 #[must_use]
 pub fn pull(repository: &Repository, digest: &Digest) -> String {
     format!("{}.{}", token(repository.as_str()), token(digest.as_str()))
@@ -89,9 +89,11 @@ pub fn decision(
     digest: &Digest,
 ) -> String {
     format!(
-        "{}.{}",
+        "{}.{}.{}.{}",
         token(policy.as_str()),
-        decision_tail(repository, tag, digest)
+        token(repository.as_str()),
+        token(tag.as_str()),
+        token(digest.as_str())
     )
 }
 
@@ -113,19 +115,10 @@ pub fn decisions_by(policy: &ResourceName) -> String {
     format!("{}.*.*.*", token(policy.as_str()))
 }
 
-/// The filter of every decision on a digest, wherever it is.
+/// The filter of every decision on a digest, in any repository.
 #[must_use]
 pub fn decisions_about(digest: &Digest) -> String {
     format!("*.*.*.{}", token(digest.as_str()))
-}
-
-fn decision_tail(repository: &Repository, tag: &Tag, digest: &Digest) -> String {
-    format!(
-        "{}.{}.{}",
-        token(repository.as_str()),
-        token(tag.as_str()),
-        token(digest.as_str())
-    )
 }
 
 /// `endpoint`.
@@ -170,7 +163,7 @@ pub fn unauthorised(repository: &Repository, at: &Tag) -> String {
     format!("{UNAUTHORISED}.{}", tag(repository, at))
 }
 
-/// The filter of what was found in a target that no decision put there.
+/// The filter of the unauthorised tags of a target.
 #[must_use]
 pub fn unauthorised_in(repository: &Repository) -> String {
     format!("{UNAUTHORISED}.{}", tags_of(repository))

@@ -1,90 +1,79 @@
 //! State: typed buckets, the catalogue of resources, and the one tag operation.
 
-mod apply;
-mod attachments;
-mod budget;
-mod catalog;
-mod connect;
-mod control;
 mod entries;
 mod error;
 mod images;
 pub mod key;
-pub mod reconcile;
-mod remote_clients;
-mod reports;
-mod schedules;
-mod stage_runner;
-mod tags;
-mod targets;
+mod registries;
+mod resources;
+mod stages;
 
 use sluice_bus::{Bus, Objects};
 use sluice_events::wire::state as wire;
 
-pub use attachments::{
-    IfUnchanged, MergedIndex, attached, detach, is_attachment, manifests_of, merge,
-};
-pub use budget::Budgets;
-pub use catalog::{Catalog, CatalogFeed, Snapshot};
-pub use connect::{internal_registry, waits_for_pulls};
-pub use control::{Held, note_restore, reconciled};
 pub use entries::{Entries, Entry, Page, Stored};
 pub use error::Error;
-pub use images::{ImageReader, describe, describe_copied, note_image, read_image};
-pub use remote_clients::{Pulls, RemoteClients};
-pub use schedules::Wanted;
-pub use stage_runner::StageRunner;
-pub use tags::{
+pub use images::attachments::{find_attachments, is_attachment, remove_attachments};
+pub use images::description::{describe, describe_copied, manifests_of, read_image, update_image};
+pub use images::image_reader::ImageReader;
+pub use images::merged_index::{IfUnchanged, MergedIndex, merge_index};
+pub use images::tag_change::{
     AlwaysCurrent, Applied, Freshness, PlatformSubset, Precondition, Provenance, TagChange,
-    TagWriter, live_claim, source_of,
 };
+pub use images::tag_entry::{live_claim, source_of};
+pub use images::tag_writer::TagWriter;
+pub use registries::budget::Budgets;
+pub use registries::internal_registry::internal_registry;
+pub use registries::remote_clients::{Pulls, RemoteClients, is_pull_budget_spent};
+pub use resources::catalog::{Catalog, CatalogFeed, Snapshot};
+pub use resources::schedules::DesiredSchedule;
+pub use stages::pause::{ActivePause, is_reconciled, record_restore};
+pub use stages::reconcile;
+pub use stages::stage_runner::StageRunner;
 
 /// Every bucket; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct State {
     /// Declarative resources as applied.
     pub resources: Entries<wire::Resource>,
-    /// What tags of mirrored repositories point to.
+    /// The upstream tags of mirrors: digest, moves, first sights.
     pub upstream: Entries<wire::UpstreamTag>,
-    /// How the last poll of each mirror went.
+    /// The last poll of each mirror.
     pub polls: Entries<wire::UpstreamPoll>,
-    /// What local tags point to.
+    /// Local tags: digest, provenance, claim.
     pub tags: Entries<wire::TagEntry>,
-    /// What images consist of.
+    /// The manifests of images.
     pub images: Entries<wire::ImageEntry>,
-    /// What scanners say.
+    /// The verdicts of scanners.
     pub verdicts: Entries<wire::Verdict>,
-    /// What was decided.
+    /// The decisions of promotion policies.
     pub decisions: Entries<wire::Decision>,
-    /// When images were last pulled.
+    /// The last pull of each image.
     pub pulls: Entries<wire::LastPull>,
     /// The health of endpoints.
     pub endpoints: Entries<wire::Endpoint>,
     /// Deliveries to endpoints.
     pub deliveries: Entries<wire::Delivery>,
-    /// What holds up promotion and deletion: one entry.
+    /// The pause of promotion and deletion, and the last restore: one entry.
     pub control: Entries<wire::Control>,
-    /// What targets hold that no decision put there.
+    /// Unauthorised images in targets.
     pub unauthorised: Entries<wire::Unauthorised>,
     /// The repositories that the promoter writes to.
     pub targets: Entries<wire::PromotionTarget>,
-    /// When what exists no longer was forgotten last: one entry.
+    /// The last cleanup of entries of deleted objects: one entry.
     pub cleanups: Entries<wire::Reconciliation>,
-    /// How each stage's last search for missing work went.
+    /// The last reconciliation of each stage.
     pub reconciliations: Entries<wire::Reconciliation>,
-    /// What may be spent at upstream registries.
+    /// Pull budgets of upstream registries.
     pub budgets: Budgets,
     /// Manifests that only serve to delete a tag.
     pub tombstones: Entries<wire::Tombstone>,
-    /// Reports and bills of materials.
+    /// Scan reports and SBOMs.
     pub reports: Objects,
 }
 
 impl State {
     /// Opens every bucket.
-    ///
-    /// # Errors
-    /// A bucket that was not provisioned.
     pub async fn open(bus: &Bus) -> Result<Self, Error> {
         let upstream = bus.bucket("upstream").await?;
         let control = bus.bucket("control").await?;

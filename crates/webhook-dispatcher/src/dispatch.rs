@@ -8,7 +8,7 @@ use sluice_events::commands::{DeliverEvent, Reconcile};
 use sluice_events::subject::token;
 use sluice_events::{Command, Decode, Event, EventId, Message, Unexpected};
 use sluice_service::Secrets;
-use sluice_state::reconcile::after_events;
+use sluice_state::reconcile::ensure_no_pending_events;
 use sluice_state::{Catalog, Snapshot, State, key};
 use thiserror::Error;
 
@@ -137,7 +137,8 @@ impl Handler for Dispatcher {
             Input::Fact(event) => self.fan_out(&event, cause).await,
             Input::Deliver(command) => self.deliver(command, cause).await,
             Input::Reconcile(command) => {
-                after_events(&self.bus, &topology::WEBHOOK_DISPATCHER, &command, cause).await?;
+                ensure_no_pending_events(&self.bus, &topology::WEBHOOK_DISPATCHER, &command, cause)
+                    .await?;
                 let found = self.missing(&command).await?;
                 Ok(found.into_outcome(&self.state, &command, cause))
             }

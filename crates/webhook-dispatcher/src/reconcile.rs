@@ -24,7 +24,7 @@ impl Dispatcher {
             .page("*.*", command.after, PAGE)
             .await?;
         let mut found = ReconcilePage {
-            looked_at: page.entries.len(),
+            checked: page.entries.len(),
             counted: command.counted,
             next: Next::after(page.next, Next::End),
             ..ReconcilePage::default()
@@ -45,7 +45,7 @@ impl Dispatcher {
                 {
                     Some(command) => {
                         let id = format!("{}/{}", delivery.event_id, delivery.endpoint);
-                        found.once.push((command.into(), id));
+                        found.distinct_commands.push((command.into(), id));
                     }
                     None => found.counted += 1,
                 }

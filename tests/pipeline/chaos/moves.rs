@@ -175,7 +175,7 @@ fn a_worker_that_writes_late_does_not_win() {
     scene.ends_at_the_first();
     let log = scene.stack.log_of(late);
     assert!(
-        log.contains("which is brought back"),
+        log.contains("restoring the digest"),
         "it was not written late: {log}"
     );
 }

@@ -3,7 +3,7 @@
 use sluice_bus::topology;
 use sluice_events::wire::state::DecisionOutcome;
 use sluice_state::key;
-use sluice_state::reconcile::{reason, search};
+use sluice_state::reconcile::{self, reason};
 use sluice_tests::{Image, wait_for};
 
 use super::CLEAN_TO_OFFICIAL;
@@ -18,7 +18,8 @@ impl Scene {
 
     /// Has the promoter look for what is missing, and waits until that is done.
     fn reconcile(&self) {
-        self.bus.command(search(&topology::PROMOTER, reason::ASKED));
+        self.bus
+            .command(reconcile::command(&topology::PROMOTER, reason::ASKED));
         self.quiet();
     }
 

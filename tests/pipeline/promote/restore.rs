@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sluice_bus::topology::PROMOTER;
 use sluice_events::commands::{JudgeImage, PruneRepositories, Reconcile};
-use sluice_state::reconcile::{reason, search};
+use sluice_state::reconcile::{self, reason};
 use sluice_tests::{Image, wait_for};
 
 use super::CLEAN_TO_OFFICIAL;
@@ -371,7 +371,7 @@ fn a_comparison_that_was_under_way_at_the_backup_does_not_end_the_pause() {
     scene.bus.command(Reconcile {
         run: "before".to_owned(),
         scan: 3,
-        ..search(&PROMOTER, reason::START)
+        ..reconcile::command(&PROMOTER, reason::START)
     });
     let went_on = || {
         let work = scene.bus.run(scene.bus.bus.stage_status()).unwrap();

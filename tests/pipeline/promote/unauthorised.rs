@@ -6,7 +6,7 @@ use sluice_events::commands::Reconcile;
 use sluice_events::time_to_wire;
 use sluice_events::wire::state::{Claim, TagEntry};
 use sluice_state::key;
-use sluice_state::reconcile::{reason, search};
+use sluice_state::reconcile::{self, reason};
 use sluice_tests::skopeo;
 
 use super::CLEAN_TO_OFFICIAL;
@@ -163,7 +163,7 @@ fn what_many_searches_find_at_the_same_time_is_put_right_and_told_once() {
         let evil = thief.image("official/app", "amd64", &format!("backdoor {round}"));
         thief.put("official/app", "1.0", &evil);
         for _ in 0..8 {
-            bus.command(search(&topology::PROMOTER, reason::ASKED));
+            bus.command(reconcile::command(&topology::PROMOTER, reason::ASKED));
         }
         scene.told("image.unauthorised", round);
         assert_eq!(
@@ -189,13 +189,13 @@ fn a_comparison_goes_on_after_the_place_that_its_message_names() {
         run: "a run".to_owned(),
         scan: 2,
         after_name: "official/app:c".to_owned(),
-        ..search(&topology::PROMOTER, reason::ASKED)
+        ..reconcile::command(&topology::PROMOTER, reason::ASKED)
     });
     scene.told("image.unauthorised", 1);
     let found = scene.facts("image.unauthorised", 1);
     assert_eq!(found[0]["data"]["tag"], "later", "{found:?}");
     // The next one begins at the beginning, and tells nothing twice.
-    bus.command(search(&topology::PROMOTER, reason::ASKED));
+    bus.command(reconcile::command(&topology::PROMOTER, reason::ASKED));
     scene.told("image.unauthorised", 2);
 }
 

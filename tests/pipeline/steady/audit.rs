@@ -123,7 +123,7 @@ fn an_audit_is_due_by_itself_once_a_day_and_waits_for_the_end_of_a_pause() {
         entry.unwrap().unwrap().value
     };
     let search = || {
-        let tick = sluice_state::reconcile::hourly(&sluice_bus::topology::MIRROR_WORKER);
+        let tick = sluice_state::reconcile::hourly_schedule(&sluice_bus::topology::MIRROR_WORKER);
         let before = read().run;
         scene.bus.command(tick.command);
         wait_for("the search to end", 60, || {

@@ -84,7 +84,7 @@ pub(super) struct CommandGiven {
 pub(super) async fn status(Extract(api): Extract<Api>) -> Result<Json<Status>, Problem> {
     let stages = api.bus.stage_status().await?;
     let stopped = api.bus.stopped_stages(&stages).await?;
-    let (held, _) = api.state.control_now().await?;
+    let (held, _) = api.state.pause_and_restore().await?;
     let filter = format!("{}.*", token(Kind::Mirror.as_str()));
     let mirrors = api.state.resources.list(&filter).await?;
     let mirrors: HashSet<_> = mirrors.into_iter().map(|entry| entry.value.name).collect();

@@ -1,0 +1,37 @@
+//! The records of promotion targets: repositories that the promoter writes to, whatever the policies say now.
+//!
+//! The promoter records a target before its first write, and removes the record once no promoted image is left there and no
+//! policy names it. Until then no other account may write there (invariant 1).
+
+use std::collections::BTreeSet;
+
+use sluice_domain::{Repository, now};
+use sluice_events::time_to_wire;
+use sluice_events::wire::state::PromotionTarget;
+
+use crate::State;
+use crate::error::Error;
+use crate::key;
+
+impl State {
+    /// Returns the recorded targets of promotion in the internal registry.
+    pub async fn promotion_targets(&self) -> Result<BTreeSet<Repository>, Error> {
+        let entries = self.targets.list(&key::promotion_targets()).await?;
+        let names = entries.iter().map(|entry| entry.value.repository.parse());
+        Ok(names.filter_map(Result::ok).collect())
+    }
+
+    /// Records that the promoter writes to a repository, unless that is recorded.
+    pub async fn record_target(&self, repository: &Repository) -> Result<(), Error> {
+        let key = key::promotion_target(repository);
+        if self.targets.get(&key).await?.is_some() {
+            return Ok(());
+        }
+        let target = PromotionTarget {
+            repository: repository.to_string(),
+            since: Some(time_to_wire(now())),
+            ..Default::default()
+        };
+        self.targets.try_write(&key, &target, None).await.map(drop)
+    }
+}
