@@ -1,14 +1,4 @@
-//! `sluice import`: reads what regsync and skopeo are told to copy, and writes the documents that say the same here.
-//!
-//! What has no equivalent is told with its line; it is never left out in silence. Secrets are never written.
-
-mod document;
-mod filter;
-mod regsync;
-mod skopeo;
-#[cfg(test)]
-mod tests;
-mod tree;
+//! `sluice import`: converts a regsync or skopeo configuration to resources on standard output.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,12 +6,12 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use sluice_domain::RegistryHost;
+use sluice_importer::{Conversion, convert_regsync, convert_skopeo};
 
-use self::document::Made;
 use crate::exit::{FAILED, Misconfigured};
 use crate::output::{note, text};
 
-/// What the configuration of another tool says, as documents for here.
+/// The tools whose configuration can be converted.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImportArguments {
     /// Convert a regsync configuration.
@@ -38,57 +28,59 @@ pub(crate) enum ImportArguments {
     Skopeo {
         #[command(flatten)]
         source: Source,
-        /// Keeps the registry (with `-` for `.` and `:`) and the whole path in the destination, as `skopeo sync --scoped` does.
+        /// Keep the registry (with `-` for `.` and `:`) and the whole path in the destination, as `skopeo sync --scoped` does.
         #[arg(long)]
         scoped: bool,
     },
 }
 
-/// A file of another tool.
+/// A configuration file of another tool.
 #[derive(Debug, Args)]
 pub(crate) struct Source {
     /// File to read, or `-` for standard input.
     file: PathBuf,
-    /// Fail if something has no equivalent; what has one is written all the same.
+    /// Fail if anything has no equivalent; everything else is still written.
     #[arg(long)]
     strict: bool,
 }
 
-/// Writes the documents to standard output, and what is to be known of them to standard error.
+/// Writes the resources to standard output, and warnings and notes to standard error.
 pub(crate) fn import(arguments: &ImportArguments) -> anyhow::Result<ExitCode> {
     let source = match arguments {
         ImportArguments::Regsync { source, .. } | ImportArguments::Skopeo { source, .. } => source,
     };
-    let file = &source.file;
-    let read = if file == Path::new("-") {
+    let name = source.file.display().to_string();
+    let input = if source.file == Path::new("-") {
         std::io::read_to_string(std::io::stdin())
     } else {
-        std::fs::read_to_string(file)
+        std::fs::read_to_string(&source.file)
     };
-    let read = read.with_context(|| format!("failed to read `{}`", file.display()));
-    let read = read.map_err(Misconfigured)?;
-    let name = file.display().to_string();
-    let made = match arguments {
-        ImportArguments::Regsync { target, .. } => regsync::convert(&name, &read, target.as_ref()),
-        ImportArguments::Skopeo { scoped, .. } => skopeo::convert(&name, &read, *scoped),
+    let input = input
+        .with_context(|| format!("failed to read `{name}`"))
+        .map_err(Misconfigured)?;
+    let conversion = match arguments {
+        ImportArguments::Regsync { target, .. } => convert_regsync(&name, &input, target.as_ref()),
+        ImportArguments::Skopeo { scoped, .. } => convert_skopeo(&name, &input, *scoped),
     };
-    let made = made.map_err(|problem| Misconfigured(anyhow::anyhow!("{name}, {problem}")))?;
-    tell(&name, &made)?;
-    let strict = source.strict && !made.warnings.is_empty();
-    Ok(if strict {
+    let conversion =
+        conversion.map_err(|error| Misconfigured(anyhow::anyhow!("{name}, {error}")))?;
+    show(&name, &conversion)?;
+    Ok(if source.strict && !conversion.warnings.is_empty() {
         ExitCode::from(FAILED)
     } else {
         ExitCode::SUCCESS
     })
 }
 
-fn tell(name: &str, made: &Made) -> anyhow::Result<()> {
-    for warning in &made.warnings {
-        let (line, told) = (warning.line, &warning.text);
-        note(&format!("warning: {name}, line {line}: {told}"));
+fn show(name: &str, conversion: &Conversion) -> anyhow::Result<()> {
+    for warning in &conversion.warnings {
+        note(&format!(
+            "warning: {name}, line {}: {}",
+            warning.line, warning.text
+        ));
     }
-    for told in &made.notes {
-        note(&format!("note: {told}"));
+    for instruction in &conversion.notes {
+        note(&format!("note: {instruction}"));
     }
-    text(&made.text)
+    text(&conversion.text)
 }

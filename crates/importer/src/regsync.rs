@@ -1,17 +1,18 @@
-//! Reads the configuration of regsync: credentials, defaults, and entries of registries, repositories or images.
+//! Converts a regsync configuration: credentials, defaults, and entries for repositories or images.
 
 use sluice_domain::{DurationText, RegistryHost};
 use sluice_registry::RemoteImage;
 
-use super::document::{Made, MirrorDocument, Writer, secret_name};
-use super::filter::Selection;
-use super::tree::{Entry, Node};
+use crate::Error;
+use crate::documents::{Conversion, DocumentWriter, MirrorDocument, secret_name};
+use crate::selection::Selection;
+use crate::yaml::{Entry, Node};
 
-/// Keys of entries and defaults that have no equivalent, with what to do instead.
+/// Keys of entries and defaults without an equivalent, and what to do instead.
 const NO_EQUIVALENT: [(&str, &str); 12] = [
     (
         "schedule",
-        "mirrors are polled every so often, not by a calendar; set `every`, or run `sluice sync` from cron",
+        "mirrors are polled at an interval; set `every`, or run `sluice sync` from cron",
     ),
     (
         "backup",
@@ -37,13 +38,10 @@ const NO_EQUIVALENT: [(&str, &str); 12] = [
         "referrerTarget",
         "referrers go to the repository of the image",
     ),
-    (
-        "includeExternal",
-        "layers that lie elsewhere by design are never copied",
-    ),
+    ("includeExternal", "foreign layers are never copied"),
     (
         "forceRecursive",
-        "what a manifest proves to be there is not looked up again",
+        "blobs of a manifest that exists are not checked again",
     ),
     (
         "skipDockerConfig",
@@ -55,9 +53,9 @@ const NO_EQUIVALENT: [(&str, &str); 12] = [
         "blobs are streamed, so their size needs no limit",
     ),
 ];
-/// Keys that mean nothing here and change nothing that is copied.
+/// Keys that do not affect the result of a copy.
 const WITHOUT_EFFECT: [&str; 4] = ["fastCheck", "cacheCount", "cacheTime", "version"];
-/// Keys of credentials that have no equivalent.
+/// Keys of credentials without an equivalent.
 const NO_EQUIVALENT_CREDENTIALS: [(&str, &str); 11] = [
     (
         "token",
@@ -74,30 +72,32 @@ const NO_EQUIVALENT_CREDENTIALS: [(&str, &str); 11] = [
     ("pathPrefix", "write the whole path into `from` or `to`"),
     ("mirrors", "there is one address for each registry"),
     ("priority", "there is one address for each registry"),
-    ("api", "only the API of the OCI specification is spoken"),
-    ("apiOpts", "only the API of the OCI specification is spoken"),
+    (
+        "api",
+        "only the API of the OCI distribution specification is supported",
+    ),
+    (
+        "apiOpts",
+        "only the API of the OCI distribution specification is supported",
+    ),
     ("blobChunk", "blobs are sent as one stream"),
     ("blobMax", "blobs are sent as one stream"),
     (
         "reqPerSec",
-        "limit what is under way with `--max-connections`, or bytes with `--bandwidth`",
+        "limit connections with `--max-connections`, or bandwidth with `--bandwidth`",
     ),
 ];
 
-/// Turns such a configuration into documents; with a target, only the entries that go there.
-pub(crate) fn convert(
-    name: &str,
-    text: &str,
-    target: Option<&RegistryHost>,
-) -> Result<Made, String> {
-    let file = Node::read(text)?;
-    let mut writer = Writer::default();
-    let empty = Node::read("~")?;
+/// Converts a regsync configuration to resources; with a target, only the entries for that registry.
+pub fn convert(name: &str, text: &str, target: Option<&RegistryHost>) -> Result<Conversion, Error> {
+    let file = Node::parse(text)?;
+    let mut writer = DocumentWriter::default();
+    let empty = Node::parse("~")?;
     let defaults = file.get("defaults").unwrap_or(&empty);
     for Entry { key, line, node } in file.entries() {
         match key.as_str() {
             "version" if node.text() != Some("1") => {
-                writer.warn(*line, "only version 1 is known");
+                writer.warn(*line, "only version 1 is supported");
             }
             "version" | "defaults" | "sync" => {}
             "creds" => {
@@ -105,15 +105,12 @@ pub(crate) fn convert(
                     credentials(&mut writer, account);
                 }
             }
-            // People keep anchors under such keys.
+            // Keys for YAML anchors.
             other if other.starts_with("x-") => {}
-            other => writer.warn(
-                *line,
-                format!("the key `{other}` is not known and left out"),
-            ),
+            other => writer.warn(*line, format!("unknown key `{other}`, ignored")),
         }
     }
-    general(&mut writer, defaults);
+    report_defaults(&mut writer, defaults);
     for step in file.get("sync").map(Node::items).unwrap_or_default() {
         self::step(&mut writer, step, defaults);
     }
@@ -121,10 +118,9 @@ pub(crate) fn convert(
     let hosts: Vec<_> = targets.iter().map(ToString::to_string).collect();
     if let Some(target) = target {
         if !targets.contains(target) {
-            return Err(format!(
-                "line 1: no entry that can be written here goes to `{target}`, but to: {}",
-                hosts.join(", ")
-            ));
+            let hosts = hosts.join(", ");
+            let reason = format!("no supported entry has the target `{target}`; targets: {hosts}");
+            return Err(Error::new(1, reason));
         }
         writer
             .mirrors
@@ -133,23 +129,22 @@ pub(crate) fn convert(
         writer.warn(
             1,
             format!(
-                "there are several targets, {}; `sluice sync` has one, so import the file once for each with `--target`",
+                "several targets: {}; `sluice sync` takes one, so import the file once for each with `--target`",
                 hosts.join(", ")
             ),
         );
     }
     if writer.mirrors.is_empty() {
-        let left_out = "line 1: it has no entry under `sync` that can be written here";
-        return Err(left_out.to_owned());
+        return Err(Error::new(1, "no supported entry under `sync`"));
     }
     writer.finish(name, "regsync")
 }
 
-fn credentials(writer: &mut Writer, account: &Node) {
+fn credentials(writer: &mut DocumentWriter, account: &Node) {
     let Some(Ok(host)) = account.text_of("registry").map(str::parse::<RegistryHost>) else {
         writer.warn(
             account.line,
-            "credentials without a usable `registry` are left out",
+            "credentials without a valid `registry`, ignored",
         );
         return;
     };
@@ -172,33 +167,33 @@ fn credentials(writer: &mut Writer, account: &Node) {
             "registry" | "pass" | "repoAuth" | "credExpire" => {}
             "user" if is_template(value) => {
                 registry.username = Some("USERNAME".to_owned());
-                writer.warn(*line, "`user` is a template; write the name instead of `USERNAME`");
+                writer.warn(*line, "`user` is a template; replace `USERNAME` with the name");
             }
             "user" => registry.username = Some(value.to_owned()),
             "tls" => match value {
                 "disabled" => registry.plain_http = true,
                 "insecure" => writer.warn(
                     *line,
-                    format!("`tls: insecure` has no equivalent, certificates are always checked; give `{host}` a `ca`"),
+                    format!("`tls: insecure` has no equivalent: certificates are always verified; set `ca` for `{host}`"),
                 ),
                 _ => {}
             },
             "regcert" => {
                 let name = format!("{}-ca", secret_name(&host));
                 registry.ca = Some(name.clone());
-                writer.warn(*line, format!("the certificate in `regcert` goes into a file; put it into `{name}` in the folder of secrets"));
+                writer.warn(*line, format!("store the certificate of `regcert` as `{name}` in the folder of secrets"));
             }
             "clientCert" | "clientKey" => registry.client_certificate = true,
             "reqConcurrent" => writer
                 .comments
                 .push(format!("regsync made {value} requests at a time to {host}: `--max-connections`.")),
-            other => writer.warn(*line, format!("the key `{other}` is not known and left out")),
+            other => writer.warn(*line, format!("unknown key `{other}`, ignored")),
         }
     }
 }
 
-/// Tells what of the defaults belongs to no entry.
-fn general(writer: &mut Writer, defaults: &Node) {
+/// Reports the defaults that belong to no entry.
+fn report_defaults(writer: &mut DocumentWriter, defaults: &Node) {
     for entry in defaults.entries() {
         match entry.key.as_str() {
             "parallel" => {
@@ -208,13 +203,13 @@ fn general(writer: &mut Writer, defaults: &Node) {
                     .push(format!("regsync copied {parallel} images at a time: `sluice sync --parallel {parallel}`."));
             }
             "interval" => {}
-            _ => common(writer, entry),
+            _ => report_key(writer, entry),
         }
     }
 }
 
-/// Tells what a key of an entry or of the defaults means here, if it means nothing.
-fn common(writer: &mut Writer, entry: &Entry) {
+/// Reports a key of an entry or of the defaults that is not converted.
+fn report_key(writer: &mut DocumentWriter, entry: &Entry) {
     let Entry { key, line, node } = entry;
     if let Some((_, instead)) = NO_EQUIVALENT.iter().find(|(name, _)| name == key) {
         writer.warn(*line, format!("`{key}` has no equivalent: {instead}"));
@@ -226,36 +221,33 @@ fn common(writer: &mut Writer, entry: &Entry) {
                 match inner.key.as_str() {
                     "min" => {}
                     "retry" => writer.comments.push(
-                        "A used-up quota is waited for as long as the registry says; `retry` is not needed.".to_owned(),
+                        "After an exhausted quota the registry says how long to wait; `retry` is not needed.".to_owned(),
                     ),
-                    other => writer.warn(inner.line, format!("the key `{other}` is not known and left out")),
+                    other => writer.warn(inner.line, format!("unknown key `{other}`, ignored")),
                 }
             }
         }
         "digestTags" | "referrers" if node.text() == Some("true") => {
-            let told = "Signatures and other referrers come along with `sluice sync --referrers`.";
-            if !writer.comments.iter().any(|comment| comment == told) {
-                writer.comments.push(told.to_owned());
+            let hint = "Copy signatures and other referrers too: `sluice sync --referrers`.";
+            if !writer.comments.iter().any(|comment| comment == hint) {
+                writer.comments.push(hint.to_owned());
             }
         }
         "digestTags" | "referrers" => {}
         known if WITHOUT_EFFECT.contains(&known) => {}
-        other => writer.warn(
-            *line,
-            format!("the key `{other}` is not known and left out"),
-        ),
+        other => writer.warn(*line, format!("unknown key `{other}`, ignored")),
     }
 }
 
-fn step(writer: &mut Writer, step: &Node, defaults: &Node) {
+fn step(writer: &mut DocumentWriter, step: &Node, defaults: &Node) {
     for entry in step.entries() {
         match entry.key.as_str() {
             "source" | "target" | "type" | "tags" | "tagSets" | "repos" | "platform"
             | "platforms" | "interval" => {}
-            _ => common(writer, entry),
+            _ => report_key(writer, entry),
         }
     }
-    let Some((source, target)) = ends(writer, step) else {
+    let Some((source, target)) = endpoints(writer, step) else {
         return;
     };
     let mut mirror = MirrorDocument {
@@ -279,7 +271,7 @@ fn step(writer: &mut Writer, step: &Node, defaults: &Node) {
     if sets.len() > 1 {
         writer.warn(
             step.line,
-            "several sets of tags become several mirrors; a running Sluice wants each tag in one of them only",
+            "several tag sets become several mirrors; a running Sluice requires each tag to be in one of them only",
         );
     }
     if sets.is_empty() {
@@ -296,33 +288,33 @@ fn step(writer: &mut Writer, step: &Node, defaults: &Node) {
     }
 }
 
-/// Returns source and target, if both can be written here.
-fn ends(writer: &mut Writer, step: &Node) -> Option<(RemoteImage, RemoteImage)> {
+/// Returns source and target, if both are supported.
+fn endpoints(writer: &mut DocumentWriter, step: &Node) -> Option<(RemoteImage, RemoteImage)> {
     let kind = step.text_of("type").unwrap_or_default();
     if !matches!(kind, "repository" | "image") {
         writer.warn(
             step.line,
-            format!("an entry of type `{kind}` has no equivalent and is left out; write one Mirror for each repository"),
+            format!("entries of type `{kind}` have no equivalent, ignored; write one Mirror for each repository"),
         );
         return None;
     }
     let mut read = |key: &str| {
         let Some(node) = step.get(key) else {
-            writer.warn(step.line, format!("an entry without `{key}` is left out"));
+            writer.warn(step.line, format!("entry without `{key}`, ignored"));
             return None;
         };
         let text = node.text().unwrap_or_default();
         if is_template(text) {
             writer.warn(
                 node.line,
-                format!("`{key}` is a template, which is not carried out; write out what it means"),
+                format!("`{key}` is a template, which is not supported; write out its value"),
             );
             return None;
         }
         if text.starts_with("ocidir://") || text.starts_with("ocifile://") {
             writer.warn(
                 node.line,
-                format!("`{key}` is a folder; only registries are copied between"),
+                format!("`{key}` is a folder; only registries are supported"),
             );
             return None;
         }
@@ -338,9 +330,9 @@ fn ends(writer: &mut Writer, step: &Node) -> Option<(RemoteImage, RemoteImage)> 
     Some((source?, target?))
 }
 
-/// Lets a mirror take the one tag of an entry of an image.
+/// Adds the tag of an image entry to a mirror; false if a mirror cannot express the entry.
 fn image(
-    writer: &mut Writer,
+    writer: &mut DocumentWriter,
     step: &Node,
     (source, target): (&RemoteImage, &RemoteImage),
     mirror: &mut MirrorDocument,
@@ -351,7 +343,7 @@ fn image(
     if source.digest.is_some() || tag != renamed {
         writer.warn(
             step.line,
-            format!("a Mirror keeps the names of tags and follows no digest; copy it with `sluice copy {source} {target}`"),
+            format!("a Mirror keeps tag names and follows no digest; use `sluice copy {source} {target}`"),
         );
         return false;
     }
@@ -359,37 +351,31 @@ fn image(
     true
 }
 
-fn selection(writer: &mut Writer, set: &Node) -> Option<Selection> {
+fn selection(writer: &mut DocumentWriter, set: &Node) -> Option<Selection> {
     let mut selection = Selection::default();
     for Entry { key, line, node } in set.entries() {
         let texts: Vec<&str> = node.items().into_iter().filter_map(Node::text).collect();
-        let taken = match key.as_str() {
+        let added = match key.as_str() {
             "allow" => texts.iter().try_for_each(|text| selection.allow(text)),
             "deny" => texts.iter().try_for_each(|text| selection.deny(text)),
             "semverRange" if texts.is_empty() => Ok(()),
             "semverRange" => ranges(writer, *line, &mut selection, &texts),
             other => {
-                writer.warn(
-                    *line,
-                    format!("the key `{other}` is not known and left out"),
-                );
+                writer.warn(*line, format!("unknown key `{other}`, ignored"));
                 Ok(())
             }
         };
-        if let Err(error) = taken {
-            writer.warn(
-                *line,
-                format!("the entry is left out, because of `{key}`: {error}"),
-            );
+        if let Err(error) = added {
+            writer.warn(*line, format!("entry ignored because of `{key}`: {error}"));
             return None;
         }
     }
     Some(selection)
 }
 
-/// Writes the ranges, and tells what regsync takes by them and we do not.
+/// Adds version ranges, and reports how regsync reads them differently.
 fn ranges(
-    writer: &mut Writer,
+    writer: &mut DocumentWriter,
     line: usize,
     selection: &mut Selection,
     texts: &[&str],
@@ -398,22 +384,22 @@ fn ranges(
     for range in unreadable {
         writer.warn(
             line,
-            format!("`semverRange`: regsync cannot read `{range}` and stops there; it is written as it is usually meant"),
+            format!("`semverRange`: regsync cannot parse `{range}`; it is converted to its usual meaning"),
         );
     }
     let semver = selection.semver.as_deref().unwrap_or_default();
     writer.warn(
         line,
-        format!("`semverRange` is written as `{semver}`, which takes versions and their variants; regsync also takes pre-releases (`1.2-rc1`) and dates (`20240115`) in it, and counts `1.2-alpine` as lower than `1.2`: see what is taken with `sluice tags`"),
+        format!("`semverRange` becomes `{semver}`, which matches versions and their variants; regsync also matches pre-releases (`1.2-rc1`) and dates (`20240115`), and sorts `1.2-alpine` below `1.2`: check the selected tags with `sluice tags`"),
     );
     Ok(())
 }
 
-fn platforms(writer: &mut Writer, step: &Node, mirror: &mut MirrorDocument) {
+fn platforms(writer: &mut DocumentWriter, step: &Node, mirror: &mut MirrorDocument) {
     if let Some(platform) = step.get("platform") {
         writer.warn(
             platform.line,
-            "`platform` makes a single image of an index; here the index stays, with this platform only",
+            "`platform` extracts a single image from an index; a Mirror copies the index, filtered to this platform",
         );
     }
     for key in ["platform", "platforms"] {
@@ -423,8 +409,8 @@ fn platforms(writer: &mut Writer, step: &Node, mirror: &mut MirrorDocument) {
     }
 }
 
-/// Leaves as many pulls to others as the entry wants to be left.
-fn reserve(writer: &mut Writer, step: &Node, defaults: &Node, source: &RemoteImage) {
+/// Converts the minimum of the rate limit to a reserve of pulls.
+fn reserve(writer: &mut DocumentWriter, step: &Node, defaults: &Node, source: &RemoteImage) {
     let minimum = |node: &Node| node.get("ratelimit")?.text_of("min")?.parse::<u32>().ok();
     if let Some(minimum) = minimum(step).or_else(|| minimum(defaults)) {
         let host = source.repository.host.clone();
@@ -433,8 +419,8 @@ fn reserve(writer: &mut Writer, step: &Node, defaults: &Node, source: &RemoteIma
     }
 }
 
-fn every(writer: &mut Writer, step: &Node, defaults: &Node) -> Option<DurationText> {
-    // A calendar of the entry goes before an interval of the defaults.
+fn every(writer: &mut DocumentWriter, step: &Node, defaults: &Node) -> Option<DurationText> {
+    // A schedule of the entry overrides an interval of the defaults.
     let own = step.get("interval");
     let node = match (own, step.get("schedule")) {
         (Some(own), _) => own,
@@ -443,18 +429,15 @@ fn every(writer: &mut Writer, step: &Node, defaults: &Node) -> Option<DurationTe
     };
     let seconds = seconds(node.text().unwrap_or_default());
     if seconds.is_none() {
-        writer.warn(node.line, "`interval` is not understood and left out");
+        writer.warn(node.line, "invalid `interval`, ignored");
     }
     if seconds.is_some_and(|seconds| seconds < 2) {
-        writer.warn(
-            node.line,
-            "`interval` is written as `2s`, the shortest there is",
-        );
+        writer.warn(node.line, "`interval` becomes `2s`, the minimum");
     }
     seconds.map(|seconds| DurationText::from_secs(seconds.max(2)))
 }
 
-/// Reads a duration of Go, as in `1h30m`, in whole seconds.
+/// Parses a Go duration such as `1h30m` to whole seconds.
 fn seconds(text: &str) -> Option<u64> {
     let (mut total, mut number) = (0_u64, String::new());
     for c in text.chars() {

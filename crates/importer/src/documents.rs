@@ -1,4 +1,4 @@
-//! Writes the documents that an import makes, and keeps what is to be said of them.
+//! Writes the resources of an import as YAML documents and collects the warnings about them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -6,34 +6,37 @@ use std::fmt::Write as _;
 use sluice_domain::resources::{Document, Resource};
 use sluice_domain::{DurationText, RegistryHost};
 
-use super::filter::{Selection, takes_nothing};
+use crate::Error;
+use crate::selection::{Selection, matches_no_tag};
 
-/// The longest name of a secret that is made of a registry's, in characters; what tells its files apart comes after it.
+/// The longest name of a secret that is derived from a registry, in characters; a suffix such as `-cert` follows it.
 const LONGEST_SECRET: usize = 50;
-/// Words that YAML reads as something else than text.
+/// Words that YAML does not read as text.
 const WORDS: [&str; 10] = [
     "true", "false", "null", "yes", "no", "on", "off", "y", "n", "nan",
 ];
 
-/// Something without an equivalent, at a line of the file.
+/// An entry without an equivalent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Warning {
-    pub(crate) line: usize,
-    pub(crate) text: String,
+pub struct Warning {
+    /// The line of the entry in the file.
+    pub line: usize,
+    /// What has no equivalent, and what to do instead.
+    pub text: String,
 }
 
-/// What an import made.
+/// The result of an import.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Made {
-    /// The documents.
-    pub(crate) text: String,
-    /// What has no equivalent.
-    pub(crate) warnings: Vec<Warning>,
-    /// What is to be done by hand.
-    pub(crate) notes: Vec<String>,
+pub struct Conversion {
+    /// The resources as YAML documents, which `sluice apply` accepts.
+    pub text: String,
+    /// Entries without an equivalent, in the order of their lines.
+    pub warnings: Vec<Warning>,
+    /// Steps to do by hand, such as storing a password.
+    pub notes: Vec<String>,
 }
 
-/// A registry of which the file says more than its name.
+/// A `Registry` document: an account, a certificate, or a reserve of pulls.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RegistryDocument {
     pub(crate) username: Option<String>,
@@ -43,22 +46,22 @@ pub(crate) struct RegistryDocument {
     pub(crate) reserve: Option<u32>,
 }
 
-/// A repository to copy from.
+/// A `Mirror` document.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct MirrorDocument {
     pub(crate) line: usize,
     pub(crate) from: String,
     pub(crate) to: String,
-    /// The registry that it goes to, where the file names one.
+    /// The registry of the destination, where the file names one.
     pub(crate) target: Option<RegistryHost>,
     pub(crate) tags: Selection,
     pub(crate) platforms: Vec<String>,
     pub(crate) every: Option<DurationText>,
 }
 
-/// Collects documents.
+/// Collects documents and warnings.
 #[derive(Debug, Default)]
-pub(crate) struct Writer {
+pub(crate) struct DocumentWriter {
     pub(crate) registries: BTreeMap<RegistryHost, RegistryDocument>,
     pub(crate) mirrors: Vec<MirrorDocument>,
     pub(crate) comments: Vec<String>,
@@ -66,16 +69,15 @@ pub(crate) struct Writer {
     notes: Vec<String>,
 }
 
-impl Writer {
-    /// Tells that something has no equivalent.
+impl DocumentWriter {
+    /// Adds a warning without control characters: the file may contain any, and warnings go to a terminal.
     pub(crate) fn warn(&mut self, line: usize, text: impl Into<String>) {
-        // A file may hold anything, and this goes to a terminal.
         let text: String = text.into();
         let text = text.chars().filter(|c| !c.is_control()).collect();
         self.warnings.push(Warning { line, text });
     }
 
-    /// Returns the registries that mirrors go to.
+    /// Returns the registries of the destinations.
     pub(crate) fn targets(&self) -> BTreeSet<RegistryHost> {
         let targets = self
             .mirrors
@@ -84,8 +86,8 @@ impl Writer {
         targets.collect()
     }
 
-    /// Writes the documents; each is checked as `sluice apply` would.
-    pub(crate) fn finish(mut self, name: &str, tool: &str) -> Result<Made, String> {
+    /// Writes the documents; each passes the checks of `sluice apply`.
+    pub(crate) fn finish(mut self, name: &str, tool: &str) -> Result<Conversion, Error> {
         let mut text = String::new();
         let base = name.rsplit('/').next().unwrap_or(name);
         let base: String = base.chars().filter(|c| !c.is_control()).collect();
@@ -95,7 +97,7 @@ impl Writer {
             _ => None,
         };
         let target = target.unwrap_or_else(|| "REGISTRY".to_owned());
-        line(&mut text, &format!("# What `{base}` says to {tool}."));
+        line(&mut text, &format!("# Converted from `{base}` of {tool}."));
         line(
             &mut text,
             &format!("# Once:          sluice sync -f FILE --to {target}"),
@@ -110,7 +112,7 @@ impl Writer {
         }
         let mut names = BTreeSet::new();
         for mirror in std::mem::take(&mut self.mirrors) {
-            let name = free_name(&mirror.to, &mut names);
+            let name = unique_name(&mirror.to, &mut names);
             let mut document = mirror_text(&name, &mirror, true);
             if targets.len() > 1
                 && let Some(target) = &mirror.target
@@ -118,33 +120,28 @@ impl Writer {
                 document = document.replacen("---\n", &format!("---\n# Goes to {target}.\n"), 1);
             }
             if !mirror.platforms.is_empty() && sluice_policy::check::load(&document).is_err() {
-                self.warn(
-                    mirror.line,
-                    "the choice of platforms is not understood and left out, so that all of them are copied",
-                );
+                self.warn(mirror.line, "unknown platform; all platforms are copied");
                 document = mirror_text(&name, &mirror, false);
             }
             match sluice_policy::check::load(&document) {
-                Ok(read) if read.iter().any(is_idle) => self.warn(
+                Ok(read) if read.iter().any(is_empty_mirror) => self.warn(
                     mirror.line,
-                    "it is left out: what it selects and what it excludes leave no tag",
+                    "left out: the selected and the excluded tags leave no tag",
                 ),
                 Ok(_) => text.push_str(&document),
                 Err(problems) => {
-                    let told: Vec<_> = problems.into_iter().map(|p| p.message).collect();
-                    self.warn(mirror.line, format!("it is left out: {}", told.join("; ")));
+                    let reasons: Vec<_> = problems.into_iter().map(|p| p.message).collect();
+                    self.warn(mirror.line, format!("left out: {}", reasons.join("; ")));
                 }
             }
         }
         sluice_policy::check::load(&text).map_err(|problems| {
             let first = problems.first().map(|problem| problem.message.clone());
-            format!(
-                "line 1: nothing can be written: {}",
-                first.unwrap_or_default()
-            )
+            let first = first.unwrap_or_default();
+            Error::new(1, format!("no valid document can be written: {first}"))
         })?;
         self.warnings.sort_by_key(|warning| warning.line);
-        Ok(Made {
+        Ok(Conversion {
             text,
             warnings: self.warnings,
             notes: self.notes,
@@ -152,9 +149,9 @@ impl Writer {
     }
 }
 
-/// Says whether a document is a mirror that takes no tag.
-fn is_idle(document: &Document) -> bool {
-    matches!(&document.resource, Resource::Mirror(mirror) if takes_nothing(&mirror.tags))
+/// Tells whether a document is a mirror whose selection matches no tag.
+fn is_empty_mirror(document: &Document) -> bool {
+    matches!(&document.resource, Resource::Mirror(mirror) if matches_no_tag(&mirror.tags))
 }
 
 fn line(text: &mut String, content: &str) {
@@ -179,7 +176,7 @@ fn registry_text(
     );
     if let Some(username) = &registry.username {
         key(&mut text, "username", &yaml(username));
-        key(&mut text, "password", &named(&secret));
+        key(&mut text, "password", &secret_reference(&secret));
         notes.push(format!(
             "put the password or token of `{host}` into the file `{secret}` in the folder of secrets, and `{origin}` into `{secret}.hosts`; secrets are not copied"
         ));
@@ -188,12 +185,16 @@ fn registry_text(
         key(&mut text, "plain_http", "true");
     }
     if let Some(ca) = &registry.ca {
-        key(&mut text, "ca", &named(ca));
+        key(&mut text, "ca", &secret_reference(ca));
     }
     if registry.client_certificate {
         let names = [format!("{secret}-cert"), format!("{secret}-key")];
-        key(&mut text, "client_certificate", &named(&names[0]));
-        key(&mut text, "client_key", &named(&names[1]));
+        key(
+            &mut text,
+            "client_certificate",
+            &secret_reference(&names[0]),
+        );
+        key(&mut text, "client_key", &secret_reference(&names[1]));
         notes.push(format!(
             "put the client certificate for `{host}` into `{0}` in the folder of secrets, its key into `{1}`, and `{origin}` into `{0}.hosts` and `{1}.hosts`",
             names[0], names[1]
@@ -238,11 +239,11 @@ fn mirror_text(name: &str, mirror: &MirrorDocument, platforms: bool) -> String {
 }
 
 fn key(text: &mut String, key: &str, value: &str) {
-    // To write to a text never fails.
+    // Writing to a `String` never fails.
     writeln!(text, "{key}: {value}").ok();
 }
 
-/// Names a registry after its host.
+/// Derives the name of a `Registry` resource from its host.
 fn registry_name(host: &RegistryHost) -> String {
     if host.is_docker_hub() {
         return "docker-hub".to_owned();
@@ -250,7 +251,7 @@ fn registry_name(host: &RegistryHost) -> String {
     host.as_str().replace(':', "-")
 }
 
-/// Names a secret after the registry that it is for.
+/// Derives the name of a secret from the registry that it is for.
 pub(crate) fn secret_name(host: &RegistryHost) -> String {
     let plain = |c: char| if matches!(c, '.' | ':') { '-' } else { c };
     let name: String = registry_name(host)
@@ -261,13 +262,13 @@ pub(crate) fn secret_name(host: &RegistryHost) -> String {
     name.trim_matches(['-', '_']).to_owned()
 }
 
-/// Writes the name of a secret as resources do.
-fn named(secret: &str) -> String {
+/// Formats a reference to a secret.
+fn secret_reference(secret: &str) -> String {
     format!("{{ secret: {secret} }}")
 }
 
-/// Names a mirror after its repository, with a number where that is taken.
-fn free_name(repository: &str, names: &mut BTreeSet<String>) -> String {
+/// Derives the name of a mirror from its repository, with a number if another mirror has that name.
+fn unique_name(repository: &str, names: &mut BTreeSet<String>) -> String {
     let base: String = repository.replace('/', "-").chars().take(120).collect();
     let mut name = base.clone();
     let mut number = 2;
@@ -283,7 +284,7 @@ fn yaml_list(list: &[String]) -> String {
     format!("[{}]", items.join(", "))
 }
 
-/// Writes a text so that YAML reads the same text.
+/// Quotes a text where YAML would read it as something else.
 fn yaml(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '/' | '_' | '-');
     let is_word = WORDS.contains(&text.to_ascii_lowercase().as_str());

@@ -1,11 +1,11 @@
-//! Turns what other tools say of tags into a selection: lists, regular expressions, version ranges.
+//! Converts the tag filters of other tools to a tag selection: lists, regular expressions, version ranges.
 
 use sluice_domain::resources::TagSelection;
 use sluice_domain::{NameRegex, Tag};
 use sluice_policy::range::Range;
 use sluice_policy::select;
 
-/// A selection of tags as it is written.
+/// The tag selection of a `Mirror` document.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Selection {
     pub(crate) semver: Option<String>,
@@ -16,18 +16,18 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// Takes version ranges of skopeo, any of which may hold; its library reads them as we do.
+    /// Adds version ranges of skopeo, which match if any of them does; its library has the syntax of ours.
     pub(crate) fn ranges(&mut self, ranges: &[&str]) -> Result<(), String> {
         let ranges: Vec<_> = ranges.iter().map(|written| range(written)).collect();
         let joined = self.join(&ranges)?;
-        // To it `1.2.3-alpine` is a pre-release, which a range without one does not take.
+        // skopeo reads `1.2.3-alpine` as a pre-release, which a range without a pre-release does not match.
         if !joined.contains('-') {
             self.exclude.push("*-*".to_owned());
         }
         Ok(())
     }
 
-    /// Takes version ranges of regsync, any of which may hold; returns those that regsync cannot read.
+    /// Adds version ranges of regsync, which match if any of them does; returns those that regsync cannot parse.
     pub(crate) fn exact_ranges(&mut self, ranges: &[&str]) -> Result<Vec<String>, String> {
         let (mut all, mut unreadable) = (Vec::new(), Vec::new());
         for written in ranges {
@@ -51,18 +51,18 @@ impl Selection {
         Ok(joined)
     }
 
-    /// Takes an expression that the whole tag matches.
+    /// Includes tags that match an expression as a whole.
     pub(crate) fn allow(&mut self, expression: &str) -> Result<(), String> {
-        sort(expression, &mut self.include, &mut self.regex)
+        add_expression(expression, &mut self.include, &mut self.regex)
     }
 
-    /// Leaves out what an expression matches as a whole.
+    /// Excludes tags that match an expression as a whole.
     pub(crate) fn deny(&mut self, expression: &str) -> Result<(), String> {
-        sort(expression, &mut self.exclude, &mut self.exclude_regex)
+        add_expression(expression, &mut self.exclude, &mut self.exclude_regex)
     }
 }
 
-/// Tags of every kind, to try selections on.
+/// Tags of every kind, to test selections with.
 const SAMPLES: [&str; 8] = [
     "latest",
     "edge",
@@ -74,11 +74,10 @@ const SAMPLES: [&str; 8] = [
     "bookworm-20240115-slim",
 ];
 
-/// Says whether a selection takes no tag, whatever a repository has: what it names or its range and what it excludes
-/// contradict each other.
-pub(crate) fn takes_nothing(selection: &TagSelection) -> bool {
+/// Tells whether a selection can match no tag at all, because its includes or its range contradict its excludes.
+pub(crate) fn matches_no_tag(selection: &TagSelection) -> bool {
     if !selection.regex.is_empty() {
-        // What an expression matches cannot be listed; but one tag that is not excluded is enough.
+        // The matches of an expression cannot be enumerated; one tag that is not excluded is enough.
         return !SAMPLES.iter().any(|tag| !excludes(selection, tag));
     }
     let named = selection.include.iter().map(|name| name.as_str().parse());
@@ -106,7 +105,7 @@ fn none_of(selection: &TagSelection, tags: &[Tag]) -> bool {
     select(selection, tags).is_ok_and(|selected| selected.tags.is_empty())
 }
 
-/// Returns tags of which at least one is in a range, if anything is: its bounds, and what comes after them.
+/// Returns tags of which at least one is in a range unless the range is empty: its bounds and the versions after them.
 fn candidates(range: Option<&str>) -> Vec<Tag> {
     let mut tags: Vec<String> = SAMPLES.iter().map(ToString::to_string).collect();
     let bounds = range
@@ -136,10 +135,13 @@ fn candidates(range: Option<&str>) -> Vec<Tag> {
     tags.iter().filter_map(|tag| tag.parse().ok()).collect()
 }
 
-/// Sorts an expression that is a plain tag among the tags.
-fn sort(expression: &str, tags: &mut Vec<String>, regex: &mut Vec<String>) -> Result<(), String> {
-    let plain = literal(expression);
-    match plain {
+/// Adds an expression to the tags if it matches one tag only, else to the regular expressions.
+fn add_expression(
+    expression: &str,
+    tags: &mut Vec<String>,
+    regex: &mut Vec<String>,
+) -> Result<(), String> {
+    match literal(expression) {
         Some(tag) => tags.push(tag),
         None => {
             let read: NameRegex = expression
@@ -151,7 +153,7 @@ fn sort(expression: &str, tags: &mut Vec<String>, regex: &mut Vec<String>) -> Re
     Ok(())
 }
 
-/// Returns the one tag that an expression matches, if it is so simple.
+/// Returns the only tag that an expression matches, if it has no wildcard.
 fn literal(expression: &str) -> Option<String> {
     let text = expression.strip_prefix('^').unwrap_or(expression);
     let text = text.strip_suffix('$').unwrap_or(text);
@@ -170,8 +172,8 @@ fn literal(expression: &str) -> Option<String> {
     tag.parse::<Tag>().ok().map(String::from)
 }
 
-/// Makes an expression for the whole tag of one that may match anywhere in it.
-pub(crate) fn whole(expression: &str) -> String {
+/// Converts an expression that may match anywhere in a tag to one that matches the whole tag.
+pub(crate) fn anchored(expression: &str) -> String {
     if expression.contains('|') {
         return format!(".*(?:{expression}).*");
     }
@@ -187,7 +189,7 @@ pub(crate) fn whole(expression: &str) -> String {
     format!("{begin}{rest}{end}")
 }
 
-/// Writes a range of regsync, to which `1.22` is `1.22.0` and nothing else; `None` for one that it cannot read.
+/// Converts a range of regsync, in which `1.22` means exactly `1.22.0`; `None` if regsync cannot parse it.
 fn exact_range(written: &str) -> Option<String> {
     let mut bounds = Vec::new();
     for part in written.split_whitespace() {
@@ -225,7 +227,7 @@ fn exact_range(written: &str) -> Option<String> {
     (!bounds.is_empty()).then(|| bounds.join(" "))
 }
 
-/// Writes a range in our words: `>= 3.17` without the space, `3.12 - 3.13` with its bounds.
+/// Converts a range to our syntax: `>= 3.17` without the space, `3.12 - 3.13` as two bounds.
 fn range(written: &str) -> String {
     let alternatives = written.split("||").map(|alternative| {
         let alternative = alternative.trim();
@@ -239,7 +241,6 @@ fn range(written: &str) -> String {
                 out.push(c);
             }
         }
-        // What some call `~>` is `~`, and `=>` is `>=`.
         out.replace("~>", "~")
             .replace("=>", ">=")
             .replace("=<", "<=")
@@ -255,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_written_in_our_words() {
+    fn ranges_are_converted_to_our_syntax() {
         for (written, meant) in [
             (">= 3.17", ">=3.17"),
             ("3.12 - 3.13", ">=3.12 <=3.13"),
@@ -274,11 +275,11 @@ mod tests {
     }
 
     #[test]
-    fn a_range_of_regsync_takes_what_it_takes_there() {
+    fn a_range_of_regsync_matches_the_same_tags() {
         let tags = [
             "1.20", "1.20.5", "1.21.0", "1.22", "1.22.3", "1.23", "1.23.4", "1.24.0", "2.0",
         ];
-        for (written, taken) in [
+        for (written, matched) in [
             ("1.22", &["1.22"][..]),
             ("<=1.20", &["1.20"]),
             (">1.23", &["1.23.4", "1.24.0", "2.0"]),
@@ -292,8 +293,8 @@ mod tests {
             assert!(selection.exact_ranges(&[written]).unwrap().is_empty());
             let range: Range = selection.semver.unwrap().parse().unwrap();
             let version = |tag: &&&str| range.contains(&TagVersion::parse(tag).unwrap());
-            let taken_here: Vec<_> = tags.iter().filter(version).copied().collect();
-            assert_eq!(taken_here, taken, "{written}");
+            let matched_here: Vec<_> = tags.iter().filter(version).copied().collect();
+            assert_eq!(matched_here, matched, "{written}");
         }
         for (zero, above) in [("^0", "0.0.1"), ("^0.2", "0.3.0"), ("^0.0.3", "0.0.4")] {
             assert!(exact_range(zero).unwrap().ends_with(&format!("<{above}")));
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_selection_that_contradicts_itself_takes_nothing() {
+    fn a_selection_that_contradicts_itself_matches_no_tag() {
         for (tags, nothing) in [
             ("semver: '>=2 <1'", true),
             ("semver: '>1.2.3 <1.2.4'", false),
@@ -326,12 +327,12 @@ mod tests {
             let Resource::Mirror(mirror) = &documents[0].resource else {
                 panic!("{text}");
             };
-            assert_eq!(takes_nothing(&mirror.tags), nothing, "{tags}");
+            assert_eq!(matches_no_tag(&mirror.tags), nothing, "{tags}");
         }
     }
 
     #[test]
-    fn expressions_keep_what_they_match() {
+    fn expressions_match_the_same_tags() {
         let mut selection = Selection::default();
         for expression in ["latest", "^1\\.2$", "v[0-9]+"] {
             selection.allow(expression).unwrap();
@@ -345,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expression_that_may_match_anywhere_is_completed() {
+    fn an_expression_that_may_match_anywhere_is_anchored() {
         for (expression, name, matches) in [
             ("^1\\.13\\.[12]-alpine-perl$", "1.13.2-alpine-perl", true),
             ("^1\\.13\\.[12]-alpine-perl$", "x1.13.2-alpine-perl", false),
@@ -357,8 +358,8 @@ mod tests {
             ("^a|b$", "xb", true),
             ("^a|b$", "xbx", false),
         ] {
-            let whole: NameRegex = whole(expression).parse().unwrap();
-            assert_eq!(whole.matches(name), matches, "{expression} {name}");
+            let anchored: NameRegex = anchored(expression).parse().unwrap();
+            assert_eq!(anchored.matches(name), matches, "{expression} {name}");
         }
     }
 }

@@ -1,30 +1,32 @@
-//! YAML as it is written: every key and value with its line, numbers with their digits, so that `1.10` stays a tag.
+//! A YAML document as a tree: every key and value with its line, and scalars as written, so that `1.10` stays a tag.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Location, Options, Spanned};
 
-/// The largest file that is read, in bytes.
+use crate::Error;
+
+/// The maximum size of a file, in bytes.
 const MAX_BYTES: usize = 4 << 20;
 
-/// A value with the line that it is written on.
+/// A value and its line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Node {
     pub(crate) line: usize,
     pub(crate) value: Value,
 }
 
-/// What a value is.
+/// A scalar, sequence or mapping.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Value {
-    Nothing,
+    Null,
     Text(String),
     List(Vec<Node>),
     Map(Vec<Entry>),
 }
 
-/// A key with its value.
+/// A key and its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) key: String,
@@ -33,16 +35,16 @@ pub(crate) struct Entry {
 }
 
 impl Node {
-    /// Reads a document.
-    pub(crate) fn read(text: &str) -> Result<Self, String> {
+    /// Parses a document.
+    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         if text.len() > MAX_BYTES {
-            return Err("line 1: the file is larger than 4 MiB".to_owned());
+            return Err(Error::new(1, "the file is larger than 4 MiB"));
         }
         let raw: Spanned<Raw> =
             serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
-                let line = error.location().map_or(1, |location| location.line());
-                // Its own text may quote the file, secrets among it.
-                format!("line {line}: it is not YAML that can be read")
+                let line = error.location().map_or(1, line);
+                // The message of the parser may quote the file, and with it a secret.
+                Error::new(line, "invalid YAML")
             })?;
         let lines: Vec<&str> = text.lines().collect();
         Ok(Self::of(raw, &lines))
@@ -50,9 +52,9 @@ impl Node {
 
     fn of(raw: Spanned<Raw>, lines: &[&str]) -> Self {
         let value = match raw.value {
-            Raw::Nothing => Value::Nothing,
+            Raw::Null => Value::Null,
             Raw::Text(text) => Value::Text(text),
-            Raw::Scalar(read) => Value::Text(written(raw.defined, lines).unwrap_or(read)),
+            Raw::Scalar(read) => Value::Text(source_text(raw.defined, lines).unwrap_or(read)),
             Raw::List(items) => Value::List(
                 items
                     .into_iter()
@@ -66,7 +68,7 @@ impl Node {
                         line: line(key.referenced),
                         key: match key.value {
                             Raw::Text(text) => text,
-                            Raw::Scalar(read) => written(key.defined, lines).unwrap_or(read),
+                            Raw::Scalar(read) => source_text(key.defined, lines).unwrap_or(read),
                             _ => String::new(),
                         },
                         node: Self::of(node, lines),
@@ -80,7 +82,7 @@ impl Node {
         }
     }
 
-    /// Returns the text, if it is one and not empty.
+    /// Returns the text of a scalar that is not empty.
     pub(crate) fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Text(text) if !text.is_empty() => Some(text),
@@ -88,16 +90,16 @@ impl Node {
         }
     }
 
-    /// Returns what it holds as a list; one value alone counts as a list of it.
+    /// Returns the items of a sequence; any other value counts as a sequence of one.
     pub(crate) fn items(&self) -> Vec<&Self> {
         match &self.value {
-            Value::Nothing => Vec::new(),
+            Value::Null => Vec::new(),
             Value::List(items) => items.iter().collect(),
             Value::Text(_) | Value::Map(_) => vec![self],
         }
     }
 
-    /// Returns its keys; none if it has none.
+    /// Returns the entries of a mapping, none for other values.
     pub(crate) fn entries(&self) -> &[Entry] {
         match &self.value {
             Value::Map(entries) => entries,
@@ -121,13 +123,13 @@ fn line(location: Location) -> usize {
     usize::try_from(location.line()).unwrap_or(1).max(1)
 }
 
-/// Returns a plain scalar as it is written.
-fn written(location: Location, lines: &[&str]) -> Option<String> {
+/// Returns a plain scalar as it stands in the file.
+fn source_text(location: Location, lines: &[&str]) -> Option<String> {
     let line = lines.get(line(location) - 1)?;
     let column = usize::try_from(location.column()).ok()?.checked_sub(1)?;
     let ends = |c: &char| c.is_whitespace() || matches!(c, ',' | ']' | '}');
     let text: String = line.chars().skip(column).take_while(|c| !ends(c)).collect();
-    // What follows a key is its colon.
+    // A key is followed by its colon.
     let text = text.trim_end_matches(':').to_owned();
     (!text.is_empty()).then_some(text)
 }
@@ -145,9 +147,9 @@ fn options() -> Options {
 
 #[derive(Debug)]
 enum Raw {
-    Nothing,
+    Null,
     Text(String),
-    /// A number or a truth value, which is not as it was written.
+    /// A number or a boolean, which may look different in the file.
     Scalar(String),
     List(Vec<Spanned<Raw>>),
     Map(Vec<(Spanned<Raw>, Spanned<Raw>)>),
@@ -193,11 +195,11 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 
     fn visit_unit<E>(self) -> Result<Raw, E> {
-        Ok(Raw::Nothing)
+        Ok(Raw::Null)
     }
 
     fn visit_none<E>(self) -> Result<Raw, E> {
-        Ok(Raw::Nothing)
+        Ok(Raw::Null)
     }
 
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Raw, D::Error> {
@@ -226,10 +228,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_stay_as_they_are_written_and_lines_are_known() {
+    fn numbers_keep_their_digits_and_every_node_has_its_line() {
         let text =
             "a:\n  - 1.10\n  - \"1.20\"\n  - 3\n  - true\nb: {c: 0010, d: [1.0, x]}\n1.30: ~\n";
-        let node = Node::read(text).unwrap();
+        let node = Node::parse(text).unwrap();
         let list: Vec<_> = node.get("a").unwrap().items();
         let texts: Vec<_> = list.iter().filter_map(|item| item.text()).collect();
         assert_eq!(texts, ["1.10", "1.20", "3", "true"]);
@@ -237,16 +239,16 @@ mod tests {
         let b = node.get("b").unwrap();
         assert_eq!(b.text_of("c"), Some("0010"));
         assert_eq!(b.get("d").unwrap().items()[0].text(), Some("1.0"));
-        assert_eq!(node.get("1.30").unwrap().value, Value::Nothing);
+        assert_eq!(node.get("1.30").unwrap().value, Value::Null);
         assert_eq!(node.entries()[2].line, 7);
     }
 
     #[test]
-    fn what_is_no_yaml_is_told_with_its_line_and_without_its_text() {
-        let told = Node::read("a: 1\nb: [secret\n").unwrap_err();
+    fn invalid_yaml_is_reported_with_its_line_and_without_its_text() {
+        let error = Node::parse("a: 1\nb: [secret\n").unwrap_err().to_string();
         assert!(
-            told.starts_with("line ") && !told.contains("secret"),
-            "{told}"
+            error.starts_with("line ") && !error.contains("secret"),
+            "{error}"
         );
     }
 }

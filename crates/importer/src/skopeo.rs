@@ -1,17 +1,18 @@
-//! Reads the YAML files of `skopeo sync --src yaml`: a map of registries, each with images and how they are chosen.
+//! Converts the YAML files of `skopeo sync --src yaml`: a map of registries, each with images and their tag filters.
 
 use sluice_domain::{RegistryHost, RemoteRepository, Tag};
 
-use super::document::{Made, MirrorDocument, Writer, secret_name};
-use super::filter::{Selection, whole};
-use super::tree::{Entry, Node};
+use crate::Error;
+use crate::documents::{Conversion, DocumentWriter, MirrorDocument, secret_name};
+use crate::selection::{Selection, anchored};
+use crate::yaml::{Entry, Node};
 
-/// Turns such a file into documents.
-pub(crate) fn convert(name: &str, text: &str, scoped: bool) -> Result<Made, String> {
-    let file = Node::read(text)?;
-    let mut writer = Writer::default();
+/// Converts a skopeo file to resources; `scoped` keeps registry and path in the destination, as `skopeo sync --scoped` does.
+pub fn convert(name: &str, text: &str, scoped: bool) -> Result<Conversion, Error> {
+    let file = Node::parse(text)?;
+    let mut writer = DocumentWriter::default();
     writer.comments.push(
-        "skopeo gets its destination as an argument; give `--to` the same registry and path."
+        "skopeo takes its destination as an argument; pass the same registry and path to `--to`."
             .to_owned(),
     );
     for entry in file.entries() {
@@ -20,14 +21,17 @@ pub(crate) fn convert(name: &str, text: &str, scoped: bool) -> Result<Made, Stri
             Err(error) => writer.warn(entry.line, error.to_string()),
         }
     }
-    repeated(&mut writer);
+    warn_about_shared_destinations(&mut writer);
     if writer.mirrors.is_empty() {
-        return Err("line 1: it names no images; a registry has `images`, `images-by-tag-regex` or `images-by-semver`".to_owned());
+        return Err(Error::new(
+            1,
+            "no images; a registry has `images`, `images-by-tag-regex` or `images-by-semver`",
+        ));
     }
     writer.finish(name, "skopeo sync")
 }
 
-fn registry(writer: &mut Writer, host: &RegistryHost, entry: &Entry, scoped: bool) {
+fn registry(writer: &mut DocumentWriter, host: &RegistryHost, entry: &Entry, scoped: bool) {
     for Entry { key, line, node } in entry.node.entries() {
         match key.as_str() {
             "images" | "images-by-tag-regex" | "images-by-semver" => {
@@ -38,7 +42,7 @@ fn registry(writer: &mut Writer, host: &RegistryHost, entry: &Entry, scoped: boo
             "credentials" => {
                 let username = node.text_of("username").map(ToOwned::to_owned);
                 if username.is_none() {
-                    writer.warn(*line, "`credentials` without `username` are left out");
+                    writer.warn(*line, "`credentials` without `username`, ignored");
                 }
                 if username.is_some() {
                     writer.registries.entry(host.clone()).or_default().username = username;
@@ -48,34 +52,37 @@ fn registry(writer: &mut Writer, host: &RegistryHost, entry: &Entry, scoped: boo
                 writer.registries.entry(host.clone()).or_default();
                 writer.warn(
                     *line,
-                    format!("`tls-verify: false` has no equivalent, certificates are always checked; give `{host}` a `ca`, or `plain_http: true` if it speaks HTTP"),
+                    format!("`tls-verify: false` has no equivalent: certificates are always verified; set `ca` for `{host}`, or `plain_http: true` if it speaks HTTP"),
                 );
             }
             "tls-verify" => {}
             "cert-dir" => cert_dir(writer, host, *line, node.text().unwrap_or_default()),
-            other => writer.warn(
-                *line,
-                format!("the key `{other}` is not known and left out"),
-            ),
+            other => writer.warn(*line, format!("unknown key `{other}`, ignored")),
         }
     }
 }
 
-fn cert_dir(writer: &mut Writer, host: &RegistryHost, line: usize, folder: &str) {
+fn cert_dir(writer: &mut DocumentWriter, host: &RegistryHost, line: usize, folder: &str) {
     let name = format!("{}-ca", secret_name(host));
     writer.warn(
         line,
-        format!("`cert-dir` names a folder, `ca` one secret; put the authorities of `{folder}` into the file `{name}` in the folder of secrets. A client certificate goes into `client_certificate` and `client_key`"),
+        format!("`cert-dir` becomes the secret `{name}`: store the authorities of `{folder}` in that file in the folder of secrets; a client certificate goes into `client_certificate` and `client_key`"),
     );
     writer.registries.entry(host.clone()).or_default().ca = Some(name);
 }
 
-fn image(writer: &mut Writer, host: &RegistryHost, kind: &str, entry: &Entry, scoped: bool) {
+fn image(
+    writer: &mut DocumentWriter,
+    host: &RegistryHost,
+    kind: &str,
+    entry: &Entry,
+    scoped: bool,
+) {
     let Entry { key, line, node } = entry;
     let from = match format!("{host}/{key}").parse::<RemoteRepository>() {
         Ok(from) => from,
         Err(error) => {
-            writer.warn(*line, format!("`{key}` is left out: {error}"));
+            writer.warn(*line, format!("`{key}` ignored: {error}"));
             return;
         }
     };
@@ -84,7 +91,7 @@ fn image(writer: &mut Writer, host: &RegistryHost, kind: &str, entry: &Entry, sc
     };
     let last = key.rsplit('/').next().unwrap_or(key);
     let to = if scoped {
-        // What begins with a host is no local repository.
+        // The first component of a local repository is no host.
         let host = host.as_str().replace(['.', ':'], "-");
         format!("{host}/{}", from.repository)
     } else {
@@ -93,7 +100,7 @@ fn image(writer: &mut Writer, host: &RegistryHost, kind: &str, entry: &Entry, sc
     if scoped && host.as_str().contains(['.', ':']) {
         writer.warn(
             *line,
-            format!("where images go begins with no host: `{host}/{key}` is copied to `{to}`"),
+            format!("a destination does not start with a host: `{host}/{key}` is copied to `{to}`"),
         );
     }
     writer.mirrors.push(MirrorDocument {
@@ -105,9 +112,9 @@ fn image(writer: &mut Writer, host: &RegistryHost, kind: &str, entry: &Entry, sc
     });
 }
 
-/// Returns what is chosen; nothing if there is nothing to choose.
+/// Converts a tag filter; `None` if it selects nothing.
 fn selection(
-    writer: &mut Writer,
+    writer: &mut DocumentWriter,
     kind: &str,
     from: &RemoteRepository,
     entry: &Entry,
@@ -125,22 +132,22 @@ fn selection(
                 if text.starts_with("sha256:") {
                     writer.warn(
                         *line,
-                        format!("a Mirror follows tags; copy the digest with `sluice copy {from}@{text} ...`"),
+                        format!("a Mirror follows tags; copy a digest with `sluice copy {from}@{text} ...`"),
                     );
                 } else if text.parse::<Tag>().is_ok() {
                     selection.include.push((*text).to_owned());
                 } else {
-                    writer.warn(*line, format!("`{text}` is no tag and left out"));
+                    writer.warn(*line, format!("`{text}` is not a tag, ignored"));
                 }
             }
-            // An empty list means every tag, but one of which nothing is left does not.
-            let is_left = !selection.include.is_empty() || node.items().is_empty();
-            is_left.then_some(selection)
+            // An empty list means every tag; a list without a valid tag means none.
+            let is_selecting = !selection.include.is_empty() || node.items().is_empty();
+            is_selecting.then_some(selection)
         }
         "images-by-tag-regex" => {
             for (line, text) in &texts {
-                if let Err(error) = selection.allow(&whole(text)) {
-                    writer.warn(*line, format!("`{key}` is left out: {error}"));
+                if let Err(error) = selection.allow(&anchored(text)) {
+                    writer.warn(*line, format!("`{key}` ignored: {error}"));
                     return None;
                 }
             }
@@ -152,35 +159,35 @@ fn selection(
                 return None;
             }
             if let Err(error) = selection.ranges(&ranges) {
-                writer.warn(*line, format!("`{key}` is left out: {error}"));
+                writer.warn(*line, format!("`{key}` ignored: {error}"));
                 return None;
             }
             writer.warn(
                 *line,
-                format!("to skopeo a date as `20240115` is a version, which `{}` would take; it is none here", ranges.join(" || ")),
+                format!("skopeo reads a date such as `20240115` as a version, which `{}` would match; a Mirror does not", ranges.join(" || ")),
             );
             Some(selection)
         }
     }
 }
 
-/// Tells which repositories of several registries would meet in one.
-fn repeated(writer: &mut Writer) {
-    let mut told = Vec::new();
+/// Warns about repositories of several registries that have the same destination.
+fn warn_about_shared_destinations(writer: &mut DocumentWriter) {
+    let mut warnings = Vec::new();
     for (number, mirror) in writer.mirrors.iter().enumerate() {
         let mut before = writer.mirrors.iter().take(number);
         if let Some(other) = before.find(|other| other.to == mirror.to && other.from != mirror.from)
         {
-            told.push((
+            warnings.push((
                 mirror.line,
                 format!(
-                    "`{}` and `{}` both go to `{}`, as skopeo has it without `--scoped`; change one `to`",
+                    "`{}` and `{}` have the same destination `{}`, as with skopeo without `--scoped`; change one `to`",
                     other.from, mirror.from, mirror.to
                 ),
             ));
         }
     }
-    for (line, text) in told {
+    for (line, text) in warnings {
         writer.warn(line, text);
     }
 }
