@@ -207,9 +207,9 @@ fn the_keys_of_an_installation_are_made_once() {
         String::from_utf8(output.stdout).unwrap()
     };
     let made = keys();
-    assert!(made.contains("keys/signing-key.pem made"), "{made}");
-    assert!(made.contains("keys/accounts/promoter made"), "{made}");
-    assert_eq!(keys(), "every key and secret is there\n");
+    assert!(made.contains("keys/signing-key.pem created"), "{made}");
+    assert!(made.contains("keys/accounts/promoter created"), "{made}");
+    assert_eq!(keys(), "all keys and passwords exist\n");
 }
 
 #[test]

@@ -365,9 +365,12 @@ fn a_person_can_ask_for_retention_and_for_a_scan() {
     });
     assert!(waiting, "{stages}");
     for (wrong, told) in [
-        (["scan", "hub/app:old"], "nothing is known of `hub/app:old`"),
-        (["scan", "hub/app:other"], "nothing is known"),
-        (["prune", "--policy=other"], "there is no PruningPolicy"),
+        (["scan", "hub/app:old"], "`hub/app:old` not found"),
+        (["scan", "hub/app:other"], "not found"),
+        (
+            ["prune", "--policy=other"],
+            "pruningpolicy `other` not found",
+        ),
     ] {
         let output = stack.try_sluice(&wrong);
         let complaint = String::from_utf8(output.stderr).unwrap();

@@ -275,7 +275,7 @@ fn what_a_killed_up_left_behind_is_stopped_by_the_next() {
         command.env("SLUICE_REGISTRY_LISTEN", registry);
     });
     up.ended();
-    assert!(again.log().matches("left behind").count() >= 2);
+    assert!(again.log().matches("orphaned server").count() >= 2);
     assert_eq!(servers_on(&data), 3);
     assert_eq!(again.stop(), Some(0));
     nothing_is_left(&data);
@@ -366,7 +366,10 @@ fn a_command_says_that_nothing_runs_on_the_folder() {
     let (_folder, data) = folder();
     let output = sluice(&data, &["status"]);
     let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(complaint.contains("has to be running"), "{complaint}");
+    assert!(
+        complaint.contains("no `sluice up` is running"),
+        "{complaint}"
+    );
     assert_eq!(output.status.code(), Some(1));
 }
 

@@ -11,7 +11,7 @@ use std::process::Command;
 use sluice_tests::root;
 
 /// Who may depend on whom; `docs/ARCHITECTURE.md` has the reasons.
-const ALLOWED: [(&str, &[&str]); 18] = [
+const ALLOWED: [(&str, &[&str]); 19] = [
     ("domain", &[]),
     ("layer", &["domain"]),
     ("policy", &["domain"]),
@@ -39,6 +39,7 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ("webhook-dispatcher", STAGE),
     ("gateway", STAGE),
     ("importer", &["domain", "policy", "registry"]),
+    ("embedded", EMBEDDED),
     ("cli", EVERYTHING),
 ];
 
@@ -70,6 +71,23 @@ const SCANNER_ADAPTER: &[&str] = &[
     "layer",
 ];
 
+/// All services and what they use.
+const EMBEDDED: &[&str] = &[
+    "domain",
+    "telemetry",
+    "service",
+    "bus",
+    "state",
+    "policy",
+    "poller",
+    "mirror-worker",
+    "scanner-adapter",
+    "promoter",
+    "pruner",
+    "webhook-dispatcher",
+    "gateway",
+];
+
 const EVERYTHING: &[&str] = &[
     "domain",
     "layer",
@@ -88,6 +106,7 @@ const EVERYTHING: &[&str] = &[
     "webhook-dispatcher",
     "gateway",
     "importer",
+    "embedded",
 ];
 
 /// Which crate alone may name a library.

@@ -14,7 +14,7 @@ use sluice_gateway::keys::Keys;
 use sluice_registry::ImageReference;
 use sluice_state::{State, key};
 
-use crate::output::{Format, line, show};
+use crate::output::{Format, count, line, show};
 
 /// The most dead letters that are listed or retried at once.
 pub(crate) const MAX_LETTERS: usize = 10_000;
@@ -22,15 +22,15 @@ pub(crate) const MAX_LETTERS: usize = 10_000;
 /// Makes what is missing in a folder of keys.
 pub(crate) fn keys(folder: PathBuf) -> anyhow::Result<()> {
     for file in Keys::at(folder).create()? {
-        line(&format!("{} made", file.display()))?;
+        line(&format!("{} created", file.display()))?;
     }
-    line("every key and secret is there")
+    line("all keys and passwords exist")
 }
 
 /// Creates the topology.
 pub(crate) async fn provision(bus: &Bus, options: ProvisionOptions) -> anyhow::Result<()> {
     bus.provision(options).await?;
-    line("streams, consumers and buckets are as this version needs them")
+    line("NATS is up to date")
 }
 
 /// Shows the log.
@@ -78,7 +78,7 @@ pub(crate) async fn poll(bus: &Bus, mirror: ResourceName) -> anyhow::Result<()> 
         .await?;
     anyhow::ensure!(
         known.is_some(),
-        "there is no Mirror `{mirror}`; `sluice get mirrors` lists them"
+        "mirror `{mirror}` not found; `sluice get mirrors` lists those that exist"
     );
     bus.command(
         &PollMirror {
@@ -89,7 +89,7 @@ pub(crate) async fn poll(bus: &Bus, mirror: ResourceName) -> anyhow::Result<()> 
         &Cause::root(),
     )
     .await?;
-    line(&format!("asked for a poll of {mirror}"))
+    line(&format!("poll queued for mirror {mirror}"))
 }
 
 /// Asks the pruner for retention: the tag limit of a repository or of all, or a policy.
@@ -102,19 +102,19 @@ pub(crate) async fn prune(
         let key = key::resource(Kind::PruningPolicy.as_str(), policy);
         anyhow::ensure!(
             State::open(bus).await?.resources.get(&key).await?.is_some(),
-            "there is no PruningPolicy `{policy}`; `sluice get pruningpolicies` lists them"
+            "pruningpolicy `{policy}` not found; `sluice get pruningpolicies` lists those that exist"
         );
     }
-    let what = policy
+    let rule = policy
         .as_ref()
-        .map_or_else(|| "the tag limit".to_owned(), |p| format!("policy {p}"));
-    let place = repository
+        .map_or_else(String::new, |policy| format!(" by policy {policy}"));
+    let scope = repository
         .as_ref()
-        .map_or_else(|| "every repository".to_owned(), ToString::to_string);
+        .map_or_else(|| "all repositories".to_owned(), ToString::to_string);
     let command = PruneRepositories { policy, repository };
     bus.command(&command.into(), &Cause::root()).await?;
     line(&format!(
-        "asked for {what} in {place}; `sluice events --subject 'sluice.v1.prune.>'` tells what was deleted"
+        "prune queued for {scope}{rule}; `sluice events --subject 'sluice.v1.prune.>'` shows what was deleted"
     ))
 }
 
@@ -135,11 +135,11 @@ pub(crate) async fn scan(bus: &Bus, image: ImageReference) -> anyhow::Result<()>
                 .get(&key::tag(&repository, tag))
                 .await?;
             let held = entry.filter(|entry| !entry.value.digest.is_empty());
-            let held = held.with_context(|| format!("nothing is known of `{repository}:{tag}`"))?;
+            let held = held.with_context(|| format!("`{repository}:{tag}` not found"))?;
             held.value.digest.parse()?
         }
     };
-    line(&format!("asked for a scan of {repository}@{digest}"))?;
+    line(&format!("scan queued for {repository}@{digest}"))?;
     let command = ScanImage {
         repository,
         tag,
@@ -196,7 +196,7 @@ pub(crate) async fn retry(bus: &Bus, number: Option<u64>) -> anyhow::Result<()> 
         bus.redrive(*number).await?;
     }
     line(&format!(
-        "{} dead letters were given to their stages again",
-        numbers.len()
+        "{} queued again",
+        count(numbers.len(), "dead letter")
     ))
 }

@@ -1,22 +1,17 @@
-//! How a command finds the installation: the options for NATS, or what a running `sluice up` has written down.
+//! How a command finds the installation: by the NATS options, or by the endpoints of a running `sluice up`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use sluice_bus::Bus;
+use sluice_embedded::{DEFAULT_NATS_URL, Endpoints, NatsEndpoint, SECRETS};
 use sluice_service::Secrets;
 
-use crate::endpoints::{Endpoints, NatsEndpoint};
-
-/// The data folder of `up`, unless another is named.
+/// The default data folder of `up`.
 pub(crate) const DATA: &str = "sluice-data";
-/// The folder of secrets in the data folder.
-pub(crate) const SECRETS: &str = "secrets";
-/// Where NATS is, unless something says otherwise.
-pub(crate) const NATS: &str = "nats://127.0.0.1:4222";
-/// How long a server may take to start into which a backup is restored.
-const START: Duration = Duration::from_secs(5);
+/// How long the server may take to start before a backup is restored.
+const START_LIMIT: Duration = Duration::from_secs(5);
 
 /// Options of every command.
 #[derive(Debug, Args)]
@@ -62,14 +57,14 @@ impl Connection {
         self.data.as_deref().unwrap_or(Path::new(DATA))
     }
 
-    /// Returns the folder of secrets that was named, or the one in the data folder.
+    /// Returns the secrets of `--secrets`, or of the data folder.
     pub(crate) fn secrets(&self) -> Secrets {
         let folder = self.secrets.clone();
         Secrets::at(folder.unwrap_or_else(|| self.folder().join(SECRETS)))
     }
 
-    /// Returns the server that was named, if one was.
-    pub(crate) fn elsewhere(&self) -> Option<NatsEndpoint> {
+    /// Returns the server of `--nats`.
+    pub(crate) fn named_server(&self) -> Option<NatsEndpoint> {
         self.nats.clone().map(|url| self.at(url))
     }
 
@@ -84,19 +79,18 @@ impl Connection {
         }
     }
 
-    /// Returns the server that was named, or the one that a running `sluice up` has written down.
+    /// Returns the server of `--nats`, or that of a running `sluice up`.
     fn endpoint(&self) -> anyhow::Result<NatsEndpoint> {
-        if let Some(nats) = self.elsewhere() {
+        if let Some(nats) = self.named_server() {
             return Ok(nats);
         }
         match Endpoints::read(self.folder())? {
-            // Whoever started it has allowed it, and the address is that of this machine.
             Some(endpoints) => Ok(endpoints.nats),
             None if self.data.is_some() => anyhow::bail!(
-                "`{0}` does not say where NATS is; `sluice up --data {0}` has to be running",
+                "no `sluice up` is running on `{0}`; start `sluice up --data {0}`, or name a server with --nats",
                 self.folder().display()
             ),
-            None => Ok(self.at(NATS.to_owned())),
+            None => Ok(self.at(DEFAULT_NATS_URL.to_owned())),
         }
     }
 
@@ -106,9 +100,9 @@ impl Connection {
         Bus::connect(&endpoint.settings(), "cli").await
     }
 
-    /// As [`Connection::open`], for a server that may have been started only just now.
-    pub(crate) async fn open_started(&self) -> anyhow::Result<Bus> {
-        let until = tokio::time::Instant::now() + START;
+    /// Connects to a NATS server that may be starting.
+    pub(crate) async fn open_starting(&self) -> anyhow::Result<Bus> {
+        let until = tokio::time::Instant::now() + START_LIMIT;
         loop {
             match self.open().await {
                 Err(_) if tokio::time::Instant::now() < until => {

@@ -152,7 +152,7 @@ pub(crate) async fn copy(arguments: &CopyArguments) -> anyhow::Result<ExitCode> 
         None => {
             merge(&mut report, json!({ "outcome": "interrupted" }));
             if arguments.output == Format::Table {
-                note("interrupted; the destination's tag is as it was, or names what is complete");
+                note("interrupted; no tag is incomplete");
             }
             ExitCode::from(INTERRUPTED)
         }

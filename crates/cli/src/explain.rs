@@ -80,7 +80,7 @@ pub(crate) async fn explain(bus: &Bus, image: &Asked, format: Format) -> anyhow:
     let facts = timeline::read(bus, &places, &digests).await?;
     anyhow::ensure!(
         entry.is_some() || !facts.is_empty() || !decisions.is_empty(),
-        "nothing is known of `{}:{tag}`; `sluice get mirrors` shows what is mirrored",
+        "`{}:{tag}` not found; `sluice get mirrors` shows what is mirrored",
         asked.0
     );
     let at_source = self::entry(&state, &source).await?;

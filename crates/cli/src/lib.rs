@@ -5,7 +5,6 @@ mod commands;
 mod connection;
 mod copy;
 mod cost;
-mod endpoints;
 mod exit;
 mod explain;
 mod help;
@@ -35,12 +34,12 @@ use sluice_bus::topology::Stage;
 use sluice_bus::{ProvisionOptions, StreamLimits};
 use sluice_domain::resources::Kind;
 use sluice_domain::{Repository, ResourceName};
+use sluice_embedded::Endpoints;
 use sluice_registry::ImageReference;
 
 pub use help::{GROUPS, command};
 
 use crate::connection::Connection;
-use crate::endpoints::Endpoints;
 use crate::output::Format;
 
 /// The exit code for arguments that clap cannot judge, as clap has it for the others.
@@ -269,7 +268,7 @@ struct Limits {
 }
 
 impl Limits {
-    fn read(&self) -> anyhow::Result<StreamLimits> {
+    fn parse(&self) -> anyhow::Result<StreamLimits> {
         let mut limits = StreamLimits::default();
         for limit in &self.max_bytes {
             limits.set(limit).context("--max-bytes")?;
@@ -310,13 +309,7 @@ pub fn main() -> ExitCode {
     };
     sluice_service::install_crypto();
     let done = match &arguments.command {
-        Command::Up(up) => {
-            let connection = &arguments.connection;
-            let nats = connection.elsewhere();
-            let secrets = connection.secrets.as_deref();
-            let plain_text = connection.allow_plain_text;
-            up::up(up, connection.folder(), secrets, nats, plain_text)
-        }
+        Command::Up(up) => up::up(up, &arguments.connection),
         _ => tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -381,15 +374,15 @@ async fn alone_or_connected(mut arguments: Arguments) -> anyhow::Result<ExitCode
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     // A file is checked before anything is connected to.
     if let Command::Apply { file, dry_run } = &arguments.command {
-        let documents = resources::read(file)?;
+        let documents = sluice_embedded::read_resources(file)?;
         if *dry_run {
-            return resources::checked(file, documents.len());
+            return resources::report_valid(file, &documents);
         }
         let bus = arguments.connection.open().await?;
         return resources::apply(&bus, file, &documents).await;
     }
     let bus = match &arguments.command {
-        Command::Restore { .. } => arguments.connection.open_started().await?,
+        Command::Restore { .. } => arguments.connection.open_starting().await?,
         _ => arguments.connection.open().await?,
     };
     match arguments.command {
@@ -411,7 +404,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             limits,
         } => {
             let options = ProvisionOptions {
-                limits: limits.read()?,
+                limits: limits.parse()?,
                 replicas,
                 duplicate_window: Duration::from_secs(duplicate_window_seconds),
                 ack_wait: ack_wait_seconds.map(Duration::from_secs),

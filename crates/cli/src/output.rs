@@ -112,6 +112,12 @@ fn layout(header: &[&str], rows: Vec<Vec<String>>) -> String {
     table.trim_fmt()
 }
 
+/// Formats a number with its noun, as in `1 tag` and `2 tags`.
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    let end = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{end}")
+}
+
 /// Escapes what is shown as part of a line, line breaks among it.
 pub(crate) fn one_line(text: &str) -> String {
     escape(text, Breaks::Escape).into_owned()

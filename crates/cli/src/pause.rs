@@ -16,7 +16,7 @@ const BY: &str = "sluice";
 pub(crate) async fn pause(bus: &Bus, reason: &str) -> anyhow::Result<()> {
     State::open(bus).await?.pause(BY, reason).await?;
     line(
-        "promotion and deletion are paused; what is under way is finished; `sluice resume` goes on",
+        "promotion and deletion are paused; work in progress is completed; `sluice resume` ends the pause",
     )
 }
 
@@ -25,10 +25,10 @@ pub(crate) async fn resume(bus: &Bus, unreconciled: bool) -> anyhow::Result<()> 
     let state = State::open(bus).await?;
     state.resume(unreconciled).await?;
     match state.pause_and_restore().await?.0 {
-        None => line("promotion and deletion go on"),
+        None => line("resumed"),
         Some(held) => {
             anyhow::bail!(
-                "still {}; it ends by itself, or with `--unreconciled`",
+                "still paused: {}; the pause ends by itself, or with `--unreconciled`",
                 held.reason
             )
         }

@@ -20,7 +20,7 @@ pub(crate) fn stage(name: &str) -> Result<&'static Stage, String> {
     let known = STAGES.into_iter().find(|stage| stage.name == name);
     known.ok_or_else(|| {
         let names = STAGES.map(|stage| stage.name).join(", ");
-        format!("there is no such stage; they are {names}")
+        format!("unknown stage; the stages are {names}")
     })
 }
 

@@ -13,7 +13,6 @@ use sluice_service::Secrets;
 use sluice_state::{State, key};
 
 use crate::output::{Format, show};
-use crate::resources;
 
 /// What can be done with remote registries.
 #[derive(Debug, Subcommand)]
@@ -52,15 +51,20 @@ pub(crate) async fn check_file(
     file: &Path,
     secrets: &Secrets,
 ) -> anyhow::Result<()> {
-    let documents = resources::read(file)?;
+    let documents = sluice_embedded::read_resources(file)?;
     let found = documents
         .into_iter()
         .find_map(|document| match document.resource {
             Resource::Registry(registry) if registry.name == check.name => Some(registry),
             _ => None,
         });
-    let registry =
-        found.with_context(|| format!("`{}` has no Registry `{}`", file.display(), check.name))?;
+    let registry = found.with_context(|| {
+        format!(
+            "registry `{1}` not found in `{0}`",
+            file.display(),
+            check.name
+        )
+    })?;
     tell(check, &registry, secrets).await
 }
 
@@ -70,13 +74,13 @@ pub(crate) async fn check(bus: &Bus, check: &Check, secrets: &Secrets) -> anyhow
     let stored = State::open(bus).await?.resources.get(&key).await?;
     let stored = stored.with_context(|| {
         format!(
-            "there is no Registry `{}`; `sluice get registries` lists them",
+            "registry `{}` not found; `sluice get registries` lists those that exist",
             check.name
         )
     })?;
     match Resource::from_json(Kind::Registry, &stored.value.json) {
         Ok(Resource::Registry(registry)) => tell(check, &registry, secrets).await,
-        _ => anyhow::bail!("the stored Registry `{}` is damaged", check.name),
+        _ => anyhow::bail!("the stored registry `{}` is corrupt", check.name),
     }
 }
 
@@ -111,7 +115,7 @@ async fn tell(check: &Check, registry: &Registry, secrets: &Secrets) -> anyhow::
         &object,
     )?;
     refused(&checked).map_or(Ok(()), |what| {
-        anyhow::bail!("the account may not {what} the repository")
+        anyhow::bail!("the account is not allowed to {what} the repository")
     })
 }
 

@@ -6,49 +6,37 @@ use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 use sluice_bus::Bus;
 use sluice_domain::ResourceName;
-use sluice_domain::resources::{Document, Kind, Problem};
+use sluice_domain::resources::{Document, Kind};
 use sluice_events::subject::token;
 use sluice_state::{State, key};
 
-use crate::output::{Format, line, lines, show};
+use crate::output::{Format, count, line, lines, show};
 
-/// Who applies, as far as the connection tells.
+/// The author of the resources, as far as the connection identifies one.
 const ACTOR: &str = "cli";
 
-/// Reads and checks a file.
-pub(crate) fn read(file: &Path) -> anyhow::Result<Vec<Document>> {
-    read_or(file, &consequence(file))
+/// Returns the word for a kind in sentences and arguments, as in `mirror`.
+pub(crate) fn noun(kind: Kind) -> String {
+    kind.as_str().to_ascii_lowercase()
 }
 
-/// Reads and checks a file, or standard input for `-`; says what follows from a problem.
-pub(crate) fn read_or(file: &Path, consequence: &str) -> anyhow::Result<Vec<Document>> {
-    let read = if file == Path::new("-") {
-        std::io::read_to_string(std::io::stdin())
-    } else {
-        std::fs::read_to_string(file)
-    };
-    let text = read.with_context(|| format!("failed to read `{}`", file.display()))?;
-    sluice_policy::check::load(&text).map_err(|problems| refused(file, consequence, &problems))
+/// Reports that a file is valid.
+pub(crate) fn report_valid(file: &Path, documents: &[Document]) -> anyhow::Result<()> {
+    let resources = count(documents.len(), "resource");
+    line(&format!("{}: {resources}, valid", file.display()))
 }
 
-fn consequence(file: &Path) -> String {
-    format!("nothing of `{}` was applied", file.display())
-}
-
-fn refused(file: &Path, consequence: &str, problems: &[Problem]) -> anyhow::Error {
-    let told: Vec<_> = problems
-        .iter()
-        .map(|problem| format!("  {}, {problem}", file.display()))
-        .collect();
-    anyhow::anyhow!("{consequence}:\n{}", told.join("\n"))
-}
-
-/// Says that a file could be applied.
-pub(crate) fn checked(file: &Path, count: usize) -> anyhow::Result<()> {
-    line(&format!(
-        "{}: {count} resources, no problem",
-        file.display()
-    ))
+/// Applies a checked file and shows which resources changed.
+pub(crate) async fn apply(bus: &Bus, file: &Path, documents: &[Document]) -> anyhow::Result<()> {
+    for resource in sluice_embedded::apply_resources(bus, file, documents).await? {
+        let outcome = if resource.is_changed {
+            "applied"
+        } else {
+            "unchanged"
+        };
+        line(&format!("{} {} {outcome}", resource.kind, resource.name))?;
+    }
+    Ok(())
 }
 
 /// Prints the JSON Schema of resource files.
@@ -57,54 +45,14 @@ pub(crate) fn schema() -> anyhow::Result<()> {
     lines(&serde_json::to_string_pretty(&schema)?)
 }
 
-/// Applies a checked file and says what changed.
-pub(crate) async fn apply(bus: &Bus, file: &Path, documents: &[Document]) -> anyhow::Result<()> {
-    for (resource, changed) in store(bus, file, documents).await? {
-        let what = if changed { "applied" } else { "unchanged" };
-        line(&format!("{resource} {what}"))?;
-    }
-    Ok(())
-}
-
-/// Stores the resources of a checked file; returns each, and whether it is new or changed.
-pub(crate) async fn store(
-    bus: &Bus,
-    file: &Path,
-    documents: &[Document],
-) -> anyhow::Result<Vec<(String, bool)>> {
-    let state = State::open(bus).await?;
-    let mut problems = sluice_policy::check::remote_targets(documents, &state.registries().await?);
-    problems.extend(sluice_policy::check::applied_targets(
-        documents,
-        &state.applied().await?,
-        &state.promotion_targets().await?,
-    ));
-    if !problems.is_empty() {
-        return Err(refused(file, &consequence(file), &problems));
-    }
-    let mut stored = Vec::new();
-    for document in documents {
-        let resource = &document.resource;
-        let changed = state.apply(bus, resource, ACTOR).await.with_context(|| {
-            format!(
-                "{}, line {}: failed to apply",
-                file.display(),
-                document.line
-            )
-        })?;
-        stored.push((format!("{} {}", resource.kind(), resource.name()), changed));
-    }
-    Ok(stored)
-}
-
-/// Removes a resource.
+/// Deletes a resource.
 pub(crate) async fn delete(bus: &Bus, kind: Kind, name: &ResourceName) -> anyhow::Result<()> {
     let removed = State::open(bus)
         .await?
         .remove(bus, kind, name, ACTOR)
         .await?;
-    anyhow::ensure!(removed, "there is no {kind} `{name}`");
-    line(&format!("{kind} {name} removed"))
+    anyhow::ensure!(removed, "{} `{name}` not found", noun(kind));
+    line(&format!("{kind} {name} deleted"))
 }
 
 /// Shows resources.
@@ -122,15 +70,15 @@ pub(crate) async fn get(
     let entries = state.resources.list(&filter).await?;
     if let (Some(name), true) = (name, entries.is_empty()) {
         anyhow::bail!(
-            "there is no {kind} `{name}`; `sluice get {}` lists them",
-            kind.as_str().to_ascii_lowercase()
+            "{0} `{name}` not found; `sluice get {0}` lists those that exist",
+            noun(kind)
         );
     }
     let mut rows = Vec::new();
     let mut objects = Vec::new();
     for entry in entries {
         let spec: Value =
-            serde_json::from_str(&entry.value.json).context("a stored resource is damaged")?;
+            serde_json::from_str(&entry.value.json).context("a stored resource is corrupt")?;
         rows.push(vec![
             entry.value.name.clone(),
             summary(&spec),
@@ -149,7 +97,7 @@ pub(crate) async fn get(
     )
 }
 
-/// Writes resources as the documents that `apply` takes.
+/// Writes resources as documents for `apply`.
 fn documents(objects: &[Value]) -> anyhow::Result<()> {
     for (number, object) in objects.iter().enumerate() {
         if number > 0 {
@@ -163,7 +111,7 @@ fn documents(objects: &[Value]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One line of a resource: everything but its name.
+/// Returns the fields of a resource in one line, without its name.
 fn summary(spec: &Value) -> String {
     let fields = spec.as_object().into_iter().flatten();
     let text = |value: &Value| {

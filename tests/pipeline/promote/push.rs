@@ -186,7 +186,7 @@ fn a_remote_target_without_a_credential_is_refused_with_what_to_do() {
         assert!(!refused.status.success());
         let told = String::from_utf8_lossy(&refused.stderr).into_owned();
         for part in [
-            "nothing of",
+            "is invalid",
             &format!("`host: {}`", remote.host),
             "`password`",
         ] {

@@ -164,7 +164,7 @@ fn detail(event: &Event) -> String {
             fact.digest, fact.source, fact.source_tag, fact.policy
         ),
         Event::ImagePromotionDenied(fact) => format!(
-            "not to {} by policy {}: {}",
+            "denied for {} by policy {}: {}",
             at(fact.registry.as_ref(), &fact.target),
             fact.policy,
             failed(&fact.reasons)

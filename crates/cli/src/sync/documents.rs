@@ -7,7 +7,6 @@ use sluice_domain::resources::{Mirror, Registry, Resource};
 
 use crate::exit::Misconfigured;
 use crate::output::note;
-use crate::resources;
 
 /// What of some files can be carried out once.
 #[derive(Debug, Default)]
@@ -23,8 +22,7 @@ impl Documents {
     pub(crate) fn read(files: &[PathBuf]) -> anyhow::Result<Self> {
         let mut read = Vec::new();
         for file in files {
-            let consequence = format!("`{}` cannot be used", file.display());
-            let documents = resources::read_or(file, &consequence).map_err(Misconfigured)?;
+            let documents = sluice_embedded::read_resources(file).map_err(Misconfigured)?;
             read.extend(documents.into_iter().map(|document| document.resource));
         }
         let mut found = Self::default();

@@ -135,9 +135,7 @@ impl Report {
     /// Says what failed on standard error, and returns the exit code.
     pub(crate) fn code(&self, totals: &Totals) -> anyhow::Result<ExitCode> {
         if self.interrupted {
-            note(
-                "interrupted; every tag that is not listed is as it was, or names what is complete",
-            );
+            note("interrupted; no tag is incomplete");
             return Ok(ExitCode::from(INTERRUPTED));
         }
         self.tell_left_out();

@@ -1,4 +1,4 @@
-//! Where the servers' programs are, and whether they are new enough.
+//! Finds the server programs and checks their versions and owners.
 
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
@@ -7,12 +7,12 @@ use std::process::Command;
 use anyhow::Context as _;
 use sluice_service::{UntrustedProgram, trusted_program};
 
-/// The oldest `nats-server` that has what Sluice uses; older ones ignore it silently.
+/// The minimum version of nats-server; older ones silently ignore settings that Sluice needs.
 const NATS_SERVER: (u64, u64) = (2, 14);
-/// What Distribution is called: by Debian, and by itself.
+/// The program names of Distribution: of Debian, and upstream.
 const REGISTRY_NAMES: [&str; 2] = ["docker-registry", "registry"];
 
-/// Finds `nats-server`: the one that was named, or the first of the tools and the path that is new enough.
+/// Finds nats-server: the named one, or the first in `tools` and PATH that is recent enough.
 pub(crate) fn nats_server(named: Option<&Path>, tools: &Path) -> anyhow::Result<PathBuf> {
     let (major, minor) = NATS_SERVER;
     let mut refused = Vec::new();
@@ -29,42 +29,36 @@ pub(crate) fn nats_server(named: Option<&Path>, tools: &Path) -> anyhow::Result<
             Err(error) => refused.push(format!("{error:#}")),
         }
     }
-    let why = if refused.is_empty() {
-        format!("there is none in `{}/bin` or on the path", tools.display())
+    let reason = if refused.is_empty() {
+        format!("none is in `{}/bin` or PATH", tools.display())
     } else {
         refused.join(", ")
     };
     anyhow::bail!(
-        "`nats-server` {major}.{minor} or newer is needed, and {why}; \
-         install it with `deploy/tools --for demo`, name one with --nats-server FILE, \
-         or use a server that runs with --nats URL"
+        "`nats-server` {major}.{minor} or newer is required, but {reason}; \
+         install it with `deploy/tools --for demo`, choose one with --nats-server FILE, \
+         or use a running server with --nats URL"
     )
 }
 
-/// Finds Distribution: the one that was named, or the first of the tools and the path.
+/// Finds Distribution: the named one, or the first in `tools` and PATH.
 pub(crate) fn registry(named: Option<&Path>, tools: &Path) -> anyhow::Result<PathBuf> {
-    let otherwise = "name one with --registry-program FILE, or use a registry that runs with --registry-url URL";
-    one(
-        "Distribution's registry",
-        named,
-        tools,
-        &REGISTRY_NAMES,
-        otherwise,
-    )
+    let alternative = "choose one with --registry-program FILE, or use a running registry with --registry-url URL";
+    find("Distribution", named, tools, &REGISTRY_NAMES, alternative)
 }
 
-/// Finds Trivy: the one that was named, or the first of the tools and the path.
+/// Finds Trivy: the named one, or the first in `tools` and PATH.
 pub(crate) fn trivy(named: Option<&Path>, tools: &Path) -> anyhow::Result<PathBuf> {
-    let otherwise = "or name one with --trivy FILE";
-    one("Trivy", named, tools, &["trivy"], otherwise)
+    let alternative = "or choose one with --trivy FILE";
+    find("Trivy", named, tools, &["trivy"], alternative)
 }
 
-fn one(
+fn find(
     what: &str,
     named: Option<&Path>,
     tools: &Path,
     names: &[&str],
-    otherwise: &str,
+    alternative: &str,
 ) -> anyhow::Result<PathBuf> {
     let mut refused = None;
     for program in candidates(named, tools, names) {
@@ -75,19 +69,19 @@ fn one(
     }
     let missing = match (refused, named) {
         (Some(error), _) => chain(&error),
-        (None, Some(named)) => format!("`{}` is no file", named.display()),
+        (None, Some(named)) => format!("`{}` is not a file", named.display()),
         (None, None) => format!(
-            "no `{}` is in `{}/bin` or on the path",
+            "no `{}` is in `{}/bin` or PATH",
             names.join("` or `"),
             tools.display()
         ),
     };
     anyhow::bail!(
-        "{what} is needed, and {missing}; install it with `deploy/tools --for demo`, {otherwise}"
+        "{what} is required, but {missing}; install it with `deploy/tools --for demo`, {alternative}"
     )
 }
 
-/// Says what was refused and why, in one line.
+/// Formats an error with its cause.
 fn chain(error: &UntrustedProgram) -> String {
     match error.source() {
         Some(source) => format!("{error}: {source}"),
@@ -95,7 +89,7 @@ fn chain(error: &UntrustedProgram) -> String {
     }
 }
 
-/// Returns what the path has of a name; who could have put it there is checked before it is run.
+/// Returns the programs of a name in PATH; their owners are checked before one is run.
 fn on_path(name: &str) -> impl Iterator<Item = PathBuf> + use<> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|folder| folder.join(name));
@@ -113,19 +107,19 @@ fn candidates(named: Option<&Path>, tools: &Path, names: &[&str]) -> Vec<PathBuf
         .collect()
 }
 
-/// Asks a program for its version.
+/// Runs a program to read its version.
 fn version(program: &Path) -> anyhow::Result<(u64, u64)> {
     let output = Command::new(program)
         .arg("--version")
         .output()
-        .with_context(|| format!("`{}` cannot be run", program.display()))?;
-    let told = String::from_utf8_lossy(&output.stdout);
-    parse(&told).with_context(|| format!("`{}` does not tell its version", program.display()))
+        .with_context(|| format!("failed to run `{}`", program.display()))?;
+    let output = String::from_utf8_lossy(&output.stdout);
+    parse(&output).with_context(|| format!("`{}` prints no version", program.display()))
 }
 
-/// Reads major and minor of `nats-server: v2.15.1`.
-fn parse(told: &str) -> Option<(u64, u64)> {
-    let (_, rest) = told.split_once(" v")?;
+/// Parses major and minor version of `nats-server: v2.15.1`.
+fn parse(output: &str) -> Option<(u64, u64)> {
+    let (_, rest) = output.split_once(" v")?;
     let mut parts = rest.split('.');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
@@ -137,23 +131,23 @@ mod tests {
 
     use super::*;
 
-    fn program(folder: &Path, told: &str) -> PathBuf {
+    fn program(folder: &Path, output: &str) -> PathBuf {
         let program = folder.join("bin/nats-server");
         fs::create_dir_all(folder.join("bin")).unwrap();
-        fs::write(&program, format!("#!/bin/sh\necho '{told}'\n")).unwrap();
+        fs::write(&program, format!("#!/bin/sh\necho '{output}'\n")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         program
     }
 
     #[test]
-    fn versions_are_read() {
+    fn versions_are_parsed() {
         assert_eq!(parse("nats-server: v2.15.1\n"), Some((2, 15)));
         assert_eq!(parse("nats-server: v3.0.0-dev"), Some((3, 0)));
         assert_eq!(parse("something else"), None);
     }
 
     #[test]
-    fn a_new_server_among_the_tools_is_taken() {
+    fn a_recent_server_of_the_tools_is_used() {
         let tools = tempfile::tempdir().unwrap();
         let program = program(tools.path(), "nats-server: v2.14.0");
         assert_eq!(nats_server(None, tools.path()).unwrap(), program);
@@ -181,9 +175,9 @@ mod tests {
             registry(Some(&named("docker-registry")), tools.path()).unwrap_err(),
             trivy(Some(&named("trivy")), tools.path()).unwrap_err(),
         ] {
-            let told = refused.to_string();
-            assert!(told.contains("others can write to"), "{told}");
-            assert!(told.contains(bin.to_str().unwrap()), "{told}");
+            let error = refused.to_string();
+            assert!(error.contains("others can write to"), "{error}");
+            assert!(error.contains(bin.to_str().unwrap()), "{error}");
         }
         assert!(!ran.exists(), "it was run to ask for its version");
         fs::set_permissions(&bin, fs::Permissions::from_mode(0o755)).unwrap();
@@ -202,10 +196,10 @@ mod tests {
             registry(Some(&missing), folder.path()).unwrap_err(),
             trivy(Some(&missing), folder.path()).unwrap_err(),
         ] {
-            let told = error.to_string();
+            let error = error.to_string();
             assert!(
-                told.contains("deploy/tools") && told.contains("missing"),
-                "{told}"
+                error.contains("deploy/tools") && error.contains("missing"),
+                "{error}"
             );
         }
     }

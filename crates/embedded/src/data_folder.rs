@@ -1,4 +1,4 @@
-//! The one folder that an installation keeps everything in.
+//! The data folder of an installation, used by one process at a time.
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::Read as _;
@@ -10,44 +10,47 @@ use std::time::Duration;
 use anyhow::Context as _;
 use sluice_service::{private_folder, write_private};
 
+/// The folder of secrets in the data folder.
+pub const SECRETS: &str = "secrets";
 const LOCK_MODE: u32 = 0o600;
-/// Others may pass through, and see nothing.
-const PASSED_MODE: u32 = 0o711;
+/// Other users may traverse a folder, but not list it.
+const TRAVERSE_MODE: u32 = 0o711;
 /// Random bytes of a generated secret.
 const SECRET_BYTES: usize = 32;
 const LOCK: &str = "lock";
-/// How often the lock is tried, and the pause between.
+/// How many times the lock is tried, and the pause between.
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
-/// A data folder that this process alone uses.
+/// A data folder, locked by this process.
 #[derive(Debug)]
 pub(crate) struct DataFolder {
     path: PathBuf,
-    /// Held for as long as the process lives, however it ends.
+    /// The lock is released when the process ends.
     _lock: File,
 }
 
 impl DataFolder {
-    /// Opens a folder that an earlier run has made.
-    pub(crate) fn open_begun(path: &Path) -> anyhow::Result<Option<Self>> {
-        let is_begun = path.join(LOCK).exists();
-        is_begun.then(|| Self::open(path)).transpose()
+    /// Opens the folder if an earlier run has created it.
+    pub(crate) fn open_existing(path: &Path) -> anyhow::Result<Option<Self>> {
+        let is_existing = path.join(LOCK).exists();
+        is_existing.then(|| Self::open(path)).transpose()
     }
 
-    /// Opens a folder, or makes a new one.
+    /// Opens or creates the folder.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
-        let begun = path.join(LOCK).exists();
-        if !begun && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
+        if !path.join(LOCK).exists()
+            && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())
+        {
             anyhow::bail!(
-                "`{shown}` is not empty and not a data folder of Sluice; name another with --data"
+                "`{shown}` is not empty and not a data folder of Sluice; choose another with --data"
             );
         }
         private_folder(path)?;
         let path = path
             .canonicalize()
-            .with_context(|| format!("failed to find `{shown}`"))?;
+            .with_context(|| format!("failed to resolve `{shown}`"))?;
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -58,7 +61,7 @@ impl DataFolder {
         match try_lock(&lock) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => anyhow::bail!(
-                "another `sluice up` is running on `{shown}`; stop it, or name another folder with --data"
+                "another `sluice up` is running on `{shown}`; stop it, or choose another folder with --data"
             ),
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("failed to lock `{shown}`"));
@@ -66,37 +69,32 @@ impl DataFolder {
         }
         let folder = Self { path, _lock: lock };
         for name in [
-            "nats",
-            "registry",
-            "keys",
-            "config",
-            "logs",
-            "trivy",
-            crate::connection::SECRETS,
+            "nats", "registry", "keys", "config", "logs", "trivy", SECRETS,
         ] {
             private_folder(&folder.path.join(name))?;
         }
         if sluice_service::is_root() {
-            // The scanner has a user of its own then, who must pass through; what lies beside it is closed to others.
-            for passed in [folder.path.clone(), folder.path.join("trivy")] {
-                fs::set_permissions(&passed, Permissions::from_mode(PASSED_MODE))
-                    .with_context(|| format!("failed to open `{}`", passed.display()))?;
+            // The scanner runs as another user and must traverse these folders; the others stay closed to it.
+            for folder in [folder.path.clone(), folder.path.join("trivy")] {
+                fs::set_permissions(&folder, Permissions::from_mode(TRAVERSE_MODE)).with_context(
+                    || format!("failed to change the permissions of `{}`", folder.display()),
+                )?;
             }
         }
         Ok(folder)
     }
 
-    /// Returns the folder itself, absolute.
+    /// Returns the absolute path of the folder.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Returns a place in the folder, absolute.
+    /// Returns an absolute path in the folder.
     pub(crate) fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Returns the file of a secret, generated if it is not there, and the secret.
+    /// Returns the file of a secret and the secret; generates a missing one.
     pub(crate) fn secret(&self, name: &str) -> anyhow::Result<(PathBuf, String)> {
         let file = self.join("keys").join(name);
         if !file.exists() {
@@ -107,25 +105,25 @@ impl DataFolder {
         Ok((file, secret.trim().to_owned()))
     }
 
-    /// Writes a server's configuration, which may hold secrets; returns the file.
+    /// Writes the configuration of a server, readable by this user only, and returns its file.
     pub(crate) fn write_config(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
         let file = self.join("config").join(name);
         write_private(&file, text)?;
         Ok(file)
     }
 
-    /// Returns the file of a server's log; what an earlier run wrote is moved aside.
+    /// Returns the log file of a server; the log of an earlier run is renamed.
     pub(crate) fn log(&self, server: &str) -> anyhow::Result<PathBuf> {
         let file = self.join("logs").join(format!("{server}.log"));
         if file.exists() {
             fs::rename(&file, file.with_extension("old.log"))
-                .with_context(|| format!("failed to move `{}` aside", file.display()))?;
+                .with_context(|| format!("failed to rename `{}`", file.display()))?;
         }
         Ok(file)
     }
 }
 
-/// Takes a lock; one that was killed a moment ago may hold it still.
+/// Takes the lock; a process that was killed a moment ago may still hold it.
 fn try_lock(lock: &File) -> Result<(), TryLockError> {
     for _ in 0..LOCK_TRIES {
         match lock.try_lock() {
@@ -153,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_used_by_one_at_a_time() {
+    fn a_folder_is_used_by_one_process_at_a_time() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
         let first = DataFolder::open(&path).unwrap();
@@ -164,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_something_else_is_left_alone() {
+    fn a_folder_of_another_program_is_not_changed() {
         let parent = tempfile::tempdir().unwrap();
         fs::write(parent.path().join("thesis.tex"), "").unwrap();
         let refused = DataFolder::open(parent.path()).unwrap_err().to_string();
@@ -173,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_stay_the_same_and_are_for_us_alone() {
+    fn secrets_persist_and_are_readable_by_the_owner_only() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
         let (file, secret) = DataFolder::open(&path).unwrap().secret("nats").unwrap();
@@ -188,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_of_the_run_before_is_kept() {
+    fn the_log_of_the_previous_run_is_kept() {
         let parent = tempfile::tempdir().unwrap();
         let data = DataFolder::open(&parent.path().join("data")).unwrap();
         fs::write(data.log("server").unwrap(), "first").unwrap();

@@ -1,8 +1,12 @@
-//! The configurations of nats-server and Distribution, and when they are ready.
+//! Starts nats-server and Distribution with their configurations, and waits until they are ready.
+
+mod child;
+mod full_disk;
+mod orphans;
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,21 +20,22 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::child::{Children, Start};
-use super::data::DataFolder;
-use super::disk;
+pub(crate) use self::child::Children;
+use self::child::Program;
+pub(crate) use self::orphans::stop as stop_orphans;
+use crate::data_folder::DataFolder;
 use crate::endpoints::NatsEndpoint;
 
-/// What the gateway calls itself and the registry in its tokens; as its defaults have it.
+/// Issuer and service of the registry's tokens, as in the defaults of the gateway.
 const TOKEN_ISSUER: &str = "sluice";
 const TOKEN_SERVICE: &str = "sluice-registry";
-/// How much may be allocated before Go collects, in percent of what is in use. Distribution holds little and allocates
-/// much for each request, so by default (100) a third of its processor time is the collector's.
+/// Heap growth before Go collects garbage, in percent. Distribution allocates much for each request and keeps little: with
+/// the default of 100, garbage collection takes a third of its processor time.
 const GOGC: &str = "400";
-/// How long a server may take to be ready; one with a large store reads it first.
+/// How long a server may take to become ready; nats-server reads its streams first.
 const START_LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
-const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+const RESPONSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Starts nats-server and waits until it accepts connections.
 pub(crate) async fn start_nats(
@@ -59,42 +64,42 @@ pub(crate) async fn start_nats(
         .with_context(|| format!("failed to read `{}`", keys.nats_passwords().display()))?;
     data.write_config(PASSWORDS, &passwords)?;
     let first = config(listen)?;
-    let arguments = ["-c", text(&first)?];
     let restart = children.spawn(
         host,
-        "nats-server",
-        Start {
-            program,
-            arguments: &arguments,
+        Program {
+            name: "nats-server",
+            path: program.to_owned(),
+            arguments: vec!["-c".into(), first.into()],
             environment: &[],
+            log: data.log("nats-server")?,
         },
-        data.log("nats-server")?,
     )?;
-    let url = ready("nats-server", || async { bound(&ports) }).await?;
-    // Started anew, it has to be where it was.
+    let url = wait_until_ready("nats-server", || async { listen_url(&ports) }).await?;
+    // After a restart it must listen on the same port.
     let port = url.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
     config(SocketAddr::new(listen.ip(), port.unwrap_or(listen.port())))?;
-    host.spawn("disk", disk::mend(host.clone(), ports, restart));
+    let watch = full_disk::restart_when_writable(host.clone(), ports, restart);
+    host.spawn("disk", watch);
     Ok(NatsEndpoint {
         url,
         user: ADMIN.to_owned(),
         password_file: Some(keys.nats_password(ADMIN)),
         ca_file: None,
-        // Where it listens beyond this machine, that was allowed.
+        // A listener for other machines was allowed by an option.
         allow_plain_text: !listen.ip().is_loopback(),
         passwords: Some(keys.nats()),
     })
 }
 
-/// Returns the address that nats-server wrote down once it was listening.
-fn bound(folder: &Path) -> Option<String> {
+/// Returns the URL that nats-server writes to a file once it listens.
+fn listen_url(folder: &Path) -> Option<String> {
     port_files(folder).iter().find_map(|file| {
         let ports: Value = serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
         Some(ports.get("nats")?.get(0)?.as_str()?.to_owned())
     })
 }
 
-fn port_files(folder: &Path) -> Vec<std::path::PathBuf> {
+fn port_files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .map(|entry| entry.path())
@@ -102,7 +107,7 @@ fn port_files(folder: &Path) -> Vec<std::path::PathBuf> {
         .collect()
 }
 
-/// Starts Distribution and waits until it answers.
+/// Starts Distribution and waits until it responds.
 pub(crate) async fn start_registry(
     children: &Children,
     host: &Host,
@@ -113,22 +118,20 @@ pub(crate) async fn start_registry(
 ) -> anyhow::Result<()> {
     // JSON is YAML.
     let config = data.write_config("registry.yml", &config.to_string())?;
-    let arguments = ["serve", text(&config)?];
-    let log = data.log("registry")?;
     children.spawn(
         host,
-        "registry",
-        Start {
-            program,
-            arguments: &arguments,
+        Program {
+            name: "registry",
+            path: program.to_owned(),
+            arguments: vec!["serve".into(), config.into()],
             environment: &[("GOGC", GOGC)],
+            log: data.log("registry")?,
         },
-        log,
     )?;
-    ready("the registry", || answers(listen)).await
+    wait_until_ready("the registry", || probe(listen)).await
 }
 
-/// Returns the configuration of a Distribution that trusts the gateway's tokens and tells it what happens.
+/// Returns the configuration of Distribution: tokens of the gateway, notifications to it.
 pub(crate) fn registry_config(
     listen: SocketAddr,
     data: &DataFolder,
@@ -140,7 +143,7 @@ pub(crate) fn registry_config(
     let bearer = format!("Bearer {}", notifications.expose_secret());
     Ok(json!({
         "version": "0.1",
-        // At any other level there are two lines for each request.
+        // Every other level logs two lines per request.
         "log": { "level": "error", "formatter": "json", "accesslog": { "disabled": true } },
         "storage": {
             "filesystem": { "rootdirectory": data.join("registry") },
@@ -152,7 +155,7 @@ pub(crate) fn registry_config(
             "service": TOKEN_SERVICE,
             "issuer": TOKEN_ISSUER,
             "rootcertbundle": keys.certificate(),
-            // Version 3 would otherwise also take keys that are a shared secret; version 2 knows no choice.
+            // Version 3 would also accept shared-secret keys otherwise; version 2 ignores the setting.
             "signingalgorithms": ["ES256"],
         } },
         "http": {
@@ -170,31 +173,31 @@ pub(crate) fn registry_config(
                 "timeout": "5s",
                 "threshold": 3,
                 "backoff": "1s",
-                // Layers come and go with their manifests, which are told.
+                // Layers belong to manifests, which are notified.
                 "ignore": { "mediatypes": ["application/octet-stream"] },
             }],
         },
     }))
 }
 
-/// Says whether Distribution answers at an address.
-async fn answers(address: SocketAddr) -> Option<()> {
-    let ask = async {
+/// Requests the API version of Distribution.
+async fn probe(address: SocketAddr) -> Option<()> {
+    let request = async {
         let mut stream = TcpStream::connect(address).await?;
         let request = format!("GET /v2/ HTTP/1.0\r\nhost: {address}\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.take(4_096).read_to_string(&mut answer).await?;
-        std::io::Result::Ok(answer)
+        let mut response = String::new();
+        stream.take(4_096).read_to_string(&mut response).await?;
+        std::io::Result::Ok(response)
     };
-    let answer = timeout(ANSWER_LIMIT, ask).await.ok()?.ok()?;
-    let answer = answer.to_ascii_lowercase();
-    answer
+    let response = timeout(RESPONSE_LIMIT, request).await.ok()?.ok()?;
+    response
+        .to_ascii_lowercase()
         .contains("docker-distribution-api-version")
         .then_some(())
 }
 
-async fn ready<T, F>(what: &str, mut condition: impl FnMut() -> F) -> anyhow::Result<T>
+async fn wait_until_ready<T, F>(what: &str, mut condition: impl FnMut() -> F) -> anyhow::Result<T>
 where
     F: Future<Output = Option<T>>,
 {
@@ -208,12 +211,7 @@ where
     };
     timeout(START_LIMIT, wait)
         .await
-        .with_context(|| format!("{what} was not ready after {START_LIMIT:?}"))
-}
-
-fn text(path: &Path) -> anyhow::Result<&str> {
-    path.to_str()
-        .with_context(|| format!("`{}` is not a path in UTF-8", path.display()))
+        .with_context(|| format!("{what} is not ready after {START_LIMIT:?}"))
 }
 
 #[cfg(test)]
@@ -233,7 +231,7 @@ mod tests {
         assert!(config["http"]["secret"].as_str().unwrap().len() >= 32);
         let algorithms = &config["auth"]["token"]["signingalgorithms"];
         assert_eq!(*algorithms, json!(["ES256"]));
-        // Nobody deletes without a token that says so.
+        // A deletion needs a token with that right.
         assert!(config["storage"]["delete"]["enabled"].as_bool().unwrap());
         assert!(config["auth"]["token"]["rootcertbundle"].is_string());
         let bearer = &config["notifications"]["endpoints"][0]["headers"]["Authorization"][0];

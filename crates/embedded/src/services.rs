@@ -1,4 +1,4 @@
-//! The services that run in this process, and where each gets its settings from.
+//! The services of this process and their settings: those derived from the stack, and those from the environment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,23 +10,23 @@ use sluice_service::{Host, Layers, Problems, Settings};
 
 use crate::endpoints::{Endpoints, reachable};
 
-/// What marks a variable as a setting of a service.
+/// The prefix of the variables that are settings of services.
 const PREFIX: &str = "SLUICE__";
-/// The account at the registry has another password for each service, as has the user at NATS.
+/// Each service has its own account at the registry.
 const PASSWORD_FILE: &str = "REGISTRY__PASSWORD_FILE";
 
-/// One service, started through the same entry that its own binary uses.
+/// A service, started through the same entry as its own binary.
 #[derive(Debug)]
-struct Stage {
+struct Service {
     name: &'static str,
     defaults: &'static str,
     check: fn(&Layers) -> Result<(), Problems>,
     start: for<'a> fn(Layers, &'a Host) -> LocalBoxFuture<'a, anyhow::Result<()>>,
 }
 
-macro_rules! stage {
+macro_rules! service {
     ($library:ident) => {
-        Stage {
+        Service {
             name: <$library::Settings as Settings>::NAME,
             defaults: <$library::Settings as Settings>::DEFAULTS,
             check: |layers| layers.load::<$library::Settings>().map(drop),
@@ -37,65 +37,67 @@ macro_rules! stage {
     };
 }
 
-/// Started before the registry, which trusts its tokens.
-const GATEWAY: Stage = stage!(sluice_gateway);
+/// Started before the registry, which needs its tokens.
+const GATEWAY: Service = service!(sluice_gateway);
 
-/// Started once the registry answers.
-const STAGES: [Stage; 6] = [
-    stage!(sluice_webhook_dispatcher),
-    stage!(sluice_promoter),
-    stage!(sluice_pruner),
-    stage!(sluice_scanner_adapter),
-    stage!(sluice_mirror_worker),
-    stage!(sluice_poller),
+/// Started once the registry is ready.
+const STAGES: [Service; 6] = [
+    service!(sluice_webhook_dispatcher),
+    service!(sluice_promoter),
+    service!(sluice_pruner),
+    service!(sluice_scanner_adapter),
+    service!(sluice_mirror_worker),
+    service!(sluice_poller),
 ];
 
-/// The settings of every service: those that follow from this process, and those that a person set.
+/// The settings of every service, as environment variables.
 #[derive(Debug)]
-pub(crate) struct Variables {
-    ours: BTreeMap<String, String>,
-    theirs: BTreeMap<String, String>,
+pub(crate) struct ServiceSettings {
+    /// Derived from the stack.
+    derived: BTreeMap<String, String>,
+    /// From the environment of the process.
+    custom: BTreeMap<String, String>,
     keys: Keys,
     nats_passwords: Option<PathBuf>,
 }
 
-/// What `up` knows that services have to know.
+/// The properties of the stack from which settings are derived.
 #[derive(Debug)]
 pub(crate) struct StackSettings<'a> {
-    /// Where everything is.
+    /// The addresses.
     pub(crate) endpoints: &'a Endpoints,
     /// The keys, passwords and secrets.
     pub(crate) keys: &'a Keys,
     /// The folder of the secrets that resources name.
     pub(crate) secrets: &'a Path,
-    /// The scanner.
+    /// The program of the scanner.
     pub(crate) trivy: &'a Path,
-    /// Where the scanner keeps its database.
+    /// The folder of the scanner's database.
     pub(crate) trivy_folder: &'a Path,
-    /// Whether passwords and tokens may go in plain text beyond this machine.
+    /// Whether passwords and tokens may be sent in plain text beyond this machine.
     pub(crate) allow_plain_text: bool,
 }
 
-impl Variables {
-    /// Takes a person's settings from the environment, and adds those that follow from this process.
-    pub(crate) fn new(known: &StackSettings<'_>) -> Self {
+impl ServiceSettings {
+    /// Reads the settings of the environment and adds the derived ones.
+    pub(crate) fn new(stack: &StackSettings<'_>) -> Self {
         let environment = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
-        Self::of(environment, known)
+        Self::of(environment, stack)
     }
 
     fn of(
         environment: impl IntoIterator<Item = (String, String)>,
-        known: &StackSettings<'_>,
+        stack: &StackSettings<'_>,
     ) -> Self {
-        let (endpoints, keys) = (known.endpoints, known.keys);
+        let (endpoints, keys) = (stack.endpoints, stack.keys);
         let nats = &endpoints.nats;
         let path = |path: &Path| path.display().to_string();
         let host = |url: &str| url.strip_prefix("http://").unwrap_or(url).to_owned();
-        let given = |file: &Option<PathBuf>| file.clone().unwrap_or_default();
-        let (password, authorities) = (&given(&nats.password_file), &given(&nats.ca_file));
-        let ours = [
+        let or_empty = |file: &Option<PathBuf>| file.clone().unwrap_or_default();
+        let (password, authorities) = (&or_empty(&nats.password_file), &or_empty(&nats.ca_file));
+        let derived = [
             ("BUS__URL", nats.url.clone()),
             ("BUS__USER", nats.user.clone()),
             ("BUS__PASSWORD_FILE", path(password)),
@@ -104,29 +106,29 @@ impl Variables {
             ("REGISTRY__URL", reachable(&endpoints.registry)),
             (
                 "REGISTRY__ALLOW_PLAIN_TEXT",
-                known.allow_plain_text.to_string(),
+                stack.allow_plain_text.to_string(),
             ),
             ("REGISTRY__TOKEN_HOST", host(&reachable(&endpoints.tokens))),
             ("TOKENS__LISTEN", host(&endpoints.tokens)),
             (
                 "TOKENS__ALLOW_PLAIN_TEXT",
-                known.allow_plain_text.to_string(),
+                stack.allow_plain_text.to_string(),
             ),
             ("TOKENS__KEY_FILE", path(&keys.signing_key())),
             ("TOKENS__CERTIFICATE_FILE", path(&keys.certificate())),
             ("TOKENS__ACCOUNTS_DIR", path(&keys.accounts())),
             ("NOTIFICATIONS__SECRET_FILE", path(&keys.notifications())),
-            ("SECRETS__DIR", path(known.secrets)),
+            ("SECRETS__DIR", path(stack.secrets)),
             ("API__LISTEN", host(&endpoints.api)),
-            ("API__ALLOW_PLAIN_TEXT", known.allow_plain_text.to_string()),
+            ("API__ALLOW_PLAIN_TEXT", stack.allow_plain_text.to_string()),
             ("API__TOKEN_FILE", path(&endpoints.api_token_file)),
-            ("TRIVY__BINARY", path(known.trivy)),
-            ("TRIVY__CACHE_DIR", path(known.trivy_folder)),
+            ("TRIVY__BINARY", path(stack.trivy)),
+            ("TRIVY__CACHE_DIR", path(stack.trivy_folder)),
         ];
-        let ours = ours.map(|(key, value)| (format!("{PREFIX}{key}"), value));
+        let derived = derived.map(|(key, value)| (format!("{PREFIX}{key}"), value));
         Self {
-            ours: ours.into(),
-            theirs: environment
+            derived: derived.into(),
+            custom: environment
                 .into_iter()
                 .filter(|(name, _)| name.starts_with(PREFIX))
                 .collect(),
@@ -137,32 +139,31 @@ impl Variables {
 
     /// Checks the settings of every service.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
-        let mut known = BTreeSet::new();
-        for stage in std::iter::once(&GATEWAY).chain(&STAGES) {
-            known.extend(stage.sections()?);
-            (stage.check)(&self.layers(stage)?)?;
+        let mut sections = BTreeSet::new();
+        for service in std::iter::once(&GATEWAY).chain(&STAGES) {
+            sections.extend(service.sections()?);
+            (service.check)(&self.layers(service)?)?;
         }
-        for name in self.theirs.keys() {
+        for name in self.custom.keys() {
             anyhow::ensure!(
-                !self.ours.contains_key(name) && !name.ends_with(PASSWORD_FILE),
-                "{name} cannot be set: it follows from what `sluice up` starts; \
-                 `sluice up --help` shows how that is changed"
+                !self.derived.contains_key(name) && !name.ends_with(PASSWORD_FILE),
+                "{name} cannot be set: `sluice up` derives it from its options; see `sluice up --help`"
             );
             anyhow::ensure!(
-                known.contains(&section(name)),
-                "{name} is a setting of no service; the sections are {}",
-                known.iter().cloned().collect::<Vec<_>>().join(", ")
+                sections.contains(&section(name)),
+                "{name} is not a setting of any service; the sections are {}",
+                sections.iter().cloned().collect::<Vec<_>>().join(", ")
             );
         }
         Ok(())
     }
 
-    /// Starts the gateway on the host.
+    /// Starts the gateway.
     pub(crate) async fn start_gateway(&self, host: &Host) -> anyhow::Result<()> {
         self.start(&GATEWAY, host).await
     }
 
-    /// Starts every other service on the host.
+    /// Starts every other service.
     pub(crate) async fn start_stages(&self, host: &Host) -> anyhow::Result<()> {
         for stage in &STAGES {
             self.start(stage, host).await?;
@@ -170,25 +171,25 @@ impl Variables {
         Ok(())
     }
 
-    async fn start(&self, stage: &Stage, host: &Host) -> anyhow::Result<()> {
-        (stage.start)(self.layers(stage)?, &host.part(stage.name))
+    async fn start(&self, service: &Service, host: &Host) -> anyhow::Result<()> {
+        (service.start)(self.layers(service)?, &host.part(service.name))
             .await
-            .with_context(|| format!("the {} cannot be started", stage.name))
+            .with_context(|| format!("failed to start the {}", service.name))
     }
 
-    /// A service refuses settings that it does not know, so each gets those of its own sections.
-    fn layers(&self, stage: &Stage) -> anyhow::Result<Layers> {
-        let sections = stage.sections()?;
-        let mut ours = self.ours.clone();
-        // Each has an account of its own, so that it can do what it must and no more.
-        let password = self.keys.password(stage.name).display().to_string();
-        ours.insert(format!("{PREFIX}{PASSWORD_FILE}"), password);
+    /// Returns the settings of a service: only its own sections, because it refuses unknown ones.
+    fn layers(&self, service: &Service) -> anyhow::Result<Layers> {
+        let sections = service.sections()?;
+        let mut derived = self.derived.clone();
+        // Each service has its own account with least privilege.
+        let password = self.keys.password(service.name).display().to_string();
+        derived.insert(format!("{PREFIX}{PASSWORD_FILE}"), password);
         if let Some(folder) = &self.nats_passwords {
-            let password = folder.join(stage.name).display().to_string();
-            ours.insert(format!("{PREFIX}BUS__USER"), stage.name.to_owned());
-            ours.insert(format!("{PREFIX}BUS__PASSWORD_FILE"), password);
+            let password = folder.join(service.name).display().to_string();
+            derived.insert(format!("{PREFIX}BUS__USER"), service.name.to_owned());
+            derived.insert(format!("{PREFIX}BUS__PASSWORD_FILE"), password);
         }
-        let of_stage = |variables: &BTreeMap<String, String>| {
+        let of_service = |variables: &BTreeMap<String, String>| {
             let own = variables
                 .iter()
                 .filter(|(name, _)| sections.contains(&section(name)));
@@ -196,17 +197,17 @@ impl Variables {
                 .collect::<Vec<_>>()
         };
         Ok(Layers::default()
-            .variables(of_stage(&self.theirs))
-            .variables(of_stage(&ours)))
+            .variables(of_service(&self.custom))
+            .variables(of_service(&derived)))
     }
 }
 
-impl Stage {
+impl Service {
     fn sections(&self) -> anyhow::Result<BTreeSet<String>> {
         let defaults: toml::Table = self
             .defaults
             .parse()
-            .with_context(|| format!("the defaults of the {} are damaged", self.name))?;
+            .with_context(|| format!("the defaults of the {} are invalid", self.name))?;
         Ok(defaults.into_iter().map(|(section, _)| section).collect())
     }
 }
@@ -221,7 +222,7 @@ fn section(variable: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoints::NatsEndpoint;
+    use crate::endpoints::{DEFAULT_NATS_URL, NatsEndpoint};
 
     fn check(variables: &[(&str, &str)]) -> Result<(), String> {
         let environment = variables
@@ -230,7 +231,7 @@ mod tests {
         let endpoints = Endpoints {
             pid: 0,
             nats: NatsEndpoint {
-                url: crate::connection::NATS.to_owned(),
+                url: DEFAULT_NATS_URL.to_owned(),
                 ..Default::default()
             },
             registry: "http://127.0.0.1:5000".to_owned(),
@@ -239,7 +240,7 @@ mod tests {
             api_token_file: "keys/api-token".into(),
             health: String::new(),
         };
-        let known = StackSettings {
+        let stack = StackSettings {
             endpoints: &endpoints,
             keys: &Keys::at("keys".into()),
             secrets: Path::new("secrets"),
@@ -247,7 +248,7 @@ mod tests {
             trivy_folder: Path::new("cache"),
             allow_plain_text: false,
         };
-        Variables::of(environment, &known)
+        ServiceSettings::of(environment, &stack)
             .check()
             .map_err(|error| error.to_string())
     }
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_are_not_valid_are_refused_by_name() {
+    fn invalid_settings_are_refused_by_name() {
         for (name, value) in [
             ("SLUICE__POLLER__CONCURRENCY", "0"),
             ("SLUICE__POLLER__CONCURENCY", "2"),

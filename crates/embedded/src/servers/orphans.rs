@@ -1,4 +1,4 @@
-//! Servers of a run that was killed, or told to end at once, before it could stop them.
+//! Stops servers of a run that was killed before it could stop them.
 
 use std::fs;
 use std::path::Path;
@@ -8,19 +8,18 @@ use tokio::time::{Instant, sleep};
 
 use super::child::signal;
 
-/// Only these are ever stopped: an editor with a log of ours open is left alone.
+/// Only these programs are stopped, not for example an editor with a file of the data folder.
 const PROGRAMS: [&str; 4] = ["nats-server", "docker-registry", "registry", "trivy"];
-/// How long a leftover may take to end once it is asked to.
+/// How long a server may take to stop after SIGTERM.
 const LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Stops what still runs on a data folder; the caller holds the folder's lock, so nobody else needs it.
+/// Stops the servers on a data folder; the caller holds its lock, so no other process uses them.
 ///
-/// Where there is no `/proc`, nothing is found.
+/// Without `/proc` no server is found.
 pub(crate) async fn stop(data: &Path) -> anyhow::Result<()> {
-    let found = running(data);
-    for process in &found {
-        tracing::warn!(process, "stopping a server that was left behind");
+    for process in &running(data) {
+        tracing::warn!(process, "stopping an orphaned server");
         signal("TERM", *process).await;
     }
     let deadline = Instant::now() + LIMIT;
@@ -28,14 +27,14 @@ pub(crate) async fn stop(data: &Path) -> anyhow::Result<()> {
         sleep(PAUSE).await;
     }
     for process in running(data) {
-        tracing::warn!(process, "a leftover server did not stop and is killed");
+        tracing::warn!(process, "killing an orphaned server that did not stop");
         signal("KILL", process).await;
         sleep(PAUSE).await;
     }
-    let left = running(data);
+    let remaining = running(data);
     anyhow::ensure!(
-        left.is_empty(),
-        "servers that were left behind still use `{}` and cannot be stopped; end these processes: {left:?}",
+        remaining.is_empty(),
+        "failed to stop orphaned servers on `{}`; kill these processes: {remaining:?}",
         data.display()
     );
     Ok(())
@@ -52,7 +51,7 @@ fn running(data: &Path) -> Vec<u32> {
         .collect()
 }
 
-/// Says whether a command line is one of our servers with a file of the data folder among its arguments.
+/// Tells whether a command line is one of the programs with a file of the data folder among its arguments.
 fn is_server_on(data: &Path, line: &str) -> bool {
     let mut words = line.split('\0');
     let program = words.next().map(Path::new).and_then(Path::file_name);

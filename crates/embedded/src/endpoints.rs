@@ -1,4 +1,4 @@
-//! Where a running `sluice up` serves, written down for the other commands.
+//! The endpoints of a running `sluice up`, stored in the data folder for the other commands.
 
 use std::path::{Path, PathBuf};
 
@@ -7,52 +7,54 @@ use serde::{Deserialize, Serialize};
 use sluice_domain::RegistryHost;
 use sluice_service::BusSettings;
 
+/// The URL of a NATS server on this machine.
+pub const DEFAULT_NATS_URL: &str = "nats://127.0.0.1:4222";
 const FILE: &str = "endpoints.json";
 
-/// What `sluice up` serves; paths are absolute.
+/// The addresses of `sluice up`; paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Endpoints {
-    /// The process, to send a signal to.
-    pub(crate) pid: u32,
+pub struct Endpoints {
+    /// The process id.
+    pub pid: u32,
     /// The bus.
-    pub(crate) nats: NatsEndpoint,
+    pub nats: NatsEndpoint,
     /// The address of the internal registry.
-    pub(crate) registry: String,
+    pub registry: String,
     /// The address of the registry's token issuer.
-    pub(crate) tokens: String,
+    pub tokens: String,
     /// The address of the REST API.
-    pub(crate) api: String,
-    /// The file of the token that its callers send.
-    pub(crate) api_token_file: PathBuf,
+    pub api: String,
+    /// The file with the token of the REST API.
+    pub api_token_file: PathBuf,
     /// The address of health and metrics.
-    pub(crate) health: String,
+    pub health: String,
 }
 
-/// How the bus is reached.
+/// The connection to a NATS server.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct NatsEndpoint {
-    /// Its address.
-    pub(crate) url: String,
-    /// NATS user name, empty for none.
-    pub(crate) user: String,
-    /// The file that holds the password.
-    pub(crate) password_file: Option<PathBuf>,
-    /// A PEM file with the authorities to trust.
+pub struct NatsEndpoint {
+    /// The URL.
+    pub url: String,
+    /// The user name, empty for none.
+    pub user: String,
+    /// The file with the password.
+    pub password_file: Option<PathBuf>,
+    /// A PEM file with the certificate authorities to trust.
     #[serde(default)]
-    pub(crate) ca_file: Option<PathBuf>,
-    /// Whether passwords and events may go there in plain text, if it is not on this machine.
+    pub ca_file: Option<PathBuf>,
+    /// Whether passwords and events may be sent in plain text to another machine.
     #[serde(default)]
-    pub(crate) allow_plain_text: bool,
-    /// The folder with a password for each service; without it they use the user above.
+    pub allow_plain_text: bool,
+    /// The folder with a password for each service; without it the services use `user`.
     #[serde(skip)]
-    pub(crate) passwords: Option<PathBuf>,
+    pub passwords: Option<PathBuf>,
 }
 
 impl NatsEndpoint {
-    /// Returns what the bus is connected with.
-    pub(crate) fn settings(&self) -> BusSettings {
+    /// Returns the settings of the bus.
+    pub fn settings(&self) -> BusSettings {
         BusSettings {
             url: self.url.clone(),
             user: self.user.clone(),
@@ -63,15 +65,15 @@ impl NatsEndpoint {
     }
 }
 
-/// Returns the address at which this machine itself reaches what listens on all of its addresses.
+/// Replaces the address of all interfaces by the loopback address.
 pub(crate) fn reachable(url: &str) -> String {
     url.replace("://0.0.0.0:", "://127.0.0.1:")
         .replace("://[::]:", "://[::1]:")
 }
 
 impl Endpoints {
-    /// Returns the names of the internal registry and of its token issuer.
-    pub(crate) fn registry_and_issuer(&self) -> Option<(RegistryHost, RegistryHost)> {
+    /// Returns the hosts of the internal registry and of its token issuer.
+    pub fn registry_and_issuer(&self) -> Option<(RegistryHost, RegistryHost)> {
         let name = |url: &str| {
             let (_, authority) = url.trim_end_matches('/').split_once("://")?;
             authority.parse().ok()
@@ -79,20 +81,20 @@ impl Endpoints {
         Some((name(&self.registry)?, name(&self.tokens)?))
     }
 
-    /// Returns where they are written.
+    /// Returns the file of the endpoints in a data folder.
     pub(crate) fn file(data: &Path) -> PathBuf {
         data.join(FILE)
     }
 
-    /// Reads what is written in a data folder; nothing if nothing is.
-    pub(crate) fn read(data: &Path) -> anyhow::Result<Option<Self>> {
+    /// Reads the endpoints of a data folder; `None` if no `sluice up` is running on it.
+    pub fn read(data: &Path) -> anyhow::Result<Option<Self>> {
         let file = Self::file(data);
         let text = match std::fs::read_to_string(&file) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             read => read.with_context(|| format!("failed to read `{}`", file.display()))?,
         };
         let endpoints = serde_json::from_str(&text)
-            .with_context(|| format!("`{}` is damaged", file.display()))?;
+            .with_context(|| format!("`{}` is corrupt", file.display()))?;
         Ok(Some(endpoints))
     }
 }
@@ -102,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_own_registry_and_its_issuer_are_read_out_of_their_addresses() {
+    fn the_hosts_of_registry_and_token_issuer_are_parsed_from_their_urls() {
         let endpoints = |registry: &str| Endpoints {
             pid: 1,
             nats: NatsEndpoint::default(),
