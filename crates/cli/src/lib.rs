@@ -1,306 +1,27 @@
-//! The `sluice` command: what a person does with an installation.
+//! The `sluice` command: arguments, output and exit codes; other crates do the work.
 
-mod backup;
-mod commands;
-mod connection;
-mod copy;
-mod cost;
+mod arguments;
 mod exit;
-mod explain;
-mod help;
-mod import;
-mod nats_config;
+mod inspect;
+mod ops;
 mod output;
-mod pause;
-mod plan;
-mod reconcile;
-mod registry;
-mod remote;
-mod resources;
-mod restore;
-mod status;
-mod sync;
-mod tags;
-mod transfer;
-mod up;
+mod standalone;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
-use sluice_bus::topology::Stage;
-use sluice_bus::{ProvisionOptions, StreamLimits};
-use sluice_domain::resources::Kind;
-use sluice_domain::{Repository, ResourceName};
-use sluice_embedded::Endpoints;
-use sluice_registry::ImageReference;
+use sluice_bus::ProvisionOptions;
 
-pub use help::{GROUPS, command};
+pub use crate::arguments::help::{GROUPS, command};
+use crate::arguments::{Arguments, Command, help};
+use crate::inspect::{events, explain, status};
+use crate::ops::dead_letters::{self, DeadLetters};
+use crate::ops::registry_check::{self, Check, RegistryCommand};
+use crate::ops::{backup, install, nats_config, pause, queue, reconcile, resources, restore, up};
+use crate::standalone::{copy, import, plan, sync, tags};
 
-use crate::connection::Connection;
-use crate::output::Format;
-
-/// The exit code for arguments that clap cannot judge, as clap has it for the others.
-const MISUSED: u8 = 2;
-
-#[derive(Debug, Parser)]
-#[command(
-    name = "sluice",
-    version,
-    about = "The gate between public container registries and your developers"
-)]
-#[command(
-    after_help = "Examples:\n  sluice up -f mirrors.yaml\n  sluice events --follow\n\nShow the options and examples of a command: sluice COMMAND --help"
-)]
-struct Arguments {
-    #[command(flatten)]
-    connection: Connection,
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Run everything on this machine: nats-server, a registry and all services.
-    #[command(
-        after_help = "Examples:\n  sluice up -f mirrors.yaml\n  sluice up -f mirrors.yaml --data /var/lib/sluice --registry-url https://registry.example"
-    )]
-    Up(Box<up::Arguments>),
-    /// Create or update the streams, consumers and buckets in NATS.
-    #[command(
-        after_help = "Example:\n  sluice provision --nats tls://nats.example:4222 --nats-user admin --nats-password-file admin --replicas 3"
-    )]
-    Provision {
-        /// Number of servers that keep each stream.
-        #[arg(long, default_value_t = 1)]
-        replicas: usize,
-        /// Seconds for which a repeated event is dropped.
-        #[arg(long, default_value_t = 7_200)]
-        duplicate_window_seconds: u64,
-        /// Seconds without progress after which work goes to another worker [default: 30].
-        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3_600))]
-        ack_wait_seconds: Option<u64>,
-        #[command(flatten)]
-        limits: Limits,
-    },
-    /// Create the keys and passwords of an installation; files that exist stay as they are.
-    #[command(after_help = "Example:\n  sluice keys keys/")]
-    Keys {
-        /// Folder to create; only its owner may read it.
-        folder: PathBuf,
-    },
-    /// Print a least-privilege nats-server configuration.
-    #[command(after_help = "Example:\n  sluice nats-config --listen 0.0.0.0:4222 > nats.conf")]
-    NatsConfig(nats_config::Arguments),
-    /// Apply the resources of a file; all of them, or none if one is invalid.
-    #[command(
-        after_help = "Examples:\n  sluice apply -f mirrors.yaml\n  sluice apply -f mirrors.yaml --dry-run"
-    )]
-    Apply {
-        /// YAML file with the resources.
-        #[arg(short, long, value_name = "FILE")]
-        file: PathBuf,
-        /// Check the file and apply nothing.
-        #[arg(long)]
-        dry_run: bool,
-    },
-    /// Delete a resource.
-    #[command(after_help = "Example:\n  sluice delete mirror alpine")]
-    Delete {
-        /// Kind of the resource, as in `mirror`.
-        kind: Kind,
-        /// Name of the resource.
-        name: ResourceName,
-    },
-    /// Show resources.
-    #[command(after_help = "Examples:\n  sluice get mirrors\n  sluice get mirror alpine -o yaml")]
-    Get {
-        /// Kind of the resources, as in `mirrors`.
-        kind: Kind,
-        /// Name of one resource.
-        name: Option<ResourceName>,
-        /// Output format.
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
-    },
-    /// Show status: queues, mirrors, failures.
-    #[command(after_help = "Examples:\n  sluice status\n  sluice status -o json")]
-    Status {
-        /// Output format.
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
-    },
-    /// Show events, one JSON object a line.
-    #[command(
-        after_help = "Examples:\n  sluice events --follow\n  sluice events --subject 'sluice.v1.tag.mirrored.>'"
-    )]
-    Events {
-        /// Wait for new events instead of showing those of the log.
-        #[arg(short, long)]
-        follow: bool,
-        /// With `--follow`, show the events of the log first.
-        #[arg(long, requires = "follow")]
-        from_start: bool,
-        /// Show only subjects that match, as in `sluice.v1.tag.mirrored.>`.
-        #[arg(long, default_value = sluice_events::subject::FACTS)]
-        subject: String,
-    },
-    /// Explain the history of an image: discovered, mirrored, scanned, promoted, or why not.
-    #[command(after_help = "Example:\n  sluice explain hub/alpine:3.20")]
-    Explain {
-        /// Image, as in `hub/alpine:3.20`, or in a remote target as in `registry.example/team/alpine:3.20`.
-        image: explain::Asked,
-        /// Output format.
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
-    },
-    /// Poll a mirror now.
-    #[command(after_help = "Example:\n  sluice poll alpine")]
-    Poll {
-        /// Name of the mirror.
-        mirror: ResourceName,
-    },
-    /// Prune now: by the tag limit, or by a pruning policy.
-    #[command(
-        after_help = "Examples:\n  sluice prune hub/alpine\n  sluice prune --policy old-builds"
-    )]
-    Prune {
-        /// Prune only this repository.
-        repository: Option<Repository>,
-        /// Pruning policy to run instead of the tag limit.
-        #[arg(long)]
-        policy: Option<ResourceName>,
-    },
-    /// Scan an image now.
-    #[command(after_help = "Example:\n  sluice scan hub/alpine:3.20")]
-    Scan {
-        /// Image, as in `hub/alpine:3.20`.
-        image: ImageReference,
-    },
-    /// Back up all state and the event log to a new folder; stages pause for a moment.
-    #[command(after_help = "Example:\n  sluice backup /var/backups/sluice-2027-01-31")]
-    Backup {
-        /// Folder to create; it must not exist yet.
-        folder: PathBuf,
-        /// Output format.
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
-    },
-    /// Restore a backup; the services must be stopped.
-    #[command(after_help = "Example:\n  sluice restore /var/backups/sluice-2027-01-31")]
-    Restore {
-        /// Folder of the backup.
-        folder: PathBuf,
-        /// Delete the streams that the server has, with everything in them, first.
-        #[arg(long)]
-        replace: bool,
-        /// Output format.
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
-    },
-    /// Pause promotion and deletion; mirroring and scanning continue.
-    #[command(after_help = "Example:\n  sluice pause 'registry maintenance until noon'")]
-    Pause {
-        /// Reason, which `sluice status` shows.
-        reason: String,
-    },
-    /// Resume promotion and deletion.
-    #[command(after_help = "Example:\n  sluice resume")]
-    Resume {
-        /// Also end the pause after a restore before the promoter has compared the targets.
-        #[arg(long)]
-        unreconciled: bool,
-    },
-    /// Reconcile from stored state: find missing work and queue it.
-    #[command(
-        after_help = "Examples:\n  sluice reconcile\n  sluice reconcile promoter\n  sluice reconcile --audit"
-    )]
-    Reconcile {
-        /// Stages, as in `promoter` [default: all].
-        #[arg(value_parser = reconcile::stage)]
-        stages: Vec<&'static Stage>,
-        /// Also compare the registry with the state, and mirror again what is missing there.
-        #[arg(long, conflicts_with = "stages")]
-        audit: bool,
-        /// Seconds to wait for the stages.
-        #[arg(long, default_value_t = 60)]
-        timeout_seconds: u64,
-        /// Output format.
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
-    },
-    /// Check remote registries.
-    #[command(subcommand)]
-    Registry(registry::RegistryCommand),
-    /// List and retry dead letters.
-    #[command(subcommand)]
-    DeadLetters(DeadLetters),
-    /// Copy an image from one registry to another (standalone).
-    Copy(Box<copy::CopyArguments>),
-    /// Sync mirrors once, from registry to registry (standalone).
-    Sync(Box<sync::SyncArguments>),
-    /// Estimate what mirrors will cost: pulls, requests and bytes.
-    Plan(Box<plan::PlanArguments>),
-    /// Show which tags a selection takes, and why it leaves out the others.
-    Tags(Box<tags::TagsArguments>),
-    /// Print the JSON Schema of resource files, for editors.
-    #[command(after_help = "Example:\n  sluice schema > sluice.schema.json")]
-    Schema,
-    /// Convert a regsync or skopeo configuration to resources.
-    #[command(subcommand)]
-    Import(import::ImportArguments),
-}
-
-/// How large streams may become.
-#[derive(Debug, Args)]
-struct Limits {
-    /// The most that a stream, bucket or object store may hold, as in `EVENTS=8GiB` or `KV_tags=2GiB`; can be given
-    /// several times. What is not named stays as it is.
-    #[arg(
-        long = "max-bytes",
-        env = "SLUICE_MAX_BYTES",
-        value_name = "STREAM=SIZE",
-        value_delimiter = ','
-    )]
-    max_bytes: Vec<String>,
-}
-
-impl Limits {
-    fn parse(&self) -> anyhow::Result<StreamLimits> {
-        let mut limits = StreamLimits::default();
-        for limit in &self.max_bytes {
-            limits.set(limit).context("--max-bytes")?;
-        }
-        Ok(limits)
-    }
-}
-
-#[derive(Debug, Subcommand)]
-enum DeadLetters {
-    /// List dead letters with their reasons.
-    #[command(after_help = "Example:\n  sluice dead-letters list")]
-    List {
-        /// Output format.
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
-    },
-    /// Retry one dead letter, or all of them.
-    #[command(
-        after_help = "Examples:\n  sluice dead-letters retry 17\n  sluice dead-letters retry --all"
-    )]
-    Retry {
-        /// Number of the dead letter, as `list` shows it.
-        #[arg(required_unless_present = "all")]
-        number: Option<u64>,
-        /// Retry all of them.
-        #[arg(long, conflicts_with = "number")]
-        all: bool,
-    },
-}
-
-/// Runs the command; 0 on success, 1 on failure, 2 for arguments that are not understood.
+/// Runs the command and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = match help::parse() {
@@ -308,17 +29,17 @@ pub fn main() -> ExitCode {
         Err(error) => return output::usage(&error),
     };
     sluice_service::install_crypto();
-    let done = match &arguments.command {
+    let result = match &arguments.command {
         Command::Up(up) => up::up(up, &arguments.connection),
         _ => tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .context("failed to start the runtime")
-            .and_then(|runtime| runtime.block_on(alone_or_connected(arguments))),
+            .and_then(|runtime| runtime.block_on(run(arguments))),
     };
-    match done {
+    match result {
         Ok(code) => code,
-        Err(error) if output::is_enough(&error) => ExitCode::SUCCESS,
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::print_error(&error);
             exit::code_of(&error)
@@ -326,53 +47,30 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Says what is wrong with arguments that belong together.
-fn misused(reason: &str) -> ExitCode {
-    output::print_error(&anyhow::anyhow!("{reason}"));
-    ExitCode::from(MISUSED)
-}
-
-/// Runs what needs no installation, or else what does.
-async fn alone_or_connected(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let secrets = arguments.connection.secrets();
-    let remote = match &mut arguments.command {
-        Command::Copy(copy) => Some(&mut copy.remote),
-        Command::Sync(sync) => Some(&mut sync.remote),
-        Command::Plan(plan) => Some(&mut plan.remote),
-        _ => None,
-    };
-    if let Some(remote) = remote {
-        // The tokens of Sluice's own registry are issued at another port than the registry's.
-        let own = Endpoints::read(arguments.connection.folder())
-            .ok()
-            .flatten();
-        remote.own = own.and_then(|own| own.registry_and_issuer());
-    }
-    let done = match &arguments.command {
-        Command::Copy(copy) => return copy::copy(copy).await,
-        Command::Sync(sync) => return sync::sync(sync, secrets).await,
-        Command::Plan(plan) if plan.needs_bus() => {
-            let bus = arguments.connection.open().await?;
-            return plan::of_applied(plan, &bus, secrets).await;
-        }
-        Command::Plan(plan) => return plan::of_files(plan, secrets).await,
+/// Runs a command that needs no NATS server, or else one that does.
+async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let connection = &arguments.connection;
+    let result = match &arguments.command {
+        Command::Copy(copy) => return copy::copy(copy, connection).await,
+        Command::Sync(sync) => return sync::sync(sync, connection).await,
+        Command::Plan(plan) => return plan::plan(plan, connection).await,
         Command::Import(import) => return import::import(import),
         Command::Schema => resources::schema(),
-        Command::Tags(arguments) => tags::tags(arguments, secrets).await,
-        Command::Keys { folder } => commands::keys(folder.clone()),
+        Command::Tags(tags) => tags::tags(tags, connection).await,
+        Command::Keys { folder } => install::keys(folder.clone()),
         Command::NatsConfig(config) => nats_config::show(config),
-        Command::Registry(registry::RegistryCommand::Check(
-            check @ registry::Check {
+        Command::Registry(RegistryCommand::Check(
+            check @ Check {
                 file: Some(file), ..
             },
-        )) => registry::check_file(check, file, &secrets).await,
-        _ => run(arguments).await,
+        )) => registry_check::check_file(check, file, &connection.secrets()).await,
+        _ => run_connected(arguments).await,
     };
-    done.map(|()| ExitCode::SUCCESS)
+    result.map(|()| ExitCode::SUCCESS)
 }
 
-async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    // A file is checked before anything is connected to.
+async fn run_connected(arguments: Arguments) -> anyhow::Result<()> {
+    // A file is checked before the connection is opened.
     if let Command::Apply { file, dry_run } = &arguments.command {
         let documents = sluice_embedded::read_resources(file)?;
         if *dry_run {
@@ -386,7 +84,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         _ => arguments.connection.open().await?,
     };
     match arguments.command {
-        // These were carried out before there was a connection.
+        // Handled before the connection was opened.
         Command::Up(_)
         | Command::Apply { .. }
         | Command::Keys { .. }
@@ -395,6 +93,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         | Command::Sync(_)
         | Command::Plan(_)
         | Command::Import(_)
+        | Command::Schema
         | Command::Schema
         | Command::Tags(_) => Ok(()),
         Command::Provision {
@@ -409,7 +108,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
                 duplicate_window: Duration::from_secs(duplicate_window_seconds),
                 ack_wait: ack_wait_seconds.map(Duration::from_secs),
             };
-            commands::provision(&bus, options).await
+            install::provision(&bus, options).await
         }
         Command::Delete { kind, name } => resources::delete(&bus, kind, &name).await,
         Command::Get { kind, name, output } => {
@@ -420,15 +119,15 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             follow: true,
             from_start,
             subject,
-        } => commands::follow(&bus, &subject, from_start).await,
-        Command::Events { subject, .. } => commands::events(&bus, &subject).await,
+        } => events::follow(&bus, &subject, from_start).await,
+        Command::Events { subject, .. } => events::show(&bus, &subject).await,
         Command::Explain { image, output } => explain::explain(&bus, &image, output).await,
-        Command::Poll { mirror } => commands::poll(&bus, mirror).await,
-        Command::Prune { repository, policy } => commands::prune(&bus, repository, policy).await,
-        Command::Registry(registry::RegistryCommand::Check(check)) => {
-            registry::check(&bus, &check, &arguments.connection.secrets()).await
+        Command::Poll { mirror } => queue::poll(&bus, mirror).await,
+        Command::Prune { repository, policy } => queue::prune(&bus, repository, policy).await,
+        Command::Registry(RegistryCommand::Check(check)) => {
+            registry_check::check(&bus, &check, &arguments.connection.secrets()).await
         }
-        Command::Scan { image } => commands::scan(&bus, image).await,
+        Command::Scan { image } => queue::scan(&bus, image).await,
         Command::Backup { folder, output } => backup::backup(&bus, &folder, output).await,
         Command::Restore {
             folder,
@@ -447,69 +146,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             reconcile::reconcile(&bus, stages, audit, limit, output).await
         }
         Command::DeadLetters(command) => match command {
-            DeadLetters::List { output } => commands::dead_letters(&bus, output).await,
-            DeadLetters::Retry { number, .. } => commands::retry(&bus, number).await,
+            DeadLetters::List { output } => dead_letters::list(&bus, output).await,
+            DeadLetters::Retry { number, .. } => dead_letters::retry(&bus, number).await,
         },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use clap::CommandFactory as _;
-    use clap::error::ErrorKind;
-
-    use super::*;
-
-    #[test]
-    fn the_arguments_are_consistent() {
-        Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn every_command_in_a_sentence_of_the_documentation_exists() {
-        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let docs = fs::read_dir(root.join("docs")).unwrap();
-        let mut pages: Vec<_> = docs.map(|page| page.unwrap().path()).collect();
-        pages.push(root.join("README.md"));
-        let mut count = 0;
-        for page in pages
-            .iter()
-            .filter(|page| page.extension() == Some("md".as_ref()))
-        {
-            let text = fs::read_to_string(page).unwrap();
-            for (_, rest) in text
-                .match_indices("`sluice ")
-                .map(|(at, _)| text.split_at(at + 1))
-            {
-                let (command, _) = rest.split_once('`').unwrap();
-                let mut words = Vec::new();
-                for (place, part) in command.split(['"', '\'']).enumerate() {
-                    match place % 2 {
-                        0 => words.extend(part.split_whitespace()),
-                        _ => words.push(part),
-                    }
-                }
-                // What is in brackets may be left out.
-                words.retain(|word| !word.starts_with('['));
-                let is_placeholder = |c: char| c == '<' || c.is_ascii_uppercase();
-                let Err(error) = Arguments::try_parse_from(words) else {
-                    count += 1;
-                    continue;
-                };
-                // A sentence may name a command without its arguments, or with one that stands for many.
-                let is_unfinished = match error.kind() {
-                    ErrorKind::MissingRequiredArgument
-                    | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-                    | ErrorKind::MissingSubcommand => true,
-                    ErrorKind::ValueValidation => command.contains(is_placeholder),
-                    ErrorKind::InvalidValue => error.to_string().contains("a value is required"),
-                    _ => false,
-                };
-                assert!(is_unfinished, "{}: `{command}`: {error}", page.display());
-            }
-        }
-        assert!(count > 10, "{count}");
     }
 }

@@ -1,7 +1,6 @@
-//! Where the command writes: results to stdout, complaints to stderr, both escaped.
+//! Results to standard output, errors and notes to standard error, both escaped.
 //!
-//! Nothing else of the command writes to either (`.clippy.toml`), so that no name, reason or answer of a peer can steer
-//! the terminal of whoever reads it.
+//! Only this module writes to either (`.clippy.toml`), so no text of a registry or server can control the terminal.
 
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -11,26 +10,26 @@ use comfy_table::{Table, presets};
 use serde_json::Value;
 use sluice_telemetry::terminal::{Breaks, escape, is_unsafe};
 
-/// How results are shown.
+/// The format of results.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
+    /// A table.
     #[default]
     Table,
-    /// For programs.
+    /// JSON.
     Json,
-    /// For programs and people.
+    /// YAML.
     Yaml,
 }
 
-/// A table with what stands above it.
+/// A table with a title.
 pub(crate) struct Section {
     pub(crate) title: &'static str,
     pub(crate) header: &'static [&'static str],
     pub(crate) rows: Vec<Vec<String>>,
 }
 
-/// One of the two streams that the command writes to.
+/// Standard output or standard error.
 #[derive(Debug)]
 enum Stream {
     Out,
@@ -38,10 +37,10 @@ enum Stream {
 }
 
 impl Stream {
-    /// Writes text, escaped; the one place where the command does.
+    /// Writes escaped text.
     #[expect(
         clippy::disallowed_methods,
-        reason = "this is where everything is written, escaped"
+        reason = "the only place where the command writes"
     )]
     fn write(&self, text: &str, breaks: Breaks, end: &str) -> std::io::Result<()> {
         let text = escape(text, breaks);
@@ -66,7 +65,7 @@ pub(crate) fn show(
     }
 }
 
-/// Writes YAML; where that would hold something unsafe, which it cannot escape everywhere, JSON, which is YAML too.
+/// Formats YAML; or JSON, which is YAML too, if the text has characters that YAML cannot escape everywhere.
 fn yaml(objects: &Value) -> anyhow::Result<String> {
     let text = serde_saphyr::to_string(objects)?;
     if text.contains(|c| is_unsafe(c) && c != '\n') {
@@ -75,7 +74,7 @@ fn yaml(objects: &Value) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Shows several tables with their titles, those without rows left out, or the objects.
+/// Shows the tables that have rows with their titles, or the objects.
 pub(crate) fn show_sections(
     format: Format,
     sections: Vec<Section>,
@@ -101,7 +100,7 @@ fn table(header: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<()> {
     lines(&layout(header, rows))
 }
 
-/// Lays out a table; a cell is escaped before its width is measured.
+/// Formats a table; a cell is escaped before its width is measured.
 fn layout(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table
@@ -113,58 +112,69 @@ fn layout(header: &[&str], rows: Vec<Vec<String>>) -> String {
 }
 
 /// Formats a number with its noun, as in `1 tag` and `2 tags`.
-pub(crate) fn count(number: usize, noun: &str) -> String {
+pub(crate) fn count(number: impl TryInto<u64>, noun: &str) -> String {
+    let number = number.try_into().unwrap_or(u64::MAX);
     let end = if number == 1 { "" } else { "s" };
     format!("{number} {noun}{end}")
 }
 
-/// Escapes what is shown as part of a line, line breaks among it.
+/// Formats a size in kB or MB.
+pub(crate) fn size(bytes: u64) -> String {
+    let (unit, name) = if bytes < 1_000_000 {
+        (1_000, "kB")
+    } else {
+        (1_000_000, "MB")
+    };
+    format!("{}.{} {name}", bytes / unit, bytes % unit / (unit / 10))
+}
+
+/// Escapes text for one line, including its line breaks.
 pub(crate) fn one_line(text: &str) -> String {
     escape(text, Breaks::Escape).into_owned()
 }
 
-/// Writes one line, whatever is in it.
+/// Writes one line; line breaks in the text are escaped.
 pub(crate) fn line(text: &str) -> anyhow::Result<()> {
     Ok(Stream::Out.write(text, Breaks::Escape, "\n")?)
 }
 
-/// Writes several lines, as we have laid them out.
+/// Writes several lines.
 pub(crate) fn lines(text: &str) -> anyhow::Result<()> {
     Ok(Stream::Out.write(text, Breaks::Keep, "\n")?)
 }
 
-/// Shows how far something is, on a line that the next call replaces; only where a person looks.
+/// Shows progress on a terminal, on a line that the next call replaces.
 #[expect(
     clippy::disallowed_methods,
-    reason = "the line is replaced by a sequence of ours; the text is escaped"
+    reason = "writes an escape sequence; the text is escaped"
 )]
 pub(crate) fn progress(text: &str) {
     let mut stderr = std::io::stderr();
     if stderr.is_terminal() {
-        // Whoever closed the terminal does not look.
+        // A closed terminal is no error.
         write!(stderr, "\r\x1b[K{}", one_line(text))
             .and_then(|()| stderr.flush())
             .ok();
     }
 }
 
-/// Says whether a command ended because its reader has seen enough, which is no failure.
-pub(crate) fn is_enough(error: &anyhow::Error) -> bool {
+/// Tells whether the reader of the output closed it, which is not a failure.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<std::io::Error>()
         .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
-/// Says what went wrong; where the terminal is gone, nobody hears it.
+/// Prints an error to standard error.
 pub(crate) fn print_error(error: &anyhow::Error) {
     let text = format!("error: {error:#}");
     Stream::Error.write(&text, Breaks::Indent, "\n").ok();
 }
 
-/// Shows help, or what is wrong with arguments.
+/// Shows help, or an error of the arguments.
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     let mut text = error.render().to_string();
-    // The layout is clap's own, but not what breaks the lines of an argument that it quotes.
+    // Line breaks of the text are those of clap; those in a quoted argument are escaped.
     for (_, value) in error.context() {
         if let ContextValue::String(quoted) = value {
             text = text.replace(quoted.as_str(), &one_line(quoted));
@@ -179,12 +189,12 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// Says something beside the result.
+/// Prints a note to standard error.
 pub(crate) fn note(text: &str) {
     Stream::Error.write(text, Breaks::Indent, "\n").ok();
 }
 
-/// Writes text as we have laid it out, without a line break at its end.
+/// Writes text without a line break at its end.
 pub(crate) fn text(text: &str) -> anyhow::Result<()> {
     Ok(Stream::Out.write(text, Breaks::Keep, "")?)
 }
@@ -201,23 +211,23 @@ mod tests {
             rows in prop::collection::vec(prop::collection::vec(any::<String>(), 2), 1..5)
         ) {
             let count = rows.len();
-            let told = layout(&["A", "B"], rows);
-            prop_assert!(!told.contains(|c| is_unsafe(c) && c != '\n'));
+            let shown = layout(&["A", "B"], rows);
+            prop_assert!(!shown.contains(|c| is_unsafe(c) && c != '\n'));
             // A row of empty cells is an empty line, the last one too.
-            prop_assert_eq!(told.split('\n').count(), count + 1);
+            prop_assert_eq!(shown.split('\n').count(), count + 1);
         }
 
         #[test]
         fn json_and_yaml_stay_what_they_are(text: String) {
             let object = serde_json::json!({ "reason": text });
             let json = serde_json::to_string_pretty(&object).unwrap();
-            let told = escape(&json, Breaks::Keep);
-            prop_assert!(!told.contains(|c| is_unsafe(c) && c != '\n'));
-            prop_assert_eq!(&serde_json::from_str::<Value>(&told).unwrap(), &object);
-            let told = yaml(&object).unwrap();
-            let told = escape(&told, Breaks::Keep);
-            prop_assert!(!told.contains(|c| is_unsafe(c) && c != '\n'));
-            prop_assert_eq!(&serde_saphyr::from_str::<Value>(&told).unwrap(), &object);
+            let shown = escape(&json, Breaks::Keep);
+            prop_assert!(!shown.contains(|c| is_unsafe(c) && c != '\n'));
+            prop_assert_eq!(&serde_json::from_str::<Value>(&shown).unwrap(), &object);
+            let shown = yaml(&object).unwrap();
+            let shown = escape(&shown, Breaks::Keep);
+            prop_assert!(!shown.contains(|c| is_unsafe(c) && c != '\n'));
+            prop_assert_eq!(&serde_saphyr::from_str::<Value>(&shown).unwrap(), &object);
         }
     }
 }

@@ -331,12 +331,12 @@ fn a_damaged_backup_is_refused_and_nothing_is_touched() {
         let working = scene.bus.run(scene.bus.bus.running_stages()).unwrap();
         working.is_empty().then_some(())
     });
-    refused(&scene, &restore[..2], "`--replace` would remove");
+    refused(&scene, &restore[..2], "`--replace` would delete");
     let before = scene.stack.sluice(&["events"]);
     for (file, told) in [
-        ("EVENTS.snapshot", "is not what was saved"),
-        ("KV_tags.snapshot", "is not what was saved"),
-        ("manifest.json", "is not what was saved"),
+        ("EVENTS.snapshot", "does not match its checksum"),
+        ("KV_tags.snapshot", "does not match its checksum"),
+        ("manifest.json", "does not match its checksum"),
     ] {
         let path = backup.join(file);
         let whole = fs::read(&path).unwrap();
@@ -346,14 +346,14 @@ fn a_damaged_backup_is_refused_and_nothing_is_touched() {
         fs::write(&path, flipped).unwrap();
         refused(&scene, &restore, told);
         fs::write(&path, &whole[..middle]).unwrap();
-        refused(&scene, &restore, "damaged");
+        refused(&scene, &restore, "corrupt");
         fs::remove_file(&path).unwrap();
         refused(&scene, &restore, "failed to read");
         fs::write(&path, whole).unwrap();
         assert_eq!(scene.stack.sluice(&["events"]), before, "{file}");
     }
     let told = scene.stack.sluice(&restore);
-    assert!(told.contains("removing AUDIT"), "{told}");
+    assert!(told.contains("deleting AUDIT"), "{told}");
     assert_eq!(scene.stack.sluice(&["events"]), before);
     // Nobody runs who could end the pause, nor work off what is left.
     scene.stack.may_leave_messages();

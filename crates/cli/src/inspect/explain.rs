@@ -1,0 +1,181 @@
+//! `sluice explain`: the history of an image from the log and the state, and the rules that decided.
+
+mod location;
+mod tag_status;
+mod timeline;
+mod upstream;
+
+use std::collections::BTreeSet;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use sluice_bus::Bus;
+use sluice_domain::{Tag, Target};
+use sluice_events::wire::state::{Decision, TagEntry};
+use sluice_state::{State, key};
+
+pub(crate) use self::location::ExplainedImage;
+use self::location::Location;
+use self::tag_status::TagStatus;
+use self::upstream::Upstream;
+use super::events::fact_json;
+use crate::output::{Format, Section, show_sections};
+
+/// Shows the events of a tag, oldest first, its verdicts and decisions, and where it is promoted.
+pub(crate) async fn explain(
+    bus: &Bus,
+    image: &ExplainedImage,
+    format: Format,
+) -> anyhow::Result<()> {
+    let tag = image
+        .tag
+        .as_ref()
+        .context("name the tag, as in `hub/alpine:3.20`")?;
+    let state = State::open(bus).await?;
+    let asked = resolve(&state, &image.target, tag).await?;
+    let entry = entry(&state, &asked).await?;
+    let source = source(&state, &asked, entry.as_ref()).await?;
+    let mut locations = BTreeSet::from([asked.clone(), source.clone()]);
+    let decisions = decisions(&state, &source).await?;
+    for decision in &decisions {
+        let target = Target::from_stored(&decision.target);
+        if let (Ok(target), Ok(tag)) = (target, decision.target_tag.parse()) {
+            locations.insert((target, tag));
+        }
+    }
+    let digests: BTreeSet<String> = decisions
+        .iter()
+        .map(|decision| decision.digest.clone())
+        .chain(entry.iter().map(|entry| entry.digest.clone()))
+        .collect();
+    let facts = timeline::read(bus, &locations, &digests).await?;
+    anyhow::ensure!(
+        entry.is_some() || !facts.is_empty() || !decisions.is_empty(),
+        "`{}:{tag}` not found; `sluice get mirrors` shows what is mirrored",
+        asked.0
+    );
+    let at_source = self::entry(&state, &source).await?;
+    let status = TagStatus::read(&state, at_source.as_ref(), decisions).await?;
+    let mut rows: Vec<Vec<String>> = facts
+        .iter()
+        .map(|fact| timeline::row(fact, &asked))
+        .collect();
+    rows.extend(entry.iter().map(now));
+    rows.extend(entry.iter().filter_map(refusal));
+    let mut sections = vec![Section {
+        title: "TIMELINE",
+        header: &["WHEN", "WHAT", "DETAIL"],
+        rows,
+    }];
+    let upstream = Upstream::read(&state, &source).await?;
+    sections.push(upstream.section());
+    sections.extend(status.sections());
+    let mut objects = json!({
+        "repository": asked.0.to_string(), "tag": asked.1,
+        "digest": entry.as_ref().map(|entry| &entry.digest),
+        "arrivedBy": entry.as_ref().map(|entry| &entry.arrived_by),
+        "refusal": entry.as_ref().map(|entry| &entry.refusal),
+        "source": { "repository": source.0.to_string(), "tag": source.1 },
+        "upstream": upstream.json(),
+        "timeline": facts.iter().map(fact_json).collect::<Vec<Value>>(),
+    });
+    status.add_to(&mut objects);
+    show_sections(format, sections, &objects)
+}
+
+fn now(entry: &TagEntry) -> Vec<String> {
+    let what = if entry.digest.is_empty() {
+        "deleted".to_owned()
+    } else {
+        entry.digest.clone()
+    };
+    let from = entry
+        .promoted_from
+        .as_ref()
+        .map(|from| {
+            format!(
+                ", from {}:{} by policy {}",
+                from.repository, from.tag, from.policy
+            )
+        })
+        .unwrap_or_default();
+    vec![
+        "now".to_owned(),
+        "tag".to_owned(),
+        format!("{what}, by {}{from}", entry.arrived_by),
+    ]
+}
+
+/// Returns why an attachment was not promoted.
+fn refusal(entry: &TagEntry) -> Option<Vec<String>> {
+    let row = ["now", "refused", &entry.refusal].map(str::to_owned);
+    (!entry.refusal.is_empty()).then(|| row.into())
+}
+
+/// Resolves an ambiguous name: the first component may be a host, or a local organisation with a dot.
+async fn resolve(state: &State, target: &Target, tag: &Tag) -> anyhow::Result<Location> {
+    if target.registry.is_some()
+        && let Ok(local) = Target::from_stored(&target.to_string())
+    {
+        let local = (local, tag.clone());
+        if entry(state, &local).await?.is_some() {
+            return Ok(local);
+        }
+    }
+    Ok((target.clone(), tag.clone()))
+}
+
+async fn entry(state: &State, location: &Location) -> anyhow::Result<Option<TagEntry>> {
+    let key = key::target_tag(&location.0, &location.1);
+    let entry = state.tags.get(&key).await?;
+    Ok(entry.map(|entry| entry.value))
+}
+
+/// Returns the source of an image in a target, promoted or denied; any other location is its own source.
+async fn source(
+    state: &State,
+    asked: &Location,
+    entry: Option<&TagEntry>,
+) -> anyhow::Result<Location> {
+    if let Some(from) = entry.and_then(|entry| entry.promoted_from.as_ref()) {
+        return Ok((Target::from_stored(&from.repository)?, from.tag.parse()?));
+    }
+    if entry.is_some() || !decisions(state, asked).await?.is_empty() {
+        return Ok(asked.clone());
+    }
+    // A denied image has no tag in the target, only a decision.
+    let (stored, tag) = (asked.0.stored(), asked.1.as_str());
+    let denied = state.decisions.collect(">", |entry| {
+        let is_target = entry.value.target == stored && entry.value.target_tag == tag;
+        is_target.then_some(entry.value)
+    });
+    match denied
+        .await?
+        .into_values()
+        .max_by_key(tag_status::decided_at)
+    {
+        Some(decision) => Ok((
+            Target::from_stored(&decision.repository)?,
+            decision.tag.parse()?,
+        )),
+        None => Ok(asked.clone()),
+    }
+}
+
+/// Returns every decision on a tag, the newest first.
+async fn decisions(state: &State, location: &Location) -> anyhow::Result<Vec<Decision>> {
+    // Only local images are evaluated.
+    let Some(repository) = location.0.local() else {
+        return Ok(Vec::new());
+    };
+    let filter = key::decisions_on(repository, &location.1);
+    let mut decisions: Vec<Decision> = state
+        .decisions
+        .list(&filter)
+        .await?
+        .into_iter()
+        .map(|entry| entry.value)
+        .collect();
+    decisions.sort_by_key(|decision| std::cmp::Reverse(tag_status::decided_at(decision)));
+    Ok(decisions)
+}

@@ -1,0 +1,86 @@
+//! `sluice dead-letters`: lists and retries messages that failed for good.
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+use sluice_bus::Bus;
+
+use crate::output::{Format, count, line, show};
+
+/// The maximum number of dead letters that are listed or retried at once.
+pub(crate) const MAX_DEAD_LETTERS: usize = 10_000;
+
+/// The commands for dead letters.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLetters {
+    /// List dead letters with their reasons.
+    #[command(after_help = "Example:\n  sluice dead-letters list")]
+    List {
+        /// Output format.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Retry one dead letter, or all of them.
+    #[command(
+        after_help = "Examples:\n  sluice dead-letters retry 17\n  sluice dead-letters retry --all"
+    )]
+    Retry {
+        /// Number of the dead letter, as `list` shows it.
+        #[arg(required_unless_present = "all")]
+        number: Option<u64>,
+        /// Retry all of them.
+        #[arg(long, conflicts_with = "number")]
+        all: bool,
+    },
+}
+
+/// Lists dead letters.
+pub(crate) async fn list(bus: &Bus, format: Format) -> anyhow::Result<()> {
+    let letters = bus.dead_letters(MAX_DEAD_LETTERS).await?;
+    let rows = letters
+        .iter()
+        .map(|letter| {
+            vec![
+                letter.sequence.to_string(),
+                letter.stage.clone(),
+                letter.attempts.clone(),
+                letter.subject.clone(),
+                letter.reason.clone(),
+            ]
+        })
+        .collect();
+    let objects = letters
+        .iter()
+        .map(|letter| {
+            json!({
+                "number": letter.sequence, "stage": letter.stage, "type": letter.type_name, "subject": letter.subject,
+                "attempts": letter.attempts, "reason": letter.reason,
+            })
+        })
+        .collect();
+    show(
+        format,
+        &["NUMBER", "STAGE", "ATTEMPTS", "SUBJECT", "REASON"],
+        rows,
+        &Value::Array(objects),
+    )
+}
+
+/// Retries one dead letter, or all.
+pub(crate) async fn retry(bus: &Bus, number: Option<u64>) -> anyhow::Result<()> {
+    let numbers = match number {
+        Some(number) => vec![number],
+        None => bus
+            .dead_letters(MAX_DEAD_LETTERS)
+            .await?
+            .into_iter()
+            .map(|letter| letter.sequence)
+            .collect(),
+    };
+    for number in &numbers {
+        bus.redrive(*number).await?;
+    }
+    line(&format!(
+        "{} queued again",
+        count(numbers.len(), "dead letter")
+    ))
+}

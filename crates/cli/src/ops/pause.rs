@@ -1,0 +1,73 @@
+//! `sluice pause` and `resume`: stop and resume promotion and deletion.
+
+use chrono::SecondsFormat;
+use serde_json::{Value, json};
+use sluice_bus::Bus;
+use sluice_events::time_from_wire;
+use sluice_events::wire::state::Restored;
+use sluice_state::{ActivePause, State};
+
+use crate::output::line;
+
+/// The author of a pause.
+const ACTOR: &str = "sluice";
+
+/// Pauses promotion and deletion.
+pub(crate) async fn pause(bus: &Bus, reason: &str) -> anyhow::Result<()> {
+    State::open(bus).await?.pause(ACTOR, reason).await?;
+    line(
+        "promotion and deletion are paused; work in progress is completed; `sluice resume` ends the pause",
+    )
+}
+
+/// Ends a pause.
+pub(crate) async fn resume(bus: &Bus, unreconciled: bool) -> anyhow::Result<()> {
+    let state = State::open(bus).await?;
+    state.resume(unreconciled).await?;
+    match state.pause_and_restore().await?.0 {
+        None => line("resumed"),
+        Some(held) => {
+            anyhow::bail!(
+                "still paused: {}; the pause ends by itself, or with `--unreconciled`",
+                held.reason
+            )
+        }
+    }
+}
+
+/// Returns a row for a pause, and one for the last restore.
+pub(crate) fn rows(held: Option<&ActivePause>, restored: Option<&Restored>) -> Vec<Vec<String>> {
+    let time = |at: chrono::DateTime<chrono::Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let mut rows = Vec::new();
+    if let Some(held) = held {
+        let text = format!("promotion and deletion are paused: {}", held.reason);
+        rows.push(vec!["paused".to_owned(), time(held.since), text]);
+    }
+    if let Some(restored) = restored {
+        let at = time_from_wire(restored.at.as_ref()).map(time);
+        let taken = time_from_wire(restored.taken_at.as_ref()).map(time);
+        let mut text = format!("from a backup of {}", taken.unwrap_or_default());
+        for one in &restored.reconciled {
+            let at = time_from_wire(one.at.as_ref())
+                .map(time)
+                .unwrap_or_default();
+            text.push_str(&format!("; {} reconciled {at}", one.stage));
+        }
+        rows.push(vec!["restored".to_owned(), at.unwrap_or_default(), text]);
+    }
+    rows
+}
+
+/// Returns a pause and the last restore as an object.
+pub(crate) fn object(held: Option<&ActivePause>, restored: Option<&Restored>) -> Value {
+    let time = |at: Option<&_>| time_from_wire(at).map(|at| at.to_rfc3339());
+    json!({
+        "paused": held.map(|held| json!({ "since": held.since, "reason": held.reason })),
+        "restored": restored.map(|restored| json!({
+            "at": time(restored.at.as_ref()), "takenAt": time(restored.taken_at.as_ref()),
+            "reconciled": restored.reconciled.iter()
+                .map(|one| json!({ "stage": one.stage, "at": time(one.at.as_ref()) })).collect::<Vec<_>>(),
+            "endedAt": time(restored.ended_at.as_ref()),
+        })),
+    })
+}

@@ -1,0 +1,118 @@
+//! `sluice reconcile`: has stages find and queue missing work, and shows the numbers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use sluice_bus::topology::{MIRROR_WORKER, STAGES, Stage};
+use sluice_bus::{Bus, Cause};
+use sluice_events::wire::state::Reconciliation;
+use sluice_state::State;
+use sluice_state::reconcile::{self, reason};
+use tokio::time::Instant;
+
+use crate::output::{Format, show};
+
+/// Parses the name of a stage.
+pub(crate) fn stage(name: &str) -> Result<&'static Stage, String> {
+    let found = STAGES.into_iter().find(|stage| stage.name == name);
+    found.ok_or_else(|| {
+        let names = STAGES.map(|stage| stage.name).join(", ");
+        format!("unknown stage; the stages are {names}")
+    })
+}
+
+/// Reconciles some stages, or all, and shows the results; an audit is done by the mirror worker.
+pub(crate) async fn reconcile(
+    bus: &Bus,
+    mut stages: Vec<&'static Stage>,
+    audit: bool,
+    limit: Duration,
+    format: Format,
+) -> anyhow::Result<()> {
+    let reason = if audit { reason::AUDIT } else { reason::ASKED };
+    if audit {
+        stages.push(&MIRROR_WORKER);
+    } else if stages.is_empty() {
+        stages.extend(STAGES);
+    }
+    let state = State::open(bus).await?;
+    // Watched before the commands are sent, so that no result is missed.
+    let mut written = state.reconciliations.watch_writes().await?;
+    let mut runs = Vec::new();
+    for stage in stages {
+        let command = reconcile::command(stage, reason).into();
+        let sent = bus.command(&command, &Cause::root()).await?;
+        runs.push((stage.name, sent.id.to_string()));
+    }
+    let until = Instant::now() + limit;
+    let mut results = BTreeMap::new();
+    while !runs.iter().all(|(_, run)| results.contains_key(run)) {
+        let Ok(next) = tokio::time::timeout_at(until, written.next()).await else {
+            break;
+        };
+        let entry = next.context("the results are not received any more; try again")??;
+        results.insert(entry.value.run.clone(), entry.value);
+    }
+    let ended: Vec<_> = runs
+        .into_iter()
+        .map(|(stage, run)| (stage, results.remove(&run)))
+        .collect();
+    let rows = ended
+        .iter()
+        .map(|(stage, found)| row(stage, found.as_ref()));
+    let objects = ended
+        .iter()
+        .map(|(stage, found)| object(stage, found.as_ref()));
+    show(
+        format,
+        &["STAGE", "CHECKED", "QUEUED"],
+        rows.collect(),
+        &Value::Array(objects.collect()),
+    )?;
+    let unfinished: Vec<_> = ended
+        .iter()
+        .filter(|(_, found)| found.is_none())
+        .map(|(stage, _)| *stage)
+        .collect();
+    anyhow::ensure!(
+        unfinished.is_empty(),
+        "not reconciled within {} seconds: {}; `sluice status` shows whether they run",
+        limit.as_secs(),
+        unfinished.join(", ")
+    );
+    Ok(())
+}
+
+fn row(stage: &str, found: Option<&Reconciliation>) -> Vec<String> {
+    let number = |of: fn(&Reconciliation) -> u64| {
+        found.map_or_else(|| "-".to_owned(), |found| of(found).to_string())
+    };
+    vec![
+        stage.to_owned(),
+        number(|found| found.looked_at),
+        number(|found| found.found),
+    ]
+}
+
+fn object(stage: &str, found: Option<&Reconciliation>) -> Value {
+    json!({
+        "stage": stage,
+        "ended": found.is_some(),
+        "lookedAt": found.map(|found| found.looked_at),
+        "found": found.map(|found| found.found),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_stage_is_refused_with_the_names_of_all_stages() {
+        assert_eq!(stage("promoter").unwrap().name, "promoter");
+        assert!(stage("promotor").unwrap_err().contains("mirror-worker, "));
+    }
+}
