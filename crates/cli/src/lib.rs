@@ -94,7 +94,6 @@ async fn run_connected(arguments: Arguments) -> anyhow::Result<()> {
         | Command::Plan(_)
         | Command::Import(_)
         | Command::Schema
-        | Command::Schema
         | Command::Tags(_) => Ok(()),
         Command::Provision {
             replicas,

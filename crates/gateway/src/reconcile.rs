@@ -74,7 +74,7 @@ pub(crate) enum Error {
         until: DateTime<Utc>,
         source: sluice_registry::Error,
     },
-    #[error("the registry may still tell by itself what came since a start")]
+    #[error("waiting for registry notifications")]
     Starting { until: DateTime<Utc> },
     #[error("the registry does not show what was told of `{tag}` yet")]
     Unsettled { tag: String, until: DateTime<Utc> },

@@ -178,7 +178,7 @@ impl Promoter {
             image.repository = decision.repository,
             image.tag = decision.tag,
             image.digest = decision.digest,
-            outcome = decision.outcome().as_str_name(),
+            outcome = outcome_name(decision.outcome()),
             "decided"
         );
         Ok(written)
@@ -230,4 +230,15 @@ fn for_the_promoted(decision: &mut Decision, before: Option<&Decision>) -> bool 
         _ => {}
     }
     true
+}
+
+/// Returns the name of an outcome in logs.
+const fn outcome_name(outcome: DecisionOutcome) -> &'static str {
+    match outcome {
+        DecisionOutcome::Allow => "allowed",
+        DecisionOutcome::Deny => "denied",
+        DecisionOutcome::Wait => "waiting",
+        DecisionOutcome::Undetermined => "undetermined",
+        DecisionOutcome::Unspecified => "unknown",
+    }
 }

@@ -358,7 +358,7 @@ impl Comparison<'_> {
         let taken_at = restored.and_then(|restored| time_from_wire(restored.taken_at.as_ref()));
         let reason = match taken_at {
             Some(taken_at) => format!(
-                "{reason}; the state was restored from a backup of {}, than which it may be newer, so it stays",
+                "{reason}; kept: may be newer than the backup of {}",
                 taken_at.to_rfc3339()
             ),
             None => reason,

@@ -40,10 +40,10 @@ impl Client {
         let registry = self.host().clone();
         let reason = if self.shared.endpoint.base.scheme() == "https" {
             format!(
-                "was asked over TLS and speaks plain HTTP; if that is meant, write `plain_http: true` in its Registry (on the command line: `--plain-http {registry}`)"
+                "speaks plain HTTP; use `--plain-http {registry}`, or `plain_http: true` in its Registry"
             )
         } else {
-            "was asked over plain HTTP and speaks TLS; leave `plain_http: true` out of its Registry (on the command line: `--plain-http`)".to_owned()
+            "speaks TLS; remove `--plain-http`, or `plain_http: true` from its Registry".to_owned()
         };
         Error::WrongProtocol {
             action,

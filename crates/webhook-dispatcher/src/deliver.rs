@@ -350,7 +350,7 @@ mod tests {
         }
         let (error, _) = answered(410, "").unwrap_err();
         assert_eq!(error.class(), Class::Permanent);
-        assert!(error.to_string().contains("gone for good"));
+        assert!(error.to_string().contains("410 Gone"));
     }
 
     #[test]

@@ -90,7 +90,7 @@ pub(crate) enum Error {
         hint: &'static str,
         retry_after: Option<std::time::Duration>,
     },
-    #[error("endpoint `{endpoint}` says that it is gone for good (410); switch its webhook off")]
+    #[error("endpoint `{endpoint}` returned 410 Gone; disable the webhook")]
     Gone { endpoint: ResourceName },
     #[error("endpoint `{endpoint}` was not reached")]
     NoAnswer {
