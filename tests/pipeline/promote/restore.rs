@@ -179,7 +179,7 @@ fn a_backup_that_is_older_than_the_registry_moves_nothing_back_and_removes_nothi
     for fact in &found {
         assert_eq!(fact["data"]["reverted"], false);
         let reason = fact["data"]["reason"].as_str().unwrap();
-        assert!(reason.contains("restored from a backup"), "{reason}");
+        assert!(reason.contains("newer than the backup"), "{reason}");
     }
     wait_for("the pause to end", 60, || {
         (!scene.is_paused()).then_some(())
