@@ -32,10 +32,10 @@ pub(crate) async fn explain(
         .as_ref()
         .context("name the tag, as in `hub/alpine:3.20`")?;
     let state = State::open(bus).await?;
-    let asked = resolve(&state, &image.target, tag).await?;
-    let entry = entry(&state, &asked).await?;
-    let source = source(&state, &asked, entry.as_ref()).await?;
-    let mut locations = BTreeSet::from([asked.clone(), source.clone()]);
+    let explained = resolve(&state, &image.target, tag).await?;
+    let entry = entry(&state, &explained).await?;
+    let source = source(&state, &explained, entry.as_ref()).await?;
+    let mut locations = BTreeSet::from([explained.clone(), source.clone()]);
     let decisions = decisions(&state, &source).await?;
     for decision in &decisions {
         let target = Target::from_stored(&decision.target);
@@ -52,13 +52,13 @@ pub(crate) async fn explain(
     anyhow::ensure!(
         entry.is_some() || !facts.is_empty() || !decisions.is_empty(),
         "`{}:{tag}` not found; `sluice get mirrors` shows what is mirrored",
-        asked.0
+        explained.0
     );
     let at_source = self::entry(&state, &source).await?;
     let status = TagStatus::read(&state, at_source.as_ref(), decisions).await?;
     let mut rows: Vec<Vec<String>> = facts
         .iter()
-        .map(|fact| timeline::row(fact, &asked))
+        .map(|fact| timeline::row(fact, &explained))
         .collect();
     rows.extend(entry.iter().map(now));
     rows.extend(entry.iter().filter_map(refusal));
@@ -71,7 +71,7 @@ pub(crate) async fn explain(
     sections.push(upstream.section());
     sections.extend(status.sections());
     let mut objects = json!({
-        "repository": asked.0.to_string(), "tag": asked.1,
+        "repository": explained.0.to_string(), "tag": explained.1,
         "digest": entry.as_ref().map(|entry| &entry.digest),
         "arrivedBy": entry.as_ref().map(|entry| &entry.arrived_by),
         "refusal": entry.as_ref().map(|entry| &entry.refusal),
@@ -134,17 +134,17 @@ async fn entry(state: &State, location: &Location) -> anyhow::Result<Option<TagE
 /// Returns the source of an image in a target, promoted or denied; any other location is its own source.
 async fn source(
     state: &State,
-    asked: &Location,
+    explained: &Location,
     entry: Option<&TagEntry>,
 ) -> anyhow::Result<Location> {
     if let Some(from) = entry.and_then(|entry| entry.promoted_from.as_ref()) {
         return Ok((Target::from_stored(&from.repository)?, from.tag.parse()?));
     }
-    if entry.is_some() || !decisions(state, asked).await?.is_empty() {
-        return Ok(asked.clone());
+    if entry.is_some() || !decisions(state, explained).await?.is_empty() {
+        return Ok(explained.clone());
     }
     // A denied image has no tag in the target, only a decision.
-    let (stored, tag) = (asked.0.stored(), asked.1.as_str());
+    let (stored, tag) = (explained.0.stored(), explained.1.as_str());
     let denied = state.decisions.collect(">", |entry| {
         let is_target = entry.value.target == stored && entry.value.target_tag == tag;
         is_target.then_some(entry.value)
@@ -158,7 +158,7 @@ async fn source(
             Target::from_stored(&decision.repository)?,
             decision.tag.parse()?,
         )),
-        None => Ok(asked.clone()),
+        None => Ok(explained.clone()),
     }
 }
 

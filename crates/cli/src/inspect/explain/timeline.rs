@@ -34,7 +34,7 @@ pub(super) async fn read(
 }
 
 /// Returns the row of an event; it names the location if that is not the explained one.
-pub(super) fn row(fact: &Fact, asked: &Location) -> Vec<String> {
+pub(super) fn row(fact: &Fact, location: &Location) -> Vec<String> {
     let at = fact
         .at
         .map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true))
@@ -44,7 +44,7 @@ pub(super) fn row(fact: &Fact, asked: &Location) -> Vec<String> {
     };
     let elsewhere = named(event)
         .first()
-        .filter(|(target, tag)| *target != asked.0 || tag.is_some_and(|tag| *tag != asked.1))
+        .filter(|(target, tag)| *target != location.0 || tag.is_some_and(|tag| *tag != location.1))
         .map(|(target, tag)| match tag {
             Some(tag) => format!("{target}:{tag}: "),
             None => format!("{target}: "),
