@@ -36,15 +36,15 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
     let mut endpoints = state.endpoints.list("*").await?;
     endpoints.retain(|entry| webhooks.contains(&entry.value.name));
     let budgets = state.budgets.ledgers.list(">").await?;
-    let (held, restored) = state.pause_and_restore().await?;
-    let letters = bus.dead_letters(MAX_DEAD_LETTERS).await?;
+    let (active_pause, restored) = state.pause_and_restore().await?;
+    let dead_letters = bus.dead_letters(MAX_DEAD_LETTERS).await?;
     let usage = bus.stream_usage().await?;
-    let last: Vec<&DeadLetter> = letters.iter().rev().take(LAST).collect();
+    let last: Vec<&DeadLetter> = dead_letters.iter().rev().take(LAST).collect();
     let mut sections = vec![
         Section {
             title: "CONTROL",
             header: &["WHAT", "SINCE", ""],
-            rows: pause::rows(held.as_ref(), restored.as_ref()),
+            rows: pause::rows(active_pause.as_ref(), restored.as_ref()),
         },
         stopped_section(&stopped),
         stages_section(stages.iter().map(stage).collect()),
@@ -61,7 +61,7 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
         Section {
             title: "DEAD LETTERS",
             header: &["NUMBER", "WHEN", "STAGE", "REASON"],
-            rows: dead_letter_rows(letters.len(), &last),
+            rows: dead_letter_rows(dead_letters.len(), &last),
         },
     ];
     sections.push(storage_section(&usage));
@@ -81,12 +81,12 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
         })).collect::<Vec<_>>(),
         "budgets": budgets.iter().map(|entry| budget(&entry.value)).collect::<Vec<_>>(),
         "webhooks": endpoints.iter().map(|entry| endpoint(&entry.value)).collect::<Vec<_>>(),
-        "control": pause::object(held.as_ref(), restored.as_ref()),
+        "control": pause::object(active_pause.as_ref(), restored.as_ref()),
         "storage": usage.iter().map(|usage| json!({
             "stream": usage.stream, "bytes": usage.bytes, "limitBytes": usage.limit_bytes, "percent": usage.percent(),
             "whenFull": when_full(usage)
         })).collect::<Vec<_>>(),
-        "deadLetters": letters.len(),
+        "deadLetters": dead_letters.len(),
         "lastDeadLetters": last.iter().map(|letter| json!({
             "number": letter.sequence, "stage": letter.stage, "at": letter.at.map(time), "reason": letter.reason
         })).collect::<Vec<_>>(),

@@ -87,16 +87,16 @@ pub(crate) async fn backup(bus: &Bus, folder: &Path, format: Format) -> anyhow::
     }
     let mut partial = begin(folder)?;
     let taken_at = Utc::now();
-    let taken = tokio::select! {
+    let saved = tokio::select! {
         // The signal handlers are registered before the backup starts.
         biased;
         error = interrupted() => Err(error),
-        taken = take_all(bus, &partial.folder) => taken,
+        saved = save_all(bus, &partial.folder) => saved,
     };
     progress("");
     // Also after a failure: the pause would end later by itself.
     bus.resume_consumers().await?;
-    let streams = taken?;
+    let streams = saved?;
     let manifest = Manifest {
         format: FORMAT,
         taken_at,
@@ -146,14 +146,14 @@ fn finish(partial: &mut PartialFolder, folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Saves the streams in order; the stages are paused while streams are saved that depend on each other.
-async fn take_all(bus: &Bus, folder: &Path) -> anyhow::Result<Vec<SavedStream>> {
+async fn save_all(bus: &Bus, folder: &Path) -> anyhow::Result<Vec<SavedStream>> {
     let mut saved = Vec::new();
     for name in BACKUP_ORDER {
         if name == FIRST_PAUSED {
             bus.pause_consumers(Utc::now() + MAX_PAUSE).await?;
             drain(bus).await?;
         }
-        saved.push(take(bus, folder, name).await?);
+        saved.push(save(bus, folder, name).await?);
         if name == LAST_PAUSED {
             bus.resume_consumers().await?;
         }
@@ -200,7 +200,7 @@ async fn drain(bus: &Bus) -> anyhow::Result<()> {
     }
 }
 
-async fn take(bus: &Bus, folder: &Path, name: &str) -> anyhow::Result<SavedStream> {
+async fn save(bus: &Bus, folder: &Path, name: &str) -> anyhow::Result<SavedStream> {
     let file = format!("{name}.snapshot");
     let path = folder.join(&file);
     let failed = || format!("failed to write `{}`", path.display());

@@ -35,8 +35,8 @@ pub(crate) enum DeadLetters {
 
 /// Lists dead letters.
 pub(crate) async fn list(bus: &Bus, format: Format) -> anyhow::Result<()> {
-    let letters = bus.dead_letters(MAX_DEAD_LETTERS).await?;
-    let rows = letters
+    let dead_letters = bus.dead_letters(MAX_DEAD_LETTERS).await?;
+    let rows = dead_letters
         .iter()
         .map(|letter| {
             vec![
@@ -48,7 +48,7 @@ pub(crate) async fn list(bus: &Bus, format: Format) -> anyhow::Result<()> {
             ]
         })
         .collect();
-    let objects = letters
+    let objects = dead_letters
         .iter()
         .map(|letter| {
             json!({

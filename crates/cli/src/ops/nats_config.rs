@@ -63,7 +63,7 @@ mod tests {
         arguments: Arguments,
     }
 
-    /// `UPDATE=1` writes it anew.
+    /// `UPDATE=1` updates the file.
     #[test]
     fn the_file_that_is_delivered_is_what_the_permissions_say() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats.conf");
@@ -74,7 +74,7 @@ mod tests {
         let there = std::fs::read_to_string(&file).unwrap_or_default();
         assert!(
             there == text,
-            "`UPDATE=1 cargo test -p sluice-cli` writes deploy/nats.conf anew"
+            "`UPDATE=1 cargo test -p sluice-cli` updates deploy/nats.conf"
         );
     }
 }

@@ -26,22 +26,22 @@ pub(crate) async fn resume(bus: &Bus, unreconciled: bool) -> anyhow::Result<()> 
     state.resume(unreconciled).await?;
     match state.pause_and_restore().await?.0 {
         None => line("resumed"),
-        Some(held) => {
+        Some(pause) => {
             anyhow::bail!(
                 "still paused: {}; the pause ends by itself, or with `--unreconciled`",
-                held.reason
+                pause.reason
             )
         }
     }
 }
 
 /// Returns a row for a pause, and one for the last restore.
-pub(crate) fn rows(held: Option<&ActivePause>, restored: Option<&Restored>) -> Vec<Vec<String>> {
+pub(crate) fn rows(pause: Option<&ActivePause>, restored: Option<&Restored>) -> Vec<Vec<String>> {
     let time = |at: chrono::DateTime<chrono::Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
     let mut rows = Vec::new();
-    if let Some(held) = held {
-        let text = format!("promotion and deletion are paused: {}", held.reason);
-        rows.push(vec!["paused".to_owned(), time(held.since), text]);
+    if let Some(pause) = pause {
+        let text = format!("promotion and deletion are paused: {}", pause.reason);
+        rows.push(vec!["paused".to_owned(), time(pause.since), text]);
     }
     if let Some(restored) = restored {
         let at = time_from_wire(restored.at.as_ref()).map(time);
@@ -59,10 +59,10 @@ pub(crate) fn rows(held: Option<&ActivePause>, restored: Option<&Restored>) -> V
 }
 
 /// Returns a pause and the last restore as an object.
-pub(crate) fn object(held: Option<&ActivePause>, restored: Option<&Restored>) -> Value {
+pub(crate) fn object(pause: Option<&ActivePause>, restored: Option<&Restored>) -> Value {
     let time = |at: Option<&_>| time_from_wire(at).map(|at| at.to_rfc3339());
     json!({
-        "paused": held.map(|held| json!({ "since": held.since, "reason": held.reason })),
+        "paused": pause.map(|pause| json!({ "since": pause.since, "reason": pause.reason })),
         "restored": restored.map(|restored| json!({
             "at": time(restored.at.as_ref()), "takenAt": time(restored.taken_at.as_ref()),
             "reconciled": restored.reconciled.iter()

@@ -13,12 +13,12 @@ use crate::output::line;
 /// Queues a poll of a mirror.
 pub(crate) async fn poll(bus: &Bus, mirror: ResourceName) -> anyhow::Result<()> {
     let state = State::open(bus).await?;
-    let known = state
+    let resource = state
         .resources
         .get(&key::resource(Kind::Mirror.as_str(), &mirror))
         .await?;
     anyhow::ensure!(
-        known.is_some(),
+        resource.is_some(),
         "mirror `{mirror}` not found; `sluice get mirrors` lists those that exist"
     );
     bus.command(
@@ -75,9 +75,9 @@ pub(crate) async fn scan(bus: &Bus, image: ImageReference) -> anyhow::Result<()>
                 .tags
                 .get(&key::tag(&repository, tag))
                 .await?;
-            let held = entry.filter(|entry| !entry.value.digest.is_empty());
-            let held = held.with_context(|| format!("`{repository}:{tag}` not found"))?;
-            held.value.digest.parse()?
+            let entry = entry.filter(|entry| !entry.value.digest.is_empty());
+            let entry = entry.with_context(|| format!("`{repository}:{tag}` not found"))?;
+            entry.value.digest.parse()?
         }
     };
     line(&format!("scan queued for {repository}@{digest}"))?;

@@ -62,19 +62,19 @@ pub(crate) async fn reconcile(
         .collect();
     let rows = ended
         .iter()
-        .map(|(stage, found)| row(stage, found.as_ref()));
+        .map(|(stage, result)| row(stage, result.as_ref()));
     let objects = ended
         .iter()
-        .map(|(stage, found)| object(stage, found.as_ref()));
+        .map(|(stage, result)| object(stage, result.as_ref()));
     show(
         format,
-        &["STAGE", "CHECKED", "QUEUED"],
+        &["STAGE", "LOOKED AT", "MISSING"],
         rows.collect(),
         &Value::Array(objects.collect()),
     )?;
     let unfinished: Vec<_> = ended
         .iter()
-        .filter(|(_, found)| found.is_none())
+        .filter(|(_, result)| result.is_none())
         .map(|(stage, _)| *stage)
         .collect();
     anyhow::ensure!(
@@ -86,23 +86,23 @@ pub(crate) async fn reconcile(
     Ok(())
 }
 
-fn row(stage: &str, found: Option<&Reconciliation>) -> Vec<String> {
+fn row(stage: &str, result: Option<&Reconciliation>) -> Vec<String> {
     let number = |of: fn(&Reconciliation) -> u64| {
-        found.map_or_else(|| "-".to_owned(), |found| of(found).to_string())
+        result.map_or_else(|| "-".to_owned(), |result| of(result).to_string())
     };
     vec![
         stage.to_owned(),
-        number(|found| found.looked_at),
-        number(|found| found.found),
+        number(|result| result.looked_at),
+        number(|result| result.found),
     ]
 }
 
-fn object(stage: &str, found: Option<&Reconciliation>) -> Value {
+fn object(stage: &str, result: Option<&Reconciliation>) -> Value {
     json!({
         "stage": stage,
-        "ended": found.is_some(),
-        "lookedAt": found.map(|found| found.looked_at),
-        "found": found.map(|found| found.found),
+        "ended": result.is_some(),
+        "lookedAt": result.map(|result| result.looked_at),
+        "found": result.map(|result| result.found),
     })
 }
 

@@ -52,13 +52,13 @@ pub(crate) async fn check_file(
     secrets: &Secrets,
 ) -> anyhow::Result<()> {
     let documents = sluice_embedded::read_resources(file)?;
-    let found = documents
+    let registry = documents
         .into_iter()
         .find_map(|document| match document.resource {
             Resource::Registry(registry) if registry.name == check.name => Some(registry),
             _ => None,
         });
-    let registry = found.with_context(|| {
+    let registry = registry.with_context(|| {
         format!(
             "registry `{1}` not found in `{0}`",
             file.display(),
@@ -91,12 +91,12 @@ async fn run(check: &Check, registry: &Registry, secrets: &Secrets) -> anyhow::R
     let repository = remote.map(|remote| remote.repository);
     let client = Client::new(Endpoint::described(registry, secrets)?)?;
     let checked = client.check(repository.as_ref(), check.write).await?;
-    let asks = authentication(&checked.authentication);
+    let scheme = authentication(&checked.authentication);
     let (reads, writes) = (right(checked.reads), right(checked.writes));
     let object = json!({
         "registry": registry.name,
         "host": registry.host,
-        "authentication": asks,
+        "authentication": scheme,
         "repository": repository,
         "reads": reads,
         "writes": writes,
@@ -104,7 +104,7 @@ async fn run(check: &Check, registry: &Registry, secrets: &Secrets) -> anyhow::R
     let row = vec![
         registry.name.to_string(),
         registry.host.to_string(),
-        asks,
+        scheme,
         reads.unwrap_or("-").to_owned(),
         writes.unwrap_or("-").to_owned(),
     ];
@@ -119,8 +119,8 @@ async fn run(check: &Check, registry: &Registry, secrets: &Secrets) -> anyhow::R
     })
 }
 
-fn authentication(asks: &Authentication) -> String {
-    match asks {
+fn authentication(scheme: &Authentication) -> String {
+    match scheme {
         Authentication::Nothing => "nothing".to_owned(),
         Authentication::Basic => "a password".to_owned(),
         Authentication::Token { issuer } => format!("a token of {issuer}"),

@@ -20,8 +20,8 @@ pub(super) async fn read(
     let targets: BTreeSet<&Target> = locations.iter().map(|(target, _)| target).collect();
     let mut facts = Vec::new();
     for target in targets {
-        let place = of_place(target.registry.as_ref(), &target.repository);
-        let filter = format!("sluice.v1.*.*.{place}");
+        let tokens = of_place(target.registry.as_ref(), &target.repository);
+        let filter = format!("sluice.v1.*.*.{tokens}");
         let all = bus.facts_without_pulls(&filter).await?;
         facts.extend(all.into_iter().filter(|fact| {
             fact.event
@@ -72,25 +72,25 @@ fn is_about(event: &Event, locations: &BTreeSet<Location>, digests: &BTreeSet<St
 /// Returns the tags that an event names; pulls are ignored.
 fn named(event: &Event) -> Vec<(Target, Option<&Tag>)> {
     match event {
-        Event::UpstreamTagMoved(fact) => vec![(here(&fact.repository), Some(&fact.tag))],
-        Event::UpstreamTagGone(fact) => vec![(here(&fact.repository), Some(&fact.tag))],
-        Event::TagMirrored(fact) => vec![(here(&fact.repository), Some(&fact.tag))],
-        Event::TagMirrorFailed(fact) => vec![(here(&fact.repository), Some(&fact.tag))],
-        Event::TagMoveRefused(fact) => vec![(here(&fact.repository), Some(&fact.tag))],
-        Event::TagRepaired(fact) => vec![(here(&fact.repository), Some(&fact.tag))],
-        Event::TagPushed(fact) => vec![(here(&fact.repository), Some(&fact.tag))],
-        Event::TagDeleted(fact) => vec![(here(&fact.repository), Some(&fact.tag))],
-        Event::ScanSucceeded(fact) => vec![(here(&fact.repository), fact.tag.as_ref())],
-        Event::ScanFailed(fact) => vec![(here(&fact.repository), fact.tag.as_ref())],
-        Event::ScanFindingsChanged(fact) => vec![(here(&fact.repository), fact.tag.as_ref())],
+        Event::UpstreamTagMoved(fact) => vec![(local(&fact.repository), Some(&fact.tag))],
+        Event::UpstreamTagGone(fact) => vec![(local(&fact.repository), Some(&fact.tag))],
+        Event::TagMirrored(fact) => vec![(local(&fact.repository), Some(&fact.tag))],
+        Event::TagMirrorFailed(fact) => vec![(local(&fact.repository), Some(&fact.tag))],
+        Event::TagMoveRefused(fact) => vec![(local(&fact.repository), Some(&fact.tag))],
+        Event::TagRepaired(fact) => vec![(local(&fact.repository), Some(&fact.tag))],
+        Event::TagPushed(fact) => vec![(local(&fact.repository), Some(&fact.tag))],
+        Event::TagDeleted(fact) => vec![(local(&fact.repository), Some(&fact.tag))],
+        Event::ScanSucceeded(fact) => vec![(local(&fact.repository), fact.tag.as_ref())],
+        Event::ScanFailed(fact) => vec![(local(&fact.repository), fact.tag.as_ref())],
+        Event::ScanFindingsChanged(fact) => vec![(local(&fact.repository), fact.tag.as_ref())],
         Event::ImagePromoted(fact) => vec![
             (
                 at(fact.registry.as_ref(), &fact.target),
                 Some(&fact.target_tag),
             ),
-            (here(&fact.source), Some(&fact.source_tag)),
+            (local(&fact.source), Some(&fact.source_tag)),
         ],
-        Event::ImagePromotionDenied(fact) => vec![(here(&fact.repository), Some(&fact.tag))],
+        Event::ImagePromotionDenied(fact) => vec![(local(&fact.repository), Some(&fact.tag))],
         Event::ImageFlagged(fact) => vec![(
             at(fact.registry.as_ref(), &fact.repository),
             Some(&fact.tag),
@@ -107,7 +107,7 @@ fn named(event: &Event) -> Vec<(Target, Option<&Tag>)> {
     }
 }
 
-fn here(repository: &Repository) -> Target {
+fn local(repository: &Repository) -> Target {
     repository.clone().into()
 }
 
