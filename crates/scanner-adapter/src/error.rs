@@ -1,17 +1,15 @@
 //! Why an image was not scanned, and what becomes of its message.
 
+use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sluice_domain::{Class, Classify, Digest};
 use thiserror::Error;
 
-use crate::failure::{Failed, Kind, Remedy};
-use crate::report::Unusable;
-
-/// When a message that waits for the scanner comes again.
-const LOOK_AGAIN: Duration = Duration::from_secs(15);
-/// Over how many seconds the messages are spread that wait for their turn.
+/// When a message that waits for the scanner is delivered again.
+const RETRY_AFTER: Duration = Duration::from_secs(15);
+/// Over how many seconds the retries of messages that found no permit are spread.
 const SPREAD_SECONDS: u64 = 30;
 
 /// Why an image was not scanned.
@@ -27,9 +25,9 @@ pub(crate) enum Error {
         until: DateTime<Utc>,
     },
     #[error(transparent)]
-    Failed(#[from] Failed),
-    #[error(transparent)]
-    Unusable(#[from] Unusable),
+    Scanner(#[from] ScannerError),
+    #[error("the disk is full ({0})")]
+    DiskFull(String),
     #[error("not scanned within {0:?}; raise `scanner.timeout_seconds` if this repeats")]
     TimedOut(Duration),
     #[error("failed to {action} the files of a scan")]
@@ -53,11 +51,11 @@ pub(crate) enum Error {
     WrongBlob(String),
     /// The image unpacks to more than was reserved for it.
     #[error("the image unpacks to more than was expected")]
-    NeedsAllRoom,
-    /// Trivy asks for layers that were thought to be known.
-    #[error("what is known of the layers is of no use to this Trivy")]
+    NeedsWholeQuota,
+    /// The scanner asked for an analysis of a layer that was thought to be in the cache.
+    #[error("the cached analyses of the layers are of no use to this scanner")]
     Stale,
-    #[error("others are scanned now, and enough of this repository wait")]
+    #[error("other images are scanned now, and enough of this repository wait")]
     Busy { until: DateTime<Utc> },
     #[error(
         "the database of {ours} is older than {theirs}, by which the image was already scanned"
@@ -65,21 +63,67 @@ pub(crate) enum Error {
     Outdated { ours: String, theirs: String },
 }
 
+/// What becomes of a scan at which the scanner failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// A retry cannot help: the registry no longer has the image.
+    Missing,
+    /// A retry cannot help.
+    Never,
+    /// A retry may help, after the time that was asked for.
+    Retry(Option<Duration>),
+    /// The scanner has to be repaired first; the scan waits and counts as untried.
+    RepairScanner,
+    /// Another part is unreachable or full; the scan waits for it and counts as untried.
+    Outage,
+}
+
+/// A failure of the scanner, in the words of its driver.
+#[derive(Debug)]
+pub(crate) struct ScannerError {
+    remedy: Remedy,
+    cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl ScannerError {
+    pub(crate) fn new(
+        remedy: Remedy,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self {
+            remedy,
+            cause: cause.into(),
+        }
+    }
+}
+
+impl fmt::Display for ScannerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cause.fmt(f)
+    }
+}
+
+impl std::error::Error for ScannerError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.source()
+    }
+}
+
 impl Error {
     pub(crate) fn not_ready(reason: impl Into<String>) -> Self {
         Self::NotReady {
             reason: reason.into(),
-            until: Utc::now() + LOOK_AGAIN,
+            until: Utc::now() + RETRY_AFTER,
         }
     }
 
-    /// Puts an image off for whose repository there is no place now; many of one repository come again one by one.
+    /// Postpones an image for which there is no permit now; the images of one repository are retried one by one.
     pub(crate) fn busy(digest: &Digest) -> Self {
         let number = digest.hex().get(..8).unwrap_or_default();
         let number = u64::from_str_radix(number, 16).unwrap_or_default();
         let spread = Duration::from_secs(number % SPREAD_SECONDS);
         Self::Busy {
-            until: Utc::now() + LOOK_AGAIN + spread,
+            until: Utc::now() + RETRY_AFTER + spread,
         }
     }
 
@@ -87,27 +131,27 @@ impl Error {
         move |source| Self::Files { action, source }
     }
 
-    /// Says whether the registry no longer has it, which says nothing of the image itself.
-    pub(crate) fn is_gone(&self) -> bool {
+    /// Says whether the image is missing from the registry, which says nothing of the image itself.
+    pub(crate) fn is_missing(&self) -> bool {
         match self {
             Self::Registry(error) | Self::State(sluice_state::Error::Registry(error)) => {
                 error.is_not_found()
             }
-            Self::Failed(failed) => failed.kind == Kind::Gone,
+            Self::Scanner(error) => error.remedy == Remedy::Missing,
             _ => false,
         }
     }
 
-    /// Says whether the scanner rather than the image is in trouble.
-    pub(crate) fn is_scanner(&self) -> bool {
-        matches!(self, Self::Failed(failed) if failed.kind.remedy() == Remedy::Wait)
+    /// Says whether the scanner failed for a reason that lies in itself and not in the image.
+    pub(crate) fn is_scanner_outage(&self) -> bool {
+        matches!(self, Self::Scanner(error) if error.remedy == Remedy::RepairScanner)
     }
 }
 
 impl Classify for Error {
     fn class(&self) -> Class {
         let wait = || Class::Unavailable {
-            until: Utc::now() + LOOK_AGAIN,
+            until: Utc::now() + RETRY_AFTER,
         };
         match self {
             Self::State(error) => error.class(),
@@ -120,18 +164,16 @@ impl Classify for Error {
                 Class::Unavailable { until: *until }
             }
             Self::Outdated { .. } => wait(),
-            Self::Failed(failed) => match failed.kind.remedy() {
-                Remedy::Never => Class::Permanent,
-                Remedy::Again(after) => Class::Transient { after },
-                Remedy::Wait => wait(),
+            Self::Scanner(error) => match error.remedy {
+                Remedy::Missing | Remedy::Never => Class::Permanent,
+                Remedy::Retry(after) => Class::Transient { after },
+                Remedy::RepairScanner => wait(),
                 Remedy::Outage => Class::OUTAGE,
             },
-            // A report that was cut off is whole the next time; the number of attempts is the limit.
-            Self::Unusable(_)
-            | Self::TimedOut(_)
-            | Self::Files { .. }
-            | Self::NeedsAllRoom
-            | Self::Stale => Class::TRANSIENT,
+            Self::DiskFull(_) => Class::OUTAGE,
+            Self::TimedOut(_) | Self::Files { .. } | Self::NeedsWholeQuota | Self::Stale => {
+                Class::TRANSIENT
+            }
             Self::TooLarge { .. } | Self::Entry(_) | Self::Unsupported(_) => Class::Permanent,
         }
     }
@@ -143,14 +185,14 @@ pub(crate) enum StageError {
     #[error(transparent)]
     Image(#[from] ChildError),
     #[error(transparent)]
-    Search(#[from] sluice_state::Error),
+    Reconcile(#[from] sluice_state::Error),
 }
 
 impl Classify for StageError {
     fn class(&self) -> Class {
         match self {
             Self::Image(error) => error.class(),
-            Self::Search(error) => error.class(),
+            Self::Reconcile(error) => error.class(),
         }
     }
 }
@@ -174,19 +216,19 @@ impl Classify for ChildError {
 }
 
 impl ChildError {
-    /// Tells the failure with all that led to it, in one line.
-    pub(crate) fn told(&self) -> String {
-        let mut told = self.to_string();
+    /// Returns the failure with its causes, in one line.
+    pub(crate) fn message(&self) -> String {
+        let mut message = self.to_string();
         let mut next: Option<&dyn std::error::Error> = std::error::Error::source(self);
         while let Some(error) = next {
-            told += ": ";
-            told += &error.to_string();
+            message += ": ";
+            message += &error.to_string();
             next = error.source();
         }
-        if self.source.is_gone() {
-            told += "; the registry no longer has it";
+        if self.source.is_missing() {
+            message += "; the registry no longer has it";
         }
-        told
+        message
     }
 
     /// Orders failures by what becomes of the whole image: what is final comes first, then what waits.
@@ -212,45 +254,44 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_once_with_its_platform_and_cause() {
-        let told = child(Failed::new(Kind::DiskFull, "write x")).told();
+    fn a_failure_is_reported_once_with_its_platform_and_cause() {
+        let message = child(Error::DiskFull("write x".to_owned())).message();
         assert!(
-            told.starts_with("linux/amd64: failed to scan `sha256:000"),
-            "{told}"
+            message.starts_with("linux/amd64: failed to scan `sha256:000"),
+            "{message}"
         );
-        assert!(told.ends_with("`: the disk is full (write x)"), "{told}");
-        let gone = child(Failed::new(Kind::Gone, "")).told();
-        assert!(gone.contains("no longer has"), "{gone}");
+        assert!(
+            message.ends_with("`: the disk is full (write x)"),
+            "{message}"
+        );
+        let missing = child(ScannerError::new(Remedy::Missing, "")).message();
+        assert!(missing.contains("no longer has"), "{missing}");
     }
 
     #[test]
-    fn a_scanner_in_trouble_makes_the_message_wait() {
-        let waits = |error: Error| matches!(error.class(), Class::Unavailable { .. });
-        assert!(waits(Failed::new(Kind::ServerGone, "").into()));
-        assert!(waits(Failed::new(Kind::DatabaseMissing, "").into()));
-        assert!(waits(Error::not_ready("no database")));
-        // So does a registry that is away, which says nothing of the scanner.
-        for kind in [Kind::Unreachable, Kind::DiskFull] {
-            let error = Error::from(Failed::new(kind, ""));
-            assert!(error.class().is_outage() && !error.is_scanner());
+    fn what_is_done_about_a_failure_follows_from_its_remedy() {
+        let error = |remedy| Error::from(ScannerError::new(remedy, ""));
+        let minute = Some(Duration::from_secs(60));
+        assert_eq!(error(Remedy::Missing).class(), Class::Permanent);
+        assert!(error(Remedy::Missing).is_missing() && !error(Remedy::Never).is_missing());
+        assert_eq!(error(Remedy::Never).class(), Class::Permanent);
+        let retried = error(Remedy::Retry(minute)).class();
+        assert_eq!(retried, Class::Transient { after: minute });
+        let waits = |error: &Error| matches!(error.class(), Class::Unavailable { .. });
+        assert!(waits(&error(Remedy::RepairScanner)));
+        assert!(error(Remedy::RepairScanner).is_scanner_outage());
+        // A disk that is full says nothing of the scanner.
+        for outage in [error(Remedy::Outage), Error::DiskFull(String::new())] {
+            assert!(outage.class().is_outage() && !outage.is_scanner_outage());
         }
-        assert_eq!(
-            Error::from(Failed::new(Kind::Unknown, "")).class(),
-            Class::TRANSIENT
-        );
-        assert_eq!(
-            Error::from(Failed::new(Kind::Gone, "")).class(),
-            Class::Permanent
-        );
-        assert_eq!(Error::from(Unusable::Anonymous).class(), Class::TRANSIENT);
     }
 
     #[test]
     fn what_is_final_for_one_platform_is_final_for_the_image() {
         let mut all = [
-            child(Failed::new(Kind::Unknown, "")),
-            child(Failed::new(Kind::ServerGone, "")),
-            child(Failed::new(Kind::NoPlatform, "")),
+            child(ScannerError::new(Remedy::Retry(None), "")),
+            child(ScannerError::new(Remedy::RepairScanner, "")),
+            child(ScannerError::new(Remedy::Never, "")),
         ];
         all.sort_by_key(ChildError::rank);
         assert_eq!(all[0].class(), Class::Permanent);

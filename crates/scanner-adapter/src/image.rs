@@ -1,6 +1,7 @@
-//! One manifest: read and verified, scanned, its report and bill of materials stored, its verdict written.
+//! Scans the manifests of an image: reads and verifies a manifest, lets the scanner analyse it, stores report and bill of
+//! materials, and writes the verdict.
 
-use std::path::Path;
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,92 +14,62 @@ use sluice_state::{ImageReader, State, key, update_image};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::{KnownLayer, LayerCache};
-use crate::content::{ImageContent, check_size, parts, reason_of};
-use crate::cross_check;
-use crate::database::{JavaIndex, Origin};
 use crate::error::Error;
-use crate::failure::Kind;
-use crate::folder::Folder;
-use crate::layout::Layout;
-use crate::relay::{Analysis, Matcher, Relay};
-use crate::report::Report;
-use crate::room::Quota;
-use crate::sbom;
-use crate::server::{Server, Version};
-use crate::trivy::{Trivy, text};
-use crate::unpack::{Budget, Unpacker, blocking, jobs, probable_bytes};
-use crate::verdict::{
-    Age, Image, Scanned, blank, compare, former, holds, told, unsupported, usable,
-};
+use crate::image::disk_quota::DiskQuota;
+use crate::image::documents::{ImageDocuments, ambiguity_reason, check_size, config_and_layers};
+use crate::image::layer_cache::{CachedLayer, LayerCache};
+use crate::image::limits::ImageBudget;
+use crate::image::unpacker::{Unpacker, blocking, estimate_bytes, jobs};
+use crate::image::verdict::{ManifestRef, ScanResult};
+use crate::scanner::{LayerAnalysis, Scanner, ScannerVersion};
 
-/// The largest report or bill of materials that is read.
-const MOST_BYTES: u64 = 256 << 20;
-/// How often a verdict is written anew after somebody else wrote it.
-const ROUNDS: usize = 5;
-/// How long a scan waits for room on the disk before its message is put off.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// Where Trivy writes what it found, in the folder of the scan.
-const REPORT: &str = "report.json";
-/// How Trivy is asked. What it finds in a layer depends on these, so the cache is named after them.
-///
-/// With the usual priority a list of files of Debian hides packages of languages; and a bill of materials that lies in
-/// an image would be believed, so those are left out.
-pub(crate) const ANALYSIS: [&str; 12] = [
-    "--scanners",
-    "vuln",
-    "--detection-priority",
-    "comprehensive",
-    "--skip-files",
-    "**/*.cdx",
-    "--skip-files",
-    "**/*.cdx.json",
-    "--skip-files",
-    "**/*.spdx",
-    "--skip-files",
-    "**/*.spdx.json",
-];
+pub(crate) mod disk_quota;
+pub(crate) mod documents;
+pub(crate) mod layer_cache;
+pub(crate) mod limits;
+pub(crate) mod unpacker;
+pub(crate) mod verdict;
+pub(crate) mod work_folder;
 
-/// What every scan needs.
+/// How many times a verdict is written again after another writer changed it.
+const MAX_WRITES: usize = 5;
+/// How long a scan waits for disk space before its message is postponed.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// Scans manifests, and keeps what it finds.
 #[derive(Debug)]
-pub(crate) struct ImageScanner {
+pub(crate) struct ImageScanner<S> {
+    pub(crate) scanner: Arc<S>,
     pub(crate) state: State,
     pub(crate) registry: Client,
-    /// What images consist of; from their bytes, since it says what is scanned.
+    /// Reads from the bytes of an image which manifests it has, since that says what is scanned.
     pub(crate) reader: ImageReader,
     pub(crate) unpacker: Unpacker,
-    pub(crate) quota: Arc<Quota>,
+    pub(crate) quota: Arc<DiskQuota>,
     pub(crate) cache: Arc<LayerCache>,
-    pub(crate) relay: Relay,
-    pub(crate) trivy: Trivy,
-    pub(crate) folder: Arc<Folder>,
-    pub(crate) origin: Origin,
-    pub(crate) java: JavaIndex,
-    pub(crate) turns: Semaphore,
-    pub(crate) limit: Duration,
+    /// Limits the manifests that are scanned at once.
+    pub(crate) permits: Semaphore,
 }
 
-/// An image in the folder in which Trivy finds it, and each of its layers once it was read.
-struct Prepared<'a> {
-    image: Image<'a>,
-    content: &'a ImageContent,
-    /// What is known of each layer from scans before.
-    known: &'a [Option<KnownLayer>],
-    folder: &'a Path,
-    layout: Layout,
-    /// The digest by which the report names the image.
-    image_id: Digest,
+/// A manifest that is being scanned.
+struct ManifestScan<'a, S: Scanner> {
+    engine: &'a S::Engine,
+    manifest: ManifestRef<'a>,
+    documents: &'a ImageDocuments,
+    /// What the cache has of each layer.
+    cached: &'a [Option<CachedLayer>],
+    workspace: S::Workspace,
 }
 
-/// What the layers of an image are, once all were read.
-struct Verified {
+/// The layers of an image, all of which were verified.
+struct VerifiedLayers {
     summaries: Vec<LayerSummary>,
     contents: ImageContents,
 }
 
-impl ImageScanner {
-    /// Returns what an image consists of, and writes that over what others say of it.
-    pub(crate) async fn described(
+impl<S: Scanner> ImageScanner<S> {
+    /// Returns which manifests an image has, and records that, whatever another service recorded.
+    pub(crate) async fn describe_image(
         &self,
         repository: &Repository,
         digest: &Digest,
@@ -108,30 +79,31 @@ impl ImageScanner {
         Ok(image)
     }
 
-    /// Returns the verdict on a manifest that need not be found anew, if there is one.
-    pub(crate) async fn standing(
+    /// Returns the verdict on a manifest, if there is one that is current.
+    pub(crate) async fn current_verdict(
         &self,
-        version: &Version,
+        version: &ScannerVersion,
         digest: &Digest,
     ) -> Result<Option<Verdict>, Error> {
         let entry = self.state.verdicts.get(&key::verdict(digest)).await?;
         let verdict = entry.map(|entry| entry.value);
-        Ok(verdict.filter(|verdict| holds(verdict, version)))
+        Ok(verdict.filter(|verdict| verdict::is_current(verdict, version)))
     }
 
-    /// Returns the verdict on a manifest, from its entry where that is up to date.
+    /// Returns the verdict on a manifest; scans it unless there is one that is current.
     pub(crate) async fn verdict(
         &self,
-        server: &Server,
-        image: Image<'_>,
+        engine: &S::Engine,
+        manifest: ManifestRef<'_>,
     ) -> Result<Verdict, Error> {
-        if let Some(verdict) = self.standing(&server.version, image.digest).await? {
+        let version = S::version(engine);
+        if let Some(verdict) = self.current_verdict(version, manifest.digest).await? {
             return Ok(verdict);
         }
-        let blank = blank(image, &server.version);
-        let verdict = match self.scan(server, image).await {
-            Ok(scanned) => told(blank, scanned),
-            Err(Error::Unsupported(reason)) => unsupported(blank, reason),
+        let empty = verdict::empty(manifest, version);
+        let verdict = match self.scan(engine, manifest).await {
+            Ok(result) => verdict::from_scan(empty, result),
+            Err(Error::Unsupported(reason)) => verdict::unsupported(empty, reason),
             Err(error) => return Err(error),
         };
         self.write(verdict).await
@@ -140,14 +112,14 @@ impl ImageScanner {
     /// Records that a manifest could not be scanned, so that no older verdict passes for today's.
     pub(crate) async fn record_failure(
         &self,
-        version: &Version,
-        image: Image<'_>,
+        version: &ScannerVersion,
+        manifest: ManifestRef<'_>,
         reason: String,
     ) -> Result<(), Error> {
         let verdict = Verdict {
             status: VerdictStatus::Failed.into(),
             reason,
-            ..blank(image, version)
+            ..verdict::empty(manifest, version)
         };
         self.write(verdict).await.map(drop)
     }
@@ -158,26 +130,28 @@ impl ImageScanner {
         let parsed: Digest = digest.parse().map_err(|_| Error::Entry(digest))?;
         let key = key::verdict(&parsed);
         let mut last = None;
-        for _ in 0..ROUNDS {
-            let there = self.state.verdicts.get(&key).await?;
-            if let Some(entry) = &there {
-                match compare(&entry.value.database_version, &verdict.database_version) {
-                    Age::Newer if usable(&entry.value) => return Ok(entry.value.clone()),
-                    Age::Newer => {
+        for _ in 0..MAX_WRITES {
+            let present = self.state.verdicts.get(&key).await?;
+            if let Some(entry) = &present {
+                let (theirs, ours) = (&entry.value, &verdict);
+                match verdict::compare_databases(&theirs.database_version, &ours.database_version) {
+                    Ordering::Greater if verdict::is_usable(theirs) => return Ok(theirs.clone()),
+                    Ordering::Greater => {
                         return Err(Error::Outdated {
                             ours: verdict.database_version,
-                            theirs: entry.value.database_version.clone(),
+                            theirs: theirs.database_version.clone(),
                         });
                     }
-                    Age::Same if usable(&entry.value) && !usable(&verdict) => {
-                        return Ok(entry.value.clone());
+                    Ordering::Equal if verdict::is_usable(theirs) && !verdict::is_usable(ours) => {
+                        return Ok(theirs.clone());
                     }
-                    Age::Same | Age::Older => {}
+                    Ordering::Equal | Ordering::Less => {}
                 }
             }
-            let revision = there.as_ref().map(|entry| entry.revision);
-            verdict.former_reports =
-                there.map_or_else(Vec::new, |entry| former(entry.value, &verdict));
+            let revision = present.as_ref().map(|entry| entry.revision);
+            verdict.former_reports = present.map_or_else(Vec::new, |entry| {
+                verdict::former_reports(entry.value, &verdict)
+            });
             match self.state.verdicts.write(&key, &verdict, revision).await {
                 Ok(_) => {
                     crash::point("scanner-adapter.verdict_written");
@@ -193,107 +167,115 @@ impl ImageScanner {
         ))
     }
 
-    /// Reads a manifest by its digest, verifies its layers, and lets Trivy scan them by a database that stays the same
-    /// meanwhile.
-    async fn scan(&self, server: &Server, image: Image<'_>) -> Result<Scanned, Error> {
-        let _turn = self.turns.acquire().await;
-        let (registry, repository) = (&self.registry, image.repository);
-        let content = content_of(&self.reader, registry, repository, image.digest).await?;
-        let known = self.known(&content).await?;
-        match self.attempt(server, image, &content, &known).await {
+    /// Reads a manifest by its digest, verifies its layers, and lets the scanner match them with a database that stays
+    /// the same meanwhile.
+    async fn scan(
+        &self,
+        engine: &S::Engine,
+        manifest: ManifestRef<'_>,
+    ) -> Result<ScanResult, Error> {
+        let _permit = self.permits.acquire().await;
+        let (registry, repository) = (&self.registry, manifest.repository);
+        let documents = read_documents(&self.reader, registry, repository, manifest.digest).await?;
+        let cached = self.find_cached(&documents).await?;
+        match self.attempt(engine, manifest, &documents, &cached).await {
             Err(Error::Stale) => {
-                tracing::info!(image.digest = %image.digest, "what is known of the layers is of no use; they are read again");
-                let unknown = vec![None; known.len()];
-                self.attempt(server, image, &content, &unknown).await
+                tracing::info!(
+                    image.digest = %manifest.digest,
+                    "the scanner has no use for the cached analyses; all layers are analysed again"
+                );
+                let none = vec![None; cached.len()];
+                self.attempt(engine, manifest, &documents, &none).await
             }
-            scanned => scanned,
+            result => result,
         }
     }
 
-    /// Returns what is known of each layer.
-    async fn known(&self, content: &ImageContent) -> Result<Vec<Option<KnownLayer>>, Error> {
-        let (cache, layers) = (self.cache.clone(), content.layers.clone());
+    /// Returns what the cache has of each layer.
+    async fn find_cached(
+        &self,
+        documents: &ImageDocuments,
+    ) -> Result<Vec<Option<CachedLayer>>, Error> {
+        let (cache, layers) = (self.cache.clone(), documents.layers.clone());
         blocking(move || layers.iter().map(|layer| cache.find(layer)).collect()).await
     }
 
-    /// Scans an image, of whose layers only those are read that are not known.
+    /// Scans a manifest, and reads the layers that are not cached.
     async fn attempt(
         &self,
-        server: &Server,
-        image: Image<'_>,
-        content: &ImageContent,
-        known: &[Option<KnownLayer>],
-    ) -> Result<Scanned, Error> {
-        let missing = content.layers.iter().zip(known);
-        let missing = missing.filter(|(_, known)| known.is_none());
-        let mut bytes = probable_bytes(missing.map(|(layer, _)| layer));
+        engine: &S::Engine,
+        manifest: ManifestRef<'_>,
+        documents: &ImageDocuments,
+        cached: &[Option<CachedLayer>],
+    ) -> Result<ScanResult, Error> {
+        let missing = documents.layers.iter().zip(cached);
+        let missing = missing.filter(|(_, cached)| cached.is_none());
+        let mut bytes = estimate_bytes(missing.map(|(layer, _)| layer));
         loop {
-            let folder = tempfile::tempdir_in(self.folder.work()).map_err(Error::files("make"))?;
-            let layers = tempfile::tempdir_in(self.folder.work()).map_err(Error::files("make"))?;
-            self.trivy
-                .let_read(layers.path())
-                .map_err(Error::files("hand over"))?;
-            let room = tokio::time::timeout(LONGEST_WAIT, self.quota.room(bytes)).await;
-            let room =
-                room.map_err(|_| Error::not_ready("other scans use all room on the disk"))?;
-            let room = room.ok_or_else(|| Error::not_ready("the service stops"))?;
-            let budget = Budget::new(room, self.unpacker.limits.unpacked_bytes);
-            let name = format!("{}/{}", self.registry.host(), image.repository);
-            let layout = Layout::create(layers.path(), folder.path(), name);
-            let layout = layout.map_err(Error::files("make"))?;
-            let image_id = layout.finish(content, image.digest);
-            let prepared = Prepared {
-                image,
-                content,
-                known,
-                folder: folder.path(),
-                layout,
-                image_id: image_id.map_err(Error::files("write"))?,
+            let disk = tokio::time::timeout(MAX_WAIT, self.quota.reserve(bytes)).await;
+            let disk = disk
+                .map_err(|_| Error::not_ready("other scans use the whole quota of disk space"))?;
+            let disk = disk.ok_or_else(|| Error::not_ready("the service stops"))?;
+            let budget = ImageBudget::new(disk, self.unpacker.limits.unpacked_bytes);
+            let name = format!("{}/{}", self.registry.host(), manifest.repository);
+            let scan = ManifestScan::<S> {
+                engine,
+                manifest,
+                documents,
+                cached,
+                workspace: self.scanner.prepare(name, manifest.digest, documents)?,
             };
-            match self.analysed(server, &prepared, &budget).await {
-                Ok((verified, found)) => {
-                    return self.scanned(server, &prepared, &verified, found).await;
-                }
-                // It gives back what it has before it asks for all.
-                Err(Error::NeedsAllRoom) if bytes < self.quota.bytes() => bytes = u64::MAX,
+            match self.verify_and_analyse(&scan, &budget).await {
+                Ok((verified, analyses)) => return self.finish(&scan, &verified, analyses).await,
+                // The reservation is released before the whole quota is reserved.
+                Err(Error::NeedsWholeQuota) if bytes < self.quota.bytes() => bytes = u64::MAX,
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Reads the layers that are not known while Trivy starts, which takes as long as unpacking 50 MiB. Its first
-    /// question, which layers it is to read, is answered when all are verified.
-    async fn analysed(
+    /// Reads the layers that are not cached while the scanner starts, which takes as long as unpacking 50 MiB. It
+    /// learns which layers it is to read when all are verified.
+    async fn verify_and_analyse(
         &self,
-        server: &Server,
-        prepared: &Prepared<'_>,
-        budget: &Arc<Budget>,
-    ) -> Result<(Verified, Vec<Option<Analysis>>), Error> {
-        server.confirm().await?;
+        scan: &ManifestScan<'_, S>,
+        budget: &Arc<ImageBudget>,
+    ) -> Result<(VerifiedLayers, Vec<Option<LayerAnalysis>>), Error> {
+        self.scanner.confirm(scan.engine).await?;
         let are_verified = CancellationToken::new();
-        let reading = async {
-            let verified = self.verified(prepared, budget).await?;
+        let verify = async {
+            let verified = self.verify_layers(scan, budget).await?;
             are_verified.cancel();
             Ok(verified)
         };
-        // Where a layer is refused, the run of Trivy is given up, and ends with that.
-        tokio::try_join!(reading, self.ran(server, prepared, &are_verified))
+        let cached = scan.cached.iter();
+        let cached = cached.map(|cached| cached.as_ref().map(|cached| cached.analysis.clone()));
+        let earlier = cached.collect();
+        let analyse = self
+            .scanner
+            .analyse(scan.engine, &scan.workspace, earlier, &are_verified);
+        // Where a layer is refused, the run of the scanner is cancelled.
+        tokio::try_join!(verify, analyse)
     }
 
-    /// Reads the layers that are not known.
-    async fn verified(
+    /// Reads the layers that are not cached, and checks all layers together.
+    async fn verify_layers(
         &self,
-        prepared: &Prepared<'_>,
-        budget: &Arc<Budget>,
-    ) -> Result<Verified, Error> {
-        let Prepared { content, known, .. } = prepared;
-        let jobs = jobs(content, known, &prepared.layout);
-        let repository = prepared.image.repository;
+        scan: &ManifestScan<'_, S>,
+        budget: &Arc<ImageBudget>,
+    ) -> Result<VerifiedLayers, Error> {
+        let layers = || scan.documents.layers.iter().zip(scan.cached);
+        let missing = layers()
+            .enumerate()
+            .filter(|(_, (_, cached))| cached.is_none());
+        let missing = missing.map(|(number, (layer, _))| (number, layer));
+        let jobs = jobs(missing, |diff_id| S::layer_path(&scan.workspace, diff_id));
+        let repository = scan.manifest.repository;
         let read = self.unpacker.read(repository, jobs, budget).await?;
         let mut summaries = Vec::new();
-        for (layer, known) in content.layers.iter().zip(*known) {
-            let found = known.as_ref().map(|known| &known.summary);
-            let found = found.or_else(|| {
+        for (layer, cached) in layers() {
+            let summary = cached.as_ref().map(|cached| &cached.summary);
+            let summary = summary.or_else(|| {
                 let is_same = |summary: &&LayerSummary| {
                     summary.digest == layer.digest
                         && summary.layer_type == layer.layer_type
@@ -301,163 +283,82 @@ impl ImageScanner {
                 };
                 read.iter().map(|(_, summary)| summary).find(is_same)
             });
-            summaries.push(found.cloned().ok_or(Error::Stale)?);
+            summaries.push(summary.cloned().ok_or(Error::Stale)?);
         }
         let contents = check_layers(&summaries)
             .map_err(|refused| Error::Unsupported(format!("the layers together: {refused}")))?;
         self.unpacker.limits.check(&contents)?;
-        Ok(Verified {
+        Ok(VerifiedLayers {
             summaries,
             contents,
         })
     }
 
-    /// Runs Trivy, once more with the index of Java archives where it needs that; returns what it found in the layers.
-    async fn ran(
+    /// Stores the report on what was verified, its bill of materials, and the analyses if the report is complete.
+    async fn finish(
         &self,
-        server: &Server,
-        prepared: &Prepared<'_>,
-        are_verified: &CancellationToken,
-    ) -> Result<Vec<Option<Analysis>>, Error> {
-        let java = self.java.folder(prepared.folder).await;
-        let ran = self.run(server, prepared, &java, are_verified).await;
-        if !matches!(&ran, Err(Error::Failed(failed)) if failed.kind == Kind::JavaDatabase) {
-            return ran;
-        }
-        let java = self
-            .java
-            .fetch(&self.origin, &self.trivy, &self.folder)
+        scan: &ManifestScan<'_, S>,
+        verified: &VerifiedLayers,
+        analyses: Vec<Option<LayerAnalysis>>,
+    ) -> Result<ScanResult, Error> {
+        self.scanner.confirm(scan.engine).await?;
+        let contents = &verified.contents;
+        let report = self
+            .scanner
+            .report(scan.engine, &scan.workspace, scan.documents, contents)
             .await?;
-        self.run(server, prepared, &java, are_verified).await
-    }
-
-    /// Takes the report of what was verified, and keeps what Trivy found if it counts.
-    async fn scanned(
-        &self,
-        server: &Server,
-        prepared: &Prepared<'_>,
-        verified: &Verified,
-        found: Vec<Option<Analysis>>,
-    ) -> Result<Scanned, Error> {
-        server.confirm().await?;
-        let report_path = prepared.folder.join(REPORT);
-        let bytes = read("report", &report_path).await?;
-        let diff_ids = prepared.content.layers.iter();
-        let diff_ids: Vec<&str> = diff_ids.map(|layer| layer.diff_id.as_str()).collect();
-        let summary = Report::read(&bytes)?.of_image(prepared.image_id.as_str(), &diff_ids)?;
-        let unknown = server
-            .unknown(&self.trivy, &self.folder.work(), &summary)
-            .await?;
-        let incomplete = cross_check::incomplete(&verified.contents, &summary);
-        let unmatched = cross_check::unmatched(&verified.contents, &summary);
-        if incomplete.is_none() {
-            self.keep(prepared, verified, found).await;
+        if report.gaps.incomplete.is_none() {
+            self.cache_analyses(scan, verified, analyses).await;
         }
-        let report_key = self.state.store_report(&bytes).await?;
+        let report_key = self.state.store_report(&report.bytes).await?;
         crash::point("scanner-adapter.report_stored");
-        let sbom_key = if summary.covers() {
-            self.sbom(bytes, &server.version.scanner).await?
+        let sbom_key = if report.summary.covers() {
+            self.store_sbom(report.bytes, S::version(scan.engine))
+                .await?
         } else {
             String::new()
         };
-        Ok(Scanned {
-            summary,
-            unknown,
-            incomplete,
-            unmatched,
-            layers: verified
-                .summaries
-                .iter()
-                .map(crate::verdict::layer)
-                .collect(),
+        let layers = verified.summaries.iter();
+        Ok(ScanResult {
+            summary: report.summary,
+            gaps: report.gaps,
+            layers: layers.map(verdict::verified_layer).collect(),
             report_key,
             sbom_key,
         })
     }
 
-    /// Keeps what was found in layers that were not known; without it they are only read again.
-    async fn keep(
+    /// Stores the analyses of layers that are not cached; where that fails, the layers are only read again.
+    async fn cache_analyses(
         &self,
-        prepared: &Prepared<'_>,
-        verified: &Verified,
-        found: Vec<Option<Analysis>>,
+        scan: &ManifestScan<'_, S>,
+        verified: &VerifiedLayers,
+        analyses: Vec<Option<LayerAnalysis>>,
     ) {
-        let layers = prepared.content.layers.iter().zip(&verified.summaries);
-        let unknown = layers.zip(prepared.known).zip(found);
-        let mut kept = Vec::new();
-        for (((layer, summary), known), analysis) in unknown {
-            if let (None, Some(analysis)) = (known, analysis) {
+        let layers = scan.documents.layers.iter().zip(&verified.summaries);
+        let mut new = Vec::new();
+        for (((layer, summary), cached), analysis) in layers.zip(scan.cached).zip(analyses) {
+            if let (None, Some(analysis)) = (cached, analysis) {
                 let summary = summary.clone();
-                kept.push((layer.clone(), KnownLayer { summary, analysis }));
+                new.push((layer.clone(), CachedLayer { summary, analysis }));
             }
         }
         let cache = self.cache.clone();
         let stored = blocking(move || {
-            kept.iter()
-                .try_for_each(|(layer, known)| cache.store(layer, known))
+            new.iter()
+                .try_for_each(|(layer, results)| cache.store(layer, results))
         });
         match stored.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "what was found in layers could not be kept"),
-            Err(error) => tracing::warn!(%error, "what was found in layers could not be kept"),
-        }
-    }
-
-    /// Runs Trivy, and returns what it found in the layers.
-    async fn run(
-        &self,
-        server: &Server,
-        prepared: &Prepared<'_>,
-        cache: &Path,
-        are_verified: &CancellationToken,
-    ) -> Result<Vec<Option<Analysis>>, Error> {
-        let known = prepared.known.iter();
-        let known = known.map(|known| known.as_ref().map(|known| known.analysis.clone()));
-        let matcher = Matcher {
-            limit: self.limit,
-            ..server.matcher()
-        };
-        let session = self
-            .relay
-            .open(matcher, known.collect(), are_verified.clone());
-        let mut arguments = vec!["image".to_owned()];
-        arguments.extend(ANALYSIS.map(str::to_owned));
-        let rest = [
-            "--list-all-pkgs",
-            "--format",
-            "json",
-            "--offline-scan",
-            "--skip-java-db-update",
-            "--no-progress",
-        ];
-        arguments.extend(rest.map(str::to_owned));
-        arguments.extend(session.arguments());
-        arguments.extend(["--timeout".to_owned(), format!("{}s", self.limit.as_secs())]);
-        arguments.extend(["--cache-dir".to_owned(), text(cache)]);
-        let report = prepared.folder.join(REPORT);
-        arguments.extend(["--output".to_owned(), text(&report)]);
-        let input = prepared.layout.input(prepared.image.digest);
-        arguments.extend(["--input".to_owned(), input]);
-        let ran = self
-            .trivy
-            .run(
-                prepared.folder,
-                &arguments,
-                &session.variables(),
-                self.limit,
-            )
-            .await;
-        match ran {
-            Ok(()) => Ok(session.found()),
-            Err(_) if session.is_stale() => Err(Error::Stale),
-            Err(failed) => Err(failed.into()),
+            Ok(Err(error)) => tracing::warn!(%error, "failed to cache the analyses of layers"),
+            Err(error) => tracing::warn!(%error, "failed to cache the analyses of layers"),
         }
     }
 
     /// Makes the bill of materials of a report, and stores it.
-    async fn sbom(&self, report: Vec<u8>, trivy_version: &str) -> Result<String, Error> {
-        let version = trivy_version.to_owned();
-        let bill = blocking(move || sbom::bill_of(&report, &version)).await??;
+    async fn store_sbom(&self, report: Vec<u8>, version: &ScannerVersion) -> Result<String, Error> {
+        let version = version.clone();
+        let bill = blocking(move || S::bill_of_materials(&report, &version)).await??;
         let key = self.state.store_report(&bill).await?;
         crash::point("scanner-adapter.sbom_stored");
         Ok(key)
@@ -467,41 +368,19 @@ impl ImageScanner {
 /// Reads a manifest by its digest, and its configuration.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for what has not exactly one reading, or is no image that clients run.
-pub(crate) async fn content_of(
+/// [`Error::Unsupported`] for documents that have not exactly one reading, or are of no image that clients run.
+pub(crate) async fn read_documents(
     reader: &ImageReader,
     registry: &Client,
     repository: &Repository,
     digest: &Digest,
-) -> Result<ImageContent, Error> {
+) -> Result<ImageDocuments, Error> {
     let document = reader.document(registry, repository, digest).await?;
     let manifest = document
         .read()
-        .map_err(|error| Error::Unsupported(reason_of("the manifest", error)))?;
-    let (config, layers) = parts(&manifest).map_err(Error::Unsupported)?;
+        .map_err(|error| Error::Unsupported(ambiguity_reason("the manifest", error)))?;
+    let (config, layers) = config_and_layers(&manifest).map_err(Error::Unsupported)?;
     let raw = reader.config_bytes(registry, repository, config).await?;
     check_size(config, &raw).map_err(Error::Unsupported)?;
-    ImageContent::read(&raw, layers).map_err(Error::Unsupported)
-}
-
-/// Reads a file that Trivy wrote, unless it is too large. Trivy may be led by an image, and this process may read more
-/// than it may, so no link is followed.
-async fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
-    let metadata = tokio::fs::symlink_metadata(path)
-        .await
-        .map_err(Error::files("find"))?;
-    if !metadata.is_file() {
-        return Err(Error::files("read")(
-            std::io::ErrorKind::InvalidInput.into(),
-        ));
-    }
-    let size_bytes = metadata.len();
-    if size_bytes > MOST_BYTES {
-        return Err(Error::TooLarge {
-            what,
-            size_bytes,
-            limit_bytes: MOST_BYTES,
-        });
-    }
-    tokio::fs::read(path).await.map_err(Error::files("read"))
+    ImageDocuments::read(&raw, layers).map_err(Error::Unsupported)
 }

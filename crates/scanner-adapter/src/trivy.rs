@@ -1,330 +1,218 @@
-//! Runs Trivy as a child process: in a folder and with an environment of its own, and never for longer than it may.
-//!
-//! It must not know what is scanned or why.
+//! The driver of Trivy.
 
-use std::ffi::{OsStr, OsString};
-use std::io::{Read as _, Seek as _, SeekFrom};
-use std::path::{Path, PathBuf};
-use std::process::{Command as StdCommand, Stdio};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use secrecy::{ExposeSecret as _, SecretString};
-use tokio::process::{Child, Command};
+use sluice_bus::Bus;
+use sluice_domain::Digest;
+use sluice_layer::ImageContents;
+use sluice_service::{Host, SecretFile};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::confinement::{Confinement, Lifetime, Limits, Measure};
-use crate::failure::{Failed, Kind};
+use crate::error::Error;
+use crate::image::documents::ImageDocuments;
+use crate::image::work_folder::WorkFolder;
+use crate::scanner::{LayerAnalysis, ScanReport, Scanner, ScannerVersion};
+use crate::trivy::database::DatabaseOrigin;
+use crate::trivy::database::folders::DatabaseFolders;
+use crate::trivy::database::java_index::JavaIndex;
+use crate::trivy::failure::FailureKind;
+use crate::trivy::image_scan::{ANALYSIS_OPTIONS, ImageScan, RunFailure};
+use crate::trivy::program::TrivyProgram;
+use crate::trivy::report::sbom;
+use crate::trivy::server::checked_server::CheckedServer;
+use crate::trivy::server::client::{ServerAddress, Token, http_client};
+use crate::trivy::server::relay::{Relay, Session};
+use crate::trivy::server::server_source::{ServerOrigin, ServerSource};
+use crate::trivy::server::server_state::ServerHandle;
+use crate::trivy::server::supervisor::TrivySupervisor;
+use crate::trivy::settings::TrivySettings;
 
-/// The variables that every run is given. Others, as `TRIVY_IGNORE_UNFIXED`, could change what is found, or are secrets.
-const HANDED_ON: [&str; 3] = ["PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"];
-/// Those that a download is given besides; a proxy's address may hold a password.
-const PROXIES: [&str; 6] = [
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-];
-/// How much Trivy may allocate before Go collects, in percent of what is in use; by default it is 100.
-const GOGC: &str = "400";
-/// How much is read of what Trivy wrote.
-const MOST_WRITTEN: u64 = 64 << 10;
-/// How long the program may take to tell its version.
-const PROBE_LIMIT: Duration = Duration::from_secs(30);
+mod database;
+mod failure;
+mod image_layout;
+mod image_scan;
+mod program;
+pub(crate) mod report;
+mod server;
+pub(crate) mod settings;
 
-/// How Trivy is started.
-#[derive(Debug, Clone)]
-pub(crate) struct Trivy {
-    binary: PathBuf,
-    confinement: Confinement,
-}
-
-/// A process group of which nothing is left when this is dropped.
+/// Trivy, as the adapter drives it.
 #[derive(Debug)]
-pub(crate) struct Group {
-    id: Option<u32>,
-    is_namespace: bool,
+pub(crate) struct TrivyScanner {
+    servers: ServerHandle,
+    relay: Relay,
+    program: TrivyProgram,
+    adapter: Arc<WorkFolder>,
+    folders: DatabaseFolders,
+    origin: DatabaseOrigin,
+    java: JavaIndex,
+    /// How long one run may take.
+    limit: Duration,
+    analysis_version: String,
 }
 
-/// The variables that one run is given beside the common ones.
-#[derive(Debug, Default)]
-pub(crate) struct Variables {
-    own: Vec<(&'static str, SecretString)>,
-    proxies: bool,
-}
-
-impl Variables {
-    /// Returns the variables of a run that fetches something from outside.
-    pub(crate) const fn of_download() -> Self {
-        Self {
-            own: Vec::new(),
-            proxies: true,
-        }
-    }
-
-    /// Adds a variable.
-    #[must_use]
-    pub(crate) fn with(mut self, name: &'static str, value: &SecretString) -> Self {
-        self.own.push((name, value.clone()));
-        self
-    }
-}
-
-impl Trivy {
-    /// Finds out whether the program runs at all, and how it can be confined here.
-    ///
-    /// # Errors
-    /// A program that cannot be run.
-    pub(crate) async fn probe(
-        binary: &Path,
-        folder: &Path,
-        limits: Limits,
+impl TrivyScanner {
+    /// Starts the supervisor of the server as a task of the host, which ends once `finished` is cancelled.
+    pub(crate) async fn start(
+        settings: &TrivySettings,
+        limit: Duration,
+        adapter: Arc<WorkFolder>,
+        host: &Host,
+        bus: Bus,
+        finished: CancellationToken,
     ) -> anyhow::Result<Self> {
-        // One without a slash is looked for in PATH; a relative one would be looked for in another folder.
-        let is_path = binary.components().count() > 1;
-        let binary = if is_path {
-            std::path::absolute(binary)?
-        } else {
-            binary.to_owned()
-        };
-        let confinement = Confinement::full(limits);
-        let mut trivy = Self {
-            binary,
-            confinement: confinement.clone(),
-        };
-        if trivy.works(folder).await.is_ok() {
-            return Ok(trivy);
-        }
-        trivy.confinement = confinement.only(&[]);
-        trivy.works(folder).await.with_context(|| {
+        let folders = DatabaseFolders::open(adapter.clone()).with_context(|| {
             format!(
-                "failed to run `{}`; install Trivy or set `trivy.binary`",
-                trivy.binary.display()
+                "failed to use `{}`; set `trivy.cache_dir` to a folder of this service",
+                adapter.root().display()
             )
         })?;
-        // Each is tried together with those before it: what works alone may not work after another one.
-        let mut measures = Vec::new();
-        for measure in confinement.measures() {
-            measures.push(*measure);
-            trivy.confinement = confinement.only(&measures);
-            if trivy.works(folder).await.is_err() {
-                measures.pop();
-            }
-        }
-        trivy.confinement = confinement.only(&measures);
-        for measure in confinement.measures() {
-            if !measures.contains(measure) {
-                tracing::warn!(
-                    reason = measure.without(),
-                    "the scanner is confined less than it could be"
-                );
-            }
-        }
-        Ok(trivy)
+        let temporary = adapter.temporary();
+        let program = TrivyProgram::probe(&settings.binary, &temporary, settings.limits()).await?;
+        let origin = DatabaseOrigin::of(settings);
+        let supervisor = TrivySupervisor {
+            host: host.clone(),
+            bus,
+            source: ServerSource {
+                origin: match remote_server(settings)? {
+                    Some(address) => ServerOrigin::Remote(address),
+                    None => ServerOrigin::Local(origin.clone()),
+                },
+                program: program.clone(),
+                folders: folders.clone(),
+                temporary: temporary.clone(),
+                http: http_client().context("failed to make an HTTP client")?,
+                plausibility: settings.plausibility(),
+                processes: TaskTracker::new(),
+            },
+            check_every: Duration::from_secs(settings.database_check_seconds),
+        };
+        let (servers, supervision) = supervisor.start(finished);
+        host.spawn("trivy", supervision);
+        let version = program.version(&temporary).await?;
+        Ok(Self {
+            servers,
+            relay: Relay::start().await?,
+            program,
+            adapter,
+            folders,
+            origin,
+            java: JavaIndex::default(),
+            limit,
+            analysis_version: format!("{version} {}", ANALYSIS_OPTIONS.join(" ")),
+        })
     }
 
-    /// Returns what the program says of its version.
-    ///
-    /// # Errors
-    /// A program that cannot be run.
-    pub(crate) async fn version(&self, folder: &Path) -> anyhow::Result<String> {
-        let mut command = self.command(folder, &Variables::default(), Lifetime::Run);
-        command.arg("--version");
-        command.stdout(Stdio::piped()).stderr(Stdio::null());
-        let output = tokio::time::timeout(PROBE_LIMIT, command.output()).await??;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    fn open_session(
+        &self,
+        checked: &CheckedServer,
+        earlier: Vec<Option<LayerAnalysis>>,
+        are_verified: &CancellationToken,
+    ) -> Session {
+        let client = checked.server.client.clone();
+        self.relay
+            .open(client, self.limit, earlier, are_verified.clone())
+    }
+}
+
+impl Scanner for TrivyScanner {
+    type Engine = CheckedServer;
+    type Workspace = ImageScan;
+
+    async fn engine(&self) -> Result<Arc<CheckedServer>, String> {
+        self.servers.server().await
     }
 
-    /// Runs the program in a folder of its own, and lets it write there.
-    async fn works(&self, folder: &Path) -> anyhow::Result<()> {
-        let folder = tempfile::tempdir_in(folder)?;
-        let none = Variables::default();
-        let version = ["--version".to_owned()];
-        self.run(folder.path(), &version, &none, PROBE_LIMIT)
+    async fn ready(&self) {
+        self.servers.ready().await;
+    }
+
+    fn recheck(&self) {
+        self.servers.recheck();
+    }
+
+    fn version(engine: &CheckedServer) -> &ScannerVersion {
+        &engine.server.version
+    }
+
+    async fn confirm(&self, engine: &CheckedServer) -> Result<(), Error> {
+        Ok(engine.server.confirm().await?)
+    }
+
+    fn analysis_version(&self) -> &str {
+        &self.analysis_version
+    }
+
+    fn prepare(
+        &self,
+        name: String,
+        digest: &Digest,
+        documents: &ImageDocuments,
+    ) -> Result<ImageScan, Error> {
+        let temporary = self.adapter.temporary();
+        ImageScan::create(&self.program, &temporary, name, digest, documents)
+    }
+
+    fn layer_path(workspace: &ImageScan, diff_id: &Digest) -> PathBuf {
+        workspace.layer_path(diff_id)
+    }
+
+    async fn analyse(
+        &self,
+        engine: &CheckedServer,
+        workspace: &ImageScan,
+        earlier: Vec<Option<LayerAnalysis>>,
+        are_verified: &CancellationToken,
+    ) -> Result<Vec<Option<LayerAnalysis>>, Error> {
+        let (program, limit) = (&self.program, self.limit);
+        let java = self.java.folder_or(workspace.folder()).await;
+        let session = self.open_session(engine, earlier.clone(), are_verified);
+        match workspace.run(program, session, &java, limit).await {
+            Err(RunFailure::Trivy(failure)) if failure.kind == FailureKind::JavaDatabase => {}
+            result => return Ok(result?),
+        }
+        let java = self
+            .java
+            .fetch(&self.origin, program, &self.folders)
             .await?;
-        if self.confinement.has(Measure::User) {
-            let reachable = Self {
-                binary: "test".into(),
-                confinement: self.confinement.clone(),
-            };
-            let question = ["-w".to_owned(), text(folder.path())];
-            reachable
-                .run(folder.path(), &question, &none, PROBE_LIMIT)
-                .await?;
-        }
-        Ok(())
+        let session = self.open_session(engine, earlier, are_verified);
+        Ok(workspace.run(program, session, &java, limit).await?)
     }
 
-    /// Returns a command that runs in a folder, alone in its process group, and dies with this process.
-    ///
-    /// The kernel kills it when the thread that started it ends; the runtime's workers live as long as the process.
-    pub(crate) fn command(
+    async fn report(
         &self,
-        folder: &Path,
-        variables: &Variables,
-        lifetime: Lifetime,
-    ) -> Command {
-        let mut words = self.confinement.wrapper(lifetime).into_iter();
-        let mut command = match words.next() {
-            Some(first) => {
-                let mut command = Command::new(first);
-                command.args(words).arg(&self.binary);
-                command
-            }
-            None => Command::new(&self.binary),
-        };
-        command
-            .env_clear()
-            .envs(environment(&HANDED_ON))
-            // Trivy would read `trivy.yaml` and `.trivyignore` here, and an account's files at home.
-            .current_dir(folder)
-            .env("HOME", folder)
-            .env("TMPDIR", folder)
-            // Most of a run is its start, and much of that the collector's. Beyond the soft limit it works as always.
-            .env("GOGC", GOGC)
-            .env(
-                "GOMEMLIMIT",
-                self.confinement.soft_memory_bytes().to_string(),
-            )
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .process_group(0)
-            .kill_on_drop(true);
-        if variables.proxies {
-            command.envs(environment(&PROXIES));
-        }
-        for (name, value) in &variables.own {
-            command.env(name, value.expose_secret());
-        }
-        command
+        engine: &CheckedServer,
+        workspace: &ImageScan,
+        documents: &ImageDocuments,
+        contents: &ImageContents,
+    ) -> Result<ScanReport, Error> {
+        let temporary = self.adapter.temporary();
+        workspace
+            .report(&self.program, engine, &temporary, documents, contents)
+            .await
     }
 
-    /// Lets Trivy write everything in a folder.
-    ///
-    /// # Errors
-    /// A folder that cannot be given away.
-    pub(crate) fn hand_over_all(&self, folder: &Path) -> std::io::Result<()> {
-        self.confinement.hand_over_all(folder)
-    }
-
-    /// Lets Trivy read a folder, and nobody else.
-    ///
-    /// # Errors
-    /// A folder that cannot be opened to it.
-    pub(crate) fn let_read(&self, folder: &Path) -> std::io::Result<()> {
-        self.confinement.let_read(folder)
-    }
-
-    /// Takes charge of the processes that a child leads.
-    pub(crate) fn group(&self, child: &Child) -> Group {
-        Group {
-            id: child.id(),
-            is_namespace: self.confinement.has(Measure::ProcessNamespace),
-        }
-    }
-
-    /// Runs Trivy to its end; when this is dropped or the time is over, nothing of it is left.
-    ///
-    /// # Errors
-    /// A run that did not succeed, told by what it wrote.
-    pub(crate) async fn run(
-        &self,
-        folder: &Path,
-        arguments: &[String],
-        variables: &Variables,
-        limit: Duration,
-    ) -> Result<(), Failed> {
-        let broken = |error: std::io::Error| Failed::new(Kind::Unknown, error.to_string());
-        self.confinement.hand_over(folder).map_err(broken)?;
-        let mut written = tempfile::tempfile_in(folder).map_err(broken)?;
-        let mut command = self.command(folder, variables, Lifetime::Run);
-        command.args(arguments);
-        command.stderr(written.try_clone().map_err(broken)?);
-        let mut child = command.spawn().map_err(broken)?;
-        // Declared after the child, so that its whole group is killed before the child is given up.
-        let mut group = self.group(&child);
-        let ended = tokio::time::timeout(limit, child.wait()).await;
-        let Ok(status) = ended else {
-            return Err(Failed::new(Kind::TimedOut, ""));
-        };
-        group.ended();
-        let status = status.map_err(broken)?;
-        if status.success() {
-            return Ok(());
-        }
-        let text = tail(&mut written).map_err(broken)?;
-        let mut failed = Failed::of(&text);
-        if failed.told.is_empty() {
-            failed.told = status.to_string();
-        }
-        Err(failed)
+    fn bill_of_materials(report: &[u8], version: &ScannerVersion) -> Result<Vec<u8>, Error> {
+        Ok(sbom::bill_of_materials(report, &version.scanner)?)
     }
 }
 
-impl Group {
-    /// Says that its leader has ended by itself. What it has started ends with it.
-    pub(crate) fn ended(&mut self) {
-        let left = self.id.filter(|_| !self.is_namespace);
-        // The number of a group that is empty may be used again.
-        if left.is_none_or(|id| !has_members(id)) {
-            self.id = None;
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let Some(id) = self.id else {
-            return;
-        };
-        let killed = StdCommand::new("kill")
-            .args(["-KILL", "--", &format!("-{id}")])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        // The leader itself is killed by whoever drops the child.
-        if let Err(error) = killed {
-            tracing::debug!(%error, "a process group could not be killed");
-        }
-    }
-}
-
-/// Says whether a process group has any process (proc(5), `/proc/pid/stat`: state, parent, and group follow the name).
-fn has_members(group: u32) -> bool {
-    let is_member = |stat: &str| {
-        let rest = stat.rsplit_once(") ").map(|(_, rest)| rest);
-        rest.and_then(|rest| rest.split(' ').nth(2)) == Some(&group.to_string())
+/// Returns the address of the remote server, if there is one. Its token must be readable at the start.
+fn remote_server(settings: &TrivySettings) -> anyhow::Result<Option<ServerAddress>> {
+    let Some(url) = settings.remote_url() else {
+        return Ok(None);
     };
-    std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok())
-        .any(|stat| is_member(&stat))
+    let token = settings.token_file().map(|file| {
+        let file = SecretFile::at(file);
+        file.text()?;
+        anyhow::Ok(Token::File(file))
+    });
+    Ok(Some(ServerAddress {
+        url,
+        token: token.transpose()?,
+    }))
 }
-
-fn environment(names: &[&'static str]) -> impl Iterator<Item = (&'static str, OsString)> {
-    names
-        .iter()
-        .filter_map(|name| Some((*name, std::env::var_os(name)?)))
-}
-
-/// Reads the end of what was written.
-pub(crate) fn tail(file: &mut std::fs::File) -> std::io::Result<String> {
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(MOST_WRITTEN)))?;
-    let mut bytes = Vec::new();
-    file.take(MOST_WRITTEN).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Makes an argument of a path.
-pub(crate) fn text(path: &Path) -> String {
-    let text: &OsStr = path.as_ref();
-    text.to_string_lossy().into_owned()
-}
-
-#[cfg(test)]
-mod tests;
