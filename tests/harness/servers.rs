@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use sluice_bus::ServerConfig;
-use sluice_gateway::keys::{Keys, PASSWORDS};
+use sluice_gateway::{KeyFolder, NATS_PASSWORDS_FILE};
 use tempfile::TempDir;
 
 use crate::{tool, wait_for};
@@ -51,7 +51,7 @@ impl Nats {
     /// Starts one with the users and permissions of an installation, which keeps its data in this folder if one is given.
     ///
     /// Whoever gives no name is the test itself, which may do everything.
-    pub fn guarded(keys: &Keys, store: Option<&Path>) -> Self {
+    pub fn guarded(keys: &KeyFolder, store: Option<&Path>) -> Self {
         Self::configured(keys, store, |config| {
             let of_the_test =
                 "jetstream: enabled\n    users: [\n      { user: test, password: test }";
@@ -62,7 +62,7 @@ impl Nats {
 
     /// Starts one with the configuration of an installation, changed by the test.
     pub fn configured(
-        keys: &Keys,
+        keys: &KeyFolder,
         store: Option<&Path>,
         change: impl FnOnce(&str) -> String,
     ) -> Self {
@@ -73,13 +73,17 @@ impl Nats {
             store: &store,
             ports: None,
             tls: None,
-            passwords: PASSWORDS,
+            passwords: NATS_PASSWORDS_FILE,
         };
         // Tests kill processes, not machines, and the disk is what they would wait for most.
         let config = change(&config.render().replace(", sync_interval: always", ""));
         let file = folder.path().join("nats.conf");
         fs::write(&file, config).unwrap();
-        fs::copy(keys.nats_passwords(), folder.path().join(PASSWORDS)).unwrap();
+        fs::copy(
+            keys.nats_passwords(),
+            folder.path().join(NATS_PASSWORDS_FILE),
+        )
+        .unwrap();
         Self::begin(folder, store, vec!["-c".into(), file.into()])
     }
 
@@ -126,7 +130,7 @@ impl Nats {
 
     /// Returns the file of its users' passwords, which it reads again when it is told to.
     pub fn passwords(&self) -> PathBuf {
-        self.folder.path().join(PASSWORDS)
+        self.folder.path().join(NATS_PASSWORDS_FILE)
     }
 
     /// Returns the id of its process.
@@ -226,7 +230,7 @@ impl Registry {
     }
 
     /// Starts one that trusts the tokens of a gateway and notifies it.
-    pub fn guarded(port: Port, gateway: &str, keys: &Keys, storage: Option<&Path>) -> Self {
+    pub fn guarded(port: Port, gateway: &str, keys: &KeyFolder, storage: Option<&Path>) -> Self {
         let secret = fs::read_to_string(keys.notifications()).unwrap();
         let more = format!(
             "auth:\n  token:\n    realm: http://{gateway}/token\n    service: sluice-registry\n    issuer: sluice\n    \

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use sluice_gateway::keys::Keys;
+use sluice_gateway::KeyFolder;
 use tempfile::TempDir;
 
 use crate::bus::BusClient;
@@ -48,7 +48,7 @@ pub struct Stack {
     /// The host and port of the gateway's REST API.
     pub api: String,
     /// The keys and passwords.
-    pub keys: Keys,
+    pub keys: KeyFolder,
     /// What stands between the registry and the gateway's token endpoint and intake.
     pub before_gateway: Proxy,
     services: Vec<Process>,
@@ -79,7 +79,7 @@ impl Stack {
         let folder = tempfile::tempdir().unwrap();
         // The scanner runs as another user, who has to reach its own folders in here.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let keys = Keys::at(folder.path().join("keys"));
+        let keys = KeyFolder::at(folder.path().join("keys"));
         keys.create().unwrap();
         let nats = Nats::guarded(&keys, disks.nats);
         let window = duplicate_window_seconds.to_string();
@@ -360,7 +360,7 @@ impl Stack {
 /// Returns the settings of a gateway that writes its addresses beside this place.
 fn gateway_settings(
     nats: &Nats,
-    keys: &Keys,
+    keys: &KeyFolder,
     (registry, tokens): (&str, &str),
     place: &Path,
 ) -> Vec<(&'static str, String)> {
@@ -398,7 +398,7 @@ fn gateway_settings(
 }
 
 /// Returns how a service reaches the bus, as the user that has its permissions and no others.
-fn bus_settings(nats: &Nats, keys: &Keys, name: &str) -> Vec<(&'static str, String)> {
+fn bus_settings(nats: &Nats, keys: &KeyFolder, name: &str) -> Vec<(&'static str, String)> {
     let password = keys.nats_password(name).to_str().unwrap().to_owned();
     vec![
         ("SLUICE__BUS__URL", nats.url.clone()),
@@ -466,12 +466,12 @@ fn until_ready(folder: &Path, service: (&str, usize), process: &mut Process) {
 }
 
 /// Runs the command and returns what it did.
-fn run(nats: &Nats, keys: &Keys, arguments: &[&str]) -> Output {
+fn run(nats: &Nats, keys: &KeyFolder, arguments: &[&str]) -> Output {
     command(nats, keys, arguments).output().unwrap()
 }
 
 /// Returns the command, ready to be run.
-pub(crate) fn command(nats: &Nats, keys: &Keys, arguments: &[&str]) -> Command {
+pub(crate) fn command(nats: &Nats, keys: &KeyFolder, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary("sluice"));
     command
         .args(["--nats", &nats.url, "--nats-user", "admin"])

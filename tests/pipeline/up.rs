@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use sluice_gateway::keys::Keys;
+use sluice_gateway::KeyFolder;
 use sluice_tests::content::{NEW_LIBC, OLD_LIBC, debian};
 use sluice_tests::endpoint::{Endpoint, webhook};
 use sluice_tests::subscriber::Subscriber;
@@ -102,7 +102,7 @@ fn the_registry_logs_what_fails_and_nothing_of_what_works() {
     let registry = up.endpoints()["registry"].as_str().unwrap().to_owned();
     let host = registry.trim_start_matches("http://");
     let password = |name: &str| {
-        let file = Keys::at(data.join("keys")).password(name);
+        let file = KeyFolder::at(data.join("keys")).password(name);
         fs::read_to_string(file).unwrap()
     };
     let writer = Upstream::with_account(host, "mirror-worker", &password("mirror-worker"));

@@ -483,7 +483,7 @@ fn a_webhook_that_is_switched_off_gets_nothing_more_and_that_is_told() {
         stack.facts("webhook.failed").pop()
     });
     let reason = failed["data"]["reason"].as_str().unwrap();
-    assert!(reason.contains("switched off"), "{reason}");
+    assert!(reason.contains("disabled"), "{reason}");
     let requests = endpoint.requests().len();
     stack.bus().publish(promoted("app", "1.1"), "once");
     wait_for("everything to be done", 30, || {

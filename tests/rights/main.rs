@@ -11,7 +11,7 @@ mod tls;
 
 use sluice_bus::permissions::users;
 use sluice_bus::{Bus, ProvisionOptions};
-use sluice_gateway::keys::Keys;
+use sluice_gateway::KeyFolder;
 use sluice_service::BusSettings;
 use sluice_tests::Nats;
 use tempfile::TempDir;
@@ -22,14 +22,14 @@ use crate::tables::{BUCKETS, COMMANDS, FACTS, READERS, SERVICES, WRITERS, stream
 /// A server with its users, and nobody else.
 struct Scene {
     nats: Nats,
-    keys: Keys,
+    keys: KeyFolder,
     folder: TempDir,
 }
 
 impl Scene {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let keys = Keys::at(folder.path().join("keys"));
+        let keys = KeyFolder::at(folder.path().join("keys"));
         keys.create().unwrap();
         let nats = Nats::configured(&keys, None, str::to_owned);
         let scene = Self { nats, keys, folder };

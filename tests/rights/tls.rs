@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use sluice_bus::{Bus, ProvisionOptions};
-use sluice_gateway::keys::Keys;
+use sluice_gateway::KeyFolder;
 use sluice_service::BusSettings;
 use sluice_tests::Nats;
 use tokio::time::Instant;
@@ -45,7 +45,7 @@ impl Authority {
     }
 }
 
-fn start(keys: &Keys, (certificate, key): &(PathBuf, PathBuf)) -> Nats {
+fn start(keys: &KeyFolder, (certificate, key): &(PathBuf, PathBuf)) -> Nats {
     let tls = format!(
         "tls {{ cert_file: \"{}\", key_file: \"{}\" }}\n",
         certificate.display(),
@@ -54,7 +54,7 @@ fn start(keys: &Keys, (certificate, key): &(PathBuf, PathBuf)) -> Nats {
     Nats::configured(keys, None, |config| tls + config)
 }
 
-fn settings(nats: &Nats, keys: &Keys, ca_file: Option<&Path>) -> BusSettings {
+fn settings(nats: &Nats, keys: &KeyFolder, ca_file: Option<&Path>) -> BusSettings {
     let address = nats.url.rsplit('/').next().unwrap();
     BusSettings {
         url: format!("nats://{address}"),
@@ -70,7 +70,7 @@ async fn only_the_server_that_the_authority_vouches_for_is_spoken_to() {
     sluice_service::install_crypto();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    let keys = Keys::at(path.join("keys"));
+    let keys = KeyFolder::at(path.join("keys"));
     keys.create().unwrap();
     let (ours, theirs) = (
         Authority::new(path, "ours.pem"),
@@ -102,7 +102,7 @@ fn neither_side_speaks_in_plain_text() {
     sluice_service::install_crypto();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    let keys = Keys::at(path.join("keys"));
+    let keys = KeyFolder::at(path.join("keys"));
     keys.create().unwrap();
     let ours = Authority::new(path, "ours.pem");
     let guarded = start(&keys, &ours.certify(path, "127.0.0.1"));

@@ -124,7 +124,7 @@ impl fmt::Display for ForbiddenAddress {
 }
 
 /// Decides which addresses may be connected to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AddressGuard {
     /// Only the public internet.
     PublicOnly,

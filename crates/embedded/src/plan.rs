@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use sluice_bus::StreamLimits;
-use sluice_gateway::keys::Keys;
+use sluice_gateway::KeyFolder;
 use url::Url;
 
 use crate::endpoints::{DEFAULT_NATS_URL, Endpoints, NatsEndpoint};
@@ -77,7 +77,7 @@ impl Plan {
             url: DEFAULT_NATS_URL.to_owned(),
             ..Default::default()
         };
-        let keys = Keys::at(PathBuf::new());
+        let keys = KeyFolder::at(PathBuf::new());
         let settings = StackSettings {
             endpoints: &self.endpoints(nats, &keys)?,
             keys: &keys,
@@ -90,7 +90,11 @@ impl Plan {
     }
 
     /// Returns the endpoints; the address of health is unknown until its listener runs.
-    pub(crate) fn endpoints(&self, nats: NatsEndpoint, keys: &Keys) -> anyhow::Result<Endpoints> {
+    pub(crate) fn endpoints(
+        &self,
+        nats: NatsEndpoint,
+        keys: &KeyFolder,
+    ) -> anyhow::Result<Endpoints> {
         let registry = match &self.registry {
             Server::External(url) => url.to_string(),
             Server::Child(_, listener) => url_of(listener)?,

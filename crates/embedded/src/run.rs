@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use sluice_bus::{Bus, ProvisionOptions, StreamLimits};
-use sluice_gateway::keys::Keys;
+use sluice_gateway::KeyFolder;
 use sluice_service::{Host, HttpSettings, write_private};
 
 use crate::data_folder::{DataFolder, SECRETS};
@@ -93,7 +93,7 @@ async fn start(
     host: &Host,
     children: &Children,
 ) -> anyhow::Result<(Endpoints, Vec<AppliedFile>)> {
-    let keys = Keys::at(data.join("keys"));
+    let keys = KeyFolder::at(data.join("keys"));
     keys.create()?;
     let nats = match &mut plan.nats {
         Server::External(nats) => std::mem::take(nats),

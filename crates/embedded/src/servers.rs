@@ -14,7 +14,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use sluice_bus::ServerConfig;
 use sluice_bus::permissions::ADMIN;
-use sluice_gateway::keys::{Keys, PASSWORDS};
+use sluice_gateway::{KeyFolder, NATS_PASSWORDS_FILE};
 use sluice_service::{Host, secret_file};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -44,7 +44,7 @@ pub(crate) async fn start_nats(
     program: &Path,
     listen: SocketAddr,
     data: &DataFolder,
-    keys: &Keys,
+    keys: &KeyFolder,
 ) -> anyhow::Result<NatsEndpoint> {
     let ports = data.join("nats");
     for file in port_files(&ports) {
@@ -56,13 +56,13 @@ pub(crate) async fn start_nats(
             store: &ports,
             ports: Some(&ports),
             tls: None,
-            passwords: PASSWORDS,
+            passwords: NATS_PASSWORDS_FILE,
         };
         data.write_config("nats-server.conf", &config.render())
     };
     let passwords = fs::read_to_string(keys.nats_passwords())
         .with_context(|| format!("failed to read `{}`", keys.nats_passwords().display()))?;
-    data.write_config(PASSWORDS, &passwords)?;
+    data.write_config(NATS_PASSWORDS_FILE, &passwords)?;
     let first = config(listen)?;
     let restart = children.spawn(
         host,
@@ -136,7 +136,7 @@ pub(crate) fn registry_config(
     listen: SocketAddr,
     data: &DataFolder,
     gateway: &str,
-    keys: &Keys,
+    keys: &KeyFolder,
 ) -> anyhow::Result<Value> {
     let (_, http_secret) = data.secret("registry-http")?;
     let notifications = secret_file(&keys.notifications())?;
@@ -222,7 +222,7 @@ mod tests {
     fn the_registry_has_a_secret_no_debug_port_and_one_algorithm() {
         let folder = tempfile::tempdir().unwrap();
         let data = DataFolder::open(folder.path()).unwrap();
-        let keys = Keys::at(folder.path().join("keys"));
+        let keys = KeyFolder::at(folder.path().join("keys"));
         keys.create().unwrap();
         let listen = "127.0.0.1:5000".parse().unwrap();
         let config = registry_config(listen, &data, "http://127.0.0.1:1", &keys).unwrap();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use futures_util::future::LocalBoxFuture;
-use sluice_gateway::keys::Keys;
+use sluice_gateway::KeyFolder;
 use sluice_service::{Host, Layers, Problems, Settings};
 
 use crate::endpoints::{Endpoints, reachable};
@@ -57,7 +57,7 @@ pub(crate) struct ServiceSettings {
     derived: BTreeMap<String, String>,
     /// From the environment of the process.
     custom: BTreeMap<String, String>,
-    keys: Keys,
+    keys: KeyFolder,
     nats_passwords: Option<PathBuf>,
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct StackSettings<'a> {
     /// The addresses.
     pub(crate) endpoints: &'a Endpoints,
     /// The keys, passwords and secrets.
-    pub(crate) keys: &'a Keys,
+    pub(crate) keys: &'a KeyFolder,
     /// The folder of the secrets that resources name.
     pub(crate) secrets: &'a Path,
     /// The program of the scanner.
@@ -242,7 +242,7 @@ mod tests {
         };
         let stack = StackSettings {
             endpoints: &endpoints,
-            keys: &Keys::at("keys".into()),
+            keys: &KeyFolder::at("keys".into()),
             secrets: Path::new("secrets"),
             trivy: Path::new("trivy"),
             trivy_folder: Path::new("cache"),

@@ -5,6 +5,7 @@ mod images;
 mod openapi;
 mod operations;
 mod problem;
+pub(crate) mod queue_metrics;
 mod resources;
 
 use std::sync::Arc;
@@ -19,22 +20,22 @@ use sluice_state::State;
 
 use self::problem::Problem;
 
-/// The largest body; that of a file of resources.
+/// The largest body, of a resource.
 const MAX_BODY: usize = 4 << 20;
-/// Who applies a resource through the API; its one token does not tell people apart.
+/// The actor of resources that are applied through the API; its one token identifies no person.
 const ACTOR: &str = "api";
 
-/// What the API works with.
+/// The state of the API.
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
     pub(crate) bus: Bus,
     pub(crate) state: State,
 }
 
-/// A path parameter, or why it is none.
-type Given<T> = Result<Path<T>, PathRejection>;
+/// A path parameter, or why it cannot be decoded.
+type PathParameter<T> = Result<Path<T>, PathRejection>;
 
-/// Returns the routes, every one of which needs the token.
+/// Returns the routes, all of which require the token.
 pub(crate) fn routes(api: Api, token: SecretString) -> Router {
     let base = Router::new()
         .route("/resources/{kind}", get(resources::list))

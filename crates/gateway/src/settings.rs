@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    fn told(variables: &[(&str, &str)]) -> String {
+    fn load_problems(variables: &[(&str, &str)]) -> String {
         let variables = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn the_defaults_are_valid() {
-        assert_eq!(told(&[]), "");
+        assert_eq!(load_problems(&[]), "");
     }
 
     #[test]
@@ -119,11 +119,14 @@ mod tests {
         for open in ["0.0.0.0:8480", "[::]:0", "192.0.2.1:80"] {
             let listen = ("SLUICE__API__LISTEN", open);
             let stated = ("SLUICE__API__ALLOW_PLAIN_TEXT", "true");
-            assert!(told(&[listen]).contains("api.allow_plain_text"), "{open}");
-            assert_eq!(told(&[listen, stated]), "");
+            assert!(
+                load_problems(&[listen]).contains("api.allow_plain_text"),
+                "{open}"
+            );
+            assert_eq!(load_problems(&[listen, stated]), "");
         }
         for own in ["127.0.0.1:0", "127.0.0.2:80", "[::1]:80"] {
-            assert_eq!(told(&[("SLUICE__API__LISTEN", own)]), "", "{own}");
+            assert_eq!(load_problems(&[("SLUICE__API__LISTEN", own)]), "", "{own}");
         }
     }
 
@@ -131,8 +134,11 @@ mod tests {
     fn the_api_is_never_without_a_token() {
         for listen in ["127.0.0.1:0", "[::1]:80"] {
             let listen = ("SLUICE__API__LISTEN", listen);
-            assert_eq!(told(&[listen]), "");
-            assert!(told(&[listen, ("SLUICE__API__TOKEN_FILE", "")]).contains("`api.token_file`"));
+            assert_eq!(load_problems(&[listen]), "");
+            assert!(
+                load_problems(&[listen, ("SLUICE__API__TOKEN_FILE", "")])
+                    .contains("`api.token_file`")
+            );
         }
     }
 
@@ -145,8 +151,8 @@ mod tests {
             ("SERVICE", ""),
         ] {
             let variable = format!("SLUICE__TOKENS__{key}");
-            let told = told(&[(&variable, value)]);
-            assert!(told.contains(&key.to_lowercase()), "{key}: {told}");
+            let problems = load_problems(&[(&variable, value)]);
+            assert!(problems.contains(&key.to_lowercase()), "{key}: {problems}");
         }
     }
 }

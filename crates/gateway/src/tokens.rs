@@ -1,6 +1,13 @@
 //! The token endpoint: the realm that the internal registry sends its clients to.
 //!
-//! Only GET: clients that would rather POST, as containerd, take the 405 as a sign to use GET.
+//! Only GET: clients that prefer POST, as containerd, use GET after a 405.
+
+pub(crate) mod accounts;
+pub(crate) mod bearer;
+pub(crate) mod grants;
+pub(crate) mod key_folder;
+pub(crate) mod scope;
+pub(crate) mod signer;
 
 use std::sync::Arc;
 
@@ -14,13 +21,13 @@ use serde_json::{Value, json};
 use sluice_service::Source;
 use sluice_state::Catalog;
 
-use crate::accounts::{Accounts, Refused};
-use crate::grants::granted;
-use crate::scope::Scope;
-use crate::signer::Signer;
+use self::accounts::{Accounts, LoginError};
+use self::grants::grant;
+use self::scope::Scope;
+use self::signer::Signer;
 
-/// The longest query that is read.
-const LONGEST_QUERY: usize = 16 << 10;
+/// The longest query that is parsed, in bytes.
+const MAX_QUERY: usize = 16 << 10;
 
 /// Issues tokens.
 pub(crate) struct Issuer {
@@ -29,7 +36,7 @@ pub(crate) struct Issuer {
     pub(crate) signer: Signer,
 }
 
-/// What of a query means something here; who asks is told by the password alone.
+/// The parameters of a request; the account is known by its password alone.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Query {
     service: Option<String>,
@@ -37,7 +44,7 @@ struct Query {
 }
 
 impl Query {
-    fn read(text: &str) -> Self {
+    fn parse(text: &str) -> Self {
         let (mut service, mut values) = (None, Vec::new());
         for (name, value) in url::form_urlencoded::parse(text.as_bytes()) {
             match name.as_ref() {
@@ -48,12 +55,12 @@ impl Query {
         }
         Self {
             service,
-            scopes: Scope::read_all(values.iter().map(AsRef::as_ref)),
+            scopes: Scope::parse_all(values.iter().map(AsRef::as_ref)),
         }
     }
 }
 
-/// Answers with a token for what is both asked for and allowed.
+/// Issues a token for the actions that are both requested and allowed.
 pub(crate) async fn issue(
     State(issuer): State<Arc<Issuer>>,
     Extension(source): Extension<Source>,
@@ -61,51 +68,54 @@ pub(crate) async fn issue(
     RawQuery(query): RawQuery,
 ) -> Response {
     let query = query.unwrap_or_default();
-    if query.len() > LONGEST_QUERY {
-        return refuse(
+    if query.len() > MAX_QUERY {
+        return error_response(
             StatusCode::URI_TOO_LONG,
             "UNSUPPORTED",
             "the query is too long",
         );
     }
-    let query = Query::read(&query);
+    let query = Query::parse(&query);
     let service = issuer.signer.service();
     if query
         .service
         .as_deref()
         .is_some_and(|asked| asked != service)
     {
-        let told = "tokens for this service are not issued here";
-        return refuse(StatusCode::BAD_REQUEST, "UNSUPPORTED", told);
+        let message = "this issuer has no tokens for the requested service";
+        return error_response(StatusCode::BAD_REQUEST, "UNSUPPORTED", message);
     }
     let snapshot = issuer.catalog.current();
     let identified = issuer.accounts.identify(&snapshot, source, &headers).await;
     let requester = match identified {
         Ok(requester) => requester,
-        Err(Refused::Wrong) => {
-            let told = "the account or its password is wrong";
-            let mut answer = refuse(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", told);
+        Err(LoginError::WrongPassword) => {
+            let message = "the account or its password is wrong";
+            let mut answer = error_response(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message);
             answer.headers_mut().insert(WWW_AUTHENTICATE, BASIC);
             return answer;
         }
-        Err(Refused::Busy) => {
-            let told = "too many passwords of this account are being tried";
-            let mut answer = refuse(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", told);
-            answer.headers_mut().insert(RETRY_AFTER, SOON);
+        Err(LoginError::TooManyAttempts) => {
+            let message = "too many wrong passwords for this account; try again in 10 s";
+            let mut answer =
+                error_response(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", message);
+            answer
+                .headers_mut()
+                .insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
             return answer;
         }
     };
-    let access = granted(&snapshot, &requester, &query.scopes);
+    let access = grant(&snapshot, &requester, &query.scopes);
     let now = Utc::now();
     let token = match issuer.signer.sign(requester.name(), &access, now) {
         Ok(token) => token,
         Err(error) => {
-            tracing::error!(%error, "a token could not be written");
-            let told = "the token could not be written";
-            return refuse(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", told);
+            tracing::error!(%error, "failed to encode a token");
+            let message = "failed to encode the token";
+            return error_response(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", message);
         }
     };
-    tracing::debug!(account = requester.name(), ?access, "a token was issued");
+    tracing::debug!(account = requester.name(), ?access, "token issued");
     answer(
         StatusCode::OK,
         &json!({
@@ -117,10 +127,10 @@ pub(crate) async fn issue(
 
 const BASIC: axum::http::HeaderValue =
     axum::http::HeaderValue::from_static("Basic realm=\"sluice\"");
-const SOON: axum::http::HeaderValue = axum::http::HeaderValue::from_static("10");
+const RETRY_AFTER_SECONDS: axum::http::HeaderValue = axum::http::HeaderValue::from_static("10");
 
-/// Refuses in the form of the registry's own errors, which clients show.
-fn refuse(status: StatusCode, code: &str, message: &str) -> Response {
+/// Returns an error in the format of the distribution specification, which clients show.
+fn error_response(status: StatusCode, code: &str, message: &str) -> Response {
     let body = json!({ "errors": [{ "code": code, "message": message, "detail": null }] });
     answer(status, &body)
 }
@@ -136,15 +146,15 @@ mod tests {
     #[test]
     fn queries_are_read_as_clients_write_them() {
         let both =
-            Scope::read_all(["repository:hub/app:pull,push", "repository:a/b:pull"].into_iter());
+            Scope::parse_all(["repository:hub/app:pull,push", "repository:a/b:pull"].into_iter());
         for text in [
             "account=ci&scope=repository%3Ahub%2Fapp%3Apull%2Cpush&scope=repository:a/b:pull&service=s",
             "service=s&scope=repository:hub/app:pull,push+repository:a/b:pull&client_id=docker",
         ] {
-            let query = Query::read(text);
+            let query = Query::parse(text);
             assert_eq!(query.service.as_deref(), Some("s"), "{text}");
             assert_eq!(query.scopes, both, "{text}");
         }
-        assert_eq!(Query::read(""), Query::default());
+        assert_eq!(Query::parse(""), Query::default());
     }
 }

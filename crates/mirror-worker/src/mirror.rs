@@ -45,13 +45,13 @@ impl MirrorWorker {
         let precondition = self.move_precondition(task);
         if precondition.freshness().await? == Freshness::Superseded {
             tracing::info!(image.repository = %task.repository, image.tag = %task.tag, move_number = task.move_number, "superseded by a newer move, or pruned since");
-            let (stale, part) = self.stale_digest(&catalog, task).await?;
+            let (stale, subset) = self.stale_digest(&catalog, task).await?;
             self.tags
                 .clean_up_stale(
                     &task.repository,
                     &task.tag,
                     Some(&stale),
-                    &task.provenance(part),
+                    &task.provenance(subset),
                 )
                 .await?;
             return self.finish_superseded(&catalog, task).await;
@@ -107,7 +107,8 @@ impl MirrorWorker {
 
     /// Publishes the event of a superseded move that was mirrored before, so that its image is scanned.
     ///
-    /// If the tag was deleted upstream, it may have been removed here before this slow move wrote it: it is removed again.
+    /// If the tag was deleted upstream, it may have been removed here before this slow move wrote it: it is removed
+    /// again.
     async fn finish_superseded(
         &self,
         catalog: &Snapshot,

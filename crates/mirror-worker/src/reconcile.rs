@@ -168,8 +168,8 @@ fn move_id(command: &MirrorTag) -> MoveId {
     )
 }
 
-/// Returns the enabled mirror of an upstream tag and the command for its last move, if the mirror still has the source and
-/// repository of the entry.
+/// Returns the enabled mirror of an upstream tag and the command for its last move, if the mirror still has the source
+/// and repository of the entry.
 fn current_move<'a>(
     catalog: &'a Snapshot,
     upstream: &UpstreamTag,

@@ -1,8 +1,8 @@
 //! Copies the referrers that an upstream lists for an image, after the image.
 //!
-//! No poll checks them, because that takes a request for each manifest: they are copied after a move, and every audit checks
-//! them. Here they are listed under the tag that is named after their subject, whether or not this registry has a referrers
-//! API, so that they follow the image as every attachment does. A failure does not hold up the image.
+//! No poll checks them, because that takes a request for each manifest: they are copied after a move, and every audit
+//! checks them. Here they are listed under the tag that is named after their subject, whether or not this registry has
+//! a referrers API, so that they follow the image as every attachment does. A failure does not hold up the image.
 
 pub(crate) mod unsupported;
 
@@ -214,7 +214,7 @@ impl MirrorWorker {
                 move_number: entry.move_number,
                 promotion: None,
                 // The list includes the one that upstream has under the tag, if it has one.
-                part: PlatformSubset {
+                subset: PlatformSubset {
                     source: source_of(&entry)
                         .parse()
                         .ok()
@@ -239,7 +239,7 @@ impl MirrorWorker {
             mirror: task.mirror.clone(),
             source: task.source.clone(),
             repository: repository.clone(),
-            source_digest: change.provenance.part.source.clone(),
+            source_digest: change.provenance.subset.source.clone(),
             tag: tag.clone(),
             digest: after.digest.clone(),
             media_type: after.media_type.clone(),

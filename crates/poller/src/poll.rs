@@ -60,8 +60,8 @@ impl Poller {
         poll.mirror = mirror.name.to_string();
         poll.polled_at = Some(time_to_wire(sluice_domain::now()));
         poll.resume_after = stopped_after;
-        // Before the next message can begin. The moves of this part are published after that; if this process dies first,
-        // the entries of the tags hold them as pending, and the next part publishes them.
+        // Before the next message can begin. The moves of this part are published after that; if this process dies
+        // first, the entries of the tags hold them as pending, and the next part publishes them.
         self.state.polls.put(&key::poll(name), &poll).await?;
         let id = format!("poll/{name}/{}/{}", cause.occurrence, poll.resume_after);
         Ok(polled

@@ -26,7 +26,8 @@ pub(crate) fn desired_schedules(catalog: &Snapshot) -> Vec<DesiredSchedule> {
             };
             DesiredSchedule {
                 schedule,
-                // A schedule first fires after its interval, and the person who applied the mirror waits for the images.
+                // A schedule first fires after its interval, and the person who applied the mirror waits for the
+                // images.
                 at_once: true,
             }
         })

@@ -231,7 +231,7 @@ impl Promoter {
             .read(&endpoint.registry, repository, &top.digest);
         update_image(&self.state, &top.digest, &listed.await?).await?;
         let mut provenance = provenance(case);
-        provenance.part.source = Some((*digest).clone()).filter(|digest| *digest != top.digest);
+        provenance.subset.source = Some((*digest).clone()).filter(|digest| *digest != top.digest);
         let change = TagChange {
             repository,
             tag,

@@ -173,9 +173,11 @@ impl<R: Stored> Entries<R> {
         }
     }
 
-    /// Changes an entry, or the default one, by compare-and-set: after a conflict `change` is called with the new value.
+    /// Changes an entry, or the default one, by compare-and-set: after a conflict `change` is called with the new
+    /// value.
     ///
-    /// A value that `change` leaves as it is is not written. `change` also gets the revision, 0 where there is no entry.
+    /// A value that `change` leaves as it is is not written. `change` also gets the revision, 0 where there is no
+    /// entry.
     ///
     /// # Errors
     /// [`Error::TooManyConflicts`] if others kept changing the entry.
@@ -197,7 +199,8 @@ impl<R: Stored> Entries<R> {
         })
     }
 
-    /// Returns the entries that are written from now on; with history 1, an entry that is overwritten at once may be missing.
+    /// Returns the entries that are written from now on; with history 1, an entry that is overwritten at once may be
+    /// missing.
     pub async fn watch_writes(
         &self,
     ) -> Result<impl Stream<Item = Result<Entry<R>, Error>> + Send + Unpin + use<R>, Error> {
@@ -245,8 +248,8 @@ impl<R: Stored> Entries<R> {
         Ok(self.bucket.last_revision().await?)
     }
 
-    /// Returns at most `limit` entries in the order in which they were written; in a bucket with history 1 a walk over all
-    /// pages misses none. An entry that this version cannot read is left out, with an error in the log.
+    /// Returns at most `limit` entries in the order in which they were written; in a bucket with history 1 a walk over
+    /// all pages misses none. An entry that this version cannot read is left out, with an error in the log.
     pub async fn page(&self, filter: &str, after: u64, limit: usize) -> Result<Page<R>, Error> {
         let page = self.bucket.page(filter, after, limit).await?;
         let mut entries = Vec::with_capacity(page.entries.len());
@@ -309,7 +312,8 @@ impl<R: Stored> Entries<R> {
         Ok(listed.into_values().collect())
     }
 
-    /// Says whether a predicate holds for more than `count` entries whose keys match a filter; reads no further than that.
+    /// Says whether a predicate holds for more than `count` entries whose keys match a filter; reads no further than
+    /// that.
     pub async fn has_more_than(
         &self,
         count: usize,

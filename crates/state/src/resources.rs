@@ -1,4 +1,5 @@
-//! Declarative resources: the catalogue of all, how they are applied, and the schedules and targets that follow from them.
+//! Declarative resources: the catalogue of all, how they are applied, and the schedules and targets that follow from
+//! them.
 
 mod apply;
 pub(crate) mod catalog;

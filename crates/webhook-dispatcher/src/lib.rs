@@ -2,16 +2,12 @@
 //!
 //! It must not know what an event means, and never follows a redirect.
 
-mod address;
-mod client;
-mod deliver;
-mod dispatch;
-mod endpoint_limits;
-mod envelope;
+mod delivery;
+mod error;
+mod fan_out;
+mod handler;
 mod reconcile;
-mod record;
 mod settings;
-mod signature;
 
 use std::time::Duration;
 
@@ -19,27 +15,28 @@ use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
 use sluice_state::StageRunner;
 
+use crate::delivery::client::Clients;
+use crate::delivery::endpoint_limits::EndpointLimits;
+use crate::handler::Dispatcher;
+
 pub use settings::Settings;
 
-/// What a delivery takes besides the answer of its endpoint: a place, and the entries.
+/// How long a delivery takes besides the request: the wait for a permit, and the entries.
 const MARGIN: Duration = Duration::from_secs(45);
 
-/// Connects, and runs the stage on the host.
-///
-/// # Errors
-/// A bus that cannot be reached or is not provisioned.
+/// Connects to the bus, and runs the stage on the host.
 pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     let stage = StageRunner::connect(&topology::WEBHOOK_DISPATCHER, &settings.bus, host).await?;
     let (bus, state, catalog) = stage.connections();
     let timeout = Duration::from_secs(settings.webhooks.timeout_seconds);
-    let handler = dispatch::Dispatcher {
+    let handler = Dispatcher {
         bus,
         state,
         catalog,
         secrets: settings.secrets.secrets(),
-        clients: client::Clients::new(timeout),
-        lanes: endpoint_limits::Lanes::new(settings.webhooks.per_endpoint),
-        attempts: settings.webhooks.attempts,
+        clients: Clients::new(timeout),
+        endpoint_limits: EndpointLimits::new(settings.webhooks.per_endpoint),
+        max_attempts: settings.webhooks.attempts,
     };
     let consume = ConsumeSettings {
         concurrency: settings.webhooks.concurrency,

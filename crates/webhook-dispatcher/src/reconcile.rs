@@ -1,6 +1,6 @@
-//! Deliveries that were asked for, are neither done nor given up, and wait nowhere.
+//! Finds deliveries that are planned, neither made nor given up, and in no queue.
 //!
-//! What they would tell is in the log alone. What the log lost too cannot be delivered any more; that is only counted.
+//! Their events are in the log alone. A delivery whose event the log lost cannot be made; it is only counted.
 
 use std::collections::BTreeMap;
 
@@ -13,70 +13,72 @@ use sluice_events::wire::state::Delivery;
 use sluice_state::reconcile::{Next, PAGE, ReconcilePage};
 use sluice_telemetry::metrics;
 
-use crate::dispatch::{Dispatcher, Error};
+use crate::error::Error;
+use crate::handler::Dispatcher;
 
 impl Dispatcher {
-    /// Looks at a page of the deliveries.
-    pub(crate) async fn missing(&self, command: &Reconcile) -> Result<ReconcilePage, Error> {
-        let page = self
+    /// Checks a page of the deliveries.
+    pub(crate) async fn find_open_deliveries(
+        &self,
+        command: &Reconcile,
+    ) -> Result<ReconcilePage, Error> {
+        let entries = self
             .state
             .deliveries
             .page("*.*", command.after, PAGE)
             .await?;
-        let mut found = ReconcilePage {
-            checked: page.entries.len(),
+        let mut page = ReconcilePage {
+            checked: entries.entries.len(),
             counted: command.counted,
-            next: Next::after(page.next, Next::End),
+            next: Next::after(entries.next, Next::End),
             ..ReconcilePage::default()
         };
-        let open: Vec<Delivery> = page
+        let open: Vec<Delivery> = entries
             .entries
             .into_iter()
             .map(|entry| entry.value)
             .filter(|delivery| !delivery.delivered && !delivery.given_up)
             .collect();
-        // While others wait, these may be among them.
+        // While deliveries are queued, the open ones may be among them.
         if !open.is_empty() && self.is_idle().await? {
-            let facts = self.facts(&open).await?;
+            let events = self.logged_events(&open).await?;
             for delivery in &open {
-                match facts
-                    .get(&delivery.event_id)
-                    .and_then(|fact| again(delivery, fact))
-                {
+                let event = events.get(&delivery.event_id);
+                match event.and_then(|event| delivery_command(delivery, event)) {
                     Some(command) => {
                         let id = format!("{}/{}", delivery.event_id, delivery.endpoint);
-                        found.distinct_commands.push((command.into(), id));
+                        page.distinct_commands.push((command.into(), id));
                     }
-                    None => found.counted += 1,
+                    None => page.counted += 1,
                 }
             }
         }
-        if found.next == Next::End {
-            let lost = found.counted;
+        if page.next == Next::End {
+            let lost = page.counted;
             if lost > 0 {
                 tracing::warn!(
                     lost,
-                    "deliveries cannot be made: the log no longer has their events"
+                    "open deliveries cannot be made: the log lost their events"
                 );
             }
             let lost = u32::try_from(lost).unwrap_or(u32::MAX);
             metrics::DELIVERIES_LOST.set(f64::from(lost), &[]);
         }
-        Ok(found)
+        Ok(page)
     }
 
-    /// Says whether no delivery waits, now or later; the search itself is being worked on.
+    /// Says whether no delivery is queued; this reconciliation itself is in flight.
     async fn is_idle(&self) -> Result<bool, Error> {
         let all = self.bus.status_of(&WEBHOOK_DISPATCHER).await;
         let all = all.map_err(sluice_state::Error::from)?;
         let left = |status: &StageStatus| status.waiting + status.in_flight + status.later;
-        // Pulls that nobody has looked at have no delivery yet, and there may always be some.
+        // Events of pulls that are not fanned out have no delivery yet, and there may always be some.
         let others = all.iter().filter(|status| status.stream != PULLS);
         Ok(others.map(left).sum::<u64>() <= 1)
     }
 
-    /// Returns the events of deliveries that the log still has.
-    async fn facts(&self, open: &[Delivery]) -> Result<BTreeMap<String, Fact>, Error> {
+    /// Returns the events of deliveries that the log still has, by id.
+    async fn logged_events(&self, open: &[Delivery]) -> Result<BTreeMap<String, Fact>, Error> {
         let mut names: Vec<&str> = open.iter().map(|open| open.event_name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
@@ -94,7 +96,7 @@ impl Dispatcher {
     }
 }
 
-fn again(delivery: &Delivery, fact: &Fact) -> Option<DeliverEvent> {
+fn delivery_command(delivery: &Delivery, fact: &Fact) -> Option<DeliverEvent> {
     let event = fact.event.as_ref()?;
     let endpoint: ResourceName = delivery.endpoint.parse().ok()?;
     Some(DeliverEvent {

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use sluice_bus::{Bus, ProvisionOptions};
-use sluice_gateway::keys::Keys;
+use sluice_gateway::KeyFolder;
 
 use crate::output::line;
 
 /// Creates the missing keys and passwords in a folder.
 pub(crate) fn keys(folder: PathBuf) -> anyhow::Result<()> {
-    for file in Keys::at(folder).create()? {
+    for file in KeyFolder::at(folder).create()? {
         line(&format!("{} created", file.display()))?;
     }
     line("all keys and passwords exist")

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use sluice_bus::ServerConfig;
-use sluice_gateway::keys::PASSWORDS;
+use sluice_gateway::NATS_PASSWORDS_FILE;
 
 use crate::output::lines;
 
@@ -44,7 +44,7 @@ fn text(arguments: &Arguments) -> String {
         store: &arguments.store,
         ports: None,
         tls,
-        passwords: PASSWORDS,
+        passwords: NATS_PASSWORDS_FILE,
     };
     format!("{HEAD}{}", config.render())
 }

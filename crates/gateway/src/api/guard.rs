@@ -1,6 +1,6 @@
-//! Who may call the API: whoever sends its token, wherever they are.
+//! Requires the token of the API for every call.
 //!
-//! No browser sends the token by itself, so a page from elsewhere can do nothing, by whatever name it reaches this
+//! No browser sends the token by itself, so a page of another site can do nothing, whatever name it uses for this
 //! machine.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use secrecy::SecretString;
 
 use super::problem::Problem;
-use crate::secret::is_bearer;
+use crate::tokens::bearer::is_bearer;
 
 /// Lets a request through or answers it with a problem.
 pub(super) async fn check(

@@ -1,4 +1,4 @@
-//! Tags and images: where each stands, what the scanner says, and what was decided.
+//! Tags and images, with verdicts and decisions.
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -14,12 +14,12 @@ use sluice_state::key;
 use utoipa::ToSchema;
 
 use super::problem::{Problem, ProblemBody};
-use super::{Api, Given};
+use super::{Api, PathParameter};
 
 /// How many tags one answer lists at most.
-const MOST_TAGS: usize = 1_000;
+const MAX_TAGS: usize = 1_000;
 
-/// Where a tag stands.
+/// A tag.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct TagState {
@@ -27,34 +27,34 @@ pub(super) struct TagState {
     repository: String,
     /// The tag.
     tag: String,
-    /// What it points to, empty where it was removed.
+    /// The digest of the tag, empty if it was removed.
     digest: String,
-    /// When that arrived.
+    /// When the tag was last written.
     #[schema(value_type = Option<String>, format = DateTime)]
     arrived_at: Option<DateTime<Utc>>,
-    /// The stage or account that brought it.
+    /// The stage or account that wrote the tag.
     arrived_by: String,
-    /// The mirror, if it was mirrored.
+    /// The mirror, if the image was mirrored.
     mirror: String,
-    /// Where it was promoted from, as in `hub/app:1.0`, if it was.
+    /// The source of the promotion, as in `hub/app:1.0`, if the image was promoted.
     promoted_from: Option<String>,
-    /// Whether it was removed.
+    /// Whether the tag was removed.
     removed: bool,
 }
 
-/// Everything that is known of an image at a tag.
+/// An image at a tag, with its verdicts and decisions.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ImageState {
-    /// Where the tag stands.
+    /// The tag.
     tag: TagState,
-    /// The media type of the manifest, empty where nobody has read it yet.
+    /// The media type of the manifest, empty if it is not known yet.
     media_type: String,
     /// The size of all layers.
     size_bytes: u64,
-    /// Its manifests, each with what the scanner says.
+    /// The manifests of the image, each with its verdict.
     manifests: Vec<ManifestState>,
-    /// What each policy decided of this digest, or of those before it.
+    /// The decisions of each policy on this digest and on earlier ones of the tag.
     decisions: Vec<DecisionState>,
 }
 
@@ -62,17 +62,17 @@ pub(super) struct ImageState {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ManifestState {
-    /// The platform, empty where it has none.
+    /// The platform, empty if it has none.
     platform: String,
-    /// Its digest.
+    /// The digest of the manifest.
     digest: String,
-    /// Whether it is an attestation and not runnable.
+    /// Whether the manifest is an attestation and not runnable.
     attestation: bool,
-    /// What the scanner says, if it has said anything.
+    /// The verdict of the scanner, if there is one.
     verdict: Option<VerdictState>,
 }
 
-/// What a scanner says of a manifest.
+/// The verdict of a scanner on a manifest.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct VerdictState {
@@ -82,15 +82,15 @@ pub(super) struct VerdictState {
     database_version: String,
     /// `covered`, `unsupported` or `failed`.
     status: &'static str,
-    /// Why there is no usable result.
+    /// The reason if the result is not usable.
     reason: String,
     /// The findings; they count only where the status is `covered`.
     findings: Counts,
-    /// How many packages it saw.
+    /// The number of packages that the scanner found.
     packages: u64,
-    /// The operating system, empty where there is none.
+    /// The operating system, empty if there is none.
     os: String,
-    /// When it was scanned.
+    /// When the manifest was scanned.
     #[schema(value_type = Option<String>, format = DateTime)]
     scanned_at: Option<DateTime<Utc>>,
 }
@@ -105,29 +105,29 @@ pub(super) struct Counts {
     unknown: u64,
 }
 
-/// What a policy decided.
+/// The decision of a policy.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct DecisionState {
     /// The policy.
     policy: String,
-    /// The digest that was judged.
+    /// The evaluated digest.
     digest: String,
-    /// Where it is promoted to, as in `official/app:1.0` or `registry.example/team/app:1.0`.
+    /// The target, as in `official/app:1.0` or `registry.example/team/app:1.0`.
     target: String,
     /// `allow`, `deny`, `wait` or `undetermined`.
     outcome: &'static str,
-    /// Every rule and how it came out.
+    /// The result of every rule.
     reasons: Vec<ReasonState>,
-    /// When it was decided.
+    /// When the policy decided.
     #[schema(value_type = Option<String>, format = DateTime)]
     decided_at: Option<DateTime<Utc>>,
-    /// When it is judged again, if it waits.
+    /// When the image is evaluated again, if the outcome is `wait`.
     #[schema(value_type = Option<String>, format = DateTime)]
     wait_until: Option<DateTime<Utc>>,
-    /// Why a promoted image no longer passes, empty while it does.
+    /// Why a promoted image is no longer allowed, empty if it is.
     flagged: String,
-    /// What is known besides of an image in a remote registry, as that somebody else wrote over its tag.
+    /// A note on an image in a remote registry, for example that its tag was overwritten.
     note: String,
 }
 
@@ -136,15 +136,15 @@ pub(super) struct DecisionState {
 pub(super) struct ReasonState {
     /// The rule.
     rule: String,
-    /// What was found, in words.
+    /// The detail of the result, for people.
     detail: String,
-    /// Whether it held.
+    /// Whether the rule passed.
     passed: bool,
-    /// Whether it cannot be told.
+    /// Whether the rule is undetermined.
     undetermined: bool,
 }
 
-/// Which tags of a repository are listed.
+/// The page of a list of tags.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TagPage {
@@ -152,25 +152,25 @@ pub(super) struct TagPage {
     limit: Option<usize>,
 }
 
-/// Lists the tags of a repository, at most 1000 at once.
+/// Lists the tags of a repository, at most 1000 in a page.
 #[utoipa::path(get, path = "/api/v1/tags/{repository}", tag = "images",
     params(
         ("repository" = String, Path, description = "as in `hub/alpine`"),
         ("after" = Option<String>, Query,
-            description = "begins after this tag; whoever wants all gives the last of the list before, until one is empty"),
-        ("limit" = Option<usize>, Query, description = "how many tags at most, 1 to 1000; 1000 if it is left out"),
+            description = "lists the tags after this one; for all tags, pass the last tag of the previous page until a page is empty"),
+        ("limit" = Option<usize>, Query, description = "the most tags of the page, 1 to 1000; 1000 by default"),
     ),
     responses((status = 200, body = [TagState]), (status = "default", body = ProblemBody)))]
 pub(super) async fn tags(
     Extract(api): Extract<Api>,
-    repository: Given<String>,
+    repository: PathParameter<String>,
     page: Result<Query<TagPage>, QueryRejection>,
 ) -> Result<Json<Vec<TagState>>, Problem> {
     let repository: Repository = repository?.parse().map_err(Problem::invalid)?;
     let Query(TagPage { after, limit }) =
         page.map_err(|error| Problem::invalid(error.body_text()))?;
-    let limit = limit.unwrap_or(MOST_TAGS);
-    if !(1..=MOST_TAGS).contains(&limit) {
+    let limit = limit.unwrap_or(MAX_TAGS);
+    if !(1..=MAX_TAGS).contains(&limit) {
         return Err(Problem::invalid("`limit` must be 1 to 1000"));
     }
     let after = after.map_or_else(String::new, |tag| key::tag(&repository, &tag));
@@ -181,13 +181,13 @@ pub(super) async fn tags(
     Ok(Json(tags.collect()))
 }
 
-/// Shows everything that is known of an image.
+/// Shows an image with its verdicts and decisions.
 #[utoipa::path(get, path = "/api/v1/images/{image}", tag = "images",
     params(("image" = String, Path, description = "as in `hub/alpine:3.20`")),
     responses((status = 200, body = ImageState), (status = "default", body = ProblemBody)))]
 pub(super) async fn show(
     Extract(api): Extract<Api>,
-    image: Given<String>,
+    image: PathParameter<String>,
 ) -> Result<Json<ImageState>, Problem> {
     let image: ImageReference = image?.parse().map_err(Problem::invalid)?;
     let Some(tag) = image.tag.filter(|_| image.digest.is_none()) else {
@@ -198,7 +198,7 @@ pub(super) async fn show(
         .tags
         .get(&key::tag(&image.repository, &tag))
         .await?
-        .ok_or_else(|| Problem::missing(format!("the tag `{}:{tag}`", image.repository)))?
+        .ok_or_else(|| Problem::missing(format!("tag `{}:{tag}`", image.repository)))?
         .value;
     let mut shown = ImageState {
         media_type: String::new(),

@@ -1,4 +1,4 @@
-//! How the installation does, and commands to its stages.
+//! The status of the installation, and commands to its stages.
 
 use std::collections::HashSet;
 
@@ -17,24 +17,24 @@ use sluice_state::key;
 use utoipa::ToSchema;
 
 use super::problem::{Problem, ProblemBody};
-use super::{Api, Given};
+use super::{Api, PathParameter};
 
 /// The most dead letters that are counted.
-const MOST_LETTERS: usize = 10_000;
+const MAX_DEAD_LETTERS: usize = 10_000;
 
-/// How the installation does.
+/// The status of the installation.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Status {
-    /// Why promotion and deletion wait, if they do.
+    /// The reason for the pause of promotion and deletion, if they are paused.
     paused: Option<String>,
-    /// The stages of which no process asks for work.
+    /// The stages without a running process.
     stopped: Vec<&'static str>,
     /// The backlog of each stage.
     stages: Vec<StageBacklog>,
     /// The last poll of each mirror.
     mirrors: Vec<MirrorPoll>,
-    /// How much could not be done; counted up to 10,000.
+    /// The number of dead letters, at most 10,000.
     dead_letters: usize,
 }
 
@@ -46,54 +46,54 @@ pub(super) struct StageBacklog {
     stage: &'static str,
     /// The stream.
     stream: &'static str,
-    /// Messages that nobody has taken up yet.
+    /// Messages that are not delivered yet.
     waiting: u64,
-    /// Messages being worked on, or waiting to be tried again.
+    /// Messages that are being processed, or wait for a retry.
     in_flight: u64,
-    /// Messages that are kept for a later attempt.
+    /// Messages that are scheduled for a later attempt.
     later: u64,
 }
 
-/// How the last poll of a mirror went.
+/// The last poll of a mirror.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct MirrorPoll {
     /// The mirror.
     mirror: String,
-    /// When it ended.
+    /// When the poll ended.
     #[schema(value_type = Option<String>, format = DateTime)]
     polled_at: Option<DateTime<Utc>>,
-    /// How many failed in a row; 0 after a success.
+    /// How many polls failed in a row; 0 after a success.
     failures: u64,
-    /// What went wrong.
+    /// The reason of the failure.
     reason: String,
     /// How many tags were selected.
     tags_selected: u64,
 }
 
-/// A command that was given.
+/// A published command.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct CommandGiven {
-    /// Its id, the cause of what comes of it.
+    /// The id of the command, which is the cause of the events that follow.
     id: String,
 }
 
-/// Shows how the installation does.
+/// Shows the status of the installation.
 #[utoipa::path(get, path = "/api/v1/status", tag = "operations",
     responses((status = 200, body = Status), (status = "default", body = ProblemBody)))]
 pub(super) async fn status(Extract(api): Extract<Api>) -> Result<Json<Status>, Problem> {
     let stages = api.bus.stage_status().await?;
     let stopped = api.bus.stopped_stages(&stages).await?;
-    let (held, _) = api.state.pause_and_restore().await?;
+    let (pause, _) = api.state.pause_and_restore().await?;
     let filter = format!("{}.*", token(Kind::Mirror.as_str()));
     let mirrors = api.state.resources.list(&filter).await?;
     let mirrors: HashSet<_> = mirrors.into_iter().map(|entry| entry.value.name).collect();
     let mut polls = api.state.polls.list("*").await?;
-    // What is remembered of a mirror outlives it.
+    // The record of the last poll outlives its mirror.
     polls.retain(|poll| mirrors.contains(&poll.value.mirror));
-    let dead_letters = api.bus.dead_letters(MOST_LETTERS).await?.len();
+    let dead_letters = api.bus.dead_letters(MAX_DEAD_LETTERS).await?.len();
     Ok(Json(Status {
-        paused: held.map(|held| held.reason),
+        paused: pause.map(|pause| pause.reason),
         stopped,
         stages: stages
             .into_iter()
@@ -119,18 +119,18 @@ pub(super) async fn status(Extract(api): Extract<Api>) -> Result<Json<Status>, P
     }))
 }
 
-/// Asks for a poll of a mirror.
+/// Polls a mirror.
 #[utoipa::path(post, path = "/api/v1/mirrors/{name}/poll", tag = "operations",
     params(("name" = String, Path, description = "the mirror")),
     responses((status = 202, body = CommandGiven), (status = "default", body = ProblemBody)))]
 pub(super) async fn poll(
     Extract(api): Extract<Api>,
-    name: Given<String>,
+    name: PathParameter<String>,
 ) -> Result<(StatusCode, Json<CommandGiven>), Problem> {
     let mirror: ResourceName = name?.parse().map_err(Problem::invalid)?;
     let key = key::resource(Kind::Mirror.as_str(), &mirror);
     if api.state.resources.get(&key).await?.is_none() {
-        return Err(Problem::missing(format!("the Mirror `{mirror}`")));
+        return Err(Problem::missing(format!("Mirror `{mirror}`")));
     }
     let command = PollMirror {
         mirror,

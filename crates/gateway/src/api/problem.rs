@@ -1,4 +1,4 @@
-//! What went wrong, as RFC 9457 has it; sources go to the log and never to the caller.
+//! Errors of the API as problem details (RFC 9457); their sources are logged and never returned.
 
 use axum::extract::rejection::PathRejection;
 use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
@@ -9,32 +9,32 @@ use sluice_domain::resources;
 use thiserror::Error;
 use utoipa::ToSchema;
 
-/// Why a request is not carried out.
+/// Why a request failed.
 #[derive(Debug, Error)]
 pub(crate) enum Problem {
     #[error("send the token as `Authorization: Bearer`")]
     Unauthorised,
-    #[error("there is nothing at this path; see /api/v1/openapi.json")]
+    #[error("no such path; see /api/v1/openapi.json")]
     NoSuchPath,
-    #[error("this path does not know the method; see /api/v1/openapi.json")]
+    #[error("the path does not support the method; see /api/v1/openapi.json")]
     Method,
-    #[error("{what} does not exist")]
+    #[error("{what} not found")]
     Missing { what: String },
     #[error("{reason}")]
     Invalid { reason: String },
-    #[error("the body is no text of at most 4 MiB")]
+    #[error("the body is not text of at most 4 MiB")]
     Body,
-    #[error("nothing was applied: the resource has problems")]
+    #[error("the resource is invalid and was not applied")]
     Resource { problems: Vec<resources::Problem> },
-    #[error("the body is not the one resource that the path names")]
+    #[error("the body must be exactly the resource that the path names")]
     Mismatch,
-    #[error("somebody else changed it at the same time; try again")]
+    #[error("the resource was changed at the same time; retry")]
     Conflict,
-    #[error("the state cannot be reached; try again")]
+    #[error("the state is unreachable; retry")]
     State { source: sluice_state::Error },
 }
 
-/// The body of an answer that is no success, RFC 9457.
+/// Problem details of a failed request (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ProblemBody {
     /// Always `about:blank`: the code tells problems apart.
@@ -43,38 +43,38 @@ pub(crate) struct ProblemBody {
     title: &'static str,
     /// The HTTP status.
     status: u16,
-    /// What went wrong, for programs; only ever added to.
+    /// The code of the problem, for programs; codes are only added.
     code: &'static str,
-    /// What went wrong, for people.
+    /// The problem, for people.
     detail: String,
-    /// What is wrong with a resource, line by line.
+    /// The problems of a resource, line by line.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems: Vec<ProblemLine>,
 }
 
-/// One thing that is wrong with a resource.
+/// A problem of a resource.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ProblemLine {
     /// The line of the body, from 1.
     line: usize,
-    /// What is wrong and what to do.
+    /// The problem and what to do.
     message: String,
 }
 
 impl Problem {
-    /// Says that something does not exist.
+    /// Creates a 404.
     pub(super) fn missing(what: impl Into<String>) -> Self {
         Self::Missing { what: what.into() }
     }
 
-    /// Says why a name in the path is none.
+    /// Creates a 400 for an invalid parameter.
     pub(super) fn invalid(reason: impl ToString) -> Self {
         Self::Invalid {
             reason: reason.to_string(),
         }
     }
 
-    /// Returns what it is called for programs.
+    /// Returns the code for programs.
     pub(super) const fn code(&self) -> &'static str {
         match self {
             Self::Unauthorised => "unauthorised",
@@ -105,7 +105,7 @@ impl Problem {
 
 impl From<PathRejection> for Problem {
     fn from(_: PathRejection) -> Self {
-        Self::invalid("the path is no text")
+        Self::invalid("the path is not text")
     }
 }
 
@@ -128,7 +128,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         if let Self::State { source } = &self {
             let source: &dyn std::error::Error = source;
-            tracing::error!(error = source, "the API could not reach the state");
+            tracing::error!(error = source, "a request of the API to the state failed");
         }
         let (status, code, detail) = (self.status(), self.code(), self.to_string());
         let problems = match self {

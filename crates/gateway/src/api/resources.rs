@@ -1,4 +1,4 @@
-//! Resources: listed, shown, applied and removed, with the checks of `sluice apply`.
+//! Lists, shows, applies and removes resources, with the checks of `sluice apply`.
 
 use axum::Json;
 use axum::extract::State as Extract;
@@ -16,29 +16,29 @@ use sluice_state::{Entry, key};
 use utoipa::ToSchema;
 
 use super::problem::{Problem, ProblemBody};
-use super::{ACTOR, Api, Given};
+use super::{ACTOR, Api, PathParameter};
 
 /// A resource as it is stored.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct StoredResource {
-    /// Its kind, as in `Mirror`.
+    /// The kind of the resource, as in `Mirror`.
     kind: String,
-    /// Its name.
+    /// The name of the resource.
     name: String,
-    /// Grows with every change of any resource.
+    /// The revision, which grows with every change of any resource.
     revision: u64,
-    /// When it was applied.
+    /// When the resource was applied.
     #[schema(value_type = Option<String>, format = DateTime)]
     applied_at: Option<DateTime<Utc>>,
-    /// By whom.
+    /// The actor that applied it.
     applied_by: String,
-    /// What was applied, with defaults.
+    /// The resource as applied, with defaults.
     #[schema(value_type = Object)]
     spec: Value,
 }
 
-/// What applying did.
+/// The result of applying a resource.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct AppliedResource {
     /// Whether anything changed.
@@ -65,7 +65,7 @@ impl StoredResource {
     responses((status = 200, body = [StoredResource]), (status = "default", body = ProblemBody)))]
 pub(super) async fn list(
     Extract(api): Extract<Api>,
-    kind: Given<String>,
+    kind: PathParameter<String>,
 ) -> Result<Json<Vec<StoredResource>>, Problem> {
     let kind: Kind = kind?.parse().map_err(Problem::invalid)?;
     let filter = format!("{}.*", token(kind.as_str()));
@@ -79,15 +79,15 @@ pub(super) async fn list(
     responses((status = 200, body = StoredResource), (status = "default", body = ProblemBody)))]
 pub(super) async fn show(
     Extract(api): Extract<Api>,
-    path: Given<(String, String)>,
+    path: PathParameter<(String, String)>,
 ) -> Result<Json<StoredResource>, Problem> {
-    let (kind, name) = named(path)?;
+    let (kind, name) = parse_path(path)?;
     let entry = api
         .state
         .resources
         .get(&key::resource(kind.as_str(), &name))
         .await?
-        .ok_or_else(|| Problem::missing(format!("the {kind} `{name}`")))?;
+        .ok_or_else(|| Problem::missing(format!("{kind} `{name}`")))?;
     Ok(Json(StoredResource::of(entry)))
 }
 
@@ -98,10 +98,10 @@ pub(super) async fn show(
     responses((status = 200, body = AppliedResource), (status = "default", body = ProblemBody)))]
 pub(super) async fn apply(
     Extract(api): Extract<Api>,
-    path: Given<(String, String)>,
+    path: PathParameter<(String, String)>,
     body: Result<String, StringRejection>,
 ) -> Result<Json<AppliedResource>, Problem> {
-    let (kind, name) = named(path)?;
+    let (kind, name) = parse_path(path)?;
     let text = body.map_err(|_| Problem::Body)?;
     let documents =
         sluice_policy::check::load(&text).map_err(|problems| Problem::Resource { problems })?;
@@ -129,19 +129,19 @@ pub(super) async fn apply(
 /// Removes a resource.
 #[utoipa::path(delete, path = "/api/v1/resources/{kind}/{name}", tag = "resources",
     params(("kind" = String, Path), ("name" = String, Path, description = "may hold `/` and `*`")),
-    responses((status = 204, description = "it is gone"), (status = "default", body = ProblemBody)))]
+    responses((status = 204, description = "the resource was removed"), (status = "default", body = ProblemBody)))]
 pub(super) async fn remove(
     Extract(api): Extract<Api>,
-    path: Given<(String, String)>,
+    path: PathParameter<(String, String)>,
 ) -> Result<StatusCode, Problem> {
-    let (kind, name) = named(path)?;
+    let (kind, name) = parse_path(path)?;
     if api.state.remove(&api.bus, kind, &name, ACTOR).await? {
         return Ok(StatusCode::NO_CONTENT);
     }
-    Err(Problem::missing(format!("the {kind} `{name}`")))
+    Err(Problem::missing(format!("{kind} `{name}`")))
 }
 
-fn named(path: Given<(String, String)>) -> Result<(Kind, ResourceName), Problem> {
+fn parse_path(path: PathParameter<(String, String)>) -> Result<(Kind, ResourceName), Problem> {
     let (kind, name) = path?.0;
     Ok((
         kind.parse().map_err(Problem::invalid)?,

@@ -88,8 +88,8 @@ impl MirrorWorker {
     }
 }
 
-/// Leaves the manifest of an image to the tag operation, which writes it anyway. That of an attachment is merged by its digest
-/// first, and a repair needs its manifest whatever the tag names.
+/// Leaves the manifest of an image to the tag operation, which writes it anyway. That of an attachment is merged by its
+/// digest first, and a repair needs its manifest whatever the tag names.
 fn top_write(task: &MirrorTask, verification: Verification) -> TopWrite {
     if verification == Verification::Manifests && task.tag.attached_to().is_none() {
         TopWrite::Caller

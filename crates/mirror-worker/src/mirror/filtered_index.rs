@@ -43,7 +43,8 @@ pub(crate) fn platform_subset(
 }
 
 impl MirrorWorker {
-    /// Returns the digest that a superseded move may have written to its tag: that of a filtered index, if the tag names one.
+    /// Returns the digest that a superseded move may have written to its tag: that of a filtered index, if the tag
+    /// names one.
     pub(crate) async fn stale_digest(
         &self,
         catalog: &Snapshot,
@@ -62,14 +63,14 @@ impl MirrorWorker {
             Err(error) if error.is_not_found() => task.digest.clone(),
             Err(error) => return Err(error.into()),
         };
-        let part = platform_subset(catalog, task, &stale);
-        Ok((stale, part))
+        let subset = platform_subset(catalog, task, &stale);
+        Ok((stale, subset))
     }
 
     /// Points the tag of a move to the copied manifest, and returns the manifest that the tag names then.
     ///
-    /// A list of referrers is merged with the one here. The attachments of the previous image are removed, unless another
-    /// tag names it.
+    /// A list of referrers is merged with the one here. The attachments of the previous image are removed, unless
+    /// another tag names it.
     pub(crate) async fn point_tag(
         &self,
         catalog: &Snapshot,
@@ -121,7 +122,8 @@ impl MirrorWorker {
         Ok(self.tags.apply(&change).await?)
     }
 
-    /// Merges a list of referrers with the one here; returns the digest that the tag names, if the tag is one of a list.
+    /// Merges a list of referrers with the one here; returns the digest that the tag names, if the tag is one of a
+    /// list.
     async fn merge_list(
         &self,
         task: &MirrorTask,

@@ -93,13 +93,13 @@ impl MirrorTask {
     }
 
     /// Returns the origin of the mirrored image, for the entry of the tag.
-    pub(crate) fn provenance(&self, part: PlatformSubset) -> Provenance {
+    pub(crate) fn provenance(&self, subset: PlatformSubset) -> Provenance {
         Provenance {
             by: NAME.to_owned(),
             mirror: self.mirror.to_string(),
             move_number: self.move_number,
             promotion: None,
-            part,
+            subset,
         }
     }
 

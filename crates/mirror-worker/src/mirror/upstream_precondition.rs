@@ -15,9 +15,9 @@ const POLL_CHECK_INTERVAL: TimeDelta = TimeDelta::seconds(5);
 
 /// The precondition that a move is the newest one of its tag, by the entry in `upstream`.
 ///
-/// An entry that is older than the event does not contradict it: the event is published before the entry is written. Two
-/// moves may have one number: the poller may die before it records the first, and find another digest then; the recorded
-/// one counts. A move whose tag retention removed is over: a late delivery must not mirror the tag again.
+/// An entry that is older than the event does not contradict it: the event is published before the entry is written.
+/// Two moves may have one number: the poller may die before it records the first, and find another digest then; the
+/// recorded one counts. A move whose tag retention removed is over: a late delivery must not mirror the tag again.
 pub(crate) struct UpstreamPrecondition<'a> {
     pub(crate) state: &'a State,
     pub(crate) registry: &'a Client,

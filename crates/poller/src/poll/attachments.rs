@@ -1,7 +1,7 @@
 //! The attachments of mirrored images under tags of their own: signatures, attestations, SBOMs.
 //!
-//! The tag filter of a mirror does not select them: they follow their image, and every poll checks them, because they are
-//! pushed later and change. An image is mirrored first, and its attachments once it is known.
+//! The tag filter of a mirror does not select them: they follow their image, and every poll checks them, because they
+//! are pushed later and change. An image is mirrored first, and its attachments once it is known.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 

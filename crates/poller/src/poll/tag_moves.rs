@@ -1,7 +1,7 @@
 //! The moves of an upstream tag: what an observation means, given the entry of the tag.
 //!
-//! A move gets its number in the entry before it is published, and counts once it is published. So polls that overlap, or
-//! one that dies in between, never give one number to two moves, nor two numbers to one.
+//! A move gets its number in the entry before it is published, and counts once it is published. So polls that overlap,
+//! or one that dies in between, never give one number to two moves, nor two numbers to one.
 
 use chrono::{DateTime, Utc};
 use sluice_domain::resources::{Mirror, OnDelete};

@@ -225,7 +225,8 @@ impl TagPoll<'_> {
         Ok(check)
     }
 
-    /// Returns the command that mirrors a known tag whose digest is not mirrored yet; the mirror worker decides whether to.
+    /// Returns the command that mirrors a known tag whose digest is not mirrored yet; the mirror worker decides whether
+    /// to.
     async fn urgent_command(
         &self,
         tags: &Entries<TagEntry>,

@@ -50,7 +50,8 @@ pub async fn find_attachments(
 
 /// Removes the attachments of images that left a repository, unless another tag there still has the image.
 ///
-/// Manifests stay, as those of the images do. If an image comes back, the next reconciliation mirrors its attachments again.
+/// Manifests stay, as those of the images do. If an image comes back, the next reconciliation mirrors its attachments
+/// again.
 pub async fn remove_attachments(
     state: &State,
     tags: &TagWriter,

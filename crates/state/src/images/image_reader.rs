@@ -52,7 +52,8 @@ impl Cache {
 }
 
 impl ImageReader {
-    /// Creates a reader whose cache holds the manifests and configurations of a copy, so that they are not fetched again.
+    /// Creates a reader whose cache holds the manifests and configurations of a copy, so that they are not fetched
+    /// again.
     pub(super) fn of_copied(copied: &Copied) -> Self {
         let reader = Self::default();
         for manifest in copied.below.iter().chain([&copied.top]) {
@@ -269,8 +270,8 @@ impl Source<'_> {
     }
 }
 
-/// Describes a manifest that cannot be parsed in exactly one way although its bytes match its digest. It counts as an image,
-/// so that it needs a verdict, which says that it is unsupported.
+/// Describes a manifest that cannot be parsed in exactly one way although its bytes match its digest. It counts as an
+/// image, so that it needs a verdict, which says that it is unsupported.
 fn unreadable(digest: &Digest, error: &sluice_registry::Error) -> ImageChild {
     tracing::debug!(image.digest = %digest, %error, "a manifest cannot be read");
     ImageChild {

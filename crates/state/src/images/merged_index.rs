@@ -18,8 +18,8 @@ pub struct MergedIndex {
 
 /// Merges a manifest for a tag with the referrers that others listed there (OCI distribution specification 1.1).
 ///
-/// A manifest from the same source is replaced and not merged, so that a referrer deleted at the source is deleted here.
-/// `None` if the tag names a manifest of others that is not a list of referrers.
+/// A manifest from the same source is replaced and not merged, so that a referrer deleted at the source is deleted
+/// here. `None` if the tag names a manifest of others that is not a list of referrers.
 pub async fn merge_index(
     registry: &Client,
     repository: &Repository,

@@ -26,7 +26,8 @@ pub trait Precondition: Send + Sync {
     }
 }
 
-/// The precondition of a change that is always wanted: a list that only grows, the removal of an attachment with its image.
+/// The precondition of a change that is always wanted: a list that only grows, the removal of an attachment with its
+/// image.
 #[derive(Debug, Clone, Copy)]
 pub struct AlwaysCurrent;
 
@@ -48,7 +49,7 @@ pub struct Provenance {
     /// The promotion, if the image was promoted.
     pub promotion: Option<Promotion>,
     /// The upstream digest and the platform filter, if only some platforms are mirrored.
-    pub part: PlatformSubset,
+    pub subset: PlatformSubset,
 }
 
 /// The upstream index of a filtered index, and its platform filter; the default is an image that is not filtered.

@@ -24,7 +24,8 @@ pub fn live_claim(entry: &TagEntry) -> Option<(&Claim, DateTime<Utc>)> {
     (now < until && until - now <= MAX_CLAIM).then_some((claim, until))
 }
 
-/// Returns the upstream digest of what a tag names; it differs from the tag's digest if only some platforms were mirrored.
+/// Returns the upstream digest of what a tag names; it differs from the tag's digest if only some platforms were
+/// mirrored.
 #[must_use]
 pub fn source_of(entry: &TagEntry) -> &str {
     if entry.source_digest.is_empty() {
@@ -65,9 +66,10 @@ pub(super) fn ensure_unclaimed(
 
 /// Says whether an entry has the upstream digest and the platform filter of a change.
 pub(super) fn has_platform_subset<T>(entry: &TagEntry, change: &TagChange<'_, T>) -> bool {
-    let part = &change.provenance.part;
-    let source = digest_text(part.source.as_ref());
-    change.wanted.is_none() || (entry.source_digest == source && entry.platforms == part.platforms)
+    let subset = &change.provenance.subset;
+    let source = digest_text(subset.source.as_ref());
+    change.wanted.is_none()
+        || (entry.source_digest == source && entry.platforms == subset.platforms)
 }
 
 /// Records in an entry that the tag names a digest now, and ends the claim.
@@ -82,11 +84,11 @@ pub(super) fn record_digest(
         mirror,
         move_number,
         promotion,
-        part,
+        subset,
     } = provenance.clone();
-    let part = digest.map_or_else(PlatformSubset::default, |_| part);
-    entry.source_digest = digest_text(part.source.as_ref());
-    entry.platforms = part.platforms;
+    let subset = digest.map_or_else(PlatformSubset::default, |_| subset);
+    entry.source_digest = digest_text(subset.source.as_ref());
+    entry.platforms = subset.platforms;
     entry.claim = None;
     entry.refused.clear();
     entry.pruning = entry.pruning.take().filter(|_| digest.is_none());

@@ -82,8 +82,8 @@ impl TagWriter {
         key::target_tag(&self.target(repository), tag)
     }
 
-    /// Sets how long a claim lasts: the time after which the message of a worker that died is delivered again, so that the
-    /// redelivery finds the claim expired.
+    /// Sets how long a claim lasts: the time after which the message of a worker that died is delivered again, so that
+    /// the redelivery finds the claim expired.
     #[must_use]
     pub const fn claiming_for(mut self, claim: Duration) -> Self {
         self.claim = claim;
@@ -110,7 +110,8 @@ impl TagWriter {
         self.apply_with_retries(change, Some(pruning)).await
     }
 
-    /// Records that a client of the registry pointed a tag to a digest, or deleted it; says whether the registry shows that.
+    /// Records that a client of the registry pointed a tag to a digest, or deleted it; says whether the registry shows
+    /// that.
     ///
     /// # Errors
     /// [`Error::Claimed`] while a worker changes the tag.

@@ -1,7 +1,8 @@
-//! The pull budgets of upstream registries: one ledger for each account, shared by all workers through the bucket `budgets`.
+//! The pull budgets of upstream registries: one ledger for each account, shared by all workers through the bucket
+//! `budgets`.
 //!
-//! A process reserves a few pulls of the ledger at a time. When the ledger has none, it asks the registry with a HEAD, which
-//! is not counted, and not more often than pulls may have come back.
+//! A process reserves a few pulls of the ledger at a time. When the ledger has none, it asks the registry with a HEAD,
+//! which is not counted, and not more often than pulls may have come back.
 
 mod ledger;
 
@@ -20,7 +21,8 @@ use self::ledger::{Request, Reservation, if_future, record_limit, reserve};
 use crate::entries::{Entries, Entry};
 use crate::error::Error;
 
-/// How long a process relies on a ledger that it read: of a registry without a limit, and of an account that is not paused.
+/// How long a process relies on a ledger that it read: of a registry without a limit, and of an account that is not
+/// paused.
 const UNLIMITED_CACHED: TimeDelta = TimeDelta::seconds(60);
 const NOT_PAUSED_CACHED: TimeDelta = TimeDelta::seconds(2);
 

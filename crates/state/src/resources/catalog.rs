@@ -201,8 +201,9 @@ impl CatalogFeed {
                 change = changes.next() => match change {
                     Some(change) => {
                         let change = change?;
-                        // A deleted policy may be all that made a repository a target. The targets that it promoted into
-                        // are recorded by now, so they are read before the deletion is applied (`State::record_target`).
+                        // A deleted policy may be all that made a repository a target. The targets that it promoted
+                        // into are recorded by now, so they are read before the deletion is applied
+                        // (`State::record_target`).
                         let is_policy = kind_of(change.key()) == Some(Kind::PromotionPolicy);
                         let new_target = is_policy && applied.load_targets(&self.state).await?;
                         applied.apply_resource(change) || new_target

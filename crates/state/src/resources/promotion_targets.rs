@@ -1,7 +1,7 @@
 //! The records of promotion targets: repositories that the promoter writes to, whatever the policies say now.
 //!
-//! The promoter records a target before its first write, and removes the record once no promoted image is left there and no
-//! policy names it. Until then no other account may write there (invariant 1).
+//! The promoter records a target before its first write, and removes the record once no promoted image is left there
+//! and no policy names it. Until then no other account may write there (invariant 1).
 
 use std::collections::BTreeSet;
 

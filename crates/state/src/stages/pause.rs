@@ -1,7 +1,7 @@
 //! The pause of promotion and deletion: by a person, or after a restore until every target is reconciled.
 //!
-//! After a restore the state may be older than the registry; until every target was compared with the decisions, nothing
-//! is promoted into a target or removed from a repository.
+//! After a restore the state may be older than the registry; until every target was compared with the decisions,
+//! nothing is promoted into a target or removed from a repository.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sluice_bus::Bus;

@@ -259,8 +259,8 @@ pub async fn request(bus: &Bus, stage: &Stage, reason: &str, id: &str) -> Result
     Ok(())
 }
 
-/// Requests the reconciliations of a stage: at its start, every hour, and when the log lost messages that it had not seen.
-/// Reports the lag of the stage meanwhile.
+/// Requests the reconciliations of a stage: at its start, every hour, and when the log lost messages that it had not
+/// seen. Reports the lag of the stage meanwhile.
 pub async fn request_reconciliations(
     bus: Bus,
     stage: &'static Stage,

@@ -1,4 +1,4 @@
-//! Resolves the names of endpoints to addresses that the address guard permits.
+//! Resolves the names of endpoints to addresses that the address guard permits (SSRF).
 
 use std::net::SocketAddr;
 
@@ -7,15 +7,15 @@ use sluice_domain::address::AddressGuard;
 
 /// A resolver that returns permitted addresses only.
 #[derive(Debug)]
-pub(crate) struct Guarded(pub(crate) AddressGuard);
+pub(crate) struct GuardedResolver(pub(crate) AddressGuard);
 
-impl Resolve for Guarded {
+impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (host, guard) = (name.as_str().to_owned(), self.0);
         Box::pin(async move {
-            let found: Vec<SocketAddr> =
+            let addresses: Vec<SocketAddr> =
                 tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
-            let permitted = guard.permitted(&host, found)?;
+            let permitted = guard.permitted(&host, addresses)?;
             Ok(Box::new(permitted.into_iter()) as Addrs)
         })
     }

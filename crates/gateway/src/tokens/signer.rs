@@ -15,12 +15,12 @@ use secrecy::ExposeSecret as _;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::grants::Access;
+use crate::tokens::grants::Access;
 
-/// How far the clock of the registry may be behind, beside the minute that it allows itself.
+/// How far the clock of the registry may be behind, besides the minute that Distribution tolerates.
 const EARLY_SECONDS: i64 = 5;
 
-/// The key of the token issuer, and what its tokens always say.
+/// The key of the token issuer, and the claims that all its tokens share.
 pub(crate) struct Signer {
     key: SigningKey,
     /// The encoded header, the same for every token.
@@ -30,7 +30,7 @@ pub(crate) struct Signer {
     lifetime_seconds: u32,
 }
 
-/// The claims as Distribution reads them: `aud` is a text and times are whole seconds, or 2.8 refuses the token.
+/// The claims as Distribution reads them: 2.8 only accepts a text as `aud`, and whole seconds as times.
 #[derive(Serialize)]
 struct Claims<'a> {
     iss: &'a str,
@@ -45,9 +45,6 @@ struct Claims<'a> {
 
 impl Signer {
     /// Reads the key and its certificate.
-    ///
-    /// # Errors
-    /// A file that cannot be read, or a certificate that is not of the key.
     pub(crate) fn open(
         key_file: &Path,
         certificate_file: &Path,
@@ -56,7 +53,7 @@ impl Signer {
         lifetime_seconds: u32,
     ) -> anyhow::Result<Self> {
         let pem = sluice_service::secret_file(key_file)?;
-        // The parser's error says nothing of the key, but nothing is gained by telling it.
+        // Without the error of the parser, which might show parts of the key.
         let key = SigningKey::from_pkcs8_pem(pem.expose_secret())
             .ok()
             .with_context(|| {
@@ -76,20 +73,17 @@ impl Signer {
         })
     }
 
-    /// Returns the name of the registry that the tokens are for.
+    /// Returns the service that the tokens are for.
     pub(crate) fn service(&self) -> &str {
         &self.service
     }
 
-    /// Returns how long a token is good for.
+    /// Returns the lifetime of a token.
     pub(crate) const fn lifetime_seconds(&self) -> u32 {
         self.lifetime_seconds
     }
 
-    /// Makes a token.
-    ///
-    /// # Errors
-    /// None for these claims; the signature of serde has one.
+    /// Signs a token.
     pub(crate) fn sign(
         &self,
         subject: &str,
@@ -117,7 +111,7 @@ impl Signer {
     }
 }
 
-/// Finds the certificate of a key: of several, as while keys are rotated, the one that holds its public half.
+/// Finds the certificate of a key: of several, as during a rotation, the one with its public key.
 fn certificate_of(key: &SigningKey, file: &Path) -> anyhow::Result<CertificateDer<'static>> {
     let public = key.verifying_key().to_sec1_point(false);
     let certificates = CertificateDer::pem_file_iter(file)
@@ -144,9 +138,9 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::keys::Keys;
+    use crate::tokens::key_folder::KeyFolder;
 
-    fn open(keys: &Keys, certificate: &Path) -> anyhow::Result<Signer> {
+    fn open(keys: &KeyFolder, certificate: &Path) -> anyhow::Result<Signer> {
         Signer::open(
             &keys.signing_key(),
             certificate,
@@ -157,9 +151,9 @@ mod tests {
     }
 
     #[test]
-    fn a_token_says_what_distribution_reads_and_is_signed_by_the_key() {
+    fn a_token_has_the_claims_that_distribution_reads_and_is_signed_by_the_key() {
         let folder = tempfile::tempdir().unwrap();
-        let keys = Keys::at(folder.path().to_owned());
+        let keys = KeyFolder::at(folder.path().to_owned());
         keys.create().unwrap();
         let signer = open(&keys, &keys.certificate()).unwrap();
         let access = [Access {
@@ -196,14 +190,17 @@ mod tests {
     fn of_several_certificates_the_one_of_the_key_is_sent() {
         let folder = tempfile::tempdir().unwrap();
         let (old, new) = (
-            Keys::at(folder.path().join("old")),
-            Keys::at(folder.path().join("new")),
+            KeyFolder::at(folder.path().join("old")),
+            KeyFolder::at(folder.path().join("new")),
         );
         old.create().unwrap();
         new.create().unwrap();
-        let told = open(&new, &old.certificate()).err().unwrap().to_string();
-        assert!(told.contains("no certificate of the signing key"), "{told}");
-        let read = |keys: &Keys| std::fs::read_to_string(keys.certificate()).unwrap();
+        let error = open(&new, &old.certificate()).err().unwrap().to_string();
+        assert!(
+            error.contains("no certificate of the signing key"),
+            "{error}"
+        );
+        let read = |keys: &KeyFolder| std::fs::read_to_string(keys.certificate()).unwrap();
         let bundle = folder.path().join("bundle.pem");
         std::fs::write(&bundle, read(&old) + &read(&new)).unwrap();
         let (alone, chosen) = (
@@ -214,15 +211,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused_with_its_path_and_not_shown() {
+    fn an_invalid_key_is_reported_by_its_path_and_not_shown() {
         let folder = tempfile::tempdir().unwrap();
-        let keys = Keys::at(folder.path().to_owned());
+        let keys = KeyFolder::at(folder.path().to_owned());
         keys.create().unwrap();
         std::fs::write(keys.signing_key(), "hunter2").unwrap();
-        let told = format!("{:#}", open(&keys, &keys.certificate()).err().unwrap());
+        let error = format!("{:#}", open(&keys, &keys.certificate()).err().unwrap());
         assert!(
-            told.contains("signing-key.pem") && !told.contains("hunter2"),
-            "{told}"
+            error.contains("signing-key.pem") && !error.contains("hunter2"),
+            "{error}"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Comparing secrets in a time that tells nothing of them.
+//! Reads `Authorization` headers, and compares secrets in constant time.
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -6,19 +6,19 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-/// Says whether a text is the secret; the digests are compared, so that not even the length matters.
+/// Says whether a text is the secret. Digests are compared, so that the time does not depend on the length either.
 pub(crate) fn is_same(secret: &SecretString, text: &str) -> bool {
     let digest = |text: &str| Sha256::digest(text.as_bytes());
     let (secret, text) = (digest(secret.expose_secret()), digest(text));
     secret.as_slice().ct_eq(text.as_slice()).into()
 }
 
-/// Says whether a request carries the secret as its bearer token.
+/// Says whether a request has the secret as its bearer token.
 pub(crate) fn is_bearer(headers: &HeaderMap, secret: &SecretString) -> bool {
     authorization(headers, "bearer").is_some_and(|token| is_same(secret, token))
 }
 
-/// Returns what follows the scheme in `Authorization`, if it is this one.
+/// Returns the credentials in `Authorization` if they have this scheme.
 pub(crate) fn authorization<'h>(headers: &'h HeaderMap, scheme: &str) -> Option<&'h str> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (named, rest) = value.split_once(' ')?;

@@ -1,4 +1,4 @@
-//! Tests of which notification is which fact, with bodies as Distribution 2.8 sends them.
+//! Tests of the events of notifications, with bodies as Distribution 2.8 sends them.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -42,32 +42,33 @@ fn blob() -> Value {
     json!({ "mediaType": BLOB, "size": 9, "digest": digest() })
 }
 
-fn read(body: Value) -> Result<Option<DecodedNotification>, Invalid> {
+fn decode(body: Value) -> Result<Option<DecodedNotification>, InvalidNotification> {
     let notification: Notification = serde_json::from_value(body).unwrap();
-    notification.read(&"registry.internal".parse().unwrap())
+    notification.decode(&"registry.internal".parse().unwrap())
 }
 
-fn names(told: Option<DecodedNotification>) -> Vec<&'static str> {
-    told.map(|told| told.facts.iter().map(Event::name).collect())
+fn names(decoded: Option<DecodedNotification>) -> Vec<&'static str> {
+    decoded
+        .map(|decoded| decoded.events.iter().map(Event::name).collect())
         .unwrap_or_default()
 }
 
 #[test]
-fn a_fact_of_a_leap_second_comes_back_from_the_wire_as_it_was_told() {
+fn an_event_of_a_leap_second_is_decoded_from_the_wire_as_it_was_encoded() {
     let mut body = body("delete", "DELETE", "ci", &json!({ "tag": "v1" }));
     body["timestamp"] = "2016-12-31T23:59:60.5Z".into();
-    let facts = read(body).unwrap().unwrap().facts;
-    let fact = facts.first().unwrap();
-    let again = Event::decode(fact.type_name(), &fact.encode());
-    assert_eq!(again.unwrap().unwrap(), *fact);
+    let events = decode(body).unwrap().unwrap().events;
+    let event = events.first().unwrap();
+    let again = Event::decode(event.type_name(), &event.encode());
+    assert_eq!(again.unwrap().unwrap(), *event);
 }
 
 #[test]
-fn each_notification_is_the_facts_of_the_table() {
+fn each_notification_has_the_events_of_the_table() {
     let digest_only = json!({ "digest": digest() });
     let tag_only = json!({ "tag": "v1" });
     let nothing: &[&str] = &[];
-    for (action, method, actor, target, facts) in [
+    for (action, method, actor, target, events) in [
         (
             "push",
             "PUT",
@@ -114,18 +115,20 @@ fn each_notification_is_the_facts_of_the_table() {
         ),
         ("delete", "DELETE", "ci", tag_only, &["tag.deleted"]),
     ] {
-        let told = read(body(action, method, actor, &target)).unwrap();
-        assert_eq!(names(told), facts, "{action} {method} {actor} {target}");
+        let decoded = decode(body(action, method, actor, &target)).unwrap();
+        assert_eq!(names(decoded), events, "{action} {method} {actor} {target}");
     }
 }
 
 #[test]
-fn a_fact_says_who_what_where_and_when() {
-    let told = read(body("push", "PUT", "ci", &by_tag())).unwrap().unwrap();
-    assert_eq!(told.id, "ef063fd8-4f17-4ab2-89b5-62e17d977064");
-    assert_eq!(told.digest, Some(digest().parse().unwrap()));
+fn an_event_says_who_what_where_and_when() {
+    let decoded = decode(body("push", "PUT", "ci", &by_tag()))
+        .unwrap()
+        .unwrap();
+    assert_eq!(decoded.id, "ef063fd8-4f17-4ab2-89b5-62e17d977064");
+    assert_eq!(decoded.digest, Some(digest().parse().unwrap()));
     assert_eq!(
-        told.facts[1].to_json(),
+        decoded.events[1].to_json(),
         json!({
             "registry": "registry.internal", "repository": "hub/app", "tag": "v1", "digest": digest(),
             "mediaType": MANIFEST, "sizeBytes": 427, "actor": "ci", "at": "2026-11-23T22:01:52.846817515Z"
@@ -142,13 +145,13 @@ fn only_a_deletion_by_somebody_else_may_be_one_of_a_blob() {
         ("delete", "ci", json!({ "tag": "v1" }), false),
         ("push", "ci", by_tag(), false),
     ] {
-        let told = read(body(action, "", actor, &target)).unwrap().unwrap();
-        assert_eq!(told.may_be_blob, may, "{action} {actor} {target}");
+        let decoded = decode(body(action, "", actor, &target)).unwrap().unwrap();
+        assert_eq!(decoded.may_be_blob, may, "{action} {actor} {target}");
     }
 }
 
 #[test]
-fn what_cannot_be_understood_is_told_apart_from_what_is_nothing() {
+fn an_invalid_notification_is_distinguished_from_one_without_events() {
     let mut nameless = body("push", "PUT", "ci", &by_tag());
     nameless["id"] = "".into();
     let mut long = body("push", "PUT", "ci", &by_tag());
@@ -168,13 +171,13 @@ fn what_cannot_be_understood_is_told_apart_from_what_is_nothing() {
             &json!({ "repository": "HUB", "tag": "v1" }),
         ),
     ] {
-        assert!(read(wrong.clone()).is_err(), "{wrong}");
+        assert!(decode(wrong.clone()).is_err(), "{wrong}");
     }
 }
 
 proptest! {
     #[test]
-    fn what_is_told_has_the_names_that_were_given_or_is_not_told(
+    fn an_event_has_the_names_of_its_notification_or_there_is_none(
         action in "(push|pull|delete|mount|\\PC{0,5})",
         method in "(HEAD|GET|PUT)?",
         repository in "([a-z0-9/._-]{1,12}|\\PC{0,9})",
@@ -187,10 +190,10 @@ proptest! {
         let target = json!({ "digest": digest, "tag": tag, "repository": repository, "size": size, "mediaType": MANIFEST });
         let mut notification = body(&action, &method, &actor, &json!({}));
         notification["target"] = target;
-        if let Ok(Some(told)) = read(notification) {
-            prop_assert!((1..=2).contains(&told.facts.len()));
-            for fact in &told.facts {
-                let subject = fact.subject();
+        if let Ok(Some(decoded)) = decode(notification) {
+            prop_assert!((1..=2).contains(&decoded.events.len()));
+            for event in &decoded.events {
+                let subject = event.subject();
                 let parsed: Repository = repository.parse().unwrap();
                 prop_assert!(subject.ends_with(&sluice_events::subject::of_repository(&parsed)), "{}", subject);
             }
@@ -207,7 +210,7 @@ proptest! {
         bytes[place] = junk;
         if let Ok(envelope) = serde_json::from_slice::<Envelope>(&bytes) {
             for notification in envelope.events {
-                drop(notification.read(&"registry.internal".parse().unwrap()));
+                drop(notification.decode(&"registry.internal".parse().unwrap()));
             }
         }
     }

@@ -1,11 +1,11 @@
-//! What a client asks a token for: `repository:hub/app:pull,push`, as the token specification of Distribution has it.
+//! The scopes of a token request: `repository:hub/app:pull,push`, as in Distribution's token specification.
 
 use sluice_domain::Repository;
 
 /// The most scopes of one request; a push that mounts from a sibling has two.
-const MOST_SCOPES: usize = 32;
+const MAX_SCOPES: usize = 32;
 /// The longest scope: a repository of 255 characters with its actions fits in.
-const LONGEST_SCOPE: usize = 512;
+const MAX_SCOPE_BYTES: usize = 512;
 
 /// Actions on a repository.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,15 +19,15 @@ pub(crate) struct Actions {
 }
 
 impl Actions {
-    /// Everything.
+    /// Every action.
     pub(crate) const ALL: Self = Self {
         pull: true,
         push: true,
         delete: true,
     };
 
-    /// Reads `pull,push`; `*` is everything, and what is unknown is left out.
-    fn read(text: &str) -> Self {
+    /// Parses `pull,push`; `*` is every action, and unknown ones are ignored.
+    fn parse(text: &str) -> Self {
         let mut actions = Self::default();
         for action in text.split(',') {
             match action {
@@ -41,7 +41,7 @@ impl Actions {
         actions
     }
 
-    /// Returns what is in both.
+    /// Returns the actions that are in both.
     pub(crate) const fn and(self, other: Self) -> Self {
         Self {
             pull: self.pull && other.pull,
@@ -63,7 +63,7 @@ impl Actions {
     }
 }
 
-/// What a client asks for.
+/// A requested scope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// Actions on a repository.
@@ -73,11 +73,14 @@ pub(crate) enum Scope {
 }
 
 impl Scope {
-    fn read(text: &str) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         let (kind, rest) = text.split_once(':')?;
         let (name, actions) = rest.rsplit_once(':')?;
         match kind {
-            "repository" => Some(Self::Repository(name.parse().ok()?, Actions::read(actions))),
+            "repository" => Some(Self::Repository(
+                name.parse().ok()?,
+                Actions::parse(actions),
+            )),
             "registry" if name == "catalog" => actions
                 .split(',')
                 .any(|a| a == "*")
@@ -86,16 +89,16 @@ impl Scope {
         }
     }
 
-    /// Reads the values of `scope`, each of which can hold several with spaces between.
+    /// Parses the values of `scope`, each of which may hold several, separated by spaces.
     ///
-    /// What cannot be read is left out, as is what goes beyond the limits: a token then grants less.
-    pub(crate) fn read_all<'a>(values: impl Iterator<Item = &'a str>) -> Vec<Self> {
+    /// Invalid scopes and those beyond the limits are ignored: the token then grants less.
+    pub(crate) fn parse_all<'a>(values: impl Iterator<Item = &'a str>) -> Vec<Self> {
         values
             .flat_map(|value| value.split(' '))
             .filter(|text| !text.is_empty())
-            .take(MOST_SCOPES)
-            .filter(|text| text.len() <= LONGEST_SCOPE)
-            .filter_map(Self::read)
+            .take(MAX_SCOPES)
+            .filter(|text| text.len() <= MAX_SCOPE_BYTES)
+            .filter_map(Self::parse)
             .collect()
     }
 }
@@ -107,7 +110,7 @@ mod tests {
     use super::*;
 
     fn read(values: &[&str]) -> Vec<Scope> {
-        Scope::read_all(values.iter().copied())
+        Scope::parse_all(values.iter().copied())
     }
 
     fn repository(name: &str, pull: bool, push: bool, delete: bool) -> Scope {
@@ -116,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_are_read_from_one_value_or_several() {
+    fn scopes_are_parsed_from_one_value_or_several() {
         let (one, other) = (
             repository("hub/app", true, true, false),
             repository("official/app", true, false, false),
@@ -131,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_is_read() {
+    fn every_form_is_parsed() {
         for (text, scope) in [
             ("repository:a:*", repository("a", true, true, true)),
             ("repository:a:delete", repository("a", false, false, true)),
@@ -144,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_scope_is_left_out() {
+    fn an_invalid_scope_is_ignored() {
         for text in [
             "",
             " ",
@@ -164,9 +167,9 @@ mod tests {
 
     #[test]
     fn scopes_are_limited_in_number_and_length() {
-        let many = "repository:a:pull ".repeat(MOST_SCOPES + 1);
-        assert_eq!(read(&[&many]).len(), MOST_SCOPES);
-        let long = format!("repository:a:{}", "pull,".repeat(LONGEST_SCOPE));
+        let many = "repository:a:pull ".repeat(MAX_SCOPES + 1);
+        assert_eq!(read(&[&many]).len(), MAX_SCOPES);
+        let long = format!("repository:a:{}", "pull,".repeat(MAX_SCOPE_BYTES));
         assert_eq!(read(&[&long]), []);
     }
     proptest! {

@@ -1,12 +1,19 @@
 //! One delivery of one event to one endpoint.
 
-use std::error::Error as _;
+pub(crate) mod client;
+pub(crate) mod endpoint_limits;
+mod envelope;
+pub(crate) mod record;
+mod resolver;
+mod signature;
+
 use std::time::Duration;
 
 use chrono::Utc;
 use reqwest::StatusCode;
 use secrecy::ExposeSecret as _;
 use sluice_bus::{Cause, Outcome};
+use sluice_domain::address::AddressGuard;
 use sluice_domain::resources::{Kind, Resource, Webhook};
 use sluice_domain::{Class, Classify as _, ResourceName};
 use sluice_events::Event;
@@ -16,31 +23,31 @@ use sluice_service::crash;
 use sluice_state::key;
 use tokio::time::Instant;
 
-use crate::client::{Answer, Fault, Post, milliseconds_since};
-use crate::dispatch::{Dispatcher, Error};
-use crate::endpoint_limits::Permit;
-use crate::envelope::cloud_event;
-use crate::record::{self, Ended};
-use crate::signature::Keys;
+use self::client::{Answer, Fault, Post, milliseconds_since};
+use self::endpoint_limits::Permit;
+use self::envelope::cloud_event;
+use self::record::AttemptResult;
+use self::signature::SigningKeys;
+use crate::error::Error;
+use crate::handler::Dispatcher;
 
-/// When secrets that cannot be used are looked at again.
-const SECRETS_AGAIN: Duration = Duration::from_secs(10);
-/// When a catalogue that is behind is looked at again.
-const CATALOGUE_AGAIN: Duration = Duration::from_secs(2);
-/// Spreads what waits for one endpoint.
-const SPREAD: Duration = Duration::from_millis(4);
+/// When unusable secrets are read again.
+const SECRETS_RETRY: Duration = Duration::from_secs(10);
+/// When a webhook of a newer version is read again.
+const NEWER_VERSION_RETRY: Duration = Duration::from_secs(2);
+/// Spreads the retries of deliveries to one endpoint: at most this, times a thousand.
+const RETRY_SPREAD: Duration = Duration::from_millis(4);
 
 impl Dispatcher {
-    /// Delivers, unless that is done; a crash before the record repeats it with the same id.
+    /// Delivers an event, unless that is recorded; a crash before the record repeats it with the same id.
     pub(crate) async fn deliver(
         &self,
         command: DeliverEvent,
         cause: &Cause,
     ) -> Result<Outcome, Error> {
-        let event = read(&command)?;
+        let event = decode_event(&command)?;
         let key = key::delivery(&command.endpoint, &command.event_id.to_string());
-        let entry = self.state.deliveries.get(&key).await?;
-        let before = entry.map(|entry| entry.value).unwrap_or_default();
+        let (before, _) = self.state.deliveries.get_or_default(&key).await?;
         if before.delivered {
             return Ok(Outcome::done());
         }
@@ -48,10 +55,14 @@ impl Dispatcher {
             return Ok(self.abandon(command, &event, before.attempt_count));
         };
         let (keys, authorities) = self.secrets(&webhook, &command).await?;
-        let place = self.place(&command.endpoint).await?;
+        let permit = self.acquire_permit(&command.endpoint).await?;
         let post = Post {
             url: &webhook.url,
-            private: webhook.allow_private_addresses,
+            guard: if webhook.allow_private_addresses {
+                AddressGuard::PrivateAllowed
+            } else {
+                AddressGuard::PublicOnly
+            },
             authorities: authorities.as_deref(),
             id: &command.event_id.to_string(),
             keys: keys.as_ref(),
@@ -62,10 +73,10 @@ impl Dispatcher {
         let (at, began) = (Utc::now(), Instant::now());
         let answer = self.clients.post(post).await;
         crash::point("webhook-dispatcher.posted");
-        place.note(answer.is_ok());
+        permit.record_answer(answer.is_ok());
         let attempt = Attempt {
             number: before.attempt_count.saturating_add(1),
-            ended: Ended {
+            result: AttemptResult {
                 at,
                 status: status_of(&answer),
                 error: String::new(),
@@ -73,64 +84,64 @@ impl Dispatcher {
                 given_up: false,
             },
         };
-        drop(place);
-        match judge(&command.endpoint, answer) {
+        drop(permit);
+        match evaluate_answer(&command.endpoint, answer) {
             Ok(()) => Ok(self.delivered(command, &event, attempt)),
-            Err((error, told)) => Err(self
-                .failed(&command, &event, cause, attempt, error, told)
+            Err((error, detail)) => Err(self
+                .record_failure(&command, &event, cause, attempt, error, detail)
                 .await?),
         }
     }
 
     fn delivered(&self, command: DeliverEvent, event: &Event, attempt: Attempt) -> Outcome {
-        let Attempt { number, ended } = attempt;
+        let Attempt { number, result } = attempt;
         tracing::info!(
             endpoint = %command.endpoint, delivered = %command.event_id, name = event.name(),
-            attempts = number, duration_ms = ended.duration_ms, "delivered"
+            attempts = number, duration_ms = result.duration_ms, "delivered"
         );
         let fact = WebhookDelivered {
             endpoint: command.endpoint.clone(),
             event_id: command.event_id,
             event_name: event.name().to_owned(),
             attempts: number,
-            status: ended.status,
-            duration_ms: ended.duration_ms,
+            status: result.status,
+            duration_ms: result.duration_ms,
         };
         let (state, name) = (self.state.clone(), event.name());
         Outcome::done()
             .fact(fact)
-            .then(async move { record::attempted(&state, &command, name, &ended).await })
+            .then(async move { record::record_attempt(&state, &command, name, &result).await })
     }
 
-    /// Notes a failure, tells it if it is final, and returns what the message fails with.
-    async fn failed(
+    /// Records a failed attempt, publishes a final failure, and returns the error of the message.
+    async fn record_failure(
         &self,
         command: &DeliverEvent,
         event: &Event,
         cause: &Cause,
         attempt: Attempt,
         error: Error,
-        told: String,
+        detail: String,
     ) -> Result<Error, Error> {
-        let Attempt { number, mut ended } = attempt;
+        let Attempt { number, mut result } = attempt;
         let error = match error.class() {
             Class::Permanent => error,
-            _ if cause.last_attempt || cause.attempt >= self.attempts => Error::GivenUp {
+            _ if cause.last_attempt || cause.attempt >= self.max_attempts => Error::GivenUp {
                 attempts: number,
                 source: Box::new(error),
             },
             _ => error,
         };
-        ended.given_up = matches!(error.class(), Class::Permanent);
-        ended.error = told;
-        if ended.given_up {
+        result.given_up = matches!(error.class(), Class::Permanent);
+        result.error = detail;
+        if result.given_up {
             let fact = WebhookFailed {
                 endpoint: command.endpoint.clone(),
                 event_id: command.event_id,
                 event_name: event.name().to_owned(),
                 attempts: number,
-                status: ended.status,
-                reason: chain(&error),
+                status: result.status,
+                reason: error.chain(),
             };
             self.bus
                 .publish(&fact.into(), cause, &cause.occurrence)
@@ -138,16 +149,16 @@ impl Dispatcher {
                 .map_err(sluice_state::Error::from)?;
             crash::point("webhook-dispatcher.failure_told");
         }
-        record::attempted(&self.state, command, event.name(), &ended).await?;
+        record::record_attempt(&self.state, command, event.name(), &result).await?;
         crash::point("webhook-dispatcher.failure_noted");
         Ok(error)
     }
 
-    /// Ends a delivery that nobody waits for any more.
+    /// Ends a delivery whose webhook was removed or disabled.
     fn abandon(&self, command: DeliverEvent, event: &Event, attempts: u32) -> Outcome {
         tracing::warn!(
             endpoint = %command.endpoint, delivered = %command.event_id, name = event.name(),
-            "not delivered: the webhook was removed or switched off"
+            "not delivered: the webhook was removed or disabled"
         );
         let fact = WebhookFailed {
             endpoint: command.endpoint.clone(),
@@ -155,15 +166,16 @@ impl Dispatcher {
             event_name: event.name().to_owned(),
             attempts,
             status: 0,
-            reason: "the webhook was removed or switched off".to_owned(),
+            reason: "the webhook was removed or disabled".to_owned(),
         };
         let (state, name) = (self.state.clone(), event.name());
         Outcome::done()
             .fact(fact)
-            .then(async move { record::abandoned(&state, &command, name).await })
+            .then(async move { record::record_abandoned(&state, &command, name).await })
     }
 
-    /// Returns a webhook that is on. The view of this replica may be behind that of the one that asked for the delivery.
+    /// Returns a webhook that is enabled. The catalogue of this replica may be older than that of the one that
+    /// published the command.
     async fn webhook(&self, name: &ResourceName) -> Result<Option<Webhook>, Error> {
         let known = self.catalog.current().webhooks.get(name).cloned();
         if let Some(webhook) = known.filter(|webhook| webhook.enabled) {
@@ -175,21 +187,20 @@ impl Dispatcher {
         };
         match Resource::from_json(Kind::Webhook, &entry.value.json) {
             Ok(Resource::Webhook(webhook)) => Ok(Some(webhook).filter(|webhook| webhook.enabled)),
-            // A newer version wrote it; what cannot be read is not half understood.
-            _ => Err(Error::Behind {
+            _ => Err(Error::NewerWebhook {
                 endpoint: name.clone(),
-                until: Utc::now() + CATALOGUE_AGAIN,
+                until: Utc::now() + NEWER_VERSION_RETRY,
             }),
         }
     }
 
-    /// Reads the keys and authorities of a webhook now, because they may have been changed. While they are missing
-    /// nothing goes out unsigned, or to somebody else.
+    /// Reads the signing keys and certificate authorities of a webhook, at each delivery, because they may be rotated.
+    /// While they are missing nothing is sent unsigned or to another server.
     async fn secrets(
         &self,
         webhook: &Webhook,
         command: &DeliverEvent,
-    ) -> Result<(Option<Keys>, Option<String>), Error> {
+    ) -> Result<(Option<SigningKeys>, Option<String>), Error> {
         let keys = || self.keys(webhook).transpose();
         let authorities = || self.authorities(webhook).transpose();
         match keys().and_then(|keys| Ok((keys, authorities()?))) {
@@ -198,57 +209,66 @@ impl Dispatcher {
                 let error = Error::Secret {
                     endpoint: webhook.name.clone(),
                     reason,
-                    until: Utc::now() + SECRETS_AGAIN,
+                    until: Utc::now() + SECRETS_RETRY,
                 };
-                record::unusable(&self.state, command, &error.to_string()).await;
+                record::record_unusable(&self.state, command, &error.to_string()).await;
                 Err(error)
             }
         }
     }
 
-    fn keys(&self, webhook: &Webhook) -> Option<Result<Keys, String>> {
+    fn keys(&self, webhook: &Webhook) -> Option<Result<SigningKeys, String>> {
         let named = webhook.signing_key.as_ref()?;
-        // A key for one receiver signs nothing for another.
+        // A key may only be used for the origins listed beside it.
         let origins = webhook.origin().into_iter().collect();
         let file = self.secrets.sent(&named.secret, origins);
         let text = file.text().map_err(|error| format!("{error:#}"));
-        Some(text.and_then(|text| Keys::read(&text).map_err(|error| format!("{file}: {error}"))))
+        Some(
+            text.and_then(|text| {
+                SigningKeys::read(&text).map_err(|error| format!("{file}: {error}"))
+            }),
+        )
     }
 
-    /// Returns the PEM of the authorities to trust.
+    /// Returns the certificate authorities to trust, in PEM.
     fn authorities(&self, webhook: &Webhook) -> Option<Result<String, String>> {
         let file = self.secrets.public(&webhook.ca.as_ref()?.secret);
         let text = file.text().map_err(|error| format!("{error:#}"));
         Some(text.and_then(|text| {
-            // The error of the parser is left out, since a resource may name any secret here.
-            let holds_any = reqwest::Certificate::from_pem_bundle(text.expose_secret().as_bytes())
-                .is_ok_and(|found| !found.is_empty());
-            let none = || format!("{file} holds no certificates in PEM");
-            holds_any
-                .then(|| text.expose_secret().to_owned())
-                .ok_or_else(none)
+            // Without the error of the parser, since a resource may name any secret here.
+            let has_certificate =
+                reqwest::Certificate::from_pem_bundle(text.expose_secret().as_bytes())
+                    .is_ok_and(|certificates| !certificates.is_empty());
+            if has_certificate {
+                Ok(text.expose_secret().to_owned())
+            } else {
+                Err(format!("{file} holds no certificates in PEM"))
+            }
         }))
     }
 
-    async fn place(&self, endpoint: &ResourceName) -> Result<Permit, Error> {
-        self.lanes.enter(endpoint).await.map_err(|wait| {
-            let now = Utc::now();
-            let spread = SPREAD * (now.timestamp_subsec_millis() % 1_000);
-            Error::Busy {
-                endpoint: endpoint.clone(),
-                until: now + wait + spread,
-            }
-        })
+    async fn acquire_permit(&self, endpoint: &ResourceName) -> Result<Permit, Error> {
+        self.endpoint_limits
+            .acquire(endpoint)
+            .await
+            .map_err(|wait| {
+                let now = Utc::now();
+                let spread = RETRY_SPREAD * (now.timestamp_subsec_millis() % 1_000);
+                Error::Busy {
+                    endpoint: endpoint.clone(),
+                    until: now + wait + spread,
+                }
+            })
     }
 }
 
-/// An attempt that was made.
+/// An attempt with its number.
 struct Attempt {
     number: u32,
-    ended: Ended,
+    result: AttemptResult,
 }
 
-fn read(command: &DeliverEvent) -> Result<Event, Error> {
+fn decode_event(command: &DeliverEvent) -> Result<Event, Error> {
     match Event::decode(&command.event_type, &command.payload) {
         Some(Ok(event)) => Ok(event),
         Some(Err(source)) => Err(Error::Event {
@@ -267,10 +287,13 @@ fn status_of(answer: &Result<Answer, Fault>) -> u32 {
         .map_or(0, |answer| u32::from(answer.status.as_u16()))
 }
 
-/// Says whether an endpoint took the event; if not, with which error, and what is kept of it.
+/// Fails if the endpoint did not accept the event, with the error and the detail for the record.
 ///
-/// As Standard Webhooks has it, everything but 2xx is tried again, and only 410 is final.
-fn judge(endpoint: &ResourceName, answer: Result<Answer, Fault>) -> Result<(), (Error, String)> {
+/// As Standard Webhooks says, everything but 2xx is retried, and only 410 is final.
+fn evaluate_answer(
+    endpoint: &ResourceName,
+    answer: Result<Answer, Fault>,
+) -> Result<(), (Error, String)> {
     let endpoint = endpoint.clone();
     let Answer {
         status,
@@ -280,8 +303,8 @@ fn judge(endpoint: &ResourceName, answer: Result<Answer, Fault>) -> Result<(), (
         Ok(answer) => answer,
         Err(source) => {
             let error = Error::NoAnswer { endpoint, source };
-            let told = chain(&error);
-            return Err((error, told));
+            let detail = error.chain();
+            return Err((error, detail));
         }
     };
     if status.is_success() {
@@ -304,23 +327,12 @@ fn judge(endpoint: &ResourceName, answer: Result<Answer, Fault>) -> Result<(), (
             retry_after,
         }
     };
-    let told = if excerpt.is_empty() {
+    let detail = if excerpt.is_empty() {
         error.to_string()
     } else {
         format!("{error}: {excerpt}")
     };
-    Err((error, told))
-}
-
-/// Writes an error with everything that led to it.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
+    Err((error, detail))
 }
 
 #[cfg(test)]
@@ -333,11 +345,11 @@ mod tests {
             retry_after: Some(Duration::from_secs(7)),
             excerpt: excerpt.to_owned(),
         };
-        judge(&"hook".parse().unwrap(), Ok(answer))
+        evaluate_answer(&"hook".parse().unwrap(), Ok(answer))
     }
 
     #[test]
-    fn only_what_is_gone_is_not_tried_again() {
+    fn only_410_gone_is_not_retried() {
         for status in [200, 201, 202, 204, 299] {
             assert!(answered(status, "").is_ok(), "{status}");
         }
@@ -354,12 +366,12 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_kept_in_the_record_and_not_in_the_error() {
-        let (error, told) = answered(500, "hunter2").unwrap_err();
-        assert!(!chain(&error).contains("hunter2"));
+    fn the_body_of_an_answer_is_in_the_record_and_not_in_the_error() {
+        let (error, detail) = answered(500, "hunter2").unwrap_err();
+        assert!(!error.chain().contains("hunter2"));
         assert!(
-            told.contains("500 Internal Server Error: hunter2"),
-            "{told}"
+            detail.contains("500 Internal Server Error: hunter2"),
+            "{detail}"
         );
         let (error, _) = answered(302, "").unwrap_err();
         assert!(error.to_string().ends_with("redirects are not followed"));

@@ -1,4 +1,5 @@
-//! The folder of secrets that an installation begins with: what is missing is made, what is there is left.
+//! The folder of keys of an installation: signing key and certificate of the token issuer, passwords of the services at
+//! the registry and at NATS, secret of the notifications, token of the REST API. Missing files are created.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,35 +12,32 @@ use sluice_bus::permissions::users;
 use sluice_domain::SERVICE_ACCOUNTS;
 use sluice_service::{private_folder, secret_file, write_private};
 
-/// For how long the certificate is valid. The registry reads it at its start only, so a renewal needs a restart.
+/// How long the certificate is valid. The registry reads it at its start only, so a renewal needs a restart.
 const VALID_DAYS: i64 = 3_650;
 
-/// What the configuration of nats-server includes, beside itself.
-pub const PASSWORDS: &str = "passwords.conf";
+/// The name of the file with the NATS passwords, which the configuration of nats-server includes.
+pub const NATS_PASSWORDS_FILE: &str = "passwords.conf";
 
-/// The folder of keys, with the names of what is in it.
+/// The folder of keys and its files.
 #[derive(Debug, Clone)]
-pub struct Keys {
+pub struct KeyFolder {
     folder: PathBuf,
 }
 
-impl Keys {
-    /// Names the files of a folder; nothing is read or made.
+impl KeyFolder {
+    /// Names the folder; nothing is read or created.
     #[must_use]
     pub const fn at(folder: PathBuf) -> Self {
         Self { folder }
     }
 
-    /// Makes the folder and every file that is missing; returns the files that were made.
-    ///
-    /// # Errors
-    /// A folder that cannot be written, or a certificate whose key is gone.
+    /// Creates the folder and every missing file; returns the files that were created.
     pub fn create(&self) -> anyhow::Result<Vec<PathBuf>> {
-        let mut made = Vec::new();
+        let mut created = Vec::new();
         for folder in [self.folder.clone(), self.accounts(), self.nats()] {
             private_folder(&folder)?;
         }
-        self.issuer(&mut made)?;
+        self.create_signing_key(&mut created)?;
         let accounts = SERVICE_ACCOUNTS.map(|account| self.password(account));
         let users = users().into_iter().map(|user| self.nats_password(user));
         for file in accounts
@@ -48,34 +46,37 @@ impl Keys {
             .chain(users)
         {
             if !exists(&file)? {
-                write_private(&file, &secret())?;
-                made.push(file);
+                write_private(&file, &new_secret())?;
+                created.push(file);
             }
         }
-        self.include(&mut made)?;
-        Ok(made)
+        self.write_nats_passwords(&mut created)?;
+        Ok(created)
     }
 
-    /// Writes the passwords once more where nats-server reads them; a password that was changed is taken over.
-    fn include(&self, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
-        let mut all = Vec::new();
+    /// Writes the passwords into the file that nats-server reads, if one was created or changed.
+    fn write_nats_passwords(&self, created: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+        let mut passwords = Vec::new();
         for user in users() {
-            all.push((user, secret_file(&self.nats_password(user))?));
+            passwords.push((user, secret_file(&self.nats_password(user))?));
         }
-        let all: Vec<_> = all
+        let passwords: Vec<_> = passwords
             .iter()
             .map(|(user, password)| (*user, password.expose_secret()))
             .collect();
-        let (file, text) = (self.nats_passwords(), sluice_bus::render_passwords(&all));
-        if fs::read_to_string(&file).is_ok_and(|there| there == text) {
+        let (file, text) = (
+            self.nats_passwords(),
+            sluice_bus::render_passwords(&passwords),
+        );
+        if fs::read_to_string(&file).is_ok_and(|current| current == text) {
             return Ok(());
         }
         write_private(&file, &text)?;
-        made.push(file);
+        created.push(file);
         Ok(())
     }
 
-    fn issuer(&self, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    fn create_signing_key(&self, created: &mut Vec<PathBuf>) -> anyhow::Result<()> {
         let (key_file, certificate_file) = (self.signing_key(), self.certificate());
         let key = if exists(&key_file)? {
             if exists(&certificate_file)? {
@@ -88,18 +89,18 @@ impl Keys {
         } else {
             anyhow::ensure!(
                 !exists(&certificate_file)?,
-                "`{}` is there and its key is not; bring `{}` back, or remove the certificate to begin anew",
+                "`{}` exists and its key does not; restore `{}`, or delete the certificate to create both",
                 certificate_file.display(),
                 key_file.display()
             );
             let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
-                .context("failed to make a signing key")?;
+                .context("failed to create a signing key")?;
             write_private(&key_file, &key.serialize_pem())?;
-            made.push(key_file);
+            created.push(key_file);
             key
         };
         write_private(&certificate_file, &certificate(&key, Utc::now())?)?;
-        made.push(certificate_file);
+        created.push(certificate_file);
         Ok(())
     }
 
@@ -142,7 +143,7 @@ impl Keys {
     /// Returns the file with all these passwords, which the configuration of nats-server includes.
     #[must_use]
     pub fn nats_passwords(&self) -> PathBuf {
-        self.nats().join(PASSWORDS)
+        self.nats().join(NATS_PASSWORDS_FILE)
     }
 
     /// Returns the token that every caller of the REST API sends.
@@ -158,7 +159,7 @@ impl Keys {
     }
 }
 
-/// Makes the self-signed certificate of a key.
+/// Creates the self-signed certificate of a key.
 fn certificate(key: &KeyPair, now: DateTime<Utc>) -> anyhow::Result<String> {
     let date = |at: DateTime<Utc>| {
         let (month, day) = (u8::try_from(at.month())?, u8::try_from(at.day())?);
@@ -174,12 +175,12 @@ fn certificate(key: &KeyPair, now: DateTime<Utc>) -> anyhow::Result<String> {
     parameters.not_after = date(now + TimeDelta::days(VALID_DAYS))?;
     let certificate = parameters
         .self_signed(key)
-        .context("failed to make the certificate of the signing key")?;
+        .context("failed to create the certificate of the signing key")?;
     Ok(certificate.pem())
 }
 
-/// 244 bits of the system's randomness, as letters and digits.
-fn secret() -> String {
+/// Returns 244 random bits of the system, as hexadecimal digits.
+fn new_secret() -> String {
     format!(
         "{}{}",
         uuid::Uuid::new_v4().simple(),
@@ -189,7 +190,7 @@ fn secret() -> String {
 
 fn exists(file: &Path) -> anyhow::Result<bool> {
     file.try_exists()
-        .with_context(|| format!("failed to look for `{}`", file.display()))
+        .with_context(|| format!("failed to access `{}`", file.display()))
 }
 
 #[cfg(test)]
@@ -205,24 +206,27 @@ mod tests {
     #[test]
     fn everything_is_made_once_and_for_its_owner_only() {
         let folder = tempfile::tempdir().unwrap();
-        let keys = Keys::at(folder.path().join("deep/keys"));
-        let made = keys.create().unwrap();
-        assert_eq!(made.len(), SERVICE_ACCOUNTS.len() + 4 + users().len() + 1);
-        let before: Vec<_> = made.iter().map(|file| fs::read(file).unwrap()).collect();
-        for file in &made {
+        let keys = KeyFolder::at(folder.path().join("deep/keys"));
+        let created = keys.create().unwrap();
+        assert_eq!(
+            created.len(),
+            SERVICE_ACCOUNTS.len() + 4 + users().len() + 1
+        );
+        let before: Vec<_> = created.iter().map(|file| fs::read(file).unwrap()).collect();
+        for file in &created {
             assert_eq!(mode(file), 0o600, "{}", file.display());
         }
         assert_eq!(mode(&keys.accounts()), 0o700);
         assert_eq!(mode(keys.accounts().parent().unwrap()), 0o700);
         assert_eq!(keys.create().unwrap(), Vec::<PathBuf>::new());
-        let after: Vec<_> = made.iter().map(|file| fs::read(file).unwrap()).collect();
+        let after: Vec<_> = created.iter().map(|file| fs::read(file).unwrap()).collect();
         assert!(before == after, "a second run changed a file");
     }
 
     #[test]
     fn only_what_is_missing_is_made() {
         let folder = tempfile::tempdir().unwrap();
-        let keys = Keys::at(folder.path().to_owned());
+        let keys = KeyFolder::at(folder.path().to_owned());
         keys.create().unwrap();
         let key = fs::read(keys.signing_key()).unwrap();
         let missing = [keys.certificate(), keys.password("promoter")];
@@ -236,7 +240,7 @@ mod tests {
     #[test]
     fn the_server_gets_the_passwords_that_the_services_have() {
         let folder = tempfile::tempdir().unwrap();
-        let keys = Keys::at(folder.path().to_owned());
+        let keys = KeyFolder::at(folder.path().to_owned());
         keys.create().unwrap();
         let changed = keys.nats_password("mirror-worker");
         fs::write(&changed, "another\n").unwrap();
@@ -252,18 +256,18 @@ mod tests {
     #[test]
     fn a_certificate_without_its_key_is_not_replaced() {
         let folder = tempfile::tempdir().unwrap();
-        let keys = Keys::at(folder.path().to_owned());
+        let keys = KeyFolder::at(folder.path().to_owned());
         keys.create().unwrap();
         fs::remove_file(keys.signing_key()).unwrap();
-        let told = keys.create().unwrap_err().to_string();
-        assert!(told.contains("certificate.pem"), "{told}");
+        let error = keys.create().unwrap_err().to_string();
+        assert!(error.contains("certificate.pem"), "{error}");
         assert!(!keys.signing_key().exists());
     }
 
     #[test]
     fn no_two_secrets_are_the_same() {
         let folder = tempfile::tempdir().unwrap();
-        let keys = Keys::at(folder.path().to_owned());
+        let keys = KeyFolder::at(folder.path().to_owned());
         keys.create().unwrap();
         let mut secrets: Vec<_> = SERVICE_ACCOUNTS
             .iter()

@@ -7,17 +7,17 @@ use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
 use sha2::Sha256;
 use thiserror::Error;
 
-/// What every secret begins with.
+/// The prefix of every secret.
 const PREFIX: &str = "whsec_";
-/// The most secrets of one endpoint; a verifier need not try more.
-const MOST: usize = 16;
+/// The most secrets of one endpoint.
+const MAX_KEYS: usize = 16;
 
-/// A secret that is none; its text is never told.
+/// A secret that cannot be parsed; its text is in no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum InvalidSecret {
-    #[error("line {line} is no secret; write `whsec_` and the base64 of 24 to 64 bytes")]
+    #[error("line {line} is not a secret; write `whsec_` and the base64 of 24 to 64 bytes")]
     Line { line: usize },
-    #[error("there are more than {MOST} secrets")]
+    #[error("there are more than {MAX_KEYS} secrets")]
     Many,
     #[error("there is no secret")]
     None,
@@ -25,9 +25,9 @@ pub(crate) enum InvalidSecret {
 
 /// The secrets of an endpoint, newest first.
 #[derive(Debug)]
-pub(crate) struct Keys(Vec<SecretSlice<u8>>);
+pub(crate) struct SigningKeys(Vec<SecretSlice<u8>>);
 
-impl Keys {
+impl SigningKeys {
     /// Reads secrets, one a line; empty lines do not count.
     pub(crate) fn read(text: &SecretString) -> Result<Self, InvalidSecret> {
         let mut keys = Vec::new();
@@ -45,12 +45,12 @@ impl Keys {
         }
         match keys.len() {
             0 => Err(InvalidSecret::None),
-            1..=MOST => Ok(Self(keys)),
+            1..=MAX_KEYS => Ok(Self(keys)),
             _ => Err(InvalidSecret::Many),
         }
     }
 
-    /// Blots out in an answer of the endpoint the secrets that we share with it.
+    /// Redacts the shared secrets in an answer of the endpoint.
     pub(crate) fn redact(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for key in &self.0 {
@@ -65,7 +65,7 @@ impl Keys {
             .0
             .iter()
             .filter_map(|key| {
-                // It takes keys of any length, so there is none that it refuses.
+                // HMAC accepts keys of any length.
                 let mut mac = Hmac::<Sha256>::new_from_slice(key.expose_secret()).ok()?;
                 mac.update(format!("{id}.{timestamp}.").as_bytes());
                 mac.update(body);
@@ -86,8 +86,8 @@ mod tests {
 
     use super::*;
 
-    fn keys(text: &str) -> Result<Keys, InvalidSecret> {
-        Keys::read(&text.to_owned().into())
+    fn keys(text: &str) -> Result<SigningKeys, InvalidSecret> {
+        SigningKeys::read(&text.to_owned().into())
     }
 
     /// The example of the specification's reference implementations.
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_is_refused_by_its_line_and_not_shown() {
+    fn an_invalid_secret_is_reported_by_its_line_and_not_shown() {
         let short = format!("whsec_{}", STANDARD.encode([7; 23]));
         let long = format!("whsec_{}", STANDARD.encode([7; 65]));
         for bad in ["hunter2", "whsec_", "whsec_hunter2!", &short, &long] {

@@ -1,6 +1,6 @@
-//! Pulls are published and recorded in the background, so that no push waits for them, however many there are.
+//! Publishes and records pulls in the background, so that no push waits for them.
 //!
-//! They are the one kind of fact that may be lost: where there are more than can be published, and at a sudden end.
+//! They are the only events that may be lost: if there are more than can be published, or the process is killed.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -17,64 +17,65 @@ use tokio::sync::Mutex;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
-use crate::notifications::DecodedNotification;
+use super::decode::DecodedNotification;
 
-/// How many pulls wait to be published.
-const MOST_WAITING: usize = 4_096;
-/// How many are published at once.
-const AT_ONCE: usize = 16;
-/// How far the time of a recorded pull may be behind: one write in this time for an image that is pulled all the time.
-const RECORDED_EVERY: TimeDelta = TimeDelta::hours(1);
-/// How many images are remembered as recorded.
-const MOST_REMEMBERED: usize = 10_000;
+/// How many pulls the queue holds.
+const MAX_QUEUED: usize = 4_096;
+/// How many pulls are published at a time.
+const CONCURRENCY: usize = 16;
+/// How far the recorded time of a pull may be behind: an image that is pulled all the time is written once in this
+/// time.
+const RECORD_INTERVAL: TimeDelta = TimeDelta::hours(1);
+/// How many recorded pulls are cached; at the limit the cache is cleared.
+const MAX_RECORDED: usize = 10_000;
 
-/// Where the intake leaves pulls.
+/// The queue of pulls.
 #[derive(Debug)]
-pub(crate) struct Pulls {
-    waiting: Sender<DecodedNotification>,
+pub(crate) struct PullQueue {
+    queue: Sender<DecodedNotification>,
 }
 
-/// What takes them from there.
+/// The consumer of the queue.
 #[derive(Debug)]
 pub(crate) struct PullPublisher {
     bus: Bus,
     state: State,
-    /// One pull in so many is told; none for 0.
+    /// One pull in so many is published; none for 0.
     one_in: u64,
-    waiting: Receiver<DecodedNotification>,
-    /// When the last pull of each image was recorded, by the key of its entry.
-    recorded: Recorded,
+    queue: Receiver<DecodedNotification>,
+    /// The recorded pulls of each image, by the key of its entry.
+    recorded: RecordedPulls,
 }
 
-/// Until when images need no new record.
+/// When the pull of each image was recorded.
 #[derive(Debug, Default)]
-struct Recorded(std::sync::Mutex<HashMap<String, DateTime<Utc>>>);
+struct RecordedPulls(std::sync::Mutex<HashMap<String, DateTime<Utc>>>);
 
-/// Makes both ends; of the pulls, one in so many is told, and none for 0.
-pub(crate) fn pulls(bus: Bus, state: State, one_in: u64) -> (Pulls, PullPublisher) {
-    let (sender, waiting) = mpsc::channel(MOST_WAITING);
-    // A counter that begins with its first loss would hide that one from a rate.
+/// Creates the queue and its consumer; one pull in so many is published, and none for 0.
+pub(crate) fn pull_queue(bus: Bus, state: State, one_in: u64) -> (PullQueue, PullPublisher) {
+    let (sender, queue) = mpsc::channel(MAX_QUEUED);
+    // A counter that appears with its first loss would hide that one from a rate.
     metrics::PULLS_DROPPED.add(0, &["busy"]);
     let publisher = PullPublisher {
         bus,
         state,
         one_in,
-        waiting,
-        recorded: Recorded::default(),
+        queue,
+        recorded: RecordedPulls::default(),
     };
-    (Pulls { waiting: sender }, publisher)
+    (PullQueue { queue: sender }, publisher)
 }
 
-impl Pulls {
-    /// Leaves a pull to be published, and never waits.
+impl PullQueue {
+    /// Queues a pull, or drops it if the queue is full; never waits.
     pub(crate) fn offer(&self, pull: DecodedNotification) {
-        if self.waiting.try_send(pull).is_err() {
+        if self.queue.try_send(pull).is_err() {
             metrics::PULLS_DROPPED.add(1, &["busy"]);
         }
     }
 }
 
-/// Chooses by the registry's id, so that a notification that comes again is chosen again.
+/// Samples by the registry's id, so that a notification that is sent again gets the same answer.
 fn is_sampled(id: &str, one_in: u64) -> bool {
     let mut hasher = DefaultHasher::new();
     id.hash(&mut hasher);
@@ -82,37 +83,34 @@ fn is_sampled(id: &str, one_in: u64) -> bool {
 }
 
 impl PullPublisher {
-    /// Publishes what was left until it is told to stop, and then the rest.
-    ///
-    /// # Errors
-    /// None; the signature is that of a task.
+    /// Publishes queued pulls until `stopping` is cancelled, and then the rest of the queue.
     pub(crate) async fn run(self, stopping: CancellationToken) -> anyhow::Result<()> {
         let Self {
             bus,
             state,
             one_in,
-            waiting,
+            queue,
             recorded,
         } = self;
-        let waiting = Arc::new(Mutex::new(waiting));
+        let queue = Arc::new(Mutex::new(queue));
         let next = |()| {
-            let (waiting, stopping) = (waiting.clone(), stopping.clone());
+            let (queue, stopping) = (queue.clone(), stopping.clone());
             async move {
-                let mut waiting = waiting.lock().await;
+                let mut queue = queue.lock().await;
                 let pull = tokio::select! {
-                    pull = waiting.recv() => pull,
+                    pull = queue.recv() => pull,
                     () = stopping.cancelled() => {
-                        waiting.close();
-                        waiting.recv().await
+                        queue.close();
+                        queue.recv().await
                     }
                 };
                 pull.map(|pull| (pull, ()))
             }
         };
         stream::unfold((), next)
-            .for_each_concurrent(AT_ONCE, async |pull| {
+            .for_each_concurrent(CONCURRENCY, async |pull| {
                 if let Err(error) = record(&state, &recorded, &pull).await {
-                    tracing::warn!(%error, "a pull could not be recorded for retention by pulls");
+                    tracing::warn!(%error, "failed to record a pull for retention");
                 }
                 if is_sampled(&pull.id, one_in) {
                     publish(&bus, pull).await;
@@ -123,17 +121,17 @@ impl PullPublisher {
     }
 }
 
-impl Recorded {
-    /// Says whether a pull needs a record; if so, another one does only after a while.
-    fn needs(&self, key: &str, at: DateTime<Utc>) -> bool {
+impl RecordedPulls {
+    /// Says whether a pull has to be recorded, and caches it as recorded.
+    fn insert_if_due(&self, key: &str, at: DateTime<Utc>) -> bool {
         let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if recorded
             .get(key)
-            .is_some_and(|before| at < *before + RECORDED_EVERY)
+            .is_some_and(|before| at < *before + RECORD_INTERVAL)
         {
             return false;
         }
-        if recorded.len() >= MOST_REMEMBERED {
+        if recorded.len() >= MAX_RECORDED {
             recorded.clear();
         }
         recorded.insert(key.to_owned(), at);
@@ -141,24 +139,24 @@ impl Recorded {
     }
 }
 
-/// Records when an image was pulled, for retention; other replicas of the gateway do the same.
+/// Records the last pull of an image, for retention; other replicas of the gateway do the same.
 async fn record(
     state: &State,
-    recorded: &Recorded,
+    recorded: &RecordedPulls,
     pull: &DecodedNotification,
 ) -> Result<(), sluice_state::Error> {
     let Some((repository, digest, at)) = pull.pull() else {
         return Ok(());
     };
     let key = key::pull(repository, digest);
-    if !recorded.needs(&key, at) {
+    if !recorded.insert_if_due(&key, at) {
         return Ok(());
     }
     let known = state.pulls.get(&key).await?;
     let before = known
         .as_ref()
         .and_then(|entry| time_from_wire(entry.value.at.as_ref()));
-    if before.is_some_and(|before| at < before + RECORDED_EVERY) {
+    if before.is_some_and(|before| at < before + RECORD_INTERVAL) {
         return Ok(());
     }
     let last = LastPull {
@@ -167,22 +165,16 @@ async fn record(
         at: Some(time_to_wire(at)),
         ..LastPull::default()
     };
-    match state
-        .pulls
-        .write(&key, &last, known.map(|entry| entry.revision))
-        .await
-    {
-        // Another replica recorded a pull at the same time.
-        Err(error) if error.is_conflict() => Ok(()),
-        written => written.map(drop),
-    }
+    // After a conflict another replica has recorded a pull of the same time.
+    let revision = known.map(|entry| entry.revision);
+    state.pulls.try_write(&key, &last, revision).await.map(drop)
 }
 
 async fn publish(bus: &Bus, pull: DecodedNotification) {
     let cause = Cause::external(pull.id.clone());
-    for fact in &pull.facts {
-        if let Err(error) = bus.publish(fact, &cause, &pull.id).await {
-            tracing::warn!(%error, "a pull could not be published and is not told");
+    for event in &pull.events {
+        if let Err(error) = bus.publish(event, &cause, &pull.id).await {
+            tracing::warn!(%error, "failed to publish a pull, which is dropped");
             metrics::PULLS_DROPPED.add(1, &["not_published"]);
         }
     }
@@ -197,29 +189,30 @@ mod tests {
             id,
             digest: None,
             may_be_blob: false,
-            facts: Vec::new(),
+            events: Vec::new(),
         }
     }
 
     #[test]
-    fn a_flood_of_pulls_waits_in_bounded_room_and_holds_up_nobody() {
-        let (waiting, mut left) = mpsc::channel(MOST_WAITING);
-        let pulls = Pulls { waiting };
-        for number in 0..10 * MOST_WAITING {
-            // Nobody publishes: it returns all the same.
+    fn a_flood_of_pulls_fills_a_bounded_queue_and_blocks_nothing() {
+        let (queue, mut left) = mpsc::channel(MAX_QUEUED);
+        let pulls = PullQueue { queue };
+        for number in 0..10 * MAX_QUEUED {
+            // Without a consumer it returns all the same.
             pulls.offer(pull(number.to_string()));
         }
         let mut count = 0;
         while left.try_recv().is_ok() {
             count += 1;
         }
-        assert_eq!(count, MOST_WAITING);
+        assert_eq!(count, MAX_QUEUED);
     }
 
     #[test]
     fn an_image_that_is_pulled_all_the_time_is_recorded_once_an_hour() {
-        let (recorded, at) = (Recorded::default(), Utc::now());
-        let needs = |key: &str, minutes| recorded.needs(key, at + TimeDelta::minutes(minutes));
+        let (recorded, at) = (RecordedPulls::default(), Utc::now());
+        let needs =
+            |key: &str, minutes| recorded.insert_if_due(key, at + TimeDelta::minutes(minutes));
         let answers = [
             needs("a", 0),
             needs("a", 59),
@@ -228,14 +221,14 @@ mod tests {
             needs("a", 61),
         ];
         assert_eq!(answers, [true, false, true, true, false]);
-        (0..2 * MOST_REMEMBERED).for_each(|number| {
+        (0..2 * MAX_RECORDED).for_each(|number| {
             assert!(needs(&number.to_string(), 0));
         });
-        assert!(recorded.0.lock().unwrap().len() <= MOST_REMEMBERED);
+        assert!(recorded.0.lock().unwrap().len() <= MAX_RECORDED);
     }
 
     #[test]
-    fn pulls_are_sampled_by_their_id_or_turned_off() {
+    fn pulls_are_sampled_by_their_id_or_disabled() {
         let chosen = |one_in: u64| {
             let ids = (0..10_000).map(|number| format!("event-{number}"));
             ids.filter(|id| is_sampled(id, one_in)).count()

@@ -1,22 +1,22 @@
-//! Who may do what in the internal registry: the whole of the access rules, pure.
+//! The access rules of the internal registry: which account may do what. Pure.
 //!
-//! Only the promoter writes to a target of promotion (invariant 1); to deny is to grant less, never an error.
+//! Only the promoter writes to a target of promotion (invariant 1); a denied action is not granted, and no error.
 
 use serde::Serialize;
 use sluice_domain::Repository;
 use sluice_domain::resources::{Account, Visibility};
 use sluice_state::Snapshot;
 
-use crate::scope::{Actions, Scope};
+use crate::tokens::scope::{Actions, Scope};
 
-/// Whose password was right.
+/// The account that requests a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Requester {
-    /// Nobody's: none was sent.
+    /// No credentials were sent.
     Anonymous,
     /// One of Sluice's services.
     Service(&'static str),
-    /// A person's or a build system's.
+    /// An account of a person or a build system.
     Account(Account),
 }
 
@@ -28,7 +28,7 @@ pub(crate) struct Access {
     pub(crate) kind: &'static str,
     /// The exact name.
     pub(crate) name: String,
-    /// What may be done.
+    /// The granted actions.
     pub(crate) actions: Vec<&'static str>,
 }
 
@@ -43,16 +43,18 @@ impl Requester {
     }
 
     fn may_list_repositories(&self) -> bool {
-        // The promoter looks for what stands in targets that no policy made.
+        // The promoter looks for unauthorised images in targets that no policy names.
         matches!(self, Self::Service("gateway" | "promoter"))
     }
 }
 
-/// Returns what of the scopes is granted; an entry without an action is left out.
-pub(crate) fn granted(snapshot: &Snapshot, requester: &Requester, scopes: &[Scope]) -> Vec<Access> {
+/// Returns the granted part of the requested scopes; scopes without a granted action are omitted.
+pub(crate) fn grant(snapshot: &Snapshot, requester: &Requester, scopes: &[Scope]) -> Vec<Access> {
     let access = |scope: &Scope| match scope {
         Scope::Repository(repository, asked) => {
-            let actions = asked.and(allowed(snapshot, requester, repository)).names();
+            let actions = asked
+                .and(allowed_actions(snapshot, requester, repository))
+                .names();
             let entry = Access {
                 kind: "repository",
                 name: repository.to_string(),
@@ -69,8 +71,8 @@ pub(crate) fn granted(snapshot: &Snapshot, requester: &Requester, scopes: &[Scop
     scopes.iter().filter_map(access).collect()
 }
 
-/// Returns what somebody may do in a repository.
-pub(crate) fn allowed(
+/// Returns the actions that an account may do in a repository.
+pub(crate) fn allowed_actions(
     snapshot: &Snapshot,
     requester: &Requester,
     repository: &Repository,
@@ -86,7 +88,7 @@ pub(crate) fn allowed(
             (pull || push, push && !is_target)
         }
         Requester::Service("promoter") => (true, is_target),
-        // They have no business in a target, not even a reading one.
+        // They need no access to targets, not even to pull.
         Requester::Service("mirror-worker" | "pruner") => (!is_target, !is_target),
         Requester::Service("gateway" | "scanner-adapter") => (true, false),
         Requester::Service(_) => (false, false),
@@ -162,14 +164,14 @@ enabled: false
     const READ: &str = "pull";
     const WRITE: &str = "pull,push,delete";
 
-    /// What may be done in a staging repository, one that is public, a public target, a target that nobody may see,
-    /// and a repository that nothing is said of.
+    /// The actions in a staging repository, a public one, a public target, a private target, and a repository without
+    /// settings.
     #[test]
-    fn everybody_may_do_what_the_table_says_and_no_more() {
+    fn every_account_may_do_what_the_table_says_and_no_more() {
         let snapshot = snapshot();
         let all = |requester: Requester| {
             ["hub/app", "hub/open", "official/app", "quiet/app", "other"].map(|repository| {
-                allowed(&snapshot, &requester, &repository.parse().unwrap())
+                allowed_actions(&snapshot, &requester, &repository.parse().unwrap())
                     .names()
                     .join(",")
             })
@@ -220,7 +222,8 @@ enabled: false
             (Requester::Service("pruner"), true),
             (Requester::Service("promoter"), false),
         ];
-        let may = |snapshot: &Snapshot, who: &Requester| allowed(snapshot, who, &repository).push;
+        let may =
+            |snapshot: &Snapshot, who: &Requester| allowed_actions(snapshot, who, &repository).push;
         for (who, expected) in &all {
             assert_eq!(may(&snapshot, who), *expected, "{who:?}");
         }
@@ -235,7 +238,7 @@ enabled: false
         let snapshot = snapshot();
         let repository = "hub/app".parse().unwrap();
         for account in SERVICE_ACCOUNTS {
-            let allowed = allowed(&snapshot, &Requester::Service(account), &repository);
+            let allowed = allowed_actions(&snapshot, &Requester::Service(account), &repository);
             assert!(allowed.pull, "{account}");
         }
     }
@@ -243,7 +246,7 @@ enabled: false
     #[test]
     fn a_token_grants_what_is_both_asked_for_and_allowed() {
         let snapshot = snapshot();
-        let scopes = Scope::read_all(
+        let scopes = Scope::parse_all(
             [
                 "repository:hub/app:pull,push",
                 "repository:official/app:*",
@@ -252,18 +255,18 @@ enabled: false
             ]
             .into_iter(),
         );
-        let told = |requester: &Requester| {
-            serde_json::to_value(granted(&snapshot, requester, &scopes)).unwrap()
+        let access = |requester: &Requester| {
+            serde_json::to_value(grant(&snapshot, requester, &scopes)).unwrap()
         };
         assert_eq!(
-            told(&account(&[], &["**"])),
+            access(&account(&[], &["**"])),
             serde_json::json!([
                 { "type": "repository", "name": "hub/app", "actions": ["pull", "push"] },
                 { "type": "repository", "name": "official/app", "actions": ["pull"] },
             ])
         );
         assert_eq!(
-            told(&Requester::Service("gateway")),
+            access(&Requester::Service("gateway")),
             serde_json::json!([
                 { "type": "repository", "name": "hub/app", "actions": ["pull"] },
                 { "type": "repository", "name": "official/app", "actions": ["pull"] },
@@ -271,11 +274,11 @@ enabled: false
             ])
         );
         assert_eq!(
-            told(&Requester::Service("promoter"))[3],
+            access(&Requester::Service("promoter"))[3],
             serde_json::json!({ "type": "registry", "name": "catalog", "actions": ["*"] })
         );
         assert_eq!(
-            told(&Requester::Anonymous),
+            access(&Requester::Anonymous),
             serde_json::json!([{ "type": "repository", "name": "official/app", "actions": ["pull"] }])
         );
     }
@@ -284,7 +287,11 @@ enabled: false
     fn without_resources_nothing_is_open_and_nothing_is_a_target() {
         let snapshot = Snapshot::default();
         let repository = "official/app".parse().unwrap();
-        let may = |who: Requester| allowed(&snapshot, &who, &repository).names().join(",");
+        let may = |who: Requester| {
+            allowed_actions(&snapshot, &who, &repository)
+                .names()
+                .join(",")
+        };
         assert_eq!(may(Requester::Anonymous), NOTHING);
         assert_eq!(may(Requester::Service("promoter")), READ);
         assert_eq!(may(Requester::Service("mirror-worker")), WRITE);

@@ -8,7 +8,7 @@ use sluice_events::commands::DeliverEvent;
 /// The media type of the body.
 pub(crate) const CONTENT_TYPE: &str = "application/cloudevents+json";
 
-/// Returns the event as it is told to an endpoint: id, source, type and time are those that it has on the stream.
+/// Returns the body for an endpoint: id, source, type and time are those of the event in the stream.
 pub(crate) fn cloud_event(command: &DeliverEvent, event: &Event, correlation: &str) -> Value {
     let source = if command.event_source.is_empty() {
         "/sluice"

@@ -14,70 +14,69 @@ use thiserror::Error;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::address::Guarded;
-use crate::envelope;
-use crate::signature::Keys;
+use super::envelope;
+use super::resolver::GuardedResolver;
+use super::signature::SigningKeys;
 
-/// How long a connection may take to be made.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// The timeout of a connection attempt.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle connections are closed before most servers do it, which would fail a delivery.
-const IDLE_LIMIT: Duration = Duration::from_secs(5);
-/// How much of an answer is read.
-const MOST_READ: usize = 4 << 10;
-/// How much of an answer is kept, in characters.
-const MOST_KEPT: usize = 500;
-/// The longest wait that an endpoint may ask for.
-const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The most bytes that are read of an answer.
+const MAX_READ: usize = 4 << 10;
+/// The most characters of an answer that are recorded.
+const MAX_EXCERPT: usize = 500;
+/// The longest `Retry-After` that is respected.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3_600);
+/// The most clients that are cached; at the limit the cache is cleared.
+const MAX_CLIENTS: usize = 64;
 
-/// How many clients are kept; each sort of webhook has one.
-const MOST_CLIENTS: usize = 64;
-
-/// The clients of all endpoints: one for those that may be in a private network or not, and trust the same authorities.
+/// The clients of all endpoints: one for each address guard and set of certificate authorities.
 #[derive(Debug)]
 pub(crate) struct Clients {
     timeout: Duration,
-    made: Mutex<HashMap<(bool, Option<String>), Client>>,
+    clients: Mutex<HashMap<(AddressGuard, Option<String>), Client>>,
 }
 
-/// What is posted.
+/// A request to an endpoint.
 #[derive(Debug)]
 pub(crate) struct Post<'a> {
-    /// Where to.
+    /// The URL of the endpoint.
     pub(crate) url: &'a str,
-    /// Whether that may be in a private network.
-    pub(crate) private: bool,
-    /// The authorities to trust instead of the public ones, in PEM.
+    /// The addresses that may be connected to.
+    pub(crate) guard: AddressGuard,
+    /// The certificate authorities to trust instead of the public ones, in PEM.
     pub(crate) authorities: Option<&'a str>,
-    /// The id by which the receiver knows an event that comes again.
+    /// The id by which the receiver detects duplicates.
     pub(crate) id: &'a str,
     /// The secrets to sign with, if the endpoint has any.
-    pub(crate) keys: Option<&'a Keys>,
+    pub(crate) keys: Option<&'a SigningKeys>,
     /// The body.
     pub(crate) body: Vec<u8>,
 }
 
-/// What an endpoint answered.
+/// The answer of an endpoint.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
-    /// How long it asks to wait.
+    /// The `Retry-After` of the answer.
     pub(crate) retry_after: Option<Duration>,
-    /// The beginning of its body; for the record, not for the log.
+    /// The beginning of the body; for the record, not for the log.
     pub(crate) excerpt: String,
 }
 
-/// Why there is no answer.
+/// Why an endpoint did not answer.
 #[derive(Debug, Error)]
 pub(crate) enum Fault {
     #[error("{forbidden}{}", hint(forbidden))]
     Forbidden { forbidden: ForbiddenAddress },
-    #[error("its address is not valid")]
+    #[error("its URL is not valid")]
     Url(#[from] url::ParseError),
     #[error("its certificate is not accepted: {reason}")]
     Certificate { reason: String },
-    #[error("it did not answer in time")]
+    #[error("the request timed out")]
     TimedOut,
-    #[error("it could not be reached")]
+    #[error("the connection failed")]
     Unreachable(#[source] reqwest::Error),
 }
 
@@ -85,52 +84,45 @@ impl Clients {
     pub(crate) fn new(timeout: Duration) -> Self {
         Self {
             timeout,
-            made: Mutex::default(),
+            clients: Mutex::default(),
         }
     }
 
-    /// Returns the client that a post is made with.
-    fn client(&self, guard: AddressGuard, post: &Post<'_>) -> reqwest::Result<Client> {
-        let key = (post.private, post.authorities.map(ToOwned::to_owned));
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = made.get(&key) {
+    fn client(&self, post: &Post<'_>) -> reqwest::Result<Client> {
+        let key = (post.guard, post.authorities.map(ToOwned::to_owned));
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
         let mut builder = Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
-            // A proxy would look names up itself, where no address is checked.
+            // A proxy would resolve names itself, without the address guard.
             .no_proxy()
-            .connect_timeout(CONNECT_LIMIT)
+            .connect_timeout(CONNECT_TIMEOUT)
             .timeout(self.timeout)
-            .pool_idle_timeout(IDLE_LIMIT)
-            .dns_resolver(Guarded(guard));
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .dns_resolver(GuardedResolver(post.guard));
         if let Some(pem) = post.authorities {
             builder =
                 builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem.as_bytes())?);
         }
         let client = builder.build()?;
-        // Those of authorities that were exchanged are not wanted any more.
-        if made.len() >= MOST_CLIENTS {
-            made.clear();
+        if clients.len() >= MAX_CLIENTS {
+            clients.clear();
         }
-        made.insert(key, client.clone());
+        clients.insert(key, client.clone());
         Ok(client)
     }
 
-    /// Posts and returns the answer, whatever it is.
+    /// Sends the request and returns the answer, whatever its status is.
     pub(crate) async fn post(&self, post: Post<'_>) -> Result<Answer, Fault> {
         let url = Url::parse(post.url)?;
-        let guard = if post.private {
-            AddressGuard::PrivateAllowed
-        } else {
-            AddressGuard::PublicOnly
-        };
-        guard
+        post.guard
             .check_url(&url)
             .map_err(|forbidden| Fault::Forbidden { forbidden })?;
         let timestamp = Utc::now().timestamp();
-        let client = self.client(guard, &post).map_err(fault)?;
+        let client = self.client(&post).map_err(fault)?;
         let mut request = client
             .post(url)
             .header(CONTENT_TYPE, envelope::CONTENT_TYPE)
@@ -143,7 +135,7 @@ impl Clients {
         }
         let answer = request.body(post.body).send().await.map_err(fault)?;
         let status = answer.status();
-        let retry_after = wait_asked_for(status, answer.headers(), Utc::now());
+        let retry_after = retry_after(status, answer.headers(), Utc::now());
         Ok(Answer {
             status,
             retry_after,
@@ -152,7 +144,7 @@ impl Clients {
     }
 }
 
-/// Says what a person can do about an address that is not connected to.
+/// Returns what a person can do about a forbidden address.
 const fn hint(forbidden: &ForbiddenAddress) -> &'static str {
     match forbidden.class {
         AddressClass::Private => "; `allow_private_addresses: true` on the webhook allows it",
@@ -160,7 +152,7 @@ const fn hint(forbidden: &ForbiddenAddress) -> &'static str {
     }
 }
 
-/// The address may hold a token, so it is in no error.
+/// Converts an error of the client. The URL may contain a token, so it is removed.
 fn fault(error: reqwest::Error) -> Fault {
     let error = error.without_url();
     let mut source = error.source();
@@ -181,26 +173,26 @@ fn fault(error: reqwest::Error) -> Fault {
     }
 }
 
-/// Reads the beginning of a body; what cannot be read changes nothing of the answer.
-async fn excerpt(mut answer: Response, keys: Option<&Keys>) -> String {
+/// Reads the beginning of a body; a failure while reading does not change the answer.
+async fn excerpt(mut answer: Response, keys: Option<&SigningKeys>) -> String {
     let mut read = Vec::new();
-    while read.len() < MOST_READ
+    while read.len() < MAX_READ
         && let Ok(Some(chunk)) = answer.chunk().await
     {
-        read.extend(chunk.iter().take(MOST_READ - read.len()));
+        read.extend(chunk.iter().take(MAX_READ - read.len()));
     }
     let text = String::from_utf8_lossy(&read);
     let text = keys.map_or_else(|| text.to_string(), |keys| keys.redact(&text));
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MOST_KEPT)
+        .take(MAX_EXCERPT)
         .collect::<String>()
         .trim()
         .to_owned()
 }
 
-/// Returns how long a busy endpoint asks to wait, in seconds or until a date, bounded.
-fn wait_asked_for(status: StatusCode, headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+/// Returns the `Retry-After` of a busy endpoint, in seconds or as a date, bounded.
+fn retry_after(status: StatusCode, headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     if !matches!(
         status,
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
@@ -210,16 +202,16 @@ fn wait_asked_for(status: StatusCode, headers: &HeaderMap, now: DateTime<Utc>) -
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => LONGEST_WAIT,
+        Err(_) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => MAX_RETRY_AFTER,
         Err(_) => {
             let until = DateTime::parse_from_rfc2822(text).ok()?;
             (until.to_utc() - now).to_std().unwrap_or_default()
         }
     };
-    Some(wait.min(LONGEST_WAIT))
+    Some(wait.min(MAX_RETRY_AFTER))
 }
 
-/// Measures how long something takes, in milliseconds.
+/// Returns the milliseconds since an instant.
 pub(crate) fn milliseconds_since(began: Instant) -> u64 {
     u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! Tests of who is let in.
+//! Tests of logins.
 
 use std::fs;
 
@@ -8,18 +8,18 @@ use sluice_domain::SecretRef;
 use sluice_domain::resources::Account;
 
 use super::*;
-use crate::keys::Keys;
+use crate::tokens::key_folder::KeyFolder;
 
-struct Place {
+struct Fixture {
     accounts: Accounts,
     snapshot: Snapshot,
-    keys: Keys,
+    keys: KeyFolder,
     _folder: tempfile::TempDir,
 }
 
-fn place() -> Place {
+fn fixture() -> Fixture {
     let folder = tempfile::tempdir().unwrap();
-    let keys = Keys::at(folder.path().join("keys"));
+    let keys = KeyFolder::at(folder.path().join("keys"));
     keys.create().unwrap();
     let secrets = folder.path().join("secrets");
     fs::create_dir(&secrets).unwrap();
@@ -36,7 +36,7 @@ fn place() -> Place {
         };
         snapshot.accounts.insert(account.name.clone(), account);
     }
-    Place {
+    Fixture {
         accounts: Accounts::new(keys.accounts(), Secrets::at(secrets)),
         snapshot,
         keys,
@@ -44,8 +44,8 @@ fn place() -> Place {
     }
 }
 
-impl Place {
-    async fn identify(&self, source: &str, value: &str) -> Result<Requester, Refused> {
+impl Fixture {
+    async fn identify(&self, source: &str, value: &str) -> Result<Requester, LoginError> {
         let value = HeaderValue::from_str(value).unwrap();
         let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
         let source = Source::of(source.parse().unwrap());
@@ -54,7 +54,7 @@ impl Place {
             .await
     }
 
-    async fn login(&self, name: &str, password: &str) -> Result<Requester, Refused> {
+    async fn login(&self, name: &str, password: &str) -> Result<Requester, LoginError> {
         self.login_from("127.0.0.2", name, password).await
     }
 
@@ -63,7 +63,7 @@ impl Place {
         source: &str,
         name: &str,
         password: &str,
-    ) -> Result<Requester, Refused> {
+    ) -> Result<Requester, LoginError> {
         let value = STANDARD.encode(format!("{name}:{password}"));
         self.identify(source, &format!("Basic {value}")).await
     }
@@ -71,29 +71,29 @@ impl Place {
 
 #[tokio::test(start_paused = true)]
 async fn the_right_password_opens_and_no_password_is_nobody() {
-    let place = place();
-    let begun = Instant::now();
-    let account = place.login("ci", "hunter2").await.unwrap();
+    let fixture = fixture();
+    let began = Instant::now();
+    let account = fixture.login("ci", "hunter2").await.unwrap();
     assert_eq!(account.name(), "ci");
-    let password = fs::read_to_string(place.keys.password("promoter")).unwrap();
-    let service = place.login("promoter", &password).await;
+    let password = fs::read_to_string(fixture.keys.password("promoter")).unwrap();
+    let service = fixture.login("promoter", &password).await;
     assert_eq!(service, Ok(Requester::Service("promoter")));
-    let nobody = place
+    let nobody = fixture
         .accounts
         .identify(
-            &place.snapshot,
+            &fixture.snapshot,
             Source::of("127.0.0.2".parse().unwrap()),
             &HeaderMap::new(),
         )
         .await;
     assert_eq!(nobody, Ok(Requester::Anonymous));
-    assert_eq!(begun.elapsed(), Duration::ZERO, "the right one waits");
+    assert_eq!(began.elapsed(), Duration::ZERO, "the right one waits");
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_refusal_looks_the_same_and_takes_the_same_time() {
-    let place = place();
-    let promoter = fs::read_to_string(place.keys.password("promoter")).unwrap();
+    let fixture = fixture();
+    let promoter = fs::read_to_string(fixture.keys.password("promoter")).unwrap();
     for (name, password) in [
         ("ci", "hunter3"),
         ("ci", ""),
@@ -105,15 +105,15 @@ async fn every_refusal_looks_the_same_and_takes_the_same_time() {
         ("../ci", "hunter2"),
         ("../keys/notifications", "hunter2"),
     ] {
-        let begun = Instant::now();
-        let refused = place.login(name, password).await;
-        assert_eq!(refused, Err(Refused::Wrong), "{name}");
-        assert_eq!(begun.elapsed(), REFUSAL, "{name}");
+        let began = Instant::now();
+        let refused = fixture.login(name, password).await;
+        assert_eq!(refused, Err(LoginError::WrongPassword), "{name}");
+        assert_eq!(began.elapsed(), REFUSAL, "{name}");
     }
     for value in ["Bearer hunter2", "Basic", "Basic !", "Basic aHVudGVyMg=="] {
         assert_eq!(
-            place.identify("127.0.0.2", value).await,
-            Err(Refused::Wrong),
+            fixture.identify("127.0.0.2", value).await,
+            Err(LoginError::WrongPassword),
             "{value}"
         );
     }
@@ -121,49 +121,63 @@ async fn every_refusal_looks_the_same_and_takes_the_same_time() {
 
 #[tokio::test(start_paused = true)]
 async fn a_changed_password_counts_at_once() {
-    let place = place();
-    let file = place.keys.password("promoter");
+    let fixture = fixture();
+    let file = fixture.keys.password("promoter");
     let before = fs::read_to_string(&file).unwrap();
     fs::write(&file, "another").unwrap();
-    assert!(place.login("promoter", "another").await.is_ok());
-    assert!(place.login("promoter", &before).await.is_err());
+    assert!(fixture.login("promoter", "another").await.is_ok());
+    assert!(fixture.login("promoter", &before).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
 async fn guesses_of_one_source_do_not_keep_the_holder_out() {
-    let place = place();
-    let guesses = 16 * ATTEMPTS;
-    let begun = Instant::now();
-    let flood = join_all((0..guesses).map(|_| place.login("ci", "wrong")));
+    let fixture = fixture();
+    let guesses = 16 * MAX_ATTEMPTS;
+    let began = Instant::now();
+    let flood = join_all((0..guesses).map(|_| fixture.login("ci", "wrong")));
     let others = async {
         // The holder elsewhere, and a service at the same source, wait for nothing.
-        assert!(place.login_from("127.0.0.1", "ci", "hunter2").await.is_ok());
-        let password = fs::read_to_string(place.keys.password("gateway")).unwrap();
-        assert!(place.login("gateway", &password).await.is_ok());
-        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert!(
+            fixture
+                .login_from("127.0.0.1", "ci", "hunter2")
+                .await
+                .is_ok()
+        );
+        let password = fs::read_to_string(fixture.keys.password("gateway")).unwrap();
+        assert!(fixture.login("gateway", &password).await.is_ok());
+        assert_eq!(began.elapsed(), Duration::ZERO);
         // The holder at the same source waits in line, and is let in.
-        assert!(place.login("ci", "hunter2").await.is_ok());
-        assert!(begun.elapsed() < PATIENCE);
+        assert!(fixture.login("ci", "hunter2").await.is_ok());
+        assert!(began.elapsed() < MAX_WAIT);
     };
     let (refused, ()) = tokio::join!(flood, others);
-    assert!(refused.iter().all(|one| *one == Err(Refused::Wrong)));
+    assert!(
+        refused
+            .iter()
+            .all(|one| *one == Err(LoginError::WrongPassword))
+    );
     // The one who guesses has eight tries a second.
-    assert_eq!(begun.elapsed(), REFUSAL * 16);
+    assert_eq!(began.elapsed(), REFUSAL * 16);
 }
 
 #[tokio::test(start_paused = true)]
 async fn guesses_that_keep_going_do_not_keep_the_holder_out() {
-    let place = place();
+    let fixture = fixture();
     let guess_on = |_| async {
         loop {
-            place.login("ci", "wrong").await.unwrap_err();
+            fixture.login("ci", "wrong").await.unwrap_err();
         }
     };
-    let guessing = join_all((0..8 * ATTEMPTS).map(guess_on));
+    let guessing = join_all((0..8 * MAX_ATTEMPTS).map(guess_on));
     let holder = async {
         for _ in 0..50 {
-            assert!(place.login("ci", "hunter2").await.is_ok());
-            assert!(place.login_from("127.0.0.1", "ci", "hunter2").await.is_ok());
+            assert!(fixture.login("ci", "hunter2").await.is_ok());
+            assert!(
+                fixture
+                    .login_from("127.0.0.1", "ci", "hunter2")
+                    .await
+                    .is_ok()
+            );
         }
     };
     tokio::select! {
@@ -174,56 +188,58 @@ async fn guesses_that_keep_going_do_not_keep_the_holder_out() {
 
 #[tokio::test(start_paused = true)]
 async fn who_does_not_wait_for_the_answer_tries_no_faster() {
-    let place = place();
-    let begun = Instant::now();
-    for _ in 0..ATTEMPTS {
-        let guess = place.login("ci", "wrong");
+    let fixture = fixture();
+    let began = Instant::now();
+    for _ in 0..MAX_ATTEMPTS {
+        let guess = fixture.login("ci", "wrong");
         assert!(timeout(Duration::from_millis(10), guess).await.is_err());
     }
     // Those that gave up while they waited did not shorten it.
-    for _ in 0..ATTEMPTS {
-        let guess = place.login("ci", "hunter2");
+    for _ in 0..MAX_ATTEMPTS {
+        let guess = fixture.login("ci", "hunter2");
         assert!(timeout(Duration::from_millis(10), guess).await.is_err());
     }
-    assert!(place.login("ci", "hunter2").await.is_ok());
-    assert!(begun.elapsed() >= REFUSAL);
+    assert!(fixture.login("ci", "hunter2").await.is_ok());
+    assert!(began.elapsed() >= REFUSAL);
 }
 
 #[tokio::test(start_paused = true)]
 async fn guesses_at_unknown_accounts_wait_like_those_at_known_ones() {
-    let place = place();
+    let fixture = fixture();
     let mut times = Vec::new();
     for name in ["ci", "lost", "nobody", "someone", "No Name"] {
-        let begun = Instant::now();
-        join_all((0..5 * ATTEMPTS).map(|_| place.login(name, "wrong"))).await;
-        times.push(begun.elapsed());
+        let began = Instant::now();
+        join_all((0..5 * MAX_ATTEMPTS).map(|_| fixture.login(name, "wrong"))).await;
+        times.push(began.elapsed());
         // One try more at the same moment is not slower for guesses at other names.
-        let begun = Instant::now();
-        let other = place.login("other", "wrong");
-        let (_, _) = tokio::join!(place.login(name, "wrong"), other);
-        assert_eq!(begun.elapsed(), REFUSAL, "{name}");
+        let began = Instant::now();
+        let other = fixture.login("other", "wrong");
+        let (_, _) = tokio::join!(fixture.login(name, "wrong"), other);
+        assert_eq!(began.elapsed(), REFUSAL, "{name}");
     }
     assert!(times.iter().all(|time| *time == REFUSAL * 5), "{times:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn paces_that_are_over_are_forgotten() {
-    let place = place();
+async fn failures_in_the_past_are_removed() {
+    let fixture = fixture();
     for round in 0..4 {
-        let names: Vec<_> = (0..MANY)
+        let names: Vec<_> = (0..CLEANUP_THRESHOLD)
             .map(|number| format!("n{round}-{number}"))
             .collect();
-        join_all(names.iter().map(|name| place.login(name, "x"))).await;
-        assert!(place.accounts.paces.lock().unwrap().len() <= MANY);
+        join_all(names.iter().map(|name| fixture.login(name, "x"))).await;
+        assert!(fixture.accounts.failures.lock().unwrap().len() <= CLEANUP_THRESHOLD);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_too_long_is_told_so() {
-    let place = place();
-    let answers = join_all((0..30 * ATTEMPTS).map(|_| place.login("ci", "wrong"))).await;
-    let busy = answers.iter().filter(|one| **one == Err(Refused::Busy));
-    // Those whose turn comes at the end of the patience may be either.
-    let told = 9 * ATTEMPTS..=10 * ATTEMPTS;
-    assert!(told.contains(&busy.count()));
+async fn an_attempt_that_waits_too_long_is_refused() {
+    let fixture = fixture();
+    let answers = join_all((0..30 * MAX_ATTEMPTS).map(|_| fixture.login("ci", "wrong"))).await;
+    let busy = answers
+        .iter()
+        .filter(|one| **one == Err(LoginError::TooManyAttempts));
+    // Attempts at the end of the longest wait may fail either way.
+    let expected = 9 * MAX_ATTEMPTS..=10 * MAX_ATTEMPTS;
+    assert!(expected.contains(&busy.count()));
 }

@@ -26,7 +26,11 @@ async fn serve(router: Router) -> SocketAddr {
 fn to(url: &str, private: bool) -> Post<'_> {
     Post {
         url,
-        private,
+        guard: if private {
+            AddressGuard::PrivateAllowed
+        } else {
+            AddressGuard::PublicOnly
+        },
         authorities: None,
         id: "event-1",
         keys: None,
@@ -115,7 +119,7 @@ async fn a_body_without_end_is_read_to_its_limit_only() {
     let address = serve(Router::new().route("/", post(endless))).await;
     let url = format!("http://{address}/");
     let answer = clients().post(to(&url, true)).await.unwrap();
-    assert_eq!(answer.excerpt.len(), MOST_KEPT - 1);
+    assert_eq!(answer.excerpt.len(), MAX_EXCERPT - 1);
     assert!(answer.excerpt.starts_with("x x "));
 }
 
@@ -160,7 +164,8 @@ async fn the_headers_are_those_of_standard_webhooks() {
     };
     let address = serve(Router::new().route("/", post(hook))).await;
     let url = format!("http://{address}/");
-    let keys = Keys::read(&"whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD".to_owned().into()).unwrap();
+    let keys =
+        SigningKeys::read(&"whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD".to_owned().into()).unwrap();
     let mut signed = to(&url, true);
     signed.keys = Some(&keys);
     clients().post(signed).await.unwrap();
@@ -179,13 +184,13 @@ async fn the_headers_are_those_of_standard_webhooks() {
 }
 
 #[test]
-fn a_wait_is_heeded_and_bounded() {
+fn retry_after_is_respected_and_bounded() {
     let now: DateTime<Utc> = "2026-11-24T12:00:00Z".parse().unwrap();
     let seconds = |status: u16, text: &str| {
         let mut headers = HeaderMap::new();
         headers.insert(RETRY_AFTER, text.parse().unwrap());
         let status = StatusCode::from_u16(status).unwrap();
-        wait_asked_for(status, &headers, now).map(|wait| wait.as_secs())
+        retry_after(status, &headers, now).map(|wait| wait.as_secs())
     };
     for (status, text, wait) in [
         (429, "7", Some(7)),
@@ -205,5 +210,5 @@ fn a_wait_is_heeded_and_bounded() {
         assert_eq!(seconds(status, text), wait, "{status} {text}");
     }
     let busy = StatusCode::TOO_MANY_REQUESTS;
-    assert_eq!(wait_asked_for(busy, &HeaderMap::new(), now), None);
+    assert_eq!(retry_after(busy, &HeaderMap::new(), now), None);
 }
