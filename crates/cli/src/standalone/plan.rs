@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 use sluice_bus::Bus;
 use sluice_copier::{
     ConfigurationError, Destination, Session, SessionOptions, SyncOptions, SyncTarget, Totals,
@@ -25,7 +25,7 @@ use super::sync::PARALLEL;
 use super::sync_report::{Report, totals_json};
 use crate::arguments::connection::Connection;
 use crate::exit::HELP;
-use crate::output::{Format, line, show};
+use crate::output::Format;
 
 /// The arguments of `plan`.
 #[derive(Debug, Args)]
@@ -144,28 +144,18 @@ fn show_plan(format: Format, report: &Report) -> anyhow::Result<ExitCode> {
         }));
     }
     let totals = Totals::of(&report.mirrors);
-    let mut object = json!({
+    let object = json!({
         "mirrors": objects, "totals": totals_json(&totals), "registries": render::registries(&report.usage),
     });
-    let forecast = render::forecast(&report.usage, &report.pulls(), &mut object);
-    if format == Format::Table {
-        let header = [
-            "MIRROR",
-            "TAGS",
-            "UNCHANGED",
-            "NEW",
-            "FAILED",
-            "PULLS",
-            "REQUESTS",
-            "SIZE",
-        ];
-        show(format, &header, rows, &Value::Null)?;
-        line("")?;
-        for text in report.summary(&totals).into_iter().chain(forecast) {
-            line(&text)?;
-        }
-    } else {
-        show(format, &[], Vec::new(), &object)?;
-    }
-    report.exit_code(&totals)
+    let header = [
+        "MIRROR",
+        "TAGS",
+        "UNCHANGED",
+        "NEW",
+        "FAILED",
+        "PULLS",
+        "REQUESTS",
+        "SIZE",
+    ];
+    report.print(format, &header, rows, object)
 }

@@ -56,7 +56,7 @@ impl Report {
     }
 
     /// Returns the planned pulls by registry.
-    pub(super) fn pulls(&self) -> Pulls {
+    fn pulls(&self) -> Pulls {
         let mut pulls = Pulls::new();
         for mirror in &self.mirrors {
             let cost = Totals::of([mirror]).cost;
@@ -66,30 +66,39 @@ impl Report {
         pulls
     }
 
-    /// Shows the report and returns the exit code.
+    /// Shows the tags of a sync and returns the exit code.
     pub(super) fn show(&self, format: Format) -> anyhow::Result<ExitCode> {
-        let totals = Totals::of(&self.mirrors);
         // The objects of thousands of tags take more memory than the sync itself.
-        let mut objects = match format {
-            Format::Table => json!({}),
-            _ => self.objects(&totals),
+        let (rows, object) = match format {
+            Format::Table => (self.rows(), json!({})),
+            _ => (Vec::new(), self.object()),
         };
-        let forecast = render::forecast(&self.usage, &self.pulls(), &mut objects);
+        let header = ["MIRROR", "TAG", "OUTCOME", "DIGEST", "SIZE", "PULLS"];
+        self.print(format, &header, rows, object)
+    }
+
+    /// Prints a table with the totals and forecasts below it, or an object, and returns the exit code.
+    pub(super) fn print(
+        &self,
+        format: Format,
+        header: &[&str],
+        rows: Vec<Vec<String>>,
+        mut object: Value,
+    ) -> anyhow::Result<ExitCode> {
+        let totals = Totals::of(&self.mirrors);
+        let forecast = render::forecast(&self.usage, &self.pulls(), &mut object);
+        show(format, header, rows, &object)?;
         if format == Format::Table {
-            let header = ["MIRROR", "TAG", "OUTCOME", "DIGEST", "SIZE", "PULLS"];
-            show(format, &header, self.rows(), &Value::Null)?;
             line("")?;
             for text in self.summary(&totals).into_iter().chain(forecast) {
                 line(&text)?;
             }
-        } else {
-            show(format, &[], Vec::new(), &objects)?;
         }
         self.exit_code(&totals)
     }
 
     /// Prints the failures to standard error and returns the exit code.
-    pub(super) fn exit_code(&self, totals: &Totals) -> anyhow::Result<ExitCode> {
+    fn exit_code(&self, totals: &Totals) -> anyhow::Result<ExitCode> {
         if self.interrupted {
             note("interrupted; no tag is incomplete");
             return Ok(ExitCode::from(INTERRUPTED));
@@ -178,7 +187,7 @@ impl Report {
         }
     }
 
-    pub(super) fn summary(&self, totals: &Totals) -> Vec<String> {
+    fn summary(&self, totals: &Totals) -> Vec<String> {
         let work = if self.dry_run {
             format!("{} to copy", totals.planned)
         } else {
@@ -214,7 +223,8 @@ impl Report {
         lines
     }
 
-    fn objects(&self, totals: &Totals) -> Value {
+    fn object(&self) -> Value {
+        let totals = &Totals::of(&self.mirrors);
         let outcome = match (self.interrupted, totals.failed) {
             (true, _) => "interrupted",
             (false, 0) => "done",
