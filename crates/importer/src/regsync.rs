@@ -102,7 +102,7 @@ pub fn convert(name: &str, text: &str, target: Option<&RegistryHost>) -> Result<
             "version" | "defaults" | "sync" => {}
             "creds" => {
                 for account in node.items() {
-                    credentials(&mut writer, account);
+                    convert_credentials(&mut writer, account);
                 }
             }
             // Keys for YAML anchors.
@@ -112,7 +112,7 @@ pub fn convert(name: &str, text: &str, target: Option<&RegistryHost>) -> Result<
     }
     report_defaults(&mut writer, defaults);
     for step in file.get("sync").map(Node::items).unwrap_or_default() {
-        self::step(&mut writer, step, defaults);
+        convert_entry(&mut writer, step, defaults);
     }
     let targets = writer.targets();
     let hosts: Vec<_> = targets.iter().map(ToString::to_string).collect();
@@ -140,7 +140,7 @@ pub fn convert(name: &str, text: &str, target: Option<&RegistryHost>) -> Result<
     writer.finish(name, "regsync")
 }
 
-fn credentials(writer: &mut DocumentWriter, account: &Node) {
+fn convert_credentials(writer: &mut DocumentWriter, account: &Node) {
     let Some(Ok(host)) = account.text_of("registry").map(str::parse::<RegistryHost>) else {
         writer.warn(
             account.line,
@@ -239,7 +239,7 @@ fn report_key(writer: &mut DocumentWriter, entry: &Entry) {
     }
 }
 
-fn step(writer: &mut DocumentWriter, step: &Node, defaults: &Node) {
+fn convert_entry(writer: &mut DocumentWriter, step: &Node, defaults: &Node) {
     for entry in step.entries() {
         match entry.key.as_str() {
             "source" | "target" | "type" | "tags" | "tagSets" | "repos" | "platform"
@@ -247,7 +247,7 @@ fn step(writer: &mut DocumentWriter, step: &Node, defaults: &Node) {
             _ => report_key(writer, entry),
         }
     }
-    let Some((source, target)) = endpoints(writer, step) else {
+    let Some((source, target)) = parse_endpoints(writer, step) else {
         return;
     };
     let mut mirror = MirrorDocument {
@@ -255,13 +255,13 @@ fn step(writer: &mut DocumentWriter, step: &Node, defaults: &Node) {
         from: source.repository.to_string(),
         to: target.repository.repository.to_string(),
         target: Some(target.repository.host.clone()),
-        every: every(writer, step, defaults),
+        every: convert_interval(writer, step, defaults),
         ..MirrorDocument::default()
     };
-    platforms(writer, step, &mut mirror);
-    reserve(writer, step, defaults, &source);
+    convert_platforms(writer, step, &mut mirror);
+    convert_reserve(writer, step, defaults, &source);
     if step.text_of("type") == Some("image") {
-        if image(writer, step, (&source, &target), &mut mirror) {
+        if convert_image(writer, step, (&source, &target), &mut mirror) {
             writer.mirrors.push(mirror);
         }
         return;
@@ -279,7 +279,7 @@ fn step(writer: &mut DocumentWriter, step: &Node, defaults: &Node) {
         return;
     }
     for set in sets {
-        if let Some(tags) = selection(writer, set) {
+        if let Some(tags) = convert_tags(writer, set) {
             writer.mirrors.push(MirrorDocument {
                 tags,
                 ..mirror.clone()
@@ -289,7 +289,7 @@ fn step(writer: &mut DocumentWriter, step: &Node, defaults: &Node) {
 }
 
 /// Returns source and target, if both are supported.
-fn endpoints(writer: &mut DocumentWriter, step: &Node) -> Option<(RemoteImage, RemoteImage)> {
+fn parse_endpoints(writer: &mut DocumentWriter, step: &Node) -> Option<(RemoteImage, RemoteImage)> {
     let kind = step.text_of("type").unwrap_or_default();
     if !matches!(kind, "repository" | "image") {
         writer.warn(
@@ -331,7 +331,7 @@ fn endpoints(writer: &mut DocumentWriter, step: &Node) -> Option<(RemoteImage, R
 }
 
 /// Adds the tag of an image entry to a mirror; false if a mirror cannot express the entry.
-fn image(
+fn convert_image(
     writer: &mut DocumentWriter,
     step: &Node,
     (source, target): (&RemoteImage, &RemoteImage),
@@ -351,7 +351,7 @@ fn image(
     true
 }
 
-fn selection(writer: &mut DocumentWriter, set: &Node) -> Option<Selection> {
+fn convert_tags(writer: &mut DocumentWriter, set: &Node) -> Option<Selection> {
     let mut selection = Selection::default();
     for Entry { key, line, node } in set.entries() {
         let texts: Vec<&str> = node.items().into_iter().filter_map(Node::text).collect();
@@ -359,7 +359,7 @@ fn selection(writer: &mut DocumentWriter, set: &Node) -> Option<Selection> {
             "allow" => texts.iter().try_for_each(|text| selection.allow(text)),
             "deny" => texts.iter().try_for_each(|text| selection.deny(text)),
             "semverRange" if texts.is_empty() => Ok(()),
-            "semverRange" => ranges(writer, *line, &mut selection, &texts),
+            "semverRange" => convert_ranges(writer, *line, &mut selection, &texts),
             other => {
                 writer.warn(*line, format!("unknown key `{other}`, ignored"));
                 Ok(())
@@ -374,7 +374,7 @@ fn selection(writer: &mut DocumentWriter, set: &Node) -> Option<Selection> {
 }
 
 /// Adds version ranges, and reports how regsync reads them differently.
-fn ranges(
+fn convert_ranges(
     writer: &mut DocumentWriter,
     line: usize,
     selection: &mut Selection,
@@ -395,7 +395,7 @@ fn ranges(
     Ok(())
 }
 
-fn platforms(writer: &mut DocumentWriter, step: &Node, mirror: &mut MirrorDocument) {
+fn convert_platforms(writer: &mut DocumentWriter, step: &Node, mirror: &mut MirrorDocument) {
     if let Some(platform) = step.get("platform") {
         writer.warn(
             platform.line,
@@ -410,7 +410,12 @@ fn platforms(writer: &mut DocumentWriter, step: &Node, mirror: &mut MirrorDocume
 }
 
 /// Converts the minimum of the rate limit to a reserve of pulls.
-fn reserve(writer: &mut DocumentWriter, step: &Node, defaults: &Node, source: &RemoteImage) {
+fn convert_reserve(
+    writer: &mut DocumentWriter,
+    step: &Node,
+    defaults: &Node,
+    source: &RemoteImage,
+) {
     let minimum = |node: &Node| node.get("ratelimit")?.text_of("min")?.parse::<u32>().ok();
     if let Some(minimum) = minimum(step).or_else(|| minimum(defaults)) {
         let host = source.repository.host.clone();
@@ -419,7 +424,11 @@ fn reserve(writer: &mut DocumentWriter, step: &Node, defaults: &Node, source: &R
     }
 }
 
-fn every(writer: &mut DocumentWriter, step: &Node, defaults: &Node) -> Option<DurationText> {
+fn convert_interval(
+    writer: &mut DocumentWriter,
+    step: &Node,
+    defaults: &Node,
+) -> Option<DurationText> {
     // A schedule of the entry overrides an interval of the defaults.
     let own = step.get("interval");
     let node = match (own, step.get("schedule")) {
@@ -427,7 +436,7 @@ fn every(writer: &mut DocumentWriter, step: &Node, defaults: &Node) -> Option<Du
         (None, Some(_)) => return None,
         (None, None) => defaults.get("interval")?,
     };
-    let seconds = seconds(node.text().unwrap_or_default());
+    let seconds = parse_duration(node.text().unwrap_or_default());
     if seconds.is_none() {
         writer.warn(node.line, "invalid `interval`, ignored");
     }
@@ -438,7 +447,7 @@ fn every(writer: &mut DocumentWriter, step: &Node, defaults: &Node) -> Option<Du
 }
 
 /// Parses a Go duration such as `1h30m` to whole seconds.
-fn seconds(text: &str) -> Option<u64> {
+fn parse_duration(text: &str) -> Option<u64> {
     let (mut total, mut number) = (0_u64, String::new());
     for c in text.chars() {
         let scale = match c {

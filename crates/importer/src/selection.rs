@@ -18,7 +18,10 @@ pub(crate) struct Selection {
 impl Selection {
     /// Adds version ranges of skopeo, which match if any of them does; its library has the syntax of ours.
     pub(crate) fn ranges(&mut self, ranges: &[&str]) -> Result<(), String> {
-        let ranges: Vec<_> = ranges.iter().map(|written| range(written)).collect();
+        let ranges: Vec<_> = ranges
+            .iter()
+            .map(|written| convert_range(written))
+            .collect();
         let joined = self.join(&ranges)?;
         // skopeo reads `1.2.3-alpine` as a pre-release, which a range without a pre-release does not match.
         if !joined.contains('-') {
@@ -31,9 +34,9 @@ impl Selection {
     pub(crate) fn exact_ranges(&mut self, ranges: &[&str]) -> Result<Vec<String>, String> {
         let (mut all, mut unreadable) = (Vec::new(), Vec::new());
         for written in ranges {
-            all.push(exact_range(written).unwrap_or_else(|| {
+            all.push(convert_exact_range(written).unwrap_or_else(|| {
                 unreadable.push((*written).to_owned());
-                range(written)
+                convert_range(written)
             }));
         }
         self.join(&all)?;
@@ -89,7 +92,7 @@ pub(crate) fn matches_no_tag(selection: &TagSelection) -> bool {
                 include: Vec::new(),
                 ..selection.clone()
             };
-            return none_of(&open, &candidates(selection.semver.as_deref()));
+            return none_of(&open, &sample_tags(selection.semver.as_deref()));
         }
     };
     none_of(selection, &tried)
@@ -106,7 +109,7 @@ fn none_of(selection: &TagSelection, tags: &[Tag]) -> bool {
 }
 
 /// Returns tags of which at least one is in a range unless the range is empty: its bounds and the versions after them.
-fn candidates(range: Option<&str>) -> Vec<Tag> {
+fn sample_tags(range: Option<&str>) -> Vec<Tag> {
     let mut tags: Vec<String> = SAMPLES.iter().map(ToString::to_string).collect();
     let bounds = range
         .unwrap_or_default()
@@ -141,7 +144,7 @@ fn add_expression(
     tags: &mut Vec<String>,
     regex: &mut Vec<String>,
 ) -> Result<(), String> {
-    match literal(expression) {
+    match literal_tag(expression) {
         Some(tag) => tags.push(tag),
         None => {
             let read: NameRegex = expression
@@ -154,7 +157,7 @@ fn add_expression(
 }
 
 /// Returns the only tag that an expression matches, if it has no wildcard.
-fn literal(expression: &str) -> Option<String> {
+fn literal_tag(expression: &str) -> Option<String> {
     let text = expression.strip_prefix('^').unwrap_or(expression);
     let text = text.strip_suffix('$').unwrap_or(text);
     let mut tag = String::new();
@@ -190,7 +193,7 @@ pub(crate) fn anchored(expression: &str) -> String {
 }
 
 /// Converts a range of regsync, in which `1.22` means exactly `1.22.0`; `None` if regsync cannot parse it.
-fn exact_range(written: &str) -> Option<String> {
+fn convert_exact_range(written: &str) -> Option<String> {
     let mut bounds = Vec::new();
     for part in written.split_whitespace() {
         let end = part.find(|c: char| c == 'v' || c.is_ascii_digit())?;
@@ -228,7 +231,7 @@ fn exact_range(written: &str) -> Option<String> {
 }
 
 /// Converts a range to our syntax: `>= 3.17` without the space, `3.12 - 3.13` as two bounds.
-fn range(written: &str) -> String {
+fn convert_range(written: &str) -> String {
     let alternatives = written.split("||").map(|alternative| {
         let alternative = alternative.trim();
         if let Some((from, to)) = alternative.split_once(" - ") {
@@ -264,8 +267,8 @@ mod tests {
             ("~> 1.2", "~1.2"),
             (">= v25.3.0", ">=v25.3.0"),
         ] {
-            assert_eq!(range(written), meant);
-            range(written).parse::<Range>().unwrap();
+            assert_eq!(convert_range(written), meant);
+            convert_range(written).parse::<Range>().unwrap();
         }
         let mut selection = Selection::default();
         selection.ranges(&["3.12 - 3.13", ">= 3.17"]).unwrap();
@@ -297,10 +300,14 @@ mod tests {
             assert_eq!(matched_here, matched, "{written}");
         }
         for (zero, above) in [("^0", "0.0.1"), ("^0.2", "0.3.0"), ("^0.0.3", "0.0.4")] {
-            assert!(exact_range(zero).unwrap().ends_with(&format!("<{above}")));
+            assert!(
+                convert_exact_range(zero)
+                    .unwrap()
+                    .ends_with(&format!("<{above}"))
+            );
         }
         for unreadable in [">= 1.2", "1.2 || 1.4", "1.x", "1.2 - 1.4", "*", "!=1"] {
-            assert_eq!(exact_range(unreadable), None, "{unreadable}");
+            assert_eq!(convert_exact_range(unreadable), None, "{unreadable}");
         }
     }
 

@@ -17,7 +17,7 @@ pub fn convert(name: &str, text: &str, scoped: bool) -> Result<Conversion, Error
     );
     for entry in file.entries() {
         match entry.key.parse::<RegistryHost>() {
-            Ok(host) => registry(&mut writer, &host, entry, scoped),
+            Ok(host) => convert_registry(&mut writer, &host, entry, scoped),
             Err(error) => writer.warn(entry.line, error.to_string()),
         }
     }
@@ -31,12 +31,12 @@ pub fn convert(name: &str, text: &str, scoped: bool) -> Result<Conversion, Error
     writer.finish(name, "skopeo sync")
 }
 
-fn registry(writer: &mut DocumentWriter, host: &RegistryHost, entry: &Entry, scoped: bool) {
+fn convert_registry(writer: &mut DocumentWriter, host: &RegistryHost, entry: &Entry, scoped: bool) {
     for Entry { key, line, node } in entry.node.entries() {
         match key.as_str() {
             "images" | "images-by-tag-regex" | "images-by-semver" => {
                 for image in node.entries() {
-                    self::image(writer, host, key, image, scoped);
+                    convert_image(writer, host, key, image, scoped);
                 }
             }
             "credentials" => {
@@ -56,13 +56,13 @@ fn registry(writer: &mut DocumentWriter, host: &RegistryHost, entry: &Entry, sco
                 );
             }
             "tls-verify" => {}
-            "cert-dir" => cert_dir(writer, host, *line, node.text().unwrap_or_default()),
+            "cert-dir" => convert_cert_dir(writer, host, *line, node.text().unwrap_or_default()),
             other => writer.warn(*line, format!("unknown key `{other}`, ignored")),
         }
     }
 }
 
-fn cert_dir(writer: &mut DocumentWriter, host: &RegistryHost, line: usize, folder: &str) {
+fn convert_cert_dir(writer: &mut DocumentWriter, host: &RegistryHost, line: usize, folder: &str) {
     let name = format!("{}-ca", secret_name(host));
     writer.warn(
         line,
@@ -71,7 +71,7 @@ fn cert_dir(writer: &mut DocumentWriter, host: &RegistryHost, line: usize, folde
     writer.registries.entry(host.clone()).or_default().ca = Some(name);
 }
 
-fn image(
+fn convert_image(
     writer: &mut DocumentWriter,
     host: &RegistryHost,
     kind: &str,
@@ -86,7 +86,7 @@ fn image(
             return;
         }
     };
-    let Some(tags) = selection(writer, kind, &from, entry) else {
+    let Some(tags) = convert_tags(writer, kind, &from, entry) else {
         return;
     };
     let last = key.rsplit('/').next().unwrap_or(key);
@@ -113,7 +113,7 @@ fn image(
 }
 
 /// Converts a tag filter; `None` if it selects nothing.
-fn selection(
+fn convert_tags(
     writer: &mut DocumentWriter,
     kind: &str,
     from: &RemoteRepository,
