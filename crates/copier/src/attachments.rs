@@ -91,10 +91,10 @@ impl AttachmentCopy<'_> {
         for _ in 0..Tag::ATTACHMENT_DEPTH {
             let mut next = Vec::new();
             for subject in &level {
-                let mut here = self.of_subject(subject, outcome).await?;
-                here.retain(|digest| seen.insert(digest.clone()));
-                found += here.len();
-                next.append(&mut here);
+                let mut present = self.copy_subject(subject, outcome).await?;
+                present.retain(|digest| seen.insert(digest.clone()));
+                found += present.len();
+                next.append(&mut present);
                 if found >= MAX_ATTACHMENTS {
                     let reason = format!("the image has {MAX_ATTACHMENTS} attachments or more");
                     outcome.skip("further attachments", reason);
@@ -131,7 +131,7 @@ impl AttachmentCopy<'_> {
     }
 
     /// Copies the attachments of a manifest; returns those that are at the target then.
-    async fn of_subject(
+    async fn copy_subject(
         &self,
         subject: &Digest,
         outcome: &mut AttachmentOutcome,
@@ -142,14 +142,14 @@ impl AttachmentCopy<'_> {
         if done.get(from).is_some_and(|other| *other != image) {
             return Ok(Vec::new());
         }
-        let mut here = self.referrers(subject, outcome).await?;
-        here.extend(self.signatures(subject, outcome).await?);
+        let mut present = self.copy_referrers(subject, outcome).await?;
+        present.extend(self.copy_cosign_tags(subject, outcome).await?);
         done.insert(from.clone(), image);
-        Ok(here)
+        Ok(present)
     }
 
     /// Copies the referrers of a manifest.
-    async fn referrers(
+    async fn copy_referrers(
         &self,
         subject: &Digest,
         outcome: &mut AttachmentOutcome,
@@ -157,30 +157,30 @@ impl AttachmentCopy<'_> {
         let Some(tag) = Tag::attachments_of(subject).find(Tag::is_list) else {
             return Ok(Vec::new());
         };
-        let listed = self.listed(subject, &tag, outcome).await?;
+        let listed = self.list_at_source(subject, &tag, outcome).await?;
         if listed.is_empty() {
             return Ok(Vec::new());
         }
-        let there = self.target_referrers(subject, &tag).await?;
-        if matches!(there, TargetReferrers::TagInUse) {
+        let at_target = self.list_at_target(subject, &tag).await?;
+        if matches!(at_target, TargetReferrers::TagInUse) {
             outcome.skip(&tag, "the destination uses this tag for something else");
             return Ok(Vec::new());
         }
-        let (mut here, mut new, mut failure) = (Vec::new(), Vec::new(), None);
+        let (mut present, mut new, mut failure) = (Vec::new(), Vec::new(), None);
         for digest in listed {
-            if there.has(&digest) {
-                here.push(digest);
+            if at_target.has(&digest) {
+                present.push(digest);
                 continue;
             }
             // An earlier run may have copied it and ended before it was listed.
-            if let Some(stored) = self.stored(&there, subject, &digest).await? {
-                here.push(digest);
+            if let Some(stored) = self.fetch_stored(&at_target, subject, &digest).await? {
+                present.push(digest);
                 new.push(stored);
                 continue;
             }
-            match self.referrer(subject, &digest, outcome).await {
+            match self.copy_referrer(subject, &digest, outcome).await {
                 Ok(Some(manifest)) => {
-                    here.push(digest);
+                    present.push(digest);
                     new.push(manifest);
                 }
                 Ok(None) => {}
@@ -195,19 +195,20 @@ impl AttachmentCopy<'_> {
         }
         // Copied referrers are listed even if others failed.
         if !self.transfer.is_dry_run() && !new.is_empty() {
-            self.list(subject, &tag, there, new).await?;
+            self.write_referrers_tag(subject, &tag, at_target, new)
+                .await?;
         }
-        failure.map_or(Ok(here), Err)
+        failure.map_or(Ok(present), Err)
     }
 
     /// Returns a referrer that a target with an API has and does not list; reading it there is not a counted pull.
-    async fn stored(
+    async fn fetch_stored(
         &self,
-        there: &TargetReferrers,
+        at_target: &TargetReferrers,
         subject: &Digest,
         digest: &Digest,
     ) -> Result<Option<Manifest>, Error> {
-        if !matches!(there, TargetReferrers::Api(_)) {
+        if !matches!(at_target, TargetReferrers::Api(_)) {
             return Ok(None);
         }
         let reference = digest.into();
@@ -222,7 +223,7 @@ impl AttachmentCopy<'_> {
     }
 
     /// Returns the referrers that the source lists by its API and under the referrers tag.
-    async fn listed(
+    async fn list_at_source(
         &self,
         subject: &Digest,
         tag: &Tag,
@@ -271,22 +272,18 @@ impl AttachmentCopy<'_> {
         Ok(tags.await?.contains(tag))
     }
 
-    async fn target_referrers(
-        &self,
-        subject: &Digest,
-        tag: &Tag,
-    ) -> Result<TargetReferrers, Error> {
+    async fn list_at_target(&self, subject: &Digest, tag: &Tag) -> Result<TargetReferrers, Error> {
         let repository = &self.target.repository;
         match self.client.referrers(repository, subject).await? {
             Some(listed) => {
                 let digests = listed.into_iter().map(|entry| entry.digest);
                 Ok(TargetReferrers::Api(digests.collect()))
             }
-            None => self.referrers_tag(tag).await,
+            None => self.fetch_referrers_tag(tag).await,
         }
     }
 
-    async fn referrers_tag(&self, tag: &Tag) -> Result<TargetReferrers, Error> {
+    async fn fetch_referrers_tag(&self, tag: &Tag) -> Result<TargetReferrers, Error> {
         let reference = tag.into();
         let read = self.client.manifest(&self.target.repository, &reference);
         match read.await {
@@ -300,15 +297,15 @@ impl AttachmentCopy<'_> {
     }
 
     /// Lists copied referrers under the referrers tag, unless the target lists them itself.
-    async fn list(
+    async fn write_referrers_tag(
         &self,
         subject: &Digest,
         tag: &Tag,
-        mut there: TargetReferrers,
+        mut at_target: TargetReferrers,
         mut new: Vec<Manifest>,
     ) -> Result<(), Error> {
         let repository = &self.target.repository;
-        if let TargetReferrers::Api(_) = there {
+        if let TargetReferrers::Api(_) = at_target {
             let listed = self.client.referrers(repository, subject).await?;
             let listed: BTreeSet<Digest> = listed
                 .into_iter()
@@ -319,9 +316,9 @@ impl AttachmentCopy<'_> {
             if new.is_empty() {
                 return Ok(());
             }
-            there = self.referrers_tag(tag).await?;
+            at_target = self.fetch_referrers_tag(tag).await?;
         }
-        if let TargetReferrers::Tag(before) = there
+        if let TargetReferrers::Tag(before) = at_target
             && let Some(list) = Manifest::listing(before.as_deref(), &new)?
         {
             let reference = tag.into();
@@ -332,7 +329,7 @@ impl AttachmentCopy<'_> {
     }
 
     /// Copies a referrer that names its subject itself.
-    async fn referrer(
+    async fn copy_referrer(
         &self,
         subject: &Digest,
         digest: &Digest,
@@ -356,32 +353,32 @@ impl AttachmentCopy<'_> {
     }
 
     /// Copies what cosign stored under tags that are named after a manifest.
-    async fn signatures(
+    async fn copy_cosign_tags(
         &self,
         subject: &Digest,
         outcome: &mut AttachmentOutcome,
     ) -> anyhow::Result<Vec<Digest>> {
-        let mut here = Vec::new();
+        let mut present = Vec::new();
         for tag in Tag::attachments_of(subject).filter(|tag| !tag.is_list()) {
             if self.has_tag(&tag).await? {
-                here.extend(self.signature(&tag, outcome).await?);
+                present.extend(self.copy_cosign_tag(&tag, outcome).await?);
             }
         }
-        Ok(here)
+        Ok(present)
     }
 
-    async fn signature(
+    async fn copy_cosign_tag(
         &self,
         tag: &Tag,
         outcome: &mut AttachmentOutcome,
     ) -> anyhow::Result<Option<Digest>> {
         let (from, to) = (&self.image.source.repository, &self.target.repository);
         let reference = ManifestRef::from(tag);
-        let (wanted, there) = tokio::join!(
+        let (wanted, at_target) = tokio::join!(
             self.source.head(from, &reference),
             self.client.head(to, &reference)
         );
-        let there = there?.map(|head| head.digest);
+        let at_target = at_target?.map(|head| head.digest);
         let wanted = match wanted {
             Ok(Some(head)) => head.digest,
             Ok(None) => return Ok(None),
@@ -390,8 +387,8 @@ impl AttachmentCopy<'_> {
                 return Ok(None);
             }
         };
-        if there.as_ref() == Some(&wanted) {
-            return Ok(there);
+        if at_target.as_ref() == Some(&wanted) {
+            return Ok(at_target);
         }
         let manifest = match self.source.manifest(from, &(&wanted).into()).await {
             Ok(manifest) => manifest,
@@ -400,9 +397,9 @@ impl AttachmentCopy<'_> {
                 return Ok(None);
             }
         };
-        if let Some(there) = there {
-            let there = self.client.manifest(to, &(&there).into()).await?;
-            if !extends(&there, &manifest) {
+        if let Some(at_target) = at_target {
+            let at_target = self.client.manifest(to, &(&at_target).into()).await?;
+            if !extends(&at_target, &manifest) {
                 let reason = "the destination has something else under this tag";
                 self.skip_read(outcome, &wanted, tag, reason);
                 return Ok(None);
