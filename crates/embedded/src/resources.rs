@@ -65,12 +65,7 @@ pub async fn apply(
     documents: &[Document],
 ) -> anyhow::Result<Vec<AppliedResource>> {
     let state = State::open(bus).await?;
-    let mut problems = sluice_policy::check::remote_targets(documents, &state.registries().await?);
-    problems.extend(sluice_policy::check::applied_targets(
-        documents,
-        &state.applied().await?,
-        &state.promotion_targets().await?,
-    ));
+    let problems = sluice_gateway::find_conflicts(&state, documents).await?;
     if !problems.is_empty() {
         return Err(invalid(file, problems));
     }

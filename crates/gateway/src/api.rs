@@ -1,5 +1,6 @@
 //! The REST API: resources, tags and images as JSON, and a few commands.
 
+pub(crate) mod conflicts;
 mod guard;
 mod images;
 mod openapi;

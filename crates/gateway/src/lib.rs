@@ -28,6 +28,7 @@ use crate::tokens::Issuer;
 use crate::tokens::accounts::Accounts;
 use crate::tokens::signer::Signer;
 
+pub use api::conflicts::find_conflicts;
 #[doc(hidden)]
 pub use notifications::decode::decode_events;
 pub use settings::Settings;

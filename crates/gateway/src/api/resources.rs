@@ -15,6 +15,7 @@ use sluice_events::wire::state as wire;
 use sluice_state::{Entry, key};
 use utoipa::ToSchema;
 
+use super::conflicts::find_conflicts;
 use super::problem::{Problem, ProblemBody};
 use super::{ACTOR, Api, PathParameter};
 
@@ -105,13 +106,7 @@ pub(super) async fn apply(
     let text = body.map_err(|_| Problem::Body)?;
     let documents =
         sluice_policy::check::load(&text).map_err(|problems| Problem::Resource { problems })?;
-    let registries = api.state.registries().await?;
-    let mut problems = sluice_policy::check::remote_targets(&documents, &registries);
-    problems.extend(sluice_policy::check::applied_targets(
-        &documents,
-        &api.state.applied().await?,
-        &api.state.promotion_targets().await?,
-    ));
+    let problems = find_conflicts(&api.state, &documents).await?;
     if !problems.is_empty() {
         return Err(Problem::Resource { problems });
     }
