@@ -19,7 +19,7 @@ use sluice_bus::{
 use sluice_domain::{Class, Classify, ResourceName};
 use sluice_events::commands::PollMirror;
 use sluice_events::facts::ResourceApplied;
-use sluice_events::{Command, Decode, Event, Message, Unexpected};
+use sluice_events::{Command, Decode, Event, Message, UnexpectedMessage};
 use sluice_service::BusSettings;
 use sluice_tests::Nats;
 use thiserror::Error;
@@ -38,7 +38,7 @@ impl Classify for Failure {
 struct Input(ResourceName);
 
 impl Decode for Input {
-    fn decode(message: Message) -> Result<Self, Unexpected> {
+    fn decode(message: Message) -> Result<Self, UnexpectedMessage> {
         match message {
             Message::Command(Command::PollMirror(command)) => Ok(Self(command.mirror)),
             other => Err(other.unexpected()),

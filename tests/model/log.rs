@@ -10,7 +10,7 @@ use sluice_bus::backend::{
 use sluice_bus::topology::{
     DEAD_LETTERS, EVENTS, MIRROR_WORKER, POLLER, PROMOTER, PRUNER, SCANNER_ADAPTER, Stage, WORK,
 };
-use sluice_events::subject::token;
+use sluice_events::subject;
 use sluice_events::{Event, EventId, headers};
 
 /// Here all stages share one stream of schedules.
@@ -267,7 +267,7 @@ impl Log {
 
     /// Says whether a judgement of an image is asked for that is not settled yet.
     pub fn is_to_be_judged(&self, digest: &str) -> bool {
-        let about = token(digest);
+        let about = subject::encode(digest);
         let judges = |item: &Item| item.delivery.subject.starts_with("sluice.do.judge.");
         self.items
             .iter()

@@ -16,7 +16,7 @@ use sluice_events::commands::ScanImage;
 use sluice_events::facts::{ScanSucceeded, TagMirrored};
 use sluice_events::wire::events as wire;
 use sluice_events::wire::state::{Verdict, VerdictStatus};
-use sluice_events::{Command, Decode, Event, Message, Unexpected, time_to_wire};
+use sluice_events::{Command, Decode, Event, Message, UnexpectedMessage, time_to_wire};
 use sluice_mirror_worker::MirrorWorker;
 use sluice_poller::Poller;
 use sluice_promoter::Promoter;
@@ -169,7 +169,7 @@ pub struct Scanner {
 pub struct Target(Repository, Option<Tag>, Digest);
 
 impl Decode for Target {
-    fn decode(message: Message) -> Result<Self, Unexpected> {
+    fn decode(message: Message) -> Result<Self, UnexpectedMessage> {
         match message {
             Message::Event(Event::TagMirrored(TagMirrored {
                 repository,

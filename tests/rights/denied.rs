@@ -9,7 +9,7 @@ use sluice_bus::{Bus, Cause, ConsumeSettings, Handler, Outcome, topology};
 use sluice_domain::{Class, Classify};
 use sluice_events::commands::PollMirror;
 use sluice_events::facts::ResourceApplied;
-use sluice_events::{Decode, Event, Message, Unexpected};
+use sluice_events::{Decode, Event, Message, UnexpectedMessage};
 use sluice_tests::servers::Process;
 use sluice_tests::{binary, wait_for};
 use thiserror::Error;
@@ -78,7 +78,7 @@ async fn a_refusal_names_the_user_and_the_subject_at_once() {
 struct Any;
 
 impl Decode for Any {
-    fn decode(_: Message) -> Result<Self, Unexpected> {
+    fn decode(_: Message) -> Result<Self, UnexpectedMessage> {
         Ok(Self)
     }
 }

@@ -1,7 +1,6 @@
 //! The connection to NATS JetStream, or to the simulation in its place.
 
 pub mod backend;
-pub(crate) mod error;
 pub(crate) mod headers;
 mod message_ids;
 mod permission_violations;
@@ -21,12 +20,12 @@ use secrecy::ExposeSecret as _;
 use sluice_service::{BusSettings, Host, Latch};
 
 use self::backend::{Backend, Outgoing, PublishAck};
-use self::error::{BackendError, Error};
 use self::headers::to_map;
 use self::message_ids::MessageIds;
 pub(crate) use self::permission_violations::PermissionViolations;
 use self::schedule_room::ScheduleRoom;
 use self::storage_health::StorageHealth;
+use crate::error::{BackendError, Error};
 use crate::topology::{SCHEDULE, stream_of};
 
 /// The interval of pings; after three without an answer the client reconnects.

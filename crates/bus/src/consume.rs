@@ -27,7 +27,7 @@ use self::received_message::ReceivedMessage;
 use self::settle::with_heartbeat;
 use self::worker::{ConsumeSettings, Worker};
 use crate::connection::Bus;
-use crate::connection::error::{BoxError, Error};
+use crate::error::{BoxError, Error};
 use crate::topology::Stage;
 
 /// How long a pull waits for a message.

@@ -1,4 +1,4 @@
-//! Commands: what somebody asks a stage to do.
+//! Commands: one struct for each, and [`Command`] over all of them.
 
 use chrono::{DateTime, Utc};
 use prost::Message as _;
@@ -6,7 +6,7 @@ use sluice_domain::{Digest, Repository, ResourceName, Tag};
 
 use crate::convert::{DecodeError, messages};
 use crate::id::EventId;
-use crate::subject::token;
+use crate::subject::encode;
 
 messages! {
 /// Poll a mirror now.
@@ -126,9 +126,6 @@ macro_rules! commands {
             }
 
             /// Reads a command, if the type is one.
-            ///
-            /// # Errors
-            /// Bytes or fields that are not what the type says.
             pub fn decode(type_name: &str, payload: &[u8]) -> Option<Result<Self, DecodeError>> {
                 match type_name {
                     $( concat!("sluice.events.v1.", stringify!($name)) => Some(
@@ -154,37 +151,37 @@ commands!(
 );
 
 impl Command {
-    /// Returns what stands after `sluice.do.` in its subject, and after `sluice.due.` when it is scheduled.
+    /// Returns the rest of its subject after `sluice.do.`, or after `sluice.due.` when a schedule fires it.
     #[must_use]
     pub fn topic(&self) -> String {
         match self {
-            Self::PollMirror(command) => format!("poll.{}", token(command.mirror.as_str())),
-            // One subject for each image, so that the stream can tell whether the same is asked for already.
+            Self::PollMirror(command) => format!("poll.{}", encode(command.mirror.as_str())),
+            // One subject for each image, so that the stream knows whether the same command is pending.
             Self::ScanImage(command) => format!(
                 "scan.{}.{}",
-                token(command.repository.as_str()),
-                token(command.digest.as_str())
+                encode(command.repository.as_str()),
+                encode(command.digest.as_str())
             ),
             Self::JudgeImage(command) => format!(
                 "judge.{}.{}.{}",
-                token(command.repository.as_str()),
-                token(command.tag.as_str()),
-                token(command.digest.as_str())
+                encode(command.repository.as_str()),
+                encode(command.tag.as_str()),
+                encode(command.digest.as_str())
             ),
             Self::PruneRepositories(command) => {
                 let policy = command.policy.as_ref();
-                let policy = policy.map_or_else(|| "_".to_owned(), |name| token(name.as_str()));
+                let policy = policy.map_or_else(|| "_".to_owned(), |name| encode(name.as_str()));
                 match &command.repository {
-                    Some(repository) => format!("prune.{policy}.{}", token(repository.as_str())),
+                    Some(repository) => format!("prune.{policy}.{}", encode(repository.as_str())),
                     None => format!("prune.{policy}"),
                 }
             }
-            Self::DeliverEvent(command) => format!("deliver.{}", token(command.endpoint.as_str())),
-            Self::Reconcile(command) => format!("reconcile.{}", token(&command.stage)),
+            Self::DeliverEvent(command) => format!("deliver.{}", encode(command.endpoint.as_str())),
+            Self::Reconcile(command) => format!("reconcile.{}", encode(&command.stage)),
             Self::MirrorTag(command) => format!(
                 "mirror.{}.{}",
-                token(command.mirror.as_str()),
-                token(command.tag.as_str())
+                encode(command.mirror.as_str()),
+                encode(command.tag.as_str())
             ),
         }
     }

@@ -1,4 +1,4 @@
-//! Between wire fields and domain values: one trait, and the macro that declares a message once.
+//! Conversion between wire fields and domain values: one trait, and the macro that declares a message once.
 
 use chrono::{DateTime, Utc};
 use prost_types::Timestamp;
@@ -10,26 +10,26 @@ use thiserror::Error;
 use crate::id::EventId;
 use crate::wire::events as wire;
 
-/// A message that is not what its type says.
+/// A message that does not conform to its type.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// The bytes are no such protobuf message.
+    /// The bytes are not a protobuf message of the type.
     #[error("`{type_name}` cannot be decoded")]
     Bytes {
         /// The type that was declared.
         type_name: String,
-        /// What protobuf says.
+        /// The error of the protobuf decoder.
         source: prost::DecodeError,
     },
-    /// A field breaks its rule.
+    /// A field is not valid.
     #[error("field `{field}` of `{type_name}` is not valid: {reason}")]
     Field {
         /// The type.
         type_name: &'static str,
         /// The field.
         field: &'static str,
-        /// The rule.
+        /// Why it is not valid.
         reason: String,
     },
     /// The type is not known; a newer version may have published it.
@@ -162,10 +162,10 @@ pub fn time_from_wire(timestamp: Option<&Timestamp>) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(timestamp.seconds, u32::try_from(timestamp.nanos).ok()?)
 }
 
-/// Returns a time that others told as it comes back from the wire, which has no leap seconds: one is told as the last
-/// nanosecond before it ends.
+/// Returns a time as a protobuf timestamp can hold it, which has no leap seconds: one becomes the last nanosecond before
+/// it.
 #[must_use]
-pub fn time_as_told(time: DateTime<Utc>) -> DateTime<Utc> {
+pub fn without_leap_second(time: DateTime<Utc>) -> DateTime<Utc> {
     time_from_wire(Some(&time_to_wire(time))).unwrap_or(time)
 }
 
@@ -216,7 +216,7 @@ macro_rules! messages {
 }
 pub(crate) use messages;
 
-/// Lets a declared struct be an element of a repeated field.
+/// Makes a declared struct an element of a repeated field.
 macro_rules! repeated_field {
     ($($name:ident),*) => { $(
         impl $crate::convert::Field for Vec<$name> {

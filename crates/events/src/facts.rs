@@ -1,10 +1,12 @@
-//! Facts: what happened. One struct each, and [`Event`] over all of them.
+//! Facts: one struct for each event that services publish, and [`Event`] over all of them.
 
 mod image;
+mod prune;
 mod registry;
+mod resource;
 mod scan;
-mod upkeep;
 mod upstream;
+mod webhook;
 
 use prost::Message as _;
 use sluice_domain::{
@@ -14,25 +16,27 @@ use sluice_domain::{
 pub use image::{
     ImageFlagged, ImagePromoted, ImagePromotionDenied, ImageUnauthorised, ImageWithdrawn, Reason,
 };
+pub use prune::{PruneCompleted, PrunedTag};
 pub use registry::{
     ManifestDeleted, ManifestPulled, ManifestPushed, TagDeleted, TagPulled, TagPushed,
 };
+pub use resource::ResourceApplied;
 pub use scan::{
     ScanFailed, ScanFindingsChanged, ScanSucceeded, ScannedChild, ScannerDatabaseUpdated,
 };
-pub use upkeep::{PruneCompleted, PrunedTag, ResourceApplied, WebhookDelivered, WebhookFailed};
 pub use upstream::{
     TagMirrorFailed, TagMirrored, TagMoveRefused, TagRepaired, UpstreamPollFailed,
     UpstreamPollRecovered, UpstreamTagGone, UpstreamTagMoved,
 };
+pub use webhook::{WebhookDelivered, WebhookFailed};
 
 use crate::convert::DecodeError;
 use crate::id::EventId;
 use crate::subject;
 
-/// Declares the enum over all facts with what is the same for each.
+/// Declares the enum over all facts: for each its public name, the last tokens of its subject, and its identity.
 macro_rules! events {
-    ($( $name:ident => $noun:literal $fact:literal $place:ident [$($key:tt)*], )*) => {
+    ($( $name:ident => $noun:literal $fact:literal $tokens:ident [$($key:tt)*], )*) => {
         /// Any fact.
         #[derive(Debug, Clone, PartialEq, Eq)]
         #[expect(missing_docs, reason = "each variant is documented at its struct")]
@@ -65,13 +69,13 @@ macro_rules! events {
             #[must_use]
             pub fn subject(&self) -> String {
                 match self { $( Self::$name(fact) =>
-                    format!(concat!("sluice.v1.", $noun, ".", $fact, ".{}"), place!($place, fact)), )* }
+                    format!(concat!("sluice.v1.", $noun, ".", $fact, ".{}"), tokens!($tokens, fact)), )* }
             }
 
-            /// Returns the whole identity of the fact.
+            /// Returns the identity of the fact: the fields that tell it from other facts of its type.
             #[must_use]
             pub fn key(&self) -> String {
-                match self { $( Self::$name(fact) => [$( key!($key, fact), )*].join("|"), )* }
+                match self { $( Self::$name(fact) => [$( identity_field!($key, fact), )*].join("|"), )* }
             }
 
             /// Returns the protobuf form.
@@ -88,9 +92,7 @@ macro_rules! events {
 
             /// Reads a fact, if the type is one.
             ///
-            /// # Errors
-            /// Bytes or fields that are not what the type says.
-            pub fn decode(type_name: &str, payload: &[u8]) -> Option<Result<Self, DecodeError>> {
+                    pub fn decode(type_name: &str, payload: &[u8]) -> Option<Result<Self, DecodeError>> {
                 match type_name {
                     $( concat!("sluice.events.v1.", stringify!($name)) => Some(
                         crate::wire::events::$name::decode(payload)
@@ -104,8 +106,8 @@ macro_rules! events {
     };
 }
 
-/// A part of the whole identity; a repository that may be a remote one with its registry.
-macro_rules! key {
+/// One field of the identity; a repository that may be remote is written with its registry.
+macro_rules! identity_field {
     (($registry:ident $repository:ident), $fact:ident) => {
         Target {
             registry: $fact.$registry.clone(),
@@ -114,32 +116,32 @@ macro_rules! key {
         .stored()
     };
     ($key:ident, $fact:ident) => {
-        part(&$fact.$key)
+        IdentityField::text(&$fact.$key)
     };
 }
 
 /// The last two tokens of the subject.
-macro_rules! place {
+macro_rules! tokens {
     (repository, $fact:ident) => {
         subject::of_repository(&$fact.repository)
     };
-    (place, $fact:ident) => {
-        subject::of_place($fact.registry.as_ref(), &$fact.repository)
+    (remote, $fact:ident) => {
+        subject::of_target($fact.registry.as_ref(), &$fact.repository)
     };
     (target, $fact:ident) => {
-        subject::of_place($fact.registry.as_ref(), &$fact.target)
+        subject::of_target($fact.registry.as_ref(), &$fact.target)
     };
     (scanner, $fact:ident) => {
-        format!("_.{}", subject::token($fact.scanner.as_str()))
+        format!("_.{}", subject::encode($fact.scanner.as_str()))
     };
     (endpoint, $fact:ident) => {
-        format!("_.{}", subject::token($fact.endpoint.as_str()))
+        format!("_.{}", subject::encode($fact.endpoint.as_str()))
     };
     (resource, $fact:ident) => {
         format!(
             "{}.{}",
-            subject::token(&$fact.kind.to_ascii_lowercase()),
-            subject::token($fact.name.as_str())
+            subject::encode(&$fact.kind.to_ascii_lowercase()),
+            subject::encode($fact.name.as_str())
         )
     };
 }
@@ -165,9 +167,9 @@ events! {
     ScannerDatabaseUpdated => "scanner" "database_updated" scanner [scanner database_version],
     ImagePromoted => "image" "promoted" target [policy source source_tag (registry target) target_tag digest],
     ImagePromotionDenied => "image" "promotion_denied" repository [policy repository tag digest (registry target)],
-    ImageFlagged => "image" "flagged" place [policy (registry repository) tag digest],
-    ImageWithdrawn => "image" "withdrawn" place [policy (registry repository) tag digest],
-    ImageUnauthorised => "image" "unauthorised" place [(registry repository) tag digest],
+    ImageFlagged => "image" "flagged" remote [policy (registry repository) tag digest],
+    ImageWithdrawn => "image" "withdrawn" remote [policy (registry repository) tag digest],
+    ImageUnauthorised => "image" "unauthorised" remote [(registry repository) tag digest],
     PruneCompleted => "prune" "completed" repository [repository policy],
     WebhookDelivered => "webhook" "delivered" endpoint [endpoint event_id],
     WebhookFailed => "webhook" "failed" endpoint [endpoint event_id],
@@ -175,13 +177,13 @@ events! {
 }
 
 impl Event {
-    /// Returns the id of this happening of the fact.
+    /// Returns the id of an occurrence of the fact.
     #[must_use]
     pub fn id(&self, occurrence: &str) -> EventId {
         EventId::of(self.type_name(), &self.key(), occurrence)
     }
 
-    /// Returns the local repositories it is about: source and target.
+    /// Returns the local repositories of the fact: source and target.
     #[must_use]
     pub fn repositories(&self) -> Vec<&Repository> {
         match self {
@@ -202,13 +204,21 @@ impl Event {
             Self::ScanSucceeded(fact) => vec![&fact.repository],
             Self::ScanFailed(fact) => vec![&fact.repository],
             Self::ScanFindingsChanged(fact) => vec![&fact.repository],
-            Self::ImagePromoted(fact) => local(&fact.source, fact.registry.as_ref(), &fact.target),
-            Self::ImagePromotionDenied(fact) => {
-                local(&fact.repository, fact.registry.as_ref(), &fact.target)
+            Self::ImagePromoted(fact) => {
+                local_repositories(&fact.source, fact.registry.as_ref(), &fact.target)
             }
-            Self::ImageFlagged(fact) => local(None, fact.registry.as_ref(), &fact.repository),
-            Self::ImageWithdrawn(fact) => local(None, fact.registry.as_ref(), &fact.repository),
-            Self::ImageUnauthorised(fact) => local(None, fact.registry.as_ref(), &fact.repository),
+            Self::ImagePromotionDenied(fact) => {
+                local_repositories(&fact.repository, fact.registry.as_ref(), &fact.target)
+            }
+            Self::ImageFlagged(fact) => {
+                local_repositories(None, fact.registry.as_ref(), &fact.repository)
+            }
+            Self::ImageWithdrawn(fact) => {
+                local_repositories(None, fact.registry.as_ref(), &fact.repository)
+            }
+            Self::ImageUnauthorised(fact) => {
+                local_repositories(None, fact.registry.as_ref(), &fact.repository)
+            }
             Self::PruneCompleted(fact) => vec![&fact.repository],
             Self::ScannerDatabaseUpdated(_)
             | Self::WebhookDelivered(_)
@@ -217,7 +227,7 @@ impl Event {
         }
     }
 
-    /// Returns the target that it is about, if that is one of a remote registry.
+    /// Returns the target of the fact, if it is in a remote registry.
     #[must_use]
     pub fn remote_target(&self) -> Option<Target> {
         let (registry, repository) = match self {
@@ -235,8 +245,8 @@ impl Event {
     }
 }
 
-/// Returns the source, where there is one, and the target if it is a local one.
-fn local<'a>(
+/// Returns the source, where there is one, and the target if it is local.
+fn local_repositories<'a>(
     source: impl Into<Option<&'a Repository>>,
     registry: Option<&RegistryHost>,
     target: &'a Repository,
@@ -245,42 +255,27 @@ fn local<'a>(
     source.into().into_iter().chain(target).collect()
 }
 
-/// A part of a fact's identity, as text.
-trait KeyPart {
-    fn part(&self) -> String;
-}
-
-impl<T: ToString> KeyPart for T {
-    fn part(&self) -> String {
-        self.to_string()
-    }
-}
-
-fn part<T: OptionalPart>(value: &T) -> String {
-    value.text()
-}
-
-/// Values and optional values alike; an absent one is empty.
-trait OptionalPart {
+/// A field of the identity of a fact, as text; an absent one is empty.
+trait IdentityField {
     fn text(&self) -> String;
 }
 
-macro_rules! key_parts {
+macro_rules! identity_fields {
     ($($type:ty),*) => { $(
-        impl OptionalPart for $type {
+        impl IdentityField for $type {
             fn text(&self) -> String {
-                self.part()
+                self.to_string()
             }
         }
 
-        impl OptionalPart for Option<$type> {
+        impl IdentityField for Option<$type> {
             fn text(&self) -> String {
-                self.as_ref().map(KeyPart::part).unwrap_or_default()
+                self.as_ref().map(ToString::to_string).unwrap_or_default()
             }
         }
     )* };
 }
-key_parts!(
+identity_fields!(
     String,
     u64,
     Digest,

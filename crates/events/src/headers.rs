@@ -14,7 +14,7 @@ pub const SPEC_VERSION: &str = "ce-specversion";
 pub const CONTENT_TYPE: &str = "ce-datacontenttype";
 /// The id of the event or command that caused it.
 pub const CAUSATION_ID: &str = "ce-causationid";
-/// The id of the event that everything began with.
+/// The id of the first event of the chain.
 pub const CORRELATION_ID: &str = "ce-correlationid";
 
 /// Percent-encodes a value: space, `"`, `%` and everything that is not printable ASCII.

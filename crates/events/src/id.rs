@@ -1,4 +1,4 @@
-//! Ids of events: the same happening always has the same id.
+//! Ids of events: one occurrence of a fact always has the same id.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x5d0f_6c9a_3b52_4c1f_9f1e_7a4c_2f8b_61d
 pub struct EventId(Uuid);
 
 impl EventId {
-    /// Derives the id of a fact: its type, its whole identity, and which happening it is.
+    /// Derives the id of a fact from its type, its identity and its occurrence.
     #[must_use]
     pub fn of(type_name: &str, key: &str, occurrence: &str) -> Self {
         Self(Uuid::new_v5(
@@ -24,7 +24,7 @@ impl EventId {
         ))
     }
 
-    /// Makes a new id, for commands.
+    /// Makes a random id, for commands.
     #[must_use]
     pub fn random() -> Self {
         let simulated = sluice_domain::clock::simulated_chance();
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_happening_has_one_id() {
+    fn one_occurrence_has_one_id() {
         let id = EventId::of("t", "k", "1");
         assert_eq!(id, EventId::of("t", "k", "1"));
         assert_ne!(id, EventId::of("t", "k", "2"));

@@ -13,7 +13,7 @@ pub mod subject;
 pub mod wire;
 
 pub use commands::Command;
-pub use convert::{DecodeError, time_as_told, time_from_wire, time_to_wire};
+pub use convert::{DecodeError, time_from_wire, time_to_wire, without_leap_second};
 pub use facts::Event;
 pub use id::EventId;
-pub use message::{Decode, Message, Unexpected};
+pub use message::{Decode, Message, UnexpectedMessage};

@@ -1,4 +1,4 @@
-//! Whatever a stage may receive.
+//! The messages that a stage may receive: facts and commands.
 
 use thiserror::Error;
 
@@ -9,17 +9,14 @@ use crate::facts::Event;
 /// A fact or a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    /// Something happened.
+    /// A fact.
     Event(Event),
-    /// Something is asked for.
+    /// A command.
     Command(Command),
 }
 
 impl Message {
     /// Reads a message by the full name of its type.
-    ///
-    /// # Errors
-    /// An unknown type, or bytes or fields that are not what the type says.
     pub fn decode(type_name: &str, payload: &[u8]) -> Result<Self, DecodeError> {
         if let Some(event) = Event::decode(type_name, payload) {
             return event.map(Self::Event);
@@ -33,31 +30,28 @@ impl Message {
     }
 }
 
-/// A message that a stage does not work on.
+/// A message of a type that a stage does not process.
 #[derive(Debug, Error)]
-#[error("this stage does not work on `{type_name}`")]
-pub struct Unexpected {
+#[error("this stage does not process messages of type `{type_name}`")]
+pub struct UnexpectedMessage {
     /// Its type.
     pub type_name: &'static str,
 }
 
-/// What a stage consumes: its own enum over the messages that it knows.
+/// The messages that a stage processes: its own enum over their types.
 pub trait Decode: Sized {
-    /// Takes a message in.
-    ///
-    /// # Errors
-    /// A message of another type.
-    fn decode(message: Message) -> Result<Self, Unexpected>;
+    /// Reads a message, if the stage processes its type.
+    fn decode(message: Message) -> Result<Self, UnexpectedMessage>;
 }
 
 impl Message {
-    /// Says that a stage does not work on this message.
+    /// Makes the error of a stage that does not process this message.
     #[must_use]
-    pub const fn unexpected(&self) -> Unexpected {
+    pub const fn unexpected(&self) -> UnexpectedMessage {
         let type_name = match self {
             Self::Event(event) => event.type_name(),
             Self::Command(command) => command.type_name(),
         };
-        Unexpected { type_name }
+        UnexpectedMessage { type_name }
     }
 }

@@ -1,13 +1,13 @@
-//! Subjects and bucket keys: tokens in which everything unusual is written `=XX`.
+//! Tokens of subjects and bucket keys: characters that NATS does not allow are written `=XX`.
 
 use sluice_domain::{RegistryHost, Repository};
 
 /// The subjects of all facts.
 pub const FACTS: &str = "sluice.v1.>";
 
-/// Writes a text as one token: characters other than `[A-Za-z0-9_/-]` become `=XX`.
+/// Encodes a text as one token: characters other than `[A-Za-z0-9_/-]` become `=XX`.
 #[must_use]
-pub fn token(text: &str) -> String {
+pub fn encode(text: &str) -> String {
     let mut token = String::with_capacity(text.len() + 8);
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'/' | b'-') {
@@ -19,9 +19,9 @@ pub fn token(text: &str) -> String {
     token
 }
 
-/// Reads a token back, unless it was not written by [`token`].
+/// Decodes a token, unless [`encode`] did not write it.
 #[must_use]
-pub fn text(token: &str) -> Option<String> {
+pub fn decode(token: &str) -> Option<String> {
     let mut bytes = token.bytes();
     let mut text = Vec::with_capacity(token.len());
     while let Some(byte) = bytes.next() {
@@ -41,20 +41,20 @@ pub fn text(token: &str) -> Option<String> {
 pub fn of_repository(repository: &Repository) -> String {
     format!(
         "{}.{}",
-        token(repository.organisation().unwrap_or("_")),
-        token(repository.name())
+        encode(repository.organisation().unwrap_or("_")),
+        encode(repository.name())
     )
 }
 
-/// Returns the last two tokens of a fact about a repository that may be in a remote registry: there the host stands for
-/// the organisation, so that nobody who listens for a local one takes it for that.
+/// Returns the last two tokens of a fact about a repository that may be in a remote registry: its host takes the place of
+/// the organisation, so that no subscriber confuses it with a local repository.
 #[must_use]
-pub fn of_place(registry: Option<&RegistryHost>, repository: &Repository) -> String {
+pub fn of_target(registry: Option<&RegistryHost>, repository: &Repository) -> String {
     match registry {
         Some(registry) => format!(
             "{}.{}",
-            token(registry.as_str()),
-            token(repository.as_str())
+            encode(registry.as_str()),
+            encode(repository.as_str())
         ),
         None => of_repository(repository),
     }
@@ -68,25 +68,25 @@ mod tests {
 
     #[test]
     fn tokens_stay_readable() {
-        assert_eq!(token("team/app_1.27:x"), "team/app_1=2E27=3Ax");
+        assert_eq!(encode("team/app_1.27:x"), "team/app_1=2E27=3Ax");
         assert_eq!(
             of_repository(&"official/alpine".parse().unwrap()),
             "official.alpine"
         );
         assert_eq!(of_repository(&"alpine".parse().unwrap()), "_.alpine");
         let (registry, repository) = ("a.b".parse().unwrap(), "team/app".parse().unwrap());
-        assert_eq!(of_place(Some(&registry), &repository), "a=2Eb.team/app");
+        assert_eq!(of_target(Some(&registry), &repository), "a=2Eb.team/app");
         for bad in ["=", "=2", "=zz", "=FF"] {
-            assert_eq!(text(bad), None, "{bad}");
+            assert_eq!(decode(bad), None, "{bad}");
         }
     }
 
     proptest! {
         #[test]
         fn tokens_read_back(original in ".*") {
-            let token = token(&original);
+            let token = encode(&original);
             prop_assert!(!token.contains(['.', '*', '>', ' ']));
-            prop_assert_eq!(text(&token), Some(original));
+            prop_assert_eq!(decode(&token), Some(original));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use sluice_bus::{Bus, Cause, Handler, Outcome};
 use sluice_events::commands::Reconcile;
-use sluice_events::{Command, Decode, Event, Message, Unexpected};
+use sluice_events::{Command, Decode, Event, Message, UnexpectedMessage};
 use sluice_registry::Client;
 use sluice_state::{Catalog, State, TagWriter};
 
@@ -29,7 +29,7 @@ pub(crate) enum Input {
 }
 
 impl Decode for Input {
-    fn decode(message: Message) -> Result<Self, Unexpected> {
+    fn decode(message: Message) -> Result<Self, UnexpectedMessage> {
         match message {
             Message::Command(Command::Reconcile(command)) => Ok(Self::Reconcile(command)),
             Message::Event(Event::TagPushed(event)) => Ok(Self::Observed(event.into())),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sluice_bus::{Bus, Cause, Handler, Outcome, topology};
 use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::{UpstreamTagGone, UpstreamTagMoved};
-use sluice_events::{Command, Decode, Event, Message, Unexpected};
+use sluice_events::{Command, Decode, Event, Message, UnexpectedMessage};
 use sluice_registry::{Client, Limits, Transport};
 use sluice_service::Secrets;
 use sluice_state::reconcile::ensure_no_pending_events;
@@ -51,7 +51,7 @@ pub enum Input {
 }
 
 impl Decode for Input {
-    fn decode(message: Message) -> Result<Self, Unexpected> {
+    fn decode(message: Message) -> Result<Self, UnexpectedMessage> {
         match message {
             Message::Event(Event::UpstreamTagMoved(event)) => Ok(Self::Moved(event)),
             Message::Event(Event::UpstreamTagGone(event)) => Ok(Self::Deleted(event)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sluice_bus::{Cause, Handler, Outcome};
 use sluice_domain::RegistryHost;
 use sluice_events::commands::{PollMirror, Reconcile};
-use sluice_events::{Command, Decode, Message, Unexpected};
+use sluice_events::{Command, Decode, Message, UnexpectedMessage};
 use sluice_registry::{Client, Transport};
 use sluice_service::Secrets;
 use sluice_state::{Catalog, Pulls, RemoteClients, Snapshot, State};
@@ -37,7 +37,7 @@ pub enum Input {
 }
 
 impl Decode for Input {
-    fn decode(message: Message) -> Result<Self, Unexpected> {
+    fn decode(message: Message) -> Result<Self, UnexpectedMessage> {
         match message {
             Message::Command(Command::PollMirror(command)) => Ok(Self::Poll(command)),
             Message::Command(Command::Reconcile(command)) => Ok(Self::Reconcile(command)),

@@ -2,7 +2,7 @@
 
 use sluice_bus::{Schedule, Timing};
 use sluice_events::commands::PollMirror;
-use sluice_events::subject::token;
+use sluice_events::subject;
 use sluice_state::{DesiredSchedule, Snapshot};
 
 /// The prefix of the names of the schedules.
@@ -20,7 +20,7 @@ pub(crate) fn desired_schedules(catalog: &Snapshot) -> Vec<DesiredSchedule> {
                 urgent: false,
             };
             let schedule = Schedule {
-                name: format!("{PREFIX}.{}", token(mirror.name.as_str())),
+                name: format!("{PREFIX}.{}", subject::encode(mirror.name.as_str())),
                 timing: Timing::Every(mirror.every.duration()),
                 command: command.into(),
             };

@@ -8,7 +8,7 @@ use sluice_domain::resources::Recall;
 use sluice_domain::{Class, Classify, Digest, Repository, ResourceName, Tag, Target};
 use sluice_events::commands::{JudgeImage, Reconcile};
 use sluice_events::wire::state::{Decision, DecisionOutcome};
-use sluice_events::{Command, Decode, Event, Message, Unexpected};
+use sluice_events::{Command, Decode, Event, Message, UnexpectedMessage};
 use sluice_registry::{Client, Transport};
 use sluice_service::Secrets;
 use sluice_state::reconcile::{ensure_no_pending_events, reason};
@@ -54,7 +54,7 @@ pub enum Input {
 }
 
 impl Decode for Input {
-    fn decode(message: Message) -> Result<Self, Unexpected> {
+    fn decode(message: Message) -> Result<Self, UnexpectedMessage> {
         match message {
             Message::Event(Event::ScanSucceeded(fact)) => {
                 Ok(Self::Scanned(fact.repository, fact.digest))

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_domain::resources::{Kind, PromotionPolicy, Recall, Resource};
 use sluice_domain::{Repository, ResourceName};
-use sluice_events::subject::token;
+use sluice_events::subject;
 use sluice_events::wire::state::{Decision, DecisionOutcome, TagEntry};
 use sluice_state::{Error, State, key};
 
@@ -150,7 +150,7 @@ impl Policies {
 
 /// Reads the policies.
 pub(crate) async fn read(state: &State) -> Result<Policies, Error> {
-    let filter = format!("{}.*", token(Kind::PromotionPolicy.as_str()));
+    let filter = format!("{}.*", subject::encode(Kind::PromotionPolicy.as_str()));
     let mut policies = Policies::default();
     for entry in state.resources.list(&filter).await? {
         match Resource::from_json(Kind::PromotionPolicy, &entry.value.json) {

@@ -4,7 +4,7 @@
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
 use sluice_bus::{Schedule, Timing};
 use sluice_events::commands::JudgeImage;
-use sluice_events::subject::token;
+use sluice_events::subject;
 use sluice_events::time_from_wire;
 use sluice_service::crash;
 
@@ -28,9 +28,9 @@ impl Promoter {
         }
         let name = format!(
             "judge.{}.{}.{}",
-            token(policy.spec.name.as_str()),
-            token(subject.repository.as_str()),
-            token(subject.tag.as_str())
+            subject::encode(policy.spec.name.as_str()),
+            subject::encode(subject.repository.as_str()),
+            subject::encode(subject.tag.as_str())
         );
         let Some(until) = time_from_wire(case.decision.wait_until.as_ref()) else {
             self.bus

@@ -11,7 +11,7 @@ use sluice_domain::{Class, Classify, Digest, Repository, ResourceName, Tag};
 use sluice_events::commands::{PruneRepositories, Reconcile};
 use sluice_events::facts::{PruneCompleted, PrunedTag};
 use sluice_events::wire::state::TagEntry;
-use sluice_events::{Command, Decode, Event, Message, Unexpected, time_from_wire};
+use sluice_events::{Command, Decode, Event, Message, UnexpectedMessage, time_from_wire};
 use sluice_policy::retention::{Plan, PlannedDeletion, Rules, TagFacts, plan};
 use sluice_registry::Client;
 use sluice_state::reconcile::ensure_no_pending_events;
@@ -59,7 +59,7 @@ pub enum Input {
 }
 
 impl Decode for Input {
-    fn decode(message: Message) -> Result<Self, Unexpected> {
+    fn decode(message: Message) -> Result<Self, UnexpectedMessage> {
         match message {
             Message::Event(Event::TagMirrored(fact)) => Ok(Self::Mirrored(fact.repository)),
             Message::Command(Command::PruneRepositories(command)) => Ok(Self::Asked(command)),

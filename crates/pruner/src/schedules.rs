@@ -2,7 +2,7 @@
 
 use sluice_bus::{Schedule, Timing};
 use sluice_events::commands::PruneRepositories;
-use sluice_events::subject::token;
+use sluice_events::subject;
 use sluice_policy::cron::to_six_fields;
 use sluice_state::{DesiredSchedule, Snapshot};
 
@@ -25,7 +25,7 @@ pub(crate) fn wanted(catalog: &Snapshot) -> Vec<DesiredSchedule> {
             repository: None,
         };
         let schedule = Schedule {
-            name: format!("{PREFIX}.{}", token(policy.name.as_str())),
+            name: format!("{PREFIX}.{}", subject::encode(policy.name.as_str())),
             timing: Timing::Cron(cron),
             command: command.into(),
         };

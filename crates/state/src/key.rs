@@ -1,7 +1,7 @@
 //! Keys of entries: encoded tokens, so that entries can be listed by filter.
 
 use sluice_domain::{Digest, Repository, ResourceName, Tag, Target};
-use sluice_events::subject::token;
+use sluice_events::subject;
 
 /// The name of the one scanner of this version.
 pub const SCANNER: &str = "trivy";
@@ -17,67 +17,67 @@ const TARGET: &str = "target";
 /// `kind.name`.
 #[must_use]
 pub fn resource(kind: &str, name: &ResourceName) -> String {
-    format!("{}.{}", token(kind), token(name.as_str()))
+    format!("{}.{}", subject::encode(kind), subject::encode(name.as_str()))
 }
 
 /// `mirror.tag`.
 #[must_use]
 pub fn upstream(mirror: &ResourceName, tag: &Tag) -> String {
-    format!("{}.{}", token(mirror.as_str()), token(tag.as_str()))
+    format!("{}.{}", subject::encode(mirror.as_str()), subject::encode(tag.as_str()))
 }
 
 /// `mirror`, for the last poll.
 #[must_use]
 pub fn poll(mirror: &ResourceName) -> String {
-    token(mirror.as_str())
+    subject::encode(mirror.as_str())
 }
 
 /// `repository.tag`.
 #[must_use]
 pub fn tag(repository: &Repository, tag: &Tag) -> String {
-    format!("{}.{}", token(repository.as_str()), token(tag.as_str()))
+    format!("{}.{}", subject::encode(repository.as_str()), subject::encode(tag.as_str()))
 }
 
 /// `target.tag`, for a target in its stored form.
 #[must_use]
 pub fn stored_tag(stored: &str, tag: &Tag) -> String {
-    format!("{}.{}", token(stored), token(tag.as_str()))
+    format!("{}.{}", subject::encode(stored), subject::encode(tag.as_str()))
 }
 
 /// `target.tag`; for a repository of the internal registry as [`tag`].
 #[must_use]
 pub fn target_tag(target: &Target, tag: &Tag) -> String {
-    format!("{}.{}", token(&target.stored()), token(tag.as_str()))
+    format!("{}.{}", subject::encode(&target.stored()), subject::encode(tag.as_str()))
 }
 
 /// The filter of a target's tags; for a repository of the internal registry as [`tags_of`].
 #[must_use]
 pub fn tags_of_target(target: &Target) -> String {
-    format!("{}.*", token(&target.stored()))
+    format!("{}.*", subject::encode(&target.stored()))
 }
 
 /// The filter of a repository's tags.
 #[must_use]
 pub fn tags_of(repository: &Repository) -> String {
-    format!("{}.*", token(repository.as_str()))
+    format!("{}.*", subject::encode(repository.as_str()))
 }
 
 /// `digest`.
 #[must_use]
 pub fn image(digest: &Digest) -> String {
-    token(digest.as_str())
+    subject::encode(digest.as_str())
 }
 
 /// `repository.digest`, for the last pull.
 #[must_use]
 pub fn pull(repository: &Repository, digest: &Digest) -> String {
-    format!("{}.{}", token(repository.as_str()), token(digest.as_str()))
+    format!("{}.{}", subject::encode(repository.as_str()), subject::encode(digest.as_str()))
 }
 
 /// `digest.scanner`.
 #[must_use]
 pub fn verdict(digest: &Digest) -> String {
-    format!("{}.{SCANNER}", token(digest.as_str()))
+    format!("{}.{SCANNER}", subject::encode(digest.as_str()))
 }
 
 /// `policy.source-repository.tag.digest`.
@@ -90,59 +90,59 @@ pub fn decision(
 ) -> String {
     format!(
         "{}.{}.{}.{}",
-        token(policy.as_str()),
-        token(repository.as_str()),
-        token(tag.as_str()),
-        token(digest.as_str())
+        subject::encode(policy.as_str()),
+        subject::encode(repository.as_str()),
+        subject::encode(tag.as_str()),
+        subject::encode(digest.as_str())
     )
 }
 
 /// The filter of every policy's decision on an image at a tag.
 #[must_use]
 pub fn decisions_on(repository: &Repository, tag: &Tag) -> String {
-    format!("*.{}.{}.*", token(repository.as_str()), token(tag.as_str()))
+    format!("*.{}.{}.*", subject::encode(repository.as_str()), subject::encode(tag.as_str()))
 }
 
 /// The filter of every policy's decisions on a repository.
 #[must_use]
 pub fn decisions_in(repository: &Repository) -> String {
-    format!("*.{}.*.*", token(repository.as_str()))
+    format!("*.{}.*.*", subject::encode(repository.as_str()))
 }
 
 /// The filter of a policy's decisions.
 #[must_use]
 pub fn decisions_by(policy: &ResourceName) -> String {
-    format!("{}.*.*.*", token(policy.as_str()))
+    format!("{}.*.*.*", subject::encode(policy.as_str()))
 }
 
 /// The filter of every decision on a digest, in any repository.
 #[must_use]
 pub fn decisions_about(digest: &Digest) -> String {
-    format!("*.*.*.{}", token(digest.as_str()))
+    format!("*.*.*.{}", subject::encode(digest.as_str()))
 }
 
 /// `endpoint`.
 #[must_use]
 pub fn endpoint(name: &ResourceName) -> String {
-    token(name.as_str())
+    subject::encode(name.as_str())
 }
 
 /// `stage`.
 #[must_use]
 pub fn reconciliation(stage: &str) -> String {
-    token(stage)
+    subject::encode(stage)
 }
 
 /// `endpoint.event`.
 #[must_use]
 pub fn delivery(endpoint: &ResourceName, event: &str) -> String {
-    format!("{}.{}", token(endpoint.as_str()), token(event))
+    format!("{}.{}", subject::encode(endpoint.as_str()), subject::encode(event))
 }
 
 /// `target.repository`.
 #[must_use]
 pub fn promotion_target(repository: &Repository) -> String {
-    format!("{TARGET}.{}", token(repository.as_str()))
+    format!("{TARGET}.{}", subject::encode(repository.as_str()))
 }
 
 /// The filter of all promotion targets.
@@ -154,7 +154,7 @@ pub fn promotion_targets() -> String {
 /// Returns the repository of a key that [`promotion_target`] made.
 pub(crate) fn repository_of_target(key: &str) -> Option<Repository> {
     let name = key.strip_prefix(TARGET)?.strip_prefix('.')?;
-    sluice_events::subject::text(name)?.parse().ok()
+    subject::decode(name)?.parse().ok()
 }
 
 /// `unauthorised.repository.tag`.

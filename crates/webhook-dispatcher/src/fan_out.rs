@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sluice_bus::{Cause, Outcome};
 use sluice_domain::resources::Webhook;
 use sluice_events::commands::DeliverEvent;
-use sluice_events::subject::token;
+use sluice_events::subject;
 use sluice_events::{Event, EventId};
 use sluice_state::{Snapshot, key};
 
@@ -31,7 +31,7 @@ impl Dispatcher {
                 payload: event.encode(),
                 event_source: cause.source.clone(),
             };
-            let endpoint = token(webhook.name.as_str());
+            let endpoint = subject::encode(webhook.name.as_str());
             let id = EventId::of("sluice.events.v1.DeliverEvent", &endpoint, &cause.id);
             let (state, recorded, name) = (self.state.clone(), command.clone(), event.name());
             outcome = outcome

@@ -2,7 +2,7 @@
 
 use sluice_bus::{Bus, Cause, Handler, Outcome, topology};
 use sluice_events::commands::{DeliverEvent, Reconcile};
-use sluice_events::{Command, Decode, Event, Message, Unexpected};
+use sluice_events::{Command, Decode, Event, Message, UnexpectedMessage};
 use sluice_service::Secrets;
 use sluice_state::reconcile::ensure_no_pending_events;
 use sluice_state::{Catalog, State};
@@ -32,7 +32,7 @@ pub(crate) enum Input {
 }
 
 impl Decode for Input {
-    fn decode(message: Message) -> Result<Self, Unexpected> {
+    fn decode(message: Message) -> Result<Self, UnexpectedMessage> {
         match message {
             // Deliveries of events about deliveries would never end.
             Message::Event(Event::WebhookDelivered(_) | Event::WebhookFailed(_)) => {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use thiserror::Error as ThisError;
 
 use crate::connection::Bus;
-use crate::connection::error::Error;
+use crate::error::Error;
 
 /// How long the server may take to answer a request.
 pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(60);

@@ -7,7 +7,7 @@ use async_nats::jetstream::stream::{Config, ConsumerErrorKind, Info};
 use chrono::{DateTime, Utc};
 
 use crate::connection::Bus;
-use crate::connection::error::Error;
+use crate::error::Error;
 use crate::topology::BACKUP_ORDER;
 
 /// A stream that the server has.

@@ -5,7 +5,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
 
 use crate::connection::Bus;
-use crate::connection::error::Error;
+use crate::error::Error;
 use crate::topology::STAGES;
 
 impl Bus {

@@ -8,7 +8,7 @@ use async_nats::jetstream::{kv, object_store};
 use super::limits::{ByteSize, StreamLimits, limit_of};
 use super::stream_configs::{self, ProvisionOptions};
 use crate::connection::Bus;
-use crate::connection::error::Error;
+use crate::error::Error;
 use crate::topology::{BACKUP_ORDER, BUCKETS, REPORTS, STAGES};
 
 /// The stream of the object store.

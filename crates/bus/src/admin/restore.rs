@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::jetstream_api::{ApiError, REQUEST_LIMIT, check_response, parse_response};
 use super::snapshot::StreamSnapshot;
 use crate::connection::Bus;
-use crate::connection::error::{BoxError, Error};
+use crate::error::{BoxError, Error};
 
 /// How long the server may take to restore a stream once it has all chunks.
 const RESTORE_LIMIT: Duration = Duration::from_secs(600);

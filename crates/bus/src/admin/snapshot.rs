@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::jetstream_api::{ApiError, REQUEST_LIMIT};
 use crate::connection::Bus;
-use crate::connection::error::{BoxError, Error};
+use crate::error::{BoxError, Error};
 
 /// The size of a chunk, as in the server's own tools.
 const CHUNK_BYTES: u64 = 128 << 10;

@@ -7,7 +7,7 @@ use async_nats::jetstream::stream::Config as StreamConfig;
 
 use super::stream_configs::{ProvisionOptions, consumer, streams};
 use crate::connection::Bus;
-use crate::connection::error::Error;
+use crate::error::Error;
 use crate::topology::{DEAD_LETTERS, EVENTS, PULLS, Stage, WORK};
 
 impl Bus {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
-pub use super::error::BackendError;
+pub use crate::error::BackendError;
 use crate::storage::entry::Update;
 
 /// The result of a backend's operation, once it is awaited.

@@ -7,7 +7,7 @@ use async_nats::{Event, ServerError};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::error::Error;
+use crate::error::Error;
 use crate::topology::{API, IMPORTED_API};
 
 /// How many violations are kept for operations that have not read them yet.

@@ -10,8 +10,8 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use super::backend::Outgoing;
-use super::error::BackendError;
 use crate::admin::limits::limit_of;
+use crate::error::BackendError;
 
 /// How long the size of a stream is used before it is read again.
 const MAX_AGE: Duration = Duration::from_secs(5);

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use sluice_domain::{Class, Classify};
 use sluice_events::{Command, Decode, Event, EventId};
 
-use crate::connection::error::BoxError;
+use crate::error::BoxError;
 use crate::streams::cause::Cause;
 
 /// The failure of an attempt, and whether a retry may help.

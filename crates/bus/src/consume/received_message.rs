@@ -8,8 +8,8 @@ use bytes::Bytes;
 use sluice_events::{EventId, headers};
 
 use crate::connection::backend::{Acknowledgement, Backend, Delivery};
-use crate::connection::error::BoxError;
 use crate::connection::headers::{ATTEMPTS, OCCURRENCE, WAITS, header, to_map};
+use crate::error::BoxError;
 use crate::streams::cause::Cause;
 
 /// A message with its position in the stream.

@@ -13,11 +13,11 @@ use super::jitter::jitter;
 use super::received_message::ReceivedMessage;
 use super::settle::Settler;
 use crate::connection::backend::Acknowledgement;
-use crate::connection::error::BoxError;
 use crate::connection::headers::{
     ATTEMPTS, DEAD_ATTEMPTS, DEAD_REASON, DEAD_SUBJECT, OCCURRENCE, WAITS, WAITS_FOR, copy_headers,
     inject_trace_context, set,
 };
+use crate::error::BoxError;
 use crate::streams::cause::Cause;
 use crate::streams::publish::outgoing;
 use crate::streams::schedules::{SPEC, TARGET, at};

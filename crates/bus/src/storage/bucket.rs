@@ -11,9 +11,9 @@ use futures_util::{Stream, StreamExt as _};
 
 use super::entry::{Entry, Update};
 use crate::connection::backend::{Backend, BackendError, KeyState};
-use crate::connection::error::{BoxError, Error};
 use crate::connection::storage_health::StorageHealth;
 use crate::connection::{Bus, Link, PermissionViolations};
+use crate::error::{BoxError, Error};
 
 /// A bucket.
 #[derive(Debug, Clone)]

@@ -12,8 +12,8 @@ use chrono::{DateTime, Utc};
 use tokio::io::AsyncReadExt as _;
 
 use crate::connection::backend::Backend;
-use crate::connection::error::Error;
 use crate::connection::{Bus, Link};
+use crate::error::Error;
 use crate::streams::reader::drain_pending;
 use crate::topology::REPORTS;
 

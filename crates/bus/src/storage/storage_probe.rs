@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::Bus;
-use crate::connection::error::Error;
 use crate::connection::storage_health::{ADVICE, NOT_STORING};
+use crate::error::Error;
 
 /// The bucket of the probes; its entries expire.
 const BUCKET: &str = "tombstones";

@@ -12,8 +12,8 @@ use super::consumer_position::ConsumerPosition;
 use super::reader::drain_pending;
 use super::schedules::SPEC;
 use crate::connection::Bus;
-use crate::connection::error::Error;
 use crate::connection::headers::header;
+use crate::error::Error;
 use crate::topology::{EVENTS, SCHEDULE, Stage};
 
 /// How late a delayed copy may fire; one that is later never fires.

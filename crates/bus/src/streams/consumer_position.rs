@@ -3,7 +3,7 @@
 use async_nats::jetstream::stream::Info;
 
 use crate::connection::Bus;
-use crate::connection::error::Error;
+use crate::error::Error;
 use crate::topology::{EVENTS, PULLS, Stage};
 
 /// The position of a stage's consumer in one stream.

@@ -14,10 +14,10 @@ use sluice_service::crash;
 
 use super::reader::drain_pending;
 use crate::connection::Bus;
-use crate::connection::error::Error;
 use crate::connection::headers::{
     ATTEMPTS, DEAD_ATTEMPTS, DEAD_REASON, DEAD_SUBJECT, WAITS, WAITS_FOR, copy_headers, header,
 };
+use crate::error::Error;
 use crate::topology::{DEAD_LETTER, DEAD_LETTERS, STAGES, Stage};
 
 /// The most messages that one reading returns, so that memory does not grow with the dead letters.

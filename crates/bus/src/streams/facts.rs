@@ -14,8 +14,8 @@ use sluice_events::{Event, headers};
 use super::reader::drain_pending;
 use super::subject_patterns::overlaps;
 use crate::connection::Bus;
-use crate::connection::error::Error;
 use crate::connection::headers::header;
+use crate::error::Error;
 use crate::topology::{EVENT_SUBJECTS, EVENTS, PULL_SUBJECTS, PULLS, stream_of};
 
 /// The most facts that one reading returns, so that memory does not grow with the log.

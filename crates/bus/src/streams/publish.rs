@@ -8,8 +8,8 @@ use sluice_events::{Command, Event, EventId, headers};
 use super::cause::Cause;
 use crate::connection::Bus;
 use crate::connection::backend::{BackendError, Outgoing};
-use crate::connection::error::Error;
 use crate::connection::headers::{from_map, inject_trace_context, set};
+use crate::error::Error;
 use crate::topology::COMMAND;
 
 /// The confirmation that a stream holds a fact or a command.

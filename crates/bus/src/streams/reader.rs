@@ -10,7 +10,7 @@ use async_nats::jetstream::stream::Stream;
 use futures_util::StreamExt as _;
 
 use crate::connection::Bus;
-use crate::connection::error::Error;
+use crate::error::Error;
 
 /// How long the next message may take: a message that was counted may expire before it is delivered.
 const STALL_LIMIT: Duration = Duration::from_secs(10);

@@ -11,9 +11,9 @@ use sluice_events::{Command, EventId};
 
 use super::publish::outgoing;
 use crate::connection::backend::{BackendError, LastMessage};
-use crate::connection::error::{BoxError, Error};
 use crate::connection::headers::{WAITS_FOR, from_map, header, to_map};
 use crate::connection::{Bus, Link};
+use crate::error::{BoxError, Error};
 use crate::topology::{DUE, SCHEDULE, Stage};
 
 /// The header that says when a schedule fires.

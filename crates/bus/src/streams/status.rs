@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::admin::limits::{drops_oldest, limit_of};
 use crate::connection::Bus;
-use crate::connection::error::Error;
+use crate::error::Error;
 use crate::topology::{BACKUP_ORDER, STAGES, Stage};
 
 /// The longest time between two pull requests of a worker.

@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use sluice_bus::{Bus, DeadLetter, StageStatus, StreamUsage};
 use sluice_domain::resources::Kind;
-use sluice_events::subject::token;
+use sluice_events::subject;
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Budget, Endpoint, UpstreamPoll};
 use sluice_state::{Entry, State};
@@ -96,7 +96,7 @@ pub(crate) async fn status(bus: &Bus, format: Format) -> anyhow::Result<()> {
 
 /// Returns the names of the resources of a kind.
 async fn names(state: &State, kind: Kind) -> anyhow::Result<HashSet<String>> {
-    let filter = format!("{}.*", token(kind.as_str()));
+    let filter = format!("{}.*", subject::encode(kind.as_str()));
     let entries = state.resources.list(&filter).await?;
     Ok(entries.into_iter().map(|entry| entry.value.name).collect())
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use sluice_bus::Bus;
 use sluice_domain::ResourceName;
 use sluice_domain::resources::{Document, Kind};
-use sluice_events::subject::token;
+use sluice_events::subject;
 use sluice_state::{State, key};
 
 use crate::output::{Format, count, line, lines, show};
@@ -64,7 +64,7 @@ pub(crate) async fn get(
 ) -> anyhow::Result<()> {
     let state = State::open(bus).await?;
     let filter = name.map_or_else(
-        || format!("{}.*", token(kind.as_str())),
+        || format!("{}.*", subject::encode(kind.as_str())),
         |name| key::resource(kind.as_str(), name),
     );
     let entries = state.resources.list(&filter).await?;

@@ -14,7 +14,7 @@ use sluice_copier::{
 };
 use sluice_domain::resources::{Kind, Resource};
 use sluice_domain::{Digest, Tag};
-use sluice_events::subject::{text, token};
+use sluice_events::subject;
 use sluice_state::State;
 
 use super::documents::Documents;
@@ -93,7 +93,7 @@ async fn applied(bus: &Bus) -> anyhow::Result<(Documents, SyncTarget)> {
     let state = State::open(bus).await?;
     let mut documents = Documents::default();
     for kind in [Kind::Registry, Kind::Mirror] {
-        let filter = format!("{}.*", token(kind.as_str()));
+        let filter = format!("{}.*", subject::encode(kind.as_str()));
         for entry in state.resources.list(&filter).await? {
             let resource = Resource::from_json(kind, &entry.value.json)
                 .context("a stored resource is corrupt")?;
@@ -110,9 +110,9 @@ async fn applied(bus: &Bus) -> anyhow::Result<(Documents, SyncTarget)> {
     }
     let mut mirrors = HashMap::new();
     for mirror in &documents.mirrors {
-        let filter = format!("{}.*", token(mirror.name.as_str()));
+        let filter = format!("{}.*", subject::encode(mirror.name.as_str()));
         let digests = state.upstream.collect(&filter, |entry| {
-            let tag: Tag = entry.key.rsplit('.').next().and_then(text)?.parse().ok()?;
+            let tag: Tag = entry.key.rsplit('.').next().and_then(subject::decode)?.parse().ok()?;
             let digest: Digest = entry.value.digest.parse().ok()?;
             (!entry.value.gone).then_some((tag, digest))
         });

@@ -11,7 +11,7 @@ use sluice_bus::Cause;
 use sluice_domain::ResourceName;
 use sluice_domain::resources::Kind;
 use sluice_events::commands::PollMirror;
-use sluice_events::subject::token;
+use sluice_events::subject;
 use sluice_events::time_from_wire;
 use sluice_state::key;
 use utoipa::ToSchema;
@@ -85,7 +85,7 @@ pub(super) async fn status(Extract(api): Extract<Api>) -> Result<Json<Status>, P
     let stages = api.bus.stage_status().await?;
     let stopped = api.bus.stopped_stages(&stages).await?;
     let (pause, _) = api.state.pause_and_restore().await?;
-    let filter = format!("{}.*", token(Kind::Mirror.as_str()));
+    let filter = format!("{}.*", subject::encode(Kind::Mirror.as_str()));
     let mirrors = api.state.resources.list(&filter).await?;
     let mirrors: HashSet<_> = mirrors.into_iter().map(|entry| entry.value.name).collect();
     let mut polls = api.state.polls.list("*").await?;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sluice_domain::ResourceName;
 use sluice_domain::resources::Kind;
-use sluice_events::subject::token;
+use sluice_events::subject;
 use sluice_events::time_from_wire;
 use sluice_events::wire::state as wire;
 use sluice_state::{Entry, key};
@@ -69,7 +69,7 @@ pub(super) async fn list(
     kind: PathParameter<String>,
 ) -> Result<Json<Vec<StoredResource>>, Problem> {
     let kind: Kind = kind?.parse().map_err(Problem::invalid)?;
-    let filter = format!("{}.*", token(kind.as_str()));
+    let filter = format!("{}.*", subject::encode(kind.as_str()));
     let entries = api.state.resources.list(&filter).await?;
     Ok(Json(entries.into_iter().map(StoredResource::of).collect()))
 }

@@ -11,7 +11,7 @@ use sluice_domain::{Digest, InvalidName, RegistryHost, Repository, Tag, is_servi
 use sluice_events::facts::{
     ManifestDeleted, ManifestPulled, ManifestPushed, TagDeleted, TagPulled, TagPushed,
 };
-use sluice_events::{Event, time_as_told};
+use sluice_events::{Event, without_leap_second};
 use thiserror::Error;
 
 /// The media type that Distribution gives to every blob.
@@ -188,7 +188,7 @@ impl Notification {
             registry: registry.clone(),
             repository: self.target.repository.parse()?,
             actor: self.actor.name.clone(),
-            at: time_as_told(self.timestamp),
+            at: without_leap_second(self.timestamp),
         };
         let digest = parse_optional(&self.target.digest)?;
         let tag = parse_optional(&self.target.tag)?;

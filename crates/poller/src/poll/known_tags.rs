@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sluice_domain::resources::Mirror;
 use sluice_domain::{Digest, Tag};
-use sluice_events::subject::{text, token};
+use sluice_events::subject;
 use sluice_events::wire::state::UpstreamTag;
 use sluice_state::{Entry, State};
 
@@ -57,12 +57,12 @@ pub(super) async fn read_known_tags(
     state: &State,
     mirror: &Mirror,
 ) -> Result<BTreeMap<Tag, KnownTag>, Error> {
-    let filter = format!("{}.*", token(mirror.name.as_str()));
+    let filter = format!("{}.*", subject::encode(mirror.name.as_str()));
     let (mut known, mut after) = (BTreeMap::new(), 0);
     loop {
         let page = state.upstream.page(&filter, after, PAGE).await?;
         for entry in page.entries {
-            let tag = entry.key.rsplit('.').next().and_then(text);
+            let tag = entry.key.rsplit('.').next().and_then(subject::decode);
             if let Some(tag) = tag.and_then(|tag| tag.parse().ok()) {
                 known.insert(tag, KnownTag::of(mirror, &entry));
             }

@@ -5,7 +5,7 @@ use sluice_domain::{Digest, Platform, Repository, Tag, is_service_account};
 use sluice_events::commands::{Reconcile, ScanImage};
 use sluice_events::facts::{TagMirrored, TagPushed};
 use sluice_events::wire::state::ImageChild;
-use sluice_events::{Command, Decode, Event, Message, Unexpected};
+use sluice_events::{Command, Decode, Event, Message, UnexpectedMessage};
 use sluice_state::Snapshot;
 
 use crate::error::{ChildError, Error};
@@ -20,7 +20,7 @@ pub(crate) enum Input {
 }
 
 impl Decode for Input {
-    fn decode(message: Message) -> Result<Self, Unexpected> {
+    fn decode(message: Message) -> Result<Self, UnexpectedMessage> {
         match message {
             Message::Event(Event::TagMirrored(fact)) => Ok(Self::Mirrored(fact)),
             Message::Event(Event::TagPushed(fact)) => Ok(Self::Pushed(fact)),

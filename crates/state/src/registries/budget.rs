@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sluice_domain::RegistryHost;
-use sluice_events::subject::token;
+use sluice_events::subject;
 use sluice_events::wire::state::Budget as Ledger;
 use sluice_events::{time_from_wire, time_to_wire};
 use sluice_registry::{Answered, Asked, Budget, Permit, RateLimit, Spending, Withheld};
@@ -176,9 +176,9 @@ fn ledger_key(registry: &RegistryHost, account: &str) -> String {
     let account = if account.is_empty() {
         "anonymous".to_owned()
     } else {
-        format!("account.{}", token(account))
+        format!("account.{}", subject::encode(account))
     };
-    format!("{}.{account}", token(registry.as_str()))
+    format!("{}.{account}", subject::encode(registry.as_str()))
 }
 
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use sluice_bus::{Bus, Cause};
 use sluice_domain::resources::{Kind, Registry, Resource};
 use sluice_domain::{ResourceName, now};
 use sluice_events::facts::ResourceApplied;
-use sluice_events::subject::token;
+use sluice_events::subject;
 use sluice_events::wire::state as wire;
 use sluice_events::{Event, time_from_wire, time_to_wire};
 use sluice_service::crash;
@@ -21,7 +21,7 @@ const LOG_RETENTION: TimeDelta = TimeDelta::days(7);
 impl State {
     /// Reads the `Registry` resources; one with the schema of a newer version is left out.
     pub async fn registries(&self) -> Result<Vec<Registry>, Error> {
-        let filter = format!("{}.*", token(Kind::Registry.as_str()));
+        let filter = format!("{}.*", subject::encode(Kind::Registry.as_str()));
         let entries = self.resources.list(&filter).await?;
         let read = |entry: Entry<wire::Resource>| match Resource::from_json(
             Kind::Registry,

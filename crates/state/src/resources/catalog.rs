@@ -296,7 +296,7 @@ impl Applied {
             Update::Removed { key, .. } => {
                 let name = key
                     .split_once('.')
-                    .and_then(|(_, name)| sluice_events::subject::text(name)?.parse().ok());
+                    .and_then(|(_, name)| sluice_events::subject::decode(name)?.parse().ok());
                 if let (Some(kind), Some(name)) = (kind_of(&key), name) {
                     snapshot.remove(kind, &name);
                 }

@@ -9,7 +9,7 @@ use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::kv::Store;
 
 use super::{Bucket, BucketBackend, Page};
-use crate::connection::error::Error;
+use crate::error::Error;
 use crate::storage::entry::{Entry, Update};
 use crate::streams::reader::drain_pending;
 

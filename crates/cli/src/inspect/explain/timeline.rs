@@ -7,7 +7,7 @@ use sluice_bus::{Bus, Fact};
 use sluice_domain::{RegistryHost, Repository, SeverityCounts, Tag, Target};
 use sluice_events::Event;
 use sluice_events::facts::{Reason, ScanSucceeded};
-use sluice_events::subject::of_place;
+use sluice_events::subject::of_target;
 
 use super::location::Location;
 
@@ -20,7 +20,7 @@ pub(super) async fn read(
     let targets: BTreeSet<&Target> = locations.iter().map(|(target, _)| target).collect();
     let mut facts = Vec::new();
     for target in targets {
-        let tokens = of_place(target.registry.as_ref(), &target.repository);
+        let tokens = of_target(target.registry.as_ref(), &target.repository);
         let filter = format!("sluice.v1.*.*.{tokens}");
         let all = bus.facts_without_pulls(&filter).await?;
         facts.extend(all.into_iter().filter(|fact| {

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
-use sluice_events::subject::token;
+use sluice_events::subject;
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Move, UpstreamTag};
 use sluice_state::State;
@@ -16,7 +16,7 @@ pub(super) struct Upstream(Vec<UpstreamTag>);
 impl Upstream {
     /// Reads the entries.
     pub(super) async fn read(state: &State, (target, tag): &Location) -> anyhow::Result<Self> {
-        let filter = format!("*.{}", token(tag.as_str()));
+        let filter = format!("*.{}", subject::encode(tag.as_str()));
         let entries = state.upstream.collect(&filter, |entry| {
             let is_target =
                 target.registry.is_none() && entry.value.repository == target.repository.as_str();
