@@ -17,13 +17,21 @@ const TARGET: &str = "target";
 /// `kind.name`.
 #[must_use]
 pub fn resource(kind: &str, name: &ResourceName) -> String {
-    format!("{}.{}", subject::encode(kind), subject::encode(name.as_str()))
+    format!(
+        "{}.{}",
+        subject::encode(kind),
+        subject::encode(name.as_str())
+    )
 }
 
 /// `mirror.tag`.
 #[must_use]
 pub fn upstream(mirror: &ResourceName, tag: &Tag) -> String {
-    format!("{}.{}", subject::encode(mirror.as_str()), subject::encode(tag.as_str()))
+    format!(
+        "{}.{}",
+        subject::encode(mirror.as_str()),
+        subject::encode(tag.as_str())
+    )
 }
 
 /// `mirror`, for the last poll.
@@ -35,19 +43,31 @@ pub fn poll(mirror: &ResourceName) -> String {
 /// `repository.tag`.
 #[must_use]
 pub fn tag(repository: &Repository, tag: &Tag) -> String {
-    format!("{}.{}", subject::encode(repository.as_str()), subject::encode(tag.as_str()))
+    format!(
+        "{}.{}",
+        subject::encode(repository.as_str()),
+        subject::encode(tag.as_str())
+    )
 }
 
 /// `target.tag`, for a target in its stored form.
 #[must_use]
 pub fn stored_tag(stored: &str, tag: &Tag) -> String {
-    format!("{}.{}", subject::encode(stored), subject::encode(tag.as_str()))
+    format!(
+        "{}.{}",
+        subject::encode(stored),
+        subject::encode(tag.as_str())
+    )
 }
 
 /// `target.tag`; for a repository of the internal registry as [`tag`].
 #[must_use]
 pub fn target_tag(target: &Target, tag: &Tag) -> String {
-    format!("{}.{}", subject::encode(&target.stored()), subject::encode(tag.as_str()))
+    format!(
+        "{}.{}",
+        subject::encode(&target.stored()),
+        subject::encode(tag.as_str())
+    )
 }
 
 /// The filter of a target's tags; for a repository of the internal registry as [`tags_of`].
@@ -71,7 +91,11 @@ pub fn image(digest: &Digest) -> String {
 /// `repository.digest`, for the last pull.
 #[must_use]
 pub fn pull(repository: &Repository, digest: &Digest) -> String {
-    format!("{}.{}", subject::encode(repository.as_str()), subject::encode(digest.as_str()))
+    format!(
+        "{}.{}",
+        subject::encode(repository.as_str()),
+        subject::encode(digest.as_str())
+    )
 }
 
 /// `digest.scanner`.
@@ -100,7 +124,11 @@ pub fn decision(
 /// The filter of every policy's decision on an image at a tag.
 #[must_use]
 pub fn decisions_on(repository: &Repository, tag: &Tag) -> String {
-    format!("*.{}.{}.*", subject::encode(repository.as_str()), subject::encode(tag.as_str()))
+    format!(
+        "*.{}.{}.*",
+        subject::encode(repository.as_str()),
+        subject::encode(tag.as_str())
+    )
 }
 
 /// The filter of every policy's decisions on a repository.
@@ -136,7 +164,11 @@ pub fn reconciliation(stage: &str) -> String {
 /// `endpoint.event`.
 #[must_use]
 pub fn delivery(endpoint: &ResourceName, event: &str) -> String {
-    format!("{}.{}", subject::encode(endpoint.as_str()), subject::encode(event))
+    format!(
+        "{}.{}",
+        subject::encode(endpoint.as_str()),
+        subject::encode(event)
+    )
 }
 
 /// `target.repository`.

@@ -112,7 +112,13 @@ async fn applied(bus: &Bus) -> anyhow::Result<(Documents, SyncTarget)> {
     for mirror in &documents.mirrors {
         let filter = format!("{}.*", subject::encode(mirror.name.as_str()));
         let digests = state.upstream.collect(&filter, |entry| {
-            let tag: Tag = entry.key.rsplit('.').next().and_then(subject::decode)?.parse().ok()?;
+            let tag: Tag = entry
+                .key
+                .rsplit('.')
+                .next()
+                .and_then(subject::decode)?
+                .parse()
+                .ok()?;
             let digest: Digest = entry.value.digest.parse().ok()?;
             (!entry.value.gone).then_some((tag, digest))
         });
