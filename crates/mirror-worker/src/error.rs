@@ -24,7 +24,7 @@ pub enum Error {
         reason: String,
     },
     /// The time limit is over.
-    #[error("mirroring took longer than {limit:?}")]
+    #[error("not mirrored within {limit:?}")]
     TimedOut {
         /// The time limit.
         limit: Duration,
