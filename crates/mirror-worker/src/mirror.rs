@@ -193,7 +193,7 @@ impl MirrorWorker {
             .publish(&failed.into(), cause, &task.move_number.to_string())
             .await
             .map_err(sluice_state::Error::from)?;
-        crash::point("mirror-worker.failure_told");
+        crash::point("mirror-worker.failure_published");
         Ok(())
     }
 }

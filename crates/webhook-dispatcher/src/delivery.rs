@@ -147,10 +147,10 @@ impl Dispatcher {
                 .publish(&fact.into(), cause, &cause.occurrence)
                 .await
                 .map_err(sluice_state::Error::from)?;
-            crash::point("webhook-dispatcher.failure_told");
+            crash::point("webhook-dispatcher.failure_published");
         }
         record::record_attempt(&self.state, command, event.name(), &result).await?;
-        crash::point("webhook-dispatcher.failure_noted");
+        crash::point("webhook-dispatcher.failure_recorded");
         Ok(error)
     }
 

@@ -60,7 +60,7 @@ fn delete(at: &str) {
 
 dies!(delete:
     a_resource_is_removed_without_a_death at "",
-    a_resource_is_removed_after_that_was_told at "resources.removal_told",
+    a_resource_is_removed_after_that_was_told at "resources.removal_published",
 );
 
 /// What could not be mirrored is driven again once its image is there.

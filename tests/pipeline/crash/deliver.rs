@@ -50,7 +50,7 @@ dies!(delivery:
     an_event_is_delivered_between_two_plans at "bus.recorded:1",
     an_event_is_delivered_after_the_post at "webhook-dispatcher.posted",
     an_event_is_delivered_after_it_was_told at "bus.fact_published=webhook.delivered",
-    an_event_is_delivered_between_its_two_records at "webhook-dispatcher.attempt_noted",
+    an_event_is_delivered_between_its_two_records at "webhook-dispatcher.attempt_recorded",
     an_event_is_delivered_before_the_acknowledgement at "bus.finished:2",
 );
 
@@ -77,7 +77,7 @@ fn refusal(at: &str) {
 
 dies!(refusal:
     a_refusal_is_told_without_a_death at "",
-    a_refusal_is_told_after_it_was_told at "webhook-dispatcher.failure_told",
-    a_refusal_is_told_after_it_was_noted at "webhook-dispatcher.failure_noted",
+    a_refusal_is_told_after_it_was_told at "webhook-dispatcher.failure_published",
+    a_refusal_is_told_after_it_was_noted at "webhook-dispatcher.failure_recorded",
     a_refusal_is_told_after_the_dead_letter at "bus.dead_lettered",
 );

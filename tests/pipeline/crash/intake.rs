@@ -48,7 +48,7 @@ fn push(at: &str) {
 
 dies!(push:
     a_push_is_told_without_a_death at "",
-    a_push_is_told_between_its_two_facts at "gateway.fact_told:2",
-    a_push_is_told_before_the_answer at "gateway.fact_told=tag.pushed",
+    a_push_is_told_between_its_two_facts at "gateway.event_published:2",
+    a_push_is_told_before_the_answer at "gateway.event_published=tag.pushed",
     a_push_is_told_and_recorded_once_after_its_entry at "tags.observed",
 );

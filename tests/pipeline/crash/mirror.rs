@@ -63,7 +63,7 @@ dies!(arrival:
     an_index_arrives_after_the_claim at "tags.claimed",
     an_index_arrives_after_the_tag_was_put at "tags.written",
     an_index_arrives_before_the_tag_is_settled at "tags.checked",
-    an_index_arrives_after_the_tag_was_settled at "tags.settled",
+    an_index_arrives_after_the_tag_was_settled at "tags.recorded",
     an_index_arrives_before_it_is_told at "bus.handled",
     an_index_arrives_after_it_was_told at "bus.fact_published",
     an_index_arrives_before_the_acknowledgement at "bus.finished",
@@ -96,11 +96,11 @@ fn removal(at: &str) {
 dies!(removal:
     a_tag_goes_without_a_death at "",
     a_tag_goes_after_the_claim at "tags.claimed",
-    a_tag_goes_after_its_tombstone_was_noted at "tags.tombstone_noted",
+    a_tag_goes_after_its_tombstone_was_noted at "tags.tombstone_recorded",
     a_tag_goes_after_its_tombstone_was_put at "registry.tombstone_put",
     a_tag_goes_after_it_was_deleted at "tags.written",
     a_tag_goes_before_it_is_settled at "tags.checked",
-    a_tag_goes_after_it_was_settled at "tags.settled",
+    a_tag_goes_after_it_was_settled at "tags.recorded",
 );
 
 /// A worker pointed the tag to an older move after a newer one had been settled.
@@ -132,7 +132,7 @@ fn taking_back(at: &str) {
 
 dies!(taking_back:
     a_late_tag_is_taken_back_without_a_death at "",
-    a_late_tag_is_taken_back_after_the_claim at "tags.taking_back",
+    a_late_tag_is_taken_back_after_the_claim at "tags.restore_claimed",
     a_late_tag_is_taken_back_after_it_was_restored at "tags.restored",
 );
 
@@ -180,6 +180,6 @@ fn failure(at: &str) {
 
 dies!(failure:
     a_failure_is_told_without_a_death at "",
-    a_failure_is_told_after_it_was_told at "mirror-worker.failure_told",
+    a_failure_is_told_after_it_was_told at "mirror-worker.failure_published",
     a_failure_is_told_after_the_dead_letter at "bus.dead_lettered",
 );

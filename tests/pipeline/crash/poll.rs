@@ -67,7 +67,7 @@ fn moved_between(at: &str) {
 
 dies!(moved_between:
     a_tag_that_moves_after_a_poll_has_two_moves at "",
-    a_tag_that_moves_after_a_move_got_its_number_has_two_moves at "poller.numbered",
+    a_tag_that_moves_after_a_move_got_its_number_has_two_moves at "poller.move_numbered",
     a_tag_that_moves_after_a_move_was_told_has_two_moves at "bus.fact_published:1",
 );
 

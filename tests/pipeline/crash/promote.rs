@@ -153,7 +153,7 @@ dies!(promotion:
     an_image_is_promoted_after_the_claim at "tags.claimed",
     an_image_is_promoted_after_the_tag_was_put at "tags.written",
     an_image_is_promoted_before_the_tag_is_settled at "tags.checked",
-    an_image_is_promoted_after_the_tag_was_settled at "tags.settled",
+    an_image_is_promoted_after_the_tag_was_settled at "tags.recorded",
     an_image_is_promoted_before_it_is_told at "bus.handled",
     an_image_is_promoted_after_it_was_told at "bus.fact_published",
     an_image_is_promoted_after_the_record at "bus.recorded",

@@ -134,7 +134,7 @@ dies!(push:
     an_image_is_pushed_after_the_claim at "tags.claimed",
     an_image_is_pushed_after_the_tag_was_put at "tags.written",
     an_image_is_pushed_before_the_tag_is_settled at "tags.checked",
-    an_image_is_pushed_after_the_tag_was_settled at "tags.settled",
+    an_image_is_pushed_after_the_tag_was_settled at "tags.recorded",
     an_image_is_pushed_after_it_was_told at "bus.fact_published",
     an_image_is_pushed_before_the_acknowledgement at "bus.finished",
 );
@@ -166,7 +166,7 @@ dies!(pull_back:
     a_pushed_image_is_taken_back_after_the_claim_of_its_tag at "tags.claimed",
     a_pushed_image_is_taken_back_after_a_tombstone_was_put at "registry.tombstone_put",
     a_pushed_image_is_taken_back_after_its_tag_was_deleted at "tags.written",
-    a_pushed_image_is_taken_back_after_its_tag_was_settled at "tags.settled",
+    a_pushed_image_is_taken_back_after_its_tag_was_settled at "tags.recorded",
     a_pushed_image_is_taken_back_after_a_manifest_was_deleted at "promoter.manifest_deleted",
 );
 

@@ -193,7 +193,7 @@ impl Intake {
         let cause = Cause::external(decoded.id.clone());
         for event in &decoded.events {
             self.bus.publish(event, &cause, &decoded.id).await?;
-            crash::point_of("gateway.fact_told", event.name());
+            crash::point_of("gateway.event_published", event.name());
         }
         Ok(())
     }

@@ -212,7 +212,7 @@ impl TagPoll<'_> {
                     Err(error) if error.is_conflict() => continue,
                     Err(error) => return Err(error.into()),
                 };
-                crash::point("poller.numbered");
+                crash::point("poller.move_numbered");
             }
             let (moves, entry) = take_pending_moves(self.mirror, tag, &entry);
             if let (Some(written), false) = (written, moves.is_empty()) {

@@ -132,7 +132,7 @@ impl TagWriter {
             until: Some(time_to_wire(now() + self.claim)),
         });
         let revision = self.state.tags.write(&key, &claimed, revision).await?;
-        crash::point("tags.taking_back");
+        crash::point("tags.restore_claimed");
         self.write(repository, tag, manifest.as_ref()).await?;
         crash::point("tags.restored");
         let restored = TagEntry {

@@ -271,7 +271,7 @@ impl TagWriter {
         record_digest(&mut entry, &change.provenance, wanted.as_ref(), now());
         crash::point("tags.checked");
         self.state.tags.write(&key, &entry, Some(revision)).await?;
-        crash::point("tags.settled");
+        crash::point("tags.recorded");
         Ok(Round::Done(Applied::Done { previous }))
     }
 
@@ -304,7 +304,7 @@ impl TagWriter {
                 .tombstones
                 .put(&key::image(&digest), &tombstone)
                 .await?;
-            crash::point("tags.tombstone_noted");
+            crash::point("tags.tombstone_recorded");
             Ok(())
         };
         self.registry

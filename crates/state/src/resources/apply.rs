@@ -97,7 +97,7 @@ impl State {
             ..applied(kind, name, before.revision, actor)
         };
         publish(bus, removed).await?;
-        crash::point("resources.removal_told");
+        crash::point("resources.removal_published");
         // A resource that was applied again meanwhile stays.
         self.resources.delete_at(&key, before.revision).await?;
         Ok(true)

@@ -66,7 +66,7 @@ pub(crate) async fn record_attempt(
             delivery.given_up = result.given_up && !delivery.delivered;
         })
         .await?;
-    crash::point("webhook-dispatcher.attempt_noted");
+    crash::point("webhook-dispatcher.attempt_recorded");
     let key = key::endpoint(&command.endpoint);
     let health = state.endpoints.modify(&key, |endpoint, _| {
         endpoint.name = command.endpoint.to_string();
