@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use sluice_service::{
     BusSettings, HttpSettings, RegistrySettings, SecretSettings, ServeSettings, given,
-    plain_text_listener,
+    out_of_range, plain_text_listener,
 };
 
 /// Settings of the gateway; `config.default.toml` documents each.
@@ -61,9 +61,11 @@ impl sluice_service::Settings for Settings {
 
     fn problems(&self) -> Vec<String> {
         let mut problems = self.listeners.problems("listeners");
-        if !(60..=3_600).contains(&self.tokens.lifetime_seconds) {
-            problems.push("`tokens.lifetime_seconds` must be 60 to 3600".to_owned());
-        }
+        problems.extend(out_of_range(
+            "tokens.lifetime_seconds",
+            self.tokens.lifetime_seconds,
+            60..=3_600,
+        ));
         for (key, text) in [
             ("issuer", &self.tokens.issuer),
             ("service", &self.tokens.service),

@@ -2,10 +2,10 @@
 
 use serde::Deserialize;
 use sluice_registry::Limits;
-use sluice_service::{BusSettings, HttpSettings, RegistrySettings, SecretSettings};
+use sluice_service::{BusSettings, HttpSettings, RegistrySettings, SecretSettings, out_of_range};
 
 /// The longest time between two audits: a year.
-const MOST_AUDIT_HOURS: u64 = 8_784;
+const MAX_AUDIT_HOURS: u64 = 8_784;
 
 /// Settings of the mirror worker; `config.default.toml` documents each.
 #[derive(Debug, Clone, Deserialize)]
@@ -41,27 +41,21 @@ impl sluice_service::Settings for Settings {
 
     fn problems(&self) -> Vec<String> {
         let mirror = &self.mirror;
+        let audit_hours = (mirror.audit_hours > MAX_AUDIT_HOURS).then(|| {
+            format!("`mirror.audit_hours` must be at most {MAX_AUDIT_HOURS}, or 0 for no audit")
+        });
         [
-            (
-                (1..=16).contains(&mirror.concurrency),
-                "`mirror.concurrency` must be 1 to 16",
+            out_of_range("mirror.concurrency", mirror.concurrency, 1..=16),
+            out_of_range("mirror.connections", mirror.connections, 2..=1_024),
+            out_of_range(
+                "mirror.megabytes_under_way",
+                mirror.megabytes_under_way,
+                1..=1 << 24,
             ),
-            (
-                (2..=1_024).contains(&mirror.connections),
-                "`mirror.connections` must be 2 to 1024",
-            ),
-            (
-                (1..=1 << 24).contains(&mirror.megabytes_under_way),
-                "`mirror.megabytes_under_way` must be 1 to 16777216",
-            ),
-            (
-                mirror.audit_hours <= MOST_AUDIT_HOURS,
-                "`mirror.audit_hours` must be at most 8784, or 0 for no audit",
-            ),
+            audit_hours,
         ]
         .into_iter()
-        .filter(|(holds, _)| !holds)
-        .map(|(_, problem)| problem.to_owned())
+        .flatten()
         .collect()
     }
 

@@ -1,7 +1,7 @@
 //! Settings of the poller.
 
 use serde::Deserialize;
-use sluice_service::{BusSettings, HttpSettings, SecretSettings};
+use sluice_service::{BusSettings, HttpSettings, SecretSettings, out_of_range};
 
 /// Settings of the poller; `config.default.toml` documents each.
 #[derive(Debug, Clone, Deserialize)]
@@ -26,17 +26,18 @@ impl sluice_service::Settings for Settings {
     const DEFAULTS: &'static str = include_str!("../config.default.toml");
 
     fn problems(&self) -> Vec<String> {
-        let poller = &self.poller;
-        let mut problems = Vec::new();
-        for (key, value) in [
-            ("concurrency", poller.concurrency),
-            ("parallel_heads", poller.parallel_heads),
-        ] {
-            if !(1..=64).contains(&value) {
-                problems.push(format!("`poller.{key}` must be 1 to 64"));
-            }
-        }
-        problems
+        let PollerSettings {
+            concurrency,
+            parallel_heads,
+            ..
+        } = self.poller;
+        [
+            out_of_range("poller.concurrency", concurrency, 1..=64),
+            out_of_range("poller.parallel_heads", parallel_heads, 1..=64),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 
     fn http(&self) -> &HttpSettings {

@@ -25,7 +25,8 @@ pub use run::run;
 pub use secrets::{SecretFile, SecretSettings, Secrets, Stamp};
 pub use serve::{ServeSettings, Source, serve};
 pub use settings::{
-    BusSettings, HttpSettings, RegistrySettings, Settings, given, plain_text_listener, secret_file,
+    BusSettings, HttpSettings, RegistrySettings, Settings, given, out_of_range,
+    plain_text_listener, secret_file,
 };
 pub use tls::{certificate_fault, tls_error};
 

@@ -1,6 +1,8 @@
 //! What a service is told: the sections that all have in common, and secrets from files.
 
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -130,6 +132,17 @@ pub fn plain_text_listener(key: &str, listen: SocketAddr, is_allowed: bool) -> O
              that network"
         )
     })
+}
+
+/// Returns the problem of a setting outside its range. `key` is its name, as in `poller.concurrency`.
+#[must_use]
+pub fn out_of_range<T: PartialOrd + Display>(
+    key: &str,
+    value: T,
+    range: RangeInclusive<T>,
+) -> Option<String> {
+    let (least, most) = (range.start(), range.end());
+    (!range.contains(&value)).then(|| format!("`{key}` must be {least} to {most}"))
 }
 
 /// Says whether an address leads to this machine.

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use sluice_bus::topology::WEBHOOK_DISPATCHER;
-use sluice_service::{BusSettings, HttpSettings, SecretSettings};
+use sluice_service::{BusSettings, HttpSettings, SecretSettings, out_of_range};
 
 /// Settings of the webhook dispatcher; `config.default.toml` documents each.
 #[derive(Debug, Clone, Deserialize)]
@@ -29,21 +29,22 @@ impl sluice_service::Settings for Settings {
 
     fn problems(&self) -> Vec<String> {
         let webhooks = &self.webhooks;
-        let mut problems = Vec::new();
-        if !(1..=256).contains(&webhooks.concurrency) {
-            problems.push("`webhooks.concurrency` must be 1 to 256".to_owned());
-        }
-        if !(1..=webhooks.concurrency).contains(&webhooks.per_endpoint) {
-            problems.push("`webhooks.per_endpoint` must be 1 to `webhooks.concurrency`".to_owned());
-        }
-        if !(1..=120).contains(&webhooks.timeout_seconds) {
-            problems.push("`webhooks.timeout_seconds` must be 1 to 120".to_owned());
-        }
-        let most = WEBHOOK_DISPATCHER.max_attempts;
-        if !(1..=most).contains(&webhooks.attempts) {
-            problems.push(format!("`webhooks.attempts` must be 1 to {most}"));
-        }
-        problems
+        let per_endpoint = (!(1..=webhooks.concurrency).contains(&webhooks.per_endpoint))
+            .then(|| "`webhooks.per_endpoint` must be 1 to `webhooks.concurrency`".to_owned());
+        let max_attempts = WEBHOOK_DISPATCHER.max_attempts;
+        [
+            out_of_range("webhooks.concurrency", webhooks.concurrency, 1..=256),
+            per_endpoint,
+            out_of_range(
+                "webhooks.timeout_seconds",
+                webhooks.timeout_seconds,
+                1..=120,
+            ),
+            out_of_range("webhooks.attempts", webhooks.attempts, 1..=max_attempts),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 
     fn http(&self) -> &HttpSettings {
