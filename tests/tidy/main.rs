@@ -14,7 +14,7 @@ use sluice_tests::root;
 const ALLOWED: [(&str, &[&str]); 20] = [
     ("domain", &[]),
     ("layer", &["domain"]),
-    ("policy", &["domain"]),
+    ("policy", &["domain", "events"]),
     ("events", &["domain"]),
     ("telemetry", &[]),
     ("service", &["domain", "telemetry"]),

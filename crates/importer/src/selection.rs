@@ -2,8 +2,7 @@
 
 use sluice_domain::resources::TagSelection;
 use sluice_domain::{NameRegex, Tag};
-use sluice_policy::range::Range;
-use sluice_policy::select;
+use sluice_policy::{Range, select};
 
 /// The tag selection of a `Mirror` document.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Checks resources as far as no server is needed: what `sluice apply` and the API refuse, with its line.
+//! Checks resources without a server: what `sluice apply` and the API refuse, with its line.
 
 mod conflicts;
 
@@ -10,9 +10,9 @@ use sluice_domain::resources::{
 use sluice_domain::{Repository, ResourceName, Tag};
 
 use crate::condition::{Compiled, Scope};
-use crate::range::Range;
-use crate::template::TagTemplate;
-use crate::{cron, promotion};
+use crate::cron;
+use crate::promotion::{self, InvalidTemplate, TagTemplate};
+use crate::tags::range::Range;
 
 pub use conflicts::applied_targets;
 
@@ -33,7 +33,7 @@ pub fn load(text: &str) -> Result<Vec<Document>, Vec<Problem>> {
     }
 }
 
-/// Checks what the resources themselves cannot: conditions, ranges, schedules, templates, and each against the others.
+/// Checks what parsing a single resource does not: conditions, ranges, schedules, templates, and each against the others.
 #[must_use]
 pub fn resources(documents: &[Document]) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -146,7 +146,7 @@ fn promotion_faults(policy: &PromotionPolicy) -> Vec<(&'static str, String)> {
     }
     match policy.tag.parse::<TagTemplate>() {
         Ok(_) => {}
-        Err(error @ crate::template::InvalidTemplate::Text { .. }) => {
+        Err(error @ InvalidTemplate::Text { .. }) => {
             faults.push((
                 "tag",
                 format!("{error}; write it as in `%n` or `%n-%Y%m%d`"),
@@ -154,7 +154,7 @@ fn promotion_faults(policy: &PromotionPolicy) -> Vec<(&'static str, String)> {
         }
         Err(error) => faults.push(("tag", error.to_string())),
     }
-    // Promoted images under such tags would be taken for attachments, which nobody judges.
+    // Promoted images under such tags would be taken for attachments, which are not evaluated.
     if policy.tag.starts_with(ATTACHMENT) {
         faults.push((
             "tag",

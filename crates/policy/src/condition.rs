@@ -1,14 +1,16 @@
-//! Conditions in CEL: compiled once with every name and type checked, evaluated with an account of each term.
+//! Conditions in CEL: compiled once with every name and type checked, and evaluated with the result of each term.
 //!
 //! The only module that names the `cel` crate. Its parser can overflow the stack, so text is bounded first and parsed
 //! on a thread of its own; see `limits`.
 
 mod check;
+pub mod dtr_rules;
 mod facts;
 mod functions;
 mod limits;
 mod schema;
 mod terms;
+mod types;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,8 +20,8 @@ use std::sync::Arc;
 use cel::common::ast::IdedExpr;
 use cel::{Context, Env, ExecutionError, Program, Value};
 
-pub use facts::{DtrCounts, Facts, ImageFacts, ScanFacts};
-pub use schema::{Reference, Scope, function_reference, variable_reference};
+pub use self::facts::{DtrCounts, Facts, ImageFacts, ScanFacts};
+pub use self::schema::{Reference, Scope, function_reference, variable_reference};
 
 /// The longest error text that is kept; the library prints whole values into its messages.
 const MAX_ERROR: usize = 200;
@@ -34,9 +36,9 @@ pub struct Compiled {
     paths: BTreeSet<String>,
 }
 
-/// What a condition came to, with every term that it joins by `&&`.
+/// The result of a condition, with every term that it joins by `&&`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct ConditionResult {
     /// The result.
     pub truth: Truth,
     /// The terms, in the order in which they are written.
@@ -46,24 +48,24 @@ pub struct Outcome {
 /// The result of a condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Truth {
-    /// It holds.
+    /// The condition holds.
     True,
-    /// It does not hold.
+    /// The condition does not hold.
     False,
-    /// It ended in an error, or needs a fact that is not there: neither promotes, deletes nor withdraws.
+    /// The evaluation ended in an error, or needs a fact that is missing: neither promotes, deletes nor withdraws.
     Undetermined(String),
 }
 
-/// One term of a condition and the values it saw.
+/// One term of a condition, with the values of the names in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Term {
     /// The term as written.
     pub text: String,
-    /// Whether it holds; `None` where that could not be told.
+    /// Whether it holds; `None` where it is undetermined.
     pub passed: Option<bool>,
-    /// The values that it names, as in `scan.high = 2`.
+    /// The values of its names, as in `scan.high = 2`.
     pub values: Vec<String>,
-    /// Why it could not be told.
+    /// Why it is undetermined.
     pub error: Option<String>,
 }
 
@@ -133,10 +135,13 @@ impl Compiled {
         self.paths.contains(path)
     }
 
-    /// Evaluates the condition. Each term is evaluated by itself too, so that all values are told.
+    /// Evaluates the condition. Each term is evaluated by itself too, so that the values of all terms are known.
     #[must_use]
-    pub fn evaluate(&self, facts: &Facts<'_>) -> Outcome {
-        let context = facts.context(&self.environment, self.scope);
+    pub fn evaluate(&self, facts: &Facts<'_>) -> ConditionResult {
+        let mut context = Context::with_env(Arc::clone(&self.environment));
+        for (name, value) in schema::values(self.scope, facts) {
+            context.add_variable_from_value(name, value);
+        }
         let truth = match run(self.program.expression(), &context) {
             Ok(true) => Truth::True,
             Ok(false) => Truth::False,
@@ -155,7 +160,7 @@ impl Compiled {
                 }
             })
             .collect();
-        Outcome { truth, terms }
+        ConditionResult { truth, terms }
     }
 }
 
@@ -212,7 +217,7 @@ fn run(expression: &IdedExpr, context: &Context<'_, '_>) -> Result<bool, String>
     }
 }
 
-/// Says in the words of a policy why an evaluation failed.
+/// Explains a failed evaluation in the words of a policy.
 fn explained(error: &ExecutionError) -> String {
     match error {
         ExecutionError::UndeclaredReference(name) if name.as_str() == "scan" => {

@@ -3,19 +3,11 @@
 pub mod check;
 pub mod condition;
 pub mod cron;
-mod natural;
-pub mod order;
-pub mod overlap;
 pub mod promotion;
-pub mod range;
 pub mod retention;
-pub mod rules;
-pub mod select;
-pub mod tag_date;
-pub mod template;
-pub mod version;
+pub mod tags;
 
-pub use order::TagAge;
-pub use range::Range;
-pub use select::{LeftOut, Selected, select};
-pub use version::TagVersion;
+pub use tags::range::Range;
+pub use tags::select::{LeftOut, Selected, select};
+pub use tags::tag_age::TagAge;
+pub use tags::version::TagVersion;

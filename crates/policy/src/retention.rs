@@ -1,7 +1,6 @@
 //! Plans which tags of a repository are deleted: by a pruning policy's condition, then by the repository's tag limit.
 //!
-//! Only tags are planned here; what their digests still reach is the pruner's to find out. Planning again after the
-//! plan was carried out gives an empty plan.
+//! Only tags are planned here, never manifests. Planning again after the plan was carried out gives an empty plan.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -10,17 +9,17 @@ use chrono::{DateTime, Utc};
 use sluice_domain::resources::{Keep, KeepOrder};
 use sluice_domain::{Digest, Repository, ResourceName, Tag};
 
-use crate::condition::{Compiled, Facts, ImageFacts, Outcome, ScanFacts, Truth};
-use crate::order::{TagAge, newest_first};
+use crate::condition::{Compiled, ConditionResult, Facts, ImageFacts, ScanFacts, Truth};
+use crate::tags::tag_age::{TagAge, newest_first};
 
-/// What decides in one repository.
+/// The rules for one repository.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'a> {
     /// The repository.
     pub repository: &'a Repository,
     /// How many tags it may hold, and which; 0 for any number.
     pub keep: Keep,
-    /// The pruning policy whose turn it is, with its compiled condition.
+    /// The pruning policy of this run, with its compiled condition.
     pub policy: Option<(&'a ResourceName, &'a Compiled)>,
     /// The time of the plan.
     pub now: DateTime<Utc>,
@@ -45,7 +44,7 @@ pub struct TagFacts {
     pub image: ImageFacts,
 }
 
-/// What is to be deleted and what stays, each with its reason.
+/// The tags to delete and the tags that stay, each with its reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The tags to delete, the oldest first.
@@ -80,12 +79,12 @@ pub fn plan(rules: &Rules<'_>, tags: &[TagFacts]) -> Plan {
     let mut plan = Plan::default();
     let mut seen = BTreeSet::new();
     let tags = tags.iter().filter(|facts| seen.insert(&facts.tag));
-    // Only tags that stay take a place in the limit, or a second plan would find places that the first had freed.
-    let (mut doomed, mut others) = (Vec::new(), Vec::new());
+    // Only tags that stay count in the limit, or a second plan would find room that the first one made.
+    let (mut deleted, mut others) = (Vec::new(), Vec::new());
     for facts in tags {
-        match (&facts.protected, judged(rules, facts)) {
+        match (&facts.protected, evaluate(rules, facts)) {
             (Some(protection), _) => others.push((facts, protection.clone())),
-            (None, Ok(reason)) => doomed.push((facts, reason)),
+            (None, Ok(reason)) => deleted.push((facts, reason)),
             (None, Err(reason)) => others.push((facts, reason)),
         }
     }
@@ -93,7 +92,7 @@ pub fn plan(rules: &Rules<'_>, tags: &[TagFacts]) -> Plan {
         0 => usize::MAX,
         keep => usize::try_from(keep).unwrap_or(usize::MAX),
     };
-    // Without what is deleted, a protected tag may have another place, and push out one more.
+    // Without the deleted tags, a protected tag may have another rank, and push out one more.
     loop {
         sort_newest_first(&mut others, rules.keep.by);
         let (mut kept, before) = (Vec::new(), plan.delete.len());
@@ -116,11 +115,11 @@ pub fn plan(rules: &Rules<'_>, tags: &[TagFacts]) -> Plan {
             reason,
         })
         .collect();
-    sort_newest_first(&mut doomed, KeepOrder::Pushed);
-    let doomed = doomed
+    sort_newest_first(&mut deleted, KeepOrder::Pushed);
+    let deleted = deleted
         .into_iter()
         .map(|(facts, reason)| deletion(facts, reason));
-    plan.delete.extend(doomed);
+    plan.delete.extend(deleted);
     plan.delete.reverse();
     plan
 }
@@ -148,7 +147,7 @@ fn over_limit(keep: Keep) -> String {
 /// Sorts tags from the newest to the oldest.
 ///
 /// By version, a tag counts as arrived no later than any of a higher version, and a date no later than any later date:
-/// they are in their own order, however a mirror happened to bring them, and among other tags where they arrived.
+/// they are in their own order, in whatever order a mirror copied them, and among other tags where they arrived.
 fn sort_newest_first(tags: &mut Vec<(&TagFacts, String)>, by: KeepOrder) {
     let mut aged: Vec<_> = tags
         .drain(..)
@@ -172,17 +171,17 @@ fn sort_newest_first(tags: &mut Vec<(&TagFacts, String)>, by: KeepOrder) {
             (*earliest, facts, reason)
         })
         .collect();
-    // What arrived at the same time stays in the order of the names.
+    // Tags that arrived at the same time stay in the order of their names.
     placed.sort_by_key(|(at, ..)| Reverse(*at));
     tags.extend(placed.into_iter().map(|(_, facts, reason)| (facts, reason)));
 }
 
-/// Asks the condition: `Ok` says why to delete, `Err` why to keep.
-fn judged(rules: &Rules<'_>, facts: &TagFacts) -> Result<String, String> {
+/// Evaluates the condition of the policy: `Ok` says why to delete, `Err` why to keep.
+fn evaluate(rules: &Rules<'_>, facts: &TagFacts) -> Result<String, String> {
     let Some((policy, condition)) = rules.policy else {
         return Err("within the tag limit".to_owned());
     };
-    let outcome = condition.evaluate(&Facts {
+    let result = condition.evaluate(&Facts {
         tag: facts.tag.as_str(),
         repository: rules.repository.as_str(),
         platform: None,
@@ -191,25 +190,25 @@ fn judged(rules: &Rules<'_>, facts: &TagFacts) -> Result<String, String> {
         updated_at: Some(facts.arrived_at),
         now: rules.now,
     });
-    match &outcome.truth {
+    match &result.truth {
         Truth::True => Ok(format!(
             "policy `{policy}`: `{}` with {}",
             condition.text(),
-            values(&outcome)
+            values(&result)
         )),
         Truth::False => Err(format!(
-            "policy `{policy}` does not ask for it: {}",
-            values(&outcome)
+            "policy `{policy}` does not delete it: {}",
+            values(&result)
         )),
         Truth::Undetermined(reason) => Err(format!(
-            "policy `{policy}` cannot tell, so it stays: {reason}"
+            "policy `{policy}` is undetermined, so it stays: {reason}"
         )),
     }
 }
 
-fn values(outcome: &Outcome) -> String {
+fn values(result: &ConditionResult) -> String {
     let mut values: Vec<&str> = Vec::new();
-    for value in outcome.terms.iter().flat_map(|term| &term.values) {
+    for value in result.terms.iter().flat_map(|term| &term.values) {
         if !values.contains(&value.as_str()) {
             values.push(value);
         }

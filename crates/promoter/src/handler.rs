@@ -1,54 +1,62 @@
-//! One trigger: which tags name this digest, what do their policies say of it, and what follows.
+//! The promoter: evaluates the images that a message is about, and carries out what was decided.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sluice_bus::{Bus, Cause, Failure, Handler, Outcome, topology};
-use sluice_domain::resources::Recall;
-use sluice_domain::{Class, Classify, Digest, Repository, ResourceName, Tag, Target};
+use sluice_bus::{Bus, Cause, Handler, Outcome, topology};
+use sluice_domain::{Class, Classify as _, Digest, Repository, Tag};
 use sluice_events::commands::{JudgeImage, Reconcile};
-use sluice_events::wire::state::{Decision, DecisionOutcome};
+use sluice_events::wire::state::DecisionOutcome;
 use sluice_events::{Command, Decode, Event, Message, UnexpectedMessage};
 use sluice_registry::{Client, Transport};
 use sluice_service::Secrets;
 use sluice_state::reconcile::{ensure_no_pending_events, reason};
-use sluice_state::{Catalog, ImageReader, RemoteClients, State, TagWriter, key};
-use thiserror::Error;
+use sluice_state::{Catalog, RemoteClients, State, TagWriter};
 
-use crate::decide::no_longer_passes;
-use crate::evaluate::Stored;
-use crate::facts::{ScannedImage, Subject};
-use crate::pending_events::{Change, PendingEvents};
-use crate::policies::{self, Policy};
+use crate::cleanup::Cleanup;
+use crate::error::Error;
+use crate::evaluate::decision::no_longer_passes;
+use crate::evaluate::evaluation::Evaluation;
+use crate::evaluate::find_subjects::SubjectFinder;
+use crate::evaluate::image_contents::ImageContents;
+use crate::evaluate::policies::Policy;
+use crate::evaluate::subject::Subject;
+use crate::evaluate::timer::schedule_evaluation;
+use crate::evaluate::{EvaluationInput, EvaluationResult, Evaluator};
+use crate::reconcile::Reconciler;
+use crate::targets::attachments::missing::evaluate_images_with;
+use crate::targets::endpoint::Targets;
+use crate::targets::pending_events::PendingEvents;
+use crate::targets::promote::ImagePromotion;
+use crate::targets::recall::ImageRecall;
+use crate::targets::recall::events::add_denial;
+use crate::targets::recall::former_targets::recall_from_former_targets;
+use crate::targets::recall::removal::{has_leftovers, remove_leftovers};
 
-/// How old is what is forgotten, unless the settings say otherwise.
+/// How old entries are before the cleanup removes them, unless the settings say otherwise.
 const FORGET_AFTER: TimeDelta = TimeDelta::days(90);
 
-/// The stage.
+/// Evaluates images by policy, promotes those that pass, and recalls those that do not pass any more.
 #[derive(Debug, Clone)]
 pub struct Promoter {
-    pub(crate) bus: Bus,
-    pub(crate) state: State,
-    pub(crate) catalog: Catalog,
-    pub(crate) registry: Client,
-    pub(crate) tags: TagWriter,
-    pub(crate) images: ImageReader,
-    pub(crate) remotes: RemoteClients,
-    /// How old is what is forgotten because what it is about exists no longer.
-    pub(crate) forget_after: TimeDelta,
+    bus: Bus,
+    state: State,
+    evaluator: Evaluator,
+    targets: Targets,
+    cleanup: Cleanup,
 }
 
-/// What the stage works on. Only what was scanned is taken of an event, never what was found.
+/// What the promoter works on. Of the event of a scan only the image is used, never its findings.
 #[derive(Debug)]
 pub enum Input {
     /// A scan of an image ended.
     Scanned(Repository, Digest),
-    /// Somebody, or a timer, asks for a judgement.
-    Judge(JudgeImage),
-    /// A tag of a repository arrived that is attached to an image.
-    Attached(Repository, Tag),
-    /// An image arrived, which is judged once it was scanned.
-    Arrived,
+    /// An evaluation is requested, by a person, a timer or another stage.
+    Evaluate(JudgeImage),
+    /// A tag of an attachment arrived in a repository.
+    AttachmentArrived(Repository, Tag),
+    /// An image arrived, which is evaluated after its scan.
+    ImageArrived,
     /// Missing work is to be found.
     Reconcile(Reconcile),
 }
@@ -56,127 +64,23 @@ pub enum Input {
 impl Decode for Input {
     fn decode(message: Message) -> Result<Self, UnexpectedMessage> {
         match message {
-            Message::Event(Event::ScanSucceeded(fact)) => {
-                Ok(Self::Scanned(fact.repository, fact.digest))
+            Message::Event(Event::ScanSucceeded(event)) => {
+                Ok(Self::Scanned(event.repository, event.digest))
             }
-            Message::Event(Event::ScanFailed(fact)) => {
-                Ok(Self::Scanned(fact.repository, fact.digest))
+            Message::Event(Event::ScanFailed(event)) => {
+                Ok(Self::Scanned(event.repository, event.digest))
             }
-            Message::Event(Event::ScanFindingsChanged(fact)) => {
-                Ok(Self::Scanned(fact.repository, fact.digest))
+            Message::Event(Event::ScanFindingsChanged(event)) => {
+                Ok(Self::Scanned(event.repository, event.digest))
             }
-            Message::Event(Event::TagMirrored(fact)) => Ok(match fact.tag.attached_to() {
-                Some(_) => Self::Attached(fact.repository, fact.tag),
-                None => Self::Arrived,
+            Message::Event(Event::TagMirrored(event)) => Ok(match event.tag.attached_to() {
+                Some(_) => Self::AttachmentArrived(event.repository, event.tag),
+                None => Self::ImageArrived,
             }),
-            Message::Command(Command::JudgeImage(command)) => Ok(Self::Judge(command)),
+            Message::Command(Command::JudgeImage(command)) => Ok(Self::Evaluate(command)),
             Message::Command(Command::Reconcile(command)) => Ok(Self::Reconcile(command)),
             other => Err(other.unexpected()),
         }
-    }
-}
-
-/// Why an image was not judged or promoted.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The state failed.
-    #[error(transparent)]
-    State(#[from] sluice_state::Error),
-    /// The registry failed.
-    #[error(transparent)]
-    Registry(#[from] sluice_registry::Error),
-    /// What was decided could not be published.
-    #[error("failed to tell what was decided")]
-    Telling {
-        /// Why.
-        source: Failure,
-    },
-    #[error("the registry does not answer, so what is missing there cannot be found out")]
-    Away {
-        until: DateTime<Utc>,
-        source: sluice_registry::Error,
-    },
-    /// A target could not be compared with the decisions.
-    #[error("not every target could be compared with the decisions")]
-    Uncompared {
-        /// When to try again.
-        until: DateTime<Utc>,
-    },
-    /// A remote registry cannot be promoted into as it is described.
-    #[error("registry `{host}` cannot be promoted into: {reason}")]
-    Remote {
-        /// The registry.
-        host: String,
-        /// What is missing.
-        reason: String,
-    },
-    /// Somebody judged by a newer policy already.
-    #[error("policy `{policy}` was changed while it was read")]
-    Outdated {
-        /// Its name.
-        policy: String,
-    },
-    /// The image was refused while it was promoted.
-    #[error("the image was refused while it was promoted")]
-    Overtaken {
-        /// When to look again.
-        until: DateTime<Utc>,
-    },
-    /// An entry makes no sense.
-    #[error("{what} is damaged")]
-    Damaged {
-        /// It.
-        what: String,
-    },
-}
-
-impl Classify for Error {
-    fn class(&self) -> Class {
-        match self {
-            Self::State(error) => error.class(),
-            Self::Registry(error) => error.class(),
-            Self::Telling { source } => source.class(),
-            Self::Outdated { .. } => Class::TRANSIENT,
-            Self::Away { until, .. } | Self::Uncompared { until } | Self::Overtaken { until } => {
-                Class::Unavailable { until: *until }
-            }
-            Self::Damaged { .. } | Self::Remote { .. } => Class::Permanent,
-        }
-    }
-}
-
-/// A decision as it is stored, with what it was made of.
-#[derive(Debug)]
-pub(crate) struct Evaluated<'a> {
-    /// The policy, unless it decides on this image no more.
-    pub(crate) policy: Option<&'a Policy>,
-    pub(crate) name: ResourceName,
-    /// What becomes of what was promoted and does not pass.
-    pub(crate) recall: Recall,
-    pub(crate) subject: &'a Subject,
-    pub(crate) known: &'a ScannedImage,
-    pub(crate) key: String,
-    pub(crate) decision: Decision,
-    pub(crate) revision: u64,
-    /// Whether this is about a target to which the policy led before it was changed.
-    pub(crate) is_former: bool,
-}
-
-impl<'a> Evaluated<'a> {
-    /// Returns every manifest of the image, the top first.
-    pub(crate) fn manifests(&self) -> &'a [Digest] {
-        &self.known.manifests
-    }
-
-    /// Returns the target and the tag there.
-    pub(crate) fn target(&self) -> Result<(Target, Tag), Error> {
-        let damaged = || Error::Damaged {
-            what: format!("decision `{}`", self.key),
-        };
-        let target = Target::from_stored(&self.decision.target).map_err(|_| damaged())?;
-        let tag = self.decision.target_tag.parse().map_err(|_| damaged())?;
-        Ok((target, tag))
     }
 }
 
@@ -187,79 +91,33 @@ impl Handler for Promoter {
     const SPAN: &'static str = sluice_telemetry::span::PROMOTE;
 
     async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, Error> {
-        let mut scanned_at = None;
-        let (digest, subjects) = match input {
+        let finder = SubjectFinder { state: &self.state };
+        match input {
             Input::Reconcile(command) if command.reason == reason::CLEANUP => {
-                return self.clean_up_state(&command, cause).await;
+                self.cleanup.run(&command, cause).await
             }
-            Input::Reconcile(command) => {
-                self.ask_for_cleanup(&command).await?;
-                ensure_no_pending_events(&self.bus, &topology::PROMOTER, &command, cause).await?;
-                let found = self.missing(&command, cause).await?;
-                return Ok(found.into_outcome(&self.state, &command, cause));
+            Input::Reconcile(command) => self.reconcile(&command, cause).await,
+            Input::AttachmentArrived(repository, tag) => {
+                let occurrence = &cause.occurrence;
+                let pending = evaluate_images_with(&self.state, &repository, &tag, occurrence);
+                Ok(pending.await?.into_outcome())
             }
-            Input::Attached(repository, tag) => return self.late(&repository, &tag, cause).await,
-            Input::Arrived => return Ok(Outcome::done()),
+            Input::ImageArrived => Ok(Outcome::done()),
             Input::Scanned(repository, digest) => {
-                scanned_at = Some(cause.time);
-                let subjects = self.scanned(&repository, &digest).await?;
-                (digest, subjects)
+                let subjects = finder.of_scan(&repository, &digest).await?;
+                self.decide(&digest, subjects, Some(cause.time), cause)
+                    .await
             }
-            Input::Judge(command) => {
-                let subjects = self.asked(&command).await?;
-                (command.digest, subjects)
-            }
-        };
-        if subjects.is_empty() {
-            tracing::info!(image.digest = %digest, "superseded; no tag names it any more");
-            return Ok(Outcome::done());
-        }
-        let policies = policies::read(&self.state).await?;
-        let mut subjects = self.with_unsettled(&policies, &digest, subjects).await?;
-        for subject in &mut subjects {
-            if let Some(entry) = &mut subject.current {
-                self.without_forged_promotion(entry).await?;
+            Input::Evaluate(command) => {
+                let subjects = finder.of_command(&command).await?;
+                self.decide(&command.digest, subjects, None, cause).await
             }
         }
-        // What is stored is read before what it is judged by: whoever judges by something newer meanwhile has written
-        // it, and this judgement is not written over that.
-        let mut stored = Vec::new();
-        for subject in subjects {
-            let filter = key::decisions_on(&subject.repository, &subject.tag);
-            let mut decisions = self.state.decisions.list(&filter).await?;
-            decisions.retain(|entry| entry.value.digest == digest.as_str());
-            stored.push(Stored { subject, decisions });
-        }
-        let policies = policies::read(&self.state).await?;
-        let Some(entry) = self.described(&digest, &stored).await? else {
-            tracing::info!(image.digest = %digest, "the image is gone");
-            return Ok(Outcome::done());
-        };
-        let mut known = ScannedImage::read(&self.state, &digest, &entry).await?;
-        known.scanned_at = scanned_at.max(known.scanned_at);
-        // Every policy decides before any of them acts: whether an image is taken back depends on all.
-        let mut cases = Vec::new();
-        for stored in &stored {
-            let mut judging: Vec<&Policy> = policies.judging(&stored.subject).collect();
-            for entry in &stored.decisions {
-                let name = &entry.value.policy;
-                if judging
-                    .iter()
-                    .all(|policy| policy.spec.name.as_str() != name)
-                {
-                    cases.extend(self.end(&policies, &stored.subject, entry, &known).await?);
-                }
-            }
-            for policy in judging.drain(..) {
-                cases.extend(self.judge(policy, stored, &known, cause).await?);
-            }
-        }
-        self.act_on_all(&cases, cause).await
     }
 }
 
 impl Promoter {
-    /// Makes the stage, with the account that writes into targets; a claim of a tag lapses after this long.
+    /// Makes the promoter, with the account that writes into targets; a claim of a tag lapses after this long.
     #[must_use]
     pub fn new(
         bus: Bus,
@@ -270,63 +128,157 @@ impl Promoter {
     ) -> Self {
         let tags =
             TagWriter::new(state.clone(), catalog.clone(), registry.clone()).claiming_for(claim);
+        let contents = ImageContents::new(state.clone(), registry.clone());
         Self {
+            evaluator: Evaluator {
+                state: state.clone(),
+                registry: registry.clone(),
+                tags: tags.clone(),
+                contents: contents.clone(),
+            },
+            cleanup: Cleanup::new(
+                bus.clone(),
+                state.clone(),
+                catalog.clone(),
+                registry.clone(),
+                contents.clone(),
+                FORGET_AFTER,
+            ),
+            targets: Targets {
+                state: state.clone(),
+                catalog,
+                registry,
+                tags,
+                remotes: RemoteClients::default(),
+                contents,
+            },
             bus,
             state,
-            catalog,
-            registry,
-            tags,
-            images: ImageReader::default(),
-            remotes: RemoteClients::default(),
-            forget_after: FORGET_AFTER,
         }
     }
 
-    /// Sets how old is what is forgotten because what it is about exists no longer.
+    /// Sets how old entries are before the cleanup removes them.
     #[must_use]
     pub const fn forgetting_after(mut self, time: TimeDelta) -> Self {
-        self.forget_after = time;
+        self.cleanup.forget_after = time;
         self
     }
 
-    /// Reaches remote registries in another way than over the wire.
+    /// Connects to remote registries by another transport than the network.
     #[must_use]
     pub fn reaching(mut self, transport: Transport) -> Self {
-        self.remotes = self.remotes.with_transport(transport);
+        self.targets.remotes = self.targets.remotes.with_transport(transport);
         self
     }
 
-    /// Takes the secrets that `Registry` resources name from this folder.
+    /// Reads the secrets that `Registry` resources name from this folder.
     #[must_use]
     pub fn with_secrets(mut self, secrets: Secrets) -> Self {
-        self.remotes = self.remotes.with_secrets(secrets);
+        self.targets.remotes = self.targets.remotes.with_secrets(secrets);
         self
     }
 
-    /// Ends what somebody who died had begun by a decision from which nothing follows any more.
-    pub(crate) async fn clean_up(&self, case: &Evaluated<'_>, cause: &Cause) -> Result<(), Error> {
-        self.end_claim(case).await?;
-        let mut pending_events = PendingEvents::default();
-        let refused = case.decision.outcome() == DecisionOutcome::Deny;
-        if refused && case.decision.promoted_at.is_none() && self.is_left(case).await? {
-            self.clear_what_is_left(case, &mut pending_events).await?;
-        }
-        let settled = pending_events.settle(&self.bus, cause).await;
-        settled.map_err(|source| Error::Telling { source })
+    async fn reconcile(&self, command: &Reconcile, cause: &Cause) -> Result<Outcome, Error> {
+        self.cleanup.request_if_due(command).await?;
+        ensure_no_pending_events(&self.bus, &topology::PROMOTER, command, cause).await?;
+        let reconciler = Reconciler {
+            bus: &self.bus,
+            targets: &self.targets,
+            cause,
+        };
+        let page = reconciler.run_page(command).await?;
+        Ok(page.into_outcome(&self.state, command, cause))
     }
 
-    /// Acts on every decision; one that fails does not hold up what the others have to tell.
-    async fn act_on_all(&self, cases: &[Evaluated<'_>], cause: &Cause) -> Result<Outcome, Error> {
+    /// Evaluates an image under its tags, and carries out the decisions.
+    async fn decide(
+        &self,
+        digest: &Digest,
+        subjects: Vec<Subject>,
+        scanned_at: Option<DateTime<Utc>>,
+        cause: &Cause,
+    ) -> Result<Outcome, Error> {
+        if subjects.is_empty() {
+            tracing::info!(image.digest = %digest, "superseded; no tag names the image any more");
+            return Ok(Outcome::done());
+        }
+        let input = self.evaluator.read_input(digest, subjects, scanned_at);
+        let Some(input) = input.await? else {
+            tracing::info!(image.digest = %digest, "no repository has the image any more");
+            return Ok(Outcome::done());
+        };
+        let evaluations = self.evaluate_all(&input, cause).await?;
+        self.carry_out_all(&evaluations, cause).await
+    }
+
+    /// Evaluates an image by every policy before any decision is carried out: a recall depends on all decisions.
+    async fn evaluate_all<'a>(
+        &self,
+        input: &'a EvaluationInput,
+        cause: &Cause,
+    ) -> Result<Vec<Evaluation<'a>>, Error> {
+        let mut evaluations = Vec::new();
+        for subject in &input.subjects {
+            let deciding: Vec<&Policy> = input.policies.deciding_on(&subject.subject).collect();
+            for entry in &subject.decisions {
+                let name = &entry.value.policy;
+                if deciding
+                    .iter()
+                    .all(|policy| policy.spec.name.as_str() != name)
+                {
+                    let ended = self.evaluator.end_decision(
+                        &input.policies,
+                        &subject.subject,
+                        entry,
+                        &input.image,
+                    );
+                    evaluations.extend(ended.await?);
+                }
+            }
+            for policy in deciding {
+                let evaluate = self.evaluator.evaluate(policy, subject, &input.image);
+                match evaluate.await? {
+                    EvaluationResult::Decided(evaluation) => evaluations.push(evaluation),
+                    EvaluationResult::Obsolete(evaluation) => {
+                        self.clean_up(&evaluation, cause).await?;
+                    }
+                    EvaluationResult::None => {}
+                }
+            }
+        }
+        Ok(evaluations)
+    }
+
+    /// Removes what an interrupted promotion wrote for a decision that is obsolete.
+    async fn clean_up(&self, evaluation: &Evaluation<'_>, cause: &Cause) -> Result<(), Error> {
+        self.targets.end_claim(evaluation).await?;
+        let mut pending_events = PendingEvents::default();
+        let is_refused = evaluation.decision.outcome() == DecisionOutcome::Deny;
+        if is_refused
+            && evaluation.decision.promoted_at.is_none()
+            && has_leftovers(&self.targets, evaluation).await?
+        {
+            remove_leftovers(&self.targets, evaluation, &mut pending_events).await?;
+        }
+        pending_events.publish(&self.bus, cause).await
+    }
+
+    /// Carries out every decision; one that fails does not hold up the events of the others.
+    async fn carry_out_all(
+        &self,
+        evaluations: &[Evaluation<'_>],
+        cause: &Cause,
+    ) -> Result<Outcome, Error> {
         let mut pending_events = PendingEvents::default();
         let mut failure: Option<Error> = None;
-        for case in cases {
-            match self.act(case).await {
+        for evaluation in evaluations {
+            match self.carry_out(evaluation).await {
                 Ok(more) => pending_events.append(more),
                 Err(error) => {
-                    let keeps = failure
+                    let is_retried = failure
                         .as_ref()
                         .is_some_and(|first| first.class() != Class::Permanent);
-                    if !keeps {
+                    if !is_retried {
                         failure = Some(error);
                     }
                 }
@@ -335,52 +287,47 @@ impl Promoter {
         let Some(failure) = failure else {
             return Ok(pending_events.into_outcome());
         };
-        pending_events
-            .settle(&self.bus, cause)
-            .await
-            .map_err(|source| Error::Telling { source })?;
+        pending_events.publish(&self.bus, cause).await?;
         Err(failure)
     }
 
-    async fn act(&self, case: &Evaluated<'_>) -> Result<PendingEvents, Error> {
-        self.keep_timer(case).await?;
-        let mut pending_events = match case.decision.outcome() {
-            DecisionOutcome::Allow if case.subject.current.is_some() => self.promote(case).await?,
+    async fn carry_out(&self, evaluation: &Evaluation<'_>) -> Result<PendingEvents, Error> {
+        let (targets, decision) = (&self.targets, &evaluation.decision);
+        schedule_evaluation(&self.bus, evaluation).await?;
+        let recall = ImageRecall {
+            targets,
+            evaluation,
+        };
+        let mut pending_events = match decision.outcome() {
+            DecisionOutcome::Allow if evaluation.subject.current.is_some() => {
+                ImagePromotion::new(targets, evaluation)
+                    .await?
+                    .run()
+                    .await?
+            }
             DecisionOutcome::Allow => {
-                self.end_claim(case).await?;
+                targets.end_claim(evaluation).await?;
                 PendingEvents::default()
             }
-            DecisionOutcome::Deny => self.deny(case).await?,
-            DecisionOutcome::Undetermined => self.leave_open(case)?,
+            DecisionOutcome::Deny => recall.deny().await?,
+            DecisionOutcome::Undetermined => self.publish_undetermined(evaluation)?,
             DecisionOutcome::Wait | DecisionOutcome::Unspecified => PendingEvents::default(),
         };
-        if case.decision.outcome() != DecisionOutcome::Deny && no_longer_passes(&case.decision) {
-            self.flag_unknown(case, &mut pending_events).await?;
+        if decision.outcome() != DecisionOutcome::Deny && no_longer_passes(decision) {
+            recall.flag_undetermined(&mut pending_events).await?;
         }
-        self.recall_from_former_targets(case, &mut pending_events)
-            .await?;
+        recall_from_former_targets(targets, evaluation, &mut pending_events).await?;
         Ok(pending_events)
     }
 
-    /// Records something in a decision that was acted on, and that this was published.
-    pub(crate) fn record(
-        &self,
-        case: &Evaluated<'_>,
-        change: impl FnOnce(&mut Decision) + Send + 'static,
-    ) -> Change {
-        self.change(case, |decision| {
-            decision.announced = true;
-            change(decision);
-        })
-    }
-
-    /// Changes a decision; if it is another one by now, that one is what counts.
-    pub(crate) fn change(
-        &self,
-        case: &Evaluated<'_>,
-        change: impl FnOnce(&mut Decision) + Send + 'static,
-    ) -> Change {
-        let (decisions, key) = (self.state.decisions.clone(), case.key.clone());
-        Change::new(decisions, key, case.revision, case.decision.clone(), change)
+    /// Publishes an undetermined decision as a refusal whose open rules are marked; the image is not promoted, and one that
+    /// was promoted stays.
+    fn publish_undetermined(&self, evaluation: &Evaluation<'_>) -> Result<PendingEvents, Error> {
+        let mut pending_events = PendingEvents::default();
+        if !evaluation.decision.announced {
+            add_denial(evaluation, &mut pending_events)?;
+            pending_events.record(&self.state, evaluation, |_| {});
+        }
+        Ok(pending_events)
     }
 }

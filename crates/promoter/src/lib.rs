@@ -1,30 +1,14 @@
-//! The promoter: judges images by policy and brings those that pass into their target, by digest.
+//! The promoter: evaluates images by policy and promotes those that pass into their target, by digest.
 //!
-//! It judges from stored verdicts only: events are triggers, never inputs (invariant 1).
+//! It evaluates stored verdicts only: events are triggers, never inputs (invariant 1).
 
-mod attached;
 mod cleanup;
-mod decide;
+mod error;
 mod evaluate;
-mod facts;
-mod former;
 mod handler;
-mod images;
-mod missing_tags;
-mod pending_events;
-mod policies;
-mod promote;
-mod recall;
 mod reconcile;
-mod refused;
-mod restore_guard;
 mod settings;
-mod subjects;
-mod sweep;
-mod target_endpoint;
 mod targets;
-mod timer;
-mod unauthorised_tags;
 
 use std::time::Duration;
 
@@ -36,7 +20,7 @@ use sluice_state::{StageRunner, internal_registry};
 pub use handler::Promoter;
 pub use settings::Settings;
 
-/// Connects, and runs the stage on the host.
+/// Connects to the bus and the registry, and runs the promoter on the host.
 ///
 /// # Errors
 /// A bus that cannot be reached or is not provisioned, or a secret that cannot be read.
@@ -50,9 +34,12 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         .forgetting_after(TimeDelta::days(settings.promoter.forget_after_days));
     host.spawn(
         "changes",
-        reconcile::follow(bus.clone(), catalog, host.stopping()),
+        reconcile::reconcile_on_change(bus.clone(), catalog, host.stopping()),
     );
-    host.spawn("entries", cleanup::tell_entries(state, host.stopping()));
+    host.spawn(
+        "entries",
+        cleanup::report_entry_counts(state, host.stopping()),
+    );
     let consume = ConsumeSettings {
         concurrency: settings.promoter.concurrency,
         handler_timeout: Duration::from_secs(settings.promoter.timeout_seconds),

@@ -1,4 +1,4 @@
-//! Judges images by policy and promotes those that pass.
+//! Evaluates images by policy and promotes those that pass.
 
 use std::process::ExitCode;
 

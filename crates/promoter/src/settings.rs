@@ -3,6 +3,9 @@
 use serde::Deserialize;
 use sluice_service::{BusSettings, HttpSettings, RegistrySettings, SecretSettings};
 
+/// The name of the stage in claims, tag entries and reconciliations.
+pub(crate) const STAGE: &str = "promoter";
+
 /// Settings of the promoter; `config.default.toml` documents each.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,7 +26,7 @@ pub(crate) struct PromoterSettings {
 }
 
 impl sluice_service::Settings for Settings {
-    const NAME: &'static str = "promoter";
+    const NAME: &'static str = STAGE;
     const DEFAULTS: &'static str = include_str!("../config.default.toml");
 
     fn problems(&self) -> Vec<String> {
@@ -31,7 +34,8 @@ impl sluice_service::Settings for Settings {
         if !(1..=64).contains(&self.promoter.concurrency) {
             problems.push("`promoter.concurrency` must be 1 to 64".to_owned());
         }
-        // The log and the deliveries remember events for 30 days; one of them must not come a second time as another.
+        // Streams and deliveries keep events for 30 days; a decision that is made again within that time must not get the
+        // occurrence of a forgotten one.
         if !(31..=3_650).contains(&self.promoter.forget_after_days) {
             problems.push("`promoter.forget_after_days` must be 31 to 3650".to_owned());
         }

@@ -1,24 +1,24 @@
-//! What resources make of each other: each of a file against the others, and against what is applied and stays.
+//! Conflicts between resources: of a file with each other, and with those that are applied and stay.
 
 use std::collections::BTreeSet;
 
 use sluice_domain::Repository;
 use sluice_domain::resources::{Document, Problem, PromotionPolicy, Resource};
 
-use crate::overlap::can_collide;
+use crate::promotion::can_collide;
 
-/// Checks the resources of a file against each other; each problem is told once.
+/// Checks the resources of a file against each other; each conflict is reported once.
 pub(super) fn within(documents: &[Document]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (place, document) in documents.iter().enumerate() {
         for (other_place, other) in documents.iter().enumerate() {
-            let is_told_there = match (&document.resource, &other.resource) {
+            let is_reported_there = match (&document.resource, &other.resource) {
                 (Resource::PromotionPolicy(_), Resource::PromotionPolicy(_)) => other_place > place,
                 (Resource::PromotionPolicy(_), Resource::Mirror(_)) => false,
                 (Resource::PromotionPolicy(_), _) | (Resource::Mirror(_), _) => true,
                 _ => false,
             };
-            if !is_told_there {
+            if !is_reported_there {
                 let whereabouts = format!("line {}", other.line);
                 problems.extend(conflict(document, &other.resource, &whereabouts));
             }
@@ -60,17 +60,17 @@ pub fn applied_targets(
     problems
 }
 
-/// Says what of a resource cannot be carried out beside another one.
+/// Says what conflicts between a resource and another one.
 fn conflict(document: &Document, other: &Resource, whereabouts: &str) -> Option<Problem> {
     match (&document.resource, other) {
         (Resource::PromotionPolicy(policy), Resource::PromotionPolicy(other)) => {
-            shares_unsaid(policy, other)
+            shares_unintentionally(policy, other)
                 .then(|| problem(document, "to", &shared_target(policy, other, whereabouts)))
         }
         (Resource::PromotionPolicy(policy), Resource::Mirror(mirror)) => {
             policy.to.could_produce(&mirror.to).then(|| {
                 let told = format!(
-                    "`{}` includes `{}`, into which mirror `{}` ({whereabouts}) copies unjudged; keep mirrors and targets apart",
+                    "`{}` includes `{}`, into which mirror `{}` ({whereabouts}) copies images that no policy evaluates; keep mirrors and targets apart",
                     policy.to, mirror.to, mirror.name
                 );
                 problem(document, "to", &told)
@@ -79,19 +79,19 @@ fn conflict(document: &Document, other: &Resource, whereabouts: &str) -> Option<
         (Resource::Mirror(mirror), Resource::PromotionPolicy(policy)) => {
             policy.to.could_produce(&mirror.to).then(|| {
                 let told = format!(
-                    "`{}` is a target of policy `{}` ({whereabouts}), and a mirror copies unjudged; keep mirrors and targets apart",
+                    "`{}` is a target of policy `{}` ({whereabouts}), and a mirror copies images that no policy evaluates; keep mirrors and targets apart",
                     mirror.to, policy.name
                 );
                 problem(document, "to", &told)
             })
         }
         (Resource::PromotionPolicy(policy), other) => {
-            let (_, told) = kept_target(policy, other)?;
+            let (_, told) = deletion_in_target(policy, other)?;
             let told = format!("{} `{}` ({whereabouts}) {told}", other.kind(), other.name());
             Some(problem(document, "to", &told))
         }
         (resource, Resource::PromotionPolicy(policy)) => {
-            let (key, told) = kept_target(policy, resource)?;
+            let (key, told) = deletion_in_target(policy, resource)?;
             Some(problem(
                 document,
                 key,
@@ -109,8 +109,8 @@ fn problem(document: &Document, key: &str, told: &str) -> Problem {
     }
 }
 
-/// Says whether two policies can write the same tag of a target, and not both say that this is meant.
-fn shares_unsaid(one: &PromotionPolicy, other: &PromotionPolicy) -> bool {
+/// Says whether two policies can write the same tag of a target, and not both have `shares_target`.
+fn shares_unintentionally(one: &PromotionPolicy, other: &PromotionPolicy) -> bool {
     one.name != other.name
         && one.enabled
         && other.enabled
@@ -126,8 +126,11 @@ fn shared_target(policy: &PromotionPolicy, other: &PromotionPolicy, whereabouts:
     )
 }
 
-/// Says by which key a resource deletes in nothing but targets of a policy, where only the promoter does.
-fn kept_target(policy: &PromotionPolicy, resource: &Resource) -> Option<(&'static str, String)> {
+/// Returns the key by which a resource deletes only in targets of a policy, where only the promoter may delete.
+fn deletion_in_target(
+    policy: &PromotionPolicy,
+    resource: &Resource,
+) -> Option<(&'static str, String)> {
     let (key, patterns) = match resource {
         Resource::Repository(settings) => {
             let keep = settings.keep.filter(|keep| keep.newest > 0);

@@ -12,7 +12,8 @@ use cel::common::ast::{
 use cel::{Context, Env, Program, Value};
 
 use super::functions;
-use super::schema::{FUNCTIONS, PATTERN_METHODS, Scope, TEXT_METHODS, Type, variables};
+use super::schema::{FUNCTIONS, PATTERN_METHODS, Scope, TEXT_METHODS, fields, variables};
+use super::types::Type;
 
 /// How deep loops may be nested: two over the most labels are still quick.
 const MAX_LOOPS: usize = 2;
@@ -68,7 +69,7 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    /// Notes a problem; the type that goes with everything keeps it from causing more.
+    /// Notes a problem; its type fits every other one, so that one problem causes no more.
     fn problem(&mut self, at: &IdedExpr, message: String) -> Type {
         self.problems.push((at.id, message));
         Type::Any
@@ -121,28 +122,25 @@ impl Checker<'_> {
             return local.clone();
         }
         let known = variables(self.scope);
-        if let Some((_, found, _)) = known.iter().find(|(known, ..)| *known == name) {
+        if let Some((_, found)) = known.iter().find(|(known, _)| *known == name) {
             self.paths.insert(name.to_owned());
             return found.clone();
         }
-        let hint = hint(name, known.iter().map(|(known, ..)| *known));
+        let hint = hint(name, known.iter().map(|(known, _)| *known));
         self.problem(at, format!("unknown name `{name}`{hint}"))
     }
 
     fn field(&mut self, at: &IdedExpr, select: &SelectExpr) -> Type {
         let name = select.field.as_str();
         let found = match self.type_of(&select.operand) {
-            Type::Object(object) => {
-                self.paths.insert(format!("{}.{name}", object.name()));
-                let fields = object.fields();
-                match fields.iter().find(|(field, ..)| *field == name) {
-                    Some((_, found, _)) => found.clone(),
+            Type::Object(path) => {
+                self.paths.insert(format!("{path}.{name}"));
+                let fields = fields(path);
+                match fields.iter().find(|(field, _)| *field == name) {
+                    Some((_, found)) => found.clone(),
                     None => {
-                        let hint = hint(name, fields.iter().map(|(field, ..)| *field));
-                        self.problem(
-                            at,
-                            format!("`{}` has no field `{name}`{hint}", object.name()),
-                        )
+                        let hint = hint(name, fields.iter().map(|(field, _)| *field));
+                        self.problem(at, format!("`{path}` has no field `{name}`{hint}"))
                     }
                 }
             }
@@ -165,10 +163,10 @@ impl Checker<'_> {
             return self.problem(at, format!("loops may be nested {MAX_LOOPS} deep"));
         }
         let variable = loops.iter_var.as_str();
-        // A local `scan` would let a condition seem to speak of `scan.unknown`.
+        // With a local `scan` a condition would seem to name `scan.unknown`.
         if variables(self.scope)
             .iter()
-            .any(|(known, ..)| *known == variable)
+            .any(|(known, _)| *known == variable)
         {
             let message =
                 format!("`{variable}` already has a meaning; name the loop's variable otherwise");
@@ -404,7 +402,7 @@ fn listed(types: &[Type]) -> String {
         .join(", ")
 }
 
-/// Says where in a condition an offset is; most are of one line.
+/// Returns the line and column of an offset.
 fn place(text: &str, offset: usize) -> String {
     let before = text.get(..offset).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
@@ -418,35 +416,16 @@ fn place(text: &str, offset: usize) -> String {
     format!("line {line}, column {column}")
 }
 
-/// Proposes the name that was probably meant.
+/// Suggests the name that was probably meant.
 fn hint<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> String {
     let known: Vec<&str> = known.into_iter().collect();
     let near = known
         .iter()
-        .map(|candidate| (distance(name, candidate), candidate))
+        .map(|candidate| (strsim::levenshtein(name, candidate), candidate))
         .filter(|(distance, _)| *distance <= 2)
         .min();
     match near {
         Some((_, candidate)) => format!(", did you mean `{candidate}`?"),
         None => format!("; there are `{}`", known.join("`, `")),
     }
-}
-
-/// The number of characters to insert, remove or change to come from one name to the other.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (index, x) in a.chars().enumerate() {
-        let (mut diagonal, mut left) = (index, index + 1);
-        let mut cells = row.iter_mut();
-        if let Some(first) = cells.next() {
-            *first = left;
-        }
-        for (cell, y) in cells.zip(b.chars()) {
-            let changed = diagonal + usize::from(x != y);
-            diagonal = *cell;
-            left = changed.min(diagonal + 1).min(left + 1);
-            *cell = left;
-        }
-    }
-    row.last().copied().unwrap_or(0)
 }

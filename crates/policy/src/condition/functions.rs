@@ -13,8 +13,8 @@ use cel::{DeclarationError, Env, ExecutionError};
 use regex::{Regex, RegexBuilder};
 use sluice_domain::Pattern;
 
-use crate::range::Range;
-use crate::version::TagVersion;
+use crate::tags::range::Range;
+use crate::tags::version::TagVersion;
 
 /// The longest regular expression, in bytes.
 const MAX_PATTERN: usize = 512;

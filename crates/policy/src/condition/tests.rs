@@ -105,7 +105,7 @@ fn mistakes_are_told_with_their_column_and_what_was_meant() {
         ),
         ("tag.glob(3)", "called on a string with one string"),
     ] {
-        assert_told(text, told);
+        assert_problem(text, told);
     }
     let many = Compiled::new("scna.a == 0 && tga == 'x'", Scope::Pruning).unwrap_err();
     assert_eq!(many.len(), 2);
@@ -172,12 +172,12 @@ fn mistakes_in_types_and_syntax_are_told_too() {
         ("true &&& true", "join terms with `&&`"),
         ("  ", "the condition is empty"),
     ] {
-        assert_told(text, told);
+        assert_problem(text, told);
     }
     assert!(Compiled::new("platform == 'linux/amd64'", Scope::Promotion).is_ok());
 }
 
-fn assert_told(text: &str, told: &str) {
+fn assert_problem(text: &str, told: &str) {
     let problems = Compiled::new(text, Scope::Pruning)
         .expect_err(text)
         .join("\n");

@@ -1,16 +1,30 @@
-//! Words the reasons of a judgement, so that a person sees which rule decided and on which values.
+//! Words the reasons of an evaluation, so that a person sees which rule decided and on which values.
+
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use sluice_domain::Platform;
 use sluice_domain::resources::PromotionPolicy;
 
-use super::{Candidate, ChildFacts, Coverage, Reason, accepted as accepted_kinds};
-use crate::condition::{Compiled, Outcome as Evaluated, Term, Truth};
+use super::candidate::{Candidate, ChildFacts, Coverage};
+use super::evaluation::Reason;
+use crate::condition::{Compiled, ConditionResult, Term, Truth};
 
 /// The rule of the soak time; failing it means to wait.
 pub(super) const SOAK: &str = "soak";
 /// The rule that a scanner must have seen everything.
 const COVERAGE: &str = "coverage";
+
+/// Returns the kinds of packages that a policy accepts although the scanner matched nothing in them.
+pub fn accepted_kinds<'a>(
+    policy: &PromotionPolicy,
+    unmatched: impl Iterator<Item = &'a str>,
+) -> BTreeSet<&'a str> {
+    let allow = &policy.coverage.allow;
+    unmatched
+        .filter(|kind| allow.iter().any(|allowed| allowed.as_str() == *kind))
+        .collect()
+}
 
 /// Says which runnable images there are; an index without any is denied.
 pub(super) fn runnable(candidate: &Candidate) -> Reason {
@@ -53,7 +67,7 @@ pub(super) fn coverage(policy: &PromotionPolicy, child: &ChildFacts) -> Reason {
                     "the scanner does not understand the content{because}: {os}, {packages} packages"
                 ),
                 Coverage::Covered if packages == 0 => {
-                    format!("the scanner saw nothing to judge{because}: {os}, 0 packages")
+                    format!("the scanner saw no packages{because}: {os}, 0 packages")
                 }
                 Coverage::Covered if verdict.scan.end_of_life => {
                     format!(
@@ -115,7 +129,7 @@ pub(super) fn platforms(required: &[Platform], candidate: &Candidate) -> Vec<Rea
 /// Says of each term of the condition whether it holds, with the values of every image.
 pub(super) fn condition(
     compiled: &Compiled,
-    evaluated: &[(&ChildFacts, Evaluated)],
+    evaluated: &[(&ChildFacts, ConditionResult)],
 ) -> Vec<Reason> {
     let Some((_, first)) = evaluated.first() else {
         return Vec::new();
@@ -157,7 +171,7 @@ pub(super) fn condition(
     reasons
 }
 
-/// Says that no image has findings that nobody rated.
+/// Says whether no image has unrated findings.
 pub(super) fn no_unknown(rule: &str, is_implied: bool, candidate: &Candidate) -> Reason {
     let counts = || {
         candidate
@@ -214,7 +228,7 @@ fn label(child: &ChildFacts) -> String {
     }
 }
 
-/// Joins answers as `&&` does: one no is a no, else one unknown is unknown.
+/// Joins results as `&&` does: one `false` is `false`, else one unknown is unknown.
 fn all(answers: impl Iterator<Item = Option<bool>>) -> Option<bool> {
     let mut joined = Some(true);
     for answer in answers {

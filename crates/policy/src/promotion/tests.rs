@@ -1,10 +1,13 @@
 //! What is allowed, what is denied and on which values, and that unknown is never clean.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
-use sluice_domain::SeverityCounts;
-use sluice_domain::resources::{Condition, Rule};
+use sluice_domain::resources::{Condition, PromotionPolicy, Rule, UnknownFindings};
+use sluice_domain::{Digest, SeverityCounts};
 
 use super::*;
+use crate::condition::{ImageFacts, ScanFacts};
 
 fn policy(when: Option<&str>) -> PromotionPolicy {
     PromotionPolicy {
@@ -73,28 +76,28 @@ fn two(first: SeverityCounts, second: SeverityCounts) -> Candidate {
     ])
 }
 
-fn outcome(policy: &PromotionPolicy, candidate: &Candidate) -> Outcome {
-    judge(policy, candidate).unwrap().outcome
+fn outcome(policy: &PromotionPolicy, candidate: &Candidate) -> PolicyOutcome {
+    evaluate(policy, candidate).unwrap().outcome
 }
 
-fn told(judgement: &Judgement) -> Vec<String> {
+fn lines(evaluation: &PolicyEvaluation) -> Vec<String> {
     let line =
         |reason: &Reason| format!("{} | {:?} | {}", reason.rule, reason.passed, reason.detail);
-    judgement.reasons.iter().map(line).collect()
+    evaluation.reasons.iter().map(line).collect()
 }
 
 #[test]
 fn a_clean_image_is_allowed_and_every_rule_is_told() {
-    let judgement = judge(
+    let evaluation = evaluate(
         &policy(Some("scan.critical == 0 && scan.high <= 2")),
         &two(high(0), high(2)),
     )
     .unwrap();
-    assert_eq!(judgement.outcome, Outcome::Allow);
-    assert_eq!(judgement.target.to_string(), "official/app");
-    assert_eq!(judgement.target_tag.as_str(), "1.27-20261124");
+    assert_eq!(evaluation.outcome, PolicyOutcome::Allow);
+    assert_eq!(evaluation.target.to_string(), "official/app");
+    assert_eq!(evaluation.target_tag.as_str(), "1.27-20261124");
     assert_eq!(
-        told(&judgement),
+        lines(&evaluation),
         [
             "runnable | Some(true) | linux/amd64, linux/arm64",
             "coverage | Some(true) | linux/amd64: debian 12.5, 88 packages",
@@ -108,10 +111,10 @@ fn a_clean_image_is_allowed_and_every_rule_is_told() {
 
 #[test]
 fn one_failing_child_denies_the_index() {
-    let judgement = judge(&policy(Some("scan.high == 0")), &two(high(0), high(2))).unwrap();
-    assert_eq!(judgement.outcome, Outcome::Deny);
+    let evaluation = evaluate(&policy(Some("scan.high == 0")), &two(high(0), high(2))).unwrap();
+    assert_eq!(evaluation.outcome, PolicyOutcome::Deny);
     assert_eq!(
-        told(&judgement)[3],
+        lines(&evaluation)[3],
         "scan.high == 0 | Some(false) | linux/amd64: scan.high = 0; linux/arm64: scan.high = 2"
     );
 }
@@ -141,7 +144,7 @@ fn what_no_scanner_covered_is_denied_whatever_the_condition() {
         ),
         (
             verdict(Coverage::Covered, 0, "empty"),
-            "image 0a0a0a0a0a0a: the scanner saw nothing to judge (empty): no operating system recognised, 0 packages",
+            "image 0a0a0a0a0a0a: the scanner saw no packages (empty): no operating system recognised, 0 packages",
         ),
     ] {
         let bad = ChildFacts {
@@ -161,9 +164,9 @@ fn what_no_scanner_covered_is_denied_whatever_the_condition() {
             let stated = [UnknownFindings::Deny, UnknownFindings::Allow].map(Some);
             for unknown in stated.into_iter().chain([None]) {
                 policy.unknown = unknown;
-                let judgement = judge(&policy, &candidate).unwrap();
-                assert_eq!(judgement.outcome, Outcome::Deny, "{when:?}");
-                let coverage = &judgement.reasons[2];
+                let evaluation = evaluate(&policy, &candidate).unwrap();
+                assert_eq!(evaluation.outcome, PolicyOutcome::Deny, "{when:?}");
+                let coverage = &evaluation.reasons[2];
                 assert_eq!(
                     (coverage.rule.as_str(), coverage.passed),
                     ("coverage", Some(false))
@@ -178,22 +181,26 @@ fn what_no_scanner_covered_is_denied_whatever_the_condition() {
 fn a_system_past_its_end_of_life_passes_with_a_warning() {
     let mut old = child("linux/amd64", high(0));
     old.verdict.as_mut().unwrap().scan.end_of_life = true;
-    let judgement = judge(&policy(None), &candidate(vec![old.clone()])).unwrap();
-    assert_eq!(judgement.outcome, Outcome::Allow);
-    assert!(judgement.reasons[1].detail.contains("past its end of life"));
+    let evaluation = evaluate(&policy(None), &candidate(vec![old.clone()])).unwrap();
+    assert_eq!(evaluation.outcome, PolicyOutcome::Allow);
+    assert!(
+        evaluation.reasons[1]
+            .detail
+            .contains("past its end of life")
+    );
     assert_eq!(
         outcome(&policy(Some("!scan.end_of_life")), &candidate(vec![old])),
-        Outcome::Deny
+        PolicyOutcome::Deny
     );
 }
 
 #[test]
 fn an_index_without_runnable_children_is_denied() {
     for when in [None, Some("true"), Some("scan.critical == 0")] {
-        let judgement = judge(&policy(when), &candidate(Vec::new())).unwrap();
-        assert_eq!(judgement.outcome, Outcome::Deny);
+        let evaluation = evaluate(&policy(when), &candidate(Vec::new())).unwrap();
+        assert_eq!(evaluation.outcome, PolicyOutcome::Deny);
         assert_eq!(
-            told(&judgement)[0],
+            lines(&evaluation)[0],
             "runnable | Some(false) | there is no runnable image"
         );
     }
@@ -206,10 +213,10 @@ fn unrated_findings_deny_unless_the_policy_speaks_of_them() {
         ..SeverityCounts::default()
     };
     let candidate = two(high(0), unrated);
-    let judgement = judge(&policy(Some("scan.critical == 0")), &candidate).unwrap();
-    assert_eq!(judgement.outcome, Outcome::Deny);
+    let evaluation = evaluate(&policy(Some("scan.critical == 0")), &candidate).unwrap();
+    assert_eq!(evaluation.outcome, PolicyOutcome::Deny);
     assert!(
-        judgement
+        evaluation
             .reasons
             .last()
             .unwrap()
@@ -218,18 +225,18 @@ fn unrated_findings_deny_unless_the_policy_speaks_of_them() {
     );
     assert_eq!(
         outcome(&policy(Some("tag != 'scan.unknown'")), &candidate),
-        Outcome::Deny
+        PolicyOutcome::Deny
     );
     assert_eq!(
         outcome(&policy(Some("scan.unknown < 5")), &candidate),
-        Outcome::Allow
+        PolicyOutcome::Allow
     );
-    assert_eq!(outcome(&policy(None), &candidate), Outcome::Allow);
+    assert_eq!(outcome(&policy(None), &candidate), PolicyOutcome::Allow);
     let lax = PromotionPolicy {
         unknown: Some(UnknownFindings::Allow),
         ..policy(Some("scan.critical == 0"))
     };
-    assert_eq!(outcome(&lax, &candidate), Outcome::Allow);
+    assert_eq!(outcome(&lax, &candidate), PolicyOutcome::Allow);
 }
 
 #[test]
@@ -239,31 +246,32 @@ fn an_explicit_unknown_deny_holds_without_a_condition() {
         ..SeverityCounts::default()
     };
     let mut policy = policy(None);
-    let judged = |policy: &PromotionPolicy, counts| judge(policy, &two(high(9), counts)).unwrap();
-    assert_eq!(judged(&policy, unrated).outcome, Outcome::Allow);
+    let evaluated =
+        |policy: &PromotionPolicy, counts| evaluate(policy, &two(high(9), counts)).unwrap();
+    assert_eq!(evaluated(&policy, unrated).outcome, PolicyOutcome::Allow);
     policy.unknown = Some(UnknownFindings::Allow);
-    assert_eq!(judged(&policy, unrated).outcome, Outcome::Allow);
+    assert_eq!(evaluated(&policy, unrated).outcome, PolicyOutcome::Allow);
     policy.unknown = Some(UnknownFindings::Deny);
-    let denied = judged(&policy, unrated);
-    assert_eq!(denied.outcome, Outcome::Deny);
+    let denied = evaluated(&policy, unrated);
+    assert_eq!(denied.outcome, PolicyOutcome::Deny);
     assert_eq!(
-        told(&denied).last().unwrap(),
+        lines(&denied).last().unwrap(),
         "scan.unknown == 0 (`unknown: deny`) | Some(false) | linux/amd64: scan.unknown = 0; linux/arm64: scan.unknown = 1"
     );
-    assert_eq!(judged(&policy, high(9)).outcome, Outcome::Allow);
+    assert_eq!(evaluated(&policy, high(9)).outcome, PolicyOutcome::Allow);
     policy.require.platforms = vec!["linux/arm64".parse().unwrap()];
     policy.soak = Some("1s".parse().unwrap());
-    assert_eq!(judged(&policy, unrated).outcome, Outcome::Deny);
+    assert_eq!(evaluated(&policy, unrated).outcome, PolicyOutcome::Deny);
     policy.rules = vec![Rule {
         field: "vulnerability_critical".to_owned(),
         operator: "eq".to_owned(),
         values: vec!["0".to_owned()],
     }];
-    assert_eq!(judged(&policy, unrated).outcome, Outcome::Deny);
+    assert_eq!(evaluated(&policy, unrated).outcome, PolicyOutcome::Deny);
     // A condition that speaks of them decides itself.
     policy.rules = Vec::new();
     policy.when = Some(Condition("scan.unknown < 2".to_owned()));
-    assert_eq!(judged(&policy, unrated).outcome, Outcome::Allow);
+    assert_eq!(evaluated(&policy, unrated).outcome, PolicyOutcome::Allow);
 }
 
 #[test]
@@ -273,25 +281,25 @@ fn packages_that_are_never_matched_are_refused_unless_the_policy_accepts_their_k
     verdict.unmatched = ["conda-pkg", "julia"].map(str::to_owned).into();
     for when in [None, Some("true"), Some("scan.total == 0")] {
         let mut policy = policy(when);
-        let denied = judge(&policy, &candidate).unwrap();
-        assert_eq!(denied.outcome, Outcome::Deny, "{when:?}");
+        let denied = evaluate(&policy, &candidate).unwrap();
+        assert_eq!(denied.outcome, PolicyOutcome::Deny, "{when:?}");
         assert_eq!(
-            told(&denied)[2],
+            lines(&denied)[2],
             "coverage | Some(false) | linux/arm64: debian 12.5, 88 packages; the scanner lists packages without matching them: conda-pkg, julia (`coverage: {allow: [conda-pkg, julia]}` accepts that)"
         );
         policy.coverage.allow = ["julia", "fedora"].map(|kind| kind.parse().unwrap()).into();
-        let half = judge(&policy, &candidate).unwrap();
-        assert_eq!(half.outcome, Outcome::Deny, "{when:?}");
+        let half = evaluate(&policy, &candidate).unwrap();
+        assert_eq!(half.outcome, PolicyOutcome::Deny, "{when:?}");
         assert!(
-            told(&half)[2].contains(": conda-pkg ("),
+            lines(&half)[2].contains(": conda-pkg ("),
             "{:?}",
-            told(&half)
+            lines(&half)
         );
         policy.coverage.allow.insert("conda-pkg".parse().unwrap());
-        let allowed = judge(&policy, &candidate).unwrap();
-        assert_eq!(allowed.outcome, Outcome::Allow, "{when:?}");
+        let allowed = evaluate(&policy, &candidate).unwrap();
+        assert_eq!(allowed.outcome, PolicyOutcome::Allow, "{when:?}");
         assert_eq!(
-            told(&allowed)[3],
+            lines(&allowed)[3],
             "coverage | Some(true) | conda-pkg, julia accepted by the policy"
         );
     }
@@ -310,7 +318,7 @@ fn an_accepted_kind_makes_nothing_else_covered() {
         let verdict = bad.verdict.as_mut().unwrap();
         (verdict.status, verdict.scan.packages) = (status, packages);
         verdict.unmatched = ["conda-pkg".to_owned()].into();
-        assert_eq!(outcome(&policy, &candidate(vec![bad])), Outcome::Deny);
+        assert_eq!(outcome(&policy, &candidate(vec![bad])), PolicyOutcome::Deny);
     }
 }
 
@@ -322,14 +330,17 @@ fn a_condition_that_ends_in_an_error_is_undetermined() {
         "updated_at < now",
         "scan.fixable >= 0",
     ] {
-        let judgement = judge(&policy(Some(when)), &two(high(0), high(0))).unwrap();
-        assert_eq!(judgement.outcome, Outcome::Undetermined, "{when}");
-        assert_eq!(judgement.reasons[3].passed, None);
+        let evaluation = evaluate(&policy(Some(when)), &two(high(0), high(0))).unwrap();
+        assert_eq!(evaluation.outcome, PolicyOutcome::Undetermined, "{when}");
+        assert_eq!(evaluation.reasons[3].passed, None);
     }
     let denied = policy(Some("image.labels.owner == 'web' && scan.high == 0"));
-    assert_eq!(outcome(&denied, &two(high(0), high(1))), Outcome::Deny);
-    let broken = judge(&policy(Some("scna.high == 0")), &two(high(0), high(0))).unwrap();
-    assert_eq!(broken.outcome, Outcome::Undetermined);
+    assert_eq!(
+        outcome(&denied, &two(high(0), high(1))),
+        PolicyOutcome::Deny
+    );
+    let broken = evaluate(&policy(Some("scna.high == 0")), &two(high(0), high(0))).unwrap();
+    assert_eq!(broken.outcome, PolicyOutcome::Undetermined);
     assert!(broken.reasons[3].detail.contains("did you mean `scan`?"));
 }
 
@@ -340,14 +351,14 @@ fn required_platforms_must_be_present() {
         "linux/arm64".parse().unwrap(),
         "linux/s390x".parse().unwrap(),
     ];
-    let judgement = judge(&policy, &candidate(vec![child("linux/arm64/v8", high(0))])).unwrap();
-    assert_eq!(judgement.outcome, Outcome::Deny);
+    let evaluation = evaluate(&policy, &candidate(vec![child("linux/arm64/v8", high(0))])).unwrap();
+    assert_eq!(evaluation.outcome, PolicyOutcome::Deny);
     assert_eq!(
-        told(&judgement)[2],
+        lines(&evaluation)[2],
         "require.platforms | Some(true) | linux/arm64 is present"
     );
     assert_eq!(
-        told(&judgement)[3],
+        lines(&evaluation)[3],
         "require.platforms | Some(false) | linux/s390x is missing; there is linux/arm64/v8"
     );
 }
@@ -358,21 +369,24 @@ fn soaking_waits_only_when_nothing_else_stands_against() {
     policy.soak = Some("24h".parse().unwrap());
     let mut candidate = two(high(0), high(0));
     let until = "2026-11-24T12:00:00Z".parse().unwrap();
-    let judgement = judge(&policy, &candidate).unwrap();
-    assert_eq!(judgement.outcome, Outcome::Wait { until });
+    let evaluation = evaluate(&policy, &candidate).unwrap();
+    assert_eq!(evaluation.outcome, PolicyOutcome::Wait { until });
     assert_eq!(
-        told(&judgement).last().unwrap(),
+        lines(&evaluation).last().unwrap(),
         "soak | Some(false) | first seen 2026-11-23 12:00:00 UTC, 1d are over at 2026-11-24 12:00:00 UTC"
     );
-    assert_eq!(outcome(&policy, &two(high(0), high(1))), Outcome::Deny);
+    assert_eq!(
+        outcome(&policy, &two(high(0), high(1))),
+        PolicyOutcome::Deny
+    );
     candidate.decided_at = until;
-    assert_eq!(outcome(&policy, &candidate), Outcome::Allow);
+    assert_eq!(outcome(&policy, &candidate), PolicyOutcome::Allow);
     candidate.first_seen_at = None;
-    assert_eq!(outcome(&policy, &candidate), Outcome::Undetermined);
+    assert_eq!(outcome(&policy, &candidate), PolicyOutcome::Undetermined);
 }
 
 #[test]
-fn rules_of_dtr_judge_like_the_condition_they_compile_to() {
+fn rules_of_dtr_decide_like_the_condition_they_compile_to() {
     let mut policy = policy(None);
     policy.rules = vec![Rule {
         field: "vulnerability_critical".to_owned(),
@@ -380,7 +394,7 @@ fn rules_of_dtr_judge_like_the_condition_they_compile_to() {
         values: vec!["0".to_owned()],
     }];
     let mut candidate = two(high(3), high(0));
-    assert_eq!(outcome(&policy, &candidate), Outcome::Allow);
+    assert_eq!(outcome(&policy, &candidate), PolicyOutcome::Allow);
     candidate.children[0]
         .verdict
         .as_mut()
@@ -388,15 +402,15 @@ fn rules_of_dtr_judge_like_the_condition_they_compile_to() {
         .scan
         .dtr
         .critical = 3;
-    let judgement = judge(&policy, &candidate).unwrap();
-    assert_eq!(judgement.outcome, Outcome::Deny);
+    let evaluation = evaluate(&policy, &candidate).unwrap();
+    assert_eq!(evaluation.outcome, PolicyOutcome::Deny);
     assert!(
-        told(&judgement)[3].starts_with(
+        lines(&evaluation)[3].starts_with(
             "scan.dtr.critical == 0 | Some(false) | linux/amd64: scan.dtr.critical = 3;"
         )
     );
     policy.rules[0].operator = "is".to_owned();
-    assert_eq!(outcome(&policy, &candidate), Outcome::Undetermined);
+    assert_eq!(outcome(&policy, &candidate), PolicyOutcome::Undetermined);
 }
 
 #[test]
@@ -405,16 +419,19 @@ fn a_target_that_cannot_be_named_is_an_error() {
     bad.to = "{org}/{name}".parse().unwrap();
     let mut candidate = two(high(0), high(0));
     candidate.repository = "alpine".parse().unwrap();
-    assert!(matches!(judge(&bad, &candidate), Err(Error::Target { .. })));
+    assert!(matches!(
+        evaluate(&bad, &candidate),
+        Err(Error::Target { .. })
+    ));
     bad = policy(None);
     candidate.tag = "a".repeat(125).parse().unwrap();
     assert!(matches!(
-        judge(&bad, &candidate),
+        evaluate(&bad, &candidate),
         Err(Error::TargetTag { .. })
     ));
     bad.tag = "%q".to_owned();
     assert!(matches!(
-        judge(&bad, &candidate),
+        evaluate(&bad, &candidate),
         Err(Error::Template { .. })
     ));
 }
@@ -465,7 +482,7 @@ proptest! {
         };
         let less = outcome(&policy, &two(before.0, before.1));
         let after = outcome(&policy, &two(before.0.plus(more.0), before.1.plus(more.1)));
-        prop_assert!(!(less != Outcome::Allow && after == Outcome::Allow), "{:?} then {:?}", less, after);
+        prop_assert!(!(less != PolicyOutcome::Allow && after == PolicyOutcome::Allow), "{:?} then {:?}", less, after);
     }
 
     #[test]
@@ -482,7 +499,7 @@ proptest! {
             .collect();
         let answer = outcome(&policy(when.as_deref()), &candidate(children));
         if covered.is_empty() || covered.contains(&false) {
-            prop_assert_eq!(answer, Outcome::Deny);
+            prop_assert_eq!(answer, PolicyOutcome::Deny);
         }
     }
 }

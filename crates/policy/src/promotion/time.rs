@@ -1,18 +1,20 @@
-//! When a policy's answer to an image changes although nothing but the time does.
+//! When the outcome of a policy for an image changes with the time alone.
 
 use std::mem::discriminant;
 
 use chrono::{DateTime, Utc};
 use sluice_domain::resources::PromotionPolicy;
 
-use super::{Candidate, compiled, decide_outcome};
+use super::candidate::Candidate;
+use super::compile::compiled;
+use super::evaluate::decide_outcome;
 
-/// How long an answer is left at least, in seconds: a condition may come to another one every second.
+/// How long an outcome is kept at least, in seconds: a condition may come to another one every second.
 const SOONEST: i64 = 60;
-/// For so long each hour is looked at, in seconds: a condition may speak of the hour of the day.
+/// How long each hour is checked, in seconds: a condition may depend on the hour of the day.
 const HOURLY: i64 = 2 * 86_400;
 const HOUR: i64 = 3_600;
-/// How far ahead is looked, in seconds; conditions take no longer durations.
+/// How far ahead is checked, in seconds; conditions take no longer durations.
 const LATEST: i64 = 3_660 * 86_400;
 
 /// Says whether the condition of a policy may come to another result with the time alone.
@@ -24,24 +26,25 @@ pub fn depends_on_time(policy: &PromotionPolicy) -> bool {
     }
 }
 
-/// Returns the second from which on a policy answers otherwise, if nothing but the time changes.
+/// Returns the second from which on the outcome of a policy is another one, if nothing but the time changes.
 ///
-/// Found are answers that last: those of the next two days for an hour, later ones for the longer the later they come.
+/// Only outcomes that last are found: in the next two days those that last an hour, and later the longer ones the later
+/// they begin.
 #[must_use]
 pub fn changes_at(policy: &PromotionPolicy, candidate: &Candidate) -> Option<DateTime<Utc>> {
     if !depends_on_time(policy) {
         return None;
     }
     let mut later = candidate.clone();
-    let mut answer = |time: DateTime<Utc>| {
+    let mut outcome_at = |time: DateTime<Utc>| {
         later.decided_at = time;
         discriminant(&decide_outcome(policy, &later).0)
     };
-    let now = answer(candidate.decided_at);
+    let now = outcome_at(candidate.decided_at);
     let began = candidate.decided_at.timestamp();
     let at = |second: i64| DateTime::from_timestamp(began.saturating_add(second), 0);
     let (mut same, mut other) = (0, SOONEST);
-    while answer(at(other)?) == now {
+    while outcome_at(at(other)?) == now {
         if other > LATEST {
             return None;
         }
@@ -50,7 +53,7 @@ pub fn changes_at(policy: &PromotionPolicy, candidate: &Candidate) -> Option<Dat
     }
     while other - same > 1 {
         let middle = same + (other - same) / 2;
-        if answer(at(middle)?) == now {
+        if outcome_at(at(middle)?) == now {
             same = middle;
         } else {
             other = middle;

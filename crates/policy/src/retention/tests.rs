@@ -155,7 +155,7 @@ fn a_condition_deletes_and_says_with_which_values() {
     assert!(plan.delete.is_empty());
     assert_eq!(
         plan.kept[0].reason,
-        "policy `nightly` cannot tell, so it stays: there is no usable scan result"
+        "policy `nightly` is undetermined, so it stays: there is no usable scan result"
     );
 }
 

@@ -1,125 +1,112 @@
-//! Entries of tags that were removed, and of upstream tags that no mirror brings.
+//! Removes the entries of tags that were removed, and of upstream tags that no mirror copies.
 //!
-//! The entry of a tag says up to which move its mirror was followed, so it goes before that of the upstream tag: the other
-//! way round a tag that comes back would begin at move 1, which looks older than what was known here.
+//! The entry of a tag has the number of the last move that its mirror followed, so it is removed before that of the upstream
+//! tag: otherwise a tag that comes back would begin at move 1, which is older than the number in the entry.
 
 use chrono::{DateTime, Utc};
 use sluice_domain::resources::Kind;
 use sluice_domain::{Repository, ResourceName, Tag};
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{TagEntry, UpstreamTag};
-use sluice_state::{Entry, key};
+use sluice_state::{State, key};
 
-use super::Part;
-use crate::handler::{Error, Promoter};
+use super::inventory::Inventory;
+use super::part::Part;
+use crate::error::Error;
 
-impl Promoter {
-    pub(super) async fn forget_tags(
-        &self,
-        after: u64,
-        before: DateTime<Utc>,
-    ) -> Result<Part, Error> {
-        let (tags, mut part) = (&self.state.tags, Part::after(after));
-        while let Some(page) = part.page(tags, ">").await? {
-            for entry in page {
-                let is_certain = self.is_removed_for_good(&entry.value, before).await?;
-                part.settle(tags, &entry, is_certain).await?;
+/// Removes the old entries of tags that were removed.
+pub(super) async fn remove_tags(
+    inventory: &Inventory,
+    after: u64,
+    before: DateTime<Utc>,
+) -> Result<Part, Error> {
+    let (tags, mut part) = (&inventory.state.tags, Part::after(after));
+    while let Some(page) = part.page(tags, ">").await? {
+        for entry in page {
+            if is_obsolete_tag(inventory, &entry.value, before).await? {
+                part.remove(tags, &entry).await?;
             }
         }
-        Ok(part)
     }
+    Ok(part)
+}
 
-    pub(super) async fn forget_upstream(
-        &self,
-        after: u64,
-        before: DateTime<Utc>,
-    ) -> Result<Part, Error> {
-        let (upstream, mut part) = (&self.state.upstream, Part::after(after));
-        while let Some(page) = part.page(upstream, "*.*").await? {
-            for entry in page {
-                let is_certain = self.is_brought_by_nobody(&entry.value, before).await?;
-                part.settle(upstream, &entry, is_certain).await?;
+/// Removes the old entries of upstream tags that no mirror copies.
+pub(super) async fn remove_upstream_tags(
+    inventory: &Inventory,
+    after: u64,
+    before: DateTime<Utc>,
+) -> Result<Part, Error> {
+    let (upstream, mut part) = (&inventory.state.upstream, Part::after(after));
+    while let Some(page) = part.page(upstream, "*.*").await? {
+        for entry in page {
+            if is_obsolete_upstream_tag(inventory, &entry.value, before).await? {
+                part.remove(upstream, &entry).await?;
             }
         }
-        Ok(part)
     }
+    Ok(part)
+}
 
-    /// Says whether a tag was removed long ago, is not there, and is not to be brought again.
-    async fn is_removed_for_good(
-        &self,
-        entry: &TagEntry,
-        before: DateTime<Utc>,
-    ) -> Result<bool, Error> {
-        let is_old = time_from_wire(entry.arrived_at.as_ref()).is_some_and(|at| at < before);
-        // One that was refused says what stays out, and is not asked for again because of that.
-        let is_removed =
-            entry.digest.is_empty() && entry.claim.is_none() && entry.refused.is_empty();
-        let Ok(tag) = entry.tag.parse::<Tag>() else {
-            return Ok(false);
-        };
-        if !is_old || !is_removed {
-            return Ok(false);
-        }
-        let Ok(repository) = entry.repository.parse::<Repository>() else {
-            // That of a remote registry, from which it was removed.
-            return Ok(true);
-        };
-        for upstream in self.upstream_of(&repository, &tag).await? {
-            // What retention removed is not brought again for the move that it had, which only this entry knows.
-            if !upstream.value.gone || !upstream.value.pending.is_empty() {
-                return Ok(false);
-            }
-        }
-        Ok(self.names(&repository, &tag).await?.is_none())
+/// Says whether a tag was removed long ago, is not in the registry, and will not be mirrored again.
+async fn is_obsolete_tag(
+    inventory: &Inventory,
+    entry: &TagEntry,
+    before: DateTime<Utc>,
+) -> Result<bool, Error> {
+    let is_old = time_from_wire(entry.arrived_at.as_ref()).is_some_and(|at| at < before);
+    // The entry of a refused attachment keeps it from being copied again.
+    let is_removed = entry.digest.is_empty() && entry.claim.is_none() && entry.refused.is_empty();
+    let Ok(tag) = entry.tag.parse::<Tag>() else {
+        return Ok(false);
+    };
+    if !is_old || !is_removed {
+        return Ok(false);
     }
+    let Ok(repository) = entry.repository.parse::<Repository>() else {
+        // The tag of a remote registry, from which it was removed.
+        return Ok(true);
+    };
+    for upstream in inventory.upstream_tags(&repository, &tag).await? {
+        // A tag that retention removed is not mirrored again for the move that only this entry has.
+        if !upstream.value.gone || !upstream.value.pending.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(inventory.tag_digest(&repository, &tag).await?.is_none())
+}
 
-    /// Says whether an upstream tag is gone for long, or its mirror is, and nothing is here of what it brought.
-    async fn is_brought_by_nobody(
-        &self,
-        upstream: &UpstreamTag,
-        before: DateTime<Utc>,
-    ) -> Result<bool, Error> {
-        let last = upstream.history.last().and_then(|last| last.at.as_ref());
-        let is_old = time_from_wire(last).is_some_and(|at| at < before);
-        if !is_old || !upstream.pending.is_empty() {
-            return Ok(false);
-        }
-        let (Ok(mirror), Ok(repository), Ok(tag)) = (
-            upstream.mirror.parse::<ResourceName>(),
-            upstream.repository.parse::<Repository>(),
-            upstream.tag.parse::<Tag>(),
-        ) else {
-            return Ok(false);
-        };
-        if !upstream.gone && self.is_mirrored(&mirror).await? {
-            return Ok(false);
-        }
-        let held = self.state.tags.get(&key::tag(&repository, &tag)).await?;
-        Ok(held.is_none() && self.names(&repository, &tag).await?.is_none())
+/// Says whether an upstream tag or its mirror was deleted long ago, and the repository does not have the tag.
+async fn is_obsolete_upstream_tag(
+    inventory: &Inventory,
+    upstream: &UpstreamTag,
+    before: DateTime<Utc>,
+) -> Result<bool, Error> {
+    let last = upstream.history.last().and_then(|last| last.at.as_ref());
+    let is_old = time_from_wire(last).is_some_and(|at| at < before);
+    if !is_old || !upstream.pending.is_empty() {
+        return Ok(false);
     }
+    let (Ok(mirror), Ok(repository), Ok(tag)) = (
+        upstream.mirror.parse::<ResourceName>(),
+        upstream.repository.parse::<Repository>(),
+        upstream.tag.parse::<Tag>(),
+    ) else {
+        return Ok(false);
+    };
+    if !upstream.gone && mirror_exists(&inventory.state, &mirror).await? {
+        return Ok(false);
+    }
+    let entry = inventory
+        .state
+        .tags
+        .get(&key::tag(&repository, &tag))
+        .await?;
+    Ok(entry.is_none() && inventory.tag_digest(&repository, &tag).await?.is_none())
+}
 
-    /// Says whether a mirror is applied, by its resource and not by a catalogue that may be a moment behind.
-    async fn is_mirrored(&self, mirror: &ResourceName) -> Result<bool, Error> {
-        let key = key::resource(Kind::Mirror.as_str(), mirror);
-        Ok(self.state.resources.get(&key).await?.is_some())
-    }
-
-    /// Returns what is known upstream of a tag by the mirrors that bring it to a repository.
-    pub(super) async fn upstream_of(
-        &self,
-        repository: &Repository,
-        tag: &Tag,
-    ) -> Result<Vec<Entry<UpstreamTag>>, Error> {
-        let mut found = Vec::new();
-        let catalog = self.catalog.current();
-        for mirror in catalog
-            .mirrors
-            .values()
-            .filter(|mirror| mirror.to == *repository)
-        {
-            let key = key::upstream(&mirror.name, tag);
-            found.extend(self.state.upstream.get(&key).await?);
-        }
-        Ok(found)
-    }
+/// Says whether a mirror exists, by its resource and not by a catalogue that may be a moment behind.
+async fn mirror_exists(state: &State, mirror: &ResourceName) -> Result<bool, Error> {
+    let key = key::resource(Kind::Mirror.as_str(), mirror);
+    Ok(state.resources.get(&key).await?.is_some())
 }

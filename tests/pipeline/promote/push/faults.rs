@@ -110,7 +110,7 @@ fn what_somebody_else_wrote_over_a_pushed_tag_is_told_once_and_left_until_anothe
     scene.told("image.unauthorised", 1);
     assert_eq!(remote.get("team/app", "1.0").unwrap(), other.raw);
     let explained = scene.stack.sluice(&["explain", "hub/app:1.0"]);
-    assert!(explained.contains("somebody else pointed"), "{explained}");
+    assert!(explained.contains("was overwritten with"), "{explained}");
     let next = scene.publish("app", "1.0", "next");
     scene.mirrored("app", "1.0", &next);
     scene.scan("app", "1.0", &next, CLEAN);
