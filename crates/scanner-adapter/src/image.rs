@@ -42,7 +42,7 @@ pub(crate) struct ImageScanner<S> {
     pub(crate) scanner: Arc<S>,
     pub(crate) state: State,
     pub(crate) registry: Client,
-    /// Reads from the bytes of an image which manifests it has, since that says what is scanned.
+    /// Reads which manifests an image has from its bytes: these are scanned.
     pub(crate) reader: ImageReader,
     pub(crate) unpacker: Unpacker,
     pub(crate) quota: Arc<DiskQuota>,
@@ -68,7 +68,7 @@ struct VerifiedLayers {
 }
 
 impl<S: Scanner> ImageScanner<S> {
-    /// Returns which manifests an image has, and records that, whatever another service recorded.
+    /// Returns which manifests an image has, and overwrites the entry of the image with that.
     pub(crate) async fn describe_image(
         &self,
         repository: &Repository,

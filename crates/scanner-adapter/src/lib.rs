@@ -1,6 +1,6 @@
 //! The scanner adapter: drives a scanner, per platform of an image, and keeps its reports and verdicts.
 //!
-//! It must not decide anything: a verdict says what was found, and what was not looked at. The trait `scanner::Scanner`
+//! It must not decide anything: a verdict names what was found, and what is not covered. The trait `scanner::Scanner`
 //! is the boundary to the drivers of scanners; only they know the programs.
 
 mod error;

@@ -1,4 +1,4 @@
-//! Scans images with Trivy and keeps what it says of them.
+//! Scans images and keeps the reports and verdicts.
 
 use std::process::ExitCode;
 

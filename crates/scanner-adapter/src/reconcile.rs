@@ -74,7 +74,7 @@ impl Reconciler<'_> {
         Ok(())
     }
 
-    /// Says whether each manifest of an image that can be run has a verdict, whatever it says.
+    /// Says whether each manifest of an image that can be run has a verdict, whatever its status.
     ///
     /// The entry of the image may be written by another service: it decides what is scanned, never what is promoted.
     async fn is_scanned(&self, digest: &Digest) -> Result<bool, Error> {

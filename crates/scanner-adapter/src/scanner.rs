@@ -16,9 +16,9 @@ use crate::image::documents::ImageDocuments;
 
 /// A driver of one scanner.
 ///
-/// Its capabilities are the methods: it gives out engines whose database was checked, analyses the layers of an image
-/// one by one so that an analysis can be used again, matches them, says what its report does not cover, and lists the
-/// packages of a report as a bill of materials.
+/// Its capabilities are the methods: it provides engines with a checked database, analyses each layer of an image by
+/// itself so that the analysis can be cached, matches the analyses, names what its report does not cover, and makes the
+/// bill of materials of a report.
 pub(crate) trait Scanner: fmt::Debug + Send + Sync + 'static {
     /// The scanner with one database that passed the driver's checks. A scan uses one engine from start to end.
     type Engine: fmt::Debug + Send + Sync + 'static;
@@ -119,7 +119,7 @@ pub(crate) struct ScanReport {
     pub(crate) gaps: CoverageGaps,
 }
 
-/// What keeps a report from telling everything about an image.
+/// The parts of an image that a report does not cover.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct CoverageGaps {
     /// What in the image the database has no advisories for.

@@ -46,7 +46,6 @@ pub(crate) struct TrivyScanner {
     servers: ServerHandle,
     relay: Relay,
     program: TrivyProgram,
-    adapter: Arc<WorkFolder>,
     folders: DatabaseFolders,
     origin: DatabaseOrigin,
     java: JavaIndex,
@@ -84,7 +83,6 @@ impl TrivyScanner {
                 },
                 program: program.clone(),
                 folders: folders.clone(),
-                temporary: temporary.clone(),
                 http: http_client().context("failed to make an HTTP client")?,
                 plausibility: settings.plausibility(),
                 processes: TaskTracker::new(),
@@ -93,12 +91,11 @@ impl TrivyScanner {
         };
         let (servers, supervision) = supervisor.start(finished);
         host.spawn("trivy", supervision);
-        let version = program.version(&temporary).await?;
+        let version = program.version().await?;
         Ok(Self {
             servers,
             relay: Relay::start().await?,
             program,
-            adapter,
             folders,
             origin,
             java: JavaIndex::default(),
@@ -153,8 +150,7 @@ impl Scanner for TrivyScanner {
         digest: &Digest,
         documents: &ImageDocuments,
     ) -> Result<ImageScan, Error> {
-        let temporary = self.adapter.temporary();
-        ImageScan::create(&self.program, &temporary, name, digest, documents)
+        ImageScan::create(&self.program, name, digest, documents)
     }
 
     fn layer_path(workspace: &ImageScan, diff_id: &Digest) -> PathBuf {
@@ -190,9 +186,8 @@ impl Scanner for TrivyScanner {
         documents: &ImageDocuments,
         contents: &ImageContents,
     ) -> Result<ScanReport, Error> {
-        let temporary = self.adapter.temporary();
         workspace
-            .report(&self.program, engine, &temporary, documents, contents)
+            .report(&self.program, engine, documents, contents)
             .await
     }
 

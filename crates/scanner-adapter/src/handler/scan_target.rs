@@ -35,7 +35,7 @@ impl Input {
     /// Returns the image to scan, unless it is no image that this stage scans, or one that is scanned on demand only.
     pub(crate) fn scan_target(self, catalog: &Snapshot) -> Option<ScanTarget> {
         let (repository, tag, digest) = match self {
-            // A scan that a person asks for is made whatever the settings say.
+            // A scan on demand does not depend on the settings.
             Self::Scan(command) => {
                 return Some(ScanTarget {
                     repository: command.repository,

@@ -8,7 +8,7 @@ use crate::error::{Error, Remedy, ScannerError};
 /// The most characters of Trivy's output that a message shows.
 const MAX_MESSAGE: usize = 400;
 
-/// Kinds of failures, by who has to do something.
+/// The kinds of failures, by who has to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FailureKind {
     /// The registry no longer has the image or one of its layers.
@@ -55,7 +55,7 @@ pub(crate) enum FailureKind {
 /// that is unreachable Trivy writes a refused connection too.
 const SIGNS: [(&str, FailureKind); 33] = [
     ("no space left on device", FailureKind::DiskFull),
-    // What the machine or the limits of the process lack is no evidence against a database, whoever passes it on.
+    // A lack of resources of the machine or the process is no evidence against a database.
     ("too many open files", FailureKind::Unknown),
     ("cannot allocate memory", FailureKind::Unknown),
     ("resource temporarily unavailable", FailureKind::Unknown),
@@ -106,6 +106,11 @@ pub(crate) struct TrivyFailure {
 }
 
 impl TrivyFailure {
+    /// Makes a failure of a server that cannot be started or does not answer.
+    pub(crate) fn server_unreachable(cause: impl fmt::Display) -> Self {
+        Self::new(FailureKind::ServerUnreachable, cause.to_string())
+    }
+
     /// Recognises a failure by the output of a run.
     pub(crate) fn from_output(output: &str) -> Self {
         let sign = SIGNS.iter().find(|(sign, _)| output.contains(sign));
@@ -351,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_cannot_pass_is_final_and_a_broken_scanner_counts_as_no_attempt() {
+    fn only_a_permanent_failure_is_final_and_that_of_the_scanner_counts_as_no_attempt() {
         for (kind, remedy) in [
             (FailureKind::Missing, Remedy::Missing),
             (FailureKind::AccessDenied, Remedy::Retry(None)),
@@ -405,7 +410,7 @@ mod tests {
                 .kind
                 .is_bad_content()
         );
-        // Whoever passes it on.
+        // Also where the server passes it on.
         let full =
             "twirp error internal: failed cache operation: write fanal.db: no space left on device";
         assert_eq!(TrivyFailure::from_output(full).kind, FailureKind::DiskFull);

@@ -75,13 +75,12 @@ impl ImageScan {
     /// Makes the folders of an image, with its documents and without its layers.
     pub(crate) fn create(
         program: &TrivyProgram,
-        temporary: &Path,
         name: String,
         digest: &Digest,
         documents: &ImageDocuments,
     ) -> Result<Self, Error> {
-        let run = tempfile::tempdir_in(temporary).map_err(Error::files("make"))?;
-        let layers = tempfile::tempdir_in(temporary).map_err(Error::files("make"))?;
+        let run = program.temporary_folder().map_err(Error::files("make"))?;
+        let layers = program.temporary_folder().map_err(Error::files("make"))?;
         program
             .allow_read(layers.path())
             .map_err(Error::files("hand over"))?;
@@ -146,7 +145,6 @@ impl ImageScan {
         &self,
         program: &TrivyProgram,
         server: &CheckedServer,
-        temporary: &Path,
         documents: &ImageDocuments,
         contents: &ImageContents,
     ) -> Result<ScanReport, Error> {
@@ -156,7 +154,7 @@ impl ImageScan {
         let report = Report::read(&bytes)?;
         let summary = report.summary_of(self.image_id.as_str(), &diff_ids)?;
         let gaps = CoverageGaps {
-            unknown: server.unknown(program, temporary, &summary).await?,
+            unknown: server.unknown(program, &summary).await?,
             incomplete: cross_check::incomplete(contents, &summary),
             unmatched: cross_check::unmatched(contents, &summary),
         };

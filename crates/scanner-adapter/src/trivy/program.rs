@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
+use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use crate::trivy::failure::{FailureKind, TrivyFailure};
@@ -41,6 +42,8 @@ const PROBE_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub(crate) struct TrivyProgram {
     binary: PathBuf,
+    /// The folder of temporary files, in which each run gets a folder of its own.
+    temporary: PathBuf,
     confinement: Confinement,
 }
 
@@ -72,10 +75,10 @@ impl TrivyProgram {
     /// Finds out whether the program runs at all, and how it can be confined on this machine.
     pub(crate) async fn probe(
         binary: &Path,
-        folder: &Path,
+        temporary: &Path,
         limits: Limits,
     ) -> anyhow::Result<Self> {
-        // One without a slash is looked for in PATH; a relative one would be looked for in another folder.
+        // A name without a slash is searched in PATH. A relative path would be one of the folder of the run.
         let is_path = binary.components().count() > 1;
         let binary = if is_path {
             std::path::absolute(binary)?
@@ -85,13 +88,14 @@ impl TrivyProgram {
         let confinement = Confinement::full(limits);
         let mut program = Self {
             binary,
+            temporary: temporary.to_owned(),
             confinement: confinement.clone(),
         };
-        if program.works(folder).await.is_ok() {
+        if program.works().await.is_ok() {
             return Ok(program);
         }
         program.confinement = confinement.only(&[]);
-        program.works(folder).await.with_context(|| {
+        program.works().await.with_context(|| {
             format!(
                 "failed to run `{}`; install Trivy or set `trivy.binary`",
                 program.binary.display()
@@ -102,7 +106,7 @@ impl TrivyProgram {
         for measure in confinement.measures() {
             measures.push(*measure);
             program.confinement = confinement.only(&measures);
-            if program.works(folder).await.is_err() {
+            if program.works().await.is_err() {
                 measures.pop();
             }
         }
@@ -119,8 +123,8 @@ impl TrivyProgram {
     }
 
     /// Returns the version that the program prints.
-    pub(crate) async fn version(&self, folder: &Path) -> anyhow::Result<String> {
-        let mut command = self.command(folder, &Variables::default(), Lifetime::Run);
+    pub(crate) async fn version(&self) -> anyhow::Result<String> {
+        let mut command = self.command(&self.temporary, &Variables::default(), Lifetime::Run);
         command.arg("--version");
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         let output = tokio::time::timeout(PROBE_LIMIT, command.output()).await??;
@@ -128,8 +132,8 @@ impl TrivyProgram {
     }
 
     /// Runs the program in a folder of its own, and lets it write there.
-    async fn works(&self, folder: &Path) -> anyhow::Result<()> {
-        let folder = tempfile::tempdir_in(folder)?;
+    async fn works(&self) -> anyhow::Result<()> {
+        let folder = self.temporary_folder()?;
         let none = Variables::default();
         let version = ["--version".to_owned()];
         self.run(folder.path(), &version, &none, PROBE_LIMIT)
@@ -137,13 +141,18 @@ impl TrivyProgram {
         if self.confinement.has(Measure::User) {
             let test = Self {
                 binary: "test".into(),
-                confinement: self.confinement.clone(),
+                ..self.clone()
             };
             let is_writable = ["-w".to_owned(), path_argument(folder.path())];
             test.run(folder.path(), &is_writable, &none, PROBE_LIMIT)
                 .await?;
         }
         Ok(())
+    }
+
+    /// Makes a temporary folder.
+    pub(crate) fn temporary_folder(&self) -> std::io::Result<TempDir> {
+        tempfile::tempdir_in(&self.temporary)
     }
 
     /// Returns a command that runs in a folder, alone in its process group, and dies with this process.

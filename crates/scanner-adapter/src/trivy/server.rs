@@ -87,17 +87,14 @@ impl TrivyServer {
         tracker: &TaskTracker,
         max_age: TimeDelta,
     ) -> Result<Self, TrivyFailure> {
-        let not_started = |error: std::io::Error| {
-            TrivyFailure::new(FailureKind::ServerUnreachable, error.to_string())
-        };
-        let listen = free_address().await.map_err(not_started)?;
+        let listen = free_address().await;
+        let listen = listen.map_err(TrivyFailure::server_unreachable)?;
         let random = || uuid::Uuid::new_v4().simple().to_string();
         let token = SecretString::from(random() + &random());
-        let mut process =
-            ServerProcess::start(program, folder, &listen, &token, tracker).map_err(not_started)?;
-        let url = Url::parse(&format!("http://{listen}")).map_err(|error| {
-            TrivyFailure::new(FailureKind::ServerUnreachable, error.to_string())
-        })?;
+        let process = ServerProcess::start(program, folder, &listen, &token, tracker);
+        let mut process = process.map_err(TrivyFailure::server_unreachable)?;
+        let url = Url::parse(&format!("http://{listen}"));
+        let url = url.map_err(TrivyFailure::server_unreachable)?;
         let token = Some(Token::Generated(token));
         let client = ServerClient {
             address: ServerAddress { url, token },
@@ -162,10 +159,9 @@ impl TrivyServer {
     pub(crate) async fn match_sbom(
         &self,
         program: &TrivyProgram,
-        temporary: &Path,
         sbom: &str,
     ) -> Result<Vec<u8>, TrivyFailure> {
-        let folder = tempfile::tempdir_in(temporary)?;
+        let folder = program.temporary_folder()?;
         let (input, report) = (
             folder.path().join("sbom.cdx.json"),
             folder.path().join("report.json"),

@@ -19,7 +19,7 @@ const ACCEPTED: &str = "accepted";
 pub(crate) struct DatabaseFolders(Arc<WorkFolder>);
 
 impl DatabaseFolders {
-    /// Opens the folders, and removes those of fetches that did not come to an end.
+    /// Opens the folders, and removes those of fetches that were interrupted.
     pub(crate) fn open(adapter: Arc<WorkFolder>) -> io::Result<Self> {
         let folders = Self(adapter);
         // Besides the database that was used there is at most one that is complete and could not be tried yet.

@@ -286,7 +286,7 @@ mod tests {
             (vec![("debian 12", 1_000), ("npm::GHSA", 7)], false),
             (vec![("debian 12", 1_000)], false),
             (vec![("debian 12", 1_000), ("npm::GHSA", 0)], false),
-            // What it has more elsewhere makes up for nothing.
+            // More entries in other buckets do not make up for a loss.
             (vec![("debian 12", 9_000), ("npm::Other", 99)], false),
             (vec![], false),
         ] {

@@ -31,19 +31,20 @@ fn program(folder: &Path, script: &str) -> TrivyProgram {
     let confinement = Confinement::full(limits()).only(&[]);
     TrivyProgram {
         binary: write(folder, script),
+        temporary: folder.to_owned(),
         confinement,
     }
 }
 
 /// A folder that other users may look into.
-fn open_folder() -> tempfile::TempDir {
+fn open_folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     folder
 }
 
 /// Lets a program that is confined as well as this machine can do what a script says, in a folder of its own.
-async fn confined(script: &str) -> (TrivyProgram, tempfile::TempDir, Result<(), TrivyFailure>) {
+async fn confined(script: &str) -> (TrivyProgram, TempDir, Result<(), TrivyFailure>) {
     let place = open_folder();
     let binary = write(
         place.path(),
@@ -281,7 +282,7 @@ async fn a_run_reads_layers_and_can_write_nothing_where_they_lie() {
     if !sluice_service::is_root() {
         return;
     }
-    // Of the folder that it runs in it may do what it likes with the link, and of ours nothing.
+    // It may change the link in its own folder, and nothing in the folder of the layers.
     let script = "cat layers/part >read || exit 1; rm -f layers/part; mv layers away; ln -s . layers; \
                   echo x >away/part; echo x >away/other; chmod 777 away/; exit 0";
     let (trivy, place, _) = confined("exit 0").await;

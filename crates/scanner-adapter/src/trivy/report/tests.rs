@@ -76,7 +76,7 @@ fn dtr_buckets_go_by_score_and_else_by_severity() {
             json!({ "Severity": "CRITICAL", "CVSS": { "nvd": { "V3Score": 3.9 } } }),
             (0, 0, 1),
         ),
-        // Whoever rated the severity comes before NVD, and NVD before the others.
+        // The source of the severity comes before NVD, and NVD before the others.
         (
             json!({ "SeveritySource": "ghsa", "CVSS": { "ghsa": { "V3Score": 3.0 }, "nvd": { "V3Score": 9.0 } } }),
             (0, 0, 1),
@@ -230,7 +230,7 @@ fn a_report_that_may_be_another_one_is_refused() {
     assert!(Report::read(b"").is_err());
 }
 
-/// A finding as a scanner, or a database that somebody tampered with, could tell it.
+/// A finding as a scanner, or a manipulated database, could report it.
 fn finding() -> impl Strategy<Value = Value> {
     let severity = "(CRITICAL|HIGH|MEDIUM|LOW|UNKNOWN|critical|\\PC{0,6})";
     let score = prop_oneof![any::<f64>(), Just(9.8), Just(0.0)];
@@ -264,7 +264,7 @@ proptest! {
         let DtrCounts { critical, major, minor } = summary.dtr;
         prop_assert!(critical + major + minor <= seen.len() as u64);
         prop_assert!(summary.fixable <= seen.len() as u64);
-        // Without a system and without packages of a language it is no clean result, whatever else it says.
+        // Without a system and without packages of a language it is never a clean result.
         prop_assert_eq!(summary.covers(), !summary.languages.is_empty());
     }
 

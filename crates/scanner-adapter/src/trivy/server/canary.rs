@@ -2,8 +2,6 @@
 //!
 //! Trivy reports no findings and no error with an empty or truncated database, so this check comes before any scan.
 
-use std::path::Path;
-
 use crate::trivy::failure::{FailureKind, TrivyFailure};
 use crate::trivy::program::TrivyProgram;
 use crate::trivy::report::{Report, ReportError};
@@ -47,11 +45,10 @@ const KNOWN: [(&str, &[&str]); 3] = [
 pub(crate) async fn check(
     server: &TrivyServer,
     program: &TrivyProgram,
-    temporary: &Path,
 ) -> Result<(), TrivyFailure> {
     let incompatible =
         |message: String| TrivyFailure::new(FailureKind::DatabaseIncompatible, message);
-    let report = server.match_sbom(program, temporary, SBOM).await?;
+    let report = server.match_sbom(program, SBOM).await?;
     let missing = missing(&report).map_err(|error| incompatible(error.to_string()))?;
     if missing.is_empty() {
         return Ok(());

@@ -1,7 +1,5 @@
 //! A Trivy server whose database passed all checks, and what that database covers.
 
-use std::path::Path;
-
 use crate::scanner::Summary;
 use crate::trivy::database::coverage::DatabaseCoverage;
 use crate::trivy::failure::TrivyFailure;
@@ -46,16 +44,11 @@ impl CheckedServer {
     pub(crate) async fn unknown(
         &self,
         program: &TrivyProgram,
-        temporary: &Path,
         summary: &Summary,
     ) -> Result<Option<String>, TrivyFailure> {
         match &self.coverage {
             Coverage::Buckets(coverage) => Ok(coverage.unknown(summary)),
-            Coverage::Probe(probe) => {
-                probe
-                    .unknown(&self.server, program, temporary, summary)
-                    .await
-            }
+            Coverage::Probe(probe) => probe.unknown(&self.server, program, summary).await,
         }
     }
 }

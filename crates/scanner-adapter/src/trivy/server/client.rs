@@ -88,13 +88,10 @@ pub(crate) fn http_client() -> Result<reqwest::Client, reqwest::Error> {
 impl ServerClient {
     /// Fetches the versions that the server works with.
     pub(crate) async fn version(&self) -> Result<ScannerVersion, TrivyFailure> {
-        let unreachable = |error: reqwest::Error| {
-            let message = error.without_url().to_string();
-            TrivyFailure::new(FailureKind::ServerUnreachable, message)
-        };
-        let url = self.address.url.join("/version").map_err(|error| {
-            TrivyFailure::new(FailureKind::ServerUnreachable, error.to_string())
-        })?;
+        let unreachable =
+            |error: reqwest::Error| TrivyFailure::server_unreachable(error.without_url());
+        let url = self.address.url.join("/version");
+        let url = url.map_err(TrivyFailure::server_unreachable)?;
         let answer = self.http.get(url).send().await.map_err(unreachable)?;
         let answer = answer.error_for_status().map_err(unreachable)?;
         parse_version(&answer.bytes().await.map_err(unreachable)?)
@@ -150,10 +147,8 @@ impl ServerClient {
 }
 
 fn parse_version(body: &[u8]) -> Result<ScannerVersion, TrivyFailure> {
-    let answer: VersionAnswer = serde_json::from_slice(body).map_err(|error| {
-        let message = format!("no Trivy server: {error}");
-        TrivyFailure::new(FailureKind::ServerUnreachable, message)
-    })?;
+    let answer: VersionAnswer = serde_json::from_slice(body)
+        .map_err(|error| TrivyFailure::server_unreachable(format!("no Trivy server: {error}")))?;
     let missing = || TrivyFailure::new(FailureKind::DatabaseMissing, "");
     let updated_at = answer.database.ok_or_else(missing)?.updated_at;
     let database = updated_at.parse().map_err(|_| missing())?;

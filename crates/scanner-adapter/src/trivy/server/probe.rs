@@ -4,7 +4,6 @@
 //! A server that finds nothing in them covers nothing of it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use tokio::sync::Mutex;
 
@@ -29,7 +28,6 @@ impl CoverageProbe {
         &self,
         server: &TrivyServer,
         program: &TrivyProgram,
-        temporary: &Path,
         summary: &Summary,
     ) -> Result<Option<String>, TrivyFailure> {
         if !summary.family.is_empty() {
@@ -37,7 +35,7 @@ impl CoverageProbe {
                 family: summary.family.clone(),
                 version: summary.version.clone(),
             };
-            if !self.covers(server, program, temporary, subject).await? {
+            if !self.covers(server, program, subject).await? {
                 return Ok(Some(unknown_distribution(summary)));
             }
         }
@@ -47,7 +45,7 @@ impl CoverageProbe {
                 continue;
             };
             let subject = Subject::Ecosystem(ecosystem);
-            if !self.covers(server, program, temporary, subject).await? {
+            if !self.covers(server, program, subject).await? {
                 return Ok(Some(unknown_kind(kind)));
             }
         }
@@ -58,7 +56,6 @@ impl CoverageProbe {
         &self,
         server: &TrivyServer,
         program: &TrivyProgram,
-        temporary: &Path,
         subject: Subject,
     ) -> Result<bool, TrivyFailure> {
         // Held until the answer is there, so that two scans do not probe the same.
@@ -66,7 +63,7 @@ impl CoverageProbe {
         if let Some(covers) = answers.get(&subject) {
             return Ok(*covers);
         }
-        let covers = probe(server, program, temporary, &subject).await?;
+        let covers = probe(server, program, &subject).await?;
         // The answer must be that of the database that was checked.
         server.confirm().await?;
         tracing::info!(?subject, covers, "probed what the server's database covers");
@@ -78,15 +75,12 @@ impl CoverageProbe {
 async fn probe(
     server: &TrivyServer,
     program: &TrivyProgram,
-    temporary: &Path,
     subject: &Subject,
 ) -> Result<bool, TrivyFailure> {
     let Some(sbom) = subject.sbom() else {
         return Ok(false);
     };
-    let bytes = server
-        .match_sbom(program, temporary, &sbom.to_string())
-        .await?;
+    let bytes = server.match_sbom(program, &sbom.to_string()).await?;
     let report = Report::read(&bytes)
         .map_err(|error| TrivyFailure::new(FailureKind::ServerFailed, error.to_string()))?;
     Ok(report

@@ -32,8 +32,6 @@ pub(crate) struct ServerSource {
     pub(crate) origin: ServerOrigin,
     pub(crate) program: TrivyProgram,
     pub(crate) folders: DatabaseFolders,
-    /// The folder of temporary files.
-    pub(crate) temporary: PathBuf,
     pub(crate) http: reqwest::Client,
     pub(crate) plausibility: Plausibility,
     /// The processes of the servers.
@@ -227,9 +225,9 @@ impl ServerSource {
 
     /// Lets a server match the canary; twice if it answers that it failed, because that refuses its database.
     async fn check_canary(&self, server: &TrivyServer) -> Result<(), TrivyFailure> {
-        match canary::check(server, &self.program, &self.temporary).await {
+        match canary::check(server, &self.program).await {
             Err(failure) if failure.kind == FailureKind::ServerFailed => {
-                canary::check(server, &self.program, &self.temporary).await
+                canary::check(server, &self.program).await
             }
             result => result,
         }

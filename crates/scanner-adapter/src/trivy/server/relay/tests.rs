@@ -131,7 +131,7 @@ async fn the_server_gets_the_layers_under_names_of_one_match() {
 }
 
 #[tokio::test]
-async fn a_run_can_store_nothing_for_layers_of_other_images_and_change_nothing_that_is_known() {
+async fn a_run_can_store_nothing_for_layers_of_other_images_and_change_no_earlier_analysis() {
     let (client, requests) = server().await;
     let relay = Relay::start().await.unwrap();
     let session = relay.open(client.clone(), LIMIT, vec![earlier("a"), None], verified());
@@ -139,13 +139,13 @@ async fn a_run_can_store_nothing_for_layers_of_other_images_and_change_nothing_t
     let token = session.token.clone();
     let asked = fields(&[(1, "image"), (2, "a"), (2, "b")]);
     ask(&session, &token, MISSING, asked).await;
-    // Another image's layer, and nobody's.
+    // A layer of no image of this run, and a wrong token.
     assert_eq!(ask(&session, &token, PUT, fields(&[(1, "c")])).await.0, 400);
     assert_eq!(
         ask(&session, "wrong", PUT, fields(&[(1, "b")])).await.0,
         401
     );
-    // What is known, and what was found once.
+    // An earlier analysis, and one that the run has stored.
     for value in ["first", "second"] {
         for key in ["a", "b"] {
             let message = fields(&[(1, key), (3, value)]);
@@ -180,7 +180,7 @@ async fn a_run_can_store_nothing_for_layers_of_other_images_and_change_nothing_t
 }
 
 #[tokio::test]
-async fn a_trivy_that_asks_for_something_else_finds_what_is_known_stale() {
+async fn a_trivy_that_asks_for_other_analyses_makes_the_earlier_ones_stale() {
     let (client, _) = server().await;
     let relay = Relay::start().await.unwrap();
     let session = relay.open(client.clone(), LIMIT, vec![earlier("a")], verified());
@@ -188,7 +188,7 @@ async fn a_trivy_that_asks_for_something_else_finds_what_is_known_stale() {
     let (_, answer) = ask(&session, &session.token, MISSING, asked).await;
     assert_eq!(twirp::texts(&answer, 2).unwrap(), ["of another version"]);
     assert!(session.is_stale());
-    // More or fewer layers than the image has are no image of ours.
+    // More or fewer layers than the image has are refused.
     let asked = fields(&[(1, "image")]);
     assert_eq!(ask(&session, &session.token, MISSING, asked).await.0, 400);
     let token = session.token.clone();
@@ -208,7 +208,7 @@ async fn a_run_learns_of_no_layer_before_all_are_verified() {
     let mut missing = std::pin::pin!(ask(&session, &token, MISSING, asked));
     let early = tokio::time::timeout(Duration::from_millis(200), &mut missing).await;
     assert!(early.is_err(), "{early:?}");
-    // It does not ask, and tells at once what it made of bytes that nobody verified.
+    // It does not wait for an answer, and stores an analysis of bytes that were not verified.
     let found = fields(&[(1, "a"), (3, "found")]);
     assert_eq!(ask(&session, &token, PUT, found).await.0, 400);
     let matched = fields(&[(1, "target"), (2, "image"), (3, "a")]);
