@@ -195,7 +195,10 @@ async fn drain(bus: &Bus) -> anyhow::Result<()> {
             );
             return Ok(());
         }
-        progress(&format!("waiting for {in_flight} messages in flight"));
+        progress(&format!(
+            "waiting for {} in flight",
+            count(in_flight, "message")
+        ));
         tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }

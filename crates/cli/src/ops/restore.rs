@@ -205,9 +205,9 @@ fn listed(streams: &[StreamSummary]) -> String {
     let descriptions = streams.iter().map(|stream| {
         let last = stream.last_at.map(|at| format!(", the last of {at}"));
         format!(
-            "{} ({} messages{})",
+            "{} ({}{})",
             stream.name,
-            stream.messages,
+            count(stream.messages, "message"),
             last.unwrap_or_default()
         )
     });

@@ -34,20 +34,20 @@ pub(super) fn sentence(work: &Work) -> String {
     match work {
         Work::Unchanged => "unchanged".to_owned(),
         Work::Copied(stats) => format!(
-            "copied {} in {} blobs ({} mounted, {} there already)",
+            "copied {} in {} ({} mounted, {} there already)",
             bytes(stats.bytes),
-            stats.blobs_copied,
+            count(stats.blobs_copied, "blob"),
             stats.blobs_mounted,
             stats.blobs_skipped
         ),
         Work::Planned(cost) => format!(
-            "would copy {} in {} blobs ({} mountable, {} there already) for {} pulls in {} requests",
+            "would copy {} in {} ({} mountable, {} there already) for {} in {}",
             bytes(cost.bytes),
-            cost.blobs_copied,
+            count(cost.blobs_copied, "blob"),
             cost.blobs_mounted,
             cost.blobs_skipped,
-            cost.pulls,
-            cost.requests
+            count(cost.pulls, "pull"),
+            count(cost.requests, "request")
         ),
     }
 }

@@ -10,6 +10,7 @@ use sluice_events::facts::{Reason, ScanSucceeded};
 use sluice_events::subject::of_target;
 
 use super::location::Location;
+use crate::output::count;
 
 /// Reads the events of some locations, oldest first; an event without a tag counts by its digest.
 pub(super) async fn read(
@@ -136,8 +137,11 @@ fn detail(event: &Event) -> String {
         ),
         Event::UpstreamTagGone(fact) => format!("deleted at {}", fact.source),
         Event::TagMirrored(fact) => format!(
-            "{}, {} blobs copied, {} mounted, {} present",
-            fact.digest, fact.blobs_copied, fact.blobs_mounted, fact.blobs_skipped
+            "{}, {} copied, {} mounted, {} present",
+            fact.digest,
+            count(fact.blobs_copied, "blob"),
+            fact.blobs_mounted,
+            fact.blobs_skipped
         ),
         Event::TagMirrorFailed(fact) => fact.reason.clone(),
         Event::TagMoveRefused(fact) => format!(
@@ -206,7 +210,7 @@ fn scanned(fact: &ScanSucceeded) -> String {
                 .platform
                 .as_ref()
                 .map_or_else(|| child.digest.short().to_owned(), ToString::to_string);
-            format!("{platform} {} packages", child.packages)
+            format!("{platform} {}", count(child.packages, "package"))
         })
         .collect();
     format!(
