@@ -138,8 +138,9 @@ fn over_limit(keep: Keep) -> String {
         KeepOrder::Pushed => "arrived later",
         KeepOrder::Pulled => "were pulled or arrived later",
     };
+    let tags = if keep.newest == 1 { "tag" } else { "tags" };
     format!(
-        "the repository keeps {} tags, and as many {newer}",
+        "the repository keeps {} {tags}, and as many {newer}",
         keep.newest
     )
 }
