@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use sluice_service::{BusSettings, HttpSettings, RegistrySettings};
+use sluice_service::{BusSettings, HttpSettings, RegistrySettings, out_of_range};
 
 use crate::image::limits::ImageLimits;
 use crate::trivy::settings::TrivySettings;
@@ -112,18 +112,18 @@ impl sluice_service::Settings for Settings {
     const DEFAULTS: &'static str = include_str!("../config.default.toml");
 
     fn problems(&self) -> Vec<String> {
-        let layers = &self.layers;
+        let (scanner, layers) = (&self.scanner, &self.layers);
+        let ranges = [
+            out_of_range("scanner.concurrency", scanner.concurrency, 1..=16),
+            out_of_range(
+                "scanner.timeout_seconds",
+                scanner.timeout_seconds,
+                10..=86_400,
+            ),
+        ];
         let rules = [
             (
-                (1..=16).contains(&self.scanner.concurrency),
-                "`scanner.concurrency` must be 1 to 16",
-            ),
-            (
-                (10..=86_400).contains(&self.scanner.timeout_seconds),
-                "`scanner.timeout_seconds` must be 10 to 86400",
-            ),
-            (
-                self.scanner.concurrency_per_repository <= self.scanner.concurrency,
+                scanner.concurrency_per_repository <= scanner.concurrency,
                 "`scanner.concurrency_per_repository` must not be more than `scanner.concurrency`",
             ),
             (
@@ -135,12 +135,10 @@ impl sluice_service::Settings for Settings {
                 "`layers.path_bytes` must be at most 4096, the limit of Linux",
             ),
         ];
-        rules
-            .into_iter()
-            .chain(self.trivy.rules())
-            .filter(|(holds, _)| !holds)
-            .map(|(_, rule)| rule.to_owned())
-            .collect()
+        let violated = rules.into_iter().filter(|(is_met, _)| !is_met);
+        let violated = violated.map(|(_, rule)| rule.to_owned());
+        let own = ranges.into_iter().flatten().chain(violated);
+        own.chain(self.trivy.problems()).collect()
     }
 
     fn http(&self) -> &HttpSettings {

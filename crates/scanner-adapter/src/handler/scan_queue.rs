@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_many_wait_only_few_of_one_repository_do() {
+    async fn one_repository_fills_at_most_half_of_the_queue() {
         let queue = ScanQueue::new(1, 1, 8);
         let _held = queue.acquire(&repository("a/held")).await.unwrap();
         let busy: Vec<_> = (0..8).map(|_| ask(&queue, "a/busy")).collect();

@@ -117,7 +117,7 @@ mod tests {
         })
     }
 
-    fn asked(repository: &str) -> Input {
+    fn scan_command(repository: &str) -> Input {
         Input::Scan(ScanImage {
             repository: repository.parse().unwrap(),
             tag: None,
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_scanned_without_being_asked() {
+    fn targets_and_manual_repositories_are_scanned_on_demand_only() {
         let catalog = catalog();
         for (input, scanned) in [
             (pushed("hub/app", "alice"), true),
@@ -160,8 +160,8 @@ mod tests {
             (pushed("hub/app", "mirror-worker"), false),
             (pushed("official/app", "alice"), false),
             (pushed("manual/app", "alice"), false),
-            (asked("manual/app"), true),
-            (asked("official/app"), true),
+            (scan_command("manual/app"), true),
+            (scan_command("official/app"), true),
         ] {
             let message = format!("{input:?}");
             assert_eq!(input.scan_target(&catalog).is_some(), scanned, "{message}");

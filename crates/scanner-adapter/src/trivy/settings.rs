@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use chrono::TimeDelta;
 use serde::Deserialize;
 use sluice_domain::Digest;
+use sluice_service::out_of_range;
 use url::Url;
 
 use crate::trivy::database::plausibility::Plausibility;
@@ -43,41 +44,21 @@ impl TrivySettings {
         (is_http && url.username().is_empty() && url.password().is_none()).then_some(url)
     }
 
-    /// Returns the rules of these settings, each with whether they follow it.
-    pub(crate) fn rules(&self) -> [(bool, &'static str); 15] {
-        [
-            (
-                (1..=86_400).contains(&self.database_check_seconds),
-                "`trivy.database_check_seconds` must be 1 to 86400",
-            ),
-            (
-                (1..=36_500).contains(&self.database_max_age_days),
-                "`trivy.database_max_age_days` must be 1 to 36500",
-            ),
-            (
-                self.database_max_loss_percent < 100,
-                "`trivy.database_max_loss_percent` must be 0 to 99",
-            ),
-            (
-                (256..=1_048_576).contains(&self.memory_mib),
-                "`trivy.memory_mib` must be 256 to 1048576",
-            ),
-            (
-                (1_024..=1_048_576).contains(&self.file_mib),
-                "`trivy.file_mib` must be 1024 to 1048576",
-            ),
-            (
-                (64..=1_048_576).contains(&self.open_files),
-                "`trivy.open_files` must be 64 to 1048576",
-            ),
-            (
-                (64..=1_048_576).contains(&self.processes),
-                "`trivy.processes` must be 64 to 1048576",
-            ),
-            (
-                (10..=604_800).contains(&self.cpu_seconds),
-                "`trivy.cpu_seconds` must be 10 to 604800",
-            ),
+    /// Returns what is wrong with these settings.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let (check_seconds, max_age) = (self.database_check_seconds, self.database_max_age_days);
+        let max_loss = self.database_max_loss_percent;
+        let ranges = [
+            out_of_range("trivy.database_check_seconds", check_seconds, 1..=86_400),
+            out_of_range("trivy.database_max_age_days", max_age, 1..=36_500),
+            out_of_range("trivy.database_max_loss_percent", max_loss, 0..=99),
+            out_of_range("trivy.memory_mib", self.memory_mib, 256..=1_048_576),
+            out_of_range("trivy.file_mib", self.file_mib, 1_024..=1_048_576),
+            out_of_range("trivy.open_files", self.open_files, 64..=1_048_576),
+            out_of_range("trivy.processes", self.processes, 64..=1_048_576),
+            out_of_range("trivy.cpu_seconds", self.cpu_seconds, 10..=604_800),
+        ];
+        let rules = [
             (
                 is_digest_or_empty(&self.accepted_database),
                 "`trivy.accepted_database` must be as in the log: `sha256:` and 64 digits",
@@ -106,7 +87,10 @@ impl TrivySettings {
                 self.database_repository.is_empty() || self.server_url.is_empty(),
                 "`trivy.database_repository` has no effect with `trivy.server_url`: set it at that server",
             ),
-        ]
+        ];
+        let violated = rules.into_iter().filter(|(is_met, _)| !is_met);
+        let violated = violated.map(|(_, rule)| rule.to_owned());
+        ranges.into_iter().flatten().chain(violated).collect()
     }
 
     /// Returns the resources that one run of the scanner may use.

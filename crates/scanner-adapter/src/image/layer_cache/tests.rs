@@ -53,7 +53,7 @@ fn a_layer_is_known_to_a_later_adapter_and_not_to_another_version_of_the_scanner
         Some(known)
     );
     assert_eq!(open(root.path(), "scanner 2", 1 << 20).find(&layer), None);
-    // What was made by the other one is gone.
+    // The other version removed the files of this one.
     assert_eq!(open(root.path(), "scanner 1", 1 << 20).find(&layer), None);
 }
 
@@ -106,7 +106,7 @@ fn a_file_that_was_cut_or_changed_counts_as_none_and_is_removed() {
 }
 
 #[test]
-fn what_was_not_used_longest_goes_first_and_the_cache_stays_within_its_limit() {
+fn the_least_recently_used_layers_are_removed_first_and_the_cache_stays_within_its_limit() {
     let root = tempfile::tempdir().unwrap();
     let cache = open(root.path(), "", 20_000);
     let layers: Vec<_> = (0..40).map(|number| layer(&format!("{number}/"))).collect();
@@ -128,7 +128,7 @@ fn what_was_not_used_longest_goes_first_and_the_cache_stays_within_its_limit() {
     let files = fs::read_dir(&cache.folder).unwrap().flatten();
     let total: u64 = files.map(|file| file.metadata().unwrap().len()).sum();
     assert!(total <= 20_000 && total > 5_000, "{total}");
-    // What has not been used for long goes, however little it is.
+    // A file that was not used for too long is removed whatever the size.
     let old = SystemTime::from(Utc::now()) - AGE * 2;
     let file = File::options()
         .append(true)
