@@ -10,13 +10,13 @@ use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::wire::state::{TagEntry, UpstreamTag};
 use sluice_events::{Command, Event, Message};
 use sluice_state::reconcile::{Next, PAGE, ReconcilePage, reason};
-use sluice_state::{Snapshot, key, source_of};
+use sluice_state::{Pulls, Snapshot, key, source_of};
 
 use crate::audit::AUDIT_PAGE;
 use crate::error::Error;
 use crate::handler::MirrorWorker;
 use crate::mirror::filtered_index::platforms_of;
-use crate::mirror::task::{MirrorReason, MirrorTask};
+use crate::mirror::task::{MirrorReason, MirrorTask, pulls_for};
 
 impl MirrorWorker {
     /// Checks a page of the upstream tags.
@@ -43,7 +43,7 @@ impl MirrorWorker {
                 continue;
             }
             let local = self.local_entry(mirror, &command.tag).await?;
-            let task = MirrorTask::of_entry(mirror, &command.tag, &upstream, false);
+            let task = MirrorTask::of_entry(mirror, &command.tag, &upstream, Pulls::Background);
             if self.differs(mirror, &upstream, local.as_ref()) {
                 // An attachment of a removed image comes back with its image.
                 let is_detached = match &task {
@@ -90,7 +90,7 @@ impl MirrorWorker {
         let upstream = entry.value;
         let local = self.local_entry(mirror, &command.tag).await?;
         let differs = self.differs(mirror, &upstream, local.as_ref());
-        let task = MirrorTask::of_entry(mirror, &command.tag, &upstream, command.urgent);
+        let task = MirrorTask::of_entry(mirror, &command.tag, &upstream, pulls_for(command.urgent));
         let reason = MirrorReason::of(command);
         if let Some(local) = local.filter(|local| is_mirrored(&upstream, local))
             && reason != MirrorReason::Outdated

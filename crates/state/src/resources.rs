@@ -5,3 +5,4 @@ mod apply;
 pub(crate) mod catalog;
 mod promotion_targets;
 pub(crate) mod schedules;
+pub(crate) mod snapshot;

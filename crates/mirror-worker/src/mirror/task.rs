@@ -56,7 +56,7 @@ impl From<UpstreamTagMoved> for MirrorTask {
             tag: event.tag,
             digest: event.digest,
             move_number: event.move_number,
-            pulls: pulls(event.urgent),
+            pulls: pulls_for(event.urgent),
         }
     }
 }
@@ -67,7 +67,7 @@ impl MirrorTask {
         mirror: &Mirror,
         tag: &Tag,
         upstream: &UpstreamTag,
-        urgent: bool,
+        pulls: Pulls,
     ) -> Option<Self> {
         Some(Self {
             mirror: mirror.name.clone(),
@@ -76,7 +76,7 @@ impl MirrorTask {
             tag: tag.clone(),
             digest: upstream.digest.parse().ok()?,
             move_number: upstream.move_number,
-            pulls: pulls(urgent),
+            pulls,
         })
     }
 
@@ -128,7 +128,8 @@ impl MirrorTask {
     }
 }
 
-const fn pulls(urgent: bool) -> Pulls {
+/// Returns the pulls for a message, which is urgent if a person waits.
+pub(crate) const fn pulls_for(urgent: bool) -> Pulls {
     if urgent {
         Pulls::Urgent
     } else {

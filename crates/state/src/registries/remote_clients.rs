@@ -10,7 +10,7 @@ use sluice_service::Secrets;
 
 use crate::error::Error;
 use crate::registries::budget::Budgets;
-use crate::resources::catalog::Snapshot;
+use crate::resources::snapshot::Snapshot;
 
 /// The most clients that are cached; at the limit the cache is cleared.
 const MAX_CLIENTS: usize = 256;

@@ -7,7 +7,8 @@ use sluice_bus::{Bus, Cause, Schedule};
 use sluice_service::crash;
 use tokio_util::sync::CancellationToken;
 
-use crate::resources::catalog::{Catalog, Snapshot};
+use crate::resources::catalog::Catalog;
+use crate::resources::snapshot::Snapshot;
 
 /// How often schedules are reconciled without a change of resources.
 const RECONCILE: Duration = Duration::from_secs(3_600);

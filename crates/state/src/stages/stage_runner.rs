@@ -7,9 +7,10 @@ use sluice_bus::{Bus, ConsumeSettings, Handler};
 use sluice_service::{BusSettings, Host};
 
 use crate::State;
-use crate::resources::catalog::{Catalog, Snapshot};
+use crate::resources::catalog::Catalog;
 use crate::resources::schedules::{DesiredSchedule, keep_schedules};
-use crate::stages::reconcile::request_reconciliations;
+use crate::resources::snapshot::Snapshot;
+use crate::stages::log_watch::request_reconciliations;
 
 /// The stages that delete tags, and so may write tombstones.
 const DELETING_STAGES: [&str; 3] = ["mirror-worker", "promoter", "pruner"];
