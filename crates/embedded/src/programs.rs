@@ -1,11 +1,10 @@
 //! Finds the server programs and checks their versions and owners.
 
-use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
-use sluice_service::{UntrustedProgram, trusted_program};
+use sluice_service::trusted_program;
 
 /// The minimum version of nats-server; older ones silently ignore settings that Sluice needs.
 const NATS_SERVER: (u64, u64) = (2, 14);
@@ -68,7 +67,7 @@ fn find(
         }
     }
     let missing = match (refused, named) {
-        (Some(error), _) => chain(&error),
+        (Some(error), _) => format!("{:#}", anyhow::Error::from(error)),
         (None, Some(named)) => format!("`{}` is not a file", named.display()),
         (None, None) => format!(
             "no `{}` is in `{}/bin` or PATH",
@@ -81,20 +80,11 @@ fn find(
     )
 }
 
-/// Formats an error with its cause.
-fn chain(error: &UntrustedProgram) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
-}
-
 /// Returns the programs of a name in PATH; their owners are checked before one is run.
-fn on_path(name: &str) -> impl Iterator<Item = PathBuf> + use<> {
+fn on_path(name: &str) -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join(name));
-    let found: Vec<_> = found.filter(|program| program.is_file()).collect();
-    found.into_iter()
+    let programs = std::env::split_paths(&path).map(|folder| folder.join(name));
+    programs.filter(|program| program.is_file()).collect()
 }
 
 fn candidates(named: Option<&Path>, tools: &Path, names: &[&str]) -> Vec<PathBuf> {

@@ -1,11 +1,10 @@
 //! `sluice events`: the event log as JSON lines.
 
-use chrono::SecondsFormat;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use sluice_bus::{Bus, Fact};
 
-use crate::output::line;
+use crate::output::{line, time_millis};
 
 /// Shows the events of the log.
 pub(crate) async fn show(bus: &Bus, subject: &str) -> anyhow::Result<()> {
@@ -34,7 +33,7 @@ pub(crate) fn fact_json(fact: &Fact) -> Value {
     json!({
         "stream": fact.stream,
         "sequence": fact.sequence,
-        "at": fact.at.map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true)),
+        "at": fact.at.map(time_millis),
         "id": fact.id,
         "causationId": fact.causation,
         "correlationId": fact.correlation,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::Utc;
 use serde_json::{Value, json};
 use sluice_bus::{Bus, DeadLetter, StageStatus, StreamUsage};
 use sluice_domain::resources::Kind;
@@ -13,7 +13,7 @@ use sluice_state::{Entry, State};
 
 use crate::ops::dead_letters::MAX_DEAD_LETTERS;
 use crate::ops::pause;
-use crate::output::{Format, Section, count, show_sections, size};
+use crate::output::{Format, Section, count, show_sections, size, time};
 
 /// How many dead letters are shown; `dead-letters list` shows all.
 const LAST: usize = 5;
@@ -213,10 +213,6 @@ fn bus_section(trouble: &str) -> Section {
         header: &["TROUBLE"],
         rows: vec![vec![trouble.to_owned()]],
     }
-}
-
-fn time(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 fn stage(stage: &StageStatus) -> Vec<String> {

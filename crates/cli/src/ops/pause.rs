@@ -1,13 +1,12 @@
 //! `sluice pause` and `resume`: stop and resume promotion and deletion.
 
-use chrono::SecondsFormat;
 use serde_json::{Value, json};
 use sluice_bus::Bus;
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::Restored;
 use sluice_state::{ActivePause, State};
 
-use crate::output::line;
+use crate::output::{line, time};
 
 /// The author of a pause.
 const ACTOR: &str = "sluice";
@@ -37,7 +36,6 @@ pub(crate) async fn resume(bus: &Bus, unreconciled: bool) -> anyhow::Result<()> 
 
 /// Returns a row for a pause, and one for the last restore.
 pub(crate) fn rows(pause: Option<&ActivePause>, restored: Option<&Restored>) -> Vec<Vec<String>> {
-    let time = |at: chrono::DateTime<chrono::Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
     let mut rows = Vec::new();
     if let Some(pause) = pause {
         let text = format!("promotion and deletion are paused: {}", pause.reason);

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use chrono::SecondsFormat;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use sluice_bus::topology::{BACKUP_ORDER, EVENTS, FIRST_PAUSED};
@@ -16,7 +15,7 @@ use sluice_bus::{Bus, ProvisionOptions, StreamSummary};
 use sluice_state::record_restore;
 
 use super::backup::{FORMAT, MANIFEST, Manifest, SUMS, SavedStream, checksum_line};
-use crate::output::{Format, count, line, progress, show, size};
+use crate::output::{Format, count, line, progress, show, size, time};
 
 /// The size of the chunks that are read and sent, in bytes.
 const CHUNK: usize = 128 << 10;
@@ -232,7 +231,7 @@ fn report(
     line(&format!(
         "{} restored as of {}",
         count(manifest.streams.len(), "stream"),
-        manifest.taken_at.to_rfc3339_opts(SecondsFormat::Secs, true)
+        time(manifest.taken_at)
     ))?;
     line(
         "Promotion and deletion are paused until the promoter has compared every target with the decisions.",

@@ -1,6 +1,6 @@
 //! The current verdicts and decisions on an image, from the state.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sluice_domain::Target;
 use sluice_events::time_from_wire;
@@ -10,7 +10,7 @@ use sluice_events::wire::state::{
 };
 use sluice_state::{State, key};
 
-use crate::output::Section;
+use crate::output::{Section, time};
 
 /// The verdicts on the current digest of a tag, and every decision on the tag.
 pub(super) struct TagStatus {
@@ -212,7 +212,7 @@ fn decision_row(decision: &Decision, current: &str) -> Vec<String> {
             reason => format!("also at {former_tag}, flagged: {reason}"),
         });
     }
-    if let Some(until) = seconds(time_from_wire(decision.wait_until.as_ref())) {
+    if let Some(until) = time_from_wire(decision.wait_until.as_ref()).map(time) {
         notes.push(format!("until {until}"));
     }
     if !decision.announced {
@@ -230,7 +230,9 @@ fn decision_row(decision: &Decision, current: &str) -> Vec<String> {
         outcome(decision).to_owned(),
         target,
         short(&decision.digest),
-        seconds(time_from_wire(decision.decided_at.as_ref())).unwrap_or_default(),
+        time_from_wire(decision.decided_at.as_ref())
+            .map(time)
+            .unwrap_or_default(),
         notes.join(", "),
     ]
 }
@@ -238,10 +240,6 @@ fn decision_row(decision: &Decision, current: &str) -> Vec<String> {
 /// Returns the target, unless it is invalid.
 fn target(decision: &Decision) -> Option<Target> {
     Target::from_stored(&decision.target).ok()
-}
-
-fn seconds(time: Option<DateTime<Utc>>) -> Option<String> {
-    time.map(|time| time.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
 
 fn counts_json(counts: Option<&SeverityCounts>) -> Value {
@@ -261,7 +259,7 @@ fn verdict_json((child, verdict): &(ImageChild, Option<Verdict>)) -> Value {
         let more = json!({
             "scanner": verdict.scanner, "databaseVersion": verdict.database_version, "reason": verdict.reason,
             "counts": counts_json(verdict.counts.as_ref()), "packages": verdict.packages, "os": verdict.os,
-            "endOfLife": verdict.end_of_life, "scannedAt": seconds(time_from_wire(verdict.scanned_at.as_ref())),
+            "endOfLife": verdict.end_of_life, "scannedAt": time_from_wire(verdict.scanned_at.as_ref()).map(time),
             "reportKey": verdict.report_key, "unmatched": verdict.unmatched,
         });
         object.extend(more.as_object().cloned().unwrap_or_default());
@@ -273,8 +271,8 @@ fn decision_json(decision: &Decision) -> Value {
     json!({
         "policy": decision.policy, "digest": decision.digest, "outcome": outcome(decision),
         "target": target(decision).map(|target| target.to_string()).unwrap_or_default(), "targetTag": decision.target_tag, "announced": decision.announced,
-        "decidedAt": seconds(time_from_wire(decision.decided_at.as_ref())), "waitUntil": seconds(time_from_wire(decision.wait_until.as_ref())),
-        "promotedAt": seconds(time_from_wire(decision.promoted_at.as_ref())), "flagged": decision.flagged,
+        "decidedAt": time_from_wire(decision.decided_at.as_ref()).map(time), "waitUntil": time_from_wire(decision.wait_until.as_ref()).map(time),
+        "promotedAt": time_from_wire(decision.promoted_at.as_ref()).map(time), "flagged": decision.flagged,
         "note": decision.note,
         "reasons": decision.reasons.iter().map(|reason| json!({
             "rule": reason.rule, "result": result(reason), "detail": reason.detail,

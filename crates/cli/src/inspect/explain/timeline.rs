@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use chrono::SecondsFormat;
 use sluice_bus::{Bus, Fact};
 use sluice_domain::{RegistryHost, Repository, SeverityCounts, Tag, Target};
 use sluice_events::Event;
@@ -10,7 +9,7 @@ use sluice_events::facts::{Reason, ScanSucceeded};
 use sluice_events::subject::of_target;
 
 use super::location::Location;
-use crate::output::count;
+use crate::output::{count, time_millis};
 
 /// Reads the events of some locations, oldest first; an event without a tag counts by its digest.
 pub(super) async fn read(
@@ -36,10 +35,7 @@ pub(super) async fn read(
 
 /// Returns the row of an event; it names the location if that is not the explained one.
 pub(super) fn row(fact: &Fact, location: &Location) -> Vec<String> {
-    let at = fact
-        .at
-        .map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true))
-        .unwrap_or_default();
+    let at = fact.at.map(time_millis).unwrap_or_default();
     let Some(event) = &fact.event else {
         return vec![at, String::new(), String::new()];
     };

@@ -1,6 +1,5 @@
 //! The upstream history of a mirrored tag, from the state, which goes back further than the log.
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use sluice_events::subject;
 use sluice_events::time_from_wire;
@@ -8,7 +7,7 @@ use sluice_events::wire::state::{Move, UpstreamTag};
 use sluice_state::State;
 
 use super::location::Location;
-use crate::output::Section;
+use crate::output::{Section, time};
 
 /// The upstream entries of a tag, one for each mirror.
 pub(super) struct Upstream(Vec<UpstreamTag>);
@@ -35,7 +34,9 @@ impl Upstream {
                     moved.digest.clone()
                 };
                 vec![
-                    time(time_from_wire(moved.at.as_ref())),
+                    time_from_wire(moved.at.as_ref())
+                        .map(time)
+                        .unwrap_or_default(),
                     moved.move_number.to_string(),
                     what,
                     first_seen(entry, &moved.digest).unwrap_or_else(|| "-".to_owned()),
@@ -56,7 +57,7 @@ impl Upstream {
         let entry = |entry: &UpstreamTag| {
             let moves = entry.history.iter().map(|moved| {
                 json!({
-                    "at": time(time_from_wire(moved.at.as_ref())),
+                    "at": time_from_wire(moved.at.as_ref()).map(time).unwrap_or_default(),
                     "moveNumber": moved.move_number,
                     "digest": (!moved.digest.is_empty()).then_some(&moved.digest),
                     "firstSeenAt": first_seen(entry, &moved.digest),
@@ -77,11 +78,9 @@ impl Upstream {
 fn first_seen(entry: &UpstreamTag, digest: &str) -> Option<String> {
     let mut seen = entry.first_seen.iter();
     let seen = seen.find(|seen| seen.digest == digest)?;
-    Some(time(time_from_wire(seen.at.as_ref())))
-}
-
-fn time(at: Option<DateTime<Utc>>) -> String {
-    at.map_or_else(String::new, |at| {
-        at.to_rfc3339_opts(SecondsFormat::Secs, true)
-    })
+    Some(
+        time_from_wire(seen.at.as_ref())
+            .map(time)
+            .unwrap_or_default(),
+    )
 }
