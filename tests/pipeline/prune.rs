@@ -332,7 +332,11 @@ fn what_soaks_stays_and_a_target_of_promotion_is_left_alone() {
     ] {
         assert!(has(&stack, repository, tag), "{repository}:{tag}");
     }
-    assert!(stack.log_of(pruner).contains("left alone"));
+    assert!(
+        stack
+            .log_of(pruner)
+            .contains("not pruned: the repository is a promotion target")
+    );
     // Once its decision is another, nothing keeps it any more.
     decide("soaks", &waits, DecisionOutcome::Deny);
     bus.command(limit("hub/app"));

@@ -1,14 +1,11 @@
-//! The pruner: plans and carries out retention.
+//! The pruner: plans retention and carries it out.
 //!
-//! It must not delete what something that stays still reaches (invariant 5), and never works in a target of promotion.
-//! Only tags are removed; manifests that no tag names any more stay.
+//! It removes tags only; manifests that no tag names any more stay (invariant 5). It never works in a promotion target.
 
-mod ask;
-mod facts;
-mod prune;
+mod error;
+mod handler;
 mod reconcile;
-mod removal;
-mod rules;
+mod request;
 mod run;
 mod schedules;
 mod settings;
@@ -19,17 +16,17 @@ use sluice_bus::{ConsumeSettings, topology};
 use sluice_service::Host;
 use sluice_state::{StageRunner, internal_registry};
 
-pub use prune::Pruner;
+pub use handler::Pruner;
 pub use settings::Settings;
 
-/// Connects, and runs the stage on the host.
+/// Connects to the bus and the registry, and runs the pruner on the host.
 ///
 /// # Errors
 /// A bus that cannot be reached or is not provisioned, or a secret that cannot be read.
 pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     let stage = StageRunner::connect(&topology::PRUNER, &settings.bus, host).await?;
     let registry = internal_registry(&settings.registry)?;
-    stage.keep_schedules(schedules::PREFIX, schedules::wanted);
+    stage.keep_schedules(schedules::PREFIX, schedules::desired_schedules);
     let (bus, state, catalog) = stage.connections();
     let claim = stage.claim().await?;
     let handler = Pruner::new(bus, state, catalog, registry, claim);

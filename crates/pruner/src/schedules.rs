@@ -6,17 +6,17 @@ use sluice_events::subject;
 use sluice_policy::cron::to_six_fields;
 use sluice_state::{DesiredSchedule, Snapshot};
 
-/// What the names of the schedules begin with.
+/// The prefix of the names of the schedules.
 pub(crate) const PREFIX: &str = "prune";
 
-/// Returns the schedules that there have to be. Nothing is deleted at once when a policy is applied.
-pub(crate) fn wanted(catalog: &Snapshot) -> Vec<DesiredSchedule> {
+/// Returns the schedules of a catalogue. No run starts at once when a policy is applied.
+pub(crate) fn desired_schedules(catalog: &Snapshot) -> Vec<DesiredSchedule> {
     let mut all = Vec::new();
     for policy in catalog.pruning.values().filter(|policy| policy.enabled) {
         let cron = match to_six_fields(&policy.schedule) {
             Ok(cron) => cron,
             Err(error) => {
-                tracing::error!(policy = %policy.name, %error, "the policy never runs");
+                tracing::error!(policy = %policy.name, %error, "the policy never runs: its schedule is invalid");
                 continue;
             }
         };
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_policy_that_is_on_has_its_schedule() {
+    fn each_enabled_policy_has_its_schedule() {
         let yaml = "kind: PruningPolicy\nname: nightly\nrepositories: [hub/*]\nschedule: '0 3 * * sun'\ndelete: 'true'\n---\n\
                     kind: PruningPolicy\nname: off\nrepositories: [hub/*]\nschedule: '0 3 * * *'\ndelete: 'true'\nenabled: false\n---\n\
                     kind: PruningPolicy\nname: wrong\nrepositories: [hub/*]\nschedule: sometimes\ndelete: 'true'\n";
@@ -54,7 +54,7 @@ mod tests {
                 catalog.pruning.insert(policy.name.clone(), policy);
             }
         }
-        let all = wanted(&catalog);
+        let all = desired_schedules(&catalog);
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].schedule.name, "prune.nightly");
         assert_eq!(

@@ -3,6 +3,9 @@
 use serde::Deserialize;
 use sluice_service::{BusSettings, HttpSettings, RegistrySettings};
 
+/// The name of the stage in claims and tag entries.
+pub(crate) const STAGE: &str = "pruner";
+
 /// Settings of the pruner; `config.default.toml` documents each.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,7 +24,7 @@ pub(crate) struct PrunerSettings {
 }
 
 impl sluice_service::Settings for Settings {
-    const NAME: &'static str = "pruner";
+    const NAME: &'static str = STAGE;
     const DEFAULTS: &'static str = include_str!("../config.default.toml");
 
     fn problems(&self) -> Vec<String> {

@@ -1,12 +1,12 @@
-//! Asking for a run in one repository.
+//! Requests for a retention run in one repository.
 
 use sluice_bus::Outcome;
 use sluice_domain::{Repository, ResourceName};
 use sluice_events::EventId;
 use sluice_events::commands::PruneRepositories;
 
-/// Asks for a run in one repository, once for each cause.
-pub(crate) fn ask_for(
+/// Adds the command for a run in one repository, which is published once per cause.
+pub(crate) fn request_run(
     outcome: Outcome,
     policy: Option<&ResourceName>,
     repository: &Repository,

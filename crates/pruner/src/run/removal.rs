@@ -1,4 +1,4 @@
-//! Removes one tag, if everything is still as it was planned.
+//! The removal of one tag, which is carried out only if nothing changed since the plan was made.
 
 use std::collections::BTreeMap;
 
@@ -10,24 +10,24 @@ use sluice_state::{
     TagWriter, key,
 };
 
-use crate::prune::NAME;
+use crate::settings::STAGE;
 
 /// A tag that is to be removed.
 #[derive(Debug)]
-pub(crate) struct Removal<'a> {
-    pub(crate) state: &'a State,
-    pub(crate) registry: &'a Client,
-    pub(crate) catalog: &'a Snapshot,
-    pub(crate) repository: &'a Repository,
-    pub(crate) tag: &'a Tag,
-    /// What it named when the plan was made.
-    pub(crate) digest: &'a Digest,
+pub(super) struct TagRemoval<'a> {
+    pub(super) state: &'a State,
+    pub(super) registry: &'a Client,
+    pub(super) catalog: &'a Snapshot,
+    pub(super) repository: &'a Repository,
+    pub(super) tag: &'a Tag,
+    /// The digest of the tag when the plan was made.
+    pub(super) digest: &'a Digest,
 }
 
-impl Precondition for Removal<'_> {
-    /// The entry and the registry must still name the planned digest, and nothing may wait for it.
+impl Precondition for TagRemoval<'_> {
+    /// The entry and the registry must still name the planned digest, and no promotion may wait for its soak time.
     ///
-    /// Where the tag itself is gone already, only the entry is left to be settled.
+    /// Where the tag was removed already, only its entry is to be updated.
     async fn freshness(&self) -> Result<Freshness, Error> {
         let entry = self
             .state
@@ -37,10 +37,10 @@ impl Precondition for Removal<'_> {
         let Some(entry) = entry.filter(|entry| entry.value.digest == self.digest.as_str()) else {
             return Ok(Freshness::Superseded);
         };
-        let is_current = match self.at(&entry.value).await? {
-            At::Gone => true,
-            At::Other => false,
-            At::Planned => !self.soaks().await?,
+        let is_current = match self.tag_state(&entry.value).await? {
+            TagState::Removed => true,
+            TagState::Changed => false,
+            TagState::Unchanged => !self.is_soaking().await?,
         };
         Ok(if is_current {
             Freshness::Current
@@ -50,57 +50,61 @@ impl Precondition for Removal<'_> {
     }
 }
 
-/// What the registry has at a tag.
-enum At {
-    /// What was planned to go.
-    Planned,
-    /// Nothing, or what a removal that was interrupted put there.
-    Gone,
-    /// Something else.
-    Other,
+/// What a tag names in the registry.
+enum TagState {
+    /// The planned digest.
+    Unchanged,
+    /// Nothing, or the tombstone of an interrupted removal.
+    Removed,
+    /// Another digest.
+    Changed,
 }
 
-impl Removal<'_> {
-    /// Says whether a removal that was begun got so far that the tag is gone already.
-    pub(crate) async fn is_gone(&self, entry: &TagEntry) -> Result<bool, Error> {
-        Ok(matches!(self.at(entry).await?, At::Gone))
+impl TagRemoval<'_> {
+    /// Says whether an interrupted removal has removed the tag already.
+    pub(super) async fn is_tag_removed(&self, entry: &TagEntry) -> Result<bool, Error> {
+        Ok(matches!(self.tag_state(entry).await?, TagState::Removed))
     }
 
-    async fn at(&self, entry: &TagEntry) -> Result<At, Error> {
+    async fn tag_state(&self, entry: &TagEntry) -> Result<TagState, Error> {
         let head = self
             .registry
             .head(self.repository, &self.tag.into())
             .await?;
         let Some(head) = head else {
-            return Ok(At::Gone);
+            return Ok(TagState::Removed);
         };
         if head.digest == *self.digest {
-            return Ok(At::Planned);
+            return Ok(TagState::Unchanged);
         }
-        let begun = entry.pruning.is_some();
-        if begun
+        let is_begun = entry.pruning.is_some();
+        if is_begun
             && self
                 .registry
                 .is_tombstone(self.repository, &head.digest)
                 .await?
         {
-            return Ok(At::Gone);
+            return Ok(TagState::Removed);
         }
-        Ok(At::Other)
+        Ok(TagState::Changed)
     }
 
-    async fn soaks(&self) -> Result<bool, Error> {
+    /// Says whether a promotion of the image waits for its soak time.
+    async fn is_soaking(&self) -> Result<bool, Error> {
         let decisions = self
             .state
             .decisions
-            .collect(&key::decisions_on(self.repository, self.tag), waiting)
+            .collect(
+                &key::decisions_on(self.repository, self.tag),
+                waiting_decision,
+            )
             .await?;
         let image = (self.tag.to_string(), self.digest.to_string());
-        Ok(soaking(self.catalog, self.repository, decisions.values()).contains_key(&image))
+        Ok(soaking_images(self.catalog, self.repository, decisions.values()).contains_key(&image))
     }
 
-    /// Says whether the tag is gone now, and by this removal.
-    pub(crate) async fn carry_out(
+    /// Removes the tag; says whether that was done.
+    pub(super) async fn carry_out(
         &self,
         tags: &TagWriter,
         entry: &TagEntry,
@@ -112,7 +116,7 @@ impl Removal<'_> {
             tag: self.tag,
             wanted: None,
             provenance: Provenance {
-                by: NAME.to_owned(),
+                by: STAGE.to_owned(),
                 // Kept, so that a late delivery of the same move does not bring the tag back.
                 mirror: entry.mirror.clone(),
                 move_number: entry.move_number,
@@ -129,15 +133,15 @@ impl Removal<'_> {
     }
 }
 
-/// Returns what waits for its soak time: tag and digest, with the policy that lets it wait.
-pub(crate) fn soaking<'a>(
+/// Returns the images that wait for their soak time: tag and digest, with the policy.
+pub(super) fn soaking_images<'a>(
     catalog: &Snapshot,
     repository: &Repository,
     waiting: impl Iterator<Item = &'a Decision>,
 ) -> BTreeMap<(String, String), ResourceName> {
     waiting
         .filter_map(|decision| {
-            // A policy that is gone or off waits for nothing.
+            // A policy that was deleted or disabled does not count.
             let policy = catalog
                 .policies_from(repository)
                 .find(|policy| policy.name.as_str() == decision.policy)?;
@@ -147,8 +151,8 @@ pub(crate) fn soaking<'a>(
         .collect()
 }
 
-/// Takes a decision that waits for its soak time.
-pub(crate) fn waiting(entry: Entry<Decision>) -> Option<Decision> {
+/// Returns a decision if it waits for its soak time.
+pub(super) fn waiting_decision(entry: Entry<Decision>) -> Option<Decision> {
     let waits = entry.value.outcome() == DecisionOutcome::Wait;
     waits.then_some(entry.value)
 }

@@ -1,23 +1,24 @@
-//! What is known of an image for the condition of a pruning policy.
+//! The facts of an image that the condition of a pruning policy is evaluated with.
 
 use std::collections::BTreeMap;
 
-use sluice_domain::{Digest, Repository, SeverityCounts};
+use sluice_domain::{Digest, Repository};
 use sluice_events::time_from_wire;
-use sluice_events::wire::state::{ImageChild, ImageEntry, Verdict, VerdictStatus};
-use sluice_policy::condition::{Compiled, DtrCounts, ImageFacts, ScanFacts};
+use sluice_events::wire::state::{ImageChild, ImageEntry, Verdict};
+use sluice_policy::condition::{Compiled, ImageFacts, ScanFacts};
+use sluice_policy::promotion::ChildVerdict;
 use sluice_registry::Client;
 use sluice_state::{Error, State, key, read_image};
 
-/// What a condition asks of an image.
+/// The facts of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct ConditionFacts {
-    pub(crate) scan: Option<ScanFacts>,
-    pub(crate) image: ImageFacts,
+pub(super) struct ConditionFacts {
+    pub(super) scan: Option<ScanFacts>,
+    pub(super) image: ImageFacts,
 }
 
-/// Looks up what a condition asks of an image; what cannot be found out stays unknown, so that nothing is deleted for it.
-pub(crate) async fn condition_facts(
+/// Reads the facts that a condition names; what cannot be read stays unknown, so that no image is deleted for it.
+pub(super) async fn read_condition_facts(
     state: &State,
     registry: &Client,
     repository: &Repository,
@@ -28,7 +29,7 @@ pub(crate) async fn condition_facts(
     if !scan && !image {
         return Ok(ConditionFacts::default());
     }
-    // What others wrote of it deletes no more than they could themselves.
+    // The services that write these entries may delete in staging themselves.
     let entry = match state.images.get(&key::image(digest)).await? {
         Some(entry) => Ok(entry.value),
         None => read_image(registry, repository, digest).await,
@@ -39,12 +40,12 @@ pub(crate) async fn condition_facts(
             error @ (sluice_registry::Error::NotFound { .. }
             | sluice_registry::Error::Untrusted { .. }),
         )) => {
-            tracing::warn!(image.repository = %repository, image.digest = %digest, %error, "an image cannot be read");
+            tracing::warn!(image.repository = %repository, image.digest = %digest, %error, "the image cannot be read");
             return Ok(ConditionFacts::default());
         }
         Err(error) => return Err(error),
     };
-    let mut known = ConditionFacts {
+    let mut facts = ConditionFacts {
         scan: None,
         image: image_facts(&entry),
     };
@@ -52,23 +53,24 @@ pub(crate) async fn condition_facts(
         let mut verdicts = Vec::new();
         for child in entry.children.iter().filter(|child| !child.attestation) {
             let Ok(digest) = child.digest.parse() else {
-                return Ok(known);
+                return Ok(facts);
             };
             match state.verdicts.get(&key::verdict(&digest)).await? {
                 Some(verdict) => verdicts.push(verdict.value),
-                None => return Ok(known),
+                None => return Ok(facts),
             }
         }
-        known.scan = worst(&verdicts);
+        facts.scan = worst(&verdicts);
     }
-    Ok(known)
+    Ok(facts)
 }
 
-/// Joins the verdicts of all platforms: each count is that of the platform with the most.
+/// Merges the verdicts of all platforms: each count is that of the platform with the most.
 ///
-/// Adding up would count a finding once for each platform. One platform that no scanner saw into leaves all unknown.
+/// A sum would count a finding once for each platform. One platform without a usable verdict leaves all facts unknown.
 fn worst(verdicts: &[Verdict]) -> Option<ScanFacts> {
-    let mut verdicts = verdicts.iter().map(one);
+    let usable = |verdict: &Verdict| ChildVerdict::from(verdict).usable_scan().cloned();
+    let mut verdicts = verdicts.iter().map(usable);
     let mut all = verdicts.next()??;
     for next in verdicts {
         let next = next?;
@@ -88,32 +90,6 @@ fn worst(verdicts: &[Verdict]) -> Option<ScanFacts> {
         all.scanned_at = all.scanned_at.zip(next.scanned_at).map(|(a, b)| a.min(b));
     }
     Some(all)
-}
-
-fn one(verdict: &Verdict) -> Option<ScanFacts> {
-    if verdict.status() != VerdictStatus::Covered || verdict.packages == 0 {
-        return None;
-    }
-    let counts = verdict.counts.as_ref()?;
-    Some(ScanFacts {
-        counts: SeverityCounts {
-            critical: counts.critical,
-            high: counts.high,
-            medium: counts.medium,
-            low: counts.low,
-            unknown: counts.unknown,
-        },
-        dtr: DtrCounts {
-            critical: verdict.dtr_critical,
-            major: verdict.dtr_major,
-            minor: verdict.dtr_minor,
-        },
-        fixable: Some(verdict.fixable),
-        packages: verdict.packages,
-        os: Some(verdict.os.clone()).filter(|os| !os.is_empty()),
-        end_of_life: verdict.end_of_life,
-        scanned_at: time_from_wire(verdict.scanned_at.as_ref()),
-    })
 }
 
 /// Of an index, the youngest build counts.
@@ -137,7 +113,7 @@ fn image_facts(entry: &ImageEntry) -> ImageFacts {
     }
 }
 
-/// The labels that all images agree on; not known where those of one are not.
+/// Returns the labels with the same value in all images; `None` where those of one image are not known.
 fn labels(runnable: &[&ImageChild]) -> Option<BTreeMap<String, String>> {
     if runnable.iter().any(|child| child.labels_omitted) {
         return None;
@@ -162,6 +138,7 @@ fn labels(runnable: &[&ImageChild]) -> Option<BTreeMap<String, String>> {
 mod tests {
     use sluice_events::time_to_wire;
     use sluice_events::wire::events as wire;
+    use sluice_events::wire::state::VerdictStatus;
 
     use super::*;
 
