@@ -209,6 +209,26 @@ fn the_gate_takes_no_description_of_an_image_from_an_entry() {
     }
 }
 
+/// The trait `Scanner` is the boundary; settings and start choose the driver.
+#[test]
+fn only_the_driver_of_a_scanner_names_it() {
+    let adapter = "crates/scanner-adapter/src";
+    let mut checked = 0;
+    for path in sources() {
+        let name = short(&path);
+        let Some(file) = name.strip_prefix(&format!("{adapter}/")) else {
+            continue;
+        };
+        let is_driver = file.starts_with("trivy") || ["lib.rs", "settings.rs"].contains(&file);
+        if !is_driver {
+            let text = fs::read_to_string(&path).unwrap().to_lowercase();
+            assert!(!text.contains("trivy"), "{name}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 10, "the sources were not found");
+}
+
 #[test]
 fn no_test_is_switched_off() {
     for path in sources()
