@@ -9,7 +9,7 @@ use sluice_events::commands::Reconcile;
 use sluice_events::time_to_wire;
 use sluice_events::wire::state::{
     Decision, DecisionInput, DecisionOutcome, FormerReport, ImageChild, ImageEntry, Move, TagEntry,
-    UpstreamTag, Verdict, VerdictStatus,
+    UpstreamPoll, UpstreamTag, Verdict, VerdictStatus,
 };
 use sluice_state::key;
 use sluice_state::reconcile::{self, reason};
@@ -103,6 +103,13 @@ impl<'a> Past<'a> {
         let key = key::upstream(&"left".parse().unwrap(), &"1.0".parse().unwrap());
         let upstream = &self.bus.state.upstream;
         self.bus.run(upstream.put(&key, &entry)).unwrap();
+        let poll = UpstreamPoll {
+            mirror: entry.mirror,
+            polled_at: Some(time_to_wire(at)),
+            ..Default::default()
+        };
+        let key = key::poll(&"left".parse().unwrap());
+        self.bus.run(self.bus.state.polls.put(&key, &poll)).unwrap();
     }
 
     fn image(&self, [top, child]: [&str; 2], at: DateTime<Utc>) {
@@ -189,6 +196,9 @@ impl<'a> Past<'a> {
             for entry in state.upstream.list("*.*").await.unwrap() {
                 known.insert(format!("upstream {}", entry.value.mirror));
             }
+            for entry in state.polls.list("*").await.unwrap() {
+                known.insert(format!("poll {}", entry.value.mirror));
+            }
             for entry in state.decisions.list(">").await.unwrap() {
                 known.insert(format!("decision {}", entry.value.repository));
             }
@@ -241,11 +251,12 @@ impl<'a> Past<'a> {
 }
 
 /// Everything that is known at first.
-const ALL: [&str; 18] = [
+const ALL: [&str; 19] = [
     "tag hub/app:1.0",
     "tag hub/gone:1.0",
     "tag hub/recent:1.0",
     "upstream left",
+    "poll left",
     "decision hub/app",
     "decision hub/gone",
     "decision hub/recent",
@@ -262,9 +273,10 @@ const ALL: [&str; 18] = [
     "report 0e",
 ];
 /// What goes of that.
-pub(super) const FORGOTTEN: [&str; 6] = [
+pub(super) const FORGOTTEN: [&str; 7] = [
     "tag hub/gone:1.0",
     "upstream left",
+    "poll left",
     "decision hub/gone",
     "image 01",
     "verdict 02",
@@ -314,11 +326,15 @@ fn what_exists_no_longer_is_forgotten_after_its_time_and_nothing_else() {
     past.until_clean();
     past.is_known_but_for(&FORGOTTEN);
     let metrics = stack.metrics("promoter", promoter);
-    for kind in ["decision", "tag", "upstream", "image", "verdict", "report"] {
+    let kinds = [("decision", 1), ("tag", 1), ("upstream", 2)];
+    for (kind, count) in kinds
+        .into_iter()
+        .chain([("image", 1), ("verdict", 1), ("report", 1)])
+    {
         let line = metrics.lines().find(|line| {
             line.starts_with("sluice_state_removed_total") && line.contains(&format!("\"{kind}\""))
         });
-        assert!(line.unwrap().ends_with(" 1"), "{line:?}");
+        assert!(line.unwrap().ends_with(&format!(" {count}")), "{line:?}");
     }
     assert!(
         metrics.contains("sluice_state_entries{kind=\"report\"} 4"),
@@ -413,6 +429,7 @@ fn a_tag_that_retention_removed_is_remembered_while_its_mirror_selects_it() {
     for stays in [
         "tag hub/gone:1.0",
         "upstream left",
+        "poll left",
         "image 01",
         "verdict 02",
     ] {

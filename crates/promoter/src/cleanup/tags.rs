@@ -1,4 +1,4 @@
-//! Removes the entries of tags that were removed, and of upstream tags that no mirror copies.
+//! Removes the entries of tags that were removed, of upstream tags that no mirror copies, and of polls of deleted mirrors.
 //!
 //! The entry of a tag has the number of the last move that its mirror followed, so it is removed before that of the upstream
 //! tag: otherwise a tag that comes back would begin at move 1, which is older than the number in the entry.
@@ -45,7 +45,31 @@ pub(super) async fn remove_upstream_tags(
             }
         }
     }
+    if part.next.is_none() {
+        remove_polls(inventory, before, &mut part).await?;
+    }
     Ok(part)
+}
+
+/// Removes the last polls of mirrors that were deleted.
+async fn remove_polls(
+    inventory: &Inventory,
+    before: DateTime<Utc>,
+    part: &mut Part,
+) -> Result<(), Error> {
+    let polls = &inventory.state.polls;
+    for entry in polls.list("*").await? {
+        let polled_at = time_from_wire(entry.value.polled_at.as_ref());
+        let Ok(mirror) = entry.value.mirror.parse::<ResourceName>() else {
+            continue;
+        };
+        if polled_at.is_some_and(|at| at < before)
+            && !mirror_exists(&inventory.state, &mirror).await?
+        {
+            part.remove(polls, &entry).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Says whether a tag was removed long ago, is not in the registry, and will not be mirrored again.
