@@ -1,4 +1,4 @@
-//! Why a layer was not read to its end.
+//! The errors of the reader, and the rules that a layer can break.
 
 use std::fmt;
 use std::io;

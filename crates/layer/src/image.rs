@@ -9,7 +9,7 @@ use crate::packages::{
 use crate::path::{EntryPath, PathDigest, ancestors, resolve};
 use crate::summary::LayerSummary;
 
-/// What an image holds once its layers lie on each other.
+/// What an image contains once its layers are stacked.
 ///
 /// A report that names less than this is incomplete (rule 16).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,7 +49,7 @@ pub struct ImageLanguage {
     pub example: EntryPath,
 }
 
-/// Checks layers, the lowest first, against each other, and tells what the image holds.
+/// Checks layers, the lowest first, against each other, and returns what the image contains.
 ///
 /// # Errors
 ///
@@ -170,8 +170,8 @@ impl View<'_> {
             .any(|other| other.path == database.path)
     }
 
-    /// Tells the databases to which a link of the layer leads, unless it leads to where scanners
-    /// look anyway (`lib` to `usr/lib`, `var/lib/rpm` to `usr/lib/sysimage/rpm`).
+    /// Returns the databases to which a link of the layer leads, unless it leads to a folder that
+    /// scanners read anyway (`lib` to `usr/lib`, `var/lib/rpm` to `usr/lib/sysimage/rpm`).
     fn linked_databases(&self, index: usize) -> Vec<ImageDatabase> {
         let mut found = Vec::new();
         let links = self

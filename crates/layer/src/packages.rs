@@ -1,4 +1,4 @@
-//! Files by which scanners find packages, told by their names alone.
+//! Files by which scanners find packages, recognised by their names alone.
 
 use serde::{Deserialize, Serialize};
 

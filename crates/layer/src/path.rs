@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn parents_are_told_from_the_nearest_on() {
+    fn parents_are_listed_from_the_nearest_on() {
         let found: Vec<&[u8]> = ancestors(b"a/bb/c").collect();
         assert_eq!(found, [&b"a/bb"[..], b"a"]);
         assert_eq!(file_name(b"a/bb/c"), b"c");

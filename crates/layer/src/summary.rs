@@ -1,4 +1,4 @@
-//! What is known of a layer after it was read.
+//! The summary of a layer that was read, which is stored and compared with those of other layers.
 
 use std::collections::BTreeMap;
 
@@ -51,7 +51,7 @@ pub struct LayerSummary {
     pub entries: u64,
     /// The bytes of the largest file.
     pub largest_file_bytes: u64,
-    /// What is allowed and yet worth saying.
+    /// Findings that are allowed and still worth reporting.
     pub notes: Vec<Note>,
     /// Package databases, in the order of the tar.
     pub databases: Vec<Database>,
@@ -66,7 +66,7 @@ pub struct LayerSummary {
     pub left_out: u64,
     /// The first of those, at most [`crate::EXAMPLES`].
     pub left_out_examples: Vec<EntryPath>,
-    /// What the layer does to those below it.
+    /// Links, whiteouts and folders, for the comparison with other layers.
     pub(crate) tree: TreeSummary,
 }
 
@@ -91,7 +91,7 @@ pub(crate) struct TreeSummary {
     pub(crate) called_global_headers: PathSet,
 }
 
-/// Something that is allowed, and that a person or a policy may want to know.
+/// A finding that is allowed, and that a person or a policy may want to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 #[non_exhaustive]

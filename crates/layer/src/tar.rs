@@ -1,22 +1,25 @@
 //! The entries of a tar, read so that no reader of tars can see others (rules 12 to 15).
 
-mod evidence;
-mod extended;
+mod entry;
+mod extended_header;
 mod header;
+mod packages;
+pub(crate) mod stream;
 mod tree;
 
 use std::io::{BufRead, Write};
 
 use crate::error::{Error, Refused, Rule};
 use crate::limits::Limits;
-use crate::path::{EntryPath, Escaped, file_name, resolve};
-use crate::stream::{BLOCK_BYTES, TarStream};
+use crate::path::{Escaped, file_name, resolve};
 use crate::summary::TreeSummary;
 
-use self::evidence::Packages;
-use self::extended::Extended;
+use self::entry::{Kind, refuse};
+use self::extended_header::ExtendedHeader;
 use self::header::Header;
-use self::tree::{Kind, Tree};
+use self::packages::Packages;
+use self::stream::{BLOCK_BYTES, TarStream};
+use self::tree::Tree;
 
 /// What the entries of a layer are.
 pub(crate) struct Entries {
@@ -77,7 +80,7 @@ fn is_zero(block: &[u8; BLOCK_BYTES]) -> bool {
 /// Extended headers that belong to the next entry.
 #[derive(Default)]
 struct Pending {
-    extended: Option<Extended>,
+    extended: Option<ExtendedHeader>,
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
 }
@@ -93,8 +96,8 @@ impl Pending {
         Ok(())
     }
 
-    /// Keeps what belongs to the next entry; readers differ in which of two such headers counts.
-    fn keep<T>(slot: &mut Option<T>, value: T) -> Result<(), Refused> {
+    /// Stores a header for the next entry; readers differ in which of two such headers counts.
+    fn set<T>(slot: &mut Option<T>, value: T) -> Result<(), Refused> {
         if slot.replace(value).is_some() {
             return Err(Refused::new(
                 Rule::ExtendedHeader,
@@ -123,23 +126,23 @@ impl EntryReader<'_> {
         let header = Header::parse(block)?;
         match header.typeflag {
             b'x' => {
-                let extended = Extended::parse(&self.special_content(&header, stream)?)?;
-                Pending::keep(&mut self.pending.extended, extended)?;
+                let extended = ExtendedHeader::parse(&self.special_content(&header, stream)?)?;
+                Pending::set(&mut self.pending.extended, extended)?;
             }
             b'L' => {
                 let name = long_string(&self.special_content(&header, stream)?)?;
-                Pending::keep(&mut self.pending.long_name, name)?;
+                Pending::set(&mut self.pending.long_name, name)?;
             }
             b'K' => {
                 let link = long_string(&self.special_content(&header, stream)?)?;
-                Pending::keep(&mut self.pending.long_link, link)?;
+                Pending::set(&mut self.pending.long_link, link)?;
             }
             b'g' => {
                 // Go forgets what belongs to the next entry here, and other readers do not.
                 self.pending.check_unused()?;
-                Extended::parse(&self.special_content(&header, stream)?)?.check_global()?;
+                ExtendedHeader::parse(&self.special_content(&header, stream)?)?.check_global()?;
                 self.count_entry()?;
-                let path = self.clean(&header.name)?;
+                let path = self.clean_path(&header.name)?;
                 self.tree.add_global_header(&path)?;
             }
             _ => {
@@ -182,7 +185,7 @@ impl EntryReader<'_> {
         stream: &mut TarStream<'_, B, W>,
     ) -> Result<(), Error> {
         self.count_entry()?;
-        let path = self.clean(&header.name)?;
+        let path = self.clean_path(&header.name)?;
         let kind = kind(&header, &path)?;
         if kind != Kind::File && header.size != 0 {
             return Err(refuse(Rule::Header, &path, "has content and is no regular file").into());
@@ -202,7 +205,7 @@ impl EntryReader<'_> {
             return self.tree.add_whiteout(&path);
         }
         let mut target = if header.typeflag == b'1' {
-            Some(self.clean(&header.link)?)
+            Some(self.clean_path(&header.link)?)
         } else {
             None
         };
@@ -224,7 +227,7 @@ impl EntryReader<'_> {
     }
 
     /// Cleans a name as Go's `path.Clean` does, and refuses what could lead elsewhere (rule 13).
-    fn clean(&self, name: &[u8]) -> Result<Vec<u8>, Error> {
+    fn clean_path(&self, name: &[u8]) -> Result<Vec<u8>, Error> {
         if name.is_empty() {
             return Err(Refused::new(Rule::Name, "an entry has no name").into());
         }
@@ -261,7 +264,7 @@ impl EntryReader<'_> {
     }
 }
 
-/// Tells what every client makes of an entry (rule 12).
+/// Returns the kind that every client gives to an entry (rule 12).
 fn kind(header: &Header, path: &[u8]) -> Result<Kind, Refused> {
     let (kind, mode_type) = match header.typeflag {
         // Go takes a name that ends in a slash for a folder in old archives only.
@@ -365,9 +368,4 @@ fn long_string(content: &[u8]) -> Result<Vec<u8>, Refused> {
         ));
     }
     Ok(text.to_vec())
-}
-
-fn refuse(rule: Rule, path: &[u8], what: &str) -> Refused {
-    let path = EntryPath::from_clean(path.get(..path.len().min(300)).unwrap_or_default());
-    Refused::new(rule, format!("`{path}` {what}"))
 }

@@ -2,8 +2,8 @@
 //!
 //! Go's reader is the one of containerd, Docker, podman and Trivy.
 
+use super::stream::BLOCK_BYTES;
 use crate::error::{Refused, Rule};
-use crate::stream::BLOCK_BYTES;
 
 /// What a header block says.
 #[derive(Debug, Default)]

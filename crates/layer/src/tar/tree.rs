@@ -9,25 +9,7 @@ use crate::packages::DATABASE_FOLDERS;
 use crate::path::{EntryPath, PathDigest, PathSet, ancestors, file_name};
 use crate::summary::TreeSummary;
 
-use super::refuse;
-
-/// What is at a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A folder that only names of others mention.
-    ImpliedFolder,
-    Folder,
-    File,
-    /// A hard link; the tree knows what it links to.
-    HardLink,
-    Symlink,
-    /// A device or a FIFO.
-    Special,
-    /// What a whiteout removes.
-    Removed,
-    /// A marker: of an opaque folder, or the name of a global header.
-    Marker,
-}
+use super::entry::{Kind, refuse};
 
 /// A node takes one byte, so that a path takes 16.
 #[derive(Clone, Copy)]

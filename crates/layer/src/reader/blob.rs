@@ -86,7 +86,7 @@ impl<R: Read> BlobReader<R> {
         Ok(())
     }
 
-    /// Reads what is left, and tells what is wrong with the blob itself.
+    /// Reads the rest, and checks size and digest of the blob.
     ///
     /// `outcome` is what the decoder made of the bytes; it counts only if they are the right ones.
     pub(crate) fn finish<T>(

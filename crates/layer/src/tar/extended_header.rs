@@ -7,7 +7,7 @@ use crate::path::Escaped;
 
 /// What an extended header changes, as far as it decides what is unpacked.
 #[derive(Debug, Default)]
-pub(super) struct Extended {
+pub(super) struct ExtendedHeader {
     pub(super) path: Option<Vec<u8>>,
     pub(super) linkpath: Option<Vec<u8>>,
     pub(super) size: Option<u64>,
@@ -25,7 +25,7 @@ const FORBIDDEN_ATTRIBUTES: [&[u8]; 4] = [
 /// The prefix of records that turn an entry into a sparse file, with another name and size.
 const SPARSE: &[u8] = b"GNU.sparse.";
 
-impl Extended {
+impl ExtendedHeader {
     /// Reads all records; each key may be there once.
     pub(super) fn parse(mut records: &[u8]) -> Result<Self, Refused> {
         let mut extended = Self::default();
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn records_are_read_by_their_length() {
-        let read = |text: &[u8]| Extended::parse(text);
+        let read = |text: &[u8]| ExtendedHeader::parse(text);
         let found = read(b"10 path=a\n11 size=12\n27 mtime=1700000000.123456\n").unwrap();
         assert_eq!(
             (found.path.as_deref(), found.size),

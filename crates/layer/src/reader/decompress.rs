@@ -49,7 +49,7 @@ impl Magic {
     }
 }
 
-/// Tells the compression that every client finds in a blob with these first bytes (rule 8).
+/// Returns the compression that every client detects in a blob with these first bytes (rule 8).
 pub(crate) fn compression(layer_type: LayerType, first: &[u8]) -> Result<Compression, Refused> {
     let refuse = |detail: String| Err(Refused::new(Rule::Compression, detail));
     match Magic::of(first) {

@@ -1,4 +1,4 @@
-//! What of the entries a scanner's report must account for.
+//! The package databases and package metadata among the entries, which a scan report must cover.
 
 use crate::error::Error;
 use crate::packages::{
@@ -7,7 +7,7 @@ use crate::packages::{
 };
 use crate::path::{EntryPath, file_name};
 
-use super::tree::Kind;
+use super::entry::Kind;
 
 /// How many files of package databases a layer may have.
 const MAX_DATABASES: usize = 10_000;

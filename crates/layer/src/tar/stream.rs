@@ -1,93 +1,19 @@
-//! The tar of a layer, hashed and written on its way to the reader of its entries.
+//! The tar of a layer in blocks, hashed and written while its entries are read.
 
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, Read as _, Write};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::blob::{BlobReader, digest};
-use crate::decompress::{Decoder, MAGIC_BYTES, check_tar_start, compression};
 use crate::error::{Error, Refused, Rule};
 use crate::limits::Limits;
-use crate::summary::{LayerDescriptor, LayerSummary, Note, RULES_VERSION, second_views};
-use crate::tar;
+use crate::reader::blob::digest;
+use crate::reader::decompress::Decoder;
 
 /// Bytes of tar that are decoded at once.
 const BUFFER_BYTES: usize = 128 * 1024;
 
 /// Bytes of a block of tar.
 pub(crate) const BLOCK_BYTES: usize = 512;
-
-pub(crate) fn read_layer(
-    blob: impl Read,
-    descriptor: &LayerDescriptor,
-    limits: &Limits,
-    tar: impl Write,
-) -> Result<LayerSummary, Error> {
-    if descriptor.size_bytes == 0 {
-        return Err(Refused::new(Rule::Size, "the blob is empty").into());
-    }
-    if descriptor.size_bytes > limits.compressed_bytes {
-        return Err(Error::Limit {
-            limit: "the size of the blob in bytes",
-            max: limits.compressed_bytes,
-        });
-    }
-    let mut blob = BlobReader::new(blob, descriptor.size_bytes);
-    let outcome = read_tar(&mut blob, descriptor, limits, tar);
-    blob.finish(descriptor, outcome)
-}
-
-fn read_tar<R: Read>(
-    blob: &mut BlobReader<R>,
-    descriptor: &LayerDescriptor,
-    limits: &Limits,
-    output: impl Write,
-) -> Result<LayerSummary, Error> {
-    // An error of the source is found by `BlobReader::finish`, which has the last word.
-    let broken = |error| Error::Source(error);
-    let mut notes = second_views(&descriptor.annotations);
-    let actual = match blob.peek(MAGIC_BYTES) {
-        Ok(first) => compression(descriptor.layer_type, first)?,
-        Err(_) => return Err(Refused::new(Rule::Size, "the blob cannot be read").into()),
-    };
-    let declared = descriptor.layer_type.declared();
-    if actual != declared {
-        notes.push(Note::OtherCompression { declared, actual });
-    }
-    let decoder = Decoder::new(blob, actual, limits.zstd_window_log).map_err(broken)?;
-    let mut stream = TarStream::new(decoder, output, limits, descriptor.size_bytes);
-    check_tar_start(stream.peek(MAGIC_BYTES)?)?;
-    let entries = tar::read_entries(&mut stream, limits)?;
-    let (diff_id, uncompressed_bytes) = stream.finish()?;
-    if diff_id != descriptor.diff_id.as_str() {
-        return Err(Refused::new(
-            Rule::DiffId,
-            format!(
-                "the tar is {diff_id}, and the configuration says {}",
-                descriptor.diff_id
-            ),
-        )
-        .into());
-    }
-    Ok(LayerSummary {
-        rules_version: RULES_VERSION,
-        layer_type: descriptor.layer_type,
-        digest: descriptor.digest.clone(),
-        size_bytes: descriptor.size_bytes,
-        diff_id: descriptor.diff_id.clone(),
-        uncompressed_bytes,
-        entries: entries.count,
-        largest_file_bytes: entries.largest_file_bytes,
-        notes,
-        databases: entries.packages.databases,
-        languages: entries.packages.languages,
-        sboms: entries.packages.sboms,
-        sbom_examples: entries.packages.sbom_examples,
-        left_out: entries.packages.left_out,
-        left_out_examples: entries.packages.left_out_examples,
-        tree: entries.tree,
-    })
-}
 
 /// Reads a tar by blocks; each byte is hashed, counted and written once.
 pub(crate) struct TarStream<'a, B: BufRead, W> {
@@ -104,7 +30,12 @@ pub(crate) struct TarStream<'a, B: BufRead, W> {
 }
 
 impl<'a, B: BufRead, W: Write> TarStream<'a, B, W> {
-    fn new(decoder: Decoder<'a, B>, output: W, limits: &Limits, blob_bytes: u64) -> Self {
+    pub(crate) fn new(
+        decoder: Decoder<'a, B>,
+        output: W,
+        limits: &Limits,
+        blob_bytes: u64,
+    ) -> Self {
         Self {
             decoder,
             output,
@@ -160,7 +91,7 @@ impl<'a, B: BufRead, W: Write> TarStream<'a, B, W> {
     }
 
     /// Returns the next bytes without consuming them: fewer than asked for only at the end.
-    fn peek(&mut self, count: usize) -> Result<&[u8], Error> {
+    pub(crate) fn peek(&mut self, count: usize) -> Result<&[u8], Error> {
         while self.end - self.start < count && !self.at_end {
             self.read_more()?;
         }
@@ -227,7 +158,7 @@ impl<'a, B: BufRead, W: Write> TarStream<'a, B, W> {
         }
     }
 
-    fn finish(mut self) -> Result<(String, u64), Error> {
+    pub(crate) fn finish(mut self) -> Result<(String, u64), Error> {
         self.output.flush().map_err(Error::Output)?;
         Ok((digest(self.hasher), self.read_bytes))
     }
