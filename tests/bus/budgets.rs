@@ -1,24 +1,24 @@
 //! What a registry refuses is remembered, whatever else goes wrong at that moment.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sluice_registry::{Spending, Withheld};
+use sluice_registry::{BudgetDenial, RequestKind};
 use sluice_tests::{BusClient, Nats, wait_for};
 use tokio::runtime::Runtime;
 
-fn paused_until(bus: &BusClient, spending: Spending) -> Option<DateTime<Utc>> {
+fn paused_until(bus: &BusClient, kind: RequestKind) -> Option<DateTime<Utc>> {
     let registry = "registry.example".parse().unwrap();
     let account = bus.state.budgets.account(&registry, "mirror", 0, false);
-    match bus.run(async { account.reserve(spending, None).await }) {
+    match bus.run(async { account.reserve(kind, None).await }) {
         Ok(_) => None,
-        Err(Withheld::Until { at, .. }) => Some(at),
+        Err(BudgetDenial::UsedUp { until, .. }) => Some(until),
         Err(other) => panic!("{other:?}"),
     }
 }
 
-fn refuse(bus: &BusClient, spending: Spending, until: DateTime<Utc>) {
+fn refuse(bus: &BusClient, kind: RequestKind, until: DateTime<Utc>) {
     let registry = "registry.example".parse().unwrap();
     let account = bus.state.budgets.account(&registry, "mirror", 0, false);
-    bus.run(async { account.refused(spending, until).await });
+    bus.run(async { account.record_refusal(kind, until).await });
 }
 
 fn provisioned() -> (Nats, BusClient, BusClient) {
@@ -31,15 +31,11 @@ fn provisioned() -> (Nats, BusClient, BusClient) {
 fn a_refusal_that_ends_earlier_shortens_none() {
     let (_nats, one, other) = provisioned();
     let hour = sluice_domain::now() + TimeDelta::hours(1);
-    for spending in [Spending::Pull, Spending::Listing, Spending::Login] {
-        refuse(&one, spending, hour);
-        refuse(
-            &other,
-            spending,
-            sluice_domain::now() + TimeDelta::seconds(5),
-        );
+    for kind in [RequestKind::Pull, RequestKind::Listing, RequestKind::Login] {
+        refuse(&one, kind, hour);
+        refuse(&other, kind, sluice_domain::now() + TimeDelta::seconds(5));
         for worker in [&one, &other] {
-            assert_eq!(paused_until(worker, spending), Some(hour), "{spending:?}");
+            assert_eq!(paused_until(worker, kind), Some(hour), "{kind:?}");
         }
     }
 }
@@ -49,15 +45,15 @@ fn a_refusal_is_not_lost_with_the_server_away() {
     let (mut nats, one, other) = provisioned();
     nats.kill();
     let hour = sluice_domain::now() + TimeDelta::hours(1);
-    refuse(&one, Spending::Pull, hour);
+    refuse(&one, RequestKind::Pull, hour);
     nats.restart();
     wait_for("the connections to be there again", 30, || {
         let listed = |worker: &BusClient| worker.run(worker.state.tags.list("*.*")).is_ok();
         (listed(&one) && listed(&other)).then_some(())
     });
-    assert_eq!(paused_until(&one, Spending::Pull), Some(hour));
+    assert_eq!(paused_until(&one, RequestKind::Pull), Some(hour));
     // Whoever asked has written it down.
-    assert_eq!(paused_until(&other, Spending::Pull), Some(hour));
+    assert_eq!(paused_until(&other, RequestKind::Pull), Some(hour));
 }
 
 #[test]

@@ -143,7 +143,10 @@ impl Scene {
         self.store(&by_digest(&digest), &a);
         let repository: Repository = "hub/app".parse().unwrap();
         let tag: Tag = "1.0".parse().unwrap();
-        let wanted = self.client.manifest(&repository, &(&digest).into()).await;
+        let wanted = self
+            .client
+            .fetch_manifest(&repository, &(&digest).into())
+            .await;
         let (catalog, _feed) = Catalog::open(&self.slow.state).await.unwrap();
         let writer = TagWriter::new(self.slow.state.clone(), catalog, self.client.clone());
         let change = TagChange {

@@ -14,7 +14,7 @@ use sluice_bus::backend::{
     Acknowledgement, Backend, BackendError, BackendFuture, KeyState, LastMessage, Outgoing,
     PublishAck,
 };
-use sluice_registry::{Exchange, Exchanged};
+use sluice_registry::{SimulatedRegistry, SimulatedResponse};
 
 use crate::registry::{Place, Request};
 use crate::world::{Bug, Lost, Shared, Step, World};
@@ -185,8 +185,8 @@ static MAKER: LazyLock<reqwest::Client> = LazyLock::new(|| {
     builder.build().unwrap()
 });
 
-impl Exchange for Wire {
-    fn exchange(&self, request: reqwest::Request) -> Exchanged<'_> {
+impl SimulatedRegistry for Wire {
+    fn respond(&self, request: reqwest::Request) -> SimulatedResponse<'_> {
         Box::pin(async move {
             let url = request.url().clone();
             let is_upstream = url.host_str() == Some(UPSTREAM);
@@ -221,7 +221,7 @@ impl Exchange for Wire {
         })
     }
 
-    fn maker(&self) -> reqwest::Client {
+    fn request_builder(&self) -> reqwest::Client {
         MAKER.clone()
     }
 }

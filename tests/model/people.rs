@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use sluice_bus::Cause;
 use sluice_bus::backend::Outgoing;
 use sluice_bus::topology::{self, Stage};
-use sluice_domain::resources::{Resource, documents};
+use sluice_domain::resources::{Resource, parse_documents};
 use sluice_events::commands::{JudgeImage, PollMirror, PruneRepositories, ScanImage};
 use sluice_events::{Command, headers};
 
@@ -125,7 +125,7 @@ pub fn apply(history: &History, text: &str) {
     if text.is_empty() {
         return;
     }
-    for document in documents(text).unwrap() {
+    for document in parse_documents(text).unwrap() {
         let resource: &Resource = &document.resource;
         at_once(&history.shared, async {
             history

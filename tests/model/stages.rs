@@ -76,12 +76,12 @@ pub fn start(shared: &Shared, stage: &str) -> (Machine, CatalogFeed) {
     static UNIQUE: AtomicU64 = AtomicU64::new(0);
     // Processes share no locks, so each has an address of its own for the one registry.
     let number = UNIQUE.fetch_add(1, Ordering::Relaxed);
-    let transport = Transport::supplied(Arc::new(Wire(shared.clone())));
+    let transport = Transport::simulated(Arc::new(Wire(shared.clone())));
     let endpoint = Endpoint::at(
         "registry.test".parse().unwrap(),
         format!("http://p{number}.test").parse().unwrap(),
     );
-    let registry = Client::over(transport.clone(), endpoint).unwrap();
+    let registry = Client::with_transport(transport.clone(), endpoint).unwrap();
     let backend = Arc::new(Server(shared.clone()));
     let bus = Bus::simulated(backend.clone(), stage);
     let (state, catalog, feed) = at_once(shared, async {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use sluice_domain::{Digest, Repository};
 use sluice_layer::{Limits, check_layers, read_layer};
-use sluice_registry::{Admissible, Client, CopyJob, CopyOptions};
+use sluice_registry::{AdmittedAttachment, Client, CopyJob, CopyOptions};
 use sluice_scanner_adapter::layers_of;
 use sluice_state::read_image;
 use sluice_tests::chance::Chance;
@@ -77,9 +77,12 @@ impl Gate {
     }
 
     async fn called_attestations(&self, top: &Digest) -> Vec<String> {
-        let index = self.registry.manifest(&self.source, &top.into()).await;
+        let index = self
+            .registry
+            .fetch_manifest(&self.source, &top.into())
+            .await;
         let children = index.iter().flat_map(|index| index.children());
-        let called = children.filter(|child| child.is_called_attestation());
+        let called = children.filter(|child| child.is_marked_attestation());
         called.map(|child| child.digest.to_string()).collect()
     }
 
@@ -202,11 +205,11 @@ fn a_gate_that_believes_what_an_index_says_of_its_children_is_found_out() {
 async fn admitted(gate: &Gate, drawn: &Attachment) -> Vec<String> {
     let digest: Digest = drawn.bundle.digest().parse().unwrap();
     let tag = drawn.tag.parse().unwrap();
-    let admissible = gate.registry.admissible(&gate.source, &tag, &digest);
+    let admissible = gate.registry.admit_attachment(&gate.source, &tag, &digest);
     let top = match admissible.await {
-        Ok(Admissible::Whole(top) | Admissible::Part { top, .. }) => top,
+        Ok(AdmittedAttachment::Whole(top) | AdmittedAttachment::Filtered { index: top, .. }) => top,
         // A blob of another size than its descriptor says.
-        Ok(Admissible::Nothing { .. }) | Err(_) => return Vec::new(),
+        Ok(AdmittedAttachment::Refused { .. }) | Err(_) => return Vec::new(),
     };
     let mut referrers: Vec<String> = top
         .children()
@@ -217,7 +220,7 @@ async fn admitted(gate: &Gate, drawn: &Attachment) -> Vec<String> {
         referrers.push(top.digest.to_string());
     }
     let options = CopyOptions {
-        top: Some(top),
+        root: Some(top),
         ..CopyOptions::default()
     };
     assert!(gate.copy(&digest, options).await);

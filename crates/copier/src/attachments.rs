@@ -109,21 +109,23 @@ impl AttachmentCopy<'_> {
     /// Returns the subjects at the source: the manifest and its children, without a filtered index, which only the target has.
     async fn subjects(&self, digest: &Digest) -> anyhow::Result<Vec<Digest>> {
         let planned = match &self.transfer.estimator {
-            Some(estimator) => estimator.lock().await.known(digest).cloned(),
+            Some(estimator) => estimator.lock().await.manifest(digest).cloned(),
             None => None,
         };
         let manifest = match planned {
             Some(manifest) => manifest,
             None => {
                 let reference = digest.into();
-                let manifest = self.client.manifest(&self.target.repository, &reference);
+                let manifest = self
+                    .client
+                    .fetch_manifest(&self.target.repository, &reference);
                 manifest.await?
             }
         };
-        let is_filtered = !self.image.platforms.is_all() && manifest.part_of().is_some();
+        let is_filtered = !self.image.platforms.is_all() && manifest.filtered_from().is_some();
         let top = (!is_filtered).then(|| digest.clone());
         let images = manifest.children().iter();
-        let images = images.filter(|child| !child.is_called_attestation());
+        let images = images.filter(|child| !child.is_marked_attestation());
         Ok(top
             .into_iter()
             .chain(images.map(|child| child.digest.clone()))
@@ -212,7 +214,9 @@ impl AttachmentCopy<'_> {
             return Ok(None);
         }
         let reference = digest.into();
-        let read = self.client.manifest(&self.target.repository, &reference);
+        let read = self
+            .client
+            .fetch_manifest(&self.target.repository, &reference);
         match read.await {
             Ok(manifest) if manifest.subject().as_ref() == Some(subject) => Ok(Some(manifest)),
             // A manifest with another subject is skipped once the source was read too.
@@ -232,7 +236,11 @@ impl AttachmentCopy<'_> {
         let from = &self.image.source;
         let mut listed = BTreeSet::new();
         if self.has_tag(tag).await? {
-            match self.source.manifest(&from.repository, &tag.into()).await {
+            match self
+                .source
+                .fetch_manifest(&from.repository, &tag.into())
+                .await
+            {
                 Ok(list) => {
                     if self.transfer.is_dry_run() {
                         outcome.plan_read(&list.digest);
@@ -244,7 +252,7 @@ impl AttachmentCopy<'_> {
             }
         }
         if self.cache.has_referrers_api(from) {
-            match self.source.referrers(&from.repository, subject).await {
+            match self.source.list_referrers(&from.repository, subject).await {
                 Ok(Some(entries)) => listed.extend(entries.into_iter().map(|entry| entry.digest)),
                 Ok(None) => self.cache.set_without_referrers(from),
                 Err(error) => {
@@ -261,7 +269,7 @@ impl AttachmentCopy<'_> {
         let from = &self.image.source;
         let cell = self.cache.tags(from);
         let tags = cell.get_or_try_init(|| async {
-            let tags = match self.source.tags(&from.repository).await {
+            let tags = match self.source.list_tags(&from.repository).await {
                 // A repository with untagged images only may answer 404.
                 Err(error) if error.is_not_found() => Vec::new(),
                 other => other?,
@@ -274,7 +282,7 @@ impl AttachmentCopy<'_> {
 
     async fn list_at_target(&self, subject: &Digest, tag: &Tag) -> Result<TargetReferrers, Error> {
         let repository = &self.target.repository;
-        match self.client.referrers(repository, subject).await? {
+        match self.client.list_referrers(repository, subject).await? {
             Some(listed) => {
                 let digests = listed.into_iter().map(|entry| entry.digest);
                 Ok(TargetReferrers::Api(digests.collect()))
@@ -285,7 +293,9 @@ impl AttachmentCopy<'_> {
 
     async fn fetch_referrers_tag(&self, tag: &Tag) -> Result<TargetReferrers, Error> {
         let reference = tag.into();
-        let read = self.client.manifest(&self.target.repository, &reference);
+        let read = self
+            .client
+            .fetch_manifest(&self.target.repository, &reference);
         match read.await {
             Ok(list) if matches!(list.content, Content::Index { .. }) => {
                 Ok(TargetReferrers::Tag(Some(list.into())))
@@ -306,7 +316,7 @@ impl AttachmentCopy<'_> {
     ) -> Result<(), Error> {
         let repository = &self.target.repository;
         if let TargetReferrers::Api(_) = at_target {
-            let listed = self.client.referrers(repository, subject).await?;
+            let listed = self.client.list_referrers(repository, subject).await?;
             let listed: BTreeSet<Digest> = listed
                 .into_iter()
                 .flatten()
@@ -319,7 +329,7 @@ impl AttachmentCopy<'_> {
             at_target = self.fetch_referrers_tag(tag).await?;
         }
         if let TargetReferrers::Tag(before) = at_target
-            && let Some(list) = Manifest::listing(before.as_deref(), &new)?
+            && let Some(list) = Manifest::add_referrers(before.as_deref(), &new)?
         {
             let reference = tag.into();
             let write = self.client.put_manifest(repository, &reference, &list);
@@ -336,7 +346,7 @@ impl AttachmentCopy<'_> {
         outcome: &mut AttachmentOutcome,
     ) -> anyhow::Result<Option<Manifest>> {
         let from = &self.image.source.repository;
-        let manifest = match self.source.manifest(from, &digest.into()).await {
+        let manifest = match self.source.fetch_manifest(from, &digest.into()).await {
             Ok(manifest) => manifest,
             Err(error) => {
                 skip_permanent(outcome, digest, error)?;
@@ -390,7 +400,7 @@ impl AttachmentCopy<'_> {
         if at_target.as_ref() == Some(&wanted) {
             return Ok(at_target);
         }
-        let manifest = match self.source.manifest(from, &(&wanted).into()).await {
+        let manifest = match self.source.fetch_manifest(from, &(&wanted).into()).await {
             Ok(manifest) => manifest,
             Err(error) => {
                 skip_permanent(outcome, tag, error)?;
@@ -398,7 +408,7 @@ impl AttachmentCopy<'_> {
             }
         };
         if let Some(at_target) = at_target {
-            let at_target = self.client.manifest(to, &(&at_target).into()).await?;
+            let at_target = self.client.fetch_manifest(to, &(&at_target).into()).await?;
             if !extends(&at_target, &manifest) {
                 let reason = "the destination has something else under this tag";
                 self.skip_read(outcome, &wanted, tag, reason);

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use sluice_domain::RegistryHost;
 use sluice_domain::resources::Registry;
 use sluice_registry::{
-    Client, CredentialSource, Endpoint, Proxy, RateLimit, Requests, Tally, Transport,
+    Client, CredentialSource, Endpoint, Proxy, RateLimit, RequestCounter, RequestCounts, Transport,
 };
 use sluice_service::{SecretFile, Secrets};
 
@@ -62,7 +62,7 @@ pub struct RegistryUsage {
     /// The registry.
     pub host: RegistryHost,
     /// The requests.
-    pub requests: Requests,
+    pub requests: RequestCounts,
     /// The quota of the last response.
     pub quota: Option<RateLimit>,
 }
@@ -76,7 +76,7 @@ pub struct Clients {
     clients: Mutex<ClientMap>,
 }
 
-type ClientMap = BTreeMap<(Side, RegistryHost), (Client, Arc<Tally>)>;
+type ClientMap = BTreeMap<(Side, RegistryHost), (Client, Arc<RequestCounter>)>;
 
 impl Clients {
     /// Creates the set without connecting to a registry.
@@ -98,13 +98,14 @@ impl Clients {
         if let Some((client, _)) = clients.get(&(side, host.clone())) {
             return Ok(client.clone());
         }
-        let tally = Arc::new(Tally::default());
+        let counter = Arc::new(RequestCounter::default());
         let endpoint = self
             .endpoint(side, host)
             .map_err(|error| ConfigurationError(error.context(format!("registry `{host}`"))))?;
-        let transport = Transport::default().counted(tally.clone());
-        let client = Client::over(transport, endpoint).map_err(|e| ConfigurationError(e.into()))?;
-        clients.insert((side, host.clone()), (client.clone(), tally));
+        let transport = Transport::default().with_counter(counter.clone());
+        let client = Client::with_transport(transport, endpoint)
+            .map_err(|e| ConfigurationError(e.into()))?;
+        clients.insert((side, host.clone()), (client.clone(), counter));
         Ok(client)
     }
 
@@ -113,10 +114,10 @@ impl Clients {
         let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         clients
             .iter()
-            .map(|((side, host), (client, tally))| RegistryUsage {
+            .map(|((side, host), (client, counter))| RegistryUsage {
                 side: *side,
                 host: host.clone(),
-                requests: tally.requests(),
+                requests: counter.counts(),
                 quota: client.last_rate_limit(),
             })
             .collect()

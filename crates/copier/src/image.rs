@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use sluice_domain::resources::Platforms;
+use sluice_domain::resources::PlatformFilter;
 use sluice_domain::{Digest, RemoteRepository, Repository, Tag};
 use sluice_registry::ManifestRef;
 
@@ -29,7 +29,7 @@ pub struct Image {
     /// The tag at the target; without one, the digest.
     pub tag: Option<Tag>,
     /// The platforms to copy.
-    pub platforms: Platforms,
+    pub platforms: PlatformFilter,
 }
 
 impl fmt::Display for Image {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use sluice_domain::Digest;
-use sluice_registry::{Copied, Cost};
+use sluice_registry::{CopyReport, Cost};
 
 /// An image that is at its target now, or would be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,13 +103,13 @@ impl TransferStats {
     }
 }
 
-impl From<&Copied> for TransferStats {
-    fn from(copied: &Copied) -> Self {
+impl From<&CopyReport> for TransferStats {
+    fn from(report: &CopyReport) -> Self {
         Self {
-            bytes: copied.bytes_copied,
-            blobs_copied: copied.blobs_copied,
-            blobs_mounted: copied.blobs_mounted,
-            blobs_skipped: copied.blobs_skipped,
+            bytes: report.bytes_copied,
+            blobs_copied: report.blobs_copied,
+            blobs_mounted: report.blobs_mounted,
+            blobs_skipped: report.blobs_skipped,
         }
     }
 }

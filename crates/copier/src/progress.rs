@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use sluice_domain::resources::Mirror;
-use sluice_registry::Watch;
+use sluice_registry::ProgressListener;
 
 use crate::image::Image;
 use crate::outcome::CopyOutcome;
@@ -25,7 +25,7 @@ pub trait Progress: Debug + Send + Sync {
 }
 
 /// Receives the progress of one transfer; a transfer that is dropped before it is complete does not count.
-pub trait ImageProgress: Watch {
+pub trait ImageProgress: ProgressListener {
     /// Reports that the transfer is complete.
     fn complete(&self);
 }

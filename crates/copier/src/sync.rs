@@ -247,7 +247,7 @@ impl MirrorSync {
         self.session.check_quota(&from.host)?;
         let _permit = self.permits.acquire().await;
         let client = self.session.client(Side::Source, &from.host)?;
-        let listed = client.tags(&from.repository).await;
+        let listed = client.list_tags(&from.repository).await;
         let listed = listed.map_err(anyhow::Error::from);
         listed.inspect_err(|error| self.session.record_quota(error))
     }
@@ -268,7 +268,7 @@ impl MirrorSync {
             self.mirror.from
         );
         let client = self.session.client(Side::Destination, &target.host)?;
-        let existing = match client.tags(&target.repository).await {
+        let existing = match client.list_tags(&target.repository).await {
             Err(error) if error.is_not_found() => return Ok(()),
             other => other?,
         };

@@ -85,7 +85,8 @@ impl Transfer {
         let filtered = if image.platforms.is_all() {
             None
         } else {
-            let index = source.part(&image.source.repository, digest, &image.platforms);
+            let index =
+                source.fetch_filtered_manifest(&image.source.repository, digest, &image.platforms);
             Some(index.await?)
         };
         let digest = filtered.as_ref().map_or(digest, |index| &index.digest);
@@ -121,9 +122,9 @@ impl Transfer {
         if let Some(estimator) = &self.estimator {
             let mut estimator = estimator.lock().await;
             if let Some(manifest) = &copy.manifest {
-                estimator.know(manifest);
+                estimator.add_manifest(manifest);
             }
-            let cost = estimator.copy(copy.source, copy.digest, copy.destination);
+            let cost = estimator.estimate_copy(copy.source, copy.digest, copy.destination);
             return Ok(Work::Planned(cost.await?));
         }
         let Some(target) = copy.destination.registry else {
@@ -139,11 +140,11 @@ impl Transfer {
             siblings: &[],
         };
         let options = CopyOptions {
-            watch: Some(progress.clone()),
+            listener: Some(progress.clone()),
             limits: self.limits.clone(),
             tag: copy.tag,
-            top: copy.manifest,
-            most_bytes: copy.max_bytes,
+            root: copy.manifest,
+            max_blob_bytes: copy.max_bytes,
             ..CopyOptions::default()
         };
         let copied = job.run_with(&options).await?;
@@ -164,11 +165,14 @@ impl Transfer {
         let client = self.clients.client(Side::Destination, &target.host)?;
         if current == digest {
             // A single image must be for one of the platforms.
-            let filtered = client.part(&target.repository, digest, &image.platforms);
+            let filtered =
+                client.fetch_filtered_manifest(&target.repository, digest, &image.platforms);
             return Ok(filtered.await?.digest == *digest);
         }
-        let manifest = client.manifest(&target.repository, &current.into()).await?;
-        Ok(manifest.is_part(digest, &image.platforms))
+        let manifest = client
+            .fetch_manifest(&target.repository, &current.into())
+            .await?;
+        Ok(manifest.is_filtered_from(digest, &image.platforms))
     }
 
     /// Returns the digest at the target.
@@ -197,7 +201,7 @@ async fn resolve(source: &Client, image: &Image) -> anyhow::Result<Digest> {
         ManifestRef::Tag(_) => {
             let head = source.resolve(&image.source.repository, &image.reference);
             let head = head.await?.ok_or_else(|| Error::NotFound {
-                what: image.to_string(),
+                object: image.to_string(),
             })?;
             Ok(head.digest)
         }

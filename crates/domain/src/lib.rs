@@ -2,36 +2,29 @@
 //!
 //! No I/O and no async: everything here can be tested with plain values.
 
-pub mod address;
-mod attachment;
-pub mod backoff;
-pub mod classify;
+mod address_guard;
 pub mod clock;
-pub mod digest;
-pub mod duration;
-pub mod name;
-pub mod name_regex;
-pub mod pattern;
-pub mod platform;
+mod duration;
+mod name;
 pub mod resources;
-mod secret;
-pub mod service_account;
-pub mod severity;
-pub mod target;
+mod retry;
+mod severity;
 
-pub use backoff::Backoff;
-pub use classify::{Class, Classify};
+pub use address_guard::{AddressClass, AddressGuard, ForbiddenAddress};
 pub use clock::now;
-pub use digest::Digest;
 pub use duration::DurationText;
+pub use name::digest::Digest;
+pub use name::name_regex::NameRegex;
+pub use name::pattern::Pattern;
+pub use name::platform::Platform;
+pub use name::secret::{Origin, SecretName, SecretRef};
+pub use name::service_account::{SERVICE_ACCOUNTS, is_service_account};
+pub use name::target::Target;
 pub use name::{
     AccountName, InvalidName, PackageKind, RegistryHost, RemoteRepository, Repository,
-    ResourceName, Tag,
+    ResourceName, Tag, split_registry,
 };
-pub use name_regex::NameRegex;
-pub use pattern::Pattern;
-pub use platform::Platform;
-pub use secret::{Origin, SecretName, SecretRef};
-pub use service_account::{SERVICE_ACCOUNTS, is_service_account};
+pub use retry::backoff::{Backoff, InvalidBackoff};
+pub use retry::classify::{Class, Classify};
+pub use retry::retry_after::parse_retry_after;
 pub use severity::{Severity, SeverityCounts};
-pub use target::Target;

@@ -2,14 +2,23 @@
 //!
 //! Grammar: OCI distribution specification 1.1, "Pulling manifests"; hosts as in a URL authority.
 
+pub(crate) mod attachment_tag;
+pub(crate) mod digest;
+pub(crate) mod name_regex;
+pub(crate) mod pattern;
+pub(crate) mod platform;
+pub(crate) mod platform_filter;
+pub(crate) mod secret;
+pub(crate) mod service_account;
+pub(crate) mod target;
+pub(crate) mod target_template;
+
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-
-use crate::target::split_registry;
 
 const EXPECTED_V6: &str = "write an IPv6 address in brackets, as in `[::1]:5000`";
 /// What Docker Hub is called besides its name in references.
@@ -143,7 +152,7 @@ impl RegistryHost {
     /// The name of Docker Hub, whichever of its names was written.
     pub const DOCKER_HUB: &str = "docker.io";
 
-    /// Says whether this is Docker Hub, whose endpoint and token issuer have other names.
+    /// Returns whether this is Docker Hub, whose endpoint and token issuer have other names.
     #[must_use]
     pub fn is_docker_hub(&self) -> bool {
         self.0 == Self::DOCKER_HUB
@@ -219,6 +228,14 @@ impl fmt::Display for RemoteRepository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.host, self.repository)
     }
+}
+
+/// Splits the registry off an image reference: its first component is a host if it has a dot or a port, or is `localhost`.
+#[must_use]
+pub fn split_registry(text: &str) -> Option<(&str, &str)> {
+    let (host, rest) = text.split_once('/')?;
+    let is_host = host.contains(['.', ':']) || host == "localhost";
+    (is_host && !host.contains('{')).then_some((host, rest))
 }
 
 fn check_host(text: &str) -> Result<String, &'static str> {

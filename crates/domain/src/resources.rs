@@ -1,252 +1,32 @@
 //! The declarative resources: what a person writes, with the checks that need no other resource.
 
-mod access;
-mod documents;
-#[cfg(test)]
-mod generated;
+mod account;
+mod condition;
 mod mirror;
-mod platforms;
-mod promotion;
+mod promotion_policy;
 mod proxy;
-mod pruning;
-mod repository;
-mod schema;
-mod target;
+mod pruning_policy;
+mod registry;
+mod repository_settings;
+mod resource;
 mod webhook;
+mod yaml;
 
-use std::fmt;
-use std::str::FromStr;
-
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use crate::name::{InvalidName, ResourceName};
-
-pub use access::{Account, Registry};
-pub use documents::{Document, Problem, documents};
+pub use account::Account;
+pub use condition::Condition;
 pub use mirror::{Mirror, OnDelete, TagSelection};
-pub use platforms::Platforms;
-pub use promotion::{CoverageRule, PromotionPolicy, Recall, Require, Rule, UnknownFindings};
+pub use promotion_policy::{CoverageRule, PromotionPolicy, Recall, Require, Rule, UnknownFindings};
 pub use proxy::{ProxyBypass, ProxySetting};
-pub use pruning::PruningPolicy;
-pub use repository::{
+pub use pruning_policy::PruningPolicy;
+pub use registry::Registry;
+pub use repository_settings::{
     EffectiveSettings, Keep, KeepOrder, RepositorySettings, ScanMode, Unauthorised, Visibility,
     settings_for,
 };
-pub use schema::{EXAMPLES, json_schema};
-pub use target::TargetTemplate;
+pub use resource::{Kind, Resource};
 pub use webhook::{EVENTS, Format, Webhook};
+pub use yaml::schema::{EXAMPLES, json_schema};
+pub use yaml::{Document, Problem, parse_documents};
 
-/// A condition in CEL, as written; `sluice-policy` compiles it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-#[schemars(title = "condition")]
-pub struct Condition(pub String);
-
-/// Kinds that are designed but not built: they are refused by name rather than as a typing error.
-const NOT_SUPPORTED_YET: [&str; 4] = ["Scanner", "Exception", "Organization", "Team"];
-
-/// The kinds of resources.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// A remote registry with its credential.
-    Registry,
-    /// A repository to mirror.
-    Mirror,
-    /// Settings of local repositories.
-    Repository,
-    /// What may be promoted where.
-    PromotionPolicy,
-    /// What is deleted when.
-    PruningPolicy,
-    /// A receiver of events.
-    Webhook,
-    /// A person's or a build system's registry account.
-    Account,
-}
-
-impl Kind {
-    /// Every kind, in the order in which listings show them.
-    pub const ALL: [Self; 7] = [
-        Self::Registry,
-        Self::Mirror,
-        Self::Repository,
-        Self::PromotionPolicy,
-        Self::PruningPolicy,
-        Self::Webhook,
-        Self::Account,
-    ];
-
-    /// Returns the name as written after `kind:`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Registry => "Registry",
-            Self::Mirror => "Mirror",
-            Self::Repository => "Repository",
-            Self::PromotionPolicy => "PromotionPolicy",
-            Self::PruningPolicy => "PruningPolicy",
-            Self::Webhook => "Webhook",
-            Self::Account => "Account",
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Kind {
-    type Err = InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let matches = |kind: &&Self| {
-            let name = kind.as_str().to_ascii_lowercase();
-            let plural = name
-                .strip_suffix('y')
-                .map_or_else(|| format!("{name}s"), |stem| format!("{stem}ies"));
-            let text = text.to_ascii_lowercase();
-            text == name || text == plural
-        };
-        let planned = |name: &&str| name.eq_ignore_ascii_case(text);
-        Self::ALL.iter().find(matches).copied().ok_or_else(|| {
-            let reason = if NOT_SUPPORTED_YET.iter().any(planned) {
-                "it is not supported yet; this version knows Registry, Mirror, Repository, PromotionPolicy, PruningPolicy, Webhook and Account"
-            } else {
-                "this version knows Registry, Mirror, Repository, PromotionPolicy, PruningPolicy, Webhook and Account"
-            };
-            InvalidName::new("kind", text, reason)
-        })
-    }
-}
-
-/// One declarative resource.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Resource {
-    /// A remote registry with its credential.
-    Registry(Registry),
-    /// A repository to mirror.
-    Mirror(Mirror),
-    /// Settings of local repositories.
-    Repository(RepositorySettings),
-    /// What may be promoted where.
-    PromotionPolicy(PromotionPolicy),
-    /// What is deleted when.
-    PruningPolicy(PruningPolicy),
-    /// A receiver of events.
-    Webhook(Webhook),
-    /// A registry account.
-    Account(Account),
-}
-
-impl Resource {
-    /// Returns its kind.
-    #[must_use]
-    pub const fn kind(&self) -> Kind {
-        match self {
-            Self::Registry(_) => Kind::Registry,
-            Self::Mirror(_) => Kind::Mirror,
-            Self::Repository(_) => Kind::Repository,
-            Self::PromotionPolicy(_) => Kind::PromotionPolicy,
-            Self::PruningPolicy(_) => Kind::PruningPolicy,
-            Self::Webhook(_) => Kind::Webhook,
-            Self::Account(_) => Kind::Account,
-        }
-    }
-
-    /// Returns its name, unique within the kind.
-    #[must_use]
-    pub const fn name(&self) -> &ResourceName {
-        match self {
-            Self::Registry(resource) => &resource.name,
-            Self::Mirror(resource) => &resource.name,
-            Self::Repository(resource) => &resource.name,
-            Self::PromotionPolicy(resource) => &resource.name,
-            Self::PruningPolicy(resource) => &resource.name,
-            Self::Webhook(resource) => &resource.name,
-            Self::Account(resource) => &resource.name,
-        }
-    }
-
-    /// Reads the stored form again.
-    ///
-    /// # Errors
-    /// Text that is not the JSON of this kind, as a newer version may have written it.
-    pub fn from_json(kind: Kind, json: &str) -> Result<Self, serde_json::Error> {
-        Ok(match kind {
-            Kind::Registry => Self::Registry(serde_json::from_str(json)?),
-            Kind::Mirror => Self::Mirror(serde_json::from_str(json)?),
-            Kind::Repository => Self::Repository(serde_json::from_str(json)?),
-            Kind::PromotionPolicy => Self::PromotionPolicy(serde_json::from_str(json)?),
-            Kind::PruningPolicy => Self::PruningPolicy(serde_json::from_str(json)?),
-            Kind::Webhook => Self::Webhook(serde_json::from_str(json)?),
-            Kind::Account => Self::Account(serde_json::from_str(json)?),
-        })
-    }
-
-    /// Returns the stored form.
-    ///
-    /// # Errors
-    /// Never for the types of this crate; serde's signature has it.
-    pub fn to_json(&self) -> Result<String, serde_json::Error> {
-        match self {
-            Self::Registry(resource) => serde_json::to_string(resource),
-            Self::Mirror(resource) => serde_json::to_string(resource),
-            Self::Repository(resource) => serde_json::to_string(resource),
-            Self::PromotionPolicy(resource) => serde_json::to_string(resource),
-            Self::PruningPolicy(resource) => serde_json::to_string(resource),
-            Self::Webhook(resource) => serde_json::to_string(resource),
-            Self::Account(resource) => serde_json::to_string(resource),
-        }
-    }
-
-    /// Returns what is wrong with the values taken alone: the key at fault and what to write instead.
-    pub(crate) fn faults(&self) -> Vec<(&'static str, String)> {
-        match self {
-            Self::Registry(resource) => resource.faults(),
-            Self::Mirror(resource) => resource.faults(),
-            Self::Repository(resource) => resource.faults(),
-            Self::PromotionPolicy(resource) => resource.faults(),
-            Self::PruningPolicy(resource) => resource.faults(),
-            Self::Webhook(resource) => resource.faults(),
-            Self::Account(resource) => resource.faults(),
-        }
-    }
-}
-
-/// The default of switches that are on unless somebody turns them off.
-pub(crate) const fn enabled() -> bool {
-    true
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kinds_are_read_in_any_case_and_in_the_plural() {
-        for (text, kind) in [
-            ("mirror", Kind::Mirror),
-            ("Mirrors", Kind::Mirror),
-            ("repositories", Kind::Repository),
-            ("promotionpolicies", Kind::PromotionPolicy),
-        ] {
-            assert_eq!(text.parse::<Kind>().unwrap(), kind);
-        }
-        for kind in Kind::ALL {
-            assert_eq!(kind.to_string().parse::<Kind>().unwrap(), kind);
-        }
-    }
-
-    #[test]
-    fn kinds_that_nothing_carries_out_are_refused_by_name() {
-        for kind in NOT_SUPPORTED_YET {
-            let message = kind.parse::<Kind>().unwrap_err().to_string();
-            assert!(message.contains("not supported yet"), "{message}");
-        }
-        let message = "Miror".parse::<Kind>().unwrap_err().to_string();
-        assert!(!message.contains("not supported yet"), "{message}");
-    }
-}
+pub use crate::name::platform_filter::PlatformFilter;
+pub use crate::name::target_template::TargetTemplate;

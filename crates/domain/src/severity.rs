@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Nobody has rated it yet.
+    /// Not rated yet.
     Unknown,
     /// Low.
     Low,
@@ -31,7 +31,7 @@ pub struct SeverityCounts {
     pub medium: u64,
     /// Low findings.
     pub low: u64,
-    /// Findings that nobody has rated.
+    /// Findings without a rating.
     pub unknown: u64,
 }
 

@@ -65,7 +65,7 @@ impl RegistryObserver {
         }
         let (repositories, last) = match self
             .registry
-            .repositories_after(after, MAX_REPOSITORIES)
+            .list_repositories_after(after, MAX_REPOSITORIES)
             .await
         {
             Ok(page) => page,
@@ -106,7 +106,7 @@ impl RegistryObserver {
         after: Option<&str>,
         most: usize,
     ) -> Result<TagComparison, Error> {
-        let mut listed = match self.registry.tags(repository).await {
+        let mut listed = match self.registry.list_tags(repository).await {
             Ok(listed) => listed,
             // A repository without a tag.
             Err(error) if error.is_not_found() => Vec::new(),

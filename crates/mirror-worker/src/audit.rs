@@ -12,7 +12,7 @@ use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::TagRepaired;
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::TagEntry;
-use sluice_registry::Inspection;
+use sluice_registry::IntegrityCheck;
 use sluice_state::reconcile::reason;
 use sluice_state::{Applied, Snapshot, key};
 
@@ -73,14 +73,16 @@ impl MirrorWorker {
         &self,
         tags: &[(MirrorTask, TagEntry)],
     ) -> Result<Vec<MirrorTag>, Error> {
-        let inspection = Inspection::of(&self.registry);
-        let inspection = &inspection;
+        let integrity = IntegrityCheck::new(&self.registry);
+        let integrity = &integrity;
         let checks: Vec<_> = tags
             .iter()
             .filter_map(|(task, entry)| {
                 let digest: Digest = entry.digest.parse().ok()?;
                 Some(async move {
-                    let missing = inspection.lacks(&task.repository, &task.tag, &digest).await;
+                    let missing = integrity
+                        .first_missing(&task.repository, &task.tag, &digest)
+                        .await;
                     (task, missing)
                 })
             })
@@ -160,8 +162,10 @@ impl MirrorWorker {
         let Ok(digest) = entry.digest.parse::<Digest>() else {
             return Ok(Outcome::done());
         };
-        let inspection = Inspection::of(&self.registry);
-        let missing = inspection.lacks(&task.repository, &task.tag, &digest).await;
+        let integrity = IntegrityCheck::new(&self.registry);
+        let missing = integrity
+            .first_missing(&task.repository, &task.tag, &digest)
+            .await;
         let missing = match missing? {
             Some(missing) => missing,
             // An earlier attempt may have repaired the tag and died before it published that.
@@ -173,7 +177,7 @@ impl MirrorWorker {
         let copied = self.copy(&catalog, task, Verification::Blobs).await?;
         let precondition = self.move_precondition(task);
         let (applied, top) = self
-            .point_tag(&catalog, task, &copied.top, &precondition)
+            .point_tag(&catalog, task, &copied.root, &precondition)
             .await?;
         match applied {
             Applied::Superseded => return Ok(Outcome::done()),

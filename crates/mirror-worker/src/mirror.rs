@@ -72,13 +72,15 @@ impl MirrorWorker {
         crash::point_of("mirror-worker.copied", task.tag.as_str());
         describe_copied(&self.state, &self.registry, &task.repository, &copied).await?;
         let pointed = match self
-            .point_tag(&catalog, task, &copied.top, &precondition)
+            .point_tag(&catalog, task, &copied.root, &precondition)
             .await
         {
-            Err(Error::State(sluice_state::Error::Registry(error))) if error.is_missing_part() => {
+            Err(Error::State(sluice_state::Error::Registry(error)))
+                if error.is_missing_reference() =>
+            {
                 tracing::debug!(%error, "a blob or manifest that was in the registry is missing; copying again");
                 copied = self.copy(&catalog, task, Verification::Blobs).await?;
-                self.point_tag(&catalog, task, &copied.top, &precondition)
+                self.point_tag(&catalog, task, &copied.root, &precondition)
                     .await
             }
             pointed => pointed,

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use sluice_bus::topology::MIRROR_WORKER;
 use sluice_bus::{Cause, Outcome};
-use sluice_domain::resources::{Mirror, OnDelete, Platforms};
+use sluice_domain::resources::{Mirror, OnDelete, PlatformFilter};
 use sluice_domain::{ResourceName, Tag};
 use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::wire::state::{TagEntry, UpstreamTag};
@@ -212,14 +212,14 @@ fn differs(mirror: &Mirror, upstream: &UpstreamTag, local: Option<&TagEntry>) ->
     // The platform filter may have changed since.
     let local_platforms = local.map_or("", |entry| entry.platforms.as_str());
     let tag = upstream.tag.parse();
-    let platforms = tag.map_or(&Platforms::All, |tag| platforms_of(mirror, &tag));
+    let platforms = tag.map_or(&PlatformFilter::All, |tag| platforms_of(mirror, &tag));
     let is_same = local_source == upstream.digest && local_platforms == platforms.stored();
     !is_same && !is_pruned && !is_newer
 }
 
 #[cfg(test)]
 mod tests {
-    use sluice_domain::resources::{Resource, documents};
+    use sluice_domain::resources::{Resource, parse_documents};
 
     use super::*;
 
@@ -227,7 +227,7 @@ mod tests {
         let yaml = format!(
             "kind: Mirror\nname: alpine\nfrom: docker.io/library/alpine\nto: hub/alpine\n{more}"
         );
-        match documents(&yaml).unwrap().remove(0).resource {
+        match parse_documents(&yaml).unwrap().remove(0).resource {
             Resource::Mirror(mirror) => mirror,
             other => panic!("{other:?}"),
         }

@@ -131,7 +131,10 @@ impl MirrorWorker {
         task: &MirrorTask,
         subject: &Digest,
     ) -> Result<Option<Vec<Digest>>, Error> {
-        match source.referrers(&task.source.repository, subject).await {
+        match source
+            .list_referrers(&task.source.repository, subject)
+            .await
+        {
             Ok(Some(listed)) => {
                 let digests = listed.into_iter().map(|listed| listed.digest);
                 let digests = digests.filter(|digest| digest != subject).collect();
@@ -158,7 +161,11 @@ impl MirrorWorker {
     ) -> Result<(Option<Manifest>, Option<TagEntry>), Error> {
         let key = key::tag(&task.repository, tag);
         let entry = self.state.tags.get(&key).await?.map(|entry| entry.value);
-        match self.registry.manifest(&task.repository, &tag.into()).await {
+        match self
+            .registry
+            .fetch_manifest(&task.repository, &tag.into())
+            .await
+        {
             Ok(list) => Ok((Some(list), entry)),
             Err(error) if error.is_not_found() => Ok((None, entry)),
             Err(error) => Err(error.into()),
@@ -195,7 +202,7 @@ impl MirrorWorker {
                 Err(error) => return Err(error.into()),
             }
         }
-        let Some(after) = Manifest::listing(before.as_ref(), &copied)? else {
+        let Some(after) = Manifest::add_referrers(before.as_ref(), &copied)? else {
             return Ok(None);
         };
         let reference = (&after.digest).into();
@@ -261,7 +268,7 @@ impl MirrorWorker {
         digest: &Digest,
     ) -> Result<Option<Manifest>, sluice_registry::Error> {
         let from = &task.source.repository;
-        let manifest = source.manifest(from, &digest.into()).await?;
+        let manifest = source.fetch_manifest(from, &digest.into()).await?;
         if manifest.subject().as_ref() != Some(subject) {
             tracing::warn!(image.repository = %task.repository, image.digest = %digest, %subject, "a listed referrer has another subject; skipping it");
             return Ok(None);
@@ -276,11 +283,11 @@ impl MirrorWorker {
         };
         let options = CopyOptions {
             limits: Some(self.limits.clone()),
-            top: Some(manifest),
-            most_bytes: Some(MAX_ATTACHMENT_BYTES),
+            root: Some(manifest),
+            max_blob_bytes: Some(MAX_ATTACHMENT_BYTES),
             ..CopyOptions::default()
         };
-        Ok(Some(job.run_with(&options).await?.top))
+        Ok(Some(job.run_with(&options).await?.root))
     }
 
     /// Says whether upstream lists referrers of an image that are not listed here.

@@ -5,7 +5,8 @@ mod conflicts;
 use std::collections::HashMap;
 
 use sluice_domain::resources::{
-    Document, Kind, Mirror, Problem, PromotionPolicy, PruningPolicy, Registry, Resource, documents,
+    Document, Kind, Mirror, Problem, PromotionPolicy, PruningPolicy, Registry, Resource,
+    parse_documents,
 };
 use sluice_domain::{Repository, ResourceName, Tag};
 
@@ -24,7 +25,7 @@ const ATTACHMENT: &str = "sha256-";
 /// # Errors
 /// All problems, in the order of their lines.
 pub fn load(text: &str) -> Result<Vec<Document>, Vec<Problem>> {
-    let documents = documents(text)?;
+    let documents = parse_documents(text)?;
     let problems = resources(&documents);
     if problems.is_empty() {
         Ok(documents)
@@ -228,7 +229,7 @@ delete: tag.matches('-rc') || scan.critical > 5
     const MIRROR: &str = "kind: Mirror\nname: a\nfrom: docker.io/library/a\nto: hub/a\n";
 
     fn checked(text: &str) -> Vec<Problem> {
-        documents(text).map_or_else(|problems| problems, |documents| resources(&documents))
+        parse_documents(text).map_or_else(|problems| problems, |documents| resources(&documents))
     }
 
     #[test]
@@ -321,12 +322,12 @@ delete: tag.matches('-rc') || scan.critical > 5
     fn a_remote_target_needs_a_credential_for_its_registry() {
         let to = |to: &str| {
             let policy = GOOD.replace("official/{name}", to);
-            documents(&policy).unwrap()
+            parse_documents(&policy).unwrap()
         };
         let registry =
             |host: &str, more: &str| format!("kind: Registry\nname: partner\nhost: {host}\n{more}");
         let account = "username: sluice\npassword: { secret: partner }\n";
-        let read = |text: &str| match documents(text).unwrap().remove(0).resource {
+        let read = |text: &str| match parse_documents(text).unwrap().remove(0).resource {
             Resource::Registry(registry) => registry,
             other => panic!("{other:?}"),
         };
@@ -350,7 +351,7 @@ delete: tag.matches('-rc') || scan.critical > 5
         let policy = GOOD.replace("official/{name}", "registry.example/team/{name}");
         for (more, count) in [(account, 0), ("", 1)] {
             let text = format!("{policy}---\n{}", registry("registry.example", more));
-            let both = documents(&text).unwrap();
+            let both = parse_documents(&text).unwrap();
             let problems = remote_targets(&both, std::slice::from_ref(&applied));
             assert_eq!(problems.len(), count, "{problems:?}");
         }

@@ -47,7 +47,7 @@ fn is_overdue(mirror: &Mirror, poll: Option<&UpstreamPoll>, now: DateTime<Utc>) 
 
 #[cfg(test)]
 mod tests {
-    use sluice_domain::resources::{Resource, documents};
+    use sluice_domain::resources::{Resource, parse_documents};
     use sluice_events::time_to_wire;
 
     use super::*;
@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn a_mirror_is_overdue_well_after_its_interval_or_if_it_was_never_polled() {
         let yaml = "kind: Mirror\nname: a\nfrom: docker.io/a/a\nto: hub/a\nevery: 15m\n";
-        let Resource::Mirror(mirror) = documents(yaml).unwrap().remove(0).resource else {
+        let Resource::Mirror(mirror) = parse_documents(yaml).unwrap().remove(0).resource else {
             panic!("no mirror");
         };
         let now = Utc::now();

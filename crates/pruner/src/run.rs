@@ -70,7 +70,7 @@ impl RetentionRun<'_> {
         {
             return Ok(Outcome::done());
         }
-        let listed: BTreeSet<Tag> = match self.registry.tags(repository).await {
+        let listed: BTreeSet<Tag> = match self.registry.list_tags(repository).await {
             Ok(tags) => tags.into_iter().collect(),
             Err(error) if error.is_not_found() => return Ok(Outcome::done()),
             Err(error) => return Err(error.into()),

@@ -39,7 +39,7 @@ pub(crate) fn desired_schedules(catalog: &Snapshot) -> Vec<DesiredSchedule> {
 
 #[cfg(test)]
 mod tests {
-    use sluice_domain::resources::{Resource, documents};
+    use sluice_domain::resources::{Resource, parse_documents};
 
     use super::*;
 
@@ -49,7 +49,7 @@ mod tests {
                     kind: PruningPolicy\nname: off\nrepositories: [hub/*]\nschedule: '0 3 * * *'\ndelete: 'true'\nenabled: false\n---\n\
                     kind: PruningPolicy\nname: wrong\nrepositories: [hub/*]\nschedule: sometimes\ndelete: 'true'\n";
         let mut catalog = Snapshot::default();
-        for document in documents(yaml).unwrap() {
+        for document in parse_documents(yaml).unwrap() {
             if let Resource::PruningPolicy(policy) = document.resource {
                 catalog.pruning.insert(policy.name.clone(), policy);
             }

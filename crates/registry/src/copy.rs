@@ -1,4 +1,14 @@
-//! Copies an image or a whole index by digest: blobs, then children, then the top.
+//! Copies an image or a whole index by digest: blobs, then children, then the root.
+
+mod blob_download;
+mod blob_transfer;
+mod blob_upload;
+mod config_cache;
+pub(crate) mod estimate;
+pub(crate) mod integrity;
+pub(crate) mod limits;
+pub(crate) mod progress;
+mod verified_stream;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -8,82 +18,82 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use sluice_domain::{Digest, Repository, Tag};
 use sluice_service::crash;
 
-use crate::blob_transfer::BlobTransfer;
 use crate::client::Client;
-use crate::configs::Configs;
+use crate::content::manifest::descriptor::Descriptor;
+use crate::content::manifest::{MAX_DEPTH, MAX_MANIFESTS, Manifest, ManifestRef};
 use crate::error::Error;
-use crate::limits::Limits;
-use crate::manifest::{Descriptor, Manifest, ManifestRef};
-use crate::progress::{Arrival, Progress, Watch};
 
-pub(crate) const MAX_DEPTH: usize = 3;
-pub(crate) const MAX_MANIFESTS: usize = 1_024;
+use self::blob_transfer::BlobTransfer;
+use self::config_cache::ConfigCache;
+use self::limits::Limits;
+use self::progress::{BlobOutcome, Progress, ProgressListener};
+
 /// The most bytes of all manifests of one image.
 const MAX_BYTES: usize = 64 << 20;
 const PARALLEL_BLOBS: usize = 4;
 const PARALLEL_MANIFESTS: usize = 4;
 
-/// What to copy from where to where.
+/// The copy of an image or index between two repositories.
 #[derive(Debug)]
 pub struct CopyJob<'a> {
-    /// The registry that has it.
+    /// The source registry.
     pub source: &'a Client,
-    /// The repository there.
+    /// The source repository.
     pub source_repository: &'a Repository,
     /// The image or index.
     pub digest: &'a Digest,
-    /// The registry that gets it.
+    /// The target registry.
     pub target: &'a Client,
-    /// The repository there.
+    /// The target repository.
     pub target_repository: &'a Repository,
-    /// Repositories of the target registry that may have its blobs, the likeliest first; few of them are asked.
+    /// Repositories of the target registry that may have its blobs, the likeliest first; only a few are checked.
     pub siblings: &'a [Repository],
 }
 
-/// How to copy; the default tells nobody, and trusts what proves that something is there.
+/// How to copy.
 #[derive(Debug, Clone, Default)]
 pub struct CopyOptions {
-    /// Who is told how it goes on.
-    pub watch: Option<Arc<dyn Watch>>,
-    /// What this copy and others may use together; those of the process by default.
+    /// The listener to the progress.
+    pub listener: Option<Arc<dyn ProgressListener>>,
+    /// Limits that this copy shares with others; those of the process by default.
     pub limits: Option<Limits>,
-    /// Looks up every single blob, although a manifest that is there proves that its blobs are; for an audit.
-    pub thorough: bool,
-    /// The tag under which the top is written, for whoever has no other rules for tags; without one, its digest.
+    /// Checks every blob, although a manifest in the target proves that its blobs exist; for an audit.
+    pub verify_blobs: bool,
+    /// The tag under which the root is pushed, for a caller without other rules for tags; without one, its digest.
     pub tag: Option<Tag>,
-    /// The top, where it is not what the source has under the digest but a part of that.
-    pub top: Option<Manifest>,
-    /// Who writes the top.
-    pub top_write: TopWrite,
-    /// The most bytes that its blobs may have together, for what nobody chose.
-    pub most_bytes: Option<u64>,
+    /// The root, if it is a filtered index rather than the manifest that the source has under the digest.
+    pub root: Option<Manifest>,
+    /// Who pushes the root.
+    pub root_push: RootPush,
+    /// The most bytes of all blobs, for images that nobody has selected.
+    pub max_blob_bytes: Option<u64>,
 }
 
-/// Who writes the top of what is copied.
+/// Who pushes the root of what is copied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum TopWrite {
-    /// The copy, once everything below is there.
+pub enum RootPush {
+    /// The copy, once everything below is in the target.
     #[default]
     Copy,
-    /// Whoever asked for the copy, with the tag. An index is written here all the same: while it is missing, nobody who
-    /// clears away what an interrupted copy left would find its children.
+    /// The caller, with the tag. An index is pushed by the copy all the same: without it the sweep after an interrupted
+    /// copy would not find its children.
     Caller,
 }
 
-/// What was copied.
+/// The result of a copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Copied {
+pub struct CopyReport {
     /// The image or index itself.
-    pub top: Manifest,
-    /// What is below it.
-    pub below: Vec<Manifest>,
+    pub root: Manifest,
+    /// The manifests below it.
+    pub children: Vec<Manifest>,
     /// The size of all blobs in bytes.
     pub size_bytes: u64,
     /// Blobs that were transferred.
     pub blobs_copied: u64,
-    /// Blobs that a sibling had.
+    /// Blobs that were mounted from another repository.
     pub blobs_mounted: u64,
-    /// Blobs that were there.
+    /// Blobs that existed in the target.
     pub blobs_skipped: u64,
     /// Bytes that were transferred.
     pub bytes_copied: u64,
@@ -94,141 +104,135 @@ pub struct Copied {
 /// A manifest, and whether the target has it already.
 struct ResolvedManifest {
     manifest: Manifest,
-    present: bool,
+    is_present: bool,
 }
 
-/// One try of a copy.
+/// One attempt at a copy.
 struct Attempt<'a> {
-    bringing: BlobTransfer<'a>,
+    transfer: BlobTransfer<'a>,
     digest: &'a Digest,
-    tag: Option<&'a Tag>,
-    top: Option<&'a Manifest>,
-    top_write: TopWrite,
-    most_bytes: Option<u64>,
+    options: &'a CopyOptions,
 }
 
 impl CopyJob<'_> {
-    /// Copies it; what is there already is not transferred again.
+    /// Copies with the default options; blobs and manifests that the target has are not transferred again.
     ///
     /// # Errors
-    /// A failing registry, or content that is not what its digest says; nothing wrong is ever stored.
-    pub async fn run(&self) -> Result<Copied, Error> {
+    /// Content that does not have its digest, of which nothing is stored, or an error of either registry.
+    pub async fn run(&self) -> Result<CopyReport, Error> {
         self.run_with(&CopyOptions::default()).await
     }
 
-    /// Copies it in another way than by default. To drop the future cancels it: nothing of it goes on.
+    /// Copies with options. Dropping the future cancels the copy.
     ///
     /// # Errors
     /// As [`CopyJob::run`].
-    pub async fn run_with(&self, options: &CopyOptions) -> Result<Copied, Error> {
+    pub async fn run_with(&self, options: &CopyOptions) -> Result<CopyReport, Error> {
         let limits = options.limits.clone().unwrap_or_else(Limits::of_process);
-        let configs = Configs::default();
+        let configs = ConfigCache::default();
         let mut attempt = Attempt {
-            bringing: BlobTransfer {
+            transfer: BlobTransfer {
                 source: self.source,
                 source_repository: self.source_repository,
                 target: self.target,
                 target_repository: self.target_repository,
                 siblings: self.siblings,
-                watch: options.watch.as_ref(),
+                listener: options.listener.as_ref(),
                 limits: &limits,
                 configs: &configs,
-                thorough: options.thorough,
+                verify_blobs: options.verify_blobs,
             },
             digest: self.digest,
-            tag: options.tag.as_ref(),
-            top: options.top.as_ref(),
-            top_write: options.top_write,
-            most_bytes: options.most_bytes,
+            options,
         };
-        let copied = match attempt.run().await {
-            // The registry lacks what it was seen to have.
-            Err(error) if error.is_missing_part() && !options.thorough => {
-                tracing::debug!(%error, "looking closer");
-                attempt.bringing.thorough = true;
+        let report = match attempt.run().await {
+            // The target lacks a blob that it was seen to have.
+            Err(error) if error.is_missing_reference() && !options.verify_blobs => {
+                tracing::debug!(%error, "copy failed; retrying with a check of every blob");
+                attempt.transfer.verify_blobs = true;
                 attempt.run().await
             }
             other => other,
         };
-        Ok(Copied {
+        Ok(CopyReport {
             configs: configs.into_bytes(),
-            ..copied?
+            ..report?
         })
     }
 }
 
 impl Attempt<'_> {
-    fn note(&self, progress: &Progress<'_>) {
-        if let Some(watch) = self.bringing.watch {
-            watch.note(progress);
+    fn report(&self, progress: &Progress<'_>) {
+        if let Some(listener) = self.transfer.listener {
+            listener.on_progress(progress);
         }
     }
 
-    async fn run(&self) -> Result<Copied, Error> {
-        let levels = self.walk().await?;
-        let manifests = levels.iter().flatten().map(|found| &found.manifest);
-        self.bringing.configs.want(manifests);
+    async fn run(&self) -> Result<CopyReport, Error> {
+        let levels = self.resolve().await?;
+        let manifests = levels.iter().flatten().map(|resolved| &resolved.manifest);
+        self.transfer.configs.expect(manifests);
         let (proven, missing) = self.blobs(&levels)?;
         let all = proven.values().chain(missing.values());
         let bytes = all.fold(0_u64, |sum, blob| sum.saturating_add(blob.size));
-        if self.most_bytes.is_some_and(|most| bytes > most) {
-            let reason = format!("its blobs have {bytes} bytes, more than is taken unasked");
+        if self.options.max_blob_bytes.is_some_and(|max| bytes > max) {
+            let reason = format!("its blobs have {bytes} bytes, more than are copied unasked");
             return Err(Error::untrusted(self.digest, reason));
         }
-        self.note(&Progress::Known {
+        self.report(&Progress::Planned {
             blobs: u64::try_from(proven.len() + missing.len()).unwrap_or(u64::MAX),
             bytes,
         });
-        let mut arrivals = Vec::new();
+        let mut outcomes = Vec::new();
         for blob in proven.into_values() {
-            self.bringing.note(&blob.digest);
-            arrivals.push(self.ended(blob, Arrival::Skipped));
+            self.transfer.record_location(&blob.digest);
+            outcomes.push(self.report_blob(blob, BlobOutcome::Skipped));
         }
         let transfers: Vec<_> = missing
             .into_values()
             .rev()
             .map(|blob| async {
-                let arrival = self.bringing.bring(blob).await?;
-                Ok::<_, Error>(self.ended(blob, arrival))
+                let outcome = self.transfer.ensure_blob(blob).await?;
+                Ok::<_, Error>(self.report_blob(blob, outcome))
             })
             .collect();
-        let brought: Vec<_> = stream::iter(transfers)
+        let transferred: Vec<_> = stream::iter(transfers)
             .buffer_unordered(PARALLEL_BLOBS)
             .try_collect()
             .await?;
-        arrivals.extend(brought);
-        self.write(&levels).await?;
+        outcomes.extend(transferred);
+        self.push_manifests(&levels).await?;
         let mut levels = levels.into_iter().flatten();
-        let top = levels.next();
-        let top = top.ok_or_else(|| Error::untrusted(self.digest, "it has no manifest"))?;
-        let below = levels.map(|found| found.manifest).collect();
-        Ok(Copied::of(top.manifest, below, arrivals))
+        let root = levels.next();
+        let root = root.ok_or_else(|| Error::untrusted(self.digest, "it has no manifest"))?;
+        let children = levels.map(|resolved| resolved.manifest).collect();
+        Ok(CopyReport::new(root.manifest, children, outcomes))
     }
 
-    fn ended(&self, blob: &Descriptor, arrival: Arrival) -> (u64, Arrival) {
+    fn report_blob(&self, blob: &Descriptor, outcome: BlobOutcome) -> (u64, BlobOutcome) {
         let (digest, size) = (&blob.digest, blob.size);
-        self.note(&Progress::Ended {
+        self.report(&Progress::BlobDone {
             digest,
             size,
-            arrival,
+            outcome,
         });
-        (size, arrival)
+        (size, outcome)
     }
 
-    /// Returns the top and everything below it, level by level.
-    async fn walk(&self) -> Result<Vec<Vec<ResolvedManifest>>, Error> {
-        let BlobTransfer { limits, .. } = self.bringing;
-        let top = {
+    /// Returns the root and everything below it, level by level.
+    async fn resolve(&self) -> Result<Vec<Vec<ResolvedManifest>>, Error> {
+        let limits = self.transfer.limits;
+        let root = {
             let _connection = limits.connections(1).await;
-            self.top().await?
+            self.resolve_root().await?
         };
-        let mut bytes = top.manifest.raw.len();
-        let mut seen = HashSet::from([top.manifest.digest.clone()]);
-        let (mut levels, mut level) = (Vec::new(), vec![top]);
+        let mut bytes = root.manifest.raw.len();
+        let mut seen = HashSet::from([root.manifest.digest.clone()]);
+        let (mut levels, mut level) = (Vec::new(), vec![root]);
         for _ in 0..=MAX_DEPTH {
             let children: Vec<Descriptor> = level
                 .iter()
-                .flat_map(|found| found.manifest.children())
+                .flat_map(|resolved| resolved.manifest.children())
                 .filter(|child| seen.insert(child.digest.clone()))
                 .cloned()
                 .collect();
@@ -243,9 +247,12 @@ impl Attempt<'_> {
                 return Ok(levels);
             }
             level = Vec::new();
-            let fetches: Vec<_> = children.iter().map(|child| self.child(child)).collect();
-            let mut found = stream::iter(fetches).buffered(PARALLEL_MANIFESTS);
-            while let Some(child) = found.try_next().await? {
+            let fetches: Vec<_> = children
+                .iter()
+                .map(|child| self.resolve_child(child))
+                .collect();
+            let mut fetched = stream::iter(fetches).buffered(PARALLEL_MANIFESTS);
+            while let Some(child) = fetched.try_next().await? {
                 bytes = bytes.saturating_add(child.manifest.raw.len());
                 if bytes > MAX_BYTES {
                     let reason = "its manifests are larger than 64 MiB together";
@@ -260,62 +267,58 @@ impl Attempt<'_> {
         ))
     }
 
-    /// Fetches the top from the target, where it costs nothing, or else from the source.
-    async fn top(&self) -> Result<ResolvedManifest, Error> {
-        let bringing = &self.bringing;
-        if let Some(top) = self.top {
-            let reference = (&top.digest).into();
-            let there = bringing.target.head(bringing.target_repository, &reference);
+    /// Fetches the root from the target, where it costs no pull, or else from the source.
+    async fn resolve_root(&self) -> Result<ResolvedManifest, Error> {
+        let BlobTransfer {
+            source,
+            source_repository,
+            target,
+            target_repository,
+            ..
+        } = self.transfer;
+        if let Some(root) = &self.options.root {
+            let reference = (&root.digest).into();
+            let head = target.head(target_repository, &reference).await?;
             return Ok(ResolvedManifest {
-                manifest: top.clone(),
-                present: there.await?.is_some(),
+                manifest: root.clone(),
+                is_present: head.is_some(),
             });
         }
         let reference = self.digest.into();
-        let there = bringing
-            .target
-            .manifest(bringing.target_repository, &reference);
-        let (manifest, present) = match there.await {
-            Ok(manifest) => (manifest, true),
-            Err(error) if error.is_not_found() => {
-                let from = bringing.source_repository;
-                (bringing.source.manifest(from, &reference).await?, false)
-            }
-            Err(error) => return Err(error),
-        };
-        Ok(ResolvedManifest { manifest, present })
+        let fetched = target.fetch_manifest(target_repository, &reference).await;
+        let source = source.fetch_manifest(source_repository, &reference);
+        or_from_source(fetched, source).await
     }
 
     /// Fetches a child in the same way.
-    async fn child(&self, child: &Descriptor) -> Result<ResolvedManifest, Error> {
-        let bringing = &self.bringing;
-        let _connection = bringing.limits.connections(1).await;
-        let there = bringing.target.child(bringing.target_repository, child);
-        let (manifest, present) = match there.await {
-            Ok(manifest) => (manifest, true),
-            Err(error) if error.is_not_found() => {
-                let from = bringing.source_repository;
-                (bringing.source.child(from, child).await?, false)
-            }
-            Err(error) => return Err(error),
-        };
-        Ok(ResolvedManifest { manifest, present })
+    async fn resolve_child(&self, child: &Descriptor) -> Result<ResolvedManifest, Error> {
+        let BlobTransfer {
+            source,
+            source_repository,
+            target,
+            target_repository,
+            limits,
+            ..
+        } = self.transfer;
+        let _connection = limits.connections(1).await;
+        let fetched = target.fetch_child(target_repository, child).await;
+        or_from_source(fetched, source.fetch_child(source_repository, child)).await
     }
 
-    /// Returns the blobs that a manifest in the target proves to be there, and those that are to be brought, by size.
+    /// Returns the blobs that a manifest in the target proves to exist, and those that may be missing, by size.
     fn blobs<'a>(
         &self,
         levels: &'a [Vec<ResolvedManifest>],
     ) -> Result<(Blobs<'a>, Blobs<'a>), Error> {
         let mut sizes = HashMap::new();
         let (mut proven, mut missing) = (Blobs::new(), Blobs::new());
-        for found in levels.iter().flatten() {
-            for blob in found.manifest.blobs() {
+        for resolved in levels.iter().flatten() {
+            for blob in resolved.manifest.blobs() {
                 if *sizes.entry(&blob.digest).or_insert(blob.size) != blob.size {
                     let reason = "its manifests say different sizes of it";
                     return Err(Error::untrusted(&blob.digest, reason));
                 }
-                let is_proven = found.present && !self.bringing.thorough;
+                let is_proven = resolved.is_present && !self.transfer.verify_blobs;
                 let blobs = if is_proven { &mut proven } else { &mut missing };
                 blobs.insert((blob.size, &blob.digest), blob);
             }
@@ -324,22 +327,24 @@ impl Attempt<'_> {
         Ok((proven, missing))
     }
 
-    /// Writes the manifests that the target lacks, those below before those above.
-    async fn write(&self, levels: &[Vec<ResolvedManifest>]) -> Result<(), Error> {
+    /// Pushes the manifests that the target lacks, children before their index.
+    async fn push_manifests(&self, levels: &[Vec<ResolvedManifest>]) -> Result<(), Error> {
         for (depth, level) in levels.iter().enumerate().rev() {
-            if levels.len() == 1 && self.top_write == TopWrite::Caller {
+            if levels.len() == 1 && self.options.root_push == RootPush::Caller {
                 return Ok(());
             }
-            let tag = self.tag.filter(|_| depth == 0);
-            let wanted = level.iter().filter(|found| !found.present || tag.is_some());
-            let writes: Vec<_> = wanted
-                .map(|found| {
-                    let digest = &found.manifest.digest;
+            let tag = self.options.tag.as_ref().filter(|_| depth == 0);
+            let lacking = level
+                .iter()
+                .filter(|resolved| !resolved.is_present || tag.is_some());
+            let pushes: Vec<_> = lacking
+                .map(|resolved| {
+                    let digest = &resolved.manifest.digest;
                     let reference = tag.map_or_else(|| digest.into(), ManifestRef::from);
-                    self.put(&found.manifest, reference)
+                    self.push_manifest(&resolved.manifest, reference)
                 })
                 .collect();
-            stream::iter(writes)
+            stream::iter(pushes)
                 .buffer_unordered(PARALLEL_MANIFESTS)
                 .try_collect::<()>()
                 .await?;
@@ -347,33 +352,53 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    async fn put(&self, manifest: &Manifest, reference: ManifestRef) -> Result<(), Error> {
-        let (bringing, digest) = (&self.bringing, &manifest.digest);
-        let _connection = bringing.limits.connections(1).await;
-        let repository = bringing.target_repository;
-        let written = bringing
+    async fn push_manifest(
+        &self,
+        manifest: &Manifest,
+        reference: ManifestRef,
+    ) -> Result<(), Error> {
+        let (transfer, digest) = (&self.transfer, &manifest.digest);
+        let _connection = transfer.limits.connections(1).await;
+        let repository = transfer.target_repository;
+        let pushed = transfer
             .target
             .put_manifest(repository, &reference, manifest);
-        if let Err(error) = written.await {
-            // It may be for the lack of one of them.
+        if let Err(error) = pushed.await {
+            // One of the blobs may be missing.
             for blob in manifest.blobs() {
-                bringing.forget(&blob.digest);
+                transfer.forget_location(&blob.digest);
             }
             return Err(error);
         }
-        self.note(&Progress::Manifest { digest });
+        self.report(&Progress::ManifestPushed { digest });
         crash::point("copy.manifest_put");
         Ok(())
     }
 }
 
+/// Takes a manifest of the target, or fetches it from the source if the target lacks it.
+async fn or_from_source(
+    fetched: Result<Manifest, Error>,
+    source: impl Future<Output = Result<Manifest, Error>>,
+) -> Result<ResolvedManifest, Error> {
+    let (manifest, is_present) = match fetched {
+        Ok(manifest) => (manifest, true),
+        Err(error) if error.is_not_found() => (source.await?, false),
+        Err(error) => return Err(error),
+    };
+    Ok(ResolvedManifest {
+        manifest,
+        is_present,
+    })
+}
+
 type Blobs<'a> = BTreeMap<(u64, &'a Digest), &'a Descriptor>;
 
-impl Copied {
-    fn of(top: Manifest, below: Vec<Manifest>, arrivals: Vec<(u64, Arrival)>) -> Self {
-        let mut copied = Self {
-            top,
-            below,
+impl CopyReport {
+    fn new(root: Manifest, children: Vec<Manifest>, outcomes: Vec<(u64, BlobOutcome)>) -> Self {
+        let mut report = Self {
+            root,
+            children,
             size_bytes: 0,
             blobs_copied: 0,
             blobs_mounted: 0,
@@ -381,17 +406,17 @@ impl Copied {
             bytes_copied: 0,
             configs: HashMap::new(),
         };
-        for (size, arrival) in arrivals {
-            copied.size_bytes = copied.size_bytes.saturating_add(size);
-            match arrival {
-                Arrival::Copied => {
-                    copied.blobs_copied += 1;
-                    copied.bytes_copied = copied.bytes_copied.saturating_add(size);
+        for (size, outcome) in outcomes {
+            report.size_bytes = report.size_bytes.saturating_add(size);
+            match outcome {
+                BlobOutcome::Copied => {
+                    report.blobs_copied += 1;
+                    report.bytes_copied = report.bytes_copied.saturating_add(size);
                 }
-                Arrival::Mounted => copied.blobs_mounted += 1,
-                Arrival::Skipped => copied.blobs_skipped += 1,
+                BlobOutcome::Mounted => report.blobs_mounted += 1,
+                BlobOutcome::Skipped => report.blobs_skipped += 1,
             }
         }
-        copied
+        report
     }
 }

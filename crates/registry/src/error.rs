@@ -1,185 +1,183 @@
-//! What can go wrong with a registry.
+//! The errors of a registry and its responses.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use reqwest::StatusCode;
-use sluice_domain::address::ForbiddenAddress;
-use sluice_domain::{Class, Classify, RegistryHost};
-use sluice_service::{certificate_fault, tls_error};
+use sluice_domain::{Class, Classify, ForbiddenAddress, RegistryHost};
+use sluice_service::{certificate_fault, error_sources, tls_error};
 use thiserror::Error;
 
-/// A failure of a registry, or of an answer that must not be trusted.
+/// A failure of a registry, or a response that must not be trusted.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The registry could not be reached, or the connection broke.
-    #[error("failed to {action} `{what}`")]
+    #[error("failed to {action} `{object}`")]
     Transport {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// On what.
-        what: String,
-        /// What the client says, without its address.
+        /// The manifest, blob, repository or registry.
+        object: String,
+        /// The error of the HTTP client, without the URL.
         source: reqwest::Error,
     },
     /// The registry shows a certificate that is not trusted, or breaks the rules of TLS.
     #[error(
-        "failed to {action} `{what}`: the registry's TLS certificate is not accepted: {reason}"
+        "failed to {action} `{object}`: the registry's TLS certificate is not accepted: {reason}"
     )]
     Certificate {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// On what.
-        what: String,
-        /// What is wrong with it, and what to do.
+        /// The manifest, blob, repository or registry.
+        object: String,
+        /// The fault of the certificate, and what to do.
         reason: String,
     },
-    /// The registry speaks HTTP where TLS is expected, or the other way round.
-    #[error("failed to {action} `{what}`: `{registry}` {reason}")]
+    /// The registry speaks plain HTTP where TLS is expected, or the other way round.
+    #[error("failed to {action} `{object}`: `{registry}` {reason}")]
     WrongProtocol {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// On what.
-        what: String,
+        /// The manifest, blob, repository or registry.
+        object: String,
         /// The registry.
         registry: RegistryHost,
-        /// What it speaks, and what to do.
+        /// The protocol that it speaks, and what to do.
         reason: String,
     },
-    /// The registry wants another certificate of its clients, or one at all.
+    /// The registry refuses the client certificate, or requires one.
     #[error(
-        "failed to {action} `{what}`: the registry does not accept the client's certificate, or asks for one"
+        "failed to {action} `{object}`: the registry does not accept the client's certificate, or asks for one"
     )]
     ClientCertificate {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// On what.
-        what: String,
-        /// What it says.
+        /// The manifest, blob, repository or registry.
+        object: String,
+        /// The TLS alert.
         source: Box<rustls::Error>,
     },
-    /// A quota is used up; to ask before it is there again would only prolong it.
+    /// A quota is used up; a request before its end could prolong it.
     #[error(
-        "failed to {action} `{what}`: the quota of `{registry}` is used up until {until}: {detail}"
+        "failed to {action} `{object}`: the quota of `{registry}` is used up until {until}: {detail}"
     )]
     Quota {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// On what.
-        what: String,
-        /// The registry that says so, which may be either end of a copy.
+        /// The manifest, blob, repository or registry.
+        object: String,
+        /// The registry, which may be either end of a copy.
         registry: Box<RegistryHost>,
-        /// When to ask again.
+        /// When to retry.
         until: DateTime<Utc>,
-        /// The beginning of its answer.
+        /// The beginning of the response.
         detail: String,
     },
-    /// The registry has no time for more requests, although it was left alone between several tries.
-    #[error("failed to {action} `{what}`: `{registry}` answered 429, too many requests{}: {detail}", wait(*retry_after))]
-    Throttled {
-        /// What was tried.
+    /// The registry answered 429 to several attempts.
+    #[error("failed to {action} `{object}`: `{registry}` answered 429, too many requests{}: {detail}", asked_wait(*retry_after))]
+    TooManyRequests {
+        /// The operation.
         action: &'static str,
-        /// On what.
-        what: String,
-        /// The registry that says so, which may be either end of a copy.
+        /// The manifest, blob, repository or registry.
+        object: String,
+        /// The registry, which may be either end of a copy.
         registry: Box<RegistryHost>,
-        /// How long it asks to wait.
+        /// How long the registry asks to wait.
         retry_after: Option<Duration>,
-        /// The beginning of its answer.
+        /// The beginning of the response.
         detail: String,
     },
-    /// Nothing may be spent at the registry now.
-    #[error("nothing is asked of `{what}` until {until}: {reason}")]
-    Withheld {
+    /// The request budget of the account is used up.
+    #[error("no requests to `{object}` until {until}: {reason}")]
+    BudgetUsedUp {
         /// The registry.
-        what: String,
-        /// When to ask again.
+        object: String,
+        /// When to retry.
         until: DateTime<Utc>,
-        /// What is the matter.
+        /// The reason.
         reason: String,
     },
-    /// It cannot be told whether something may be spent, so nothing is.
-    #[error("cannot tell what may still be asked of `{what}`")]
-    Budget {
+    /// The request budget cannot be read or written, so no request is sent.
+    #[error("the request budget of `{object}` is not available")]
+    BudgetUnavailable {
         /// The registry.
-        what: String,
+        object: String,
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The registry refused.
-    #[error("failed to {action} `{what}`: the registry answered {status} {detail}")]
-    Refused {
-        /// What was tried.
+    /// The registry answered with an unexpected status.
+    #[error("failed to {action} `{object}`: the registry answered {status} {detail}")]
+    UnexpectedStatus {
+        /// The operation.
         action: &'static str,
-        /// On what.
-        what: String,
+        /// The manifest, blob, repository or registry.
+        object: String,
         /// The HTTP status.
         status: StatusCode,
-        /// The beginning of its answer.
+        /// The beginning of the response.
         detail: String,
-        /// How long it asks to wait.
+        /// How long the registry asks to wait.
         retry_after: Option<Duration>,
     },
-    /// The answer breaks a rule and was not used.
-    #[error("the answer for `{what}` cannot be trusted: {reason}")]
+    /// The response breaks a rule and was not used.
+    #[error("the answer for `{object}` cannot be trusted: {reason}")]
     Untrusted {
-        /// What was asked for.
-        what: String,
+        /// The manifest, blob, repository or registry.
+        object: String,
         /// The rule.
         reason: String,
     },
-    /// The token of a streamed upload was refused; a fresh one is used for the next try.
-    #[error("the token for the upload of `{what}` was refused")]
+    /// The token of a streamed upload was refused; the retry uses a fresh one.
+    #[error("the token for the upload of `{object}` was refused")]
     StaleToken {
-        /// What was uploaded.
-        what: String,
+        /// The blob.
+        object: String,
     },
-    /// A transfer broke off and cannot go on where it was; another one starts from the beginning.
-    #[error("the transfer of `{what}` broke off: {reason}")]
+    /// A transfer was cut and cannot be resumed; the retry starts from the beginning.
+    #[error("the transfer of `{object}` was cut: {reason}")]
     Interrupted {
-        /// What was transferred.
-        what: String,
-        /// Why it cannot go on.
+        /// The blob, or the registry.
+        object: String,
+        /// Why it cannot be resumed.
         reason: &'static str,
     },
-    /// A transfer stood still for too long.
-    #[error("the transfer of `{what}` stands still")]
-    Standstill {
-        /// What was transferred.
-        what: String,
+    /// A transfer was stalled for too long.
+    #[error("the transfer of `{object}` is stalled")]
+    Stalled {
+        /// The blob, or the registry.
+        object: String,
     },
-    /// It does not exist.
-    #[error("`{what}` does not exist")]
+    /// The object does not exist.
+    #[error("`{object}` does not exist")]
     NotFound {
-        /// What was asked for.
-        what: String,
+        /// The manifest, blob, repository or registry.
+        object: String,
     },
-    /// It has none of the platforms that are wanted.
-    #[error("`{what}` has none of the platforms {wanted}; it has: {offered}")]
+    /// A manifest has none of the wanted platforms.
+    #[error("`{object}` has none of the platforms {wanted}; it has: {offered}")]
     NoPlatform {
         /// The image or index.
-        what: String,
-        /// What is wanted.
+        object: String,
+        /// The wanted platforms.
         wanted: String,
-        /// What it has, empty where it names nothing.
+        /// The platforms that it has; empty if it names none.
         offered: String,
     },
-    /// The account is kept where it cannot be read.
+    /// The credential cannot be read.
     #[error("the credential for registry `{host}` cannot be read: {reason}")]
     Credential {
         /// The registry.
         host: String,
-        /// What is in the way.
+        /// Why.
         reason: String,
     },
-    /// The settings of the registry cannot be used.
+    /// The settings of the registry are invalid.
     #[error("registry `{host}` cannot be used: {reason}")]
     Settings {
         /// The registry.
         host: String,
-        /// What is wrong with them.
+        /// The fault.
         reason: String,
     },
 }
@@ -187,51 +185,51 @@ pub enum Error {
 impl Error {
     pub(crate) fn transport(
         action: &'static str,
-        what: impl ToString,
+        object: impl ToString,
     ) -> impl FnOnce(reqwest::Error) -> Self {
-        let what = what.to_string();
-        // The address may be signed; the message names the thing instead.
+        let object = object.to_string();
+        // The URL may be signed, so the message names the object instead.
         move |source| {
             let fault = tls_error(&source);
             if let Some(reason) = fault.as_ref().and_then(certificate_fault) {
                 return Self::Certificate {
                     action,
-                    what,
+                    object,
                     reason,
                 };
             }
-            match (fault.filter(is_about_client), forbidden(&source)) {
+            match (fault.filter(is_client_refusal), forbidden_address(&source)) {
                 (Some(fault), _) => Self::ClientCertificate {
                     action,
-                    what,
+                    object,
                     source: Box::new(fault),
                 },
-                (None, Some(reason)) => Self::Untrusted { what, reason },
+                (None, Some(reason)) => Self::Untrusted { object, reason },
                 (None, None) => Self::Transport {
                     action,
-                    what,
+                    object,
                     source: source.without_url(),
                 },
             }
         }
     }
 
-    pub(crate) fn untrusted(what: impl ToString, reason: impl Into<String>) -> Self {
+    pub(crate) fn untrusted(object: impl ToString, reason: impl Into<String>) -> Self {
         Self::Untrusted {
-            what: what.to_string(),
+            object: object.to_string(),
             reason: reason.into(),
         }
     }
 
-    /// Returns after how long another try may help at once, as the registry asks; for a quota there is none.
-    pub(crate) fn may_pass(&self) -> Option<Duration> {
+    /// Returns the delay after which a retry within the handler may help, as the registry asks; none if it cannot help.
+    pub(crate) fn retry_delay(&self) -> Option<Duration> {
         match self {
-            // It has taken long enough.
+            // A timeout has taken long enough.
             Self::Transport { source, .. } if source.is_timeout() => None,
             Self::Transport { .. } | Self::StaleToken { .. } | Self::Interrupted { .. } => {
                 Some(Duration::ZERO)
             }
-            Self::Refused {
+            Self::UnexpectedStatus {
                 status,
                 retry_after,
                 ..
@@ -242,39 +240,39 @@ impl Error {
         }
     }
 
-    /// Says whether the registry is away, rather than that it refuses or that its answer is wrong.
+    /// Returns whether the registry is unreachable, rather than refusing or sending a wrong response.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         match self {
-            Self::Transport { .. } | Self::Interrupted { .. } | Self::Standstill { .. } => true,
-            Self::Refused { status, .. } => matches!(status.as_u16(), 408 | 500..=599),
+            Self::Transport { .. } | Self::Interrupted { .. } | Self::Stalled { .. } => true,
+            Self::UnexpectedStatus { status, .. } => matches!(status.as_u16(), 408 | 500..=599),
             _ => false,
         }
     }
 
-    /// Says whether the registry refused because it was asked too much, which holds for other requests too.
+    /// Returns whether the registry limits the rate of requests, which holds for other requests too.
     #[must_use]
     pub const fn is_rate_limited(&self) -> bool {
-        matches!(self, Self::Quota { .. } | Self::Throttled { .. })
+        matches!(self, Self::Quota { .. } | Self::TooManyRequests { .. })
     }
 
-    /// Says whether a transfer must begin anew.
+    /// Returns whether a transfer must start from the beginning.
     pub(crate) const fn is_interrupted(&self) -> bool {
         matches!(self, Self::Interrupted { .. })
     }
 
-    /// Says whether a registry may have refused a manifest because it lacks a part of it.
+    /// Returns whether the registry may have refused a manifest because it lacks a blob or child of it.
     #[must_use]
-    pub fn is_missing_part(&self) -> bool {
+    pub fn is_missing_reference(&self) -> bool {
         match self {
-            Self::Refused { action, status, .. } => {
+            Self::UnexpectedStatus { action, status, .. } => {
                 *action == "write" && matches!(status.as_u16(), 400 | 404)
             }
             _ => false,
         }
     }
 
-    /// Says whether the thing does not exist.
+    /// Returns whether the object does not exist.
     #[must_use]
     pub const fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
@@ -284,24 +282,24 @@ impl Error {
 impl Classify for Error {
     fn class(&self) -> Class {
         match self {
-            // What is away says nothing of the work, however long it takes to come back.
+            // An outage is no failure of the work, however long it lasts.
             Self::Transport { .. }
             | Self::Interrupted { .. }
-            | Self::Standstill { .. }
-            | Self::Budget { .. } => Class::OUTAGE,
-            // A file may be just about to be written, and a helper may be slow.
+            | Self::Stalled { .. }
+            | Self::BudgetUnavailable { .. } => Class::OUTAGE,
+            // A credential file may be written just now, and a helper may be slow.
             Self::StaleToken { .. } | Self::Credential { .. } => Class::TRANSIENT,
-            Self::Quota { until, .. } | Self::Withheld { until, .. } => {
+            Self::Quota { until, .. } | Self::BudgetUsedUp { until, .. } => {
                 Class::Unavailable { until: *until }
             }
-            Self::Throttled { retry_after, .. } => unavailable(*retry_after),
-            Self::Refused {
+            Self::TooManyRequests { retry_after, .. } => unavailable(*retry_after),
+            Self::UnexpectedStatus {
                 status,
                 retry_after,
                 ..
             } => match status.as_u16() {
                 408 | 500..=599 => unavailable(*retry_after),
-                // A blob that vanished between two requests is answered like this; the next attempt uploads it.
+                // The status of a manifest whose blob was deleted meanwhile; the next attempt uploads it.
                 400 | 404 => Class::TRANSIENT,
                 _ => Class::Permanent,
             },
@@ -316,21 +314,21 @@ impl Classify for Error {
     }
 }
 
-/// Classes what is away for as long as the registry says, or until it is back.
+/// Returns the class of an outage, until the time that the registry names.
 fn unavailable(retry_after: Option<Duration>) -> Class {
     retry_after.map_or(Class::OUTAGE, |after| Class::Unavailable {
         until: sluice_domain::now() + after,
     })
 }
 
-fn wait(retry_after: Option<Duration>) -> String {
+fn asked_wait(retry_after: Option<Duration>) -> String {
     retry_after.map_or_else(String::new, |after| {
         format!(", and asks to wait for {} s", after.as_secs())
     })
 }
 
-/// Says whether the peer does not accept the client's certificate.
-fn is_about_client(fault: &rustls::Error) -> bool {
+/// Returns whether the peer refuses the client certificate.
+fn is_client_refusal(fault: &rustls::Error) -> bool {
     use rustls::AlertDescription as Alert;
     match fault {
         rustls::Error::AlertReceived(alert) => matches!(
@@ -348,14 +346,9 @@ fn is_about_client(fault: &rustls::Error) -> bool {
     }
 }
 
-/// Finds the place that the registry may not send on to.
-fn forbidden(error: &reqwest::Error) -> Option<String> {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(forbidden) = cause.downcast_ref::<ForbiddenAddress>() {
-            return Some(forbidden.to_string());
-        }
-        source = cause.source();
-    }
-    None
+/// Returns the message of an address that the redirect policy forbids.
+fn forbidden_address(error: &reqwest::Error) -> Option<String> {
+    error_sources(error)
+        .find_map(|cause| cause.downcast_ref::<ForbiddenAddress>())
+        .map(ToString::to_string)
 }

@@ -1,70 +1,47 @@
-//! The OCI distribution client: auth, manifests, blobs, copies and deletion.
+//! The OCI distribution client: authentication, manifests, blobs, copies and deletion.
 //!
 //! A manifest is never re-serialised, and a credential goes only to the origin and realm of its registry.
 
-#[doc(hidden)]
-pub mod answers;
-mod attachment;
-mod auth;
-mod blob;
-mod blob_locations;
-mod blob_transfer;
-mod budget;
-mod check;
 mod client;
-mod configs;
+mod content;
 mod copy;
-mod delete;
-mod docker;
 mod endpoint;
 mod error;
-mod estimate;
-mod exchange;
-mod fetch;
-mod integrity;
-mod keyed_locks;
-mod limits;
-mod login;
-mod magic;
-mod manifest;
-mod per_registry;
-mod platforms;
-mod progress;
-mod protocol;
-mod proxy;
-mod rate;
-mod redirect_policy;
-mod reference;
-mod referrers;
-mod remote_reference;
-mod retry;
-mod statement;
-mod strict;
-mod tags;
-mod tally;
-mod throttle;
-mod transport;
-mod verify;
+mod http;
 
-pub use attachment::Admissible;
-pub use budget::{Answered, Asked, Budget, Permit, Spending, Withheld};
-pub use check::{Authentication, Checked, Right};
 pub use client::Client;
-pub use copy::{Copied, CopyJob, CopyOptions, TopWrite};
-pub use endpoint::{ClientCertificate, Credential, Endpoint, Proxy};
+pub use client::access_check::{Access, AccessReport, Permission};
+pub use client::attachments::AdmittedAttachment;
+pub use client::authentication::Authentication;
+pub use client::manifests::RawManifest;
+pub use content::manifest::descriptor::{Descriptor, DescriptorPlatform, digest_of};
+pub use content::manifest::image_config::{ImageConfig, RootFs};
+pub use content::manifest::{Content, Manifest, ManifestHead, ManifestRef};
+pub use content::reference::{ImageReference, InvalidReference, RemoteImage};
+pub use copy::estimate::{Cost, Destination, Estimator};
+pub use copy::integrity::IntegrityCheck;
+pub use copy::limits::Limits;
+pub use copy::progress::{BlobOutcome, Progress, ProgressListener};
+pub use copy::{CopyJob, CopyOptions, CopyReport, RootPush};
+pub use endpoint::account::Credential;
+pub use endpoint::credential_source::CredentialSource;
+pub use endpoint::{ClientCertificate, Endpoint, Proxy};
 pub use error::Error;
-pub use estimate::{Cost, Destination, Estimator};
-pub use exchange::Document;
-pub use integrity::Inspection;
-pub use limits::Limits;
-pub use login::CredentialSource;
-pub use manifest::{
-    Content, Descriptor, DescriptorPlatform, ImageConfig, Manifest, ManifestHead, ManifestRef,
-    RootFs, digest_of,
+pub use http::connection::request_counter::{RequestCounter, RequestCounts};
+pub use http::connection::transport::{SimulatedRegistry, SimulatedResponse, Transport};
+pub use http::rate_limit::RateLimit;
+pub use http::rate_limit::budget::{
+    Budget, BudgetDenial, BudgetFuture, Permit, RateLimitProbe, RequestKind,
 };
-pub use progress::{Arrival, Progress, Watch};
-pub use rate::RateLimit;
-pub use reference::ImageReference;
-pub use remote_reference::{InvalidReference, RemoteImage};
-pub use tally::{Requests, Tally};
-pub use transport::{Exchange, Exchanged, Transport};
+
+/// The parsers of untrusted bytes, for the fuzz targets alone.
+#[doc(hidden)]
+pub mod parsers {
+    pub use crate::endpoint::docker_config::has_login;
+    pub use crate::http::rate_limit::{quota_until, retry_after};
+    pub use crate::http::response::{
+        Challenge, collect_headers, parse_challenge, parse_digest, parse_location,
+        parse_media_type, parse_next_page, parse_range_start, parse_repositories, parse_tags,
+        parse_token,
+    };
+}

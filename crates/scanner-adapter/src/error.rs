@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sluice_domain::{Class, Classify, Digest};
+use sluice_service::error_chain;
 use thiserror::Error;
 
 /// When a message that waits for the scanner is delivered again.
@@ -218,13 +219,7 @@ impl Classify for ChildError {
 impl ChildError {
     /// Returns the failure with its causes, in one line.
     pub(crate) fn message(&self) -> String {
-        let mut message = self.to_string();
-        let mut next: Option<&dyn std::error::Error> = std::error::Error::source(self);
-        while let Some(error) = next {
-            message += ": ";
-            message += &error.to_string();
-            next = error.source();
-        }
+        let mut message = error_chain(self);
         if self.source.is_missing() {
             message += "; the registry no longer has it";
         }

@@ -377,7 +377,7 @@ pub(crate) async fn read_documents(
 ) -> Result<ImageDocuments, Error> {
     let document = reader.document(registry, repository, digest).await?;
     let manifest = document
-        .read()
+        .parse()
         .map_err(|error| Error::Unsupported(ambiguity_reason("the manifest", error)))?;
     let (config, layers) = config_and_layers(&manifest).map_err(Error::Unsupported)?;
     let raw = reader.config_bytes(registry, repository, config).await?;

@@ -1,6 +1,7 @@
 //! What every process shares: arguments, settings, signals, drain, and the health endpoint.
 
 pub mod crash;
+mod error_chain;
 mod health;
 mod host;
 mod launch;
@@ -15,6 +16,7 @@ mod serve;
 mod settings;
 mod tls;
 
+pub use error_chain::{error_chain, error_sources};
 pub use host::{Host, Latch};
 pub use launch::launch;
 pub use layers::{Layers, Problems};

@@ -13,13 +13,12 @@ use std::time::Duration;
 use chrono::Utc;
 use secrecy::ExposeSecret as _;
 use sluice_bus::{Cause, Outcome};
-use sluice_domain::address::AddressGuard;
 use sluice_domain::resources::{Kind, Resource, Webhook};
-use sluice_domain::{Class, Classify as _, ResourceName};
+use sluice_domain::{AddressGuard, Class, Classify as _, ResourceName};
 use sluice_events::Event;
 use sluice_events::commands::DeliverEvent;
 use sluice_events::facts::{WebhookDelivered, WebhookFailed};
-use sluice_service::crash;
+use sluice_service::{crash, error_chain};
 use sluice_state::key;
 use tokio::time::Instant;
 
@@ -142,7 +141,7 @@ impl Dispatcher {
                 event_name: event.name().to_owned(),
                 attempts: number,
                 status: result.status,
-                reason: error.chain(),
+                reason: error_chain(&error),
             };
             self.bus
                 .publish(&fact.into(), cause, &cause.occurrence)

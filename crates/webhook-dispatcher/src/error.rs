@@ -1,6 +1,5 @@
 //! Errors of the webhook dispatcher.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -80,18 +79,5 @@ impl Classify for Error {
             | Self::Gone { .. }
             | Self::GivenUp { .. } => Class::Permanent,
         }
-    }
-}
-
-impl Error {
-    /// Writes the error with its sources.
-    pub(crate) fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = self.source();
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
-        text
     }
 }

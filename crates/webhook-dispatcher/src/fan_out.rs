@@ -66,7 +66,7 @@ fn webhooks_for<'a>(
 
 #[cfg(test)]
 mod tests {
-    use sluice_domain::resources::{Resource, documents};
+    use sluice_domain::resources::{Resource, parse_documents};
     use sluice_events::facts::{ImagePromoted, ResourceApplied, WebhookFailed};
     use sluice_events::{Decode as _, Message};
 
@@ -75,7 +75,7 @@ mod tests {
 
     fn catalog(yaml: &str) -> Snapshot {
         let mut catalog = Snapshot::default();
-        for document in documents(yaml).unwrap() {
+        for document in parse_documents(yaml).unwrap() {
             if let Resource::Webhook(webhook) = document.resource {
                 catalog.webhooks.insert(webhook.name.clone(), webhook);
             }

@@ -17,7 +17,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let which = usize::from(*first) % TYPES.len();
-    let Ok(manifest) = Manifest::read("x", TYPES[which], body.to_vec().into()) else {
+    let Ok(manifest) = Manifest::parse("x", TYPES[which], body.to_vec().into()) else {
         return;
     };
     // Kept byte for byte, and one kind of document only.
@@ -35,7 +35,7 @@ fuzz_target!(|data: &[u8]| {
             .as_ref()
             .and_then(|platform| platform.platform());
         assert!(
-            !manifest.is_shaped_as_attestation(child),
+            !manifest.has_attestation_types(child),
             "an index is no attestation"
         );
     }

@@ -2,11 +2,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sluice_domain::resources::{Kind, Resource, documents};
+use sluice_domain::resources::{Kind, Resource, parse_documents};
 
 fuzz_target!(|text: &str| {
     let lines = text.lines().count() + 1;
-    match documents(text) {
+    match parse_documents(text) {
         Ok(read) => {
             for document in read {
                 let (kind, json) = (

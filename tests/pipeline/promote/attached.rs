@@ -140,7 +140,7 @@ fn what_could_run_or_refers_to_something_else_stays_out_of_the_target_and_holds_
     for (tag, reason) in [
         (&attested, "it begins as gzip"),
         (&signed, "which is none that is attached to images"),
-        (&tag_of(&image, ""), "it refers to something else"),
+        (&tag_of(&image, ""), "it refers to another manifest"),
     ] {
         let place = format!("official/app:{tag}");
         let told = scene.stack.sluice(&["explain", &place]);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::http::{Method, Response};
 use bytes::Bytes;
 use reqwest::ResponseBuilderExt as _;
-use sluice_registry::{Client, Endpoint, Exchange, Exchanged, Transport};
+use sluice_registry::{Client, Endpoint, SimulatedRegistry, SimulatedResponse, Transport};
 use sluice_tests::hostile::Bundle;
 use sluice_tests::hostile::image::digest;
 
@@ -62,7 +62,7 @@ impl Wire {
             "registry.test".parse().unwrap(),
             format!("http://p{number}.test").parse().unwrap(),
         );
-        Client::over(Transport::supplied(Arc::new(self.clone())), endpoint).unwrap()
+        Client::with_transport(Transport::simulated(Arc::new(self.clone())), endpoint).unwrap()
     }
 
     /// Returns a manifest.
@@ -159,8 +159,8 @@ static MAKER: LazyLock<reqwest::Client> = LazyLock::new(|| {
     builder.build().unwrap()
 });
 
-impl Exchange for Wire {
-    fn exchange(&self, request: reqwest::Request) -> Exchanged<'_> {
+impl SimulatedRegistry for Wire {
+    fn respond(&self, request: reqwest::Request) -> SimulatedResponse<'_> {
         Box::pin(async move {
             let mut response = self.answer(&request);
             let with_url = Response::builder().url(request.url().clone()).body(());
@@ -170,7 +170,7 @@ impl Exchange for Wire {
         })
     }
 
-    fn maker(&self) -> reqwest::Client {
+    fn request_builder(&self) -> reqwest::Client {
         MAKER.clone()
     }
 }

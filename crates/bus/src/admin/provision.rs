@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use async_nats::jetstream::stream::{Config, Source};
 use async_nats::jetstream::{kv, object_store};
+use sluice_service::error_chain;
 
 use super::limits::{ByteSize, StreamLimits, limit_of};
 use super::stream_configs::{self, ProvisionOptions};
@@ -130,16 +131,12 @@ fn provision_error<E>(action: &'static str, stream: &str, max_bytes: i64, error:
 where
     E: std::error::Error + Send + Sync + 'static,
 {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if message.contains("insufficient storage resources") || message.contains("10047") {
-            return Error::NoRoom {
-                stream: stream.to_owned(),
-                size: ByteSize(max_bytes.unsigned_abs()).to_string(),
-            };
-        }
-        cause = error.source();
+    let message = error_chain(&error);
+    if message.contains("insufficient storage resources") || message.contains("10047") {
+        return Error::NoRoom {
+            stream: stream.to_owned(),
+            size: ByteSize(max_bytes.unsigned_abs()).to_string(),
+        };
     }
     Error::server(action, stream)(error)
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_nats::connection::State;
 use async_nats::jetstream::Context;
-use sluice_service::{Host, Latch};
+use sluice_service::{Host, Latch, error_chain};
 
 /// The beginning of what a service that cannot store waits for, and of the warning of `sluice status`.
 pub const NOT_STORING: &str = "nats-server stores nothing";
@@ -100,12 +100,5 @@ impl StorageHealth {
 }
 
 fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.to_string().contains("timed out") {
-            return true;
-        }
-        next = error.source();
-    }
-    false
+    error_chain(error).contains("timed out")
 }

@@ -6,7 +6,7 @@ use async_nats::HeaderMap;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use sluice_domain::{Backoff, Class, now};
 use sluice_events::headers;
-use sluice_service::crash;
+use sluice_service::{crash, error_chain};
 
 use super::handler::Failure;
 use super::jitter::jitter;
@@ -225,16 +225,4 @@ fn copied_headers(message: &ReceivedMessage, cause: &Cause) -> HeaderMap {
     set(&mut map, headers::TIME, &time);
     set(&mut map, OCCURRENCE, &cause.occurrence);
     map
-}
-
-/// Writes an error with its sources.
-fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use sluice_bus::Bus;
 use sluice_domain::resources::{Kind, Registry, Resource};
 use sluice_domain::{RemoteRepository, ResourceName};
-use sluice_registry::{Authentication, Checked, Client, Endpoint, Right};
+use sluice_registry::{Access, AccessReport, Authentication, Client, Endpoint, Permission};
 use sluice_service::Secrets;
 use sluice_state::{State, key};
 
@@ -90,9 +90,15 @@ async fn run(check: &Check, registry: &Registry, secrets: &Secrets) -> anyhow::R
     let remote = check.repository.as_ref().map(named).transpose()?;
     let repository = remote.map(|remote| remote.repository);
     let client = Client::new(Endpoint::described(registry, secrets)?)?;
-    let checked = client.check(repository.as_ref(), check.write).await?;
-    let scheme = authentication(&checked.authentication);
-    let (reads, writes) = (right(checked.reads), right(checked.writes));
+    let access = if check.write {
+        Access::PullAndPush
+    } else {
+        Access::Pull
+    };
+    let wanted = repository.as_ref().map(|repository| (repository, access));
+    let report = client.check_access(wanted).await?;
+    let scheme = authentication(&report.authentication);
+    let (reads, writes) = (permission(report.pull), permission(report.push));
     let object = json!({
         "registry": registry.name,
         "host": registry.host,
@@ -114,31 +120,31 @@ async fn run(check: &Check, registry: &Registry, secrets: &Secrets) -> anyhow::R
         vec![row],
         &object,
     )?;
-    refused(&checked).map_or(Ok(()), |what| {
+    denied(&report).map_or(Ok(()), |what| {
         anyhow::bail!("the account is not allowed to {what} the repository")
     })
 }
 
 fn authentication(scheme: &Authentication) -> String {
     match scheme {
-        Authentication::Nothing => "nothing".to_owned(),
+        Authentication::None => "nothing".to_owned(),
         Authentication::Basic => "a password".to_owned(),
         Authentication::Token { issuer } => format!("a token of {issuer}"),
     }
 }
 
-fn right(right: Option<Right>) -> Option<&'static str> {
-    right.map(|right| match right {
-        Right::Granted => "yes",
-        Right::Absent => "no such repository",
-        Right::Refused => "no",
+fn permission(permission: Option<Permission>) -> Option<&'static str> {
+    permission.map(|permission| match permission {
+        Permission::Granted => "yes",
+        Permission::NoRepository => "no such repository",
+        Permission::Denied => "no",
     })
 }
 
-fn refused(checked: &Checked) -> Option<&'static str> {
-    let is_no = |right| right == Some(Right::Refused);
-    if is_no(checked.reads) {
+fn denied(report: &AccessReport) -> Option<&'static str> {
+    let is_no = |right| right == Some(Permission::Denied);
+    if is_no(report.pull) {
         return Some("read");
     }
-    is_no(checked.writes).then_some("write")
+    is_no(report.push).then_some("write")
 }

@@ -8,7 +8,7 @@ use sluice_copier::{
     CopyOutcome, Image, Progress as _, Pulls, Session, SessionOptions, Target, Work,
 };
 use sluice_domain::Platform;
-use sluice_domain::resources::Platforms;
+use sluice_domain::resources::PlatformFilter;
 use sluice_registry::{ManifestRef, RemoteImage};
 use sluice_service::Secrets;
 use tokio::time::Instant;
@@ -89,9 +89,9 @@ impl CopyArguments {
             target: Target::Registry(destination.repository.clone()),
             tag,
             platforms: if self.platform.is_empty() {
-                Platforms::All
+                PlatformFilter::All
             } else {
-                Platforms::Only(self.platform.iter().cloned().collect())
+                PlatformFilter::Only(self.platform.iter().cloned().collect())
             },
         })
     }

@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sluice_copier::{CopyOutcome, Image, ImageProgress, Progress, Work};
 use sluice_domain::Digest;
 use sluice_domain::resources::Mirror;
-use sluice_registry::{Arrival, Progress as TransferEvent, Watch};
+use sluice_registry::{BlobOutcome, Progress as TransferEvent, ProgressListener};
 
 use super::render;
 use crate::output::{note, one_line};
@@ -150,16 +150,16 @@ impl TransferBars {
     }
 }
 
-impl Watch for TransferBars {
-    fn note(&self, event: &TransferEvent<'_>) {
+impl ProgressListener for TransferBars {
+    fn on_progress(&self, event: &TransferEvent<'_>) {
         let mut state = self.state();
         let total = &self.total;
         match event {
-            TransferEvent::Known { bytes, .. } => {
+            TransferEvent::Planned { bytes, .. } => {
                 state.size += bytes;
                 total.inc_length(*bytes);
             }
-            TransferEvent::Begun { digest, size } => {
+            TransferEvent::BlobStarted { digest, size } => {
                 let others = state.blobs.len();
                 let (bar, arrived) = state
                     .blobs
@@ -172,7 +172,7 @@ impl Watch for TransferBars {
                 total.dec(arrived);
                 state.counted = state.counted.saturating_sub(arrived);
             }
-            TransferEvent::Arrived { digest, bytes } => {
+            TransferEvent::BytesReceived { digest, bytes } => {
                 if let Some((bar, arrived)) = state.blobs.get_mut(*digest) {
                     *arrived += bytes;
                     if let Some(bar) = bar {
@@ -182,18 +182,18 @@ impl Watch for TransferBars {
                 state.counted += bytes;
                 total.inc(*bytes);
             }
-            TransferEvent::Ended {
+            TransferEvent::BlobDone {
                 digest,
                 size,
-                arrival,
+                outcome,
             } => {
                 let (bar, arrived) = state.blobs.remove(*digest).unwrap_or_default();
                 if let Some(bar) = bar {
                     bar.finish_and_clear();
                 }
-                let rest = match arrival {
-                    Arrival::Copied => size.saturating_sub(arrived),
-                    Arrival::Mounted | Arrival::Skipped => *size,
+                let rest = match outcome {
+                    BlobOutcome::Copied => size.saturating_sub(arrived),
+                    BlobOutcome::Mounted | BlobOutcome::Skipped => *size,
                 };
                 state.counted += rest;
                 total.inc(rest);
@@ -230,24 +230,24 @@ mod tests {
         let digest: Digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
         let watch = progress.image("a:1".to_owned());
         let digest = &digest;
-        watch.note(&TransferEvent::Known {
+        watch.on_progress(&TransferEvent::Planned {
             blobs: 2,
             bytes: 30,
         });
-        watch.note(&TransferEvent::Begun { digest, size: 10 });
-        watch.note(&TransferEvent::Arrived { digest, bytes: 4 });
-        watch.note(&TransferEvent::Begun { digest, size: 10 });
+        watch.on_progress(&TransferEvent::BlobStarted { digest, size: 10 });
+        watch.on_progress(&TransferEvent::BytesReceived { digest, bytes: 4 });
+        watch.on_progress(&TransferEvent::BlobStarted { digest, size: 10 });
         assert_eq!(total(), (0, Some(30)));
-        watch.note(&TransferEvent::Arrived { digest, bytes: 10 });
-        watch.note(&TransferEvent::Ended {
+        watch.on_progress(&TransferEvent::BytesReceived { digest, bytes: 10 });
+        watch.on_progress(&TransferEvent::BlobDone {
             digest,
             size: 10,
-            arrival: Arrival::Copied,
+            outcome: BlobOutcome::Copied,
         });
-        watch.note(&TransferEvent::Ended {
+        watch.on_progress(&TransferEvent::BlobDone {
             digest,
             size: 20,
-            arrival: Arrival::Mounted,
+            outcome: BlobOutcome::Mounted,
         });
         assert_eq!(total(), (30, Some(30)));
         drop(watch);

@@ -74,7 +74,7 @@ pub(crate) async fn tags(arguments: &TagsArguments, connection: &Connection) -> 
     let options = arguments.remote.options(connection);
     let clients = Clients::new(options, Vec::new(), connection.secrets());
     let client = clients.client(Side::Source, &from.host)?;
-    let listed = client.tags(&from.repository).await;
+    let listed = client.list_tags(&from.repository).await;
     let listed = listed.with_context(|| format!("failed to list the tags of `{from}`"))?;
     let selected = select(&selection, &listed)?;
     let (mut rows, mut taken, mut left_out) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! Mirrors: which tags of a remote repository are brought into which local one.
+//! Mirrors: which tags of a remote repository are copied into which local one.
 
 use std::time::Duration;
 
@@ -6,13 +6,12 @@ use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::enabled;
-use super::platforms::Platforms;
+use super::condition::enabled;
 use crate::duration::DurationText;
-use crate::name::{RemoteRepository, Repository, ResourceName};
-use crate::name_regex::NameRegex;
-use crate::pattern::Pattern;
-use crate::target::split_registry;
+use crate::name::name_regex::NameRegex;
+use crate::name::pattern::Pattern;
+use crate::name::platform_filter::PlatformFilter;
+use crate::name::{RemoteRepository, Repository, ResourceName, split_registry};
 
 /// The shortest time between two polls of one mirror.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(2);
@@ -32,8 +31,8 @@ pub struct Mirror {
     #[serde(default)]
     pub tags: TagSelection,
     /// Platforms of an index to mirror: `all`, or a list.
-    #[serde(default, skip_serializing_if = "Platforms::is_all")]
-    pub platforms: Platforms,
+    #[serde(default, skip_serializing_if = "PlatformFilter::is_all")]
+    pub platforms: PlatformFilter,
     /// Interval between two polls.
     #[serde(default = "default_interval")]
     pub every: DurationText,
@@ -80,12 +79,12 @@ pub enum OnDelete {
     Delete,
 }
 
-/// Refuses a remote registry by name: what is mirrored is not judged yet.
+/// Refuses a remote registry by name: mirrored images are not evaluated yet.
 fn local<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Repository, D::Error> {
     let text = String::deserialize(deserializer)?;
     if let Some((host, _)) = split_registry(&text) {
         return Err(D::Error::custom(format_args!(
-            "a mirror cannot copy into the remote registry `{host}`, because nothing would have judged the images; mirror \
+            "a mirror cannot copy into the remote registry `{host}`, because no policy would have evaluated the images; mirror \
              into a repository here, as in `hub/app`, and add a PromotionPolicy with `from` that repository and `to: {text}`"
         )));
     }
@@ -117,17 +116,17 @@ impl Mirror {
 
 #[cfg(test)]
 mod tests {
-    use crate::resources::documents;
+    use crate::resources::parse_documents;
 
     #[test]
     fn a_mirror_into_a_remote_registry_is_refused_with_the_way_to_do_it() {
         for to in ["registry.example/team/a", "127.0.0.1:5000/team/a"] {
             let text = format!("kind: Mirror\nname: a\nfrom: docker.io/library/a\nto: {to}\n");
-            let problems = documents(&text).unwrap_err();
+            let problems = parse_documents(&text).unwrap_err();
             assert_eq!((problems.len(), problems[0].line), (1, 4), "{problems:?}");
             let message = &problems[0].message;
-            for told in ["PromotionPolicy", "hub/app", &format!("to: {to}")] {
-                assert!(message.contains(told), "{message}");
+            for expected in ["PromotionPolicy", "hub/app", &format!("to: {to}")] {
+                assert!(message.contains(expected), "{message}");
             }
         }
     }

@@ -89,7 +89,7 @@ enum Hosts {
 }
 
 impl ProxyBypass {
-    /// Says whether a host, as an URL names it, is reached without a proxy at this port.
+    /// Returns whether a host, as an URL names it, is reached without a proxy at this port.
     #[must_use]
     pub fn covers(&self, host: &str, port: u16) -> bool {
         let host = host.trim_matches(['[', ']']);

@@ -1,13 +1,13 @@
-//! Webhooks: who is told of which events.
+//! Webhooks: which events are sent to which endpoint.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::enabled;
+use super::condition::enabled;
+use crate::name::pattern::Pattern;
+use crate::name::secret::{Origin, SecretRef};
 use crate::name::{InvalidName, ResourceName};
-use crate::pattern::Pattern;
-use crate::secret::{Origin, SecretRef};
 
 /// The names of all events.
 pub const EVENTS: [&str; 27] = [
@@ -94,7 +94,7 @@ impl TryFrom<String> for Format {
 }
 
 impl Webhook {
-    /// Says whether this endpoint wants an event of this name about these repositories.
+    /// Returns whether this endpoint wants an event of this name about these repositories.
     pub fn wants<'a>(&self, event: &str, mut repositories: impl Iterator<Item = &'a str>) -> bool {
         let about = self.repositories.is_empty()
             || repositories.any(|name| {
@@ -157,12 +157,12 @@ impl Webhook {
 
 #[cfg(test)]
 mod tests {
-    use crate::resources::documents;
+    use crate::resources::parse_documents;
 
     #[test]
     fn an_authority_is_named_where_there_is_tls_only() {
         let read = |scheme: &str| {
-            documents(&format!(
+            parse_documents(&format!(
                 "kind: Webhook\nname: a\nurl: {scheme}://hooks.example/x\nevents: ['*']\nca: {{ secret: own }}\n"
             ))
         };
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn an_event_that_does_not_exist_is_refused_with_those_that_do() {
         let read = |events: &str| {
-            documents(&format!(
+            parse_documents(&format!(
                 "kind: Webhook\nname: a\nurl: https://hooks.example/x\nevents: [{events}]\n"
             ))
         };

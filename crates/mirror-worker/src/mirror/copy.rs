@@ -1,7 +1,7 @@
 //! Copies the image of a move into staging, byte for byte.
 
 use sluice_domain::Repository;
-use sluice_registry::{Client, Copied, CopyJob, CopyOptions, TopWrite};
+use sluice_registry::{Client, CopyJob, CopyOptions, CopyReport, RootPush};
 use sluice_state::Snapshot;
 
 use super::filtered_index::platform_filter;
@@ -30,7 +30,7 @@ impl MirrorWorker {
         catalog: &Snapshot,
         task: &MirrorTask,
         verification: Verification,
-    ) -> Result<Copied, Error> {
+    ) -> Result<CopyReport, Error> {
         if catalog.is_target(&task.repository) {
             return Err(Error::Target {
                 repository: task.repository.clone(),
@@ -54,20 +54,21 @@ impl MirrorWorker {
             siblings: &siblings,
         };
         let platforms = platform_filter(catalog, task);
-        let top = if platforms.is_all() {
+        let root = if platforms.is_all() {
             None
         } else {
-            let filtered = source.part(job.source_repository, job.digest, platforms);
+            let filtered =
+                source.fetch_filtered_manifest(job.source_repository, job.digest, platforms);
             Some(filtered.await?)
         };
         let progress = CopyProgress::of(task);
         let options = CopyOptions {
-            watch: Some(progress.clone()),
+            listener: Some(progress.clone()),
             limits: Some(self.limits.clone()),
-            top,
-            thorough: verification == Verification::Blobs,
-            top_write: top_write(task, verification),
-            most_bytes: task.tag.attached_to().map(|_| MAX_ATTACHMENT_BYTES),
+            root,
+            verify_blobs: verification == Verification::Blobs,
+            root_push: root_push(task, verification),
+            max_blob_bytes: task.tag.attached_to().map(|_| MAX_ATTACHMENT_BYTES),
             ..CopyOptions::default()
         };
         Ok(progress
@@ -90,10 +91,10 @@ impl MirrorWorker {
 
 /// Leaves the manifest of an image to the tag operation, which writes it anyway. That of an attachment is merged by its
 /// digest first, and a repair needs its manifest whatever the tag names.
-fn top_write(task: &MirrorTask, verification: Verification) -> TopWrite {
+fn root_push(task: &MirrorTask, verification: Verification) -> RootPush {
     if verification == Verification::Manifests && task.tag.attached_to().is_none() {
-        TopWrite::Caller
+        RootPush::Caller
     } else {
-        TopWrite::Copy
+        RootPush::Copy
     }
 }

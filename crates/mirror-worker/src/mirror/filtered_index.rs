@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use sluice_domain::resources::{Mirror, Platforms};
+use sluice_domain::resources::{Mirror, PlatformFilter};
 use sluice_domain::{Digest, Repository, Tag};
 use sluice_registry::Manifest;
 use sluice_state::{
@@ -17,17 +17,19 @@ use crate::error::Error;
 use crate::handler::MirrorWorker;
 
 /// Returns the platform filter of a mirror for a tag; attachments of images are not filtered.
-pub(crate) fn platforms_of<'a>(mirror: &'a Mirror, tag: &Tag) -> &'a Platforms {
+pub(crate) fn platforms_of<'a>(mirror: &'a Mirror, tag: &Tag) -> &'a PlatformFilter {
     if tag.attached_to().is_some() {
-        return &Platforms::All;
+        return &PlatformFilter::All;
     }
     &mirror.platforms
 }
 
 /// Returns the platform filter of a move.
-pub(crate) fn platform_filter<'a>(catalog: &'a Snapshot, task: &MirrorTask) -> &'a Platforms {
+pub(crate) fn platform_filter<'a>(catalog: &'a Snapshot, task: &MirrorTask) -> &'a PlatformFilter {
     let mirror = catalog.mirrors.get(&task.mirror);
-    mirror.map_or(&Platforms::All, |mirror| platforms_of(mirror, &task.tag))
+    mirror.map_or(&PlatformFilter::All, |mirror| {
+        platforms_of(mirror, &task.tag)
+    })
 }
 
 /// Returns the upstream index and the filter of the digest that a move has here.
@@ -57,8 +59,8 @@ impl MirrorWorker {
             return Ok((task.digest.clone(), PlatformSubset::default()));
         }
         let tag = (&task.tag).into();
-        let stale = match self.registry.manifest(&task.repository, &tag).await {
-            Ok(index) if index.part_of().as_ref() == Some(&task.digest) => index.digest,
+        let stale = match self.registry.fetch_manifest(&task.repository, &tag).await {
+            Ok(index) if index.filtered_from().as_ref() == Some(&task.digest) => index.digest,
             Ok(_) => task.digest.clone(),
             Err(error) if error.is_not_found() => task.digest.clone(),
             Err(error) => return Err(error.into()),

@@ -11,7 +11,7 @@ use sluice_bus::Bus;
 use sluice_domain::Digest;
 use sluice_events::subject;
 use sluice_events::wire::events::MirrorProgress;
-use sluice_registry::{Arrival, Progress, Watch};
+use sluice_registry::{BlobOutcome, Progress, ProgressListener};
 
 use super::task::MirrorTask;
 
@@ -87,15 +87,15 @@ impl CopyProgress {
     }
 }
 
-impl Watch for CopyProgress {
-    fn note(&self, progress: &Progress<'_>) {
+impl ProgressListener for CopyProgress {
+    fn on_progress(&self, progress: &Progress<'_>) {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         let Counters {
             message,
             transferred,
         } = &mut *counters;
         match progress {
-            Progress::Known { blobs, bytes } => {
+            Progress::Planned { blobs, bytes } => {
                 (message.blobs, message.bytes, message.bytes_done) = (*blobs, *bytes, 0);
                 (
                     message.blobs_copied,
@@ -104,25 +104,25 @@ impl Watch for CopyProgress {
                 ) = (0, 0, 0);
                 transferred.clear();
             }
-            Progress::Begun { digest, .. } => {
+            Progress::BlobStarted { digest, .. } => {
                 transferred.insert((*digest).clone(), 0);
             }
-            Progress::Arrived { digest, bytes } => {
+            Progress::BytesReceived { digest, bytes } => {
                 if let Some(done) = transferred.get_mut(*digest) {
                     *done = done.saturating_add(*bytes);
                 }
             }
-            Progress::Ended {
+            Progress::BlobDone {
                 digest,
                 size,
-                arrival,
+                outcome,
             } => {
                 transferred.remove(*digest);
                 message.bytes_done = message.bytes_done.saturating_add(*size);
-                match arrival {
-                    Arrival::Copied => message.blobs_copied += 1,
-                    Arrival::Mounted => message.blobs_mounted += 1,
-                    Arrival::Skipped => message.blobs_skipped += 1,
+                match outcome {
+                    BlobOutcome::Copied => message.blobs_copied += 1,
+                    BlobOutcome::Mounted => message.blobs_mounted += 1,
+                    BlobOutcome::Skipped => message.blobs_skipped += 1,
                 }
             }
             _ => {}

@@ -180,7 +180,7 @@ pub(super) fn samples(pattern: &str) -> Vec<Repository> {
 
 #[cfg(test)]
 mod tests {
-    use sluice_domain::resources::documents;
+    use sluice_domain::resources::parse_documents;
 
     use super::*;
     use crate::check::resources;
@@ -188,7 +188,7 @@ mod tests {
     const MIRROR: &str = "kind: Mirror\nname: a\nfrom: docker.io/library/a\nto: hub/a\n";
 
     fn checked(text: &str) -> Vec<Problem> {
-        resources(&documents(text).unwrap())
+        resources(&parse_documents(text).unwrap())
     }
 
     /// Checks one resource in a file with another, before and behind it, and against the other applied.
@@ -202,8 +202,8 @@ mod tests {
             assert!(problems[0].message.contains(told), "{problems:?}");
         }
         for (written, applied) in [(resource, other), (other, resource)] {
-            let applied = documents(applied).unwrap().remove(0).resource;
-            let written = documents(written).unwrap();
+            let applied = parse_documents(applied).unwrap().remove(0).resource;
+            let written = parse_documents(written).unwrap();
             let problems = applied_targets(&written, &[applied], &BTreeSet::new());
             assert_eq!(problems.len(), 1, "{problems:?}");
             let message = &problems[0].message;
@@ -253,8 +253,8 @@ mod tests {
     #[test]
     fn what_is_written_again_replaces_what_is_applied() {
         let mirror = MIRROR.replace("to: hub/a", "to: official/a");
-        let applied = documents(&mirror).unwrap().remove(0).resource;
-        let written = documents(&format!("{MIRROR}---\n{POLICY}")).unwrap();
+        let applied = parse_documents(&mirror).unwrap().remove(0).resource;
+        let written = parse_documents(&format!("{MIRROR}---\n{POLICY}")).unwrap();
         let problems = applied_targets(&written, &[applied], &BTreeSet::new());
         assert_eq!(problems, vec![]);
     }
@@ -279,8 +279,8 @@ mod tests {
             let (one, other) = (policy("one", "hub/*", one), policy("other", from, other));
             let both = checked(&format!("{one}{other}"));
             assert_eq!(both.len(), usize::from(refused), "{one}{other}");
-            let applied = documents(&one).unwrap().remove(0).resource;
-            let written = documents(&other).unwrap();
+            let applied = parse_documents(&one).unwrap().remove(0).resource;
+            let written = parse_documents(&other).unwrap();
             let problems = applied_targets(&written, &[applied], &BTreeSet::new());
             assert_eq!(problems.len(), usize::from(refused), "{one}{other}");
             for problem in both.iter().chain(&problems) {
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn nothing_is_mirrored_into_a_repository_with_promoted_images() {
         let targets = BTreeSet::from(["hub/a".parse().unwrap()]);
-        let problems = applied_targets(&documents(MIRROR).unwrap(), &[], &targets);
+        let problems = applied_targets(&parse_documents(MIRROR).unwrap(), &[], &targets);
         assert_eq!((problems.len(), problems[0].line), (1, 4), "{problems:?}");
         assert!(
             problems[0]
@@ -308,7 +308,7 @@ mod tests {
                 .contains("promoted images are in `hub/a`")
         );
         assert_eq!(
-            applied_targets(&documents(MIRROR).unwrap(), &[], &BTreeSet::new()),
+            applied_targets(&parse_documents(MIRROR).unwrap(), &[], &BTreeSet::new()),
             vec![]
         );
     }

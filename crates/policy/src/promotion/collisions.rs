@@ -122,7 +122,7 @@ fn tag_tokens(policy: &PromotionPolicy) -> Vec<Token> {
 mod tests {
     use chrono::{DateTime, Utc};
     use proptest::prelude::*;
-    use sluice_domain::resources::{Resource, documents};
+    use sluice_domain::resources::{Resource, parse_documents};
     use sluice_domain::{Repository, Tag};
 
     use super::*;
@@ -131,7 +131,7 @@ mod tests {
         let text = format!(
             "kind: PromotionPolicy\nname: p\nfrom: '{from}'\nto: '{to}'\ntag: '{tag}'\nwhen: 'true'\n"
         );
-        match documents(&text).ok()?.remove(0).resource {
+        match parse_documents(&text).ok()?.remove(0).resource {
             Resource::PromotionPolicy(policy) => Some(policy),
             _ => None,
         }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use sluice_domain::Tag;
 use sluice_domain::resources::Mirror;
 use sluice_registry::Client;
+use sluice_service::error_chain;
 
 use super::known_tags::KnownTag;
 
@@ -36,7 +37,7 @@ impl TagListing {
         client: &Client,
         known: &BTreeMap<Tag, KnownTag>,
     ) -> Result<Self, String> {
-        let listed = client.tags(&mirror.from.repository).await;
+        let listed = client.list_tags(&mirror.from.repository).await;
         let listed = listed.map_err(|error| error_chain(&error))?;
         let selection =
             sluice_policy::select(&mirror.tags, &listed).map_err(|error| error.to_string())?;
@@ -100,15 +101,4 @@ impl TagListing {
             .sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
         self.checks
     }
-}
-
-/// Writes an error with its sources, which hold the reason of a broken connection.
-pub(super) fn error_chain(error: &sluice_registry::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -193,7 +193,7 @@ mod tests {
 
     fn mirror(more: &str) -> Mirror {
         let text = format!("kind: Mirror\nname: a\nfrom: docker.io/library/a\nto: hub/a\n{more}");
-        match sluice_domain::resources::documents(&text)
+        match sluice_domain::resources::parse_documents(&text)
             .unwrap()
             .remove(0)
             .resource

@@ -12,11 +12,11 @@ use sluice_events::EventId;
 use sluice_events::commands::MirrorTag;
 use sluice_events::wire::state::{TagEntry, UpstreamTag};
 use sluice_registry::Client;
-use sluice_service::crash;
+use sluice_service::{crash, error_chain};
 use sluice_state::{Entries, Snapshot, is_pull_budget_spent, key, source_of};
 
 use super::known_tags::{KnownTag, read_known_tags};
-use super::tag_listing::{CheckReason, TagListing, error_chain};
+use super::tag_listing::{CheckReason, TagListing};
 use super::tag_moves::{Observation, TagMove, detect_move, take_pending_moves};
 use crate::error::Error;
 use crate::handler::Poller;

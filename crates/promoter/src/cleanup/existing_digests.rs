@@ -212,7 +212,7 @@ async fn read_newer<R: Stored>(
 
 /// Lists every repository of the registry; `None` if it does not list them.
 async fn repositories(inventory: &Inventory) -> Result<Option<BTreeSet<Repository>>, Error> {
-    match inventory.registry.repositories(|_| true).await {
+    match inventory.registry.list_repositories(|_| true).await {
         Ok(listed) => Ok(Some(listed.into_iter().collect())),
         Err(error) if error.class() == Class::Permanent => {
             tracing::warn!(%error, "images and verdicts are kept: the registry does not list its repositories");
@@ -228,7 +228,7 @@ async fn add_unknown_tags(
     repository: &Repository,
     found: &mut Vec<(Repository, Digest)>,
 ) -> Result<(), Error> {
-    let listed = match inventory.registry.tags(repository).await {
+    let listed = match inventory.registry.list_tags(repository).await {
         Err(error) if error.is_not_found() => return Ok(()),
         listed => listed.map_err(retry_later)?,
     };

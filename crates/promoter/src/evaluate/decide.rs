@@ -10,6 +10,7 @@ use sluice_events::{time_from_wire, time_to_wire};
 use sluice_policy::promotion::{
     Candidate, PolicyEvaluation, PolicyOutcome, TagTemplate, accepted_kinds, changes_at, evaluate,
 };
+use sluice_service::error_chain;
 
 use super::decision::{IMMUTABLE, POLICY, SOAK, allowed_revision, shortened};
 use super::policies::Policy;
@@ -50,7 +51,7 @@ pub(crate) fn decide(
             next.outcome = DecisionOutcome::Undetermined.into();
             next.reasons = vec![Reason {
                 rule: TARGET.to_owned(),
-                detail: error_chain(&error),
+                detail: shortened(&error_chain(&error)),
                 passed: false,
                 undetermined: true,
             }];
@@ -260,17 +261,6 @@ fn findings(decision: &Decision) -> impl Iterator<Item = DecisionInput> {
         report_key: String::new(),
         ..input.clone()
     })
-}
-
-/// Writes an error with its causes.
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    shortened(&text)
 }
 
 #[cfg(test)]

@@ -183,14 +183,14 @@ pub(crate) async fn is_unchanged(state: &State, decision: &Decision) -> Result<b
 
 #[cfg(test)]
 mod tests {
-    use sluice_domain::resources::documents;
+    use sluice_domain::resources::parse_documents;
     use sluice_events::time_to_wire;
 
     use super::*;
 
     fn policies(text: &str, revision: u64) -> Policies {
         let mut policies = Policies::default();
-        for document in documents(text).unwrap() {
+        for document in parse_documents(text).unwrap() {
             match document.resource {
                 Resource::PromotionPolicy(spec) if spec.enabled => {
                     policies.enabled.push(Policy { spec, revision });

@@ -10,7 +10,7 @@ pub(crate) mod remove;
 
 use sluice_domain::{Class, Classify as _, Digest, Tag};
 use sluice_events::wire::state::TagEntry;
-use sluice_registry::{Admissible, CopyOptions};
+use sluice_registry::{AdmittedAttachment, CopyOptions};
 use sluice_state::{
     Applied, Freshness, IfUnchanged, MergedIndex, Precondition, State, TagChange, find_attachments,
     key, merge_index, update_image,
@@ -93,15 +93,19 @@ async fn copy_attachment<T: Precondition>(
 ) -> Result<(), Error> {
     let (source, repository) = (&evaluation.subject.repository, endpoint.repository());
     let Attachment { tag, digest, there } = attachment;
-    let (top, left_out) = match targets.registry.admissible(source, tag, digest).await? {
-        Admissible::Whole(top) => (top, String::new()),
-        Admissible::Part { top, left_out } => (top, left_out),
-        Admissible::Nothing { reason } => {
+    let (top, left_out) = match targets
+        .registry
+        .admit_attachment(source, tag, digest)
+        .await?
+    {
+        AdmittedAttachment::Whole(top) => (top, String::new()),
+        AdmittedAttachment::Filtered { index, left_out } => (index, left_out),
+        AdmittedAttachment::Refused { reason } => {
             return refuse(&targets.state, endpoint, tag, digest, &reason).await;
         }
     };
     let options = CopyOptions {
-        top: Some(top),
+        root: Some(top),
         ..CopyOptions::default()
     };
     let top = targets

@@ -183,7 +183,7 @@ impl TargetAudit<'_> {
             decided.await?;
         }
         let is_next = |one: &Repository| self.is_target(one) && after.is_before(one);
-        match self.targets.registry.repositories(is_next).await {
+        match self.targets.registry.list_repositories(is_next).await {
             Ok(listed) => listed.into_iter().for_each(&mut add),
             // Not every registry lists its repositories, and not to every account.
             Err(error) if error.class() == Class::Permanent => {
@@ -232,7 +232,7 @@ impl TargetAudit<'_> {
         let Targets {
             state, registry, ..
         } = self.targets;
-        let mut listed = match registry.tags(repository).await {
+        let mut listed = match registry.list_tags(repository).await {
             Err(error) if error.is_not_found() => Vec::new(),
             listed => listed?,
         };

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use sluice_domain::{Digest, Repository, Target};
 use sluice_registry::{
-    Client, CopyJob, CopyOptions, Manifest, ManifestHead, ManifestRef, TopWrite,
+    Client, CopyJob, CopyOptions, Manifest, ManifestHead, ManifestRef, RootPush,
 };
 use sluice_state::{Catalog, Pulls, RemoteClients, Snapshot, State, TagWriter};
 
@@ -135,14 +135,14 @@ impl Targets {
         &self,
         evaluation: &Evaluation<'_>,
         endpoint: &TargetEndpoint,
-        top_write: TopWrite,
+        root_push: RootPush,
     ) -> Result<Manifest, sluice_registry::Error> {
         let source = &evaluation.subject.repository;
         let digest: &Digest = &evaluation.subject.digest;
         let options = CopyOptions {
             // It was read when the image was evaluated.
-            top: self.contents.cached_manifest(digest),
-            top_write,
+            root: self.contents.cached_manifest(digest),
+            root_push,
             ..CopyOptions::default()
         };
         self.copy_from(source, digest, endpoint, &options).await
@@ -166,7 +166,7 @@ impl Targets {
             target_repository: endpoint.repository(),
             siblings: siblings.map(std::slice::from_ref).unwrap_or_default(),
         };
-        Ok(job.run_with(options).await?.top)
+        Ok(job.run_with(options).await?.root)
     }
 
     /// Ends the claim and the tag change of a promotion that was interrupted.

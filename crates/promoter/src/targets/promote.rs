@@ -6,7 +6,7 @@ use sluice_domain::{Digest, Tag};
 use sluice_events::commands::JudgeImage;
 use sluice_events::facts::ImagePromoted;
 use sluice_events::wire::state::DecisionOutcome;
-use sluice_registry::TopWrite;
+use sluice_registry::RootPush;
 use sluice_service::crash;
 use sluice_state::{Applied, TagChange, key};
 
@@ -122,11 +122,11 @@ impl<'a> ImagePromotion<'a> {
             self.targets.state.record_target(target).await?;
         }
         // In a remote registry others may remove what no tag names, so the image is complete there before it is tagged.
-        let top_write = match endpoint.target.local() {
-            Some(_) => TopWrite::Caller,
-            None => TopWrite::Copy,
+        let root_push = match endpoint.target.local() {
+            Some(_) => RootPush::Caller,
+            None => RootPush::Copy,
         };
-        let copy = self.targets.copy_image(evaluation, endpoint, top_write);
+        let copy = self.targets.copy_image(evaluation, endpoint, root_push);
         let top = copy.await?;
         crash::point("promoter.copied");
         let change = TagChange {
@@ -137,10 +137,10 @@ impl<'a> ImagePromotion<'a> {
             precondition,
         };
         match endpoint.tags.apply(&change).await {
-            Err(sluice_state::Error::Registry(error)) if error.is_missing_part() => {
+            Err(sluice_state::Error::Registry(error)) if error.is_missing_reference() => {
                 tracing::debug!(%error, "a part of the image was removed from the target since it was seen there");
                 self.targets
-                    .copy_image(evaluation, endpoint, TopWrite::Copy)
+                    .copy_image(evaluation, endpoint, RootPush::Copy)
                     .await?;
                 Ok(endpoint.tags.apply(&change).await?)
             }

@@ -7,7 +7,7 @@ pub(crate) mod removal;
 
 use sluice_domain::resources::Recall;
 use sluice_events::wire::state::Decision;
-use sluice_registry::TopWrite;
+use sluice_registry::RootPush;
 use sluice_state::key;
 
 use self::events::{add_denial, add_flag, add_withdrawals};
@@ -114,7 +114,7 @@ impl ImageRecall<'_> {
         let endpoint = self.targets.endpoint(target).await?;
         let copy = self
             .targets
-            .copy_image(self.evaluation, &endpoint, TopWrite::Copy);
+            .copy_image(self.evaluation, &endpoint, RootPush::Copy);
         copy.await?;
         Ok(())
     }

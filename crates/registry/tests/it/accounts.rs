@@ -8,7 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sluice_domain::RegistryHost;
 use sluice_registry::{
-    Authentication, Checked, Client, CredentialSource, Endpoint, Error, ManifestRef, Right,
+    Access, AccessReport, Authentication, Client, CredentialSource, Endpoint, Error, ManifestRef,
+    Permission,
 };
 use sluice_service::SecretFile;
 use tempfile::TempDir;
@@ -55,7 +56,7 @@ async fn a_wrong_password_is_tried_once() {
         SecretFile::at(&password),
     )));
     let error = head(&client).await.unwrap_err();
-    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    assert!(matches!(error, Error::UnexpectedStatus { .. }), "{error}");
     let logins = gate.heard();
     let logins = logins.iter().filter(|heard| heard.line.contains("/token"));
     // Too many wrong logins lock an account.
@@ -195,14 +196,17 @@ async fn a_check_tells_what_an_account_may_do_and_leaves_no_upload() {
     let authentication = Authentication::Token {
         issuer: "127.0.0.1".to_owned(),
     };
-    for (writable, right) in [(true, Right::Granted), (false, Right::Refused)] {
+    for (writable, right) in [(true, Permission::Granted), (false, Permission::Denied)] {
         gate.set_writable(writable);
         gate.heard();
-        let checked = client.check(Some(&repository), true).await.unwrap();
-        let expected = Checked {
+        let checked = client
+            .check_access(Some((&repository, Access::PullAndPush)))
+            .await
+            .unwrap();
+        let expected = AccessReport {
             authentication: authentication.clone(),
-            reads: Some(Right::Granted),
-            writes: Some(right),
+            pull: Some(Permission::Granted),
+            push: Some(right),
         };
         assert_eq!(checked, expected);
         let given_up = gate
@@ -213,13 +217,16 @@ async fn a_check_tells_what_an_account_may_do_and_leaves_no_upload() {
         assert_eq!(given_up, usize::from(writable));
     }
     // Without being asked it writes nothing.
-    client.check(Some(&repository), false).await.unwrap();
+    client
+        .check_access(Some((&repository, Access::Pull)))
+        .await
+        .unwrap();
     assert!(
         gate.heard()
             .iter()
             .all(|heard| heard.line.starts_with("GET"))
     );
-    assert!(gate.client(None).check(None, false).await.is_err());
+    assert!(gate.client(None).check_access(None).await.is_err());
 }
 
 #[test]
@@ -262,5 +269,5 @@ fn the_logins_of_a_person_are_where_docker_and_podman_keep_them() {
         "{moved}"
     );
     let one = files(&[("HOME", "/h"), ("REGISTRY_AUTH_FILE", "/a.json")]);
-    assert!(one.contains("[Own(\"/a.json\")]"), "{one}");
+    assert!(one.contains("[User(\"/a.json\")]"), "{one}");
 }

@@ -52,7 +52,7 @@ fn manifest(peer: &Peer, config: (&str, &[u8]), layers: &[(&str, Vec<u8>)]) -> M
         .collect();
     let config = describe(config.0, config.1);
     let document = json!({ "schemaVersion": 2, "config": config, "layers": layers });
-    Manifest::read("x", MANIFEST, document.to_string().into()).unwrap()
+    Manifest::parse("x", MANIFEST, document.to_string().into()).unwrap()
 }
 
 fn listed(manifest: &Manifest, os: &str) -> Descriptor {
@@ -185,7 +185,7 @@ async fn nothing_is_fetched_of_what_is_too_large_and_no_other_bytes_are_taken() 
     let document = |size: u64| {
         let blob = |kind: &str, size: u64| json!({ "mediaType": kind, "digest": digest.as_str(), "size": size });
         let document = json!({ "schemaVersion": 2, "config": blob(CONFIG, 2), "layers": [blob(IN_TOTO, size)] });
-        Manifest::read("x", MANIFEST, document.to_string().into()).unwrap()
+        Manifest::parse("x", MANIFEST, document.to_string().into()).unwrap()
     };
     let huge = document((32 << 20) + 1);
     assert!(!is_attestation(&peer, &huge, "unknown").await);

@@ -134,10 +134,10 @@ async fn a_list_that_refuses_long_pages_is_asked_for_without_their_length() {
         liar.on("GET /v2/_catalog", 200, &[], r#"{"repositories":["a/b"]}"#);
         let client = liar.client();
         for _ in 0..2 {
-            let tags = client.tags(&repository()).await.unwrap();
+            let tags = client.list_tags(&repository()).await.unwrap();
             assert_eq!(tags.len(), 2, "{status}");
         }
-        let repositories = client.repositories(|_| true).await.unwrap();
+        let repositories = client.list_repositories(|_| true).await.unwrap();
         assert_eq!(repositories, [repository()]);
         // It is found out once.
         assert_eq!(count(&liar, "GET", "n=1000"), 1, "{status}");
@@ -145,7 +145,7 @@ async fn a_list_that_refuses_long_pages_is_asked_for_without_their_length() {
     let liar = Liar::start().await;
     for status in [401, 403, 404] {
         liar.on("GET /v2/a/b/tags/list?n=1000", status, &[], "");
-        assert!(liar.client().tags(&repository()).await.is_err());
+        assert!(liar.client().list_tags(&repository()).await.is_err());
     }
     assert_eq!(
         count(&liar, "GET", "/tags/list"),

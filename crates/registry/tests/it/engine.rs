@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use sluice_domain::{Digest, Repository};
 use sluice_registry::{
-    Arrival, Client, Copied, CopyJob, CopyOptions, Error, Limits, Progress, Watch, digest_of,
+    BlobOutcome, Client, CopyJob, CopyOptions, CopyReport, Error, Limits, Progress,
+    ProgressListener, digest_of,
 };
 
 use crate::peer::{Manner, Peer, Ranges};
@@ -33,7 +34,7 @@ async fn copy_with(
     digest: &Digest,
     target: &str,
     options: &CopyOptions,
-) -> Result<Copied, Error> {
+) -> Result<CopyReport, Error> {
     let (source, up, target) = (from.client(), name("up/app"), name(target));
     let job = CopyJob {
         source: &source,
@@ -51,7 +52,7 @@ pub(crate) async fn copy(
     to: &Client,
     digest: &Digest,
     target: &str,
-) -> Result<Copied, Error> {
+) -> Result<CopyReport, Error> {
     copy_with(from, to, digest, target, &CopyOptions::default()).await
 }
 
@@ -148,7 +149,7 @@ async fn a_thorough_copy_finds_a_blob_that_is_lost_and_another_one_trusts_the_ma
     copy(&source, &client, &digest, "hub/app").await.unwrap();
     assert!(!target.holds(&hub, &digest_of(&layer)));
     let thorough = CopyOptions {
-        thorough: true,
+        verify_blobs: true,
         ..CopyOptions::default()
     };
     let copied = copy_with(&source, &client, &digest, "hub/app", &thorough).await;
@@ -375,14 +376,14 @@ async fn all_copies_together_keep_to_the_limit_of_connections() {
 async fn all_copies_together_keep_to_the_limit_of_bytes() {
     #[derive(Debug, Default)]
     struct UnderWay(Mutex<(u64, u64)>);
-    impl Watch for UnderWay {
-        fn note(&self, progress: &Progress<'_>) {
+    impl ProgressListener for UnderWay {
+        fn on_progress(&self, progress: &Progress<'_>) {
             let mut both = self.0.lock().unwrap();
             match progress {
-                Progress::Begun { size, .. } => both.0 += size,
-                Progress::Ended {
+                Progress::BlobStarted { size, .. } => both.0 += size,
+                Progress::BlobDone {
                     size,
-                    arrival: Arrival::Copied,
+                    outcome: BlobOutcome::Copied,
                     ..
                 } => both.0 -= size,
                 _ => {}
@@ -399,7 +400,7 @@ async fn all_copies_together_keep_to_the_limit_of_bytes() {
     ] {
         let watch = Arc::new(UnderWay::default());
         let options = CopyOptions {
-            watch: Some(Arc::<UnderWay>::clone(&watch)),
+            listener: Some(Arc::<UnderWay>::clone(&watch)),
             limits: Some(Limits::new(64, bytes)),
             ..CopyOptions::default()
         };
@@ -433,13 +434,13 @@ async fn a_bandwidth_is_kept_by_all_copies_together() {
 async fn whoever_watches_is_told_every_byte_and_every_blob() {
     #[derive(Debug, Default)]
     struct Told(Mutex<Vec<String>>);
-    impl Watch for Told {
-        fn note(&self, progress: &Progress<'_>) {
+    impl ProgressListener for Told {
+        fn on_progress(&self, progress: &Progress<'_>) {
             let told = match progress {
-                Progress::Known { blobs, bytes } => format!("known {blobs} {bytes}"),
-                Progress::Arrived { bytes, .. } => format!("arrived {bytes}"),
-                Progress::Ended { size, arrival, .. } => format!("{arrival:?} {size}"),
-                Progress::Manifest { .. } => "manifest".to_owned(),
+                Progress::Planned { blobs, bytes } => format!("known {blobs} {bytes}"),
+                Progress::BytesReceived { bytes, .. } => format!("arrived {bytes}"),
+                Progress::BlobDone { size, outcome, .. } => format!("{outcome:?} {size}"),
+                Progress::ManifestPushed { .. } => "manifest".to_owned(),
                 _ => return,
             };
             self.0.lock().unwrap().push(told);
@@ -456,7 +457,7 @@ async fn whoever_watches_is_told_every_byte_and_every_blob() {
     for (repository, blobs, bytes) in expected {
         let watch = Arc::new(Told::default());
         let options = CopyOptions {
-            watch: Some(Arc::<Told>::clone(&watch)),
+            listener: Some(Arc::<Told>::clone(&watch)),
             ..CopyOptions::default()
         };
         copy_with(&source, &client, &digest, repository, &options)

@@ -160,7 +160,7 @@ async fn a_read_that_fails_is_tried_three_times_and_is_an_outage_then() {
         let path = format!("/v2/a/b/manifests/{reference}");
         liar.on(&format!("GET {path}"), 500, &[], body);
         let tag = ManifestRef::Tag(reference.parse().unwrap());
-        let error = liar.client().manifest(&repository(), &tag).await;
+        let error = liar.client().fetch_manifest(&repository(), &tag).await;
         let error = error.unwrap_err();
         assert!(
             error.class().is_outage() && error.is_unreachable(),
@@ -218,7 +218,7 @@ async fn a_registry_that_stays_throttled_is_an_outage_and_no_quota() {
     liar.on("HEAD /v2/a/b/manifests/1", 429, &[], "");
     let tag = ManifestRef::Tag("1".parse().unwrap());
     let error = liar.client().head(&repository(), &tag).await.unwrap_err();
-    assert!(matches!(error, Error::Throttled { .. }), "{error:?}");
+    assert!(matches!(error, Error::TooManyRequests { .. }), "{error:?}");
     assert!(error.class().is_outage(), "{error:?}");
     assert!(error.to_string().contains(&liar.host), "{error}");
     assert_eq!(liar.asked().len(), 5);
@@ -353,7 +353,7 @@ async fn a_foreign_layer_that_lies_nowhere_else_is_copied() {
         r#"{{"schemaVersion":2,"config":{{"mediaType":"c","digest":"{0}","size":2}},"layers":[{{"mediaType":"x.foreign","digest":"{0}","size":2}},{{"mediaType":"x.foreign","digest":"{0}","size":2,"urls":["http://x"]}}]}}"#,
         digest_of(b"{}")
     );
-    let manifest = sluice_registry::Manifest::read("x", MANIFEST, body.into()).unwrap();
+    let manifest = sluice_registry::Manifest::parse("x", MANIFEST, body.into()).unwrap();
     assert_eq!(manifest.blobs().count(), 2);
 }
 

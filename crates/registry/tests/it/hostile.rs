@@ -24,7 +24,7 @@ fn tag() -> ManifestRef {
 
 /// Fetches a manifest, which fails.
 async fn fetch(client: Client) -> Error {
-    let fetched = client.manifest(&repository(), &tag()).await;
+    let fetched = client.fetch_manifest(&repository(), &tag()).await;
     fetched.unwrap_err()
 }
 

@@ -14,8 +14,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use sluice_domain::{Class, Classify as _};
 use sluice_registry::{
-    Authentication, Checked, Client, ClientCertificate, CredentialSource, Endpoint, Error, Proxy,
-    Right,
+    Access, AccessReport, Authentication, Client, ClientCertificate, CredentialSource, Endpoint,
+    Error, Permission, Proxy,
 };
 use sluice_service::SecretFile;
 use tempfile::TempDir;
@@ -146,11 +146,14 @@ async fn distribution_lets_in_who_has_a_certificate_and_a_password() {
     });
     let repository = "a/b".parse().unwrap();
     let client = Client::new(endpoint.clone()).unwrap();
-    let checked = client.check(Some(&repository), true).await.unwrap();
-    let expected = Checked {
+    let checked = client
+        .check_access(Some((&repository, Access::PullAndPush)))
+        .await
+        .unwrap();
+    let expected = AccessReport {
         authentication: Authentication::Basic,
-        reads: Some(Right::Absent),
-        writes: Some(Right::Granted),
+        pull: Some(Permission::NoRepository),
+        push: Some(Permission::Granted),
     };
     assert_eq!(checked, expected);
     // The proxy carries it without seeing any of it.
@@ -163,12 +166,15 @@ async fn distribution_lets_in_who_has_a_certificate_and_a_password() {
 
     fs::write(&password, "wrong").unwrap();
     let wrong = Client::new(endpoint.clone()).unwrap();
-    let error = wrong.check(Some(&repository), true).await.unwrap_err();
-    assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+    let error = wrong
+        .check_access(Some((&repository, Access::PullAndPush)))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::UnexpectedStatus { .. }), "{error:?}");
 
     endpoint.client_certificate = None;
     let bare = Client::new(endpoint).unwrap();
-    let error = bare.check(None, false).await.unwrap_err();
+    let error = bare.check_access(None).await.unwrap_err();
     assert!(
         matches!(error, Error::ClientCertificate { .. }),
         "{error:?}"
@@ -187,14 +193,14 @@ async fn an_authority_that_is_not_named_is_not_trusted() {
     for public in [false, true] {
         endpoint.public_authorities = public;
         let client = Client::new(endpoint.clone()).unwrap();
-        let error = client.check(None, false).await.unwrap_err();
+        let error = client.check_access(None).await.unwrap_err();
         assert!(matches!(error, Error::Certificate { .. }), "{error:?}");
     }
     assert!(shown.lock().unwrap().is_empty());
     // Both kinds of authorities count where both are wanted.
     endpoint.ca = Some(SecretFile::at(&authority.file("ca.pem")));
     let client = Client::new(endpoint).unwrap();
-    client.check(None, false).await.unwrap();
+    client.check_access(None).await.unwrap();
 }
 
 #[tokio::test]

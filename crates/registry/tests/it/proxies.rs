@@ -15,7 +15,7 @@ async fn reach(host: &str, proxy: Option<Proxy>) -> Result<(), Error> {
     let mut endpoint = Endpoint::of(&host.parse().unwrap(), true).unwrap();
     endpoint.proxy = proxy;
     let client = Client::new(endpoint)?;
-    client.check(None, false).await.map(|_| ())
+    client.check_access(None).await.map(|_| ())
 }
 
 fn server(tunnel: &Tunnel, login: Option<(&str, &std::path::Path)>, bypass: &[&str]) -> Proxy {

@@ -284,7 +284,7 @@ fn a_manifest_that_is_accepted_refers_to_the_same_for_every_reader() {
         let node: Node = serde_json::from_str(&text).unwrap();
         let readings = Reader::ALL.map(|reader| reader.read(&node));
         let media_type = if is_index { INDEX } else { MANIFEST };
-        let Ok(manifest) = Manifest::read("x", media_type, text.clone().into()) else {
+        let Ok(manifest) = Manifest::parse("x", media_type, text.clone().into()) else {
             let differ = readings.iter().any(|reading| *reading != readings[0]);
             differing.set(differing.get() + u32::from(differ));
             return false;
@@ -305,7 +305,7 @@ fn a_manifest_that_is_accepted_refers_to_the_same_for_every_reader() {
 fn a_configuration_that_is_accepted_names_the_same_layers_for_every_reader() {
     let (accepted, refused) = run(&config(), |text| {
         let node: Node = serde_json::from_str(&text).unwrap();
-        let Ok(config) = ImageConfig::read("x", text.as_bytes()) else {
+        let Ok(config) = ImageConfig::parse("x", text.as_bytes()) else {
             return false;
         };
         let ours = config.rootfs.map(|rootfs| rootfs.diff_ids);

@@ -6,7 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use sluice_domain::{Digest, Repository, Tag};
-use sluice_registry::{Client, Copied, CopyJob, CopyOptions, Endpoint, Error, Manifest, digest_of};
+use sluice_registry::{
+    Client, CopyJob, CopyOptions, CopyReport, Endpoint, Error, Manifest, digest_of,
+};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -138,7 +140,7 @@ async fn copy(
     digest: &Digest,
     target: &str,
     siblings: &[Repository],
-) -> Copied {
+) -> CopyReport {
     let job = CopyJob {
         source: from,
         source_repository: &name("up/app"),
@@ -167,7 +169,7 @@ async fn an_index_arrives_byte_for_byte_and_then_costs_no_blob() {
     let first = copy(&from, &to, &digest, "hub/app", &[]).await;
     assert_eq!((first.blobs_copied, first.bytes_copied), (2, 300_002));
     let stored = to
-        .manifest(&name("hub/app"), &(&digest).into())
+        .fetch_manifest(&name("hub/app"), &(&digest).into())
         .await
         .unwrap();
     assert_eq!(stored.raw, bytes.as_bytes());
@@ -233,13 +235,15 @@ async fn another_top_comes_with_its_children_and_what_is_too_large_does_not_come
     let (digest, _) = from.push_index(&["1.0"], b"a layer".to_vec()).await;
     let (source, target) = (from.client(), to.client());
     // Distribution lists no referrers.
-    let listed = source.referrers(&name("up/app"), &digest).await;
+    let listed = source.list_referrers(&name("up/app"), &digest).await;
     assert_eq!(listed.unwrap(), None);
-    let index = source.manifest(&name("up/app"), &(&digest).into()).await;
+    let index = source
+        .fetch_manifest(&name("up/app"), &(&digest).into())
+        .await;
     let child = &index.unwrap().children()[0].digest.clone();
-    let child = source.manifest(&name("up/app"), &child.into()).await;
+    let child = source.fetch_manifest(&name("up/app"), &child.into()).await;
     let child = child.unwrap();
-    let list = Manifest::listing(None, std::slice::from_ref(&child));
+    let list = Manifest::add_referrers(None, std::slice::from_ref(&child));
     let list = list.unwrap().unwrap();
     let job = CopyJob {
         source: &source,
@@ -250,8 +254,8 @@ async fn another_top_comes_with_its_children_and_what_is_too_large_does_not_come
         siblings: &[],
     };
     let options = |most_bytes| CopyOptions {
-        top: Some(list.clone()),
-        most_bytes: Some(most_bytes),
+        root: Some(list.clone()),
+        max_blob_bytes: Some(most_bytes),
         ..CopyOptions::default()
     };
     let error = job.run_with(&options(8)).await.unwrap_err();
@@ -262,7 +266,7 @@ async fn another_top_comes_with_its_children_and_what_is_too_large_does_not_come
     }
     let copied = job.run_with(&options(9)).await.unwrap();
     assert_eq!(
-        (copied.top.digest == list.digest, copied.size_bytes),
+        (copied.root.digest == list.digest, copied.size_bytes),
         (true, 9)
     );
     for digest in [&list.digest, &child.digest] {

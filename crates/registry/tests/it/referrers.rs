@@ -37,7 +37,10 @@ fn digests(from: usize, count: usize) -> Vec<Digest> {
 }
 
 async fn listed(liar: &Liar) -> Result<Option<Vec<Digest>>, Error> {
-    let found = liar.client().referrers(&repository(), &subject()).await?;
+    let found = liar
+        .client()
+        .list_referrers(&repository(), &subject())
+        .await?;
     Ok(found.map(|found| found.into_iter().map(|found| found.digest).collect()))
 }
 

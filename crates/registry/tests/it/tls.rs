@@ -95,7 +95,10 @@ async fn a_certificate_that_is_not_trusted_is_final() {
     assert!(matches!(error, Error::Certificate { .. }), "{error:?}");
     assert_eq!(error.class(), Class::Permanent);
     let trusted = registry.head(Some(registry.ca_file())).await;
-    assert!(matches!(trusted, Error::Refused { .. }), "{trusted:?}");
+    assert!(
+        matches!(trusted, Error::UnexpectedStatus { .. }),
+        "{trusted:?}"
+    );
 }
 
 #[tokio::test]

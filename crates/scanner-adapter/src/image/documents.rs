@@ -80,7 +80,7 @@ impl ImageDocuments {
     /// # Errors
     /// The rule that the configuration breaks.
     pub(crate) fn read(raw: &[u8], layers: &[Descriptor]) -> Result<Self, String> {
-        let config = ImageConfig::read("the configuration", raw)
+        let config = ImageConfig::parse("the configuration", raw)
             .map_err(|error| ambiguity_reason("the configuration", error))?;
         let missing = || "the configuration lists no `rootfs` (rule 7)".to_owned();
         let rootfs = config.rootfs.ok_or_else(missing)?;
@@ -162,7 +162,7 @@ fn check_descriptor(name: &str, descriptor: &Descriptor) -> Result<(), String> {
             "{name} lies elsewhere (`urls`), and some clients fetch it there (rule 6)"
         ));
     }
-    if !descriptor.has_right_data() {
+    if !descriptor.has_valid_data() {
         return Err(format!(
             "the `data` of {name} is not what its digest says (rule 6)"
         ));

@@ -73,7 +73,7 @@ impl Unpacker {
     ) -> Result<(usize, LayerSummary), Error> {
         let _thread = self.threads.acquire().await;
         let UnpackJob { number, layer, tar } = job;
-        let mut chunks = match self.registry.blob_stream(repository, &blob(&layer)).await {
+        let mut chunks = match self.registry.stream_blob(repository, &blob(&layer)).await {
             Ok(chunks) => chunks,
             Err(error) => return Err(self.stream_error(repository, number, &layer, error).await),
         };

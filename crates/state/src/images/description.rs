@@ -8,7 +8,7 @@ use chrono::TimeDelta;
 use sluice_domain::{Digest, Repository, now};
 use sluice_events::wire::state::ImageEntry;
 use sluice_events::{time_from_wire, time_to_wire};
-use sluice_registry::{Client, Copied};
+use sluice_registry::{Client, CopyReport};
 use sluice_service::crash;
 
 use crate::State;
@@ -35,10 +35,10 @@ pub async fn describe_copied(
     state: &State,
     registry: &Client,
     repository: &Repository,
-    copied: &Copied,
+    copied: &CopyReport,
 ) -> Result<ImageEntry, Error> {
     let reader = ImageReader::of_copied(copied);
-    describe_by(&reader, state, registry, repository, &copied.top.digest).await
+    describe_by(&reader, state, registry, repository, &copied.root.digest).await
 }
 
 async fn describe_by(

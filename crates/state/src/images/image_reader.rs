@@ -9,7 +9,7 @@ use sluice_domain::{Digest, Repository};
 use sluice_events::time_to_wire;
 use sluice_events::wire::state::{ImageChild, ImageEntry};
 use sluice_registry::{
-    Client, Content, Copied, Descriptor, DescriptorPlatform, Document, ImageConfig, Manifest,
+    Client, Content, CopyReport, Descriptor, DescriptorPlatform, ImageConfig, Manifest, RawManifest,
 };
 
 use crate::error::Error;
@@ -36,7 +36,7 @@ pub struct ImageReader {
 #[derive(Debug, Default)]
 struct Cache {
     images: HashMap<Digest, ImageEntry>,
-    documents: HashMap<Digest, Document>,
+    documents: HashMap<Digest, RawManifest>,
     configs: HashMap<Digest, Bytes>,
     size_bytes: usize,
 }
@@ -54,9 +54,9 @@ impl Cache {
 impl ImageReader {
     /// Creates a reader whose cache holds the manifests and configurations of a copy, so that they are not fetched
     /// again.
-    pub(super) fn of_copied(copied: &Copied) -> Self {
+    pub(super) fn of_copied(copied: &CopyReport) -> Self {
         let reader = Self::default();
-        for manifest in copied.below.iter().chain([&copied.top]) {
+        for manifest in copied.children.iter().chain([&copied.root]) {
             reader.cache_document(&manifest.digest, &manifest.into());
         }
         for (digest, config) in &copied.configs {
@@ -95,11 +95,13 @@ impl ImageReader {
         registry: &Client,
         repository: &Repository,
         digest: &Digest,
-    ) -> Result<Document, Error> {
+    ) -> Result<RawManifest, Error> {
         if let Some(document) = self.cache().documents.get(digest) {
             return Ok(document.clone());
         }
-        let document = registry.document(repository, &digest.into()).await?;
+        let document = registry
+            .fetch_raw_manifest(repository, &digest.into())
+            .await?;
         self.cache_document(digest, &document);
         Ok(document)
     }
@@ -114,7 +116,7 @@ impl ImageReader {
         if let Some(config) = self.cache().configs.get(&config.digest) {
             return Ok(config.clone());
         }
-        let bytes = registry.config_bytes(repository, config).await?;
+        let bytes = registry.fetch_config_bytes(repository, config).await?;
         self.cache_config(&config.digest, &bytes);
         Ok(bytes)
     }
@@ -123,10 +125,10 @@ impl ImageReader {
     #[must_use]
     pub fn cached_manifest(&self, digest: &Digest) -> Option<Manifest> {
         let document = self.cache().documents.get(digest).cloned();
-        document?.read().ok()
+        document?.parse().ok()
     }
 
-    fn cache_document(&self, digest: &Digest, document: &Document) {
+    fn cache_document(&self, digest: &Digest, document: &RawManifest) {
         let mut cache = self.cache();
         if !cache.documents.contains_key(digest) {
             cache.make_room(document.raw().len());
@@ -160,7 +162,7 @@ impl Source<'_> {
         let document = self.document(digest).await?;
         let media_type = document.media_type().to_owned();
         let mut children = Vec::new();
-        match document.read() {
+        match document.parse() {
             Ok(top) if matches!(top.content, Content::Image { .. }) => {
                 children.push(self.child(&top).await?);
             }
@@ -186,7 +188,7 @@ impl Source<'_> {
         })
     }
 
-    async fn document(&self, digest: &Digest) -> Result<Document, Error> {
+    async fn document(&self, digest: &Digest) -> Result<RawManifest, Error> {
         let Self {
             reader,
             registry,
@@ -200,13 +202,13 @@ impl Source<'_> {
         listed: &Descriptor,
         statement_bytes: &mut u64,
     ) -> Result<ImageChild, Error> {
-        let manifest = match self.document(&listed.digest).await?.read() {
+        let manifest = match self.document(&listed.digest).await?.parse() {
             Ok(manifest) => manifest,
             Err(error) => return Ok(unreadable(&listed.digest, &error)),
         };
         let sizes = manifest.blobs().map(|blob| blob.size);
         let size_bytes = sizes.fold(0, u64::saturating_add);
-        let is_read = manifest.is_shaped_as_attestation(listed) && size_bytes <= *statement_bytes;
+        let is_read = manifest.has_attestation_types(listed) && size_bytes <= *statement_bytes;
         if is_read {
             *statement_bytes -= size_bytes;
         }
@@ -248,7 +250,7 @@ impl Source<'_> {
             repository,
         } = self;
         let read = reader.config_bytes(registry, repository, config).await;
-        let read = read.and_then(|raw| Ok(ImageConfig::read(config.digest.as_str(), &raw)?));
+        let read = read.and_then(|raw| Ok(ImageConfig::parse(config.digest.as_str(), &raw)?));
         // The publisher writes the configuration: one that is not an image's is ignored, and the scanner decides.
         match read {
             Ok(mut config) => {
@@ -260,8 +262,12 @@ impl Source<'_> {
                     .unwrap_or_default();
                 child.created_at = config.created.map(time_to_wire);
             }
-            Err(Error::Registry(sluice_registry::Error::Untrusted { what, reason })) => {
-                tracing::debug!(what, reason, "the configuration of an image cannot be read");
+            Err(Error::Registry(sluice_registry::Error::Untrusted { object, reason })) => {
+                tracing::debug!(
+                    object,
+                    reason,
+                    "the configuration of an image cannot be read"
+                );
                 child.labels_omitted = true;
             }
             Err(error) => return Err(error),

@@ -42,8 +42,10 @@ pub async fn merge_index(
     if !tag.is_list() {
         return Ok(None);
     }
-    let there = registry.manifest(repository, &(&before).into()).await?;
-    let top = match top.merged(&there) {
+    let there = registry
+        .fetch_manifest(repository, &(&before).into())
+        .await?;
+    let top = match top.merge_referrers(&there) {
         Ok(top) => top,
         Err(error) => {
             tracing::warn!(%error, image.repository = %repository, image.tag = %tag, "the tag names a manifest that is not a list of referrers");

@@ -113,7 +113,11 @@ impl TagWriter {
         } = stale;
         let key = self.key(repository, tag);
         let manifest = match recorded.digest.parse::<Digest>() {
-            Ok(digest) => match self.registry.manifest(repository, &(&digest).into()).await {
+            Ok(digest) => match self
+                .registry
+                .fetch_manifest(repository, &(&digest).into())
+                .await
+            {
                 // Whoever removed the manifest meanwhile has changed the entry too, or will.
                 Err(error) if error.is_not_found() => return Ok(true),
                 fetched => Some(fetched?),

@@ -14,7 +14,9 @@ use sluice_domain::RegistryHost;
 use sluice_events::subject;
 use sluice_events::wire::state::Budget as Ledger;
 use sluice_events::{time_from_wire, time_to_wire};
-use sluice_registry::{Answered, Asked, Budget, Permit, RateLimit, Spending, Withheld};
+use sluice_registry::{
+    Budget, BudgetDenial, BudgetFuture, Permit, RateLimit, RateLimitProbe, RequestKind,
+};
 use sluice_telemetry::metrics;
 
 use self::ledger::{Request, Reservation, if_future, record_limit, reserve};
@@ -69,10 +71,10 @@ struct RefusedUntil {
 
 impl RefusedUntil {
     /// Records a refusal; the latest end counts.
-    fn record(&mut self, spending: Spending, until: DateTime<Utc>) {
-        let kept = match spending {
-            Spending::Listing => &mut self.listings,
-            Spending::Login => &mut self.logins,
+    fn record(&mut self, kind: RequestKind, until: DateTime<Utc>) {
+        let kept = match kind {
+            RequestKind::Listing => &mut self.listings,
+            RequestKind::Login => &mut self.logins,
             _ => &mut self.pulls,
         };
         *kept = until.max(*kept);
@@ -104,7 +106,7 @@ struct InFlightPull(Arc<Pool>);
 impl InFlightPull {
     fn begin(pool: &Arc<Pool>) -> Permit {
         pool.with(|state| state.in_flight += 1);
-        Permit::Go(Box::new(Self(pool.clone())))
+        Permit::Granted(Box::new(Self(pool.clone())))
     }
 }
 
@@ -196,19 +198,19 @@ struct Account {
 impl Budget for Account {
     fn reserve(
         &self,
-        spending: Spending,
-        asked: Option<Asked>,
-    ) -> Answered<'_, Result<Permit, Withheld>> {
+        kind: RequestKind,
+        probe: Option<RateLimitProbe>,
+    ) -> BudgetFuture<'_, Result<Permit, BudgetDenial>> {
         Box::pin(async move {
-            let reserved = match spending {
-                Spending::Pull => self.reserve_pull(asked).await,
+            let reserved = match kind {
+                RequestKind::Pull => self.reserve_pull(probe).await,
                 other => self.ensure_not_paused(other).await,
             };
-            reserved.map_err(|error| Withheld::Unknown(Box::new(error)))?
+            reserved.map_err(|error| BudgetDenial::Unavailable(Box::new(error)))?
         })
     }
 
-    fn note(&self, limit: Option<RateLimit>) -> Answered<'_, ()> {
+    fn record_limit(&self, limit: Option<RateLimit>) -> BudgetFuture<'_, ()> {
         Box::pin(async move {
             let now = sluice_domain::now();
             let is_known = self.pool.with(|pool| {
@@ -247,13 +249,13 @@ impl Budget for Account {
         })
     }
 
-    fn refused(&self, spending: Spending, until: DateTime<Utc>) -> Answered<'_, ()> {
+    fn record_refusal(&self, kind: RequestKind, until: DateTime<Utc>) -> BudgetFuture<'_, ()> {
         Box::pin(async move {
-            tracing::warn!(registry = self.registry, account = self.account, ?spending, %until, "the registry refuses more requests; pausing its account");
+            tracing::warn!(registry = self.registry, account = self.account, ?kind, %until, "the registry refuses more requests; pausing its account");
             self.pool.with(|pool| {
                 pool.left = 0;
                 pool.not_paused_until = DateTime::default();
-                pool.refused.record(spending, until);
+                pool.refused.record(kind, until);
             });
             // The change adds the refusal; if the write fails now, the next reservation writes it.
             if let Err(error) = self.change(|_| ()).await {
@@ -265,7 +267,10 @@ impl Budget for Account {
 
 impl Account {
     /// Uses a reserved pull of this process, or reserves some more.
-    async fn reserve_pull(&self, asked: Option<Asked>) -> Result<Result<Permit, Withheld>, Error> {
+    async fn reserve_pull(
+        &self,
+        probe: Option<RateLimitProbe>,
+    ) -> Result<Result<Permit, BudgetDenial>, Error> {
         let _ledger = self.pool.ledger.lock().await;
         let now = sluice_domain::now();
         let has_pull = self.pool.with(|pool| {
@@ -290,9 +295,9 @@ impl Account {
                     reserve: self.reserve,
                     is_urgent: self.is_urgent,
                     seen,
-                    asked: asked
-                        .filter(|asked| asked.since == revision)
-                        .map(|asked| asked.limit),
+                    asked: probe
+                        .filter(|probe| probe.revision == revision)
+                        .map(|probe| probe.limit),
                     now: sluice_domain::now(),
                 };
                 let reservation = reserve(&mut ledger, &request);
@@ -303,7 +308,7 @@ impl Account {
             })
             .await?;
         if reservation == Reservation::AskRegistry {
-            return Ok(Ok(Permit::AskFirst(revision)));
+            return Ok(Ok(Permit::ProbeFirst(revision)));
         }
         self.report_metrics(&ledger);
         Ok(self.apply_reservation(&reservation, at, &ledger))
@@ -314,7 +319,7 @@ impl Account {
         reservation: &Reservation,
         at: DateTime<Utc>,
         ledger: &Ledger,
-    ) -> Result<Permit, Withheld> {
+    ) -> Result<Permit, BudgetDenial> {
         self.pool.with(|pool| {
             pool.seen = None;
             pool.left = 0;
@@ -331,8 +336,8 @@ impl Account {
             }
         });
         match reservation {
-            Reservation::Wait(at) => Err(Withheld::Until {
-                at: *at,
+            Reservation::Wait(at) => Err(BudgetDenial::UsedUp {
+                until: *at,
                 reason: exhausted_reason(ledger, self.is_urgent),
             }),
             _ => Ok(InFlightPull::begin(&self.pool)),
@@ -342,21 +347,21 @@ impl Account {
     /// Listings and logins have no limit that is known beforehand; a refusal pauses them for all workers.
     async fn ensure_not_paused(
         &self,
-        spending: Spending,
-    ) -> Result<Result<Permit, Withheld>, Error> {
+        kind: RequestKind,
+    ) -> Result<Result<Permit, BudgetDenial>, Error> {
         let now = sluice_domain::now();
         if self.pool.with(|pool| pool.not_paused_until > now) {
-            return Ok(Ok(Permit::Go(Box::new(()))));
+            return Ok(Ok(Permit::Granted(Box::new(()))));
         }
         let (stored, _) = self.ledgers.get_or_default(&self.key).await?;
         let ledger = self.complete(&stored);
-        let pause = match spending {
-            Spending::Listing => &ledger.listings_paused_until,
+        let pause = match kind {
+            RequestKind::Listing => &ledger.listings_paused_until,
             _ => &ledger.logins_paused_until,
         };
         if let Some(at) = if_future(time_from_wire(pause.as_ref()), now) {
             let reason = "the registry refused more such requests".to_owned();
-            return Ok(Err(Withheld::Until { at, reason }));
+            return Ok(Err(BudgetDenial::UsedUp { until: at, reason }));
         }
         let either = [&ledger.listings_paused_until, &ledger.logins_paused_until];
         if either
@@ -366,7 +371,7 @@ impl Account {
             self.pool
                 .with(|pool| pool.not_paused_until = now + NOT_PAUSED_CACHED);
         }
-        Ok(Ok(Permit::Go(Box::new(()))))
+        Ok(Ok(Permit::Granted(Box::new(()))))
     }
 
     /// Returns a stored ledger with the names of its account, and the refusals to this process.

@@ -85,11 +85,11 @@ impl RemoteClients {
         };
         let transport = self.transport.clone();
         let client = if pulls == Pulls::Uncounted {
-            Client::over(transport, endpoint)?
+            Client::with_transport(transport, endpoint)?
         } else {
             let (account, reserve) = account_of(resource);
             let budget = budgets.account(host, account, reserve, pulls == Pulls::Urgent);
-            Client::within(budget, transport, endpoint)?
+            Client::with_budget(budget, transport, endpoint)?
         };
         if clients.len() >= MAX_CLIENTS {
             clients.clear();

@@ -219,12 +219,12 @@ fn decode(entry: sluice_bus::Entry) -> Result<(Resource, Option<DateTime<Utc>>),
 #[cfg(test)]
 mod tests {
     use prost::Message as _;
-    use sluice_domain::resources::documents;
+    use sluice_domain::resources::parse_documents;
 
     use super::*;
 
     fn put(revision: u64, text: &str) -> Update {
-        let resource = documents(text).unwrap().remove(0).resource;
+        let resource = parse_documents(text).unwrap().remove(0).resource;
         let value = wire::Resource {
             kind: resource.kind().to_string(),
             name: resource.name().to_string(),

@@ -2,6 +2,7 @@
 
 use reqwest::StatusCode;
 use sluice_domain::ResourceName;
+use sluice_service::error_chain;
 
 use super::client::{Answer, Fault};
 use crate::error::Error;
@@ -29,7 +30,7 @@ pub(super) fn evaluate_answer(
         Ok(answer) => answer,
         Err(source) => {
             let error = Error::NoAnswer { endpoint, source };
-            let detail = error.chain();
+            let detail = error_chain(&error);
             return Err((error, detail));
         }
     };
@@ -98,7 +99,7 @@ mod tests {
     #[test]
     fn the_body_of_an_answer_is_in_the_record_and_not_in_the_error() {
         let (error, detail) = answered(500, "hunter2").unwrap_err();
-        assert!(!error.chain().contains("hunter2"));
+        assert!(!error_chain(&error).contains("hunter2"));
         assert!(
             detail.contains("500 Internal Server Error: hunter2"),
             "{detail}"

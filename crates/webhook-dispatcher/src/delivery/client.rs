@@ -1,15 +1,14 @@
 //! One POST to an endpoint: no redirects, no proxy, bounded in time and in what is read.
 
 use std::collections::HashMap;
-use std::error::Error as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT};
 use reqwest::{Client, Response, StatusCode};
-use sluice_domain::address::{AddressClass, AddressGuard, ForbiddenAddress};
-use sluice_service::{certificate_fault, tls_error};
+use sluice_domain::{AddressClass, AddressGuard, ForbiddenAddress, parse_retry_after};
+use sluice_service::{certificate_fault, error_sources, tls_error};
 use thiserror::Error;
 use tokio::time::Instant;
 use url::Url;
@@ -155,14 +154,12 @@ const fn hint(forbidden: &ForbiddenAddress) -> &'static str {
 /// Converts an error of the client. The URL may contain a token, so it is removed.
 fn fault(error: reqwest::Error) -> Fault {
     let error = error.without_url();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(forbidden) = cause.downcast_ref::<ForbiddenAddress>() {
-            return Fault::Forbidden {
-                forbidden: forbidden.clone(),
-            };
-        }
-        source = cause.source();
+    if let Some(forbidden) =
+        error_sources(&error).find_map(|cause| cause.downcast_ref::<ForbiddenAddress>())
+    {
+        return Fault::Forbidden {
+            forbidden: forbidden.clone(),
+        };
     }
     if let Some(reason) = tls_error(&error).as_ref().and_then(certificate_fault) {
         Fault::Certificate { reason }
@@ -199,16 +196,11 @@ fn retry_after(status: StatusCode, headers: &HeaderMap, now: DateTime<Utc>) -> O
     ) {
         return None;
     }
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let wait = match text.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => MAX_RETRY_AFTER,
-        Err(_) => {
-            let until = DateTime::parse_from_rfc2822(text).ok()?;
-            (until.to_utc() - now).to_std().unwrap_or_default()
-        }
-    };
-    Some(wait.min(MAX_RETRY_AFTER))
+    parse_retry_after(
+        headers.get(RETRY_AFTER)?.to_str().ok()?,
+        now,
+        MAX_RETRY_AFTER,
+    )
 }
 
 /// Returns the milliseconds since an instant.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use sluice_domain::address::AddressGuard;
+use sluice_domain::AddressGuard;
 
 /// A resolver that returns permitted addresses only.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use sluice_domain::target::split_registry;
+use sluice_domain::split_registry;
 use sluice_domain::{Tag, Target};
 use sluice_registry::ImageReference;
 

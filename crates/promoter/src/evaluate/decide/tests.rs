@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
 use sluice_domain::SeverityCounts;
-use sluice_domain::resources::{Resource, documents};
+use sluice_domain::resources::{Resource, parse_documents};
 use sluice_events::wire::events::SeverityCounts as WireCounts;
 use sluice_events::wire::state::VerdictStatus;
 use sluice_policy::condition::{ImageFacts, ScanFacts};
@@ -17,7 +17,7 @@ fn policy(more: &str) -> Policy {
     let text = format!(
         "kind: PromotionPolicy\nname: clean\nfrom: hub/*\nto: official/{{name}}\nwhen: scan.critical == 0\n{more}"
     );
-    match documents(&text).unwrap().remove(0).resource {
+    match parse_documents(&text).unwrap().remove(0).resource {
         Resource::PromotionPolicy(spec) => Policy { spec, revision: 3 },
         other => panic!("{other:?}"),
     }

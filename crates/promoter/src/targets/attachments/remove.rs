@@ -95,7 +95,7 @@ async fn refers(endpoint: &TargetEndpoint, manifest: &Digest, tag: &Tag) -> Resu
     let reference = manifest.into();
     let read = endpoint
         .registry
-        .manifest(endpoint.repository(), &reference);
+        .fetch_manifest(endpoint.repository(), &reference);
     match read.await {
         Ok(manifest) => Ok(manifest.subject() == tag.attached_to()),
         Err(error) if error.is_not_found() => Ok(false),

@@ -240,7 +240,7 @@ impl UnauthorisedTags<'_> {
         match self
             .targets
             .registry
-            .manifest(repository, &digest.into())
+            .fetch_manifest(repository, &digest.into())
             .await
         {
             Ok(manifest) => Ok(Some(manifest)),

@@ -148,8 +148,7 @@ pub(super) fn is_refused_deletion(error: &Error) -> bool {
     else {
         return false;
     };
-    let deletion =
-        matches!(refused, sluice_registry::Error::Refused { action, .. } if *action == "delete");
+    let deletion = matches!(refused, sluice_registry::Error::UnexpectedStatus { action, .. } if *action == "delete");
     deletion && refused.class() == Class::Permanent
 }
 

@@ -84,7 +84,7 @@ impl<'a> SweepPlan<'a> {
             tops.extend(named.filter_map(|digest| digest.parse::<Digest>().ok()));
         }
         // The registry may have tags without an entry; in a remote one others have their own.
-        let listed = match endpoint.registry.tags(endpoint.repository()).await {
+        let listed = match endpoint.registry.list_tags(endpoint.repository()).await {
             Err(error) if error.is_not_found() => Vec::new(),
             listed => listed?,
         };

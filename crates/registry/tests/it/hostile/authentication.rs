@@ -137,7 +137,9 @@ async fn a_token_with_control_characters_becomes_no_header() {
         liar.on(TOKEN, 200, &[], format!(r#"{{"token":"{token}"}}"#));
         let error = fetch(liar.client()).await;
         assert!(
-            error.to_string().contains("characters that no header may"),
+            error
+                .to_string()
+                .contains("characters that a header may not"),
             "{token}: {error}"
         );
         let bearers = liar.asked().into_iter().filter(|(_, _, told)| {
@@ -164,7 +166,7 @@ async fn a_token_answer_that_is_none_is_refused_without_being_quoted() {
         liar.on(TOKEN, 200, &[], body);
         let error = fetch(liar.client()).await;
         assert!(
-            error.to_string().contains("token answer"),
+            error.to_string().contains("response of its token issuer"),
             "{body}: {error}"
         );
         assert!(!format!("{error:?}").contains("hidden-token"), "{error:?}");
@@ -202,14 +204,20 @@ async fn what_a_registry_says_steers_no_terminal_and_repeats_no_secret() {
     let basic = [("www-authenticate", "Basic realm=\"x\"")];
     liar.on("GET /v2/a/b/manifests/1", 401, &basic, "");
     let client = liar.client();
-    client.manifest(&repository(), &tag()).await.unwrap_err();
+    client
+        .fetch_manifest(&repository(), &tag())
+        .await
+        .unwrap_err();
     liar.on(
         "GET /v2/a/b/manifests/1",
         403,
         &[],
         "\u{1b}]0;title\u{7}\u{1b}[2J\u{202e}planted-secret dXNlcjpwbGFudGVkLXNlY3JldA==",
     );
-    let error = client.manifest(&repository(), &tag()).await.unwrap_err();
+    let error = client
+        .fetch_manifest(&repository(), &tag())
+        .await
+        .unwrap_err();
     let told = format!("{error} {error:?}");
     assert!(told.contains("403") && told.contains("[secret]"), "{told}");
     assert!(
@@ -240,7 +248,10 @@ async fn a_token_is_used_for_its_own_scope_only() {
     let client = liar.client();
     for name in ["one", "two", "one"] {
         let repository = name.parse().unwrap();
-        client.manifest(&repository, &tag()).await.unwrap_err();
+        client
+            .fetch_manifest(&repository, &tag())
+            .await
+            .unwrap_err();
     }
     for (_, path, told) in liar.asked() {
         if let Some(token) = told

@@ -1,7 +1,7 @@
 //! Manifests and indexes that lie about themselves, about what is below them, or that never come to an end.
 
 use sluice_domain::{Class, Classify as _, Digest};
-use sluice_registry::{Destination, Error, Estimator, Inspection, digest_of};
+use sluice_registry::{Destination, Error, Estimator, IntegrityCheck, digest_of};
 
 use super::{INDEX, MANIFEST, copy, image, repository, willing_target};
 use crate::liar::Liar;
@@ -223,7 +223,7 @@ async fn an_index_that_is_too_deep_is_refused() {
         repository: &repository,
     };
     let planned = Estimator::default()
-        .copy((&from, &repository), &digest, destination)
+        .estimate_copy((&from, &repository), &digest, destination)
         .await;
     assert!(planned.unwrap_err().to_string().contains("nested"));
 }
@@ -277,8 +277,8 @@ async fn an_audit_of_what_nobody_could_have_copied_comes_to_an_end() {
     let headers = [("docker-content-digest", named.as_str())];
     liar.on("HEAD /v2/a/b/manifests/1", 200, &headers, "");
     let (client, tag) = (liar.client(), "1".parse().unwrap());
-    let error = Inspection::of(&client)
-        .lacks(&repository(), &tag, &digest)
+    let error = IntegrityCheck::new(&client)
+        .first_missing(&repository(), &tag, &digest)
         .await;
     assert!(error.unwrap_err().to_string().contains("1024 manifests"));
     assert!(liar.asked().len() <= 6, "children were fetched");
@@ -318,7 +318,7 @@ async fn sizes_that_do_not_fit_together_are_refused() {
         repository: &repository,
     };
     let cost = Estimator::default()
-        .copy((&from, &repository), &digest, destination)
+        .estimate_copy((&from, &repository), &digest, destination)
         .await;
     assert_eq!(cost.unwrap().bytes, u64::MAX);
     // One blob with two sizes is none.

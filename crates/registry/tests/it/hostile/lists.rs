@@ -23,7 +23,7 @@ async fn a_link_to_a_foreign_host_is_not_followed() {
         &[],
         r#"{"tags":null}"#,
     );
-    let tags = liar.client().tags(&repository()).await.unwrap();
+    let tags = liar.client().list_tags(&repository()).await.unwrap();
     assert_eq!(
         tags.iter().map(AsRef::as_ref).collect::<Vec<&str>>(),
         ["1", "ok"]
@@ -35,7 +35,7 @@ async fn a_link_to_a_foreign_host_is_not_followed() {
         &[("link", &away)],
         r#"{"tags":["1"]}"#,
     );
-    let error = liar.client().tags(&repository()).await.unwrap_err();
+    let error = liar.client().list_tags(&repository()).await.unwrap_err();
     assert!(error.to_string().contains("another host"), "{error}");
     assert_eq!(error.class(), Class::Permanent);
     assert!(foreign.asked().is_empty());
@@ -46,7 +46,7 @@ async fn a_list_that_leads_back_to_itself_is_left_at_once() {
     let liar = Liar::start().await;
     let next = [("link", "</v2/a/b/tags/list?n=1000>; rel=\"next\"")];
     liar.on(FIRST, 200, &next, r#"{"tags":["1"]}"#);
-    let error = liar.client().tags(&repository()).await.unwrap_err();
+    let error = liar.client().list_tags(&repository()).await.unwrap_err();
     assert!(
         error.to_string().contains("back to one of its pages"),
         "{error}"
@@ -63,7 +63,7 @@ async fn a_list_with_ever_another_page_is_given_up() {
         let asked = if page == 0 { FIRST } else { &before };
         liar.on(asked, 200, &[("link", &next)], r#"{"tags":["1"]}"#);
     }
-    let error = liar.client().tags(&repository()).await.unwrap_err();
+    let error = liar.client().list_tags(&repository()).await.unwrap_err();
     assert!(error.to_string().contains("1000 pages"), "{error}");
     assert_eq!(error.class(), Class::Permanent);
     assert_eq!(liar.asked().len(), 1_000);
@@ -73,7 +73,7 @@ async fn a_list_with_ever_another_page_is_given_up() {
 async fn a_huge_page_is_not_read() {
     let liar = Liar::start().await;
     liar.on(FIRST, 200, &[], vec![b' '; (8 << 20) + 1]);
-    let error = liar.client().tags(&repository()).await.unwrap_err();
+    let error = liar.client().list_tags(&repository()).await.unwrap_err();
     assert!(error.to_string().contains("larger than"), "{error}");
 }
 
@@ -84,7 +84,7 @@ async fn names_with_tricks_never_come_out_of_a_list() {
         r#"["ok","../x","a/b","a?b","a%2f","a\u0000b","a\nb","","-x",".x","\u001b[31m","a b"]"#;
     let long = format!("{},\"{}\"]", tricks.trim_end_matches(']'), "x".repeat(129));
     liar.on(FIRST, 200, &[], format!(r#"{{"tags":{long}}}"#));
-    let tags = liar.client().tags(&repository()).await.unwrap();
+    let tags = liar.client().list_tags(&repository()).await.unwrap();
     assert_eq!(
         tags.iter().map(AsRef::as_ref).collect::<Vec<&str>>(),
         ["ok"]
@@ -93,7 +93,7 @@ async fn names_with_tricks_never_come_out_of_a_list() {
     let long = format!("{},\"{}\"]", names.trim_end_matches(']'), "x".repeat(256));
     let body = format!(r#"{{"repositories":{long}}}"#);
     liar.on("GET /v2/_catalog?n=1000", 200, &[], body);
-    let found = liar.client().repositories(|_| true).await.unwrap();
+    let found = liar.client().list_repositories(|_| true).await.unwrap();
     assert_eq!(
         found.iter().map(AsRef::as_ref).collect::<Vec<&str>>(),
         ["ok/x"]

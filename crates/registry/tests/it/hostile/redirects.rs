@@ -101,7 +101,7 @@ async fn a_redirect_to_what_is_no_address_of_http_is_not_followed() {
         liar.on("GET /v2/a/b/manifests/1", 302, &[("location", place)], "");
         let error = fetch(liar.client()).await;
         assert!(
-            error.to_string().contains("the place to go on"),
+            error.to_string().contains("its `Location`"),
             "{place}: {error}"
         );
         assert_eq!(error.class(), Class::Permanent);
@@ -124,7 +124,10 @@ async fn a_redirect_back_home_does_not_take_the_credential_along_to_others() {
     let basic = [("www-authenticate", "Basic realm=\"x\"")];
     liar.on("GET /v2/a/b/manifests/1", 401, &basic, "");
     let client = liar.client();
-    client.manifest(&repository(), &tag()).await.unwrap_err();
+    client
+        .fetch_manifest(&repository(), &tag())
+        .await
+        .unwrap_err();
     let (there, back) = (
         format!("http://{}/there", other.host),
         format!("http://{}/back", liar.host),
@@ -133,7 +136,7 @@ async fn a_redirect_back_home_does_not_take_the_credential_along_to_others() {
     other.on("GET /there", 307, &[("location", &back)], "");
     let body = image(&digest_of(b"x"), 1);
     liar.on("GET /back", 200, &[("content-type", MANIFEST)], body);
-    client.manifest(&repository(), &tag()).await.unwrap();
+    client.fetch_manifest(&repository(), &tag()).await.unwrap();
     assert_eq!(other.asked().len(), 1);
     assert!(other.asked().iter().all(|(_, _, told)| told.is_none()));
 }
@@ -142,7 +145,7 @@ async fn a_redirect_back_home_does_not_take_the_credential_along_to_others() {
 async fn what_is_written_is_not_redirected() {
     let (liar, foreign) = (Liar::start().await, Liar::start().await);
     let body = image(&digest_of(b"x"), 1);
-    let manifest = Manifest::read("x", MANIFEST, body.into()).unwrap();
+    let manifest = Manifest::parse("x", MANIFEST, body.into()).unwrap();
     let to = format!("http://{}/x", foreign.host);
     let put = liar.client();
     for status in [301, 307, 308] {

@@ -15,7 +15,7 @@ fn manifest(change: impl FnOnce(&mut Value)) -> Manifest {
     });
     change(&mut document);
     let media_type = "application/vnd.oci.image.manifest.v1+json";
-    Manifest::read("x", media_type, document.to_string().into()).unwrap()
+    Manifest::parse("x", media_type, document.to_string().into()).unwrap()
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_manifest_that_some_clients_read_in_another_way_is_refused_with_the_rule() {
     }
     let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
     assert!(config_and_layers(&manifest(|m| m["layers"][0]["mediaType"] = json!(foreign))).is_ok());
-    let index = Manifest::read(
+    let index = Manifest::parse(
         "x",
         "application/vnd.oci.image.index.v1+json",
         r#"{"schemaVersion":2,"manifests":[]}"#.into(),
