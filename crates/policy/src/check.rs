@@ -102,7 +102,7 @@ pub fn remote_targets(documents: &[Document], applied: &[Registry]) -> Vec<Probl
     problems
 }
 
-/// Returns the line of a key; `semver` mostly stands on the line of `tags`.
+/// Returns the line of a key; `semver` is mostly on the line of `tags`.
 fn line_of(document: &Document, key: &str) -> usize {
     match (key, document.line_of(key)) {
         ("semver", line) if line == document.line => document.line_of("tags"),
@@ -239,15 +239,15 @@ delete: tag.matches('-rc') || scan.critical > 5
     }
 
     #[test]
-    fn a_range_on_a_line_of_its_own_is_told_with_that_line() {
+    fn a_range_on_a_line_of_its_own_is_reported_with_that_line() {
         let text = format!("{MIRROR}tags:\n  semver: '>=>1'\n");
         let problems = load(&text).unwrap_err();
         assert_eq!((problems.len(), problems[0].line), (1, 6), "{problems:?}");
     }
 
     #[test]
-    fn each_problem_is_told_with_its_line_and_what_to_do() {
-        for (good, bad, line, told) in [
+    fn each_problem_is_reported_with_its_line_and_what_to_do() {
+        for (good, bad, line, expected) in [
             (">=3.18", "newest", 5, "`newest` is not a version range"),
             (
                 "scan.high == 0",
@@ -303,13 +303,13 @@ delete: tag.matches('-rc') || scan.critical > 5
         ] {
             let problems = checked(&GOOD.replace(good, bad));
             assert_eq!(problems[0].line, line, "{problems:?}");
-            assert!(problems[0].message.contains(told), "{problems:?}");
+            assert!(problems[0].message.contains(expected), "{problems:?}");
             assert_eq!(problems.len(), 1, "{problems:?}");
         }
     }
 
     #[test]
-    fn all_problems_are_told_at_once_in_the_order_of_their_lines() {
+    fn all_problems_are_reported_at_once_in_the_order_of_their_lines() {
         let text = GOOD
             .replace("scan.high", "scan.hi")
             .replace("0 3 * * *", "x")
@@ -358,8 +358,8 @@ delete: tag.matches('-rc') || scan.critical > 5
     }
 
     #[test]
-    fn what_nobody_would_carry_out_is_refused() {
-        for (good, bad, line, told) in [
+    fn a_policy_that_could_never_be_carried_out_is_refused() {
+        for (good, bad, line, expected) in [
             (
                 "when: scan.critical == 0 && scan.high == 0\n",
                 "",
@@ -380,7 +380,7 @@ delete: tag.matches('-rc') || scan.critical > 5
                 (1, line),
                 "{problems:?}"
             );
-            assert!(problems[0].message.contains(told), "{problems:?}");
+            assert!(problems[0].message.contains(expected), "{problems:?}");
         }
         let signature = format!("sha256-{}.sig", "a".repeat(64));
         let problems = checked(&format!("{MIRROR}tags: {{ include: [{signature}] }}\n"));

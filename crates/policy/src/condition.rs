@@ -102,7 +102,7 @@ impl Compiled {
             // Each term is a condition by itself; should splitting ever cut wrongly, the whole is the only term.
             match parse(&environment, term) {
                 Ok(program) if check::check(&program, &environment, scope).is_ok() => {
-                    terms.push((terms::shown(term), program));
+                    terms.push((terms::on_one_line(term), program));
                 }
                 _ => {
                     terms.clear();
@@ -111,7 +111,7 @@ impl Compiled {
             }
         }
         if terms.is_empty() {
-            terms.push((terms::shown(text), parse(&environment, text)?));
+            terms.push((terms::on_one_line(text), parse(&environment, text)?));
         }
         Ok(Self {
             text: text.to_owned(),
@@ -204,21 +204,21 @@ fn syntax_fault(message: &str) -> String {
     if message.starts_with("token recognition error at: '&") {
         return "join terms with `&&`".to_owned();
     }
-    shortened(message)
+    shorten(message)
 }
 
 /// Evaluates to a truth value; a panic in the library is an error like any other.
 fn run(expression: &IdedExpr, context: &Context<'_, '_>) -> Result<bool, String> {
     match catch_unwind(AssertUnwindSafe(|| Value::resolve(expression, context))) {
         Ok(Ok(Value::Bool(truth))) => Ok(truth),
-        Ok(Ok(_)) => Err("it is neither true nor false".to_owned()),
-        Ok(Err(error)) => Err(explained(&error)),
-        Err(_) => Err("it made the evaluator fail".to_owned()),
+        Ok(Ok(_)) => Err("the result is neither true nor false".to_owned()),
+        Ok(Err(error)) => Err(explain(&error)),
+        Err(_) => Err("the evaluator failed on it".to_owned()),
     }
 }
 
 /// Explains a failed evaluation in the words of a policy.
-fn explained(error: &ExecutionError) -> String {
+fn explain(error: &ExecutionError) -> String {
     match error {
         ExecutionError::UndeclaredReference(name) if name.as_str() == "scan" => {
             "there is no usable scan result".to_owned()
@@ -226,13 +226,13 @@ fn explained(error: &ExecutionError) -> String {
         ExecutionError::UndeclaredReference(name) => format!("`{name}` is not known"),
         ExecutionError::NoSuchKey(key) => format!("there is no value for `{key}`"),
         ExecutionError::FunctionError { function, message } => {
-            shortened(&format!("`{function}` failed: {message}"))
+            shorten(&format!("`{function}` failed: {message}"))
         }
-        other => shortened(&other.to_string()),
+        other => shorten(&other.to_string()),
     }
 }
 
-fn shortened(text: &str) -> String {
+fn shorten(text: &str) -> String {
     text.chars().take(MAX_ERROR).collect()
 }
 

@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_bad_schedule_says_which_field_and_why() {
-        for (schedule, told) in [
+        for (schedule, part) in [
             ("", "has 0 fields"),
             ("0 3 * *", "has 4 fields"),
             ("0 0 3 * * *", "has 6 fields"),
@@ -226,7 +226,7 @@ mod tests {
             ("0 0 31 4,jun *", "that day never comes"),
         ] {
             let message = to_six_fields(schedule).unwrap_err().to_string();
-            assert!(message.contains(told), "{message}");
+            assert!(message.contains(part), "{message}");
         }
     }
 

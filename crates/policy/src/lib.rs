@@ -8,6 +8,6 @@ pub mod retention;
 pub mod tags;
 
 pub use tags::range::Range;
-pub use tags::select::{LeftOut, Selected, select};
+pub use tags::select::{ExclusionReason, SelectedTags, select};
 pub use tags::tag_age::TagAge;
 pub use tags::version::TagVersion;

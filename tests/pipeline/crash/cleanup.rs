@@ -16,10 +16,10 @@ fn cleanup(at: &str) {
 
 dies!(cleanup:
     what_is_gone_is_forgotten_without_a_death at "",
-    what_is_gone_is_forgotten_after_the_first_of_it at "cleanup.forgotten:1",
-    what_is_gone_is_forgotten_after_its_tag at "cleanup.forgotten:2",
-    what_is_gone_is_forgotten_after_its_poll at "cleanup.forgotten:4",
-    what_is_gone_is_forgotten_after_its_image at "cleanup.forgotten:5",
-    what_is_gone_is_forgotten_after_its_verdict at "cleanup.forgotten:6",
-    what_is_gone_is_forgotten_after_its_report at "cleanup.report_forgotten",
+    what_is_gone_is_forgotten_after_the_first_of_it at "cleanup.entry_removed:1",
+    what_is_gone_is_forgotten_after_its_tag at "cleanup.entry_removed:2",
+    what_is_gone_is_forgotten_after_its_poll at "cleanup.entry_removed:4",
+    what_is_gone_is_forgotten_after_its_image at "cleanup.entry_removed:5",
+    what_is_gone_is_forgotten_after_its_verdict at "cleanup.entry_removed:6",
+    what_is_gone_is_forgotten_after_its_report at "cleanup.report_removed",
 );

@@ -178,7 +178,7 @@ fn soak(at: &str) {
 dies!(soak:
     an_image_soaks_without_a_death at "",
     an_image_soaks_after_the_decision at "promoter.decided",
-    an_image_soaks_after_its_timer_was_put at "promoter.timer_kept",
+    an_image_soaks_after_its_timer_was_put at "promoter.timer_scheduled",
     an_image_soaks_before_the_timer_is_acknowledged at "bus.finished:2",
     an_image_soaks_after_its_timer_was_removed at "promoter.timer_removed",
 );
@@ -249,7 +249,7 @@ fn partly(at: &str) {
 
 dies!(partly:
     one_policy_fails_without_a_death at "",
-    one_policy_fails_after_the_fact_of_another at "promoter.fact_told",
-    one_policy_fails_after_the_command_of_another at "promoter.command_given",
+    one_policy_fails_after_the_fact_of_another at "promoter.event_published",
+    one_policy_fails_after_the_command_of_another at "promoter.command_published",
     one_policy_fails_after_the_record_of_another at "promoter.recorded",
 );

@@ -187,5 +187,5 @@ fn strange(at: &str) {
 
 dies!(strange:
     what_somebody_wrote_over_a_pushed_tag_is_told_without_a_death at "",
-    what_somebody_wrote_over_a_pushed_tag_is_told_after_the_fact at "promoter.fact_told",
+    what_somebody_wrote_over_a_pushed_tag_is_told_after_the_fact at "promoter.event_published",
 );

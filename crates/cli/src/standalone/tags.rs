@@ -83,7 +83,7 @@ pub(crate) async fn tags(arguments: &TagsArguments, connection: &Connection) -> 
         taken.push(json!({ "tag": tag, "reason": reason }));
         rows.push(vec![tag.to_string(), "taken".to_owned(), reason]);
     }
-    for (tag, reason) in &selected.left_out {
+    for (tag, reason) in &selected.excluded {
         left_out.push(json!({ "tag": tag, "reason": reason.to_string() }));
         rows.push(vec![
             tag.to_string(),

@@ -69,43 +69,43 @@ fn conflict(document: &Document, other: &Resource, whereabouts: &str) -> Option<
         }
         (Resource::PromotionPolicy(policy), Resource::Mirror(mirror)) => {
             policy.to.could_produce(&mirror.to).then(|| {
-                let told = format!(
+                let message = format!(
                     "`{}` includes `{}`, into which mirror `{}` ({whereabouts}) copies images that no policy evaluates; keep mirrors and targets apart",
                     policy.to, mirror.to, mirror.name
                 );
-                problem(document, "to", &told)
+                problem(document, "to", &message)
             })
         }
         (Resource::Mirror(mirror), Resource::PromotionPolicy(policy)) => {
             policy.to.could_produce(&mirror.to).then(|| {
-                let told = format!(
+                let message = format!(
                     "`{}` is a target of policy `{}` ({whereabouts}), and a mirror copies images that no policy evaluates; keep mirrors and targets apart",
                     mirror.to, policy.name
                 );
-                problem(document, "to", &told)
+                problem(document, "to", &message)
             })
         }
         (Resource::PromotionPolicy(policy), other) => {
-            let (_, told) = deletion_in_target(policy, other)?;
-            let told = format!("{} `{}` ({whereabouts}) {told}", other.kind(), other.name());
-            Some(problem(document, "to", &told))
+            let (_, message) = deletion_in_target(policy, other)?;
+            let message = format!("{} `{}` ({whereabouts}) {message}", other.kind(), other.name());
+            Some(problem(document, "to", &message))
         }
         (resource, Resource::PromotionPolicy(policy)) => {
-            let (key, told) = deletion_in_target(policy, resource)?;
+            let (key, message) = deletion_in_target(policy, resource)?;
             Some(problem(
                 document,
                 key,
-                &format!("it {told} ({whereabouts})"),
+                &format!("it {message} ({whereabouts})"),
             ))
         }
         _ => None,
     }
 }
 
-fn problem(document: &Document, key: &str, told: &str) -> Problem {
+fn problem(document: &Document, key: &str, message: &str) -> Problem {
     Problem {
         line: document.line_of(key),
-        message: format!("`{key}`: {told}"),
+        message: format!("`{key}`: {message}"),
     }
 }
 
@@ -192,14 +192,14 @@ mod tests {
     }
 
     /// Checks one resource in a file with another, before and behind it, and against the other applied.
-    fn refused(resource: &str, other: &str, told: &str) {
+    fn assert_refused(resource: &str, other: &str, expected: &str) {
         for text in [
             format!("{resource}---\n{other}"),
             format!("{other}---\n{resource}"),
         ] {
             let problems = checked(&text);
             assert_eq!(problems.len(), 1, "{text}: {problems:?}");
-            assert!(problems[0].message.contains(told), "{problems:?}");
+            assert!(problems[0].message.contains(expected), "{problems:?}");
         }
         for (written, applied) in [(resource, other), (other, resource)] {
             let applied = parse_documents(applied).unwrap().remove(0).resource;
@@ -207,7 +207,7 @@ mod tests {
             let problems = applied_targets(&written, &[applied], &BTreeSet::new());
             assert_eq!(problems.len(), 1, "{problems:?}");
             let message = &problems[0].message;
-            assert!(message.contains(told), "{message}");
+            assert!(message.contains(expected), "{message}");
             assert!(message.contains("which is applied"), "{message}");
         }
     }
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn mirrors_and_targets_are_kept_apart_whichever_is_applied_first() {
         let mirror = MIRROR.replace("to: hub/a", "to: official/a");
-        refused(&mirror, POLICY, "keep mirrors and targets apart");
+        assert_refused(&mirror, POLICY, "keep mirrors and targets apart");
         assert_eq!(checked(&format!("{MIRROR}---\n{POLICY}")), vec![]);
     }
 
@@ -230,14 +230,14 @@ mod tests {
                 "kind: PruningPolicy\nname: old\nrepositories: [{names}]\nschedule: '0 3 * * *'\ndelete: 'true'\n"
             )
         };
-        let told = "where only the promoter does";
+        let expected = "where only the promoter does";
         for resource in [
             keep("official/*"),
             keep("official/app"),
             keep("official/**"),
             prune("hub/*, official/*"),
         ] {
-            refused(&resource, POLICY, told);
+            assert_refused(&resource, POLICY, expected);
         }
         for resource in [
             keep("hub/*"),

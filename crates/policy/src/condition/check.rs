@@ -157,7 +157,10 @@ impl Checker<'_> {
             Type::List(element) => *element,
             Type::Map(key, _) => *key,
             Type::Any => Type::Any,
-            other => self.problem(&loops.iter_range, format!("{other} cannot be gone through")),
+            other => self.problem(
+                &loops.iter_range,
+                format!("{other} cannot be iterated over"),
+            ),
         };
         if self.loops >= MAX_LOOPS {
             return self.problem(at, format!("loops may be nested {MAX_LOOPS} deep"));
@@ -213,10 +216,10 @@ impl Checker<'_> {
         if let [argument] = call.args.as_slice()
             && PATTERN_METHODS.contains(&name)
         {
-            // A pattern out of a label would be one that whoever built the image wrote.
+            // A pattern from a label would be written by the builder of the image.
             match literal_text(argument) {
                 Some(text) => {
-                    if let Some(fault) = functions::fault(name, text) {
+                    if let Some(fault) = functions::argument_error(name, text) {
                         self.problem(argument, fault);
                     }
                 }
@@ -284,16 +287,16 @@ impl Checker<'_> {
             op::IN => match &right {
                 Type::Any => Type::Bool,
                 Type::List(element) | Type::Map(element, _) if element.fits(&left) => Type::Bool,
-                _ => self.problem(at, format!("{left} cannot be looked for in {right}")),
+                _ => self.problem(at, format!("{left} cannot be searched in {right}")),
             },
-            op::INDEX => match right_of_index(left, &right) {
+            op::INDEX => match index_type(left, &right) {
                 Ok(found) => found,
                 Err(message) => self.problem(at, message),
             },
             op::ADD | op::SUBSTRACT | op::MULTIPLY | op::DIVIDE | op::MODULO => {
                 arithmetic(operator, &left, &right).unwrap_or_else(|| {
                     let sign = operator.trim_matches('_');
-                    self.problem(at, format!("`{sign}` does not go with {left} and {right}"))
+                    self.problem(at, format!("`{sign}` does not apply to {left} and {right}"))
                 })
             }
             other if FUNCTIONS.contains(&other) => {
@@ -367,7 +370,7 @@ fn literal_text(expression: &IdedExpr) -> Option<&str> {
     }
 }
 
-fn right_of_index(operand: Type, key: &Type) -> Result<Type, String> {
+fn index_type(operand: Type, key: &Type) -> Result<Type, String> {
     match operand {
         Type::List(element) if key.fits(&Type::Int) => Ok(*element),
         Type::Map(wanted, value) if key.fits(&wanted) => Ok(*value),

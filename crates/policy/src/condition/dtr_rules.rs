@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_bad_rule_says_which_and_what_to_write() {
-        for (field, operator, values, told) in [
+        for (field, operator, values, part) in [
             (
                 "vulnerability_high",
                 "eq",
@@ -378,7 +378,7 @@ mod tests {
             let problems =
                 compile(&[rule("tag", "eq", &["x"]), rule(field, operator, &values)]).unwrap_err();
             assert!(
-                problems[0].starts_with("rule 2: ") && problems[0].contains(told),
+                problems[0].starts_with("rule 2: ") && problems[0].contains(part),
                 "{problems:?}"
             );
         }

@@ -1,6 +1,6 @@
 //! The functions that conditions have besides CEL's own: `matches`, `glob` and `semver`.
 //!
-//! The library's own `matches` compiles its pattern on every call and without a size limit, so it is left out of the build.
+//! The library's own `matches` compiles its pattern on every call and without a size limit, so it is not built in.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -46,8 +46,8 @@ pub(super) fn environment() -> Result<Arc<Env>, String> {
     ENVIRONMENT.clone().map_err(|error| error.to_string())
 }
 
-/// Says what is wrong with a constant argument of one of the functions above.
-pub(super) fn fault(function: &str, argument: &str) -> Option<String> {
+/// Returns what is wrong with a constant argument of one of these functions.
+pub(super) fn argument_error(function: &str, argument: &str) -> Option<String> {
     match function {
         "matches" => expression(argument).err(),
         "glob" => parsed::<Pattern>(argument).err(),
@@ -70,7 +70,7 @@ fn glob(this: &CelString<'_>, argument: &CelString<'_>) -> Result<CelBool, Execu
     .map_err(|error| ExecutionError::function_error("glob", error))
 }
 
-/// A tag that is no version is in no range.
+/// Says whether a tag is a version in a range.
 fn semver(this: &CelString<'_>, argument: &CelString<'_>) -> Result<CelBool, ExecutionError> {
     let version = TagVersion::parse(this.inner());
     cached(&RANGES, argument.inner(), parsed::<Range>, |range| {

@@ -1,9 +1,9 @@
-//! Cuts a condition into the terms that it joins by `&&`, and tells the values that a term names.
+//! Splits a condition into the terms that it joins by `&&`, and lists the values of the names in a term.
 
 use cel::common::ast::{Expr, IdedExpr, LiteralValue};
 use cel::{Context, Value};
 
-/// The longest value that is told in full.
+/// The longest value that is shown in full.
 const MAX_VALUE: usize = 80;
 
 /// A byte of a condition that is neither in a string nor in a comment.
@@ -51,7 +51,7 @@ pub(super) fn split(text: &str) -> Vec<&str> {
 }
 
 /// Returns a term on one line.
-pub(super) fn shown(term: &str) -> String {
+pub(super) fn on_one_line(term: &str) -> String {
     let term = term.trim();
     if term.contains('\n') {
         return term.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -134,21 +134,21 @@ fn is_raw(code: &[Code], at: usize) -> bool {
     }
 }
 
-/// Tells the values that a term names, as in `scan.high = 2`; a value that is not there is left out.
+/// Lists the values of the names in a term, as in `scan.high = 2`, without unknown ones.
 pub(super) fn values(expression: &IdedExpr, context: &Context<'_, '_>) -> Vec<String> {
     let mut leaves = Vec::new();
     collect_leaves(expression, &mut leaves);
-    let mut told: Vec<String> = Vec::new();
+    let mut values: Vec<String> = Vec::new();
     for (name, leaf) in leaves {
         let Ok(value) = Value::resolve(leaf, context) else {
             continue;
         };
         let text = format!("{name} = {}", value_text(&value));
-        if !told.contains(&text) {
-            told.push(text);
+        if !values.contains(&text) {
+            values.push(text);
         }
     }
-    told
+    values
 }
 
 fn collect_leaves<'e>(expression: &'e IdedExpr, leaves: &mut Vec<(String, &'e IdedExpr)>) {

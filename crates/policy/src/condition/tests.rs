@@ -1,4 +1,4 @@
-//! What is refused at compile time, what hostile text does, and what an evaluation tells.
+//! What is refused at compile time, what hostile text does, and what an evaluation reports.
 
 use chrono::TimeDelta;
 use proptest::prelude::*;
@@ -47,7 +47,7 @@ fn truth(text: &str) -> Truth {
 }
 
 #[test]
-fn conditions_speak_of_scan_tag_image_and_time() {
+fn conditions_name_scan_tag_image_and_time() {
     for text in [
         "scan.critical == 0 && scan.high <= 2 && scan.total == 9 && scan.packages > 80",
         "scan.dtr.critical == 0 && scan.dtr.major + scan.dtr.minor == 0",
@@ -70,8 +70,8 @@ fn conditions_speak_of_scan_tag_image_and_time() {
 }
 
 #[test]
-fn mistakes_are_told_with_their_column_and_what_was_meant() {
-    for (text, told) in [
+fn mistakes_are_reported_with_their_column_and_a_hint() {
+    for (text, expected) in [
         (
             "scna.critical == 0",
             "line 1, column 1: unknown name `scna`, did you mean `scan`?",
@@ -105,15 +105,15 @@ fn mistakes_are_told_with_their_column_and_what_was_meant() {
         ),
         ("tag.glob(3)", "called on a string with one string"),
     ] {
-        assert_problem(text, told);
+        assert_problem(text, expected);
     }
     let many = Compiled::new("scna.a == 0 && tga == 'x'", Scope::Pruning).unwrap_err();
     assert_eq!(many.len(), 2);
 }
 
 #[test]
-fn mistakes_in_types_and_syntax_are_told_too() {
-    for (text, told) in [
+fn mistakes_in_types_and_syntax_are_reported_too() {
+    for (text, expected) in [
         ("tag > 3", "string and int have no order"),
         (
             "scan.high",
@@ -131,7 +131,7 @@ fn mistakes_in_types_and_syntax_are_told_too() {
             "`yesterday` is not a timestamp",
         ),
         ("has(image.label)", "`image` has no field `label`"),
-        ("tag + 1 == 'x'", "`+` does not go with string and int"),
+        ("tag + 1 == 'x'", "`+` does not apply to string and int"),
         ("tag && true", "expected bool, found string"),
         ("foo(1)", "unknown function `foo`"),
         ("foo(1, 2)", "unknown function `foo`"),
@@ -147,9 +147,9 @@ fn mistakes_in_types_and_syntax_are_told_too() {
             "[1].all(a, [1].all(b, [1].all(c, c == 1)))",
             "nested 2 deep",
         ),
-        ("tag.all(x, x == 'a')", "string cannot be gone through"),
+        ("tag.all(x, x == 'a')", "string cannot be iterated over"),
         ("scan.os.foo == 1", "string has no field `foo`"),
-        ("1 in tag", "int cannot be looked for in string"),
+        ("1 in tag", "int cannot be searched in string"),
         ("true ? 1 : 'a'", "the branches differ"),
         ("Thing{a: 1} == 1", "is not supported"),
         ("platform == 'linux/amd64'", "unknown name `platform`"),
@@ -172,16 +172,16 @@ fn mistakes_in_types_and_syntax_are_told_too() {
         ("true &&& true", "join terms with `&&`"),
         ("  ", "the condition is empty"),
     ] {
-        assert_problem(text, told);
+        assert_problem(text, expected);
     }
     assert!(Compiled::new("platform == 'linux/amd64'", Scope::Promotion).is_ok());
 }
 
-fn assert_problem(text: &str, told: &str) {
+fn assert_problem(text: &str, expected: &str) {
     let problems = Compiled::new(text, Scope::Pruning)
         .expect_err(text)
         .join("\n");
-    assert!(problems.contains(told), "{text}: {problems}");
+    assert!(problems.contains(expected), "{text}: {problems}");
 }
 
 #[test]
@@ -287,7 +287,7 @@ fn without_a_usable_scan_nothing_that_names_it_is_determined() {
 
 #[test]
 fn errors_are_undetermined_and_never_true_or_false() {
-    for (text, told) in [
+    for (text, expected) in [
         (
             "image.labels.owner == 'web'",
             "there is no value for `owner`",
@@ -306,17 +306,17 @@ fn errors_are_undetermined_and_never_true_or_false() {
         let Truth::Undetermined(reason) = truth(text) else {
             panic!("{text} is determined");
         };
-        assert!(reason.contains(told), "{text}: {reason}");
+        assert!(reason.contains(expected), "{text}: {reason}");
     }
 }
 
 #[test]
-fn every_term_is_told_with_its_values() {
+fn every_term_is_reported_with_its_values() {
     let text = "scan.critical == 0 && (scan.high == 0 && !tag.matches(\"a && b\"))\n && (tag == 'x' || repository == 'hub/app') && image.labels['owner'] == 'web' && image.labels['team'] == 'web'";
     let compiled = Compiled::new(text, Scope::Pruning).unwrap();
     let outcome = compiled.evaluate(&facts(Some(&scan()), &image()));
     assert_eq!(outcome.truth, Truth::False);
-    let told: Vec<String> = outcome
+    let lines: Vec<String> = outcome
         .terms
         .iter()
         .map(|term| {
@@ -329,7 +329,7 @@ fn every_term_is_told_with_its_values() {
         })
         .collect();
     assert_eq!(
-        told,
+        lines,
         [
             "scan.critical == 0 | Some(true) | scan.critical = 0",
             "scan.high == 0 | Some(false) | scan.high = 2",

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The type of an expression, as far as it can be told before it runs.
+/// The type of an expression, as far as it is known before the evaluation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Type {
     /// Not known; fits every type. Only empty lists and maps have it.
@@ -23,7 +23,7 @@ pub(super) enum Type {
 }
 
 impl Type {
-    /// Says whether a value of one type can stand for the other.
+    /// Says whether a value of this type can be used where the other is expected.
     pub(super) fn fits(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Any, _) | (_, Self::Any) => true,

@@ -15,7 +15,7 @@ use super::token_pattern::{CharClass, Token};
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum InvalidTemplate {
-    /// A `%` with something that is no keyword.
+    /// A `%` without a keyword.
     #[error(
         "`%{keyword}` is not a keyword; there are %n %A %a %w %d %B %b %m %Y %y %H %I %p %M %S %f %Z %j %W"
     )]
@@ -23,7 +23,7 @@ pub enum InvalidTemplate {
         /// What follows the `%`; empty at the end.
         keyword: String,
     },
-    /// What stands between the keywords cannot be in a tag.
+    /// The text between the keywords is not valid in a tag.
     #[error("`{template}` does not make a tag")]
     Text {
         /// The template.
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn what_cannot_make_a_tag_is_refused_at_once() {
-        for (template, told) in [
+        for (template, expected) in [
             ("%q", "`%q` is not a keyword"),
             ("%n%", "`%` is not a keyword"),
             ("%n/%d", "`%n/%d` does not make a tag"),
@@ -231,7 +231,7 @@ mod tests {
             ("%%n", "`%%` is not a keyword"),
         ] {
             let error = template.parse::<TagTemplate>().unwrap_err();
-            assert!(error.to_string().contains(told), "{error}");
+            assert!(error.to_string().contains(expected), "{error}");
         }
     }
 

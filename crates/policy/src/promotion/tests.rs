@@ -87,7 +87,7 @@ fn lines(evaluation: &PolicyEvaluation) -> Vec<String> {
 }
 
 #[test]
-fn a_clean_image_is_allowed_and_every_rule_is_told() {
+fn a_clean_image_is_allowed_and_every_rule_is_listed() {
     let evaluation = evaluate(
         &policy(Some("scan.critical == 0 && scan.high <= 2")),
         &two(high(0), high(2)),

@@ -75,7 +75,7 @@ fn the_tag_limit_takes_the_oldest_arrivals_first() {
 
 #[test]
 fn of_versions_the_highest_stay_however_they_arrived() {
-    // A mirror brings the newest first, so 1.0 arrives last.
+    // A mirror copies the newest first, so 1.0 arrives last.
     let mut tags: Vec<_> = (0..15)
         .map(|minor| tag(&format!("1.{minor}"), minor))
         .collect();
@@ -211,12 +211,12 @@ proptest! {
         ])),
     ) {
         let first = planned(keep, condition, &tags);
-        let left: Vec<TagFacts> = tags
+        let remaining: Vec<TagFacts> = tags
             .iter()
             .filter(|facts| !first.delete.iter().any(|deletion| deletion.tag == facts.tag))
             .cloned()
             .collect();
-        let second = planned(keep, condition, &left);
+        let second = planned(keep, condition, &remaining);
         prop_assert_eq!(second.delete, vec![]);
         prop_assert_eq!(second.kept.len(), first.kept.len());
     }
@@ -225,9 +225,9 @@ proptest! {
     fn a_plan_accounts_for_every_tag_once_and_protects(tags in any_tags(), keep in 0_u32..6) {
         let plan = planned(keep, Some("scan.critical > 1"), &tags);
         let names: BTreeSet<&Tag> = tags.iter().map(|facts| &facts.tag).collect();
-        let told: Vec<&Tag> = plan.delete.iter().map(|d| &d.tag).chain(plan.kept.iter().map(|k| &k.tag)).collect();
-        prop_assert_eq!(told.len(), names.len());
-        prop_assert_eq!(told.into_iter().collect::<BTreeSet<_>>(), names);
+        let planned_tags: Vec<&Tag> = plan.delete.iter().map(|d| &d.tag).chain(plan.kept.iter().map(|k| &k.tag)).collect();
+        prop_assert_eq!(planned_tags.len(), names.len());
+        prop_assert_eq!(planned_tags.into_iter().collect::<BTreeSet<_>>(), names);
         for deletion in &plan.delete {
             prop_assert!(tags.iter().any(|facts| facts.tag == deletion.tag && facts.protected.is_none()));
         }

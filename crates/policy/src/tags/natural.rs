@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 /// Compares two names; those that differ are never equal.
-pub(crate) fn natural(a: &str, b: &str) -> Ordering {
+pub(crate) fn compare_natural(a: &str, b: &str) -> Ordering {
     let (mut own, mut others) = (a, b);
     while !own.is_empty() && !others.is_empty() {
         let ((x, own_rest), (y, others_rest)) = (chunk(own), chunk(others));
@@ -41,7 +41,7 @@ mod tests {
     #[test]
     fn runs_of_digits_are_numbers() {
         let mut names = ["r11", "r9", "alpine3.20", "alpine3.9", "alpine", "r09", ""];
-        names.sort_by(|a, b| natural(a, b));
+        names.sort_by(|a, b| compare_natural(a, b));
         assert_eq!(
             names,
             ["", "alpine", "alpine3.9", "alpine3.20", "r09", "r9", "r11"]
@@ -51,10 +51,10 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_an_order(a in "[a1029.-]{0,6}", b in "[a1029.-]{0,6}", c in "[a1029.-]{0,6}") {
-            prop_assert_eq!(natural(&a, &b), natural(&b, &a).reverse());
-            prop_assert_eq!(natural(&a, &b).is_eq(), a == b);
-            if natural(&a, &b).is_le() && natural(&b, &c).is_le() {
-                prop_assert!(natural(&a, &c).is_le());
+            prop_assert_eq!(compare_natural(&a, &b), compare_natural(&b, &a).reverse());
+            prop_assert_eq!(compare_natural(&a, &b).is_eq(), a == b);
+            if compare_natural(&a, &b).is_le() && compare_natural(&b, &c).is_le() {
+                prop_assert!(compare_natural(&a, &c).is_le());
             }
         }
     }

@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_bad_range_says_why_and_what_to_write() {
-        for (range, told) in [
+        for (range, part) in [
             ("", "an alternative is empty"),
             ("1 ||", "an alternative is empty"),
             (">=>1", "`>=>1` has no version"),
@@ -253,7 +253,7 @@ mod tests {
         ] {
             let message = range.parse::<Range>().unwrap_err().to_string();
             assert!(
-                message.contains(told) && message.contains(">=3.18"),
+                message.contains(part) && message.contains(">=3.18"),
                 "{message}"
             );
         }

@@ -1,4 +1,4 @@
-//! Which tags of a remote repository a mirror takes, and why it leaves out the others.
+//! Selects the tags of a remote repository that a mirror copies, and says why the others are excluded.
 
 use sluice_domain::Tag;
 use sluice_domain::resources::TagSelection;
@@ -7,57 +7,57 @@ use thiserror::Error;
 use crate::tags::range::{InvalidRange, Range};
 use crate::tags::tag_age::{TagAge, newest_first};
 
-/// What a selection makes of the tags of a repository.
+/// The tags of a repository that are selected, and the excluded ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Selected {
-    /// The chosen tags, newest first as [`newest_first`] has it.
+pub struct SelectedTags {
+    /// The selected tags, newest first as [`newest_first`] has it.
     pub tags: Vec<Tag>,
     /// All others: those over `newest`, newest first, then the rest in the order in which they were listed.
-    pub left_out: Vec<(Tag, LeftOut)>,
+    pub excluded: Vec<(Tag, ExclusionReason)>,
 }
 
-/// Why a tag is not chosen.
+/// Why a tag is not selected.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
-pub enum LeftOut {
-    /// It is a signature, an attestation or an SBOM.
+pub enum ExclusionReason {
+    /// The tag of a signature, an attestation or an SBOM.
     #[error("is attached to an image; attachments follow their image")]
     Attachment,
-    /// Neither `include` nor `regex` has it.
+    /// Neither `include` nor `regex` matches.
     #[error("matches nothing in `include` or `regex`")]
     NotIncluded,
-    /// A pattern of `exclude` or `exclude_regex`.
+    /// A pattern of `exclude` or `exclude_regex` matches.
     #[error("excluded by `{0}`")]
     Excluded(String),
-    /// A range takes versions only.
+    /// The tag is a date, and a range selects versions only.
     #[error("is a date, and `semver` takes versions")]
     Date,
-    /// A range takes versions only.
+    /// The tag is no version, and a range selects versions only.
     #[error("is no version, and `semver` takes versions")]
     NoVersion,
-    /// The range holds it, but names no pre-release.
+    /// The range contains it, but names no pre-release.
     #[error("is a pre-release, and `semver` names none")]
     PreRelease,
-    /// The range does not hold it.
+    /// The range does not contain it.
     #[error("is outside of `semver`")]
     OutOfRange,
-    /// Enough others are newer.
+    /// As many selected tags as `newest` are newer.
     #[error("{0} selected tags are newer")]
     OverNewest(u32),
 }
 
-/// Chooses tags; signatures and other attachments are never among them.
+/// Selects tags, never those of signatures and other attachments.
 ///
 /// # Errors
 /// A range that cannot be read.
-pub fn select(selection: &TagSelection, listed: &[Tag]) -> Result<Selected, InvalidRange> {
+pub fn select(selection: &TagSelection, listed: &[Tag]) -> Result<SelectedTags, InvalidRange> {
     let range: Option<Range> = selection.semver.as_deref().map(str::parse).transpose()?;
-    let (mut chosen, mut left_out) = (Vec::new(), Vec::new());
+    let (mut chosen, mut excluded) = (Vec::new(), Vec::new());
     for tag in listed {
         let age = TagAge::of(tag);
         match exclusion(selection, range.as_ref(), tag, &age) {
             None => chosen.push((age, tag)),
-            Some(reason) => left_out.push((tag.clone(), reason)),
+            Some(reason) => excluded.push((tag.clone(), reason)),
         }
     }
     chosen.sort_by(|(a_age, a), (b_age, b)| newest_first((a_age, a), (b_age, b)));
@@ -69,44 +69,46 @@ pub fn select(selection: &TagSelection, listed: &[Tag]) -> Result<Selected, Inva
         let older = chosen.split_off(limit);
         let older = older
             .into_iter()
-            .map(|(_, tag)| (tag.clone(), LeftOut::OverNewest(newest)));
-        left_out.splice(..0, older);
+            .map(|(_, tag)| (tag.clone(), ExclusionReason::OverNewest(newest)));
+        excluded.splice(..0, older);
     }
     let tags = chosen.into_iter().map(|(_, tag)| tag.clone()).collect();
-    Ok(Selected { tags, left_out })
+    Ok(SelectedTags { tags, excluded })
 }
 
-/// Says why a tag is left out whatever the others are.
+/// Returns why a tag is excluded, whatever the others are.
 fn exclusion(
     selection: &TagSelection,
     range: Option<&Range>,
     tag: &Tag,
     age: &TagAge,
-) -> Option<LeftOut> {
+) -> Option<ExclusionReason> {
     if tag.attached_to().is_some() {
-        return Some(LeftOut::Attachment);
+        return Some(ExclusionReason::Attachment);
     }
-    if let Some(reason) = unnamed(selection, tag.as_str()) {
+    if let Some(reason) = exclusion_by_name(selection, tag.as_str()) {
         return Some(reason);
     }
     let range = range?;
     match age {
         TagAge::Version(version) if range.contains(version) => None,
-        TagAge::Version(version) if range.would_contain(version) => Some(LeftOut::PreRelease),
-        TagAge::Version(_) => Some(LeftOut::OutOfRange),
-        TagAge::Date(_) => Some(LeftOut::Date),
-        TagAge::Unknown => Some(LeftOut::NoVersion),
+        TagAge::Version(version) if range.would_contain(version) => {
+            Some(ExclusionReason::PreRelease)
+        }
+        TagAge::Version(_) => Some(ExclusionReason::OutOfRange),
+        TagAge::Date(_) => Some(ExclusionReason::Date),
+        TagAge::Unknown => Some(ExclusionReason::NoVersion),
     }
 }
 
-/// Says why the patterns and expressions leave a name out.
-fn unnamed(selection: &TagSelection, name: &str) -> Option<LeftOut> {
+/// Returns why the patterns and expressions exclude a name.
+fn exclusion_by_name(selection: &TagSelection, name: &str) -> Option<ExclusionReason> {
     let (include, regex) = (&selection.include, &selection.regex);
     let included = include.is_empty() && regex.is_empty()
         || include.iter().any(|pattern| pattern.matches(name))
         || regex.iter().any(|regex| regex.matches(name));
     if !included {
-        return Some(LeftOut::NotIncluded);
+        return Some(ExclusionReason::NotIncluded);
     }
     let pattern = selection.exclude.iter().find(|p| p.matches(name));
     let regex = selection.exclude_regex.iter().find(|r| r.matches(name));
@@ -114,7 +116,7 @@ fn unnamed(selection: &TagSelection, name: &str) -> Option<LeftOut> {
         (Some(pattern), _) => pattern.as_str(),
         (None, regex) => regex?.as_str(),
     };
-    Some(LeftOut::Excluded(excluding.to_owned()))
+    Some(ExclusionReason::Excluded(excluding.to_owned()))
 }
 
 #[cfg(test)]
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn each_tag_that_is_left_out_has_its_reason() {
+    fn each_excluded_tag_has_its_reason() {
         let selection = TagSelection {
             semver: Some(">=1.0".to_owned()),
             exclude: vec!["*-perl".parse().unwrap()],
@@ -223,24 +225,27 @@ mod tests {
             &signature,
         ];
         let selected = select(&selection, &tags(&listed)).unwrap();
-        let mut told: Vec<_> = selected.left_out.iter().collect();
-        told.sort_by_key(|(tag, _)| listed.iter().position(|listed| *listed == tag.as_str()));
-        let reasons: Vec<_> = told.into_iter().map(|(_, reason)| reason.clone()).collect();
+        let mut excluded: Vec<_> = selected.excluded.iter().collect();
+        excluded.sort_by_key(|(tag, _)| listed.iter().position(|listed| *listed == tag.as_str()));
+        let reasons: Vec<_> = excluded
+            .into_iter()
+            .map(|(_, reason)| reason.clone())
+            .collect();
         assert_eq!(
             reasons,
             [
-                LeftOut::OverNewest(1),
-                LeftOut::OutOfRange,
-                LeftOut::PreRelease,
-                LeftOut::Excluded("*-perl".to_owned()),
-                LeftOut::Excluded("1\\..*-x".to_owned()),
-                LeftOut::Date,
-                LeftOut::NoVersion,
-                LeftOut::NotIncluded,
-                LeftOut::Attachment,
+                ExclusionReason::OverNewest(1),
+                ExclusionReason::OutOfRange,
+                ExclusionReason::PreRelease,
+                ExclusionReason::Excluded("*-perl".to_owned()),
+                ExclusionReason::Excluded("1\\..*-x".to_owned()),
+                ExclusionReason::Date,
+                ExclusionReason::NoVersion,
+                ExclusionReason::NotIncluded,
+                ExclusionReason::Attachment,
             ]
         );
-        assert_eq!(selected.tags.len() + selected.left_out.len(), listed.len());
+        assert_eq!(selected.tags.len() + selected.excluded.len(), listed.len());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 
 use sluice_domain::Tag;
 
-use crate::tags::natural::natural;
+use crate::tags::natural::compare_natural;
 use crate::tags::tag_date::TagDate;
 use crate::tags::version::TagVersion;
 
@@ -72,5 +72,5 @@ pub fn newest_first((a, a_tag): (&TagAge, &Tag), (b, b_tag): (&TagAge, &Tag)) ->
         (TagAge::Date(a), TagAge::Date(b)) => b.compare(a),
         _ => b.rank().cmp(&a.rank()),
     };
-    ages.then_with(|| natural(b_tag.as_str(), a_tag.as_str()))
+    ages.then_with(|| compare_natural(b_tag.as_str(), a_tag.as_str()))
 }

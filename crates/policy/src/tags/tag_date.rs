@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crate::tags::natural::natural;
+use crate::tags::natural::compare_natural;
 
 /// The years of images.
 const YEARS: std::ops::RangeInclusive<u64> = 1990..=2099;
@@ -58,7 +58,7 @@ impl TagDate {
     #[must_use]
     pub fn compare(&self, other: &Self) -> Ordering {
         let days = self.day.cmp(&other.day);
-        days.then_with(|| natural(&self.rest, &other.rest))
+        days.then_with(|| compare_natural(&self.rest, &other.rest))
     }
 }
 

@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 
 use self::digits::{leading_digits, number};
 use self::suffix::Suffix;
-use crate::tags::natural::natural;
+use crate::tags::natural::compare_natural;
 use crate::tags::tag_date::TagDate;
 
 /// From so many digits on a single number is a build or a commit, and no version.
@@ -118,7 +118,7 @@ impl TagVersion {
     pub fn compare_exactly(&self, other: &Self) -> Ordering {
         self.compare(other)
             .then_with(|| self.is_plain().cmp(&other.is_plain()))
-            .then_with(|| natural(self.variant(), other.variant()))
+            .then_with(|| compare_natural(self.variant(), other.variant()))
             .then_with(|| self.suffix.revision.cmp(&other.suffix.revision))
             // `1.2.0` says more than `1.2`, which will move.
             .then_with(|| self.count.cmp(&other.count))

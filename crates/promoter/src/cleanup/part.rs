@@ -51,7 +51,7 @@ impl Part {
     ) -> Result<(), Error> {
         if entries.forget(entry).await? {
             self.removed += 1;
-            crash::point("cleanup.forgotten");
+            crash::point("cleanup.entry_removed");
         }
         Ok(())
     }

@@ -55,7 +55,7 @@ pub(super) async fn remove_reports(
     for object in unreferenced {
         let forgotten = state.reports.forget(&object).await;
         part.removed += u64::from(forgotten.map_err(sluice_state::Error::from)?);
-        crash::point("cleanup.report_forgotten");
+        crash::point("cleanup.report_removed");
     }
     if part.next.is_none() {
         report_count("report", kept);

@@ -55,7 +55,7 @@ pub(crate) async fn schedule_evaluation(
     bus.put_schedule(&schedule)
         .await
         .map_err(sluice_state::Error::from)?;
-    crash::point("promoter.timer_kept");
+    crash::point("promoter.timer_scheduled");
     Ok(())
 }
 

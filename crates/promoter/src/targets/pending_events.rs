@@ -131,13 +131,13 @@ impl PendingEvents {
             bus.publish(&event, cause, &occurrence)
                 .await
                 .map_err(Failure::of)?;
-            crash::point("promoter.fact_told");
+            crash::point("promoter.event_published");
         }
         for (command, message_id) in self.commands {
             bus.command_once(&command, cause, EventId::random(), &message_id)
                 .await
                 .map_err(Failure::of)?;
-            crash::point("promoter.command_given");
+            crash::point("promoter.command_published");
         }
         for change in self.changes {
             change.write().await.map_err(Failure::of)?;

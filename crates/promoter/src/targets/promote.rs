@@ -88,8 +88,8 @@ impl<'a> ImagePromotion<'a> {
                 Ok(Applied::Superseded) => return self.clean_up_superseded().await,
                 // The immutable tag was given to another image first, which the next evaluation finds.
                 Ok(Applied::Refused { .. }) => return Err(Error::overtaken()),
-                // A source that moved on may have been deleted by now. And where the image was recalled meanwhile, nobody
-                // else would remove what was copied since.
+                // A source that moved on may have been deleted by now. And where the image was recalled meanwhile, only
+                // this promotion can remove what was copied since.
                 Err(_) if !precondition.is_wanted().await? => {
                     return self.clean_up_superseded().await;
                 }

@@ -117,7 +117,7 @@ impl TagRemoval<'_> {
             wanted: None,
             provenance: Provenance {
                 by: STAGE.to_owned(),
-                // Kept, so that a late delivery of the same move does not bring the tag back.
+                // Kept, so that a late delivery of the same move does not restore the tag.
                 mirror: entry.mirror.clone(),
                 move_number: entry.move_number,
                 ..Provenance::default()

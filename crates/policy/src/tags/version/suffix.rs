@@ -28,7 +28,7 @@ const SHORT_PRE_RELEASES: [(&str, u8); 3] = [("a", 2), ("b", 3), ("m", 4)];
 const RELEASES: [&str; 3] = ["final", "ga", "release"];
 /// Words before the number of a packaging revision, as in `-r11` and `-ls51`.
 const REVISIONS: [&str; 5] = ["r", "rev", "ls", "build", "post"];
-/// What stands between the parts of a tag.
+/// The separators of the parts of a tag.
 const SEPARATORS: [char; 4] = ['-', '_', '.', '+'];
 
 /// What follows the numbers of a version.
@@ -44,7 +44,7 @@ pub(super) struct Suffix {
     pub(super) variant: String,
 }
 
-/// What a number belongs to that stands by itself.
+/// What a number without a word belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Before {
     /// The numbers of the version, or a revision.
@@ -61,7 +61,7 @@ impl Suffix {
             suffix.read(rest)?;
             return Some(suffix);
         }
-        // `1.2rc1` and `19beta3` are pre-releases, `3a7` may be part of a commit, and of `1.2x` nobody knows.
+        // `1.2rc1` and `19beta3` are pre-releases, `3a7` may be part of a commit, and `1.2x` can be anything.
         let end = rest.find(SEPARATORS).unwrap_or(rest.len());
         let (first, after) = rest.split_at_checked(end)?;
         let (rank, number) = pre_release(first, true)?;
@@ -130,7 +130,7 @@ impl Suffix {
         if RELEASES.contains(&part) {
             return before;
         }
-        if let Some(revision) = worded(part, &REVISIONS) {
+        if let Some(revision) = word_with_number(part, &REVISIONS) {
             let followed = after
                 .strip_prefix('.')
                 .is_some_and(|after| after.starts_with(|c: char| c.is_ascii_digit()));
@@ -156,12 +156,12 @@ impl Suffix {
 /// Reads a word of a pre-release with the number behind it.
 fn pre_release(part: &str, is_first: bool) -> Option<(u8, Option<u64>)> {
     for (word, rank) in PRE_RELEASES {
-        if let Some(number) = worded(part, &[word]) {
+        if let Some(number) = word_with_number(part, &[word]) {
             return Some((rank, number));
         }
     }
     for (word, rank) in SHORT_PRE_RELEASES {
-        if let (true, Some(Some(number))) = (is_first, worded(part, &[word])) {
+        if let (true, Some(Some(number))) = (is_first, word_with_number(part, &[word])) {
             return Some((rank, Some(number)));
         }
     }
@@ -169,7 +169,7 @@ fn pre_release(part: &str, is_first: bool) -> Option<(u8, Option<u64>)> {
 }
 
 /// Reads one of some words, with a number behind it or without.
-fn worded(part: &str, words: &[&str]) -> Option<Option<u64>> {
+fn word_with_number(part: &str, words: &[&str]) -> Option<Option<u64>> {
     words
         .iter()
         .find_map(|word| match part.strip_prefix(word)? {

@@ -147,7 +147,7 @@ fn only_a_rule_that_is_known_to_fail_recalls_an_image() {
         assert_eq!(is_known_to_fail(&denied), known, "{critical:?}");
         assert_eq!(
             denied.promoted_at, promoted.promoted_at,
-            "it is still known that it stands there"
+            "the decision still has its target"
         );
     }
     assert!(failed_rules(&decided(&policy, Some(1), TUESDAY, None)).contains("scan.critical == 0"));
@@ -249,7 +249,7 @@ fn was_allowed_is_kept_for_ever_and_a_note_only_while_the_decision_stays() {
     assert!(!decided(&policy, Some(1), MONDAY, None).was_allowed);
     let mut promoted = published(decided(&policy, Some(0), MONDAY, None));
     assert!(promoted.was_allowed);
-    promoted.note = "somebody else wrote over it".to_owned();
+    promoted.note = "the tag was overwritten".to_owned();
     let same = decided(&policy, Some(0), TUESDAY, Some(&promoted));
     assert_eq!(same.note, promoted.note);
     let mut denied = decided(&policy, Some(1), TUESDAY, Some(&promoted));
