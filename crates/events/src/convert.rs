@@ -121,20 +121,7 @@ impl Field for SeverityCounts {
     type Wire = Option<wire::SeverityCounts>;
 
     fn from_wire(wire: Self::Wire) -> Result<Self, String> {
-        let wire::SeverityCounts {
-            critical,
-            high,
-            medium,
-            low,
-            unknown,
-        } = wire.ok_or("the counts are missing")?;
-        Ok(Self {
-            critical,
-            high,
-            medium,
-            low,
-            unknown,
-        })
+        Ok(wire.ok_or("the counts are missing")?.into())
     }
 
     fn to_wire(&self) -> Self::Wire {
@@ -152,6 +139,25 @@ impl Field for SeverityCounts {
             low,
             unknown,
         })
+    }
+}
+
+impl From<wire::SeverityCounts> for SeverityCounts {
+    fn from(counts: wire::SeverityCounts) -> Self {
+        let wire::SeverityCounts {
+            critical,
+            high,
+            medium,
+            low,
+            unknown,
+        } = counts;
+        Self {
+            critical,
+            high,
+            medium,
+            low,
+            unknown,
+        }
     }
 }
 

@@ -71,15 +71,8 @@ pub struct ImageFacts {
 
 impl From<&Verdict> for ScanFacts {
     fn from(verdict: &Verdict) -> Self {
-        let counts = verdict.counts.unwrap_or_default();
         Self {
-            counts: SeverityCounts {
-                critical: counts.critical,
-                high: counts.high,
-                medium: counts.medium,
-                low: counts.low,
-                unknown: counts.unknown,
-            },
+            counts: verdict.counts.unwrap_or_default().into(),
             dtr: DtrCounts {
                 critical: verdict.dtr_critical,
                 major: verdict.dtr_major,

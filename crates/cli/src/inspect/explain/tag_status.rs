@@ -242,13 +242,8 @@ fn target(decision: &Decision) -> Option<Target> {
     Target::from_stored(&decision.target).ok()
 }
 
-fn counts_json(counts: Option<&SeverityCounts>) -> Value {
-    counts.map_or(Value::Null, |counts| {
-        json!({
-            "critical": counts.critical, "high": counts.high, "medium": counts.medium, "low": counts.low,
-            "unknown": counts.unknown,
-        })
-    })
+fn counts_json(counts: Option<SeverityCounts>) -> Value {
+    json!(counts.map(sluice_domain::SeverityCounts::from))
 }
 
 fn verdict_json((child, verdict): &(ImageChild, Option<Verdict>)) -> Value {
@@ -258,7 +253,7 @@ fn verdict_json((child, verdict): &(ImageChild, Option<Verdict>)) -> Value {
     if let (Some(verdict), Some(object)) = (verdict, object.as_object_mut()) {
         let more = json!({
             "scanner": verdict.scanner, "databaseVersion": verdict.database_version, "reason": verdict.reason,
-            "counts": counts_json(verdict.counts.as_ref()), "packages": verdict.packages, "os": verdict.os,
+            "counts": counts_json(verdict.counts), "packages": verdict.packages, "os": verdict.os,
             "endOfLife": verdict.end_of_life, "scannedAt": time_from_wire(verdict.scanned_at.as_ref()).map(time),
             "reportKey": verdict.report_key, "unmatched": verdict.unmatched,
         });
@@ -279,7 +274,7 @@ fn decision_json(decision: &Decision) -> Value {
         })).collect::<Vec<_>>(),
         "inputs": decision.inputs.iter().map(|input| json!({
             "platform": input.platform, "digest": input.digest, "scanner": input.scanner,
-            "databaseVersion": input.database_version, "counts": counts_json(input.counts.as_ref()),
+            "databaseVersion": input.database_version, "counts": counts_json(input.counts),
             "packages": input.packages, "os": input.os, "unmatched": input.unmatched,
             "accepted": input.accepted,
         })).collect::<Vec<_>>(),

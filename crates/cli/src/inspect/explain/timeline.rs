@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use sluice_bus::{Bus, Fact};
-use sluice_domain::{RegistryHost, Repository, SeverityCounts, Tag, Target};
+use sluice_domain::{RegistryHost, Repository, Tag, Target};
 use sluice_events::Event;
 use sluice_events::facts::{Reason, ScanSucceeded};
 use sluice_events::subject::of_target;
@@ -154,9 +154,7 @@ fn detail(event: &Event) -> String {
         Event::ScanFailed(fact) => format!("{}: {}", fact.scanner, fact.reason),
         Event::ScanFindingsChanged(fact) => format!(
             "{} with database {}, before: {}",
-            counts(&fact.after),
-            fact.database_version,
-            counts(&fact.before)
+            fact.after, fact.database_version, fact.before
         ),
         Event::ImagePromoted(fact) => format!(
             "{} from {}:{} by policy {}",
@@ -211,7 +209,7 @@ fn scanned(fact: &ScanSucceeded) -> String {
         .collect();
     format!(
         "{} by {} with database {} ({})",
-        counts(&fact.counts),
+        fact.counts,
         fact.scanner,
         fact.database_version,
         children.join(", ")
@@ -220,17 +218,6 @@ fn scanned(fact: &ScanSucceeded) -> String {
 
 fn actor_or_anonymous(actor: &str) -> &str {
     if actor.is_empty() { "anonymous" } else { actor }
-}
-
-fn counts(counts: &SeverityCounts) -> String {
-    let SeverityCounts {
-        critical,
-        high,
-        medium,
-        low,
-        unknown,
-    } = counts;
-    format!("{critical} critical, {high} high, {medium} medium, {low} low, {unknown} unknown")
 }
 
 /// Lists the rules that failed.

@@ -42,9 +42,9 @@ impl Home {
         config.account(&host.parse().unwrap()).await
     }
 
-    async fn told(&self, host: &str) -> String {
+    async fn describe(&self, host: &str) -> String {
         match self.account(host).await {
-            Ok(None) => "nobody".to_owned(),
+            Ok(None) => "none".to_owned(),
             Ok(Some(Account::Password(known))) => {
                 format!("{}:{}", known.username, known.password.expose_secret())
             }
@@ -69,20 +69,20 @@ async fn the_login_of_a_registry_is_found_under_every_form_of_its_name() {
         auth("part:pw")
     );
     let home = Home::new(&config.replace(r#", "credsStore": """#, ""));
-    for (host, told) in [
+    for (host, text) in [
         ("docker.io", "hub:pw"),
         ("registry-1.docker.io", "hub:pw"),
         ("quay.io", "robot:a:b"),
         ("r.example:5000", "u:p:w"),
         ("gitlab.example", "identity id"),
         // A login for a part of a registry, another port, another host: none of it is this registry's.
-        ("ghcr.io", "nobody"),
-        ("r.example", "nobody"),
-        ("io", "nobody"),
-        ("evil-quay.io", "nobody"),
-        ("empty.example", "nobody"),
+        ("ghcr.io", "none"),
+        ("r.example", "none"),
+        ("io", "none"),
+        ("evil-quay.io", "none"),
+        ("empty.example", "none"),
     ] {
-        assert_eq!(home.told(host).await, told, "{host}");
+        assert_eq!(home.describe(host).await, text, "{host}");
     }
 }
 
@@ -94,13 +94,13 @@ async fn a_helper_is_asked_for_its_registry_and_no_other() {
         "hub",
         r#"cat > asked; echo '{"Username": "<token>", "Secret": "id"}'"#,
     );
-    assert_eq!(home.told("two.example").await, "nobody");
+    assert_eq!(home.describe("two.example").await, "none");
     assert!(!home.ran("one") && !home.ran("hub"));
-    assert_eq!(home.told("one.example").await, "u:s");
+    assert_eq!(home.describe("one.example").await, "u:s");
     let asked = || fs::read_to_string(home.0.path().join("asked")).unwrap();
     assert_eq!(asked().trim(), "one.example");
     assert!(!home.ran("hub"));
-    assert_eq!(home.told("docker.io").await, "identity id");
+    assert_eq!(home.describe("docker.io").await, "identity id");
     assert_eq!(asked(), DOCKER_HUB);
 }
 
@@ -111,14 +111,14 @@ async fn a_store_that_does_not_know_the_registry_leaves_it_to_the_file() {
         auth("u:file")
     );
     let home = Home::new(&config).helper("pass", &format!("echo '{NO_LOGIN}'; exit 1"));
-    assert_eq!(home.told("r.example").await, "u:file");
+    assert_eq!(home.describe("r.example").await, "u:file");
     assert!(home.ran("pass"));
-    assert_eq!(home.told("other.example").await, "nobody");
+    assert_eq!(home.describe("other.example").await, "none");
     // One that is broken is not the same as one that knows nothing.
     let home = Home::new(&config).helper("pass", "echo 'planted-secret'; exit 1");
-    let told = home.told("r.example").await;
-    assert!(told.contains("`docker-credential-pass` failed"), "{told}");
-    assert!(!told.contains("planted-secret"), "{told}");
+    let text = home.describe("r.example").await;
+    assert!(text.contains("`docker-credential-pass` failed"), "{text}");
+    assert!(!text.contains("planted-secret"), "{text}");
 }
 
 #[tokio::test]
@@ -129,8 +129,8 @@ async fn only_a_plain_name_is_run() {
         if !name.contains('/') {
             home = home.helper(name, r#"echo '{"Username": "u", "Secret": "s"}'"#);
         }
-        let told = home.told("r.example").await;
-        assert!(told.contains("lower-case letters"), "{name}: {told}");
+        let text = home.describe("r.example").await;
+        assert!(text.contains("lower-case letters"), "{name}: {text}");
         assert!(!home.ran(name), "{name}");
     }
 }
@@ -138,8 +138,8 @@ async fn only_a_plain_name_is_run() {
 #[tokio::test(start_paused = true)]
 async fn a_helper_that_does_not_end_is_ended() {
     let home = Home::new(r#"{"credsStore": "slow"}"#).helper("slow", "exec sleep 600");
-    let told = home.told("r.example").await;
-    assert!(told.contains("within 10 s"), "{told}");
+    let text = home.describe("r.example").await;
+    assert!(text.contains("within 10 s"), "{text}");
 }
 
 #[tokio::test]
@@ -153,12 +153,12 @@ async fn what_a_helper_says_is_bounded_and_told_to_nobody() {
         ("echo planted-secret", "what a credential helper prints"),
     ] {
         let home = Home::new(r#"{"credsStore": "loud"}"#).helper("loud", script);
-        let told = home.told("r.example").await;
-        assert!(told.contains(expected), "{script}: {told}");
-        assert!(!told.contains("planted-secret"), "{told}");
+        let text = home.describe("r.example").await;
+        assert!(text.contains(expected), "{script}: {text}");
+        assert!(!text.contains("planted-secret"), "{text}");
     }
     let missing = Home::new(r#"{"credsStore": "none"}"#)
-        .told("r.example")
+        .describe("r.example")
         .await;
     assert!(
         missing.contains("`docker-credential-none` could not be run"),
@@ -174,16 +174,16 @@ async fn a_broken_configuration_is_told_without_what_is_in_it() {
         r#"{"auths": {"r.example": "planted-secret"}}"#,
         "planted-secret",
     ] {
-        let told = Home::new(config).told("r.example").await;
+        let text = Home::new(config).describe("r.example").await;
         assert!(
-            told.contains("cannot be read") && told.contains("config.json"),
-            "{told}"
+            text.contains("cannot be read") && text.contains("config.json"),
+            "{text}"
         );
-        assert!(!told.contains("planted-secret"), "{told}");
+        assert!(!text.contains("planted-secret"), "{text}");
     }
     let large = format!("{}{{}}", " ".repeat(1 << 20));
-    let told = Home::new(&large).told("r.example").await;
-    assert!(told.contains("larger than"), "{told}");
+    let text = Home::new(&large).describe("r.example").await;
+    assert!(text.contains("larger than"), "{text}");
 }
 
 #[tokio::test]
@@ -232,11 +232,11 @@ proptest! {
         let host: RegistryHost = "a.example".parse().unwrap();
         drop(has_login(&bytes, &host));
         let text = format!(r#"{{"auths":{{"a.example":{{"auth":{}}}}}}}"#, serde_json::Value::from(format!("hidden{auth}")));
-        if let Err(told) = has_login(text.as_bytes(), &host) {
-            prop_assert!(!told.contains("hidden"), "{}", told);
+        if let Err(text) = has_login(text.as_bytes(), &host) {
+            prop_assert!(!text.contains("hidden"), "{}", text);
         }
-        if let Err(told) = has_login(format!("{text}x").as_bytes(), &host) {
-            prop_assert!(!told.contains("hidden"), "{}", told);
+        if let Err(text) = has_login(format!("{text}x").as_bytes(), &host) {
+            prop_assert!(!text.contains("hidden"), "{}", text);
         }
     }
 }

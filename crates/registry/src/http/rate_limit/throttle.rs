@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_asks_next_waits_too() {
+    async fn the_next_request_waits_too() {
         let (throttle, began) = (Throttle::default(), Instant::now());
         throttle.wait().await;
         assert_eq!(began.elapsed(), Duration::ZERO);
