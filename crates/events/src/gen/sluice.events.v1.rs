@@ -14,7 +14,7 @@ pub struct SeverityCounts {
     /// Low findings.
     #[prost(uint64, tag = "4")]
     pub low: u64,
-    /// Findings that nobody has rated.
+    /// Findings without a severity.
     #[prost(uint64, tag = "5")]
     pub unknown: u64,
 }
@@ -33,26 +33,26 @@ pub struct ScannedChild {
     /// How many packages the scanner saw.
     #[prost(uint64, tag = "4")]
     pub packages: u64,
-    /// The operating system that the scanner recognised, empty where there is none.
+    /// The operating system that the scanner recognised, empty without one.
     #[prost(string, tag = "5")]
     pub os: ::prost::alloc::string::String,
-    /// Whether that operating system gets no more updates.
+    /// Whether that operating system gets no more advisories.
     #[prost(bool, tag = "6")]
     pub end_of_life: bool,
 }
-/// One rule of a decision and how it came out.
+/// One rule of a decision with its result.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Reason {
     /// The rule, as in a term of the condition, or coverage, platforms, soak.
     #[prost(string, tag = "1")]
     pub rule: ::prost::alloc::string::String,
-    /// What was found, in words.
+    /// The values that decided, as text.
     #[prost(string, tag = "2")]
     pub detail: ::prost::alloc::string::String,
     /// Whether the rule held.
     #[prost(bool, tag = "3")]
     pub passed: bool,
-    /// Whether it cannot be told; then it did not pass either.
+    /// Whether the result is undetermined; then it did not pass either.
     #[prost(bool, tag = "4")]
     pub undetermined: bool,
 }
@@ -62,14 +62,14 @@ pub struct PrunedTag {
     /// The tag.
     #[prost(string, tag = "1")]
     pub tag: ::prost::alloc::string::String,
-    /// What it pointed to.
+    /// The digest that it pointed to.
     #[prost(string, tag = "2")]
     pub digest: ::prost::alloc::string::String,
     /// Why it was deleted.
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
 }
-/// How the copy of an image goes on, told a few times per second on `sluice.progress.mirror.<org>.<name>`; nothing stores it.
+/// Progress of the copy of an image, published a few times per second on `sluice.progress.mirror.<org>.<name>`; it is not stored.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MirrorProgress {
     /// The mirror.
@@ -81,28 +81,28 @@ pub struct MirrorProgress {
     /// The tag.
     #[prost(string, tag = "3")]
     pub tag: ::prost::alloc::string::String,
-    /// The digest that it is to have.
+    /// The digest that is copied.
     #[prost(string, tag = "4")]
     pub digest: ::prost::alloc::string::String,
-    /// How many blobs the image has; 0 while it is not known.
+    /// How many blobs the image has; 0 while unknown.
     #[prost(uint64, tag = "5")]
     pub blobs: u64,
     /// Their size.
     #[prost(uint64, tag = "6")]
     pub bytes: u64,
-    /// Blobs that were transferred by now.
+    /// Blobs that were transferred so far.
     #[prost(uint64, tag = "7")]
     pub blobs_copied: u64,
     /// Blobs that another repository had.
     #[prost(uint64, tag = "8")]
     pub blobs_mounted: u64,
-    /// Blobs that were there.
+    /// Blobs that the repository already had.
     #[prost(uint64, tag = "9")]
     pub blobs_skipped: u64,
-    /// The size of what is there by now, what has arrived of blobs under way included.
+    /// Bytes of blobs that exist by now, including the received part of those in transfer.
     #[prost(uint64, tag = "10")]
     pub bytes_done: u64,
-    /// Whether this is the last word of this try, whatever came of it.
+    /// Whether this attempt has ended, whatever its result.
     #[prost(bool, tag = "11")]
     pub ended: bool,
 }
@@ -121,10 +121,10 @@ pub struct UpstreamTagMoved {
     /// The tag.
     #[prost(string, tag = "4")]
     pub tag: ::prost::alloc::string::String,
-    /// What it points to now.
+    /// The digest that it points to now.
     #[prost(string, tag = "5")]
     pub digest: ::prost::alloc::string::String,
-    /// What it pointed to before, empty for a new tag.
+    /// The digest that it pointed to before, empty for a new tag.
     #[prost(string, tag = "6")]
     pub previous: ::prost::alloc::string::String,
     /// Which move of the tag this is, counted from 1.
@@ -133,11 +133,11 @@ pub struct UpstreamTagMoved {
     /// When this digest was first seen at this tag, by our clock.
     #[prost(message, optional, tag = "8")]
     pub first_seen_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// A person waits for it.
+    /// Whether a person asked for it, so that it may use the reserved pulls.
     #[prost(bool, tag = "9")]
     pub urgent: bool,
 }
-/// A tag that was mirrored is no longer listed upstream.
+/// A mirrored tag was deleted upstream.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpstreamTagGone {
     /// The mirror, by its resource name.
@@ -152,13 +152,13 @@ pub struct UpstreamTagGone {
     /// The tag.
     #[prost(string, tag = "4")]
     pub tag: ::prost::alloc::string::String,
-    /// What it pointed to last.
+    /// The last digest that it pointed to.
     #[prost(string, tag = "5")]
     pub last_digest: ::prost::alloc::string::String,
     /// Which move of the tag this is, counted from 1.
     #[prost(uint64, tag = "6")]
     pub move_number: u64,
-    /// Whether the mirror asks to remove it here too.
+    /// Whether the mirror says to remove it here too.
     #[prost(bool, tag = "7")]
     pub remove: bool,
 }
@@ -236,7 +236,7 @@ pub struct TagMirrored {
     /// Which move of the tag this is, counted from 1.
     #[prost(uint64, tag = "12")]
     pub move_number: u64,
-    /// The digest upstream, where only some platforms of that index were mirrored; empty where it is the digest itself.
+    /// The upstream digest, if only some platforms of that index were mirrored; otherwise empty.
     #[prost(string, tag = "13")]
     pub source_digest: ::prost::alloc::string::String,
 }
@@ -280,17 +280,17 @@ pub struct TagMoveRefused {
     /// The tag.
     #[prost(string, tag = "4")]
     pub tag: ::prost::alloc::string::String,
-    /// What it points to upstream.
+    /// The digest upstream.
     #[prost(string, tag = "5")]
     pub digest: ::prost::alloc::string::String,
-    /// What it goes on pointing to here.
+    /// The digest that it keeps here.
     #[prost(string, tag = "6")]
     pub kept: ::prost::alloc::string::String,
     /// Which move of the tag this is, counted from 1.
     #[prost(uint64, tag = "7")]
     pub move_number: u64,
 }
-/// A mirrored tag, or a part of its image, was missing from the registry and was brought again.
+/// A mirrored tag, or a part of its image, was missing from the registry and was mirrored again.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TagRepaired {
     /// The mirror, by its resource name.
@@ -336,7 +336,7 @@ pub struct TagPushed {
     /// The size of the manifest in bytes.
     #[prost(uint64, tag = "6")]
     pub size_bytes: u64,
-    /// The account that did it, empty for anonymous.
+    /// The account, empty for anonymous.
     #[prost(string, tag = "7")]
     pub actor: ::prost::alloc::string::String,
     /// When it happened, by the clock of the registry.
@@ -364,7 +364,7 @@ pub struct TagPulled {
     /// The size of the manifest in bytes.
     #[prost(uint64, tag = "6")]
     pub size_bytes: u64,
-    /// The account that did it, empty for anonymous.
+    /// The account, empty for anonymous.
     #[prost(string, tag = "7")]
     pub actor: ::prost::alloc::string::String,
     /// When it happened, by the clock of the registry.
@@ -383,7 +383,7 @@ pub struct TagDeleted {
     /// The tag.
     #[prost(string, tag = "3")]
     pub tag: ::prost::alloc::string::String,
-    /// The account that did it, empty for anonymous.
+    /// The account, empty for anonymous.
     #[prost(string, tag = "4")]
     pub actor: ::prost::alloc::string::String,
     /// When it happened, by the clock of the registry.
@@ -408,7 +408,7 @@ pub struct ManifestPushed {
     /// The size of the manifest in bytes.
     #[prost(uint64, tag = "5")]
     pub size_bytes: u64,
-    /// The account that did it, empty for anonymous.
+    /// The account, empty for anonymous.
     #[prost(string, tag = "6")]
     pub actor: ::prost::alloc::string::String,
     /// When it happened, by the clock of the registry.
@@ -433,7 +433,7 @@ pub struct ManifestPulled {
     /// The size of the manifest in bytes.
     #[prost(uint64, tag = "5")]
     pub size_bytes: u64,
-    /// The account that did it, empty for anonymous.
+    /// The account, empty for anonymous.
     #[prost(string, tag = "6")]
     pub actor: ::prost::alloc::string::String,
     /// When it happened, by the clock of the registry.
@@ -452,20 +452,20 @@ pub struct ManifestDeleted {
     /// The digest of the image or index.
     #[prost(string, tag = "3")]
     pub digest: ::prost::alloc::string::String,
-    /// The account that did it, empty for anonymous.
+    /// The account, empty for anonymous.
     #[prost(string, tag = "4")]
     pub actor: ::prost::alloc::string::String,
     /// When it happened, by the clock of the registry.
     #[prost(message, optional, tag = "5")]
     pub at: ::core::option::Option<::prost_types::Timestamp>,
 }
-/// Every platform of an image was scanned and understood.
+/// Every platform of an image was scanned.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ScanSucceeded {
     /// The repository.
     #[prost(string, tag = "1")]
     pub repository: ::prost::alloc::string::String,
-    /// The tag, empty where only the digest is known.
+    /// The tag, empty if only the digest is known.
     #[prost(string, tag = "2")]
     pub tag: ::prost::alloc::string::String,
     /// The digest of the image or index.
@@ -487,13 +487,13 @@ pub struct ScanSucceeded {
     #[prost(message, repeated, tag = "8")]
     pub children: ::prost::alloc::vec::Vec<ScannedChild>,
 }
-/// An image could not be scanned, or the scanner did not understand it.
+/// An image could not be scanned, or the scanner does not support it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ScanFailed {
     /// The repository.
     #[prost(string, tag = "1")]
     pub repository: ::prost::alloc::string::String,
-    /// The tag, empty where only the digest is known.
+    /// The tag, empty if only the digest is known.
     #[prost(string, tag = "2")]
     pub tag: ::prost::alloc::string::String,
     /// The digest of the image or index.
@@ -505,20 +505,20 @@ pub struct ScanFailed {
     /// What went wrong.
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
-    /// Whether the scanner ran and understood nothing in the image.
+    /// Whether the scanner ran and supports nothing in the image.
     #[prost(bool, tag = "6")]
     pub unsupported: bool,
     /// The platform that failed, empty for the whole image.
     #[prost(string, tag = "7")]
     pub platform: ::prost::alloc::string::String,
 }
-/// A newer database finds something else in an image.
+/// A newer database has other findings for an image.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ScanFindingsChanged {
     /// The repository.
     #[prost(string, tag = "1")]
     pub repository: ::prost::alloc::string::String,
-    /// The tag, empty where only the digest is known.
+    /// The tag, empty if only the digest is known.
     #[prost(string, tag = "2")]
     pub tag: ::prost::alloc::string::String,
     /// The digest of the image or index.
@@ -530,10 +530,10 @@ pub struct ScanFindingsChanged {
     /// The version of the newer database.
     #[prost(string, tag = "5")]
     pub database_version: ::prost::alloc::string::String,
-    /// What was found before.
+    /// The findings before.
     #[prost(message, optional, tag = "6")]
     pub before: ::core::option::Option<SeverityCounts>,
-    /// What is found now.
+    /// The findings now.
     #[prost(message, optional, tag = "7")]
     pub after: ::core::option::Option<SeverityCounts>,
 }
@@ -546,7 +546,7 @@ pub struct ScannerDatabaseUpdated {
     /// Its version.
     #[prost(string, tag = "2")]
     pub database_version: ::prost::alloc::string::String,
-    /// When it was made.
+    /// When it was built.
     #[prost(message, optional, tag = "3")]
     pub updated_at: ::core::option::Option<::prost_types::Timestamp>,
 }
@@ -574,14 +574,14 @@ pub struct ImagePromoted {
     /// When it was decided.
     #[prost(message, optional, tag = "7")]
     pub decided_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// What the tag pointed to before, empty for a new tag.
+    /// The digest that the tag pointed to before, empty for a new tag.
     #[prost(string, tag = "8")]
     pub previous: ::prost::alloc::string::String,
     /// The remote registry of the target, empty for the internal one.
     #[prost(string, tag = "9")]
     pub registry: ::prost::alloc::string::String,
 }
-/// An image was judged and may not be promoted, or nobody can tell whether it may.
+/// An image was evaluated, and promotion is denied or undetermined.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ImagePromotionDenied {
     /// The promotion policy, by its resource name.
@@ -596,10 +596,10 @@ pub struct ImagePromotionDenied {
     /// The digest of the image or index.
     #[prost(string, tag = "4")]
     pub digest: ::prost::alloc::string::String,
-    /// Where it would have gone.
+    /// The target of the policy.
     #[prost(string, tag = "5")]
     pub target: ::prost::alloc::string::String,
-    /// Every rule and how it came out.
+    /// Every rule with its result.
     #[prost(message, repeated, tag = "6")]
     pub reasons: ::prost::alloc::vec::Vec<Reason>,
     /// When it was decided.
@@ -659,22 +659,22 @@ pub struct ImageUnauthorised {
     /// The target repository.
     #[prost(string, tag = "1")]
     pub repository: ::prost::alloc::string::String,
-    /// The tag, empty where only the digest is known.
+    /// The tag, empty if only the digest is known.
     #[prost(string, tag = "2")]
     pub tag: ::prost::alloc::string::String,
     /// The digest of the image or index.
     #[prost(string, tag = "3")]
     pub digest: ::prost::alloc::string::String,
-    /// Whether it was removed, or the tag put back.
+    /// Whether it was removed, or the tag restored.
     #[prost(bool, tag = "4")]
     pub reverted: bool,
-    /// Why it is not authorised.
+    /// Why it is unauthorised.
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
-    /// Who pushed it, empty where nobody knows.
+    /// The account that pushed it, empty if unknown.
     #[prost(string, tag = "6")]
     pub pushed_by: ::prost::alloc::string::String,
-    /// What the tag should name by the decisions, empty for nothing.
+    /// The digest that the tag should have by the decisions, empty for none.
     #[prost(string, tag = "7")]
     pub expected: ::prost::alloc::string::String,
     /// The remote registry of the target, empty for the internal one.
@@ -696,7 +696,7 @@ pub struct PruneCompleted {
     /// How many tags were kept.
     #[prost(uint64, tag = "4")]
     pub kept: u64,
-    /// Whether nothing was really deleted.
+    /// Whether the run was a dry run and deleted nothing.
     #[prost(bool, tag = "5")]
     pub dry_run: bool,
 }
@@ -715,7 +715,7 @@ pub struct WebhookDelivered {
     /// How many attempts it took.
     #[prost(uint32, tag = "4")]
     pub attempts: u32,
-    /// The HTTP status of the answer.
+    /// The HTTP status of the response.
     #[prost(uint32, tag = "5")]
     pub status: u32,
     /// How long the last attempt took.
@@ -737,7 +737,7 @@ pub struct WebhookFailed {
     /// How many attempts were made.
     #[prost(uint32, tag = "4")]
     pub attempts: u32,
-    /// The HTTP status of the last answer, 0 where there was none.
+    /// The HTTP status of the last response, 0 without one.
     #[prost(uint32, tag = "5")]
     pub status: u32,
     /// What went wrong.
@@ -769,7 +769,7 @@ pub struct PollMirror {
     /// The mirror, by its resource name.
     #[prost(string, tag = "1")]
     pub mirror: ::prost::alloc::string::String,
-    /// A person waits for it: what is brought may be paid from the reserve of the account.
+    /// Whether a person asked for it, so that it may use the reserved pulls of the account.
     #[prost(bool, tag = "2")]
     pub urgent: bool,
 }
@@ -779,14 +779,14 @@ pub struct ScanImage {
     /// The repository.
     #[prost(string, tag = "1")]
     pub repository: ::prost::alloc::string::String,
-    /// The tag, empty where only the digest is known.
+    /// The tag, empty if only the digest is known.
     #[prost(string, tag = "2")]
     pub tag: ::prost::alloc::string::String,
     /// The digest of the image or index.
     #[prost(string, tag = "3")]
     pub digest: ::prost::alloc::string::String,
 }
-/// Judge an image by the policies of its repository.
+/// Evaluate an image against the policies of its repository.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JudgeImage {
     /// The repository.
@@ -827,11 +827,11 @@ pub struct DeliverEvent {
     /// The event, encoded.
     #[prost(bytes = "vec", tag = "5")]
     pub payload: ::prost::alloc::vec::Vec<u8>,
-    /// Who published it, as in /sluice/promoter.
+    /// The publisher, as in /sluice/promoter.
     #[prost(string, tag = "6")]
     pub event_source: ::prost::alloc::string::String,
 }
-/// Look for work that is missing, from state alone, and ask for it.
+/// Reconcile: derive missing work from state alone, and queue it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Reconcile {
     /// The stage, by its name.
@@ -840,32 +840,32 @@ pub struct Reconcile {
     /// Why: start, hourly, asked, changed, lost, restarted, audit or cleanup.
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
-    /// The search that this is a page of, empty for one that begins.
+    /// The reconciliation that this page belongs to, empty for a new one.
     #[prost(string, tag = "3")]
     pub run: ::prost::alloc::string::String,
-    /// Which of the stage's scans goes on.
+    /// Which of the stage's scans continues.
     #[prost(uint64, tag = "4")]
     pub scan: u64,
-    /// The place in the bucket after which it goes on.
+    /// The position in the bucket after which it continues.
     #[prost(uint64, tag = "5")]
     pub after: u64,
-    /// How many entries were looked at before.
+    /// How many entries were checked before.
     #[prost(uint64, tag = "6")]
     pub looked_at: u64,
-    /// How many pieces of missing work were found before.
+    /// How many items of missing work were queued before.
     #[prost(uint64, tag = "7")]
     pub found: u64,
-    /// What the scan has counted before, as each stage means it.
+    /// What the scan has counted before; each stage defines it.
     #[prost(uint64, tag = "8")]
     pub counted: u64,
-    /// The name after which it goes on, where what is looked at has no places.
+    /// The name after which it continues, for lists without positions.
     #[prost(string, tag = "9")]
     pub after_name: ::prost::alloc::string::String,
     /// The time of the restore that the scan began after, where that matters; empty if there was none.
     #[prost(string, tag = "10")]
     pub restored: ::prost::alloc::string::String,
 }
-/// Bring a mirrored tag to what upstream says it is.
+/// Make a mirrored tag equal to the upstream tag.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MirrorTag {
     /// The mirror, by its resource name.
@@ -877,13 +877,13 @@ pub struct MirrorTag {
     /// Which move of the tag led to this, counted from 1.
     #[prost(uint64, tag = "3")]
     pub move_number: u64,
-    /// Whether the registry lacks what the state says is there.
+    /// Whether the registry lacks manifests or blobs that the state has.
     #[prost(bool, tag = "4")]
     pub damaged: bool,
-    /// Whether what refers to the image upstream is to be looked for, and not the tag.
+    /// Whether to check the referrers of the upstream image, and not the tag.
     #[prost(bool, tag = "5")]
     pub referrers: bool,
-    /// A person waits for it: it may be paid from the reserve of the account.
+    /// Whether a person asked for it, so that it may use the reserved pulls of the account.
     #[prost(bool, tag = "6")]
     pub urgent: bool,
 }

@@ -2,7 +2,7 @@
 /// A declarative resource as applied.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Resource {
-    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    /// The schema version; a writer refuses to replace an entry of a newer one.
     #[prost(uint32, tag = "1")]
     pub schema: u32,
     /// Its kind.
@@ -27,7 +27,7 @@ pub struct Resource {
 /// One move of an upstream tag.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Move {
-    /// What it moved to, empty where it disappeared.
+    /// The new digest, empty for a deletion.
     #[prost(string, tag = "1")]
     pub digest: ::prost::alloc::string::String,
     /// Which move it was.
@@ -37,10 +37,10 @@ pub struct Move {
     #[prost(message, optional, tag = "3")]
     pub at: ::core::option::Option<::prost_types::Timestamp>,
 }
-/// A move that has its number, and is told before it counts.
+/// A move that has its number, and is published before it counts.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PendingMove {
-    /// What the tag moved to, empty where it disappeared.
+    /// The new digest, empty for a deletion.
     #[prost(string, tag = "1")]
     pub digest: ::prost::alloc::string::String,
     /// Which move it is.
@@ -55,7 +55,7 @@ pub struct PendingMove {
     /// The staging repository that it was seen for.
     #[prost(string, tag = "5")]
     pub repository: ::prost::alloc::string::String,
-    /// A person waits for it.
+    /// Whether a person asked for it, so that it may use the reserved pulls.
     #[prost(bool, tag = "6")]
     pub urgent: bool,
 }
@@ -69,10 +69,10 @@ pub struct FirstSeen {
     #[prost(message, optional, tag = "2")]
     pub at: ::core::option::Option<::prost_types::Timestamp>,
 }
-/// What a tag of a mirrored repository points to.
+/// The digest of an upstream tag of a mirrored repository.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UpstreamTag {
-    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    /// The schema version; a writer refuses to replace an entry of a newer one.
     #[prost(uint32, tag = "1")]
     pub schema: u32,
     /// The mirror.
@@ -87,13 +87,13 @@ pub struct UpstreamTag {
     /// The tag.
     #[prost(string, tag = "5")]
     pub tag: ::prost::alloc::string::String,
-    /// What it points to; the last one where it is gone.
+    /// Its digest; the last one if it was deleted upstream.
     #[prost(string, tag = "6")]
     pub digest: ::prost::alloc::string::String,
     /// Which move of the tag this is, counted from 1; 0 while the first is pending.
     #[prost(uint64, tag = "7")]
     pub move_number: u64,
-    /// Whether it is no longer there.
+    /// Whether it was deleted upstream.
     #[prost(bool, tag = "8")]
     pub gone: bool,
     /// The last 50 moves, oldest first.
@@ -102,20 +102,20 @@ pub struct UpstreamTag {
     /// The last 50 digests with the time they were first seen.
     #[prost(message, repeated, tag = "10")]
     pub first_seen: ::prost::alloc::vec::Vec<FirstSeen>,
-    /// The next moves while they are told: whoever finds them tells them, so that a number is never given to another move.
+    /// The next moves while they are published: a poll that finds them publishes them, so that a number never names two moves.
     #[prost(message, repeated, tag = "12")]
     pub pending: ::prost::alloc::vec::Vec<PendingMove>,
 }
-/// How the last poll of a mirror went.
+/// The result of the last poll of a mirror.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpstreamPoll {
-    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    /// The schema version; a writer refuses to replace an entry of a newer one.
     #[prost(uint32, tag = "1")]
     pub schema: u32,
     /// The mirror.
     #[prost(string, tag = "2")]
     pub mirror: ::prost::alloc::string::String,
-    /// When it ended, or the last part of one that goes on.
+    /// When it ended, or the last part of an unfinished one.
     #[prost(message, optional, tag = "3")]
     pub polled_at: ::core::option::Option<::prost_types::Timestamp>,
     /// How many failed in a row; 0 after a success.
@@ -133,20 +133,20 @@ pub struct UpstreamPoll {
     /// When one last succeeded.
     #[prost(message, optional, tag = "8")]
     pub succeeded_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// The tag up to which one has asked that goes on, empty where none does.
+    /// The last tag that an unfinished poll has checked, empty without one.
     #[prost(string, tag = "9")]
     pub resume_after: ::prost::alloc::string::String,
 }
-/// Who is about to change a tag.
+/// A claim on a tag that is about to change.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Claim {
-    /// What it will point to, empty for a removal.
+    /// The new digest, empty for a removal.
     #[prost(string, tag = "1")]
     pub digest: ::prost::alloc::string::String,
-    /// Whose claim it is.
+    /// The owner of the claim.
     #[prost(string, tag = "2")]
     pub holder: ::prost::alloc::string::String,
-    /// When it lapses.
+    /// When it ends.
     #[prost(message, optional, tag = "3")]
     pub until: ::core::option::Option<::prost_types::Timestamp>,
 }
@@ -169,7 +169,7 @@ pub struct Promotion {
 /// Why retention removes a tag.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Pruning {
-    /// What tells the run from the next.
+    /// The identity of the run.
     #[prost(string, tag = "1")]
     pub run: ::prost::alloc::string::String,
     /// What the tag pointed to.
@@ -179,10 +179,10 @@ pub struct Pruning {
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
 }
-/// What a local tag points to, and why.
+/// The digest of a local tag, and its cause.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TagEntry {
-    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    /// The schema version; a writer refuses to replace an entry of a newer one.
     #[prost(uint32, tag = "1")]
     pub schema: u32,
     /// The repository.
@@ -191,19 +191,19 @@ pub struct TagEntry {
     /// The tag.
     #[prost(string, tag = "3")]
     pub tag: ::prost::alloc::string::String,
-    /// What it points to, empty where it was removed.
+    /// Its digest, empty if it was removed.
     #[prost(string, tag = "4")]
     pub digest: ::prost::alloc::string::String,
     /// Counts the changes of this entry.
     #[prost(uint64, tag = "5")]
     pub generation: u64,
-    /// Who is changing it.
+    /// The claim of the worker that changes it.
     #[prost(message, optional, tag = "6")]
     pub claim: ::core::option::Option<Claim>,
     /// When the digest arrived.
     #[prost(message, optional, tag = "7")]
     pub arrived_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// The stage or account that brought it.
+    /// The stage or account that wrote it.
     #[prost(string, tag = "8")]
     pub arrived_by: ::prost::alloc::string::String,
     /// The mirror, if it was mirrored.
@@ -221,19 +221,19 @@ pub struct TagEntry {
     /// By which run and why, from the moment the removal begins.
     #[prost(message, optional, tag = "13")]
     pub pruning: ::core::option::Option<Pruning>,
-    /// What it pointed to before the last change that was settled, empty where that was nothing or the same.
+    /// The digest before the last settled change, empty if there was none or the same.
     #[prost(string, tag = "14")]
     pub previous: ::prost::alloc::string::String,
-    /// What the tag was not moved to because its repository is immutable; told once.
+    /// The digest that the tag was not moved to because its repository is immutable; published once.
     #[prost(string, tag = "18")]
     pub refused: ::prost::alloc::string::String,
-    /// What upstream has, where only some platforms of it were mirrored; empty where that is the digest itself.
+    /// The upstream digest, if only some platforms of that index were mirrored; otherwise empty.
     #[prost(string, tag = "19")]
     pub source_digest: ::prost::alloc::string::String,
     /// The platforms that the mirror wanted, empty for all.
     #[prost(string, tag = "20")]
     pub platforms: ::prost::alloc::string::String,
-    /// Why the tag was not moved to what was refused, or why something is left out of what it names; for people.
+    /// Why a move was refused, or why a part of the image was left out; for people.
     #[prost(string, tag = "21")]
     pub refusal: ::prost::alloc::string::String,
 }
@@ -255,17 +255,17 @@ pub struct ImageChild {
     /// The size of its layers.
     #[prost(uint64, tag = "5")]
     pub size_bytes: u64,
-    /// The labels of its configuration; left out where there are more than 64 or where they are large.
+    /// The labels of its configuration; left out if there are more than 64 or if they are large.
     #[prost(map = "string, string", tag = "6")]
     pub labels: ::std::collections::HashMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
     /// Whether there are labels that were left out.
     #[prost(bool, tag = "7")]
     pub labels_omitted: bool,
 }
-/// What an image consists of.
+/// The contents of an image.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ImageEntry {
-    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    /// The schema version; a writer refuses to replace an entry of a newer one.
     #[prost(uint32, tag = "1")]
     pub schema: u32,
     /// The digest of the image or index.
@@ -274,7 +274,7 @@ pub struct ImageEntry {
     /// The media type of the manifest.
     #[prost(string, tag = "3")]
     pub media_type: ::prost::alloc::string::String,
-    /// Its manifests; itself where it is no index.
+    /// Its manifests; only itself if it is not an index.
     #[prost(message, repeated, tag = "4")]
     pub children: ::prost::alloc::vec::Vec<ImageChild>,
     /// The size of all layers.
@@ -284,20 +284,20 @@ pub struct ImageEntry {
     #[prost(message, optional, tag = "6")]
     pub described_at: ::core::option::Option<::prost_types::Timestamp>,
 }
-/// What a scanner found before.
+/// The result of an earlier scan.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FormerReport {
     /// The report in the object store.
     #[prost(string, tag = "1")]
     pub report_key: ::prost::alloc::string::String,
-    /// The bill of materials in the object store.
+    /// The SBOM in the object store.
     #[prost(string, tag = "2")]
     pub sbom_key: ::prost::alloc::string::String,
 }
-/// What a scanner says of one manifest.
+/// The verdict of a scanner on one manifest.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Verdict {
-    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    /// The schema version; a writer refuses to replace an entry of a newer one.
     #[prost(uint32, tag = "1")]
     pub schema: u32,
     /// The digest of the image or index.
@@ -312,7 +312,7 @@ pub struct Verdict {
     /// The version of its database.
     #[prost(string, tag = "5")]
     pub database_version: ::prost::alloc::string::String,
-    /// Whether the scanner understood it.
+    /// Whether the scanner supports it.
     #[prost(enumeration = "VerdictStatus", tag = "6")]
     pub status: i32,
     /// Why there is no usable result.
@@ -336,16 +336,16 @@ pub struct Verdict {
     /// How many packages it saw.
     #[prost(uint64, tag = "13")]
     pub packages: u64,
-    /// The operating system, empty where there is none.
+    /// The operating system, empty without one.
     #[prost(string, tag = "14")]
     pub os: ::prost::alloc::string::String,
-    /// Whether that gets no more updates.
+    /// Whether it gets no more advisories.
     #[prost(bool, tag = "15")]
     pub end_of_life: bool,
     /// The report in the object store.
     #[prost(string, tag = "16")]
     pub report_key: ::prost::alloc::string::String,
-    /// The bill of materials in the object store.
+    /// The SBOM in the object store.
     #[prost(string, tag = "17")]
     pub sbom_key: ::prost::alloc::string::String,
     /// When it was scanned.
@@ -354,17 +354,17 @@ pub struct Verdict {
     /// The platform.
     #[prost(string, tag = "19")]
     pub platform: ::prost::alloc::string::String,
-    /// Kinds of packages that the scanner lists and never matches, as it names them, sorted: `conda-pkg`, `fedora`.
+    /// Kinds of packages that the scanner lists but never matches, as it names them, sorted: `conda-pkg`, `fedora`.
     #[prost(string, repeated, tag = "20")]
     pub unmatched: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// The layers in their order; empty where the image was not read to its end.
+    /// The layers in their order; empty if the image was not read to its end.
     #[prost(message, repeated, tag = "21")]
     pub layers: ::prost::alloc::vec::Vec<VerifiedLayer>,
     /// The reports before this one that are kept, the newest first.
     #[prost(message, repeated, tag = "22")]
     pub former_reports: ::prost::alloc::vec::Vec<FormerReport>,
 }
-/// A layer as it was read before the scanner got it: its bytes, and what they unpack to.
+/// A verified layer: its bytes, and its unpacked archive.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct VerifiedLayer {
     /// The digest of the blob.
@@ -389,7 +389,7 @@ pub struct VerifiedLayer {
     #[prost(uint32, tag = "7")]
     pub rules_version: u32,
 }
-/// What a decision knew of one runnable image.
+/// The inputs of a decision for one runnable image.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DecisionInput {
     /// The platform, empty where none is stated.
@@ -398,13 +398,13 @@ pub struct DecisionInput {
     /// Its digest.
     #[prost(string, tag = "2")]
     pub digest: ::prost::alloc::string::String,
-    /// The scanner whose verdict was read, empty where there was none.
+    /// The scanner whose verdict was read, empty without one.
     #[prost(string, tag = "3")]
     pub scanner: ::prost::alloc::string::String,
     /// The version of its database.
     #[prost(string, tag = "4")]
     pub database_version: ::prost::alloc::string::String,
-    /// Whether the scanner understood it.
+    /// Whether the scanner supports it.
     #[prost(enumeration = "VerdictStatus", tag = "5")]
     pub status: i32,
     /// The findings.
@@ -413,7 +413,7 @@ pub struct DecisionInput {
     /// How many packages the scanner saw.
     #[prost(uint64, tag = "7")]
     pub packages: u64,
-    /// The operating system, empty where there is none.
+    /// The operating system, empty without one.
     #[prost(string, tag = "8")]
     pub os: ::prost::alloc::string::String,
     /// The report in the object store.
@@ -429,7 +429,7 @@ pub struct DecisionInput {
 /// Whether an image may be promoted, and why.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Decision {
-    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    /// The schema version; a writer refuses to replace an entry of a newer one.
     #[prost(uint32, tag = "1")]
     pub schema: u32,
     /// The promotion policy, by its resource name.
@@ -450,10 +450,10 @@ pub struct Decision {
     /// The target tag.
     #[prost(string, tag = "7")]
     pub target_tag: ::prost::alloc::string::String,
-    /// How it came out.
+    /// The outcome.
     #[prost(enumeration = "DecisionOutcome", tag = "8")]
     pub outcome: i32,
-    /// Every rule and how it came out.
+    /// Every rule with its result.
     #[prost(message, repeated, tag = "9")]
     pub reasons: ::prost::alloc::vec::Vec<super::super::events::v1::Reason>,
     /// When it was decided; also the time of the template.
@@ -462,10 +462,10 @@ pub struct Decision {
     /// Whether its event was published.
     #[prost(bool, tag = "11")]
     pub announced: bool,
-    /// When to judge again.
+    /// When to evaluate it again.
     #[prost(message, optional, tag = "12")]
     pub wait_until: ::core::option::Option<::prost_types::Timestamp>,
-    /// What was known of each runnable image.
+    /// The inputs for each runnable image.
     #[prost(message, repeated, tag = "13")]
     pub inputs: ::prost::alloc::vec::Vec<DecisionInput>,
     /// Why a promoted image no longer passes, empty while it does; it stays in the target until it is withdrawn.
@@ -475,22 +475,22 @@ pub struct Decision {
     /// decided_at, is the time of the template.
     #[prost(message, optional, tag = "15")]
     pub promoted_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// The revision of the policy that it was made with.
+    /// The revision of the policy by which it was made.
     #[prost(uint64, tag = "16")]
     pub policy_revision: u64,
-    /// Set where the state was restored and the image had left its target since: only what was scanned after this counts.
+    /// Set if the image had left its target before the state was restored: only scans after this time count.
     #[prost(message, optional, tag = "17")]
     pub rescan_after: ::core::option::Option<::prost_types::Timestamp>,
-    /// What is known besides of an image in a remote target, as that somebody else wrote over its tag; empty for nothing.
+    /// A note on an image in a remote target, such as a tag that others overwrote; empty for none.
     #[prost(string, tag = "18")]
     pub note: ::prost::alloc::string::String,
     /// Whether it was allowed at any time, so that something of the image may be in the target.
     #[prost(bool, tag = "19")]
     pub was_allowed: bool,
-    /// Where else the image was promoted to before the policy led elsewhere, as long as it may stand there.
+    /// Targets that the image was promoted to before the policy was changed, while it may still be there.
     #[prost(message, repeated, tag = "20")]
     pub former_targets: ::prost::alloc::vec::Vec<FormerTarget>,
-    /// The revision of the policy that allowed it last, 0 where none did.
+    /// The revision of the policy that allowed it last, 0 if none did.
     #[prost(uint64, tag = "21")]
     pub allowed_revision: u64,
 }
@@ -513,7 +513,7 @@ pub struct FormerTarget {
 /// The health of a webhook endpoint.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Endpoint {
-    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    /// The schema version; a writer refuses to replace an entry of a newer one.
     #[prost(uint32, tag = "1")]
     pub schema: u32,
     /// Its name.
@@ -522,7 +522,7 @@ pub struct Endpoint {
     /// How many attempts failed in a row.
     #[prost(uint64, tag = "3")]
     pub consecutive_failures: u64,
-    /// When it last took an event.
+    /// When it last accepted an event.
     #[prost(message, optional, tag = "4")]
     pub last_success_at: ::core::option::Option<::prost_types::Timestamp>,
     /// When it last failed.
@@ -538,7 +538,7 @@ pub struct Attempt {
     /// When.
     #[prost(message, optional, tag = "1")]
     pub at: ::core::option::Option<::prost_types::Timestamp>,
-    /// The HTTP status, 0 where there was no answer.
+    /// The HTTP status, 0 without a response.
     #[prost(uint32, tag = "2")]
     pub status: u32,
     /// What went wrong.
@@ -551,7 +551,7 @@ pub struct Attempt {
 /// The delivery of one event to one endpoint.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Delivery {
-    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    /// The schema version; a writer refuses to replace an entry of a newer one.
     #[prost(uint32, tag = "1")]
     pub schema: u32,
     /// The endpoint.
@@ -569,17 +569,17 @@ pub struct Delivery {
     /// How many attempts were made.
     #[prost(uint32, tag = "6")]
     pub attempt_count: u32,
-    /// Whether it was taken.
+    /// Whether the endpoint accepted it.
     #[prost(bool, tag = "7")]
     pub delivered: bool,
-    /// Whether it was given up; it is then attempted again only if somebody asks for it.
+    /// Whether it failed for good; it is then attempted again on demand only.
     #[prost(bool, tag = "8")]
     pub given_up: bool,
 }
 /// When an image of a repository was last pulled.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LastPull {
-    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    /// The schema version; a writer refuses to replace an entry of a newer one.
     #[prost(uint32, tag = "1")]
     pub schema: u32,
     /// The repository.
@@ -595,7 +595,7 @@ pub struct LastPull {
 /// A manifest that Sluice pushes only to delete a tag.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Tombstone {
-    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    /// The schema version; a writer refuses to replace an entry of a newer one.
     #[prost(uint32, tag = "1")]
     pub schema: u32,
     /// The digest of the image or index.
@@ -611,7 +611,7 @@ pub struct Tombstone {
     #[prost(message, optional, tag = "5")]
     pub created_at: ::core::option::Option<::prost_types::Timestamp>,
 }
-/// A stage that compared the state with the world after a restore.
+/// A stage that reconciled after a restore.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Reconciled {
     /// The stage.
@@ -633,10 +633,10 @@ pub struct Restored {
     /// The version that made it.
     #[prost(string, tag = "3")]
     pub taken_by: ::prost::alloc::string::String,
-    /// Who has compared since.
+    /// The stages that have reconciled since.
     #[prost(message, repeated, tag = "4")]
     pub reconciled: ::prost::alloc::vec::Vec<Reconciled>,
-    /// When promotion and deletion went on; not set while they are paused.
+    /// When promotion and deletion resumed; not set while they are paused.
     #[prost(message, optional, tag = "5")]
     pub ended_at: ::core::option::Option<::prost_types::Timestamp>,
 }
@@ -653,10 +653,10 @@ pub struct Pause {
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
 }
-/// What holds up promotion and deletion.
+/// The pauses of promotion and deletion.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Control {
-    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    /// The schema version; a writer refuses to replace an entry of a newer one.
     #[prost(uint32, tag = "1")]
     pub schema: u32,
     /// The pause that a person asked for, if one did.
@@ -666,10 +666,10 @@ pub struct Control {
     #[prost(message, optional, tag = "3")]
     pub restored: ::core::option::Option<Restored>,
 }
-/// A tag of a target that names what no decision put there.
+/// An unauthorised tag of a target: no decision allows its digest.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Unauthorised {
-    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    /// The schema version; a writer refuses to replace an entry of a newer one.
     #[prost(uint32, tag = "1")]
     pub schema: u32,
     /// The target repository.
@@ -678,19 +678,19 @@ pub struct Unauthorised {
     /// The tag.
     #[prost(string, tag = "3")]
     pub tag: ::prost::alloc::string::String,
-    /// What it names.
+    /// Its digest.
     #[prost(string, tag = "4")]
     pub digest: ::prost::alloc::string::String,
-    /// When it was found; tells this happening from the next.
+    /// When it was found; the occurrence of its event.
     #[prost(message, optional, tag = "5")]
     pub found_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// Why it is not authorised.
+    /// Why it is unauthorised.
     #[prost(string, tag = "6")]
     pub reason: ::prost::alloc::string::String,
-    /// Who pushed it, empty where nobody knows.
+    /// The account that pushed it, empty if unknown.
     #[prost(string, tag = "7")]
     pub pushed_by: ::prost::alloc::string::String,
-    /// What the tag should name by the decisions, empty for nothing.
+    /// The digest that the tag should have by the decisions, empty for none.
     #[prost(string, tag = "8")]
     pub expected: ::prost::alloc::string::String,
     /// Whether it was found by the first comparison after a restore; it is never reverted by itself then.
@@ -706,7 +706,7 @@ pub struct Unauthorised {
 /// A repository that the promoter writes to; it stays a target while promoted images are in it, whatever policies say.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PromotionTarget {
-    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    /// The schema version; a writer refuses to replace an entry of a newer one.
     #[prost(uint32, tag = "1")]
     pub schema: u32,
     /// The repository.
@@ -716,35 +716,35 @@ pub struct PromotionTarget {
     #[prost(message, optional, tag = "3")]
     pub since: ::core::option::Option<::prost_types::Timestamp>,
 }
-/// How a stage's last search for missing work went.
+/// The results of a stage's last reconciliations.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Reconciliation {
-    /// The version of this form; a writer refuses to replace an entry of a newer one.
+    /// The schema version; a writer refuses to replace an entry of a newer one.
     #[prost(uint32, tag = "1")]
     pub schema: u32,
     /// The stage.
     #[prost(string, tag = "2")]
     pub stage: ::prost::alloc::string::String,
-    /// The search.
+    /// The reconciliation.
     #[prost(string, tag = "3")]
     pub run: ::prost::alloc::string::String,
-    /// Why it was made.
+    /// Its reason.
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
     /// When it ended.
     #[prost(message, optional, tag = "5")]
     pub ended_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// How many entries were looked at.
+    /// How many entries were checked.
     #[prost(uint64, tag = "6")]
     pub looked_at: u64,
-    /// How many pieces of missing work were found and asked for.
+    /// How many items of missing work were queued.
     #[prost(uint64, tag = "7")]
     pub found: u64,
-    /// When the stage last ended a search that also looked at what the registry holds.
+    /// When the stage last finished an audit, which also checks the registry.
     #[prost(message, optional, tag = "8")]
     pub audited_at: ::core::option::Option<::prost_types::Timestamp>,
 }
-/// What one account may still spend at a registry, shared by all who use it.
+/// The pull budget of one account at a registry, shared by all workers.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Budget {
     /// The schema it was written with.
@@ -762,13 +762,13 @@ pub struct Budget {
     /// The length of the window in seconds.
     #[prost(uint64, tag = "5")]
     pub window_seconds: u64,
-    /// Pulls that are left and not granted to anybody.
+    /// Pulls that are left and not granted.
     #[prost(uint64, tag = "6")]
     pub free: u64,
-    /// When the registry was asked last what is left.
+    /// When the registry last reported what is left.
     #[prost(message, optional, tag = "7")]
     pub told_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// Pulls that were granted and may still be spent, or are under way.
+    /// Pulls that were granted and may still be used, or are in use.
     #[prost(message, repeated, tag = "8")]
     pub grants: ::prost::alloc::vec::Vec<Grant>,
     /// Until when no manifest is fetched, because the registry refused.
@@ -777,17 +777,17 @@ pub struct Budget {
     /// Until when nothing is listed.
     #[prost(message, optional, tag = "10")]
     pub listings_paused_until: ::core::option::Option<::prost_types::Timestamp>,
-    /// Until when no token is asked for.
+    /// Until when no token is requested.
     #[prost(message, optional, tag = "11")]
     pub logins_paused_until: ::core::option::Option<::prost_types::Timestamp>,
-    /// Until when a person's work waits, which goes first.
+    /// Until when a person's work waits, which has priority.
     #[prost(message, optional, tag = "12")]
     pub person_waits_until: ::core::option::Option<::prost_types::Timestamp>,
-    /// Pulls that background work leaves, as the resource says.
+    /// Pulls that are reserved for people, by the resource.
     #[prost(uint64, tag = "13")]
     pub reserve: u64,
 }
-/// Pulls that one process may spend.
+/// Pulls that are granted to one process.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Grant {
     /// The process.
@@ -800,7 +800,7 @@ pub struct Grant {
     #[prost(message, optional, tag = "3")]
     pub until: ::core::option::Option<::prost_types::Timestamp>,
 }
-/// Whether a scanner understood a manifest.
+/// Whether a scanner supports a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum VerdictStatus {
@@ -808,7 +808,7 @@ pub enum VerdictStatus {
     Unspecified = 0,
     /// It saw packages and matched them.
     Covered = 1,
-    /// It ran and understood nothing.
+    /// It ran and supports nothing in it.
     Unsupported = 2,
     /// It failed.
     Failed = 3,
@@ -837,7 +837,7 @@ impl VerdictStatus {
         }
     }
 }
-/// How a decision came out.
+/// The outcome of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum DecisionOutcome {
@@ -845,11 +845,11 @@ pub enum DecisionOutcome {
     Unspecified = 0,
     /// It may be promoted.
     Allow = 1,
-    /// It may not.
+    /// It may not be promoted.
     Deny = 2,
-    /// It may not yet.
+    /// It may not be promoted yet.
     Wait = 3,
-    /// It cannot be told: neither promote nor withdraw.
+    /// Undetermined: neither promote nor withdraw.
     Undetermined = 4,
 }
 impl DecisionOutcome {
