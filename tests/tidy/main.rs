@@ -2,6 +2,8 @@
 
 mod crash_points;
 mod layout;
+mod links;
+mod reference;
 mod security;
 
 use std::fs;
