@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use sluice_service::{private_folder, write_private};
+use sluice_service::{create_private_folder, write_private_file};
 
 /// The folder of secrets in the data folder.
 pub const SECRETS: &str = "secrets";
@@ -47,7 +47,7 @@ impl DataFolder {
                 "`{shown}` is not empty and not a data folder of Sluice; choose another with --data"
             );
         }
-        private_folder(path)?;
+        create_private_folder(path)?;
         let path = path
             .canonicalize()
             .with_context(|| format!("failed to resolve `{shown}`"))?;
@@ -71,7 +71,7 @@ impl DataFolder {
         for name in [
             "nats", "registry", "keys", "config", "logs", "trivy", SECRETS,
         ] {
-            private_folder(&folder.path.join(name))?;
+            create_private_folder(&folder.path.join(name))?;
         }
         if sluice_service::is_root() {
             // The scanner runs as another user and must traverse these folders; the others stay closed to it.
@@ -98,7 +98,7 @@ impl DataFolder {
     pub(crate) fn secret(&self, name: &str) -> anyhow::Result<(PathBuf, String)> {
         let file = self.join("keys").join(name);
         if !file.exists() {
-            write_private(&file, &random()?)?;
+            write_private_file(&file, &random()?)?;
         }
         let secret = fs::read_to_string(&file)
             .with_context(|| format!("failed to read the secret file `{}`", file.display()))?;
@@ -108,7 +108,7 @@ impl DataFolder {
     /// Writes the configuration of a server, readable by this user only, and returns its file.
     pub(crate) fn write_config(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
         let file = self.join("config").join(name);
-        write_private(&file, text)?;
+        write_private_file(&file, text)?;
         Ok(file)
     }
 

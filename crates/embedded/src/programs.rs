@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
-use sluice_service::trusted_program;
+use sluice_service::check_program;
 
 /// The minimum version of nats-server; older ones silently ignore settings that Sluice needs.
 const NATS_SERVER: (u64, u64) = (2, 14);
@@ -16,7 +16,7 @@ pub(crate) fn nats_server(named: Option<&Path>, tools: &Path) -> anyhow::Result<
     let (major, minor) = NATS_SERVER;
     let mut refused = Vec::new();
     for program in candidates(named, tools, &["nats-server"]) {
-        match trusted_program(&program)
+        match check_program(&program)
             .map_err(Into::into)
             .and_then(|program| version(&program))
         {
@@ -61,7 +61,7 @@ fn find(
 ) -> anyhow::Result<PathBuf> {
     let mut refused = None;
     for program in candidates(named, tools, names) {
-        match trusted_program(&program) {
+        match check_program(&program) {
             Ok(program) => return Ok(program),
             Err(error) => refused = refused.or(Some(error)),
         }

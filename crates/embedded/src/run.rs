@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use sluice_bus::{Bus, ProvisionOptions, StreamLimits};
 use sluice_gateway::KeyFolder;
-use sluice_service::{Host, HttpSettings, write_private};
+use sluice_service::{Host, HttpSettings, write_private_file};
 
 use crate::data_folder::{DataFolder, SECRETS};
 use crate::endpoints::{Endpoints, NatsEndpoint, reachable};
@@ -125,7 +125,7 @@ async fn start(
         .context("failed to read the address of the health endpoint")?;
     endpoints.health = format!("http://{health}");
     let json = serde_json::to_string_pretty(&endpoints)?;
-    write_private(&Endpoints::file(data.path()), &json)?;
+    write_private_file(&Endpoints::file(data.path()), &json)?;
     Ok((endpoints, applied))
 }
 

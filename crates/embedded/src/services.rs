@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use futures_util::future::LocalBoxFuture;
 use sluice_gateway::KeyFolder;
-use sluice_service::{Host, Layers, Problems, Settings};
+use sluice_service::{Host, Settings, SettingsErrors, SettingsSources};
 
 use crate::endpoints::{Endpoints, reachable};
 
@@ -20,8 +20,8 @@ const PASSWORD_FILE: &str = "REGISTRY__PASSWORD_FILE";
 struct Service {
     name: &'static str,
     defaults: &'static str,
-    check: fn(&Layers) -> Result<(), Problems>,
-    start: for<'a> fn(Layers, &'a Host) -> LocalBoxFuture<'a, anyhow::Result<()>>,
+    check: fn(&SettingsSources) -> Result<(), SettingsErrors>,
+    start: for<'a> fn(SettingsSources, &'a Host) -> LocalBoxFuture<'a, anyhow::Result<()>>,
 }
 
 macro_rules! service {
@@ -172,7 +172,7 @@ impl ServiceSettings {
     }
 
     async fn start(&self, service: &Service, host: &Host) -> anyhow::Result<()> {
-        (service.start)(self.layers(service)?, &host.part(service.name))
+        (service.start)(self.layers(service)?, &host.for_service(service.name))
             .await
             .with_context(|| format!("failed to start the {}", service.name))
     }
@@ -196,9 +196,9 @@ impl ServiceSettings {
             own.map(|(name, value)| (name.clone(), value.clone()))
                 .collect::<Vec<_>>()
         };
-        Ok(Layers::default()
-            .variables(of_service(&self.custom))
-            .variables(of_service(&derived)))
+        Ok(SettingsSources::default()
+            .with_variables(of_service(&self.custom))
+            .with_variables(of_service(&derived)))
     }
 }
 

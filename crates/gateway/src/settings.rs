@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use sluice_service::{
-    BusSettings, HttpSettings, RegistrySettings, SecretSettings, ServeSettings, given,
+    BusSettings, HttpSettings, RegistrySettings, SecretSettings, ServeSettings, non_empty,
     out_of_range, plain_text_listener,
 };
 
@@ -28,7 +28,7 @@ pub struct Settings {
 pub(crate) struct TokenSettings {
     pub(crate) listen: SocketAddr,
     pub(crate) allow_plain_text: bool,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "non_empty")]
     pub(crate) address_file: Option<PathBuf>,
     pub(crate) issuer: String,
     pub(crate) service: String,
@@ -50,7 +50,7 @@ pub(crate) struct NotificationSettings {
 pub(crate) struct ApiSettings {
     pub(crate) listen: SocketAddr,
     pub(crate) allow_plain_text: bool,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "non_empty")]
     pub(crate) address_file: Option<PathBuf>,
     pub(crate) token_file: PathBuf,
 }
@@ -99,7 +99,7 @@ impl sluice_service::Settings for Settings {
 
 #[cfg(test)]
 mod tests {
-    use sluice_service::Layers;
+    use sluice_service::SettingsSources;
 
     use super::*;
 
@@ -107,7 +107,7 @@ mod tests {
         let variables = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let loaded = Layers::default().variables(variables).load::<Settings>();
+        let loaded = SettingsSources::default().with_variables(variables).load::<Settings>();
         loaded.map_or_else(|problems| problems.to_string(), |_| String::new())
     }
 

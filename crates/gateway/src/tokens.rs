@@ -18,7 +18,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Value, json};
-use sluice_service::Source;
+use sluice_service::ClientNetwork;
 use sluice_state::Catalog;
 
 use self::accounts::{Accounts, LoginError};
@@ -63,7 +63,7 @@ impl Query {
 /// Issues a token for the actions that are both requested and allowed.
 pub(crate) async fn issue(
     State(issuer): State<Arc<Issuer>>,
-    Extension(source): Extension<Source>,
+    Extension(source): Extension<ClientNetwork>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {

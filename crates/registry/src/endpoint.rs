@@ -122,7 +122,7 @@ impl Endpoint {
             .origins()
             .map_err(|error| endpoint.unusable(error.to_string()))?;
         if let (Some(username), Some(named)) = (&registry.username, &registry.password) {
-            let password = secrets.sent(&named.secret, origins.clone());
+            let password = secrets.sent_to(&named.secret, origins.clone());
             endpoint.credential = Some(Credential {
                 username: username.clone(),
                 password: endpoint.text(&password)?,
@@ -130,7 +130,7 @@ impl Endpoint {
             endpoint.source = Some(CredentialSource::password(username, password));
         }
         if let Some(named) = &registry.docker_config {
-            let config = secrets.sent(&named.secret, origins.clone());
+            let config = secrets.sent_to(&named.secret, origins.clone());
             endpoint.source = Some(CredentialSource::docker_config_secret(config));
         }
         let realms = registry.realms.iter().map(ToString::to_string);
@@ -138,13 +138,13 @@ impl Endpoint {
         endpoint.ca = registry
             .ca
             .as_ref()
-            .map(|named| secrets.public(&named.secret));
+            .map(|named| secrets.public_file(&named.secret));
         endpoint.public_authorities = registry.public_authorities;
         if let (Some(certificate), Some(key)) = (&registry.client_certificate, &registry.client_key)
         {
             endpoint.client_certificate = Some(ClientCertificate {
-                certificate: secrets.sent(&certificate.secret, origins.clone()),
-                key: secrets.sent(&key.secret, origins),
+                certificate: secrets.sent_to(&certificate.secret, origins.clone()),
+                key: secrets.sent_to(&key.secret, origins),
             });
         }
         endpoint.proxy = match &registry.proxy {
@@ -168,7 +168,7 @@ impl Endpoint {
         let password = registry.proxy_password.as_ref();
         Ok(Proxy::Server {
             url: url.clone(),
-            login: username.zip(password.map(|named| secrets.sent(&named.secret, vec![origin]))),
+            login: username.zip(password.map(|named| secrets.sent_to(&named.secret, vec![origin]))),
             bypass: registry.no_proxy.clone(),
         })
     }

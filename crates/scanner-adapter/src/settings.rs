@@ -148,7 +148,7 @@ impl sluice_service::Settings for Settings {
 
 #[cfg(test)]
 mod tests {
-    use sluice_service::Layers;
+    use sluice_service::SettingsSources;
 
     use super::*;
 
@@ -156,7 +156,7 @@ mod tests {
         let variables = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let layers = Layers::default().variables(variables);
+        let layers = SettingsSources::default().with_variables(variables);
         layers.load().map_err(|problems| problems.to_string())
     }
 

@@ -1,21 +1,20 @@
-//! Named crash points: places between two writes at which a test lets the process die.
+//! Named crash points: places between two writes at which a test makes the process die.
 //!
-//! Random kills hardly ever hit a gap of a millisecond, and every such gap is a place where work could be lost or done
-//! twice. So each has a name, which is its call of [`point`], and a test of the pipeline that dies there. The calls are
-//! compiled to nothing unless the feature `crash-points` is on, and only the package of the tests turns it on: what is
-//! built to be used cannot be made to crash.
+//! Random kills hardly ever hit a gap of a millisecond, and in every such gap work could be lost or done twice. So each
+//! gap calls [`point`] with a name, and a test of the pipeline dies there. The calls compile to nothing unless the feature
+//! `crash-points` is on, and only the package of the tests enables it: a deployed binary cannot be made to crash.
 //!
-//! `SLUICE_CRASH_AT=name` kills the process when it comes there for the first time, `name:3` when it comes there for the
-//! third, and `name=detail` or `name:3=detail` counts only what has this detail, as one image. It dies as by SIGKILL:
-//! nothing is unwound, drained or flushed. Beforehand it writes the name into the file of `SLUICE_CRASH_MARK`, so that a
-//! test knows that it died there and nowhere else.
+//! `SLUICE_CRASH_AT=name` kills the process when it reaches the point for the first time, `name:3` for the third time;
+//! `name=detail` and `name:3=detail` count only calls with this detail, such as one image. The process dies as by SIGKILL:
+//! nothing is unwound, drained or flushed. Before, it writes the name to the file of `SLUICE_CRASH_MARK`, so that a test
+//! knows where it died.
 
-/// Is where the process may be made to die.
+/// Marks a crash point.
 #[cfg(not(feature = "crash-points"))]
 #[inline(always)]
 pub const fn point(_name: &str) {}
 
-/// Is where the process may be made to die for what has a certain detail.
+/// Marks a crash point with a detail.
 #[cfg(not(feature = "crash-points"))]
 #[inline(always)]
 pub const fn point_of<D: std::fmt::Display + ?Sized>(_name: &str, _detail: &D) {}
@@ -29,26 +28,26 @@ mod on {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Where the process is to die, if it is.
+    /// The crash that a test asked for, if any.
     static PLANNED: OnceLock<Option<Planned>> = OnceLock::new();
 
-    /// A death that a test asked for.
+    /// A crash that a test asked for.
     #[derive(Debug)]
     struct Planned {
         name: String,
         detail: Option<String>,
-        /// How often it goes well before.
+        /// How many times the point is passed before.
         left: AtomicUsize,
     }
 
-    /// Is where the process may be made to die.
+    /// Marks a crash point.
     pub fn point(name: &str) {
         if planned().is_some_and(|planned| planned.detail.is_none() && planned.is_due(name, "")) {
             die(name);
         }
     }
 
-    /// Is where the process may be made to die for what has a certain detail.
+    /// Marks a crash point with a detail.
     pub fn point_of<D: Display + ?Sized>(name: &str, detail: &D) {
         if planned().is_some_and(|planned| planned.is_due(name, &detail.to_string())) {
             die(name);
@@ -72,7 +71,7 @@ mod on {
             }
         }
 
-        /// Says whether this is the place and the time.
+        /// Says whether the process is to die at this call.
         fn is_due(&self, name: &str, detail: &str) -> bool {
             let is_here =
                 self.name == name && self.detail.as_deref().is_none_or(|wanted| wanted == detail);

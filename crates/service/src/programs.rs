@@ -1,4 +1,4 @@
-//! Which programs are run: those that nobody but root and the user of this process could have put there or changed.
+//! Trusted programs: those that only root and the user of this process could have written or replaced.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -9,29 +9,29 @@ use std::path::{Component, Path, PathBuf};
 
 use thiserror::Error;
 
-/// How many symbolic links are followed, as in the kernel.
+/// The most symbolic links that are followed, as in the kernel.
 const MAX_LINKS: usize = 40;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
-/// Why a program is not run.
+/// Why a program is not trusted.
 #[derive(Debug, Error)]
 pub enum UntrustedProgram {
-    /// It cannot be looked at.
+    /// It cannot be read.
     #[error("`{}` cannot be run", path.display())]
     Unreadable {
-        /// Where it is, or a folder or link on the way.
+        /// The program, or a folder or link on the way to it.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: io::Error,
     },
-    /// It is a folder, a device or the like, or its links lead in a circle.
-    #[error("`{}` is no file", path.display())]
+    /// It is not a regular file, or its links lead in a circle.
+    #[error("`{}` is not a file", path.display())]
     NoFile {
-        /// Where it is.
+        /// The program.
         path: PathBuf,
     },
-    /// It, or a folder or link on the way to it, belongs to somebody else.
+    /// The program, or a folder or link on the way to it, belongs to another user.
     #[error(
         "`{}` is not run: `{}` belongs to user {owner}, who could replace it; `chown` it to root or to the user that \
          runs this, or put the program elsewhere",
@@ -41,12 +41,12 @@ pub enum UntrustedProgram {
     ForeignOwner {
         /// The program.
         program: PathBuf,
-        /// What belongs to somebody else.
+        /// The file, folder or link.
         path: PathBuf,
         /// The id of its owner.
         owner: u32,
     },
-    /// It, or a folder on the way to it, can be written by others than its owner.
+    /// The program, or a folder on the way to it, can be written by others than its owner.
     #[error(
         "`{}` is not run: others can write to `{}` (mode {mode:o}); `chmod go-w` it, or put the program elsewhere",
         program.display(),
@@ -55,40 +55,37 @@ pub enum UntrustedProgram {
     WritableByOthers {
         /// The program.
         program: PathBuf,
-        /// What others can write to.
+        /// The file or folder.
         path: PathBuf,
         /// Its mode.
         mode: u32,
     },
 }
 
-/// Checks that nobody but root and the user of this process can replace a program, and returns its absolute path.
+/// Checks that only root and the user of this process can replace a program, and returns its absolute path.
 ///
-/// Checked are the file and each folder and symbolic link on the way from `/`. A folder that others can write to is
-/// fine where it is sticky, as `/tmp` is: in it nobody can replace what belongs to somebody else.
-///
-/// # Errors
-/// A program that could have been replaced, with the folder, and what to do.
-pub fn trusted_program(program: &Path) -> Result<PathBuf, UntrustedProgram> {
+/// The file and each folder and symbolic link on the way from `/` are checked. A folder that others can write to is
+/// accepted if it is sticky, as `/tmp` is: there no user can replace a file of another.
+pub fn check_program(program: &Path) -> Result<PathBuf, UntrustedProgram> {
     let absolute = std::path::absolute(program).map_err(|source| UntrustedProgram::Unreadable {
         path: program.to_owned(),
         source,
     })?;
     let user = rustix::process::geteuid().as_raw();
-    check(&absolute, user)?;
+    check_path(&absolute, user)?;
     Ok(absolute)
 }
 
-/// Returns whether this process runs as root, and so may become any user.
+/// Says whether this process runs as root.
 #[must_use]
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Finds the first program of one of these names in the folders of a search path that may be run.
+/// Finds the first trusted program of one of these names in a search path, which is `PATH` by default.
 ///
 /// # Errors
-/// Why none of those that are there is run; nothing where none is there.
+/// Why the first program that was found is not trusted, if none is.
 pub fn find_program(
     names: &[&str],
     search_path: Option<&OsStr>,
@@ -99,11 +96,11 @@ pub fn find_program(
     for name in names {
         for folder in std::env::split_paths(&folders.clone().unwrap_or_default()) {
             let program = folder.join(name);
-            // A relative folder is another one wherever the command is called.
+            // A relative folder depends on where the command is called.
             if folder.is_relative() || !program.is_file() {
                 continue;
             }
-            match trusted_program(&program) {
+            match check_program(&program) {
                 Ok(program) => return Ok(Some(program)),
                 Err(error) => refused = refused.or(Some(error)),
             }
@@ -112,7 +109,7 @@ pub fn find_program(
     refused.map_or(Ok(None), Err)
 }
 
-fn check(program: &Path, user: u32) -> Result<(), UntrustedProgram> {
+fn check_path(program: &Path, user: u32) -> Result<(), UntrustedProgram> {
     let unreadable = |path: &Path| {
         let path = path.to_owned();
         move |source| UntrustedProgram::Unreadable { path, source }
@@ -120,19 +117,19 @@ fn check(program: &Path, user: u32) -> Result<(), UntrustedProgram> {
     let no_file = || UntrustedProgram::NoFile {
         path: program.to_owned(),
     };
-    let mut left: VecDeque<OsString> = parts(program);
+    let mut remaining: VecDeque<OsString> = parts(program);
     let mut at = PathBuf::from("/");
     let mut about = fs::symlink_metadata(&at).map_err(unreadable(&at))?;
     let mut links = 0;
-    judge(program, &at, &about, user)?;
-    while let Some(part) = left.pop_front() {
+    check_owner_and_mode(program, &at, &about, user)?;
+    while let Some(part) = remaining.pop_front() {
         if part == ".." {
             at.pop();
             continue;
         }
         let next = at.join(&part);
         about = fs::symlink_metadata(&next).map_err(unreadable(&next))?;
-        judge(program, &next, &about, user)?;
+        check_owner_and_mode(program, &next, &about, user)?;
         if about.is_symlink() {
             links += 1;
             if links > MAX_LINKS {
@@ -143,8 +140,8 @@ fn check(program: &Path, user: u32) -> Result<(), UntrustedProgram> {
                 at = PathBuf::from("/");
             }
             let mut expanded = parts(&target);
-            expanded.append(&mut left);
-            left = expanded;
+            expanded.append(&mut remaining);
+            remaining = expanded;
         } else {
             at = next;
         }
@@ -166,8 +163,13 @@ fn parts(path: &Path) -> VecDeque<OsString> {
         .collect()
 }
 
-/// Judges one file, folder or link on the way to a program.
-fn judge(program: &Path, path: &Path, about: &Metadata, user: u32) -> Result<(), UntrustedProgram> {
+/// Checks one file, folder or link on the way to a program.
+fn check_owner_and_mode(
+    program: &Path,
+    path: &Path,
+    about: &Metadata,
+    user: u32,
+) -> Result<(), UntrustedProgram> {
     let owner = about.uid();
     if owner != 0 && owner != user {
         return Err(UntrustedProgram::ForeignOwner {
@@ -178,7 +180,7 @@ fn judge(program: &Path, path: &Path, about: &Metadata, user: u32) -> Result<(),
     }
     let mode = about.mode() & 0o7777;
     let is_shared = about.is_dir() && mode & STICKY != 0;
-    // The mode of a link means nothing.
+    // The mode of a link has no effect.
     if about.is_symlink() || is_shared || mode & WRITABLE_BY_OTHERS == 0 {
         return Ok(());
     }
@@ -216,7 +218,7 @@ mod tests {
     }
 
     fn writable(program: &Path) -> PathBuf {
-        match trusted_program(program).unwrap_err() {
+        match check_program(program).unwrap_err() {
             UntrustedProgram::WritableByOthers { path, .. } => path,
             other => panic!("{other}"),
         }
@@ -225,8 +227,8 @@ mod tests {
     #[test]
     fn a_program_that_others_cannot_replace_is_run() {
         let (_folder, tool) = tool();
-        assert_eq!(trusted_program(&tool).unwrap(), tool);
-        assert!(trusted_program(Path::new("/bin/sh")).is_ok());
+        assert_eq!(check_program(&tool).unwrap(), tool);
+        assert!(check_program(Path::new("/bin/sh")).is_ok());
     }
 
     #[test]
@@ -242,14 +244,14 @@ mod tests {
         ] {
             set_mode(path, open);
             assert_eq!(writable(&tool), path);
-            let told = trusted_program(&tool).unwrap_err().to_string();
+            let told = check_program(&tool).unwrap_err().to_string();
             assert!(told.contains("chmod go-w") && told.contains(&format!("{open:o}")));
             set_mode(path, closed);
-            assert!(trusted_program(&tool).is_ok());
+            assert!(check_program(&tool).is_ok());
         }
         // As `/tmp` is: others may add to it, and replace nothing in it.
         set_mode(bin, 0o1777);
-        assert!(trusted_program(&tool).is_ok());
+        assert!(check_program(&tool).is_ok());
     }
 
     #[test]
@@ -258,7 +260,7 @@ mod tests {
         let (_closed, other) = tool();
         let link = other.with_file_name("link");
         symlink(&real, &link).unwrap();
-        assert!(trusted_program(&link).is_ok());
+        assert!(check_program(&link).is_ok());
         set_mode(real.parent().unwrap(), 0o777);
         assert_eq!(writable(&link), real.parent().unwrap());
         let relative = other.with_file_name("relative");
@@ -267,7 +269,7 @@ mod tests {
         assert_eq!(writable(&relative), real.parent().unwrap());
         let circle = other.with_file_name("circle");
         symlink(&circle, &circle).unwrap();
-        let told = trusted_program(&circle).unwrap_err();
+        let told = check_program(&circle).unwrap_err();
         assert!(matches!(told, UntrustedProgram::NoFile { .. }), "{told}");
     }
 
@@ -282,7 +284,7 @@ mod tests {
         } else {
             owner + 1
         };
-        let told = check(&tool, somebody).unwrap_err();
+        let told = check_path(&tool, somebody).unwrap_err();
         assert!(matches!(told, UntrustedProgram::ForeignOwner { .. }));
         assert!(told.to_string().contains("chown"), "{told}");
     }

@@ -1,4 +1,9 @@
-//! What a service is told: the sections that all have in common, and secrets from files.
+//! Settings: the sections that services have in common, and where their values come from.
+
+mod masking;
+pub(crate) mod secrets;
+pub(crate) mod sources;
+mod value_tree;
 
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
@@ -18,18 +23,18 @@ pub trait Settings: DeserializeOwned + Send + 'static {
     /// The documented defaults, TOML.
     const DEFAULTS: &'static str;
 
-    /// Returns every relation between settings that does not hold.
+    /// Returns every problem with the values, alone or in combination.
     ///
     /// Each begins with the key, as in `` `poller.concurrency` must be 1 to 64 ``.
     fn problems(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Returns where health is served.
+    /// Returns the settings of health and metrics.
     fn http(&self) -> &HttpSettings;
 }
 
-/// How NATS is reached.
+/// The connection to NATS.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BusSettings {
@@ -40,18 +45,18 @@ pub struct BusSettings {
     #[serde(default)]
     pub user: String,
     /// The file that holds the password.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "non_empty")]
     pub password_file: Option<PathBuf>,
     /// A PEM file with the authorities to trust; then nothing is sent in plain text.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "non_empty")]
     pub ca_file: Option<PathBuf>,
-    /// Lets passwords and events go in plain text beyond this machine.
+    /// Allows passwords and events in plain text to other machines.
     #[serde(default)]
     pub allow_plain_text: bool,
 }
 
 impl BusSettings {
-    /// Says whether every connection is made over TLS.
+    /// Says whether every connection uses TLS.
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
         let encrypted = |server: &str| {
@@ -61,8 +66,8 @@ impl BusSettings {
         self.ca_file.is_some() || self.url.split(',').any(encrypted)
     }
 
-    /// Says what is wrong with the servers: one that has no address, a password in an address, or plain text that
-    /// nobody has allowed.
+    /// Returns the problem with the servers: an invalid address, a password in an address, or plain text that is not
+    /// allowed.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         if let Err(problem) = check_bus_url(&self.url) {
@@ -71,8 +76,9 @@ impl BusSettings {
         if self.is_encrypted() || self.allow_plain_text {
             return None;
         }
-        let beyond = |server: &&str| Url::parse(server.trim()).is_ok_and(|url| !is_loopback(&url));
-        let server = self.url.split(',').find(beyond)?;
+        let is_unencrypted_remote =
+            |server: &&str| Url::parse(server.trim()).is_ok_and(|url| !is_loopback(&url));
+        let server = self.url.split(',').find(is_unencrypted_remote)?;
         Some(format!(
             "`bus.url` would send the password and every event to `{}` in plain text: write `tls://`, name `bus.ca_file`, \
              or set `bus.allow_plain_text = true` where nobody else is on that network",
@@ -81,7 +87,7 @@ impl BusSettings {
     }
 }
 
-/// How the internal registry is reached.
+/// The connection to the internal registry.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegistrySettings {
@@ -92,21 +98,21 @@ pub struct RegistrySettings {
     #[serde(default)]
     pub account: String,
     /// The file that holds the password.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "non_empty")]
     pub password_file: Option<PathBuf>,
     /// The host and port of the token issuer, if it is another than the registry's.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "non_empty")]
     pub token_host: Option<String>,
     /// A PEM file with the authorities to trust.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "non_empty")]
     pub ca_file: Option<PathBuf>,
-    /// Lets tokens and images go in plain text beyond this machine.
+    /// Allows tokens and images in plain text to other machines.
     #[serde(default)]
     pub allow_plain_text: bool,
 }
 
 impl RegistrySettings {
-    /// Says what is wrong with a registry that would be spoken to in plain text, where nobody has allowed that.
+    /// Returns the problem with a registry in plain text, unless that is allowed.
     #[must_use]
     pub fn plain_text_problem(&self) -> Option<String> {
         if self.url.scheme() != "http" || self.allow_plain_text || is_loopback(&self.url) {
@@ -120,7 +126,7 @@ impl RegistrySettings {
     }
 }
 
-/// Says what is wrong with a listener that serves plain text beyond this machine, where nobody has allowed that.
+/// Returns the problem with a listener that serves plain text to other machines, unless that is allowed.
 ///
 /// `key` is the section of its settings, as in `tokens`.
 #[must_use]
@@ -145,12 +151,12 @@ pub fn out_of_range<T: PartialOrd + Display>(
     (!range.contains(&value)).then(|| format!("`{key}` must be {least} to {most}"))
 }
 
-/// Says whether an address leads to this machine.
+/// Says whether a URL has a loopback address.
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),
-        // Of a scheme that the standard does not know, the host is not parsed further.
+        // The host of a scheme that is not in the URL standard is not parsed further.
         Some(Host::Domain(name)) => {
             let address = name.parse::<IpAddr>();
             name == "localhost" || address.is_ok_and(|address| address.is_loopback())
@@ -159,23 +165,22 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Where health and metrics are served, and how long a drain may take.
+/// The listener of health and metrics, and how long a drain may take.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpSettings {
     /// The address; port 0 takes a free one.
     pub listen: SocketAddr,
     /// A file that the bound address is written to.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "non_empty")]
     pub address_file: Option<PathBuf>,
-    /// How long unfinished work is waited for, in seconds.
+    /// How long a stopping service waits for unfinished work, in seconds.
     pub grace_seconds: u64,
 }
 
 /// Reads a secret from a file, without the white space around it.
 ///
-/// # Errors
-/// A file that cannot be read or is empty; the message names it, never its content.
+/// Errors name the file and never its content.
 pub fn secret_file(path: &Path) -> anyhow::Result<SecretString> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("failed to read the secret file `{}`", path.display()))?;
@@ -188,11 +193,11 @@ pub fn secret_file(path: &Path) -> anyhow::Result<SecretString> {
     Ok(text.to_owned().into())
 }
 
-/// Reads an optional setting; an empty text counts as absent, because a variable is emptied more easily than removed.
+/// Deserializes an optional setting; an empty text counts as absent, because a variable is easier to empty than to unset.
 ///
 /// # Errors
-/// A value that is no text.
-pub fn given<'de, D, T>(source: D) -> Result<Option<T>, D::Error>
+/// A value that is not a text.
+pub fn non_empty<'de, D, T>(source: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: From<String>,
@@ -210,16 +215,16 @@ fn bus_url<'de, D: Deserializer<'de>>(source: D) -> Result<String, D::Error> {
 fn check_bus_url(text: &str) -> Result<(), String> {
     let schemes = ["nats", "tls", "ws", "wss"];
     text.split(',')
-        .try_for_each(|server| checked(server, &schemes, "nats://127.0.0.1:4222").map(drop))
+        .try_for_each(|server| parse_url(server, &schemes, "nats://127.0.0.1:4222").map(drop))
 }
 
 fn registry_url<'de, D: Deserializer<'de>>(source: D) -> Result<Url, D::Error> {
     let text = String::deserialize(source)?;
-    checked(&text, &["http", "https"], "https://registry.internal").map_err(D::Error::custom)
+    parse_url(&text, &["http", "https"], "https://registry.internal").map_err(D::Error::custom)
 }
 
-/// Addresses are shown in logs and errors, so a credential in one is refused, without showing it.
-fn checked(text: &str, schemes: &[&str], example: &str) -> Result<Url, String> {
+/// Parses an address; a credential in it is refused, because logs and errors show addresses.
+fn parse_url(text: &str, schemes: &[&str], example: &str) -> Result<Url, String> {
     let url = Url::parse(text.trim())
         .ok()
         .filter(|url| url.has_host() && schemes.contains(&url.scheme()))
@@ -264,7 +269,7 @@ mod tests {
     fn addresses_are_checked() {
         let schemes = ["nats", "tls"];
         for text in ["nats://a", "tls://a.example:4222", "nats://[::1]:4222"] {
-            assert!(checked(text, &schemes, "x").is_ok(), "{text}");
+            assert!(parse_url(text, &schemes, "x").is_ok(), "{text}");
         }
         for text in [
             "",
@@ -274,14 +279,14 @@ mod tests {
             "http://a",
             "nats://",
         ] {
-            assert!(checked(text, &schemes, "x").is_err(), "{text}");
+            assert!(parse_url(text, &schemes, "x").is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_credential_in_an_address_is_refused_and_not_shown() {
         for text in ["nats://user:hunter2@a", "nats://hunter2@a"] {
-            let error = checked(text, &["nats"], "x").unwrap_err();
+            let error = parse_url(text, &["nats"], "x").unwrap_err();
             assert!(error.contains("password_file") && !error.contains("hunter2"));
         }
     }
@@ -305,8 +310,8 @@ mod tests {
             "nats://127.0.0.1:4222, nats://nats:4222",
             "nats://localhost.example",
         ] {
-            let told = bus(url).problem();
-            assert!(told.unwrap().contains("bus.allow_plain_text"), "{url}");
+            let problem = bus(url).problem();
+            assert!(problem.unwrap().contains("bus.allow_plain_text"), "{url}");
             let stated = BusSettings {
                 allow_plain_text: true,
                 ..bus(url)

@@ -1,11 +1,19 @@
-//! What is wrong with a TLS connection, in words that name the remedy.
+//! The TLS provider of the process, and TLS errors with their remedies.
 
 use std::error::Error;
 use std::io;
 
 use rustls::CertificateError;
 
-/// Finds what TLS says in an error of an HTTP client and its sources.
+/// Installs the TLS provider of the process; later calls change nothing.
+pub fn install_crypto() {
+    // The provider may be installed already; there is only one in this program.
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .ok();
+}
+
+/// Returns the TLS error among an error of an HTTP client and its sources.
 #[must_use]
 pub fn tls_error(error: &(dyn Error + 'static)) -> Option<rustls::Error> {
     let mut next = Some(error);
@@ -25,15 +33,15 @@ pub fn tls_error(error: &(dyn Error + 'static)) -> Option<rustls::Error> {
     None
 }
 
-/// Says what is wrong with a server's certificate and what to do, if that is what the error is about.
+/// Describes an error about a server's certificate, with its remedy.
 #[must_use]
 pub fn certificate_fault(error: &rustls::Error) -> Option<String> {
     let rustls::Error::InvalidCertificate(fault) = error else {
         return None;
     };
-    let told = match fault {
+    let description = match fault {
         CertificateError::UnknownIssuer => {
-            "it is signed by itself, or by an authority that is not trusted; if that is meant, name the certificate of the authority in `ca` (on the command line: `--src-ca-file` or `--dest-ca-file`)".to_owned()
+            "it is signed by itself, or by an authority that is not trusted; if that is intended, name the certificate of the authority in `ca` (on the command line: `--src-ca-file` or `--dest-ca-file`)".to_owned()
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "it has expired; it has to be renewed at the server".to_owned()
@@ -49,7 +57,7 @@ pub fn certificate_fault(error: &rustls::Error) -> Option<String> {
             text => text,
         },
     };
-    Some(told)
+    Some(description)
 }
 
 fn other_names(presented: &[String]) -> String {

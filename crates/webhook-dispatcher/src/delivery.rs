@@ -221,7 +221,7 @@ impl Dispatcher {
         let named = webhook.signing_key.as_ref()?;
         // A key may only be used for the origins listed beside it.
         let origins = webhook.origin().into_iter().collect();
-        let file = self.secrets.sent(&named.secret, origins);
+        let file = self.secrets.sent_to(&named.secret, origins);
         let text = file.text().map_err(|error| format!("{error:#}"));
         Some(
             text.and_then(|text| {
@@ -232,7 +232,7 @@ impl Dispatcher {
 
     /// Returns the certificate authorities to trust, in PEM.
     fn authorities(&self, webhook: &Webhook) -> Option<Result<String, String>> {
-        let file = self.secrets.public(&webhook.ca.as_ref()?.secret);
+        let file = self.secrets.public_file(&webhook.ca.as_ref()?.secret);
         let text = file.text().map_err(|error| format!("{error:#}"));
         Some(text.and_then(|text| {
             // Without the error of the parser, since a resource may name any secret here.

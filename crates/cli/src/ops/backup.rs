@@ -14,7 +14,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use sluice_bus::topology::{BACKUP_ORDER, FIRST_PAUSED, LAST_PAUSED};
 use sluice_bus::{Bus, StreamSnapshot};
-use sluice_service::{private_folder, write_private};
+use sluice_service::{create_private_folder, write_private_file};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::output::{Format, count, line, progress, show, size};
@@ -106,12 +106,12 @@ pub(crate) async fn backup(bus: &Bus, folder: &Path, format: Format) -> anyhow::
     };
     let mut text = serde_json::to_string_pretty(&manifest)?;
     text.push('\n');
-    write_private(&partial.folder.join(MANIFEST), &text)?;
+    write_private_file(&partial.folder.join(MANIFEST), &text)?;
     let mut sums = checksum_line(&hex::encode(Sha256::digest(&text)), MANIFEST);
     for saved in &manifest.streams {
         sums.push_str(&checksum_line(&saved.sha256, &saved.file));
     }
-    write_private(&partial.folder.join(SUMS), &sums)?;
+    write_private_file(&partial.folder.join(SUMS), &sums)?;
     finish(&mut partial, folder)?;
     report(folder, &manifest, format)
 }
@@ -127,7 +127,7 @@ fn begin(folder: &Path) -> anyhow::Result<PartialFolder> {
         folder: folder.with_file_name(beside),
         finished: false,
     };
-    private_folder(&partial.folder)?;
+    create_private_folder(&partial.folder)?;
     Ok(partial)
 }
 

@@ -15,7 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret as _, SecretString};
 use sluice_domain::{AccountName, SERVICE_ACCOUNTS};
-use sluice_service::{SecretFile, Secrets, Source};
+use sluice_service::{SecretFile, Secrets, ClientNetwork};
 use sluice_state::Snapshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -51,7 +51,7 @@ pub(crate) struct Accounts {
     /// The passwords of `Account` resources.
     secrets: Secrets,
     /// The failures of each source, by the account name that it sent, whether or not the account exists.
-    failures: Mutex<HashMap<(Source, String), RecentFailures>>,
+    failures: Mutex<HashMap<(ClientNetwork, String), RecentFailures>>,
 }
 
 impl Accounts {
@@ -67,7 +67,7 @@ impl Accounts {
     pub(crate) async fn identify(
         &self,
         snapshot: &Snapshot,
-        source: Source,
+        source: ClientNetwork,
         headers: &HeaderMap,
     ) -> Result<Requester, LoginError> {
         if !headers.contains_key(AUTHORIZATION) {
@@ -120,13 +120,13 @@ impl Accounts {
             .accounts
             .values()
             .find(|account| account.name.as_str() == name)?;
-        let file = self.secrets.compared(&account.password.secret);
+        let file = self.secrets.for_comparison(&account.password.secret);
         Some((Requester::Account(account.clone()), file))
     }
 
     /// Returns the recent failures of a source for an account. Those that are unused and in the past are removed, so
     /// that there are not more than attempts in a moment.
-    fn failures(&self, source: Source, name: &str) -> RecentFailures {
+    fn failures(&self, source: ClientNetwork, name: &str) -> RecentFailures {
         let mut all = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= CLEANUP_THRESHOLD {
             let now = Instant::now();

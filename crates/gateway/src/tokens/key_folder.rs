@@ -10,7 +10,7 @@ use rcgen::{CertificateParams, DnType, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256
 use secrecy::ExposeSecret as _;
 use sluice_bus::permissions::users;
 use sluice_domain::SERVICE_ACCOUNTS;
-use sluice_service::{private_folder, secret_file, write_private};
+use sluice_service::{create_private_folder, secret_file, write_private_file};
 
 /// How long the certificate is valid. The registry reads it at its start only, so a renewal needs a restart.
 const VALID_DAYS: i64 = 3_650;
@@ -35,7 +35,7 @@ impl KeyFolder {
     pub fn create(&self) -> anyhow::Result<Vec<PathBuf>> {
         let mut created = Vec::new();
         for folder in [self.folder.clone(), self.accounts(), self.nats()] {
-            private_folder(&folder)?;
+            create_private_folder(&folder)?;
         }
         self.create_signing_key(&mut created)?;
         let accounts = SERVICE_ACCOUNTS.map(|account| self.password(account));
@@ -46,7 +46,7 @@ impl KeyFolder {
             .chain(users)
         {
             if !exists(&file)? {
-                write_private(&file, &new_secret())?;
+                write_private_file(&file, &new_secret())?;
                 created.push(file);
             }
         }
@@ -71,7 +71,7 @@ impl KeyFolder {
         if fs::read_to_string(&file).is_ok_and(|current| current == text) {
             return Ok(());
         }
-        write_private(&file, &text)?;
+        write_private_file(&file, &text)?;
         created.push(file);
         Ok(())
     }
@@ -95,11 +95,11 @@ impl KeyFolder {
             );
             let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
                 .context("failed to create a signing key")?;
-            write_private(&key_file, &key.serialize_pem())?;
+            write_private_file(&key_file, &key.serialize_pem())?;
             created.push(key_file);
             key
         };
-        write_private(&certificate_file, &certificate(&key, Utc::now())?)?;
+        write_private_file(&certificate_file, &certificate(&key, Utc::now())?)?;
         created.push(certificate_file);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The connections of a listener: how many there are, from whom, and which of them waits for its next request.
+//! The connections of a listener, counted by client network, and the eviction of idle ones.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,10 +9,10 @@ use axum::http::HeaderMap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{ServeSettings, Source};
+use super::client_network::{ClientNetwork, ServeSettings};
 
-/// How often it is told at most that connections are refused.
-const TOLD_EVERY: Duration = Duration::from_secs(60);
+/// The shortest interval between two logs of refused connections.
+const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// All connections of a listener.
 #[derive(Debug)]
@@ -25,20 +25,20 @@ pub(super) struct Connections {
 struct Open {
     entries: HashMap<u64, Entry>,
     next: u64,
-    told: Option<Instant>,
+    refusal_logged_at: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    source: Source,
-    /// Since when it is at a request, or has waited for one.
+    network: ClientNetwork,
+    /// When its last request began or ended.
     since: Instant,
-    /// The requests that are under way; HTTP/1.1 has one at a time, and the end of one may be noted after the next began.
+    /// The requests under way; HTTP/1.1 has one at a time, but the end of one may be recorded after the next began.
     requests: usize,
     evicted: CancellationToken,
 }
 
-/// One connection; it is counted until this is dropped.
+/// A connection, which is counted until this is dropped.
 #[derive(Debug)]
 pub(super) struct Connection {
     all: Arc<Connections>,
@@ -47,9 +47,9 @@ pub(super) struct Connection {
     evicted: CancellationToken,
 }
 
-/// A request is under way until this is dropped.
+/// Marks a request as under way until it is dropped.
 #[derive(Debug)]
-pub(super) struct Busy {
+pub(super) struct RequestGuard {
     all: Arc<Connections>,
     number: u64,
 }
@@ -66,17 +66,17 @@ impl Connections {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a connection in, if there is room or can be made some. A trusted proxy speaks for many, so that only the
-    /// number of all connections limits it.
-    pub(super) fn enter(self: &Arc<Self>, peer: IpAddr) -> Option<Connection> {
-        let source = Source::of(peer);
+    /// Admits a connection, if there is room or an idle one can be evicted. Only the limit of all connections applies to a
+    /// trusted proxy, which has many clients.
+    pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Connection> {
+        let network = ClientNetwork::of(peer);
         let is_proxy = self.settings.trusted_proxies.contains(&peer.to_canonical());
         let mut open = self.open();
         let has_room = (is_proxy
-            || open.makes_room_for(source, self.settings.connections_per_source))
-            && open.makes_room(self.settings.connections);
+            || open.make_room_for(network, self.settings.connections_per_source))
+            && open.make_room(self.settings.connections);
         if !has_room {
-            open.tell_refusal(peer);
+            open.log_refusal(peer);
             return None;
         }
         let (number, evicted) = (open.next, CancellationToken::new());
@@ -84,7 +84,7 @@ impl Connections {
         open.entries.insert(
             number,
             Entry {
-                source,
+                network,
                 since: Instant::now(),
                 requests: 0,
                 evicted: evicted.clone(),
@@ -98,7 +98,7 @@ impl Connections {
         })
     }
 
-    fn note(&self, number: u64, change: impl Fn(usize) -> usize) {
+    fn update_requests(&self, number: u64, change: impl Fn(usize) -> usize) {
         if let Some(entry) = self.open().entries.get_mut(&number) {
             entry.since = Instant::now();
             entry.requests = change(entry.requests);
@@ -111,7 +111,7 @@ impl Connections {
     }
 
     #[cfg(test)]
-    pub(super) fn at_work(&self) -> usize {
+    pub(super) fn busy_count(&self) -> usize {
         let open = self.open();
         open.entries
             .values()
@@ -121,43 +121,44 @@ impl Connections {
 }
 
 impl Open {
-    /// Says whether a source may have another connection, if need be instead of one of its own that waits.
-    fn makes_room_for(&mut self, source: Source, most: usize) -> bool {
-        let own = |entry: &&Entry| entry.source == source;
-        self.entries.values().filter(own).count() < most
-            || self.evict(|entry| entry.source == source)
+    /// Makes room for a connection of a network, if necessary by evicting an idle one of it; says whether there is room.
+    fn make_room_for(&mut self, network: ClientNetwork, most: usize) -> bool {
+        let is_own = |entry: &&Entry| entry.network == network;
+        self.entries.values().filter(is_own).count() < most
+            || self.evict(|entry| entry.network == network)
     }
 
-    /// Says whether there may be another connection, if need be instead of one that waits; whoever has most gives way.
-    fn makes_room(&mut self, most: usize) -> bool {
+    /// Makes room for a connection, if necessary by evicting an idle one of the network with the most connections; says
+    /// whether there is room.
+    fn make_room(&mut self, most: usize) -> bool {
         if self.entries.len() < most {
             return true;
         }
-        let mut counts: HashMap<Source, (usize, bool)> = HashMap::new();
+        let mut counts: HashMap<ClientNetwork, (usize, bool)> = HashMap::new();
         for entry in self.entries.values() {
-            let (count, waits) = counts.entry(entry.source).or_default();
+            let (count, has_idle) = counts.entry(entry.network).or_default();
             *count += 1;
-            *waits |= !entry.is_busy();
+            *has_idle |= !entry.is_busy();
         }
         let largest = counts
             .values()
-            .filter(|(_, waits)| *waits)
+            .filter(|(_, has_idle)| *has_idle)
             .map(|(count, _)| *count)
             .max();
-        let is_largest = |source: &Source| {
-            let count = counts.get(source).map(|(count, _)| *count);
+        let is_largest = |network: &ClientNetwork| {
+            let count = counts.get(network).map(|(count, _)| *count);
             count.is_some() && count == largest
         };
-        self.evict(|entry| is_largest(&entry.source))
+        self.evict(|entry| is_largest(&entry.network))
     }
 
-    /// Closes the one of these connections that has waited longest; says whether there was one.
+    /// Closes the candidate that has been idle for the longest time; says whether there was one.
     fn evict(&mut self, is_candidate: impl Fn(&Entry) -> bool) -> bool {
-        let waiting = self
+        let idle = self
             .entries
             .iter()
             .filter(|(_, entry)| !entry.is_busy() && is_candidate(entry));
-        let oldest = waiting.min_by_key(|(number, entry)| (entry.since, **number));
+        let oldest = idle.min_by_key(|(number, entry)| (entry.since, **number));
         let Some(number) = oldest.map(|(number, _)| *number) else {
             return false;
         };
@@ -167,11 +168,12 @@ impl Open {
         true
     }
 
-    fn tell_refusal(&mut self, peer: IpAddr) {
+    fn log_refusal(&mut self, peer: IpAddr) {
         let now = Instant::now();
-        if self.told.is_none_or(|told| now - told >= TOLD_EVERY) {
-            self.told = Some(now);
-            tracing::warn!(%peer, "connections are refused: there are as many requests under way as are allowed");
+        let is_due = |logged_at| now - logged_at >= REFUSAL_LOG_INTERVAL;
+        if self.refusal_logged_at.is_none_or(is_due) {
+            self.refusal_logged_at = Some(now);
+            tracing::warn!(%peer, "connections are refused: all that are allowed have requests under way");
         }
     }
 }
@@ -183,21 +185,22 @@ impl Entry {
 }
 
 impl Connection {
-    /// Returns who sends a request on it.
-    pub(super) fn source(&self, headers: &HeaderMap) -> Source {
-        self.all.settings.source(self.peer, headers)
+    /// Returns the network of the client that sends a request.
+    pub(super) fn client_network(&self, headers: &HeaderMap) -> ClientNetwork {
+        self.all.settings.client_network(self.peer, headers)
     }
 
-    /// Says that a request is under way.
-    pub(super) fn busy(&self) -> Busy {
-        self.all.note(self.number, |requests| requests + 1);
-        Busy {
+    /// Marks a request as under way.
+    pub(super) fn begin_request(&self) -> RequestGuard {
+        self.all
+            .update_requests(self.number, |requests| requests + 1);
+        RequestGuard {
             all: self.all.clone(),
             number: self.number,
         }
     }
 
-    /// Waits until it has to make room for another.
+    /// Waits until the connection is evicted.
     pub(super) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
@@ -207,12 +210,12 @@ impl Connection {
         self.evicted.is_cancelled()
     }
 
-    /// Returns when its request has to be done; without one, when it is worth looking again.
+    /// Returns when its request has to be complete; without a request, when to check again.
     pub(super) fn deadline(&self, limit: Duration) -> Instant {
         self.busy_since().unwrap_or_else(Instant::now) + limit
     }
 
-    /// Says whether its request has taken longer than it may.
+    /// Says whether its request has taken longer than `limit`.
     pub(super) fn is_overdue(&self, limit: Duration) -> bool {
         self.busy_since()
             .is_some_and(|since| since.elapsed() >= limit)
@@ -231,9 +234,9 @@ impl Drop for Connection {
     }
 }
 
-impl Drop for Busy {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.all
-            .note(self.number, |requests| requests.saturating_sub(1));
+            .update_requests(self.number, |requests| requests.saturating_sub(1));
     }
 }

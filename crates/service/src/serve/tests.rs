@@ -1,6 +1,7 @@
 //! Tests of what a client may take of a listener, with real sockets.
 
 use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::Extension;
 use axum::routing::{get, post};
@@ -8,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 use tokio::time::{Instant, timeout};
 
+use super::client_network::ClientNetwork;
 use super::*;
 
 /// A server, and how many connections it has.
@@ -27,7 +29,7 @@ async fn server(settings: ServeSettings) -> Server {
         .route("/large", get(|| async { "x".repeat(64 << 20) }))
         .route(
             "/source",
-            get(|Extension(source): Extension<Source>| async move { format!("{source:?}") }),
+            get(|Extension(source): Extension<ClientNetwork>| async move { format!("{source:?}") }),
         );
     let (connections, stopping) = (
         Arc::new(Connections::new(settings)),
@@ -77,7 +79,7 @@ impl Server {
     }
 
     async fn until_at_work(&self, requests: usize) {
-        self.until(|connections| connections.at_work() == requests)
+        self.until(|connections| connections.busy_count() == requests)
             .await;
     }
 
@@ -269,7 +271,7 @@ async fn a_source_is_believed_of_a_trusted_proxy_only() {
     ] {
         let answer = server.ask(from, "/source", &headers).await;
         assert!(
-            answer.ends_with(&format!("Source({source})")),
+            answer.ends_with(&format!("ClientNetwork({source})")),
             "{headers}{answer}"
         );
     }
@@ -277,7 +279,7 @@ async fn a_source_is_believed_of_a_trusted_proxy_only() {
 
 #[test]
 fn an_ipv6_network_is_one_source() {
-    let of = |text: &str| Source::of(text.parse().unwrap());
+    let of = |text: &str| ClientNetwork::of(text.parse().unwrap());
     assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
     assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
     assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
@@ -291,19 +293,19 @@ fn a_connection_that_waits_gives_way_and_one_at_work_does_not() {
         connections_per_source: 2,
         trusted_proxies: vec!["192.0.2.9".parse().unwrap()],
     }));
-    let enter = |from: &str| connections.enter(from.parse().unwrap());
+    let enter = |from: &str| connections.admit(from.parse().unwrap());
     let (one, two) = (enter("192.0.2.1").unwrap(), enter("192.0.2.1").unwrap());
-    let at_work = two.busy();
+    let at_work = two.begin_request();
     // The source's own share: the one that waits goes.
     let three = enter("192.0.2.1").unwrap();
     assert!(one.is_evicted() && !two.is_evicted());
-    let more = three.busy();
+    let more = three.begin_request();
     assert!(enter("192.0.2.1").is_none());
     // All connections: somebody else's that waits goes, and where all are at work nobody comes in.
     let other = enter("192.0.2.2").unwrap();
     let next = enter("192.0.2.3").unwrap();
     assert!(other.is_evicted() && !two.is_evicted() && !three.is_evicted());
-    let last = next.busy();
+    let last = next.begin_request();
     assert!(enter("192.0.2.4").is_none());
     assert!(enter("192.0.2.9").is_none());
     drop((at_work, more, last));

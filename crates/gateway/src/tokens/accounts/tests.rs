@@ -48,7 +48,7 @@ impl Fixture {
     async fn identify(&self, source: &str, value: &str) -> Result<Requester, LoginError> {
         let value = HeaderValue::from_str(value).unwrap();
         let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
-        let source = Source::of(source.parse().unwrap());
+        let source = ClientNetwork::of(source.parse().unwrap());
         self.accounts
             .identify(&self.snapshot, source, &headers)
             .await
@@ -82,7 +82,7 @@ async fn the_right_password_opens_and_no_password_is_nobody() {
         .accounts
         .identify(
             &fixture.snapshot,
-            Source::of("127.0.0.2".parse().unwrap()),
+            ClientNetwork::of("127.0.0.2".parse().unwrap()),
             &HeaderMap::new(),
         )
         .await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 use sluice_domain::{AddressGuard, InvalidName};
-use sluice_service::{SecretFile, Stamp};
+use sluice_service::{SecretFile, SecretVersion};
 use url::Url;
 
 use crate::endpoint::{Endpoint, Proxy};
@@ -26,7 +26,7 @@ pub(crate) struct HttpClients {
     pub(crate) redirects: reqwest::Client,
     pub(crate) redirect_scope: RedirectScope,
     /// The certificates and keys that they were built with.
-    files: Vec<(SecretFile, Stamp)>,
+    files: Vec<(SecretFile, SecretVersion)>,
 }
 
 impl HttpClients {
@@ -56,7 +56,7 @@ impl HttpClients {
         // The times come first: a file that changes while it is read counts as changed.
         let files = named
             .into_iter()
-            .map(|file| (file.clone(), file.stamp()))
+            .map(|file| (file.clone(), file.version()))
             .collect();
         let redirect_scope = RedirectScope::default();
         Ok(Self {
@@ -74,7 +74,7 @@ impl HttpClients {
 
     /// Returns whether the files that they were built with are unchanged.
     pub(crate) fn are_current(&self) -> bool {
-        self.files.iter().all(|(file, then)| file.stamp() == *then)
+        self.files.iter().all(|(file, then)| file.version() == *then)
     }
 }
 

@@ -9,10 +9,11 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use sluice_telemetry::terminal::{Breaks, EscapingWriter};
 
-use crate::host::Host;
-use crate::layers::Layers;
-use crate::run::run;
+use super::host::Host;
+use super::run::run;
 use crate::settings::Settings;
+use crate::settings::sources::SettingsSources;
+use crate::tls::install_crypto;
 
 /// The exit code for a configuration that is not valid (`EX_CONFIG`).
 const BAD_CONFIGURATION: u8 = 78;
@@ -20,21 +21,21 @@ const BAD_CONFIGURATION: u8 = 78;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// Reads settings from this TOML file instead of the one that `SLUICE_CONFIG` names.
+    /// Read settings from this TOML file instead of the one that `SLUICE_CONFIG` names
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Checks the settings and exits.
+    /// Check the settings and exit
     #[arg(long)]
     check_config: bool,
-    /// Prints the settings in effect, secrets masked, and exits.
+    /// Print the effective settings, secrets masked, and exit
     #[arg(long)]
     print_config: bool,
-    /// Prints the documented defaults and exits.
+    /// Print the documented defaults and exit
     #[arg(long)]
     print_defaults: bool,
 }
 
-/// Reads the settings, builds the service with `build`, and runs it until it is told to stop.
+/// Reads the settings, builds the service with `build`, and runs it until a signal or the end of a task.
 ///
 /// Exit codes: 0 after a clean stop, 1 after a failure, 78 for arguments or settings that are not valid.
 pub fn launch<S, B, F>(build: B) -> ExitCode
@@ -50,8 +51,8 @@ where
     if arguments.print_defaults {
         return print(S::DEFAULTS);
     }
-    let layers = Layers::of_process(arguments.config);
-    let (settings, effective) = match layers.read::<S>() {
+    let sources = SettingsSources::of_process(arguments.config);
+    let (settings, effective) = match sources.read::<S>() {
         Ok(read) => read,
         Err(problems) => return report_error(&problems.into(), BAD_CONFIGURATION),
     };
@@ -61,7 +62,7 @@ where
     if arguments.check_config {
         return ExitCode::SUCCESS;
     }
-    crate::install_crypto();
+    install_crypto();
     let name = format!("sluice-{}", S::NAME);
     let telemetry = match sluice_telemetry::init(&name, env!("CARGO_PKG_VERSION")) {
         Ok(telemetry) => telemetry,
@@ -76,7 +77,7 @@ where
     };
     let host = Host::new(S::NAME);
     let http = settings.http().clone();
-    // What `build` does before its first await is done inside the runtime too, after signals and health are there.
+    // Also the part of `build` before its first await runs inside the runtime, after signals and health are set up.
     let start = {
         let host = host.clone();
         async move { build(settings, host).await }
@@ -101,7 +102,7 @@ fn arguments<S: Settings>() -> Result<Arguments, ExitCode> {
         .map_err(|error| {
             let text = error.render().to_string();
             if error.use_stderr() {
-                warn(&text, Breaks::Keep);
+                print_error(&text, Breaks::Keep);
                 ExitCode::from(BAD_CONFIGURATION)
             } else {
                 print(&text)
@@ -111,7 +112,7 @@ fn arguments<S: Settings>() -> Result<Arguments, ExitCode> {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "what a person asked for, escaped"
+    reason = "output that was asked for, escaped"
 )]
 fn print(text: &str) -> ExitCode {
     let mut stdout = EscapingWriter::new(std::io::stdout(), Breaks::Keep);
@@ -122,7 +123,7 @@ fn print(text: &str) -> ExitCode {
 }
 
 fn report_error(error: &anyhow::Error, code: u8) -> ExitCode {
-    warn(&format!("error: {error:#}\n"), Breaks::Indent);
+    print_error(&format!("error: {error:#}\n"), Breaks::Indent);
     ExitCode::from(code)
 }
 
@@ -130,8 +131,8 @@ fn report_error(error: &anyhow::Error, code: u8) -> ExitCode {
     clippy::disallowed_methods,
     reason = "telemetry has not started yet; escaped"
 )]
-fn warn(text: &str, breaks: Breaks) {
-    // Nothing can be told where the terminal is gone.
+fn print_error(text: &str, breaks: Breaks) {
+    // A terminal that is closed gets no message.
     EscapingWriter::new(std::io::stderr(), breaks)
         .write_all(text.as_bytes())
         .ok();

@@ -1,4 +1,4 @@
-//! What wins over what, what is told of mistakes, and what is shown of secrets.
+//! The precedence of sources, the reports of problems, and the masking of secrets.
 
 use std::fmt::Debug;
 use std::fs;
@@ -70,8 +70,8 @@ impl Settings for Demanding {
 
 type Variables = &'static [(&'static str, &'static str)];
 
-fn variables(pairs: &[(&str, &str)]) -> Layers {
-    Layers::default().variables(
+fn variables(pairs: &[(&str, &str)]) -> SettingsSources {
+    SettingsSources::default().with_variables(
         pairs
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
@@ -82,16 +82,16 @@ fn loaded(pairs: &[(&str, &str)]) -> Sample {
     variables(pairs).load().unwrap()
 }
 
-fn refused<S: Settings + Debug>(layers: &Layers) -> Vec<String> {
-    layers.load::<S>().unwrap_err().list
+fn refused<S: Settings + Debug>(sources: &SettingsSources) -> Vec<String> {
+    sources.load::<S>().unwrap_err().list
 }
 
 /// Adds a file with this text; it is there as long as the folder.
-fn with_file(layers: Layers, text: &str) -> (Layers, TempDir) {
+fn with_file(sources: SettingsSources, text: &str) -> (SettingsSources, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("sample.toml");
     fs::write(&file, text).unwrap();
-    (layers.file(file), folder)
+    (sources.with_file(file), folder)
 }
 
 #[test]
@@ -105,12 +105,12 @@ fn defaults_are_enough() {
 
 #[test]
 fn the_file_wins_over_the_defaults_and_the_environment_over_the_file() {
-    let layers = variables(&[("SLUICE__WORK__CONCURRENCY", "9")]);
-    let (layers, _folder) = with_file(
-        layers,
+    let sources = variables(&[("SLUICE__WORK__CONCURRENCY", "9")]);
+    let (sources, _folder) = with_file(
+        sources,
         "[bus]\nurl = \"nats://127.0.0.2\"\n[work]\nconcurrency = 8\n",
     );
-    let sample: Sample = layers.load().unwrap();
+    let sample: Sample = sources.load().unwrap();
     assert_eq!(sample.work.concurrency, 9);
     assert_eq!(sample.bus.url, "nats://127.0.0.2");
     assert_eq!(sample.http.grace_seconds, 25);
@@ -192,8 +192,8 @@ fn each_mistake_is_told_with_its_key_its_variable_and_where_it_was_made() {
         ),
     ];
     for (pairs, file, told) in cases {
-        let (layers, _folder) = with_file(variables(pairs), file);
-        let problems = refused::<Sample>(&layers);
+        let (sources, _folder) = with_file(variables(pairs), file);
+        let problems = refused::<Sample>(&sources);
         assert_eq!(problems.len(), 1, "{problems:?}");
         for part in told {
             assert!(problems[0].contains(part), "{problems:?} lacks {part}");
@@ -203,16 +203,16 @@ fn each_mistake_is_told_with_its_key_its_variable_and_where_it_was_made() {
 
 #[test]
 fn all_mistakes_are_told_at_once_those_behind_a_wrong_value_too() {
-    let layers = variables(&[
+    let sources = variables(&[
         ("SLUICE__BUS__URL", "http://a"),
         ("SLUICE__HTTP__GRACE_SECONDS", "soon"),
         ("SLUICE__UNHEARD__OF", "x"),
     ]);
-    let (layers, _folder) = with_file(
-        layers,
+    let (sources, _folder) = with_file(
+        sources,
         "[http]\ngrace_seconds = 9000\n[work]\nconcurrency = 0\ntagz = []\n",
     );
-    let error = layers.load::<Sample>().unwrap_err().to_string();
+    let error = sources.load::<Sample>().unwrap_err().to_string();
     for part in [
         "the settings of sluice-sample are not valid:\n  ",
         "`bus.url` (SLUICE__BUS__URL) in the environment: ",
@@ -228,7 +228,7 @@ fn all_mistakes_are_told_at_once_those_behind_a_wrong_value_too() {
 
 #[test]
 fn a_key_without_default_has_to_be_given() {
-    let problems = refused::<Demanding>(&Layers::default());
+    let problems = refused::<Demanding>(&SettingsSources::default());
     assert_eq!(
         problems,
         ["`http.grace_seconds` (SLUICE__HTTP__GRACE_SECONDS): is not set"]
@@ -240,13 +240,13 @@ fn a_key_without_default_has_to_be_given() {
 
 #[test]
 fn a_file_that_cannot_be_used_is_named() {
-    let missing = Layers::default().file("/nowhere/sample.toml".into());
+    let missing = SettingsSources::default().with_file("/nowhere/sample.toml".into());
     let problems = refused::<Sample>(&missing);
     assert!(
         problems[0].starts_with("`/nowhere/sample.toml`: cannot be read: "),
         "{problems:?}"
     );
-    let (broken, folder) = with_file(Layers::default(), "[bus\nurl = 1\n");
+    let (broken, folder) = with_file(SettingsSources::default(), "[bus\nurl = 1\n");
     let problems = refused::<Sample>(&broken);
     let path = folder.path().display().to_string();
     assert!(
@@ -259,8 +259,8 @@ fn a_file_that_cannot_be_used_is_named() {
 fn the_values_in_effect_read_back_as_the_same_settings() {
     let pairs = [("SLUICE__WORK__CONCURRENCY", "9")];
     let (_, effective) = variables(&pairs).read::<Sample>().unwrap();
-    let (layers, _folder) = with_file(Layers::default(), &effective);
-    let (again, same) = layers.read::<Sample>().unwrap();
+    let (sources, _folder) = with_file(SettingsSources::default(), &effective);
+    let (again, same) = sources.read::<Sample>().unwrap();
     assert_eq!(again.work.concurrency, 9);
     assert_eq!(effective, same);
 }

@@ -1,26 +1,26 @@
-//! Names that are there as long as somebody holds them: running tasks, and what readiness waits for.
+//! ActiveNames of what is active in a process: running tasks, and readiness latches.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The names; clones are the same ones.
+/// The active names; clones share them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Names(Arc<Mutex<BTreeMap<u64, String>>>);
+pub(crate) struct ActiveNames(Arc<Mutex<BTreeMap<u64, String>>>);
 
-/// Keeps a name there until it is dropped.
+/// Keeps a name active until it is dropped.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Held {
-    names: Names,
+pub(crate) struct ActiveName {
+    names: ActiveNames,
     number: u64,
 }
 
-impl Names {
-    pub(crate) fn hold(&self, name: String) -> Held {
+impl ActiveNames {
+    pub(crate) fn add(&self, name: String) -> ActiveName {
         let mut names = self.lock();
         let number = names.last_key_value().map_or(0, |(last, _)| last + 1);
         names.insert(number, name);
-        Held {
+        ActiveName {
             names: self.clone(),
             number,
         }
@@ -32,12 +32,12 @@ impl Names {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, String>> {
-        // Nothing panics while it is held, and a name more or less is no reason to.
+        // No code panics while it is locked, and a wrong list of names is no reason to panic here.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Held {
+impl Drop for ActiveName {
     fn drop(&mut self) {
         self.names.lock().remove(&self.number);
     }
@@ -48,11 +48,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_there_as_often_as_it_is_held() {
-        let names = Names::default();
-        let first = names.hold("a".to_owned());
-        let second = names.hold("a".to_owned());
-        let third = names.hold("b".to_owned());
+    fn a_name_is_listed_as_often_as_it_was_added() {
+        let names = ActiveNames::default();
+        let first = names.add("a".to_owned());
+        let second = names.add("a".to_owned());
+        let third = names.add("b".to_owned());
         drop(first);
         assert_eq!(names.list(), ["a", "b"]);
         drop(third);

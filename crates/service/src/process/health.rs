@@ -9,9 +9,10 @@ use axum::routing::get;
 use sluice_telemetry::metrics;
 use tokio_util::sync::CancellationToken;
 
-use crate::host::Host;
-use crate::listen::listen;
-use crate::serve::{ServeSettings, serve};
+use super::host::Host;
+use crate::serve::client_network::ServeSettings;
+use crate::serve::listen::listen;
+use crate::serve::serve;
 use crate::settings::HttpSettings;
 
 /// Binds the listener; the future that is returned serves for as long as it is polled.
@@ -26,7 +27,7 @@ pub(crate) async fn start(
         .route("/metrics", get(metrics))
         .with_state(host);
     Ok(async move {
-        // It is served to the end of the process, so that a drain can be watched.
+        // Health is served to the end of the process, so that a drain can be watched.
         let stopping = CancellationToken::new();
         serve(listener, app, ServeSettings::default(), stopping).await
     })
@@ -39,8 +40,8 @@ async fn readiness(State(host): State<Host>) -> (StatusCode, String) {
     } else if waits_for.is_empty() {
         (StatusCode::OK, "ready\n".to_owned())
     } else {
-        let told = format!("waiting for {}\n", waits_for.join(", "));
-        (StatusCode::SERVICE_UNAVAILABLE, told)
+        let body = format!("waiting for {}\n", waits_for.join(", "));
+        (StatusCode::SERVICE_UNAVAILABLE, body)
     }
 }
 

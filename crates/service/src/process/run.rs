@@ -1,4 +1,4 @@
-//! The life of a process: start, serve, be told to stop, drain, flush.
+//! Runs a process: start, serve, stop on a signal, drain, flush.
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -8,8 +8,8 @@ use anyhow::Context as _;
 use sluice_telemetry::Telemetry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::health;
-use crate::host::Host;
+use super::health;
+use super::host::Host;
 use crate::settings::HttpSettings;
 
 /// Runs what `start` spawns on the host until a signal or the end of a task, then drains it and flushes telemetry.
@@ -21,8 +21,8 @@ where
     F: Future<Output = anyhow::Result<()>>,
 {
     let clean = tokio::select! {
-        clean = live(host, http, start) => clean,
-        // There is no time left to flush.
+        clean = run_tasks(host, http, start) => clean,
+        // A second signal leaves no time to flush.
         () = signals(host) => return ExitCode::FAILURE,
     };
     telemetry.shutdown().await;
@@ -34,7 +34,7 @@ where
 }
 
 /// Health is served until the last task has ended, so that a drain can be watched.
-async fn live<F>(host: &Host, http: &HttpSettings, start: F) -> bool
+async fn run_tasks<F>(host: &Host, http: &HttpSettings, start: F) -> bool
 where
     F: Future<Output = anyhow::Result<()>>,
 {
@@ -86,17 +86,17 @@ async fn signals(host: &Host) {
             return std::future::pending().await;
         }
     };
-    either(&mut terminate, &mut interrupt).await;
+    first_of(&mut terminate, &mut interrupt).await;
     tracing::info!(service = host.service(), "stopping");
     host.stop();
-    either(&mut terminate, &mut interrupt).await;
+    first_of(&mut terminate, &mut interrupt).await;
     tracing::warn!(
         service = host.service(),
-        "told to stop again; work is left unfinished"
+        "second signal; exiting with unfinished work"
     );
 }
 
-async fn either(first: &mut Signal, second: &mut Signal) {
+async fn first_of(first: &mut Signal, second: &mut Signal) {
     tokio::select! {
         _ = first.recv() => {}
         _ = second.recv() => {}
@@ -164,7 +164,7 @@ mod tests {
         let host = Host::new("sample");
         let (go, started) = oneshot::channel::<()>();
         let (end, drained) = oneshot::channel::<()>();
-        let work = host.part("worker");
+        let work = host.for_service("worker");
         let start = async {
             started.await?;
             work.spawn("drains", async { Ok(drained.await?) });
@@ -187,7 +187,7 @@ mod tests {
             assert!(get(&file, "/healthz").await.0.contains("200"));
             end.send(()).unwrap();
         };
-        let (clean, ()) = tokio::join!(live(&host, &http, start), watcher);
+        let (clean, ()) = tokio::join!(run_tasks(&host, &http, start), watcher);
         assert!(clean);
     }
 
@@ -203,17 +203,17 @@ mod tests {
             });
             anyhow::bail!("no bus")
         };
-        assert!(!live(&host, &http(&folder.path().join("address")), start).await);
+        assert!(!run_tasks(&host, &http(&folder.path().join("address")), start).await);
         assert!(host.stopping().is_cancelled());
     }
 
     #[tokio::test]
-    async fn a_start_that_hangs_is_given_up_when_told_to_stop() {
+    async fn a_start_that_hangs_is_cancelled_by_a_stop() {
         let folder = tempfile::tempdir().unwrap();
         let host = Host::new("sample");
         host.stop();
         let start = std::future::pending();
-        assert!(live(&host, &http(&folder.path().join("address")), start).await);
+        assert!(run_tasks(&host, &http(&folder.path().join("address")), start).await);
     }
 
     #[tokio::test]
@@ -225,6 +225,6 @@ mod tests {
             ..http(&folder.path().join("address"))
         };
         let host = Host::new("sample");
-        assert!(!live(&host, &settings, async { Ok(()) }).await);
+        assert!(!run_tasks(&host, &settings, async { Ok(()) }).await);
     }
 }

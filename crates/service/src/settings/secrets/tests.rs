@@ -28,11 +28,11 @@ fn place(files: &[(&str, &str)]) -> Place {
 impl Place {
     fn sent(&self, name: &str, to: &[&str]) -> Result<String, String> {
         let origins = to.iter().map(|origin| origin.parse().unwrap()).collect();
-        told(&self.secrets.sent(&name.parse().unwrap(), origins))
+        told(&self.secrets.sent_to(&name.parse().unwrap(), origins))
     }
 
     fn compared(&self, name: &str) -> Result<String, String> {
-        told(&self.secrets.compared(&name.parse().unwrap()))
+        told(&self.secrets.for_comparison(&name.parse().unwrap()))
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -62,7 +62,7 @@ fn a_secret_goes_only_to_the_hosts_that_its_folder_names() {
         &["registry.example:5000"],
         &["registry.example:5000", "docker.io"],
     ] {
-        assert_eq!(place.sent("hub", allowed).unwrap(), "hunter2");
+        assert_eq!(place.sent_to("hub", allowed).unwrap(), "hunter2");
     }
     for refused in [
         &["attacker.example"][..],
@@ -72,7 +72,7 @@ fn a_secret_goes_only_to_the_hosts_that_its_folder_names() {
         &["docker.io", "attacker.example"],
         &["docker.io.attacker.example"],
     ] {
-        let told = place.sent("hub", refused).unwrap_err();
+        let told = place.sent_to("hub", refused).unwrap_err();
         assert!(
             told.contains("`hub.hosts`") && told.contains("secrets.dir"),
             "{told}"
@@ -80,20 +80,20 @@ fn a_secret_goes_only_to_the_hosts_that_its_folder_names() {
         assert!(told.contains(refused.last().unwrap()), "{told}");
         assert!(!told.contains("hunter2"), "{told}");
     }
-    let told = place.sent("unbound", &["docker.io"]).unwrap_err();
+    let told = place.sent_to("unbound", &["docker.io"]).unwrap_err();
     assert!(told.contains("`unbound.hosts`"), "{told}");
     // Whether a secret exists is not told to who may not use it.
-    let missing = place.sent("missing", &["docker.io"]).unwrap_err();
+    let missing = place.sent_to("missing", &["docker.io"]).unwrap_err();
     assert_eq!(missing.replace("missing", "unbound"), told);
 }
 
 #[test]
 fn a_secret_that_may_be_sent_is_no_password_of_an_account() {
     let place = place(&[("hub", "hunter2"), ("hub.hosts", ""), ("ci", "hunter3")]);
-    assert_eq!(place.compared("ci").unwrap(), "hunter3");
-    let told = place.compared("hub").unwrap_err();
+    assert_eq!(place.for_comparison("ci").unwrap(), "hunter3");
+    let told = place.for_comparison("hub").unwrap_err();
     assert!(told.contains("a secret of its own"), "{told}");
-    let told = place.compared("missing").unwrap_err();
+    let told = place.for_comparison("missing").unwrap_err();
     assert!(
         told.contains("`missing`") && told.contains("secrets.dir"),
         "{told}"
@@ -103,7 +103,7 @@ fn a_secret_that_may_be_sent_is_no_password_of_an_account() {
 #[test]
 fn a_list_of_hosts_that_is_not_understood_allows_nothing() {
     let place = place(&[("hub", "hunter2"), ("hub.hosts", "docker.io\n*\n")]);
-    let told = place.sent("hub", &["docker.io"]).unwrap_err();
+    let told = place.sent_to("hub", &["docker.io"]).unwrap_err();
     assert!(told.contains("line 2 of `hub.hosts`"), "{told}");
 }
 
@@ -112,14 +112,14 @@ fn a_secret_and_its_hosts_are_read_at_each_use() {
     let place = place(&[("hub", "one"), ("hub.hosts", "docker.io")]);
     let file = place
         .secrets
-        .sent(&"hub".parse().unwrap(), vec!["docker.io".parse().unwrap()]);
+        .sent_to(&"hub".parse().unwrap(), vec!["docker.io".parse().unwrap()]);
     assert_eq!(told(&file).unwrap(), "one");
-    let before = file.stamp();
+    let before = file.version();
     fs::write(place.file("hub"), "two").unwrap();
     assert_eq!(told(&file).unwrap(), "two");
     fs::remove_file(place.file("hub.hosts")).unwrap();
     assert!(told(&file).is_err());
-    assert_ne!(file.stamp(), before);
+    assert_ne!(file.version(), before);
 }
 
 #[test]
@@ -128,13 +128,13 @@ fn a_link_is_followed_within_the_folder_only() {
     let outside = place.folder.path().join("outside");
     fs::write(&outside, "hunter2").unwrap();
     symlink(&outside, place.file("ca")).unwrap();
-    let told = place.compared("ca").unwrap_err();
+    let told = place.for_comparison("ca").unwrap_err();
     assert!(told.contains("leads out of the folder"), "{told}");
     assert!(!told.contains("hunter2"), "{told}");
     // A list of hosts may not lie elsewhere either.
     fs::write(place.file("hub"), "hunter2").unwrap();
     symlink(&outside, place.file("hub.hosts")).unwrap();
-    assert!(place.sent("hub", &["docker.io"]).is_err());
+    assert!(place.sent_to("hub", &["docker.io"]).is_err());
     // As Kubernetes mounts a secret, and exchanges it for the next.
     for (version, text) in [("..2027_01", "one"), ("..2027_02", "two")] {
         fs::create_dir(place.file(version)).unwrap();
@@ -144,7 +144,7 @@ fn a_link_is_followed_within_the_folder_only() {
         if version == "..2027_01" {
             symlink("..data/token", place.file("token")).unwrap();
         }
-        assert_eq!(place.compared("token").unwrap(), text);
+        assert_eq!(place.for_comparison("token").unwrap(), text);
     }
 }
 
@@ -159,16 +159,16 @@ fn only_regular_files_of_64_kib_are_secrets() {
     fs::write(place.file("full"), "x".repeat(64 << 10)).unwrap();
     fs::write(place.file("empty"), "\n").unwrap();
     fs::write(place.file("binary"), [0xff, 0xfe]).unwrap();
-    assert!(place.compared("full").is_ok());
+    assert!(place.for_comparison("full").is_ok());
     for (name, expected) in [
         ("folder", "no regular file"),
         ("pipe", "no regular file"),
         ("device", "leads out"),
         ("large", "larger than 64 KiB"),
-        ("empty", "empty or no text"),
-        ("binary", "empty or no text"),
+        ("empty", "empty or not UTF-8"),
+        ("binary", "empty or not UTF-8"),
     ] {
-        let told = place.compared(name).unwrap_err();
+        let told = place.for_comparison(name).unwrap_err();
         assert!(told.contains(expected), "{name}: {told}");
     }
 }
@@ -192,7 +192,7 @@ fn the_keys_of_the_installation_are_no_secrets_of_resources() {
         ("keys/nats/../nats", "admin"),
     ] {
         let secrets = Secrets::at(folder.path().join(dir));
-        let told = told(&secrets.compared(&name.parse().unwrap())).unwrap_err();
+        let told = told(&secrets.for_comparison(&name.parse().unwrap())).unwrap_err();
         assert!(told.contains("keys of this installation"), "{dir}: {told}");
     }
 }
@@ -201,7 +201,7 @@ fn the_keys_of_the_installation_are_no_secrets_of_resources() {
 fn a_folder_that_is_missing_is_told_by_its_setting() {
     let missing = Secrets::at("/nowhere/at/all".into());
     for secrets in [missing, Secrets::default()] {
-        let told = told(&secrets.compared(&"ci".parse().unwrap())).unwrap_err();
+        let told = told(&secrets.for_comparison(&"ci".parse().unwrap())).unwrap_err();
         assert!(
             told.contains("secrets.dir") && told.contains("secret `ci`"),
             "{told}"

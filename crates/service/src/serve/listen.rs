@@ -1,4 +1,4 @@
-//! Listeners: bound once, with the address told to whoever waits for it.
+//! Binding of listeners; the bound address can be written to a file.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -6,10 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 
-/// Binds an address and writes the one that was bound to a file; `what` is served there.
-///
-/// # Errors
-/// An address that is taken, or a file that cannot be written.
+/// Binds an address on which `what` is served, and writes the bound address to a file.
 pub async fn listen(
     address: SocketAddr,
     address_file: Option<&Path>,
@@ -28,7 +25,7 @@ pub async fn listen(
     Ok(listener)
 }
 
-/// Writes the address beside its place first, so that nobody reads half of it.
+/// Writes the address under another name first, so that no reader sees a part of it.
 fn write_address(file: &Path, address: &str) -> anyhow::Result<()> {
     let partial = file.with_extension("partial");
     std::fs::write(&partial, address)

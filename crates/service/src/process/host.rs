@@ -1,6 +1,6 @@
-//! Runs the tasks of a process until one ends or somebody asks to stop, then drains.
+//! Runs the tasks of a process until one ends or the process is to stop, then drains.
 //!
-//! It knows nothing of signals, arguments or sockets, so that several services fit into one process.
+//! It knows nothing of signals, arguments or sockets, so that several services can share a process.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -13,28 +13,28 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use crate::names::{Held, Names};
+use super::active_names::{ActiveName, ActiveNames};
 
-/// How long a task that was dropped may take to go away.
+/// How long a dropped task may take to end.
 const DROP_LIMIT: Duration = Duration::from_secs(1);
 
-/// Holds the tasks of one service; its parts and clones share one stop and one drain.
+/// Runs the tasks of one service; clones, and the hosts of other services of the process, share its stop and its drain.
 #[derive(Debug, Clone)]
 pub struct Host {
     service: &'static str,
     stopping: CancellationToken,
     dropped: CancellationToken,
     tracker: TaskTracker,
-    tasks: Names,
-    latches: Names,
+    tasks: ActiveNames,
+    latches: ActiveNames,
     failed: Arc<AtomicBool>,
 }
 
-/// Keeps the process from being ready until it is dropped.
+/// A readiness latch: the process is not ready before it is dropped.
 #[derive(Debug)]
 #[must_use = "the process is ready when this is dropped"]
 pub struct Latch {
-    _held: Held,
+    _name: ActiveName,
 }
 
 impl Host {
@@ -46,33 +46,33 @@ impl Host {
             stopping: CancellationToken::new(),
             dropped: CancellationToken::new(),
             tracker: TaskTracker::new(),
-            tasks: Names::default(),
-            latches: Names::default(),
+            tasks: ActiveNames::default(),
+            latches: ActiveNames::default(),
             failed: Arc::default(),
         }
     }
 
     /// Returns the host for another service of the same process.
     #[must_use]
-    pub fn part(&self, service: &'static str) -> Self {
+    pub fn for_service(&self, service: &'static str) -> Self {
         Self {
             service,
             ..self.clone()
         }
     }
 
-    /// Runs a task; its end, even a good one, stops the process.
+    /// Runs a task; the end of a task stops the process, even without an error.
     ///
-    /// It is dropped where it waits if it has not ended when the grace period has.
+    /// A task that has not ended after the grace period is dropped.
     pub fn spawn<F>(&self, name: &'static str, task: F)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let host = self.clone();
-        let held = self.tasks.hold(self.label(name));
+        let name = self.tasks.add(self.label(name));
         let task = AssertUnwindSafe(task).catch_unwind();
         let watched = async move {
-            let _held = held;
+            let _name = name;
             let ended = tokio::select! {
                 biased;
                 () = host.dropped.cancelled() => return,
@@ -80,7 +80,7 @@ impl Host {
             };
             match ended {
                 Ok(Ok(())) if host.stopping.is_cancelled() => tracing::debug!("stopped"),
-                Ok(Ok(())) => tracing::warn!("ended by itself; the process stops"),
+                Ok(Ok(())) => tracing::warn!("the task ended before the stop; the process stops"),
                 Ok(Err(error)) => host.fail(&error),
                 Err(_) => host.fail(&anyhow::anyhow!("the task panicked")),
             }
@@ -95,7 +95,7 @@ impl Host {
     /// It can be taken at any time: at the start, or for as long as a connection is down.
     pub fn latch(&self, name: &str) -> Latch {
         Latch {
-            _held: self.latches.hold(self.label(name)),
+            _name: self.latches.add(self.label(name)),
         }
     }
 
@@ -110,7 +110,7 @@ impl Host {
         self.stopping.cancel();
     }
 
-    /// Waits for the stop, then for the tasks; says whether all went well.
+    /// Waits for the stop, then for the tasks; says whether every task ended without an error.
     ///
     /// Tasks that take longer than the grace period are dropped.
     pub async fn run_until_stopped(&self, grace: Duration) -> bool {
@@ -123,7 +123,7 @@ impl Host {
             tracing::warn!(
                 tasks = self.tasks.list().join(", "),
                 ?grace,
-                "unfinished work is dropped after the grace period; its messages come again"
+                "unfinished work is dropped after the grace period; its messages are delivered again"
             );
             self.dropped.cancel();
             if tokio::time::timeout(DROP_LIMIT, self.tracker.wait())
@@ -132,7 +132,7 @@ impl Host {
             {
                 tracing::warn!(
                     tasks = self.tasks.list().join(", "),
-                    "blocked tasks are left"
+                    "blocked tasks still run"
                 );
             }
             return false;
@@ -140,7 +140,7 @@ impl Host {
         !self.failed.load(Ordering::Relaxed)
     }
 
-    /// Says what the process waits for before it is ready.
+    /// Returns the names of the latches for which the process waits before it is ready.
     #[must_use]
     pub fn waits_for(&self) -> Vec<String> {
         self.latches.list()
@@ -237,7 +237,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_services_of_one_process_stop_together() {
         let host = Host::new("sluice");
-        let (poller, pruner) = (host.part("poller"), host.part("pruner"));
+        let (poller, pruner) = (host.for_service("poller"), host.for_service("pruner"));
         poller.spawn("poller", waiting(&poller));
         pruner.spawn("pruner", waiting(&pruner));
         assert_eq!(host.tasks.list(), ["poller/poller", "pruner/pruner"]);
@@ -249,8 +249,8 @@ mod tests {
     #[test]
     fn the_process_is_ready_when_the_last_latch_is_dropped() {
         let host = Host::new("sluice");
-        let bus = host.part("poller").latch("bus");
-        let catalog = host.part("pruner").latch("catalogue");
+        let bus = host.for_service("poller").latch("bus");
+        let catalog = host.for_service("pruner").latch("catalogue");
         assert_eq!(host.waits_for(), ["poller/bus", "pruner/catalogue"]);
         drop(bus);
         drop(catalog);

@@ -15,21 +15,21 @@ use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
 use serde::Deserialize;
 use sluice_domain::{Origin, SecretName};
 
-use crate::settings::{given, secret_file};
+use super::{non_empty, secret_file};
 
 /// The largest secret, and the largest list of hosts, in bytes.
 const MAX_BYTES: u64 = 64 << 10;
-/// What is added to the name of a secret for the file that lists the hosts that it may be sent to.
+/// The suffix of the file that lists the hosts to which a secret may be sent.
 const HOSTS: &str = ".hosts";
-/// A file that only the folder of `sluice keys` has.
+/// A file that only the folder of `sluice keys` contains.
 const SIGNING_KEY: &str = "signing-key.pem";
 
-/// Where the secrets are that resources name.
+/// The settings of the folder of secrets.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SecretSettings {
     /// The folder, with one file for each secret.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "non_empty")]
     dir: Option<PathBuf>,
 }
 
@@ -43,13 +43,13 @@ impl SecretSettings {
     }
 }
 
-/// The folder of secrets; nothing is read before a secret is used.
+/// The folder of secrets that resources name; a file is read when its secret is used.
 #[derive(Debug, Clone, Default)]
 pub struct Secrets {
     folder: Option<PathBuf>,
 }
 
-/// A secret: a file that a person named in settings or arguments, or one of the folder that a resource names.
+/// A secret: a file that settings or arguments name, or one of the folder that a resource names.
 #[derive(Debug, Clone)]
 pub struct SecretFile(Source);
 
@@ -63,20 +63,20 @@ enum Source {
     },
 }
 
-/// What a secret of the folder is used for.
+/// The use of a secret of the folder.
 #[derive(Debug, Clone)]
 enum Usage {
-    /// It is sent to these, or shown or used to sign there.
+    /// It is sent to these origins, or used there to sign or to authenticate.
     Sent(Vec<Origin>),
-    /// It is compared with what others send.
+    /// It is compared with what clients send.
     Compared,
-    /// It is no secret: certificates of authorities.
+    /// It is public, such as the certificates of authorities.
     Public,
 }
 
-/// When the files of a secret changed last.
+/// The modification times of the files of a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stamp([Option<SystemTime>; 2]);
+pub struct SecretVersion([Option<SystemTime>; 2]);
 
 impl Secrets {
     /// Takes the secrets from a folder.
@@ -87,22 +87,22 @@ impl Secrets {
         }
     }
 
-    /// Names a secret that is sent to these origins, each of which its `.hosts` file has to list.
+    /// Returns a secret that is sent to these origins, each of which its `.hosts` file has to list.
     #[must_use]
-    pub fn sent(&self, name: &SecretName, origins: Vec<Origin>) -> SecretFile {
+    pub fn sent_to(&self, name: &SecretName, origins: Vec<Origin>) -> SecretFile {
         self.named(name, Usage::Sent(origins))
     }
 
-    /// Names a secret that others send here, as an account's password. One that may be sent elsewhere is refused, or
-    /// whoever applies resources could find it out by trying.
+    /// Returns a secret that clients send to this process, such as the password of an account. One that may be sent
+    /// elsewhere is refused: who applies resources could find it out by trying.
     #[must_use]
-    pub fn compared(&self, name: &SecretName) -> SecretFile {
+    pub fn for_comparison(&self, name: &SecretName) -> SecretFile {
         self.named(name, Usage::Compared)
     }
 
-    /// Names a file that is not secret, as the certificates of authorities.
+    /// Returns a file that is not secret, such as the certificates of authorities.
     #[must_use]
-    pub fn public(&self, name: &SecretName) -> SecretFile {
+    pub fn public_file(&self, name: &SecretName) -> SecretFile {
         self.named(name, Usage::Public)
     }
 
@@ -114,7 +114,7 @@ impl Secrets {
         })
     }
 
-    /// Returns the folder with its links resolved; one that holds keys of the installation is refused.
+    /// Returns the folder with its links resolved; the folder of the installation's own keys is refused.
     fn folder(&self) -> anyhow::Result<PathBuf> {
         let folder = self
             .folder
@@ -139,20 +139,17 @@ impl Secrets {
 }
 
 impl SecretFile {
-    /// Names a file by its path, as settings and arguments do, never resources.
+    /// Returns a file by its path, as settings and arguments name it, never resources.
     #[must_use]
     pub fn at(path: &Path) -> Self {
         Self(Source::Path(path.to_owned()))
     }
 
-    /// Reads it as text, without the white space around it.
-    ///
-    /// # Errors
-    /// A secret that is not there, may not be used for this, or cannot be read; never with its content.
+    /// Reads the secret as text, without the white space around it. Errors never show its content.
     pub fn text(&self) -> anyhow::Result<SecretString> {
         let Source::Named { .. } = &self.0 else {
             return self.path().map_or_else(
-                || anyhow::bail!("no file is named"),
+                || anyhow::bail!("no file is configured"),
                 |path| secret_file(&path),
             );
         };
@@ -161,14 +158,11 @@ impl SecretFile {
             .ok()
             .map(str::trim)
             .filter(|text| !text.is_empty())
-            .with_context(|| format!("{self} is empty or no text"))?;
+            .with_context(|| format!("{self} is empty or not UTF-8"))?;
         Ok(text.to_owned().into())
     }
 
-    /// Reads its bytes as they are.
-    ///
-    /// # Errors
-    /// As [`SecretFile::text`].
+    /// Reads the bytes of the secret. Errors never show them.
     pub fn bytes(&self) -> anyhow::Result<SecretSlice<u8>> {
         let bytes = match &self.0 {
             Source::Path(path) => {
@@ -186,18 +180,18 @@ impl SecretFile {
         Ok(bytes.into())
     }
 
-    /// Returns when it, or the hosts that it may be sent to, changed last.
+    /// Returns the version of the secret, which changes with its content and its list of hosts.
     #[must_use]
-    pub fn stamp(&self) -> Stamp {
+    pub fn version(&self) -> SecretVersion {
         let changed = |path: PathBuf| fs::metadata(path).and_then(|about| about.modified()).ok();
         let Some(path) = self.path() else {
-            return Stamp([None; 2]);
+            return SecretVersion([None; 2]);
         };
         let hosts = match &self.0 {
             Source::Path(_) => None,
             Source::Named { name, .. } => changed(path.with_file_name(format!("{name}{HOSTS}"))),
         };
-        Stamp([changed(path), hosts])
+        SecretVersion([changed(path), hosts])
     }
 
     fn path(&self) -> Option<PathBuf> {
@@ -220,17 +214,17 @@ impl fmt::Display for SecretFile {
 }
 
 impl Usage {
-    /// Reads a secret if it may be used for this. What may not is refused before it is looked for, so that the answer is
-    /// the same whether it is there or not.
+    /// Reads a secret if this use is allowed. Another use is refused before the file is opened, so that the error does
+    /// not reveal whether the secret exists.
     fn read(&self, folder: &Path, name: &SecretName) -> anyhow::Result<Vec<u8>> {
         let shown = folder.display();
         match self {
             Self::Sent(origins) => {
                 anyhow::ensure!(
                     !origins.is_empty(),
-                    "it is not known where it would be sent"
+                    "no host is known to which it would be sent"
                 );
-                let allowed = hosts(folder, name)?.unwrap_or_default();
+                let allowed = read_hosts(folder, name)?.unwrap_or_default();
                 for origin in origins {
                     anyhow::ensure!(
                         allowed.contains(origin),
@@ -239,24 +233,24 @@ impl Usage {
                 }
             }
             Self::Compared => anyhow::ensure!(
-                hosts(folder, name)?.is_none(),
+                read_hosts(folder, name)?.is_none(),
                 "it may be sent to the hosts in `{name}{HOSTS}`, so it cannot be an account's password too; give the account a secret of its own"
             ),
             Self::Public => {}
         }
-        read(folder, name.as_str())?.with_context(|| {
+        read_file(folder, name.as_str())?.with_context(|| {
             format!("there is no file `{name}` in the folder `{shown}` of `secrets.dir`")
         })
     }
 }
 
-/// Returns the origins that a secret may be sent to; nothing if no file says so.
-fn hosts(folder: &Path, name: &SecretName) -> anyhow::Result<Option<Vec<Origin>>> {
+/// Returns the origins to which a secret may be sent; nothing if it has no `.hosts` file.
+fn read_hosts(folder: &Path, name: &SecretName) -> anyhow::Result<Option<Vec<Origin>>> {
     let file = format!("{name}{HOSTS}");
-    let Some(bytes) = read(folder, &file)? else {
+    let Some(bytes) = read_file(folder, &file)? else {
         return Ok(None);
     };
-    let text = std::str::from_utf8(&bytes).with_context(|| format!("`{file}` is no text"))?;
+    let text = std::str::from_utf8(&bytes).with_context(|| format!("`{file}` is not UTF-8"))?;
     let mut origins = Vec::new();
     for (line, number) in text.lines().zip(1..) {
         let line = line.split('#').next().unwrap_or_default().trim();
@@ -265,7 +259,7 @@ fn hosts(folder: &Path, name: &SecretName) -> anyhow::Result<Option<Vec<Origin>>
         }
         let origin = line.parse().map_err(|_| {
             anyhow::anyhow!(
-                "line {number} of `{file}` is no host; write one a line, as in `registry.example:5000`"
+                "line {number} of `{file}` is not a host; write one a line, as in `registry.example:5000`"
             )
         })?;
         origins.push(origin);
@@ -273,10 +267,10 @@ fn hosts(folder: &Path, name: &SecretName) -> anyhow::Result<Option<Vec<Origin>>
     Ok(Some(origins))
 }
 
-/// Reads a file of the folder; nothing if there is none.
+/// Reads a file of the folder, if it exists.
 ///
 /// Links are followed within the folder only: Kubernetes mounts a secret as a link to `..data/NAME`.
-fn read(folder: &Path, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
+fn read_file(folder: &Path, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
     let path = match folder.join(name).canonicalize() {
         Ok(path) => path,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -286,9 +280,9 @@ fn read(folder: &Path, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
         path.starts_with(folder),
         "`{name}` is a link that leads out of the folder of `secrets.dir`"
     );
-    // To open a named pipe would be to wait for its writer.
+    // Opening a named pipe would block until a process writes to it.
     let is_regular = fs::metadata(&path).is_ok_and(|about| about.is_file());
-    anyhow::ensure!(is_regular, "`{name}` is no regular file");
+    anyhow::ensure!(is_regular, "`{name}` is not a regular file");
     let mut bytes = Vec::new();
     File::open(&path)
         .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))

@@ -1,4 +1,4 @@
-//! Folders and files that are for their owner only: state, keys, configurations with passwords in them.
+//! Folders and files that only their owner can read: state, keys, configurations with passwords.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
@@ -11,24 +11,18 @@ use anyhow::Context as _;
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// Makes a folder for its owner only; one that is there is made so.
-///
-/// # Errors
-/// A folder that cannot be made or is not ours.
-pub fn private_folder(folder: &Path) -> anyhow::Result<()> {
+/// Creates a folder that only its owner can read; one that exists gets this mode.
+pub fn create_private_folder(folder: &Path) -> anyhow::Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(FOLDER_MODE)
         .create(folder)
         .and_then(|()| fs::set_permissions(folder, Permissions::from_mode(FOLDER_MODE)))
-        .with_context(|| format!("failed to make the folder `{}`", folder.display()))
+        .with_context(|| format!("failed to create the folder `{}`", folder.display()))
 }
 
-/// Writes a file for its owner only, beside its place first, so that a crash leaves no half of it there.
-///
-/// # Errors
-/// A file that cannot be written.
-pub fn write_private(file: &Path, content: &str) -> anyhow::Result<()> {
+/// Writes a file that only its owner can read, under another name first, so that a crash leaves no partial file.
+pub fn write_private_file(file: &Path, content: &str) -> anyhow::Result<()> {
     let mut partial = OsString::from(file);
     partial.push(".partial");
     let partial = PathBuf::from(partial);
@@ -57,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_and_files_are_for_their_owner_whatever_was_there() {
+    fn folders_and_files_are_private_whatever_existed_before() {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("open");
         fs::create_dir(&folder).unwrap();
@@ -66,8 +60,8 @@ mod tests {
         fs::write(&file, "old").unwrap();
         // A run that was killed left half a file.
         fs::write(folder.join("secret.txt.partial"), "half").unwrap();
-        private_folder(&folder).unwrap();
-        write_private(&file, "new").unwrap();
+        create_private_folder(&folder).unwrap();
+        write_private_file(&file, "new").unwrap();
         assert_eq!((mode(&folder), mode(&file)), (FOLDER_MODE, FILE_MODE));
         assert_eq!(fs::read_to_string(&file).unwrap(), "new");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);

@@ -1,0 +1,7 @@
+//! The life of a process: arguments, start, health, signals, drain.
+
+mod active_names;
+mod health;
+pub(crate) mod host;
+pub(crate) mod launch;
+pub(crate) mod run;
