@@ -107,7 +107,9 @@ mod tests {
         let variables = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let loaded = SettingsSources::default().with_variables(variables).load::<Settings>();
+        let loaded = SettingsSources::default()
+            .with_variables(variables)
+            .load::<Settings>();
         loaded.map_or_else(|problems| problems.to_string(), |_| String::new())
     }
 

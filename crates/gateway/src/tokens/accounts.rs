@@ -15,7 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret as _, SecretString};
 use sluice_domain::{AccountName, SERVICE_ACCOUNTS};
-use sluice_service::{SecretFile, Secrets, ClientNetwork};
+use sluice_service::{ClientNetwork, SecretFile, Secrets};
 use sluice_state::Snapshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
