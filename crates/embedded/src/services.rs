@@ -178,7 +178,7 @@ impl ServiceSettings {
     }
 
     /// Returns the settings of a service: only its own sections, because it refuses unknown ones.
-    fn layers(&self, service: &Service) -> anyhow::Result<Layers> {
+    fn layers(&self, service: &Service) -> anyhow::Result<SettingsSources> {
         let sections = service.sections()?;
         let mut derived = self.derived.clone();
         // Each service has its own account with least privilege.
