@@ -13,7 +13,7 @@ messages! {
 PollMirror {
     /// The mirror, by its resource name.
     mirror: ResourceName,
-    /// A person waits for it: what is brought may be paid from the reserve of the account.
+    /// Whether a person waits for it: its copies may then use the reserve of the account's pull budget.
     urgent: bool,
 }
 /// Scan an image.
@@ -25,7 +25,7 @@ ScanImage {
     /// The digest of the image or index.
     digest: Digest,
 }
-/// Judge an image by the policies of its repository.
+/// Evaluate an image against the policies of its repository.
 JudgeImage {
     /// The repository.
     repository: Repository,
@@ -53,33 +53,33 @@ DeliverEvent {
     event_time: DateTime<Utc>,
     /// The event, encoded.
     payload: Vec<u8>,
-    /// Who published it, as in `/sluice/promoter`.
+    /// The process that published it, as in `/sluice/promoter`.
     event_source: String,
 }
-/// Look for work that is missing, from state alone, and ask for it.
+/// Find missing work from state, and queue it.
 Reconcile {
     /// The stage, by its name.
     stage: String,
     /// Why: start, hourly, asked, changed, lost, restarted, audit or cleanup.
     reason: String,
-    /// The search that this is a page of, empty for one that begins.
+    /// The reconciliation of which this is a page, empty for a new one.
     run: String,
-    /// Which of the stage's scans goes on.
+    /// The number of the stage's scan that is continued.
     scan: u64,
-    /// The place in the bucket after which it goes on.
+    /// The revision in the bucket after which it continues.
     after: u64,
-    /// How many entries were looked at before.
+    /// The entries that earlier pages checked.
     looked_at: u64,
-    /// How many pieces of missing work were found before.
+    /// The items of missing work that earlier pages found.
     found: u64,
-    /// What the scan has counted before, as each stage means it.
+    /// A number that the stage's scan has counted in earlier pages.
     counted: u64,
-    /// The name after which it goes on, where what is looked at has no places.
+    /// The name after which it continues, where the scan has no revisions.
     after_name: String,
-    /// The time of the restore that the scan began after, where that matters; empty if there was none.
+    /// The time of the last restore before the scan began, for scans that depend on it; empty if there was none.
     restored: String,
 }
-/// Bring a mirrored tag to what upstream says it is.
+/// Copy a mirrored tag to the digest that it has upstream.
 MirrorTag {
     /// The mirror, by its resource name.
     mirror: ResourceName,
@@ -87,11 +87,11 @@ MirrorTag {
     tag: Tag,
     /// Which move of the tag led to this, counted from 1.
     move_number: u64,
-    /// Whether the registry lacks what the state says is there.
+    /// Whether content of the tag is missing from the registry.
     damaged: bool,
-    /// Whether what refers to the image upstream is to be looked for, and not the tag.
+    /// Whether only the referrers of the image are copied, and not the tag.
     referrers: bool,
-    /// A person waits for it: it may be paid from the reserve of the account.
+    /// Whether a person waits for it: it may then use the reserve of the account's pull budget.
     urgent: bool,
 }}
 

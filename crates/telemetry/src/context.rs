@@ -1,4 +1,4 @@
-//! Trace context in and out of message headers.
+//! Trace context in message headers: writing and reading it.
 
 use opentelemetry::global;
 use opentelemetry::propagation::{Extractor, Injector};
@@ -6,17 +6,19 @@ use opentelemetry::trace::TraceContextExt as _;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-struct Set<'a>(&'a mut dyn FnMut(&str, String));
+/// Writes headers through a function.
+struct HeaderInjector<'a>(&'a mut dyn FnMut(&str, String));
 
-impl Injector for Set<'_> {
+impl Injector for HeaderInjector<'_> {
     fn set(&mut self, key: &str, value: String) {
         (self.0)(key, value);
     }
 }
 
-struct Get<'a>(&'a dyn Fn(&str) -> Option<&'a str>);
+/// Reads headers through a function.
+struct HeaderExtractor<'a>(&'a dyn Fn(&str) -> Option<&'a str>);
 
-impl Extractor for Get<'_> {
+impl Extractor for HeaderExtractor<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         (self.0)(key)
     }
@@ -30,22 +32,24 @@ impl Extractor for Get<'_> {
 pub fn inject(set: &mut dyn FnMut(&str, String)) {
     let context = Span::current().context();
     global::get_text_map_propagator(|propagator| {
-        propagator.inject_context(&context, &mut Set(set));
+        propagator.inject_context(&context, &mut HeaderInjector(set));
     });
 }
 
 /// Makes the span, not yet entered, a child of the context that `get` reads.
 pub fn set_parent<'a>(span: &Span, get: &'a dyn Fn(&str) -> Option<&'a str>) {
-    let context = global::get_text_map_propagator(|propagator| propagator.extract(&Get(get)));
-    // A span that is filtered out has no place for a parent, which is no failure.
+    let context =
+        global::get_text_map_propagator(|propagator| propagator.extract(&HeaderExtractor(get)));
+    // A span that is filtered out takes no parent, which is not a failure.
     span.set_parent(context).ok();
 }
 
 /// Links the span to the context that `get` reads, without becoming its child.
 pub fn link<'a>(span: &Span, get: &'a dyn Fn(&str) -> Option<&'a str>) {
-    let context = global::get_text_map_propagator(|propagator| propagator.extract(&Get(get)));
-    let linked = context.span().span_context().clone();
-    if linked.is_valid() {
-        span.add_link(linked);
+    let context =
+        global::get_text_map_propagator(|propagator| propagator.extract(&HeaderExtractor(get)));
+    let remote = context.span().span_context().clone();
+    if remote.is_valid() {
+        span.add_link(remote);
     }
 }

@@ -1,4 +1,4 @@
-//! Logs, traces and metrics, and trace context in and out of headers.
+//! Logs, traces, metrics, and trace context in headers.
 //!
 //! The only crate that names opentelemetry.
 
@@ -27,10 +27,10 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::terminal::{Breaks, EscapingWriter};
 
-/// How long the last spans may take to leave.
+/// How long the export of the last spans may take.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
-/// What is shown without `RUST_LOG`; `sluice` is a prefix and covers every crate of ours.
+/// The filter without `RUST_LOG`; `sluice` is a prefix that matches every crate of this workspace.
 const DEFAULT_FILTER: &str = "warn,sluice=info";
 
 /// Keeps telemetry alive until it is shut down.
@@ -50,7 +50,7 @@ pub fn init(service: &str, version: &str) -> anyhow::Result<Telemetry> {
         let exporter = SpanExporter::builder()
             .with_http()
             .build()
-            .context("the OTLP exporter cannot be made")?;
+            .context("failed to create the OTLP exporter")?;
         Some(provider(service, version, exporter))
     } else {
         None
@@ -69,22 +69,22 @@ fn stderr() -> std::io::Stderr {
 }
 
 impl Telemetry {
-    /// Sends what is left, within a short limit.
+    /// Exports the remaining spans, within a short limit.
     pub async fn shutdown(self) {
         let Some(provider) = self.provider else {
             return;
         };
-        // It blocks; on a worker thread of the runtime it would wait for itself.
+        // The shutdown blocks; on a worker thread of the runtime it would wait for itself.
         let flush = move || provider.shutdown_with_timeout(FLUSH_LIMIT);
         match tokio::task::spawn_blocking(flush).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the last spans were not sent"),
-            Err(error) => tracing::warn!(%error, "the last spans were not sent"),
+            Ok(Err(error)) => tracing::warn!(%error, "the last spans were not exported"),
+            Err(error) => tracing::warn!(%error, "the last spans were not exported"),
         }
     }
 }
 
-/// Only spans of ours are exported, so that the exporter's own requests are not traced in turn.
+/// Makes the subscriber. Only spans of this workspace are exported, so that the requests of the exporter are not traced.
 fn subscriber<W>(
     provider: Option<&SdkTracerProvider>,
     filter: EnvFilter,
@@ -102,7 +102,7 @@ where
             .with_tracer(provider.tracer("sluice"))
             .with_filter(exported)
     });
-    // Colours would be escaped with what peers say.
+    // The escaping writer would escape colours too.
     let logs = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .with_writer(writer);
@@ -134,7 +134,7 @@ fn otlp_configured() -> bool {
 /// Reads a variable; an empty one counts as absent.
 #[expect(
     clippy::disallowed_methods,
-    reason = "`RUST_LOG` and the exporter's variables are conventions of their libraries, not settings of ours"
+    reason = "`RUST_LOG` and the exporter's variables are conventions of their libraries, not settings of Sluice"
 )]
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())

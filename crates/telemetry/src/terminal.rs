@@ -1,30 +1,30 @@
-//! Text that people read on terminals: whatever peers say, it cannot steer a terminal, hide, reorder what stands beside
-//! it, or pass for a line of ours.
+//! Escaping of text for terminals: text of peers cannot control a terminal, hide or reorder text, or imitate a line of
+//! Sluice.
 //!
-//! An escaped character is written as JSON writes it, so a JSON document stays the same document.
+//! Characters are escaped as in JSON, so a JSON document keeps its meaning.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-/// What becomes of line breaks and tabs.
+/// How line breaks and tabs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Breaks {
-    /// They are escaped: the text is one line, or one cell of a table.
+    /// Escaped: the text is one line, or one cell of a table.
     Escape,
-    /// They stay: the text was laid out by us.
+    /// Kept: Sluice laid out the text.
     Keep,
-    /// They stay, and every line but the first is indented, so that none passes for another message.
+    /// Kept, with every line after the first indented, so that none looks like another message.
     Indent,
 }
 
-/// Says whether a character steers a terminal, is invisible, or changes the order of others.
+/// Says whether a character controls a terminal, is invisible, or changes the order of others.
 #[must_use]
 pub const fn is_unsafe(c: char) -> bool {
     matches!(c,
         // C0, DEL, C1.
         '\0'..='\x1f' | '\x7f'..='\u{9f}'
-        // Soft hyphen, grapheme joiner, fillers, and what is invisible in single scripts.
+        // Soft hyphen, grapheme joiner, fillers, and invisible characters of single scripts.
         | '\u{ad}' | '\u{34f}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
         | '\u{3164}' | '\u{ffa0}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
         // Marks, embeddings, overrides and isolates of direction; characters without width; separators of lines.
@@ -33,7 +33,7 @@ pub const fn is_unsafe(c: char) -> bool {
         | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Escapes what is unsafe.
+/// Escapes unsafe characters.
 #[must_use]
 pub fn escape(text: &str, breaks: Breaks) -> Cow<'_, str> {
     if !text.contains(is_unsafe) {
@@ -56,7 +56,7 @@ pub fn escape(text: &str, breaks: Breaks) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Writes text to `sink`, escaped; bytes that are no UTF-8 are replaced.
+/// Writes escaped text to `sink`; bytes that are not UTF-8 are replaced.
 ///
 /// Each call of [`Write::write`] is one message: a character that is cut between two calls is replaced, too.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl<W: Write> EscapingWriter<W> {
 impl<W: Write> Write for EscapingWriter<W> {
     fn write(&mut self, message: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(message);
-        // The break at the end is the writer's own.
+        // The line break at the end comes from the caller.
         let (body, end) = match text.strip_suffix('\n') {
             Some(body) => (body, "\n"),
             None => (&*text, ""),

@@ -1,4 +1,4 @@
-//! Spans arrive at an OTLP receiver, in the trace that their headers name; logs say who wrote them.
+//! Spans arrive at an OTLP receiver in the trace of their headers; logs name their service and task.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! What is promoted, what is not, and what should not have been.
+//! Facts about promotion.
 
 use chrono::{DateTime, Utc};
 use sluice_domain::{Digest, RegistryHost, Repository, ResourceName, Tag};
@@ -6,15 +6,15 @@ use sluice_domain::{Digest, RegistryHost, Repository, ResourceName, Tag};
 use crate::convert::{messages, repeated_field};
 
 messages! {
-/// One rule of a decision and how it came out.
+/// A rule of a decision, with its result.
 Reason {
     /// The rule, as in a term of the condition, or coverage, platforms, soak.
     rule: String,
-    /// What was found, in words.
+    /// The finding, in words.
     detail: String,
     /// Whether the rule held.
     passed: bool,
-    /// Whether it cannot be told; then it did not pass either.
+    /// Whether the rule could not be evaluated; then it did not hold.
     undetermined: bool,
 }
 /// An image was promoted.
@@ -38,7 +38,7 @@ ImagePromoted {
     /// The remote registry of the target, empty for the internal one.
     registry: Option<RegistryHost>,
 }
-/// An image was judged and may not be promoted, or nobody can tell whether it may.
+/// An image was evaluated and is not promoted: it does not pass its policy, or that cannot be determined.
 ImagePromotionDenied {
     /// The promotion policy, by its resource name.
     policy: ResourceName,
@@ -48,9 +48,9 @@ ImagePromotionDenied {
     tag: Tag,
     /// The digest of the image or index.
     digest: Digest,
-    /// Where it would have gone.
+    /// The target into which it is not promoted.
     target: Repository,
-    /// Every rule and how it came out.
+    /// Every rule, with its result.
     reasons: Vec<Reason>,
     /// When it was decided.
     decided_at: DateTime<Utc>,
@@ -67,7 +67,7 @@ ImageFlagged {
     tag: Tag,
     /// The digest of the image or index.
     digest: Digest,
-    /// Why it no longer passes.
+    /// Why it no longer passes the policy.
     reason: String,
     /// The remote registry of the target, empty for the internal one.
     registry: Option<RegistryHost>,
@@ -82,7 +82,7 @@ ImageWithdrawn {
     tag: Tag,
     /// The digest of the image or index.
     digest: Digest,
-    /// Why it no longer passes.
+    /// Why it no longer passes the policy.
     reason: String,
     /// The remote registry of the target, empty for the internal one.
     registry: Option<RegistryHost>,
@@ -95,13 +95,13 @@ ImageUnauthorised {
     tag: Option<Tag>,
     /// The digest of the image or index.
     digest: Digest,
-    /// Whether it was removed, or the tag put back.
+    /// Whether the image was removed, or the tag restored.
     reverted: bool,
     /// Why it is not authorised.
     reason: String,
-    /// Who pushed it, empty where nobody knows.
+    /// The account that pushed it, empty where it is not known.
     pushed_by: String,
-    /// What the tag should name by the decisions, empty for nothing.
+    /// The digest that the decisions allow at the tag, empty for none.
     expected: Option<Digest>,
     /// The remote registry of the target, empty for the internal one.
     registry: Option<RegistryHost>,

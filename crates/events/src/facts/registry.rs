@@ -1,4 +1,4 @@
-//! What clients do in the internal registry, as it notifies.
+//! Facts about pushes, pulls and deletions in the internal registry.
 
 use chrono::{DateTime, Utc};
 use sluice_domain::{Digest, RegistryHost, Repository, Tag};

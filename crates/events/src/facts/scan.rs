@@ -1,4 +1,4 @@
-//! What scanners find.
+//! Facts about scans.
 
 use chrono::{DateTime, Utc};
 use sluice_domain::{Digest, Platform, Repository, ResourceName, SeverityCounts, Tag};
@@ -21,7 +21,7 @@ ScannedChild {
     /// Whether that operating system gets no more updates.
     end_of_life: bool,
 }
-/// Every platform of an image was scanned and understood.
+/// Every platform of an image was scanned, and the scanner supports its content.
 ScanSucceeded {
     /// The repository.
     repository: Repository,
@@ -40,7 +40,7 @@ ScanSucceeded {
     /// The findings of each platform.
     children: Vec<ScannedChild>,
 }
-/// An image could not be scanned, or the scanner did not understand it.
+/// An image could not be scanned, or the scanner does not support its content.
 ScanFailed {
     /// The repository.
     repository: Repository,
@@ -50,9 +50,9 @@ ScanFailed {
     digest: Digest,
     /// The scanner, by its name.
     scanner: ResourceName,
-    /// What went wrong.
+    /// The error.
     reason: String,
-    /// Whether the scanner ran and understood nothing in the image.
+    /// Whether the scanner ran and supports nothing in the image.
     unsupported: bool,
     /// The platform that failed, empty for the whole image.
     platform: Option<Platform>,
@@ -69,9 +69,9 @@ ScanFindingsChanged {
     scanner: ResourceName,
     /// The version of the newer database.
     database_version: String,
-    /// What was found before.
+    /// The findings with the older database.
     before: SeverityCounts,
-    /// What is found now.
+    /// The findings with the newer database.
     after: SeverityCounts,
 }
 /// A scanner has a newer vulnerability database.
@@ -80,7 +80,7 @@ ScannerDatabaseUpdated {
     scanner: ResourceName,
     /// Its version.
     database_version: String,
-    /// When it was made.
+    /// When it was built.
     updated_at: DateTime<Utc>,
 }}
 

@@ -1,4 +1,4 @@
-//! What happens upstream, and what is copied from there.
+//! Facts about upstream tags and their mirrors.
 
 use chrono::{DateTime, Utc};
 use sluice_domain::{Digest, RemoteRepository, Repository, ResourceName, Tag};
@@ -24,7 +24,7 @@ UpstreamTagMoved {
     move_number: u64,
     /// When this digest was first seen at this tag, by our clock.
     first_seen_at: DateTime<Utc>,
-    /// A person waits for it.
+    /// Whether a person waits for it.
     urgent: bool,
 }
 /// A tag that was mirrored is no longer listed upstream.
@@ -52,7 +52,7 @@ UpstreamPollFailed {
     source: RemoteRepository,
     /// The staging repository.
     repository: Repository,
-    /// What went wrong.
+    /// The error.
     reason: String,
     /// How many polls failed in a row.
     failures: u64,
@@ -109,7 +109,7 @@ TagMirrorFailed {
     tag: Tag,
     /// The digest of the image or index.
     digest: Digest,
-    /// What went wrong.
+    /// The error.
     reason: String,
     /// Which move of the tag this is, counted from 1.
     move_number: u64,
@@ -126,12 +126,12 @@ TagMoveRefused {
     tag: Tag,
     /// What it points to upstream.
     digest: Digest,
-    /// What it goes on pointing to here.
+    /// The digest that it keeps here.
     kept: Digest,
     /// Which move of the tag this is, counted from 1.
     move_number: u64,
 }
-/// A mirrored tag, or a part of its image, was missing from the registry and was brought again.
+/// A mirrored tag, or a part of its image, was missing from the registry and was copied again.
 TagRepaired {
     /// The mirror, by its resource name.
     mirror: ResourceName,

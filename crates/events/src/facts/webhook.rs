@@ -33,6 +33,6 @@ WebhookFailed {
     attempts: u32,
     /// The HTTP status of the last answer, 0 where there was none.
     status: u32,
-    /// What went wrong.
+    /// The error.
     reason: String,
 }}
