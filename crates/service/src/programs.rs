@@ -244,8 +244,8 @@ mod tests {
         ] {
             set_mode(path, open);
             assert_eq!(writable(&tool), path);
-            let told = check_program(&tool).unwrap_err().to_string();
-            assert!(told.contains("chmod go-w") && told.contains(&format!("{open:o}")));
+            let error = check_program(&tool).unwrap_err().to_string();
+            assert!(error.contains("chmod go-w") && error.contains(&format!("{open:o}")));
             set_mode(path, closed);
             assert!(check_program(&tool).is_ok());
         }
@@ -269,24 +269,24 @@ mod tests {
         assert_eq!(writable(&relative), real.parent().unwrap());
         let circle = other.with_file_name("circle");
         symlink(&circle, &circle).unwrap();
-        let told = check_program(&circle).unwrap_err();
-        assert!(matches!(told, UntrustedProgram::NoFile { .. }), "{told}");
+        let error = check_program(&circle).unwrap_err();
+        assert!(matches!(error, UntrustedProgram::NoFile { .. }), "{error}");
     }
 
     #[test]
     fn a_program_of_another_user_is_not_run() {
         let (_folder, tool) = tool();
         let owner = fs::metadata(&tool).unwrap().uid();
-        let somebody = if owner == 0 {
-            // Only root can give files away, and what belongs to root is trusted.
+        let other_user = if owner == 0 {
+            // Only root can change the owner of a file, and files of root are trusted.
             std::os::unix::fs::chown(&tool, Some(12_345), None).unwrap();
             owner
         } else {
             owner + 1
         };
-        let told = check_path(&tool, somebody).unwrap_err();
-        assert!(matches!(told, UntrustedProgram::ForeignOwner { .. }));
-        assert!(told.to_string().contains("chown"), "{told}");
+        let error = check_path(&tool, other_user).unwrap_err();
+        assert!(matches!(error, UntrustedProgram::ForeignOwner { .. }));
+        assert!(error.to_string().contains("chown"), "{error}");
     }
 
     #[test]

@@ -363,8 +363,11 @@ mod tests {
             "http://10.0.0.1",
             "http://[fd00::1]",
         ] {
-            let told = registry(url, false).plain_text_problem();
-            assert!(told.unwrap().contains("registry.allow_plain_text"), "{url}");
+            let problem = registry(url, false).plain_text_problem();
+            assert!(
+                problem.unwrap().contains("registry.allow_plain_text"),
+                "{url}"
+            );
             assert_eq!(registry(url, true).plain_text_problem(), None);
         }
         for url in [
@@ -379,9 +382,9 @@ mod tests {
     #[test]
     fn a_listener_in_plain_text_beyond_this_machine_is_refused_unless_it_is_stated() {
         for listen in ["0.0.0.0:8481", "[::]:0", "10.0.0.1:80"] {
-            let told = |allowed| plain_text_listener("tokens", listen.parse().unwrap(), allowed);
-            assert!(told(false).unwrap().contains("tokens.allow_plain_text"));
-            assert_eq!(told(true), None);
+            let problem = |allowed| plain_text_listener("tokens", listen.parse().unwrap(), allowed);
+            assert!(problem(false).unwrap().contains("tokens.allow_plain_text"));
+            assert_eq!(problem(true), None);
         }
         let own = "127.0.0.1:8481".parse().unwrap();
         assert_eq!(plain_text_listener("tokens", own, false), None);

@@ -1,4 +1,4 @@
-//! ActiveNames of what is active in a process: running tasks, and readiness latches.
+//! The names of what is active in a process: running tasks, and readiness latches.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

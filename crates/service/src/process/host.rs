@@ -69,10 +69,10 @@ impl Host {
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let host = self.clone();
-        let name = self.tasks.add(self.label(name));
+        let active = self.tasks.add(self.label(name));
         let task = AssertUnwindSafe(task).catch_unwind();
         let watched = async move {
-            let _name = name;
+            let _active = active;
             let ended = tokio::select! {
                 biased;
                 () = host.dropped.cancelled() => return,
@@ -205,14 +205,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn work_past_the_grace_is_dropped() {
         let host = Host::new("sample");
-        let (kept, gone) = tokio::sync::oneshot::channel::<()>();
+        let (kept, dropped) = tokio::sync::oneshot::channel::<()>();
         host.spawn("hangs", async move {
             let _kept = kept;
             std::future::pending().await
         });
         host.stop();
         assert!(!host.run_until_stopped(GRACE).await);
-        assert!(gone.await.is_err());
+        assert!(dropped.await.is_err());
         assert!(host.tasks.list().is_empty());
     }
 

@@ -1,7 +1,7 @@
 //! Tests of what a client may take of a listener, with real sockets.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use axum::Extension;
 use axum::routing::{get, post};
@@ -174,7 +174,7 @@ async fn a_request_that_never_ends_is_cut() {
 }
 
 #[tokio::test]
-async fn a_flood_from_one_source_does_not_stop_another() {
+async fn a_flood_from_one_client_does_not_stop_another() {
     let server = server(few()).await;
     let mut held = Vec::new();
     for _ in 0..8 {
@@ -245,7 +245,7 @@ async fn a_stop_waits_for_the_answers_and_for_no_idle_connection() {
 }
 
 #[tokio::test]
-async fn a_source_is_believed_of_a_trusted_proxy_only() {
+async fn only_a_trusted_proxy_names_its_client() {
     let trusted = ServeSettings {
         trusted_proxies: vec!["127.0.0.9".parse().unwrap(), "127.0.0.8".parse().unwrap()],
         ..few()
@@ -278,7 +278,7 @@ async fn a_source_is_believed_of_a_trusted_proxy_only() {
 }
 
 #[test]
-fn an_ipv6_network_is_one_source() {
+fn an_ipv6_network_is_one_client() {
     let of = |text: &str| ClientNetwork::of(text.parse().unwrap());
     assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
     assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
@@ -296,12 +296,12 @@ fn a_connection_that_waits_gives_way_and_one_at_work_does_not() {
     let enter = |from: &str| connections.admit(from.parse().unwrap());
     let (one, two) = (enter("192.0.2.1").unwrap(), enter("192.0.2.1").unwrap());
     let at_work = two.begin_request();
-    // The source's own share: the one that waits goes.
+    // The share of a client: its own idle connection is evicted.
     let three = enter("192.0.2.1").unwrap();
     assert!(one.is_evicted() && !two.is_evicted());
     let more = three.begin_request();
     assert!(enter("192.0.2.1").is_none());
-    // All connections: somebody else's that waits goes, and where all are at work nobody comes in.
+    // All connections: an idle one of another client is evicted; while all have requests, no other is admitted.
     let other = enter("192.0.2.2").unwrap();
     let next = enter("192.0.2.3").unwrap();
     assert!(other.is_evicted() && !two.is_evicted() && !three.is_evicted());

@@ -2,7 +2,7 @@
 //!
 //! Whoever may apply resources chooses names, hosts and proxies, but cannot write into this folder. So what a secret may
 //! be used for is written here and nowhere else: a secret goes only to the hosts in the file `NAME.hosts` beside it, and
-//! one without that file is sent to nobody.
+//! one without that file is sent to no host.
 
 use std::fmt;
 use std::fs::{self, File};

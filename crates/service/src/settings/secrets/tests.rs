@@ -1,4 +1,4 @@
-//! Tests of what is read from the folder of secrets, and for whom.
+//! The secrets that can be read from the folder, and their uses.
 
 use std::os::unix::fs::symlink;
 use std::process::Command;
@@ -26,13 +26,13 @@ fn place(files: &[(&str, &str)]) -> Place {
 }
 
 impl Place {
-    fn sent(&self, name: &str, to: &[&str]) -> Result<String, String> {
+    fn sent_to(&self, name: &str, to: &[&str]) -> Result<String, String> {
         let origins = to.iter().map(|origin| origin.parse().unwrap()).collect();
-        told(&self.secrets.sent_to(&name.parse().unwrap(), origins))
+        read_secret(&self.secrets.sent_to(&name.parse().unwrap(), origins))
     }
 
-    fn compared(&self, name: &str) -> Result<String, String> {
-        told(&self.secrets.for_comparison(&name.parse().unwrap()))
+    fn for_comparison(&self, name: &str) -> Result<String, String> {
+        read_secret(&self.secrets.for_comparison(&name.parse().unwrap()))
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -40,7 +40,7 @@ impl Place {
     }
 }
 
-fn told(file: &SecretFile) -> Result<String, String> {
+fn read_secret(file: &SecretFile) -> Result<String, String> {
     file.text()
         .map(|text| text.expose_secret().to_owned())
         .map_err(|error| format!("{error:#}"))
@@ -72,39 +72,39 @@ fn a_secret_goes_only_to_the_hosts_that_its_folder_names() {
         &["docker.io", "attacker.example"],
         &["docker.io.attacker.example"],
     ] {
-        let told = place.sent_to("hub", refused).unwrap_err();
+        let error = place.sent_to("hub", refused).unwrap_err();
         assert!(
-            told.contains("`hub.hosts`") && told.contains("secrets.dir"),
-            "{told}"
+            error.contains("`hub.hosts`") && error.contains("secrets.dir"),
+            "{error}"
         );
-        assert!(told.contains(refused.last().unwrap()), "{told}");
-        assert!(!told.contains("hunter2"), "{told}");
+        assert!(error.contains(refused.last().unwrap()), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
     }
-    let told = place.sent_to("unbound", &["docker.io"]).unwrap_err();
-    assert!(told.contains("`unbound.hosts`"), "{told}");
-    // Whether a secret exists is not told to who may not use it.
+    let error = place.sent_to("unbound", &["docker.io"]).unwrap_err();
+    assert!(error.contains("`unbound.hosts`"), "{error}");
+    // The error does not reveal whether the secret exists.
     let missing = place.sent_to("missing", &["docker.io"]).unwrap_err();
-    assert_eq!(missing.replace("missing", "unbound"), told);
+    assert_eq!(missing.replace("missing", "unbound"), error);
 }
 
 #[test]
 fn a_secret_that_may_be_sent_is_no_password_of_an_account() {
     let place = place(&[("hub", "hunter2"), ("hub.hosts", ""), ("ci", "hunter3")]);
     assert_eq!(place.for_comparison("ci").unwrap(), "hunter3");
-    let told = place.for_comparison("hub").unwrap_err();
-    assert!(told.contains("a secret of its own"), "{told}");
-    let told = place.for_comparison("missing").unwrap_err();
+    let error = place.for_comparison("hub").unwrap_err();
+    assert!(error.contains("a secret of its own"), "{error}");
+    let error = place.for_comparison("missing").unwrap_err();
     assert!(
-        told.contains("`missing`") && told.contains("secrets.dir"),
-        "{told}"
+        error.contains("`missing`") && error.contains("secrets.dir"),
+        "{error}"
     );
 }
 
 #[test]
 fn a_list_of_hosts_that_is_not_understood_allows_nothing() {
     let place = place(&[("hub", "hunter2"), ("hub.hosts", "docker.io\n*\n")]);
-    let told = place.sent_to("hub", &["docker.io"]).unwrap_err();
-    assert!(told.contains("line 2 of `hub.hosts`"), "{told}");
+    let error = place.sent_to("hub", &["docker.io"]).unwrap_err();
+    assert!(error.contains("line 2 of `hub.hosts`"), "{error}");
 }
 
 #[test]
@@ -113,12 +113,12 @@ fn a_secret_and_its_hosts_are_read_at_each_use() {
     let file = place
         .secrets
         .sent_to(&"hub".parse().unwrap(), vec!["docker.io".parse().unwrap()]);
-    assert_eq!(told(&file).unwrap(), "one");
+    assert_eq!(read_secret(&file).unwrap(), "one");
     let before = file.version();
     fs::write(place.file("hub"), "two").unwrap();
-    assert_eq!(told(&file).unwrap(), "two");
+    assert_eq!(read_secret(&file).unwrap(), "two");
     fs::remove_file(place.file("hub.hosts")).unwrap();
-    assert!(told(&file).is_err());
+    assert!(read_secret(&file).is_err());
     assert_ne!(file.version(), before);
 }
 
@@ -128,9 +128,9 @@ fn a_link_is_followed_within_the_folder_only() {
     let outside = place.folder.path().join("outside");
     fs::write(&outside, "hunter2").unwrap();
     symlink(&outside, place.file("ca")).unwrap();
-    let told = place.for_comparison("ca").unwrap_err();
-    assert!(told.contains("leads out of the folder"), "{told}");
-    assert!(!told.contains("hunter2"), "{told}");
+    let error = place.for_comparison("ca").unwrap_err();
+    assert!(error.contains("leads out of the folder"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
     // A list of hosts may not lie elsewhere either.
     fs::write(place.file("hub"), "hunter2").unwrap();
     symlink(&outside, place.file("hub.hosts")).unwrap();
@@ -168,8 +168,8 @@ fn only_regular_files_of_64_kib_are_secrets() {
         ("empty", "empty or not UTF-8"),
         ("binary", "empty or not UTF-8"),
     ] {
-        let told = place.for_comparison(name).unwrap_err();
-        assert!(told.contains(expected), "{name}: {told}");
+        let error = place.for_comparison(name).unwrap_err();
+        assert!(error.contains(expected), "{name}: {error}");
     }
 }
 
@@ -192,8 +192,11 @@ fn the_keys_of_the_installation_are_no_secrets_of_resources() {
         ("keys/nats/../nats", "admin"),
     ] {
         let secrets = Secrets::at(folder.path().join(dir));
-        let told = told(&secrets.for_comparison(&name.parse().unwrap())).unwrap_err();
-        assert!(told.contains("keys of this installation"), "{dir}: {told}");
+        let error = read_secret(&secrets.for_comparison(&name.parse().unwrap())).unwrap_err();
+        assert!(
+            error.contains("keys of this installation"),
+            "{dir}: {error}"
+        );
     }
 }
 
@@ -201,10 +204,10 @@ fn the_keys_of_the_installation_are_no_secrets_of_resources() {
 fn a_folder_that_is_missing_is_told_by_its_setting() {
     let missing = Secrets::at("/nowhere/at/all".into());
     for secrets in [missing, Secrets::default()] {
-        let told = told(&secrets.for_comparison(&"ci".parse().unwrap())).unwrap_err();
+        let error = read_secret(&secrets.for_comparison(&"ci".parse().unwrap())).unwrap_err();
         assert!(
-            told.contains("secrets.dir") && told.contains("secret `ci`"),
-            "{told}"
+            error.contains("secrets.dir") && error.contains("secret `ci`"),
+            "{error}"
         );
     }
 }

@@ -152,7 +152,7 @@ fn what_kubernetes_puts_into_the_environment_is_no_setting() {
 }
 
 #[test]
-fn each_mistake_is_told_with_its_key_its_variable_and_where_it_was_made() {
+fn each_problem_names_its_key_its_variable_and_its_source() {
     let cases: [(Variables, &str, &[&str]); 6] = [
         (
             &[("SLUICE__BUS__URLL", "x")],
@@ -191,18 +191,18 @@ fn each_mistake_is_told_with_its_key_its_variable_and_where_it_was_made() {
             &["`work.concurrency` (SLUICE__WORK__CONCURRENCY) must be at least 1"],
         ),
     ];
-    for (pairs, file, told) in cases {
+    for (pairs, file, expected) in cases {
         let (sources, _folder) = with_file(variables(pairs), file);
         let problems = refused::<Sample>(&sources);
         assert_eq!(problems.len(), 1, "{problems:?}");
-        for part in told {
+        for part in expected {
             assert!(problems[0].contains(part), "{problems:?} lacks {part}");
         }
     }
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_those_behind_a_wrong_value_too() {
+fn all_problems_are_reported_at_once_those_behind_an_invalid_value_too() {
     let sources = variables(&[
         ("SLUICE__BUS__URL", "http://a"),
         ("SLUICE__HTTP__GRACE_SECONDS", "soon"),
