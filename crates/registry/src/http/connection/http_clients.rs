@@ -74,7 +74,9 @@ impl HttpClients {
 
     /// Returns whether the files that they were built with are unchanged.
     pub(crate) fn are_current(&self) -> bool {
-        self.files.iter().all(|(file, then)| file.version() == *then)
+        self.files
+            .iter()
+            .all(|(file, then)| file.version() == *then)
     }
 }
 
