@@ -461,10 +461,10 @@ async fn an_entry_is_forgotten_only_as_it_was_read_and_can_be_made_again() {
     let other = bucket.write("a.c", "1".into(), None).await.unwrap();
     let second = bucket.write("a.b", "2".into(), Some(first)).await.unwrap();
     // Somebody wrote it since it was read.
-    assert!(!bucket.forget("a.b", first).await.unwrap());
+    assert!(!bucket.purge_if_unchanged("a.b", first).await.unwrap());
     assert_eq!(bucket.get("a.b").await.unwrap().unwrap().revision, second);
-    assert!(bucket.forget("a.b", second).await.unwrap());
-    assert!(!bucket.forget("a.b", second).await.unwrap());
+    assert!(bucket.purge_if_unchanged("a.b", second).await.unwrap());
+    assert!(!bucket.purge_if_unchanged("a.b", second).await.unwrap());
     assert_eq!(bucket.get("a.b").await.unwrap(), None);
     assert_eq!(bucket.get("a.c").await.unwrap().unwrap().revision, other);
     assert_eq!(bucket.count().await.unwrap(), 1, "no mark is left of it");
@@ -497,8 +497,8 @@ async fn an_object_is_forgotten_only_as_it_was_listed() {
     assert_eq!(names, ["sha256:a", "sha256:b"]);
     // A scanner stores the same report again.
     reports.put("sha256:b", large.clone().into()).await.unwrap();
-    assert!(reports.forget(&before[0]).await.unwrap());
-    assert!(!reports.forget(&before[1]).await.unwrap());
+    assert!(reports.purge_if_unchanged(&before[0]).await.unwrap());
+    assert!(!reports.purge_if_unchanged(&before[1]).await.unwrap());
     assert!(reports.get("sha256:a").await.is_err());
     assert_eq!(reports.get("sha256:b").await.unwrap(), large);
     assert_eq!(listed().await.len(), 1);

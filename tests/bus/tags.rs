@@ -15,7 +15,8 @@ use sluice_events::time_to_wire;
 use sluice_events::wire::state::{Claim, TagEntry};
 use sluice_registry::{Client, Endpoint, digest_of};
 use sluice_state::{
-    Applied, Catalog, Error, Freshness, Precondition, Provenance, State, TagChange, TagWriter, key,
+    Catalog, Error, Freshness, Precondition, Provenance, State, TagChange, TagChangeOutcome,
+    TagWriter, key,
 };
 use sluice_tests::Nats;
 
@@ -138,7 +139,7 @@ impl Scene {
     }
 
     /// Points the tag to `a`, which is superseded.
-    async fn attempt(&self) -> Result<Applied, Error> {
+    async fn attempt(&self) -> Result<TagChangeOutcome, Error> {
         let (a, digest) = index("a");
         self.store(&by_digest(&digest), &a);
         let repository: Repository = "hub/app".parse().unwrap();
@@ -161,7 +162,7 @@ impl Scene {
 
     /// As [`Scene::attempt`]; returns what the tag and its entry name in the end.
     async fn apply(&self) -> (Option<Digest>, TagEntry) {
-        assert_eq!(self.attempt().await.unwrap(), Applied::Superseded);
+        assert_eq!(self.attempt().await.unwrap(), TagChangeOutcome::Superseded);
         let entry = self.slow.state.tags.get(&tag_key()).await.unwrap();
         (self.names(), entry.unwrap().value)
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use sluice_bus::Replica;
+use sluice_bus::SimulatedReplica;
 use sluice_bus::backend::Delivery;
 use sluice_bus::topology::{self, Stage};
 use sluice_bus::{Bus, Cause, ConsumeSettings, Handler, Outcome};
@@ -39,15 +39,15 @@ const SETTINGS: ConsumeSettings = ConsumeSettings {
 #[derive(Debug, Clone)]
 pub enum Machine {
     /// The poller.
-    Poller(Arc<Replica<Poller>>),
+    Poller(Arc<SimulatedReplica<Poller>>),
     /// The mirror worker.
-    Mirror(Arc<Replica<MirrorWorker>>),
+    Mirror(Arc<SimulatedReplica<MirrorWorker>>),
     /// A scanner that knows the truth.
-    Scanner(Arc<Replica<Scanner>>),
+    Scanner(Arc<SimulatedReplica<Scanner>>),
     /// The promoter.
-    Promoter(Arc<Replica<Promoter>>),
+    Promoter(Arc<SimulatedReplica<Promoter>>),
     /// The pruner.
-    Pruner(Arc<Replica<Pruner>>),
+    Pruner(Arc<SimulatedReplica<Pruner>>),
 }
 
 impl Machine {
@@ -90,14 +90,14 @@ pub fn start(shared: &Shared, stage: &str) -> (Machine, CatalogFeed) {
         (state, catalog, feed)
     });
     let machine = match stage {
-        "poller" => Machine::Poller(Arc::new(Replica::new(
+        "poller" => Machine::Poller(Arc::new(SimulatedReplica::new(
             backend,
             bus,
             &topology::POLLER,
             Poller::new(state, catalog, 2).with_transport(transport),
             SETTINGS,
         ))),
-        "mirror-worker" => Machine::Mirror(Arc::new(Replica::new(
+        "mirror-worker" => Machine::Mirror(Arc::new(SimulatedReplica::new(
             backend,
             bus.clone(),
             &topology::MIRROR_WORKER,
@@ -111,7 +111,7 @@ pub fn start(shared: &Shared, stage: &str) -> (Machine, CatalogFeed) {
             .with_transport(transport),
             SETTINGS,
         ))),
-        "scanner-adapter" => Machine::Scanner(Arc::new(Replica::new(
+        "scanner-adapter" => Machine::Scanner(Arc::new(SimulatedReplica::new(
             backend,
             bus,
             &topology::SCANNER_ADAPTER,
@@ -122,7 +122,7 @@ pub fn start(shared: &Shared, stage: &str) -> (Machine, CatalogFeed) {
             },
             SETTINGS,
         ))),
-        "promoter" => Machine::Promoter(Arc::new(Replica::new(
+        "promoter" => Machine::Promoter(Arc::new(SimulatedReplica::new(
             backend,
             bus.clone(),
             &topology::PROMOTER,
@@ -130,7 +130,7 @@ pub fn start(shared: &Shared, stage: &str) -> (Machine, CatalogFeed) {
                 .reaching(transport),
             SETTINGS,
         ))),
-        "pruner" => Machine::Pruner(Arc::new(Replica::new(
+        "pruner" => Machine::Pruner(Arc::new(SimulatedReplica::new(
             backend,
             bus.clone(),
             &topology::PRUNER,

@@ -372,7 +372,8 @@ fn a_registry_that_does_not_answer_lets_everything_stay() {
         let waits = status.iter().filter(|one| one.stage == "promoter");
         (waits.map(|one| one.later).sum::<u64>() >= 5).then_some(())
     });
-    past.is_known_but_for(&[]);
+    // Whether there is a mirror its resource says, and no registry.
+    past.is_known_but_for(&["poll left"]);
     stack.internal.restart();
     wait_for("everything to be forgotten", 90, || {
         (past.known().len() == ALL.len() - FORGOTTEN.len()).then_some(())

@@ -2,13 +2,14 @@
 //! its work before it stops.
 
 pub(crate) mod handler;
-mod in_flight;
+mod heartbeat;
 mod isolation;
 mod jitter;
+mod message_metrics;
 mod received_message;
-pub(crate) mod replica;
 mod retry;
 mod settle;
+pub(crate) mod simulated_replica;
 pub(crate) mod worker;
 
 use std::sync::Arc;
@@ -22,9 +23,9 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::handler::Handler;
+use self::heartbeat::with_heartbeat;
 use self::jitter::jitter;
 use self::received_message::ReceivedMessage;
-use self::settle::with_heartbeat;
 use self::worker::{ConsumeSettings, Worker};
 use crate::connection::Bus;
 use crate::error::{BoxError, Error};
@@ -184,7 +185,7 @@ impl<H: Handler> Puller<H> {
             return Ok(None);
         };
         let ready = self.consumer.fetch().max_messages(1).messages().await?;
-        if let Some(message) = tokio::time::timeout(ANSWER_LIMIT, one(ready)).await?? {
+        if let Some(message) = tokio::time::timeout(ANSWER_LIMIT, receive_one(ready)).await?? {
             return Ok(self.unless_stopping(message, permit).await);
         }
         drop(permit);
@@ -195,7 +196,7 @@ impl<H: Handler> Puller<H> {
             .expires(PULL_EXPIRY)
             .messages()
             .await?;
-        let Some(message) = one(waiting).await? else {
+        let Some(message) = receive_one(waiting).await? else {
             return Ok(None);
         };
         // The permits may be taken by now; the heartbeat keeps the message here until one is free.
@@ -238,7 +239,7 @@ impl<H: Handler> Puller<H> {
 }
 
 /// Awaits the message of a pull: a message left in the batch would not be delivered again before `ack_wait`.
-async fn one(mut batch: pull::Batch) -> Result<Option<ReceivedMessage>, BoxError> {
+async fn receive_one(mut batch: pull::Batch) -> Result<Option<ReceivedMessage>, BoxError> {
     let message = batch.next().await.transpose()?;
     message.map(ReceivedMessage::new).transpose()
 }

@@ -20,7 +20,7 @@ pub use admin::stream_configs::ProvisionOptions;
 pub use connection::storage_health::NOT_STORING;
 pub use connection::{Bus, backend};
 pub use consume::handler::{Failure, Handler, Outcome, Record};
-pub use consume::replica::Replica;
+pub use consume::simulated_replica::SimulatedReplica;
 pub use consume::worker::ConsumeSettings;
 pub use error::{BoxError, Error};
 pub use storage::bucket::{Bucket, Page};

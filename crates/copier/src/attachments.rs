@@ -13,8 +13,8 @@ use sluice_registry::{Client, Content, Destination, Error, Manifest, ManifestRef
 use crate::attachment_cache::AttachmentCache;
 use crate::clients::Side;
 use crate::image::{Image, Target};
+use crate::image_copier::{ImageCopier, ManifestCopy};
 use crate::outcome::{AttachmentOutcome, CopyOutcome};
-use crate::transfer::{ManifestCopy, Transfer};
 
 /// The maximum number of attachments of one image; others are skipped.
 const MAX_ATTACHMENTS: usize = 512;
@@ -23,7 +23,7 @@ const MAX_BYTES: u64 = 512 << 20;
 
 /// Copies the attachments of an image that is at its target, and adds them to its outcome.
 pub(crate) async fn copy_attachments(
-    transfer: &Transfer,
+    transfer: &ImageCopier,
     cache: &AttachmentCache,
     source: &Client,
     image: &Image,
@@ -51,7 +51,7 @@ pub(crate) async fn copy_attachments(
 
 /// The copy of the attachments of one image.
 struct AttachmentCopy<'a> {
-    transfer: &'a Transfer,
+    transfer: &'a ImageCopier,
     cache: &'a AttachmentCache,
     image: &'a Image,
     source: &'a Client,

@@ -7,12 +7,12 @@ mod attachments;
 mod clients;
 mod error;
 mod image;
+mod image_copier;
 mod outcome;
 mod progress;
 mod session;
 mod sync;
 mod totals;
-mod transfer;
 
 pub use clients::{Clients, EndpointOptions, RegistryOptions, RegistryUsage, Side};
 pub use error::ConfigurationError;

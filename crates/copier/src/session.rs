@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use sluice_domain::resources::Registry;
 use sluice_domain::{Backoff, Class, Classify as _, RegistryHost, RemoteRepository, Tag};
-use sluice_registry::{Client, Error, Limits};
+use sluice_registry::{Client, ConcurrencyLimits, Error};
 use sluice_service::Secrets;
 
 use crate::attachment_cache::AttachmentCache;
 use crate::attachments::copy_attachments;
 use crate::clients::{Clients, RegistryOptions, RegistryUsage, Side};
 use crate::image::{Image, Target};
+use crate::image_copier::ImageCopier;
 use crate::outcome::CopyOutcome;
 use crate::progress::Progress;
-use crate::transfer::Transfer;
 
 /// How many times an image is tried; the client itself retries single requests before that.
 const MAX_ATTEMPTS: u32 = 3;
@@ -37,7 +37,7 @@ pub struct SessionOptions {
 /// What the copies of one command share.
 #[derive(Debug)]
 pub struct Session {
-    transfer: Transfer,
+    transfer: ImageCopier,
     attachments: Option<AttachmentCache>,
     /// Registries whose quota is exhausted, with their error.
     exhausted: Mutex<BTreeMap<RegistryHost, String>>,
@@ -54,10 +54,11 @@ impl Session {
     ) -> Arc<Self> {
         let max_connections = registry_options.max_connections;
         Arc::new(Self {
-            transfer: Transfer {
+            transfer: ImageCopier {
                 clients: Clients::new(registry_options, registries, secrets),
                 progress,
-                limits: max_connections.map(|count| Limits::new(count, MAX_BYTES_IN_FLIGHT)),
+                limits: max_connections
+                    .map(|count| ConcurrencyLimits::new(count, MAX_BYTES_IN_FLIGHT)),
                 estimator: options.dry_run.then(tokio::sync::Mutex::default),
             },
             attachments: options.attachments.then(AttachmentCache::default),

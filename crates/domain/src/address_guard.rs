@@ -78,12 +78,12 @@ fn of_v6(address: Ipv6Addr) -> AddressClass {
     match address.segments() {
         // IPv4-mapped, and NAT64 with the well-known prefix (RFC 6052).
         [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
-            of_v4(carried(high, low))
+            of_v4(embedded_ipv4(high, low))
         }
         // ISATAP: whatever the network, the packet goes to the IPv4 address.
         [.., 0 | 0x200, 0x5efe, _, _] => AddressClass::Never,
         // 6to4.
-        [0x2002, high, low, ..] => of_v4(carried(high, low)),
+        [0x2002, high, low, ..] => of_v4(embedded_ipv4(high, low)),
         // Protocol assignments with Teredo and ORCHID, and documentation.
         [0x2001, 0..=0x01ff | 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] => AddressClass::Never,
         [first, second, ..] if METADATA_V6.contains(&[first, second]) => AddressClass::Never,
@@ -94,7 +94,7 @@ fn of_v6(address: Ipv6Addr) -> AddressClass {
     }
 }
 
-fn carried(high: u16, low: u16) -> Ipv4Addr {
+fn embedded_ipv4(high: u16, low: u16) -> Ipv4Addr {
     let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
     Ipv4Addr::new(a, b, c, d)
 }

@@ -5,12 +5,12 @@
 mod data_folder;
 mod endpoints;
 mod options;
-mod plan;
 mod programs;
 mod resources;
 mod run;
 mod servers;
 mod services;
+mod startup_check;
 
 pub use data_folder::SECRETS;
 pub use endpoints::{DEFAULT_NATS_URL, Endpoints, NatsEndpoint};

@@ -11,10 +11,10 @@ use sluice_service::{Host, HttpSettings, write_private_file};
 use crate::data_folder::{DataFolder, SECRETS};
 use crate::endpoints::{Endpoints, NatsEndpoint, reachable};
 use crate::options::{Options, ResourceFile};
-use crate::plan::{Plan, Server, address_of};
 use crate::resources;
 use crate::servers::{self, Children};
 use crate::services::{ServiceSettings, StackSettings};
+use crate::startup_check::{Server, StartupCheck, address_of};
 
 /// The name of the process in logs and traces.
 const NAME: &str = "sluice";
@@ -51,7 +51,7 @@ pub fn run(
     }
     let secrets = options.secrets.take();
     let (health_listen, grace_seconds) = (options.health_listen, options.grace_seconds);
-    let plan = Plan::new(options)?;
+    let plan = StartupCheck::new(options)?;
     // A new folder is created only for valid options.
     let data = existing.map_or_else(|| DataFolder::open(&folder), Ok)?;
     let secrets = secrets.unwrap_or_else(|| data.join(SECRETS));
@@ -87,7 +87,7 @@ pub fn run(
 
 /// Starts the servers, then the services.
 async fn start(
-    mut plan: Plan,
+    mut plan: StartupCheck,
     secrets: &Path,
     data: &DataFolder,
     host: &Host,

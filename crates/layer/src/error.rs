@@ -13,7 +13,7 @@ use thiserror::Error;
 pub enum Error {
     /// The layer does not have exactly one reading. Final.
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Refused(#[from] LayerRefusal),
     /// The layer is larger than what is read. Final, unless the limits change.
     #[error("{limit} is over the limit of {max}")]
     Limit {
@@ -45,14 +45,14 @@ pub enum Error {
 /// A layer, or the layers of an image, that not every client reads in the same way.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{detail} ({rule})")]
-pub struct Refused {
+pub struct LayerRefusal {
     /// The rule that is broken.
     pub rule: Rule,
     /// What was found, on one line, without control characters.
     pub detail: String,
 }
 
-impl Refused {
+impl LayerRefusal {
     pub(crate) fn new(rule: Rule, detail: impl Into<String>) -> Self {
         Self {
             rule,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::error::{Refused, Rule};
+use crate::error::{LayerRefusal, Rule};
 use crate::packages::{
     DATABASE_FOLDERS, Database, EntryForm, Language, PackageManager, database_folder_manager,
 };
@@ -56,7 +56,7 @@ pub struct ImageLanguage {
 /// [`Rule::Link`] if an entry lies below a symbolic link of a lower layer: overlayfs makes a folder
 /// there, other snapshotters write through the link. [`Rule::Header`] if a global extended header
 /// has the name of a file of a lower layer, which some clients remove.
-pub fn check_layers(layers: &[LayerSummary]) -> Result<ImageContents, Refused> {
+pub fn check_layers(layers: &[LayerSummary]) -> Result<ImageContents, LayerRefusal> {
     check_links(layers)?;
     let view = View { layers };
     let mut contents = ImageContents::default();
@@ -100,7 +100,7 @@ pub fn check_layers(layers: &[LayerSummary]) -> Result<ImageContents, Refused> {
     Ok(contents)
 }
 
-fn check_links(layers: &[LayerSummary]) -> Result<(), Refused> {
+fn check_links(layers: &[LayerSummary]) -> Result<(), LayerRefusal> {
     // The highest layer so far that makes the path a link.
     let mut links: HashMap<PathDigest, usize> = HashMap::new();
     let view = View { layers };
@@ -110,7 +110,7 @@ fn check_links(layers: &[LayerSummary]) -> Result<(), Refused> {
                 continue;
             };
             if !view.is_removed_between(*lower, index, folder.as_bytes()) {
-                return Err(Refused::new(
+                return Err(LayerRefusal::new(
                     Rule::Link,
                     format!(
                         "layer {index} has entries below `{folder}`, which is a symbolic link in layer {lower}"
@@ -124,7 +124,7 @@ fn check_links(layers: &[LayerSummary]) -> Result<(), Refused> {
                 .take(index)
                 .position(|lower| lower.tree.called_global_headers.covers(header.as_bytes()))
             {
-                return Err(Refused::new(
+                return Err(LayerRefusal::new(
                     Rule::Header,
                     format!(
                         "layer {index} has a global extended header called `{header}`, which is a file in layer {lower}"

@@ -13,7 +13,7 @@ mod reader;
 mod summary;
 mod tar;
 
-pub use crate::error::{Error, Refused, Rule};
+pub use crate::error::{Error, LayerRefusal, Rule};
 pub use crate::image::{ImageContents, ImageDatabase, ImageLanguage, check_layers};
 pub use crate::layer_type::{Compression, LayerType};
 pub use crate::limits::Limits;
@@ -22,4 +22,6 @@ pub use crate::packages::{
 };
 pub use crate::path::EntryPath;
 pub use crate::reader::read_layer;
-pub use crate::summary::{LayerDescriptor, LayerSummary, Note, RULES_VERSION, second_views};
+pub use crate::summary::{
+    LayerDescriptor, LayerSummary, Note, RULES_VERSION, alternative_file_lists,
+};

@@ -5,9 +5,9 @@ pub(crate) mod decompress;
 
 use std::io::{Read, Write};
 
-use crate::error::{Error, Refused, Rule};
+use crate::error::{Error, LayerRefusal, Rule};
 use crate::limits::Limits;
-use crate::summary::{LayerDescriptor, LayerSummary, Note, RULES_VERSION, second_views};
+use crate::summary::{LayerDescriptor, LayerSummary, Note, RULES_VERSION, alternative_file_lists};
 use crate::tar;
 use crate::tar::stream::TarStream;
 
@@ -37,7 +37,7 @@ pub fn read_layer(
     tar: impl Write,
 ) -> Result<LayerSummary, Error> {
     if descriptor.size_bytes == 0 {
-        return Err(Refused::new(Rule::Size, "the blob is empty").into());
+        return Err(LayerRefusal::new(Rule::Size, "the blob is empty").into());
     }
     if descriptor.size_bytes > limits.compressed_bytes {
         return Err(Error::Limit {
@@ -58,10 +58,10 @@ fn read_tar<R: Read>(
 ) -> Result<LayerSummary, Error> {
     // An error of the source is found by `BlobReader::finish`, which has the last word.
     let broken = |error| Error::Source(error);
-    let mut notes = second_views(&descriptor.annotations);
+    let mut notes = alternative_file_lists(&descriptor.annotations);
     let actual = match blob.peek(MAGIC_BYTES) {
         Ok(first) => compression(descriptor.layer_type, first)?,
-        Err(_) => return Err(Refused::new(Rule::Size, "the blob cannot be read").into()),
+        Err(_) => return Err(LayerRefusal::new(Rule::Size, "the blob cannot be read").into()),
     };
     let declared = descriptor.layer_type.declared();
     if actual != declared {
@@ -73,7 +73,7 @@ fn read_tar<R: Read>(
     let entries = tar::read_entries(&mut stream, limits)?;
     let (diff_id, uncompressed_bytes) = stream.finish()?;
     if diff_id != descriptor.diff_id.as_str() {
-        return Err(Refused::new(
+        return Err(LayerRefusal::new(
             Rule::DiffId,
             format!(
                 "the tar is {diff_id}, and the configuration says {}",

@@ -114,7 +114,7 @@ pub enum Note {
 
 /// Returns the annotations, of a layer or a manifest, that lead clients to a second list of files.
 #[must_use]
-pub fn second_views(annotations: &BTreeMap<String, String>) -> Vec<Note> {
+pub fn alternative_file_lists(annotations: &BTreeMap<String, String>) -> Vec<Note> {
     const PREFIXES: [&str; 4] = [
         "containerd.io/snapshot/",
         "io.github.containers.zstd-chunked.",

@@ -9,7 +9,7 @@ mod tree;
 
 use std::io::{BufRead, Write};
 
-use crate::error::{Error, Refused, Rule};
+use crate::error::{Error, LayerRefusal, Rule};
 use crate::limits::Limits;
 use crate::path::{Escaped, file_name, resolve};
 use crate::summary::TreeSummary;
@@ -63,12 +63,14 @@ fn read_end<B: BufRead, W: Write>(stream: &mut TarStream<'_, B, W>) -> Result<()
     match stream.block()? {
         None => return Ok(()),
         Some(block) if !is_zero(&block) => {
-            return Err(Refused::new(Rule::End, "an entry follows a single block of zeros").into());
+            return Err(
+                LayerRefusal::new(Rule::End, "an entry follows a single block of zeros").into(),
+            );
         }
         Some(_) => {}
     }
     if !stream.rest_is_zero()? {
-        return Err(Refused::new(Rule::End, "bytes follow the end of the tar").into());
+        return Err(LayerRefusal::new(Rule::End, "bytes follow the end of the tar").into());
     }
     Ok(())
 }
@@ -86,9 +88,9 @@ struct Pending {
 }
 
 impl Pending {
-    fn check_unused(&self) -> Result<(), Refused> {
+    fn check_unused(&self) -> Result<(), LayerRefusal> {
         if self.extended.is_some() || self.long_name.is_some() || self.long_link.is_some() {
-            return Err(Refused::new(
+            return Err(LayerRefusal::new(
                 Rule::ExtendedHeader,
                 "an extended header belongs to no entry",
             ));
@@ -97,9 +99,9 @@ impl Pending {
     }
 
     /// Stores a header for the next entry; readers differ in which of two such headers counts.
-    fn set<T>(slot: &mut Option<T>, value: T) -> Result<(), Refused> {
+    fn set<T>(slot: &mut Option<T>, value: T) -> Result<(), LayerRefusal> {
         if slot.replace(value).is_some() {
-            return Err(Refused::new(
+            return Err(LayerRefusal::new(
                 Rule::ExtendedHeader,
                 "an entry has two extended headers of one kind",
             ));
@@ -229,7 +231,7 @@ impl EntryReader<'_> {
     /// Cleans a name as Go's `path.Clean` does, and refuses what could lead elsewhere (rule 13).
     fn clean_path(&self, name: &[u8]) -> Result<Vec<u8>, Error> {
         if name.is_empty() {
-            return Err(Refused::new(Rule::Name, "an entry has no name").into());
+            return Err(LayerRefusal::new(Rule::Name, "an entry has no name").into());
         }
         if name.contains(&0) {
             return Err(refuse(Rule::Name, name, "has a NUL in its name").into());
@@ -265,7 +267,7 @@ impl EntryReader<'_> {
 }
 
 /// Returns the kind that every client gives to an entry (rule 12).
-fn kind(header: &Header, path: &[u8]) -> Result<Kind, Refused> {
+fn kind(header: &Header, path: &[u8]) -> Result<Kind, LayerRefusal> {
     let (kind, mode_type) = match header.typeflag {
         // Go takes a name that ends in a slash for a folder in old archives only.
         0 if header.name.ends_with(b"/") => (Kind::Folder, 0o040_000),
@@ -297,14 +299,14 @@ fn kind(header: &Header, path: &[u8]) -> Result<Kind, Refused> {
         check_device(header, path)?;
     }
     if path.is_empty() && kind != Kind::Folder {
-        return Err(Refused::new(Rule::Name, "the root is no folder"));
+        return Err(LayerRefusal::new(Rule::Name, "the root is no folder"));
     }
     Ok(kind)
 }
 
 /// Refuses device numbers that are a whiteout of overlayfs, or become one when they are cut to
 /// what the kernel takes: 12 bits and 20 bits.
-fn check_device(header: &Header, path: &[u8]) -> Result<(), Refused> {
+fn check_device(header: &Header, path: &[u8]) -> Result<(), LayerRefusal> {
     let (major, minor) = header.device;
     if !(0..=0xfff).contains(&major) || !(0..=0xf_ffff).contains(&minor) {
         return Err(refuse(
@@ -324,10 +326,10 @@ fn check_device(header: &Header, path: &[u8]) -> Result<(), Refused> {
 }
 
 /// Puts extended headers over a header, where all readers agree on how.
-fn apply(mut header: Header, pending: Pending) -> Result<Header, Refused> {
+fn apply(mut header: Header, pending: Pending) -> Result<Header, LayerRefusal> {
     let extended = pending.extended.unwrap_or_default();
     let twice = |what: &str| {
-        Refused::new(
+        LayerRefusal::new(
             Rule::ExtendedHeader,
             format!("an entry has its {what} in two extended headers"),
         )
@@ -344,7 +346,7 @@ fn apply(mut header: Header, pending: Pending) -> Result<Header, Refused> {
     };
     if let Some(size) = extended.size {
         if header.size != 0 && header.size != size {
-            return Err(Refused::new(
+            return Err(LayerRefusal::new(
                 Rule::ExtendedHeader,
                 format!("an entry has two sizes, {} and {size}", header.size),
             ));
@@ -355,14 +357,14 @@ fn apply(mut header: Header, pending: Pending) -> Result<Header, Refused> {
 }
 
 /// Reads the content of a GNU long name: a string, and NULs to its end.
-fn long_string(content: &[u8]) -> Result<Vec<u8>, Refused> {
+fn long_string(content: &[u8]) -> Result<Vec<u8>, LayerRefusal> {
     let length = content
         .iter()
         .position(|byte| *byte == 0)
         .unwrap_or(content.len());
     let (text, rest) = content.split_at(length);
     if text.is_empty() || rest.iter().any(|byte| *byte != 0) {
-        return Err(Refused::new(
+        return Err(LayerRefusal::new(
             Rule::ExtendedHeader,
             "a GNU long name is empty or goes on behind a NUL",
         ));

@@ -14,7 +14,7 @@ use sluice_events::time_from_wire;
 use sluice_events::wire::state::TagEntry;
 use sluice_registry::IntegrityCheck;
 use sluice_state::reconcile::reason;
-use sluice_state::{Applied, Snapshot, key};
+use sluice_state::{Snapshot, TagChangeOutcome, key};
 
 use crate::error::Error;
 use crate::handler::MirrorWorker;
@@ -180,9 +180,9 @@ impl MirrorWorker {
             .point_tag(&catalog, task, &copied.root, &precondition)
             .await?;
         match applied {
-            Applied::Superseded => return Ok(Outcome::done()),
-            Applied::Refused { kept } => return self.refuse_move(task, kept).await,
-            Applied::Done { .. } => {}
+            TagChangeOutcome::Superseded => return Ok(Outcome::done()),
+            TagChangeOutcome::Refused { kept } => return self.refuse_move(task, kept).await,
+            TagChangeOutcome::Done { .. } => {}
         }
         tracing::warn!(image.repository = %task.repository, image.tag = %task.tag, missing, "repaired");
         Ok(Outcome::done().fact(TagRepaired {

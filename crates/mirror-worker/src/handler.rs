@@ -6,7 +6,7 @@ use sluice_bus::{Bus, Cause, Handler, Outcome, topology};
 use sluice_events::commands::{MirrorTag, Reconcile};
 use sluice_events::facts::{UpstreamTagGone, UpstreamTagMoved};
 use sluice_events::{Command, Decode, Event, Message, UnexpectedMessage};
-use sluice_registry::{Client, Limits, Transport};
+use sluice_registry::{Client, ConcurrencyLimits, Transport};
 use sluice_service::Secrets;
 use sluice_state::reconcile::ensure_no_pending_events;
 use sluice_state::{Catalog, RemoteClients, State, TagWriter};
@@ -29,7 +29,7 @@ pub struct MirrorWorker {
     pub(crate) tags: TagWriter,
     pub(crate) remotes: RemoteClients,
     /// The limits of all copies together.
-    pub(crate) limits: Limits,
+    pub(crate) limits: ConcurrencyLimits,
     /// How long mirroring one move may take.
     pub(crate) time_limit: Duration,
     /// How often the registry is audited; zero for never.
@@ -105,8 +105,8 @@ impl MirrorWorker {
         registry: Client,
         claim: Duration,
     ) -> Self {
-        let tags =
-            TagWriter::new(state.clone(), catalog.clone(), registry.clone()).claiming_for(claim);
+        let tags = TagWriter::new(state.clone(), catalog.clone(), registry.clone())
+            .with_claim_duration(claim);
         Self {
             bus,
             state,
@@ -114,7 +114,7 @@ impl MirrorWorker {
             registry,
             tags,
             remotes: RemoteClients::default(),
-            limits: Limits::of_process(),
+            limits: ConcurrencyLimits::of_process(),
             time_limit: TIME_LIMIT,
             audit_interval: AUDIT_INTERVAL,
             without_referrers: ReferrersUnsupported::default(),
@@ -137,7 +137,7 @@ impl MirrorWorker {
 
     /// Sets the limits of all copies together.
     #[must_use]
-    pub fn with_limits(mut self, limits: Limits) -> Self {
+    pub fn with_limits(mut self, limits: ConcurrencyLimits) -> Self {
         self.limits = limits;
         self
     }

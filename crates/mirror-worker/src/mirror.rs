@@ -14,7 +14,8 @@ use sluice_domain::{Classify as _, Digest};
 use sluice_events::facts::{TagMirrorFailed, TagMirrored};
 use sluice_service::crash;
 use sluice_state::{
-    Applied, Freshness, Precondition as _, Snapshot, describe, describe_copied, key, source_of,
+    Freshness, Precondition as _, Snapshot, TagChangeOutcome, describe, describe_copied, key,
+    source_of,
 };
 
 use self::copy::Verification;
@@ -87,9 +88,9 @@ impl MirrorWorker {
         };
         let (applied, top) = pointed?;
         match applied {
-            Applied::Superseded => return self.finish_superseded(&catalog, task).await,
-            Applied::Refused { kept } => return self.refuse_move(task, kept).await,
-            Applied::Done { .. } => {}
+            TagChangeOutcome::Superseded => return self.finish_superseded(&catalog, task).await,
+            TagChangeOutcome::Refused { kept } => return self.refuse_move(task, kept).await,
+            TagChangeOutcome::Done { .. } => {}
         }
         tracing::info!(
             image.repository = %task.repository, image.tag = %task.tag, image.digest = %top.digest,

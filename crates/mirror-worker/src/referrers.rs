@@ -15,8 +15,8 @@ use sluice_events::facts::TagMirrored;
 use sluice_events::wire::state::TagEntry;
 use sluice_registry::{Client, CopyJob, CopyOptions, Manifest};
 use sluice_state::{
-    AlwaysCurrent, Applied, IfUnchanged, PlatformSubset, Provenance, Snapshot, TagChange, describe,
-    key, source_of,
+    AlwaysCurrent, IfUnchanged, PlatformSubset, Provenance, Snapshot, TagChange, TagChangeOutcome,
+    describe, key, source_of,
 };
 
 use crate::error::Error;
@@ -238,7 +238,7 @@ impl MirrorWorker {
                 after: &after.digest,
             },
         };
-        let Applied::Done { .. } = self.tags.apply(&change).await? else {
+        let TagChangeOutcome::Done { .. } = self.tags.apply(&change).await? else {
             return Ok(None);
         };
         tracing::info!(image.repository = %repository, image.tag = %tag, referrers = copied.len(), "copied the referrers of an image");

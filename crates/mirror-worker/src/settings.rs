@@ -1,7 +1,7 @@
 //! Settings of the mirror worker.
 
 use serde::Deserialize;
-use sluice_registry::Limits;
+use sluice_registry::ConcurrencyLimits;
 use sluice_service::{BusSettings, HttpSettings, RegistrySettings, SecretSettings, out_of_range};
 
 /// The longest time between two audits: a year.
@@ -30,8 +30,8 @@ pub(crate) struct MirrorSettings {
 
 impl MirrorSettings {
     /// Returns the limits of all copies together.
-    pub(crate) fn limits(&self) -> Limits {
-        Limits::new(self.connections, self.megabytes_under_way << 20)
+    pub(crate) fn limits(&self) -> ConcurrencyLimits {
+        ConcurrencyLimits::new(self.connections, self.megabytes_under_way << 20)
     }
 }
 

@@ -10,7 +10,7 @@ use sluice_domain::resources::{
 };
 use sluice_domain::{Repository, ResourceName, Tag};
 
-use crate::condition::{Compiled, Scope};
+use crate::condition::{CompiledCondition, Scope};
 use crate::cron;
 use crate::promotion::{self, InvalidTemplate, TagTemplate};
 use crate::tags::range::Range;
@@ -189,7 +189,7 @@ fn pruning_faults(policy: &PruningPolicy) -> Vec<(&'static str, String)> {
     if let Err(error) = cron::to_six_fields(&policy.schedule) {
         faults.push(("schedule", error.to_string()));
     }
-    if let Err(problems) = Compiled::new(&policy.delete.0, Scope::Pruning) {
+    if let Err(problems) = CompiledCondition::new(&policy.delete.0, Scope::Pruning) {
         faults.extend(problems.into_iter().map(|problem| ("delete", problem)));
     }
     faults

@@ -27,7 +27,7 @@ pub use self::schema::{Reference, Scope, function_reference, variable_reference}
 const MAX_ERROR: usize = 200;
 
 /// A checked condition. Evaluating it cannot fail, only be undetermined.
-pub struct Compiled {
+pub struct CompiledCondition {
     text: String,
     scope: Scope,
     environment: Arc<Env>,
@@ -40,14 +40,14 @@ pub struct Compiled {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConditionResult {
     /// The result.
-    pub truth: Truth,
+    pub outcome: ConditionOutcome,
     /// The terms, in the order in which they are written.
     pub terms: Vec<Term>,
 }
 
 /// The result of a condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Truth {
+pub enum ConditionOutcome {
     /// The condition holds.
     True,
     /// The condition does not hold.
@@ -69,7 +69,7 @@ pub struct Term {
     pub error: Option<String>,
 }
 
-impl Compiled {
+impl CompiledCondition {
     /// Compiles a condition: its names, types and constant arguments are checked here and not when it runs.
     ///
     /// # Errors
@@ -84,7 +84,7 @@ impl Compiled {
     /// Compiles a condition that was made of DTR's rules, whose lists of values may be long.
     ///
     /// # Errors
-    /// As [`Compiled::new`].
+    /// As [`CompiledCondition::new`].
     pub fn of_rules(text: &str, scope: Scope) -> Result<Self, Vec<String>> {
         limits::on_own_stack(|| {
             limits::check_rules(text).map_err(|problem| vec![problem])?;
@@ -142,10 +142,10 @@ impl Compiled {
         for (name, value) in schema::values(self.scope, facts) {
             context.add_variable_from_value(name, value);
         }
-        let truth = match run(self.program.expression(), &context) {
-            Ok(true) => Truth::True,
-            Ok(false) => Truth::False,
-            Err(reason) => Truth::Undetermined(reason),
+        let outcome = match run(self.program.expression(), &context) {
+            Ok(true) => ConditionOutcome::True,
+            Ok(false) => ConditionOutcome::False,
+            Err(reason) => ConditionOutcome::Undetermined(reason),
         };
         let terms = self
             .terms
@@ -160,13 +160,13 @@ impl Compiled {
                 }
             })
             .collect();
-        ConditionResult { truth, terms }
+        ConditionResult { outcome, terms }
     }
 }
 
-impl fmt::Debug for Compiled {
+impl fmt::Debug for CompiledCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Compiled")
+        f.debug_struct("CompiledCondition")
             .field("text", &self.text)
             .field("scope", &self.scope)
             .finish_non_exhaustive()

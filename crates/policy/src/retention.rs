@@ -9,7 +9,9 @@ use chrono::{DateTime, Utc};
 use sluice_domain::resources::{Keep, KeepOrder};
 use sluice_domain::{Digest, Repository, ResourceName, Tag};
 
-use crate::condition::{Compiled, ConditionResult, Facts, ImageFacts, ScanFacts, Truth};
+use crate::condition::{
+    CompiledCondition, ConditionOutcome, ConditionResult, Facts, ImageFacts, ScanFacts,
+};
 use crate::tags::tag_age::{TagAge, newest_first};
 
 /// The rules for one repository.
@@ -20,7 +22,7 @@ pub struct Rules<'a> {
     /// How many tags it may hold, and which; 0 for any number.
     pub keep: Keep,
     /// The pruning policy of this run, with its compiled condition.
-    pub policy: Option<(&'a ResourceName, &'a Compiled)>,
+    pub policy: Option<(&'a ResourceName, &'a CompiledCondition)>,
     /// The time of the plan.
     pub now: DateTime<Utc>,
 }
@@ -191,17 +193,17 @@ fn evaluate(rules: &Rules<'_>, facts: &TagFacts) -> Result<String, String> {
         updated_at: Some(facts.arrived_at),
         now: rules.now,
     });
-    match &result.truth {
-        Truth::True => Ok(format!(
+    match &result.outcome {
+        ConditionOutcome::True => Ok(format!(
             "policy `{policy}`: `{}` with {}",
             condition.text(),
             values(&result)
         )),
-        Truth::False => Err(format!(
+        ConditionOutcome::False => Err(format!(
             "policy `{policy}` does not delete it: {}",
             values(&result)
         )),
-        Truth::Undetermined(reason) => Err(format!(
+        ConditionOutcome::Undetermined(reason) => Err(format!(
             "policy `{policy}` is undetermined, so it stays: {reason}"
         )),
     }

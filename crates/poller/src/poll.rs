@@ -1,7 +1,7 @@
 //! One poll of one mirror, in as many parts as it needs, and the record of it.
 
-mod attachments;
-mod backoff;
+mod attachment_tags;
+mod failure_backoff;
 mod known_tags;
 mod tag_listing;
 mod tag_moves;
@@ -36,7 +36,7 @@ impl Poller {
         // A requested poll is always made.
         if cause.is_scheduled() {
             let now = sluice_domain::now();
-            let until = backoff::paused_until(&poll, mirror.every.duration());
+            let until = failure_backoff::paused_until(&poll, mirror.every.duration());
             if let Some(until) = until.filter(|until| *until > now) {
                 tracing::debug!(mirror = %name, %until, "the upstream keeps failing; skipping this poll");
                 return Ok(Outcome::done());

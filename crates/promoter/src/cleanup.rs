@@ -27,7 +27,7 @@ use sluice_state::{Catalog, State, key};
 use self::inventory::Inventory;
 use self::metrics::{KINDS, count_removed};
 use crate::error::Error;
-use crate::evaluate::image_contents::ImageContents;
+use crate::evaluate::image_contents::ImageContentsReader;
 
 pub(crate) use self::metrics::report_entry_counts;
 
@@ -51,7 +51,7 @@ impl Cleanup {
         state: State,
         catalog: Catalog,
         registry: Client,
-        contents: ImageContents,
+        contents: ImageContentsReader,
         forget_after: TimeDelta,
     ) -> Self {
         let inventory = Inventory {

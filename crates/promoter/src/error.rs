@@ -56,7 +56,7 @@ pub enum Error {
     },
     /// The decision changed while it was carried out.
     #[error("the decision on the image changed while it was carried out")]
-    Overtaken {
+    StaleDecision {
         /// When to evaluate the image again.
         until: DateTime<Utc>,
     },
@@ -70,8 +70,8 @@ pub enum Error {
 
 impl Error {
     /// Makes the error of a decision that changed while it was carried out.
-    pub(crate) fn overtaken() -> Self {
-        Self::Overtaken {
+    pub(crate) fn stale_decision() -> Self {
+        Self::StaleDecision {
             until: now() + RETRY_OVERTAKEN_AFTER,
         }
     }
@@ -94,7 +94,7 @@ impl Classify for Error {
             Self::PolicyChanged { .. } => Class::TRANSIENT,
             Self::Unreachable { until, .. }
             | Self::IncompleteAudit { until }
-            | Self::Overtaken { until } => Class::Unavailable { until: *until },
+            | Self::StaleDecision { until } => Class::Unavailable { until: *until },
             Self::Damaged { .. } | Self::Remote { .. } => Class::Permanent,
         }
     }

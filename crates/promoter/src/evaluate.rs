@@ -25,7 +25,7 @@ use self::decide::{decide, end, refuse_new_target};
 use self::decision::{is_ended, is_in_any_target};
 use self::evaluation::Evaluation;
 use self::find_subjects::SubjectFinder;
-use self::image_contents::ImageContents;
+use self::image_contents::ImageContentsReader;
 use self::policies::{Policies, Policy, Validity};
 use self::rescan::keep_waiting;
 use self::scanned_image::{ScannedImage, first_seen};
@@ -38,7 +38,7 @@ pub(crate) struct Evaluator {
     pub(crate) state: State,
     pub(crate) registry: Client,
     pub(crate) tags: TagWriter,
-    pub(crate) contents: ImageContents,
+    pub(crate) contents: ImageContentsReader,
 }
 
 /// An image with its verdicts, its tags and the policies, as they were read for an evaluation.
@@ -81,7 +81,9 @@ impl Evaluator {
     ) -> Result<Option<EvaluationInput>, Error> {
         let finder = SubjectFinder { state: &self.state };
         let policies = policies::read(&self.state).await?;
-        let mut all = finder.with_unsettled(&policies, digest, subjects).await?;
+        let mut all = finder
+            .add_unsettled_subjects(&policies, digest, subjects)
+            .await?;
         for subject in &mut all {
             if let Some(entry) = &mut subject.current {
                 finder.clear_forged_promotion(entry).await?;

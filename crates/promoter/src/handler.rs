@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::evaluate::decision::no_longer_passes;
 use crate::evaluate::evaluation::Evaluation;
 use crate::evaluate::find_subjects::SubjectFinder;
-use crate::evaluate::image_contents::ImageContents;
+use crate::evaluate::image_contents::ImageContentsReader;
 use crate::evaluate::policies::Policy;
 use crate::evaluate::subject::Subject;
 use crate::evaluate::timer::schedule_evaluation;
@@ -31,7 +31,7 @@ use crate::targets::promote::ImagePromotion;
 use crate::targets::recall::ImageRecall;
 use crate::targets::recall::events::add_denial;
 use crate::targets::recall::former_targets::recall_from_former_targets;
-use crate::targets::recall::removal::{has_leftovers, remove_leftovers};
+use crate::targets::recall::removal::{has_leftovers, remove_leftovers, remove_untagged_leftovers};
 
 /// How old entries are before the cleanup removes them, unless the settings say otherwise.
 const FORGET_AFTER: TimeDelta = TimeDelta::days(90);
@@ -126,9 +126,9 @@ impl Promoter {
         registry: Client,
         claim: Duration,
     ) -> Self {
-        let tags =
-            TagWriter::new(state.clone(), catalog.clone(), registry.clone()).claiming_for(claim);
-        let contents = ImageContents::new(state.clone(), registry.clone());
+        let tags = TagWriter::new(state.clone(), catalog.clone(), registry.clone())
+            .with_claim_duration(claim);
+        let contents = ImageContentsReader::new(state.clone(), registry.clone());
         Self {
             evaluator: Evaluator {
                 state: state.clone(),
@@ -159,7 +159,7 @@ impl Promoter {
 
     /// Sets how old entries are before the cleanup removes them.
     #[must_use]
-    pub const fn forgetting_after(mut self, time: TimeDelta) -> Self {
+    pub const fn with_cleanup_age(mut self, time: TimeDelta) -> Self {
         self.cleanup.forget_after = time;
         self
     }
@@ -253,12 +253,17 @@ impl Promoter {
     async fn clean_up(&self, evaluation: &Evaluation<'_>, cause: &Cause) -> Result<(), Error> {
         self.targets.end_claim(evaluation).await?;
         let mut pending_events = PendingEvents::default();
-        let is_refused = evaluation.decision.outcome() == DecisionOutcome::Deny;
-        if is_refused
-            && evaluation.decision.promoted_at.is_none()
-            && has_leftovers(&self.targets, evaluation).await?
-        {
-            remove_leftovers(&self.targets, evaluation, &mut pending_events).await?;
+        match evaluation.decision.outcome() {
+            DecisionOutcome::Allow => {}
+            DecisionOutcome::Deny => {
+                let is_promoted = evaluation.decision.promoted_at.is_some();
+                if !is_promoted && has_leftovers(&self.targets, evaluation).await? {
+                    remove_leftovers(&self.targets, evaluation, &mut pending_events).await?;
+                }
+            }
+            _ => {
+                remove_untagged_leftovers(&self.targets, evaluation, &mut pending_events).await?;
+            }
         }
         pending_events.publish(&self.bus, cause).await
     }
@@ -315,6 +320,12 @@ impl Promoter {
         };
         if decision.outcome() != DecisionOutcome::Deny && no_longer_passes(decision) {
             recall.flag_undetermined(&mut pending_events).await?;
+        }
+        if !matches!(
+            decision.outcome(),
+            DecisionOutcome::Allow | DecisionOutcome::Deny
+        ) {
+            remove_untagged_leftovers(targets, evaluation, &mut pending_events).await?;
         }
         recall_from_former_targets(targets, evaluation, &mut pending_events).await?;
         Ok(pending_events)

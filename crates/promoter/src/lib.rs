@@ -31,7 +31,7 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     let claim = stage.claim().await?;
     let handler = Promoter::new(bus.clone(), state.clone(), catalog.clone(), registry, claim)
         .with_secrets(settings.secrets.secrets())
-        .forgetting_after(TimeDelta::days(settings.promoter.forget_after_days));
+        .with_cleanup_age(TimeDelta::days(settings.promoter.forget_after_days));
     host.spawn(
         "changes",
         reconcile::reconcile_on_change(bus.clone(), catalog, host.stopping()),

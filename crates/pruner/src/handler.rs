@@ -109,8 +109,8 @@ impl Pruner {
         registry: Client,
         claim: Duration,
     ) -> Self {
-        let tags =
-            TagWriter::new(state.clone(), catalog.clone(), registry.clone()).claiming_for(claim);
+        let tags = TagWriter::new(state.clone(), catalog.clone(), registry.clone())
+            .with_claim_duration(claim);
         Self {
             bus,
             state,

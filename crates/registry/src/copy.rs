@@ -3,10 +3,10 @@
 mod blob_download;
 mod blob_transfer;
 mod blob_upload;
+pub(crate) mod concurrency_limits;
 mod config_cache;
 pub(crate) mod estimate;
 pub(crate) mod integrity;
-pub(crate) mod limits;
 pub(crate) mod progress;
 mod verified_stream;
 
@@ -24,8 +24,8 @@ use crate::content::manifest::{MAX_DEPTH, MAX_MANIFESTS, Manifest, ManifestRef};
 use crate::error::Error;
 
 use self::blob_transfer::BlobTransfer;
+use self::concurrency_limits::ConcurrencyLimits;
 use self::config_cache::ConfigCache;
-use self::limits::Limits;
 use self::progress::{BlobOutcome, Progress, ProgressListener};
 
 /// The most bytes of all manifests of one image.
@@ -56,7 +56,7 @@ pub struct CopyOptions {
     /// The listener to the progress.
     pub listener: Option<Arc<dyn ProgressListener>>,
     /// Limits that this copy shares with others; those of the process by default.
-    pub limits: Option<Limits>,
+    pub limits: Option<ConcurrencyLimits>,
     /// Checks every blob, although a manifest in the target proves that its blobs exist; for an audit.
     pub verify_blobs: bool,
     /// The tag under which the root is pushed, for a caller without other rules for tags; without one, its digest.
@@ -128,7 +128,10 @@ impl CopyJob<'_> {
     /// # Errors
     /// As [`CopyJob::run`].
     pub async fn run_with(&self, options: &CopyOptions) -> Result<CopyReport, Error> {
-        let limits = options.limits.clone().unwrap_or_else(Limits::of_process);
+        let limits = options
+            .limits
+            .clone()
+            .unwrap_or_else(ConcurrencyLimits::of_process);
         let configs = ConfigCache::default();
         let mut attempt = Attempt {
             transfer: BlobTransfer {

@@ -18,9 +18,9 @@ pub use content::manifest::descriptor::{Descriptor, DescriptorPlatform, digest_o
 pub use content::manifest::image_config::{ImageConfig, RootFs};
 pub use content::manifest::{Content, Manifest, ManifestHead, ManifestRef};
 pub use content::reference::{ImageReference, InvalidReference, RemoteImage};
+pub use copy::concurrency_limits::ConcurrencyLimits;
 pub use copy::estimate::{Cost, Destination, Estimator};
 pub use copy::integrity::IntegrityCheck;
-pub use copy::limits::Limits;
 pub use copy::progress::{BlobOutcome, Progress, ProgressListener};
 pub use copy::{CopyJob, CopyOptions, CopyReport, RootPush};
 pub use endpoint::account::Credential;

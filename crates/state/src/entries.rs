@@ -234,8 +234,11 @@ impl<R: Stored> Entries<R> {
     }
 
     /// Removes an entry without a trace if it is still at this revision; says whether it did.
-    pub async fn forget(&self, entry: &Entry<R>) -> Result<bool, Error> {
-        Ok(self.bucket.forget(&entry.key, entry.revision).await?)
+    pub async fn purge_if_unchanged(&self, entry: &Entry<R>) -> Result<bool, Error> {
+        Ok(self
+            .bucket
+            .purge_if_unchanged(&entry.key, entry.revision)
+            .await?)
     }
 
     /// Returns how many entries the bucket has, the marks of removed ones among them.

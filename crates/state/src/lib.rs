@@ -16,11 +16,12 @@ pub use error::Error;
 pub use images::attachments::{find_attachments, is_attachment, remove_attachments};
 pub use images::description::{describe, describe_copied, manifests_of, read_image, update_image};
 pub use images::image_reader::ImageReader;
-pub use images::merged_index::{IfUnchanged, MergedIndex, merge_index};
+pub use images::merged_referrers_index::{IfUnchanged, MergedIndex, merge_index};
 pub use images::tag_change::{
-    AlwaysCurrent, Applied, Freshness, PlatformSubset, Precondition, Provenance, TagChange,
+    AlwaysCurrent, Freshness, PlatformSubset, Precondition, Provenance, TagChange, TagChangeOutcome,
 };
-pub use images::tag_entry::{live_claim, source_of};
+pub use images::tag_claim::live_claim;
+pub use images::tag_entry::source_of;
 pub use images::tag_writer::TagWriter;
 pub use registries::budget::Budgets;
 pub use registries::internal_registry::internal_registry;

@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::handler::{Failure, Handler, Outcome, Output};
-use super::in_flight::InFlight;
+use super::heartbeat::with_heartbeat;
 use super::isolation::Isolation;
+use super::message_metrics::MessageMetrics;
 use super::received_message::ReceivedMessage;
 use super::retry::FailedMessages;
-use super::settle::{Settler, with_heartbeat};
+use super::settle::Settler;
 use crate::connection::Bus;
 use crate::connection::backend::Acknowledgement;
 use crate::connection::headers::{continue_trace, link_trace};
@@ -86,7 +87,7 @@ impl<H: Handler> Worker<H> {
     pub(crate) async fn process(&self, message: ReceivedMessage) {
         let cause = message.cause(self.stage().max_attempts);
         let span = self.span(&message, &cause);
-        let in_flight = InFlight::new(self.stage().name, message.delivered);
+        let in_flight = MessageMetrics::new(self.stage().name, message.delivered);
         let outcome = async {
             let attempt = self.attempt(&message, &cause);
             match with_heartbeat(&message, self.ack_wait, attempt).await {

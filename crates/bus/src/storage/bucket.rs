@@ -200,7 +200,7 @@ impl Bucket {
     /// Removes an entry without a marker if it is still at this revision; says whether it did.
     ///
     /// A writer that has read the entry then gets a conflict, as after any other change. Watchers see no update.
-    pub async fn forget(&self, key: &str, revision: u64) -> Result<bool, Error> {
+    pub async fn purge_if_unchanged(&self, key: &str, revision: u64) -> Result<bool, Error> {
         let store = match &self.backend {
             BucketBackend::Server { store, .. } => store,
             BucketBackend::Simulated(backend) => {

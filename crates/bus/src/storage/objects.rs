@@ -148,7 +148,7 @@ impl Objects {
     /// Removes an object unless it was stored again since it was listed; says whether it did.
     ///
     /// Its chunks are purged first, so that none are left without metadata.
-    pub async fn forget(&self, object: &StoredObject) -> Result<bool, Error> {
+    pub async fn purge_if_unchanged(&self, object: &StoredObject) -> Result<bool, Error> {
         let ObjectBackend::Server(_, bus) = &self.backend else {
             return Ok(false);
         };

@@ -80,15 +80,15 @@ impl Registry {
 
     pub(super) fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();
-        faults.extend(both(
+        faults.extend(missing_counterpart(
             ("username", self.username.is_some()),
             ("password", self.password.is_some()),
         ));
-        faults.extend(both(
+        faults.extend(missing_counterpart(
             ("client_certificate", self.client_certificate.is_some()),
             ("client_key", self.client_key.is_some()),
         ));
-        faults.extend(both(
+        faults.extend(missing_counterpart(
             ("proxy_username", self.proxy_username.is_some()),
             ("proxy_password", self.proxy_password.is_some()),
         ));
@@ -139,7 +139,10 @@ impl Registry {
 }
 
 /// Returns a fault if only one of two keys that go together is set.
-fn both(one: (&'static str, bool), other: (&'static str, bool)) -> Option<(&'static str, String)> {
+fn missing_counterpart(
+    one: (&'static str, bool),
+    other: (&'static str, bool),
+) -> Option<(&'static str, String)> {
     let (given, missing) = match (one.1, other.1) {
         (true, false) => (one.0, other.0),
         (false, true) => (other.0, one.0),

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Read};
 use sha2::{Digest as _, Sha256};
 use sluice_domain::Digest;
 
-use crate::error::{Error, Refused, Rule};
+use crate::error::{Error, LayerRefusal, Rule};
 use crate::summary::LayerDescriptor;
 
 /// Bytes that are asked for at once.
@@ -108,7 +108,7 @@ impl<R: Read> BlobReader<R> {
         }
         let expected = descriptor.size_bytes;
         if self.has_excess {
-            return Err(Refused::new(
+            return Err(LayerRefusal::new(
                 Rule::Size,
                 format!("the blob is longer than the {expected} bytes of its descriptor"),
             )
@@ -125,7 +125,7 @@ impl<R: Read> BlobReader<R> {
             });
         }
         if self.read_bytes != expected {
-            return Err(Refused::new(
+            return Err(LayerRefusal::new(
                 Rule::Size,
                 format!(
                     "the blob has {} bytes, and its descriptor says {expected}",

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, Read};
 
 use flate2::bufread::MultiGzDecoder;
 
-use crate::error::{Refused, Rule};
+use crate::error::{LayerRefusal, Rule};
 use crate::layer_type::{Compression, LayerType};
 
 /// What a stream begins with, as far as any client looks at it.
@@ -50,8 +50,11 @@ impl Magic {
 }
 
 /// Returns the compression that every client detects in a blob with these first bytes (rule 8).
-pub(crate) fn compression(layer_type: LayerType, first: &[u8]) -> Result<Compression, Refused> {
-    let refuse = |detail: String| Err(Refused::new(Rule::Compression, detail));
+pub(crate) fn compression(
+    layer_type: LayerType,
+    first: &[u8],
+) -> Result<Compression, LayerRefusal> {
+    let refuse = |detail: String| Err(LayerRefusal::new(Rule::Compression, detail));
     match Magic::of(first) {
         None => Ok(Compression::None),
         Some(magic) if layer_type.is_never_decompressed() => refuse(format!(
@@ -65,10 +68,10 @@ pub(crate) fn compression(layer_type: LayerType, first: &[u8]) -> Result<Compres
 }
 
 /// Refuses a tar that a program would decompress once more (rule 9).
-pub(crate) fn check_tar_start(first: &[u8]) -> Result<(), Refused> {
+pub(crate) fn check_tar_start(first: &[u8]) -> Result<(), LayerRefusal> {
     match Magic::of(first) {
         None => Ok(()),
-        Some(magic) => Err(Refused::new(
+        Some(magic) => Err(LayerRefusal::new(
             Rule::NestedCompression,
             format!("the unpacked layer begins as {}", magic.describe()),
         )),
@@ -96,7 +99,7 @@ impl<B: BufRead> Decoder<'_, B> {
     }
 
     /// Turns an error of the decoder into what is wrong with the blob.
-    pub(crate) fn refuse(&self, error: &io::Error) -> Refused {
+    pub(crate) fn refuse(&self, error: &io::Error) -> LayerRefusal {
         let what = match self {
             Self::Plain(_) => "tar",
             Self::Gzip(_) => "gzip",
@@ -109,7 +112,7 @@ impl<B: BufRead> Decoder<'_, B> {
             }
             _ => format!("the {what} stream is damaged, or bytes follow it: {error}"),
         };
-        Refused::new(Rule::Framing, detail)
+        LayerRefusal::new(Rule::Framing, detail)
     }
 }
 

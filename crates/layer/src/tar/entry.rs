@@ -1,6 +1,6 @@
 //! The kinds of entries, and how one is refused.
 
-use crate::error::{Refused, Rule};
+use crate::error::{LayerRefusal, Rule};
 use crate::path::EntryPath;
 
 /// What is at a path.
@@ -22,7 +22,7 @@ pub(super) enum Kind {
 }
 
 /// Refuses the entry at a path.
-pub(super) fn refuse(rule: Rule, path: &[u8], what: &str) -> Refused {
+pub(super) fn refuse(rule: Rule, path: &[u8], what: &str) -> LayerRefusal {
     let path = EntryPath::from_clean(path.get(..path.len().min(300)).unwrap_or_default());
-    Refused::new(rule, format!("`{path}` {what}"))
+    LayerRefusal::new(rule, format!("`{path}` {what}"))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::error::{Refused, Rule};
+use crate::error::{LayerRefusal, Rule};
 use crate::path::Escaped;
 
 /// What an extended header changes, as far as it decides what is unpacked.
@@ -27,7 +27,7 @@ const SPARSE: &[u8] = b"GNU.sparse.";
 
 impl ExtendedHeader {
     /// Reads all records; each key may be there once.
-    pub(super) fn parse(mut records: &[u8]) -> Result<Self, Refused> {
+    pub(super) fn parse(mut records: &[u8]) -> Result<Self, LayerRefusal> {
         let mut extended = Self::default();
         let mut keys = BTreeSet::new();
         while !records.is_empty() {
@@ -42,7 +42,7 @@ impl ExtendedHeader {
         Ok(extended)
     }
 
-    fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), Refused> {
+    fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), LayerRefusal> {
         let bad = || {
             let value = value.get(..value.len().min(100)).unwrap_or_default();
             refused(format!("`{}` is `{}`", Escaped(key), Escaped(value)))
@@ -92,7 +92,7 @@ impl ExtendedHeader {
     }
 
     /// Refuses a global header that would change the entries after it, which Go does not let it.
-    pub(super) fn check_global(&self) -> Result<(), Refused> {
+    pub(super) fn check_global(&self) -> Result<(), LayerRefusal> {
         if self.path.is_some() || self.linkpath.is_some() || self.size.is_some() {
             return Err(refused(
                 "a global one sets `path`, `linkpath` or `size`".to_owned(),
@@ -102,8 +102,8 @@ impl ExtendedHeader {
     }
 }
 
-fn refused(detail: String) -> Refused {
-    Refused::new(
+fn refused(detail: String) -> LayerRefusal {
+    LayerRefusal::new(
         Rule::ExtendedHeader,
         format!("in an extended header, {detail}"),
     )

@@ -3,7 +3,7 @@
 //! Go's reader is the one of containerd, Docker, podman and Trivy.
 
 use super::stream::BLOCK_BYTES;
-use crate::error::{Refused, Rule};
+use crate::error::{LayerRefusal, Rule};
 
 /// What a header block says.
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ enum Format {
 
 impl Header {
     /// Reads a block that is not zero.
-    pub(super) fn parse(block: &[u8; BLOCK_BYTES]) -> Result<Self, Refused> {
+    pub(super) fn parse(block: &[u8; BLOCK_BYTES]) -> Result<Self, LayerRefusal> {
         check_sum(block)?;
         let format = format(block)?;
         let number = |offset, length, what| number(field(block, offset, length), what);
@@ -71,8 +71,8 @@ impl Header {
     }
 }
 
-fn damaged(detail: impl Into<String>) -> Refused {
-    Refused::new(Rule::Header, detail)
+fn damaged(detail: impl Into<String>) -> LayerRefusal {
+    LayerRefusal::new(Rule::Header, detail)
 }
 
 fn field(block: &[u8; BLOCK_BYTES], offset: usize, length: usize) -> &[u8] {
@@ -80,7 +80,7 @@ fn field(block: &[u8; BLOCK_BYTES], offset: usize, length: usize) -> &[u8] {
 }
 
 /// Compares the checksum; old programs added up signed bytes.
-fn check_sum(block: &[u8; BLOCK_BYTES]) -> Result<(), Refused> {
+fn check_sum(block: &[u8; BLOCK_BYTES]) -> Result<(), LayerRefusal> {
     let stored = octal(field(block, 148, 8), "checksum")?;
     let (mut unsigned, mut signed) = (0_i64, 0_i64);
     for (index, byte) in block.iter().enumerate() {
@@ -98,7 +98,7 @@ fn check_sum(block: &[u8; BLOCK_BYTES]) -> Result<(), Refused> {
     Ok(())
 }
 
-fn format(block: &[u8; BLOCK_BYTES]) -> Result<Format, Refused> {
+fn format(block: &[u8; BLOCK_BYTES]) -> Result<Format, LayerRefusal> {
     match (field(block, 257, 6), field(block, 263, 2)) {
         // star has a shorter prefix.
         (b"ustar\0", _) if field(block, 508, 4) == b"tar\0" => {
@@ -117,7 +117,7 @@ fn string(field: &[u8]) -> &[u8] {
 }
 
 /// Reads a number in octal digits, or in base 256 where the first bit is set.
-fn number(field: &[u8], what: &str) -> Result<i64, Refused> {
+fn number(field: &[u8], what: &str) -> Result<i64, LayerRefusal> {
     let Some(first) = field.first().filter(|byte| **byte & 0x80 != 0) else {
         return octal(field, what);
     };
@@ -141,7 +141,7 @@ fn number(field: &[u8], what: &str) -> Result<i64, Refused> {
 ///
 /// No digit at all is 0. What Go and C read in different ways is refused: NULs before the digits,
 /// and anything else behind them.
-fn octal(field: &[u8], what: &str) -> Result<i64, Refused> {
+fn octal(field: &[u8], what: &str) -> Result<i64, LayerRefusal> {
     let refused = || damaged(format!("the {what} of a header is no octal number"));
     if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
         return Ok(0);
@@ -168,6 +168,6 @@ fn octal(field: &[u8], what: &str) -> Result<i64, Refused> {
     })
 }
 
-fn not_negative(value: i64, what: &str) -> Result<u64, Refused> {
+fn not_negative(value: i64, what: &str) -> Result<u64, LayerRefusal> {
     u64::try_from(value).map_err(|_| damaged(format!("the {what} of a header is negative")))
 }

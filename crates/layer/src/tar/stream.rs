@@ -4,7 +4,7 @@ use std::io::{BufRead, Read as _, Write};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::error::{Error, Refused, Rule};
+use crate::error::{Error, LayerRefusal, Rule};
 use crate::limits::Limits;
 use crate::reader::blob::digest;
 use crate::reader::decompress::Decoder;
@@ -168,6 +168,6 @@ fn padded(content_bytes: u64) -> u64 {
     content_bytes.saturating_add(BLOCK_BYTES as u64 - 1) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64
 }
 
-fn cut() -> Refused {
-    Refused::new(Rule::End, "the tar is cut in the middle of an entry")
+fn cut() -> LayerRefusal {
+    LayerRefusal::new(Rule::End, "the tar is cut in the middle of an entry")
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sluice_layer::{
-    Error, ImageContents, LayerDescriptor, LayerSummary, LayerType, Limits, Refused, Rule,
+    Error, ImageContents, LayerDescriptor, LayerRefusal, LayerSummary, LayerType, Limits, Rule,
     check_layers, read_layer,
 };
 
@@ -77,7 +77,7 @@ pub(crate) fn read_image(layers: &[Layer]) -> Result<(ImageContents, Vec<Vec<u8>
 pub(crate) fn broken_rule(layers: &[Layer]) -> Option<Rule> {
     match read_image(layers) {
         Ok(_) => None,
-        Err(Error::Refused(Refused { rule, .. })) => Some(rule),
+        Err(Error::Refused(LayerRefusal { rule, .. })) => Some(rule),
         Err(error) => panic!("{error}"),
     }
 }

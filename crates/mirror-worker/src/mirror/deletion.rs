@@ -2,7 +2,7 @@
 
 use sluice_bus::Outcome;
 use sluice_domain::{Repository, ResourceName, Tag};
-use sluice_state::{Applied, Provenance, TagChange, key, remove_attachments};
+use sluice_state::{Provenance, TagChange, TagChangeOutcome, key, remove_attachments};
 
 use super::task::NAME;
 use super::upstream_precondition::UpstreamPrecondition;
@@ -42,7 +42,7 @@ impl MirrorWorker {
             },
             precondition: &precondition,
         };
-        if let Applied::Done {
+        if let TagChangeOutcome::Done {
             previous: Some(previous),
         } = self.tags.apply(&change).await?
         {

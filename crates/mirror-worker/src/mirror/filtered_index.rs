@@ -7,8 +7,8 @@ use sluice_domain::resources::{Mirror, PlatformFilter};
 use sluice_domain::{Digest, Repository, Tag};
 use sluice_registry::Manifest;
 use sluice_state::{
-    Applied, IfUnchanged, MergedIndex, PlatformSubset, Precondition, Snapshot, TagChange, describe,
-    key, manifests_of, merge_index, remove_attachments,
+    IfUnchanged, MergedIndex, PlatformSubset, Precondition, Snapshot, TagChange, TagChangeOutcome,
+    describe, key, manifests_of, merge_index, remove_attachments,
 };
 
 use super::task::{MirrorTask, NAME};
@@ -79,7 +79,7 @@ impl MirrorWorker {
         task: &MirrorTask,
         copied: &Manifest,
         precondition: &UpstreamPrecondition<'_>,
-    ) -> Result<(Applied, Manifest), Error> {
+    ) -> Result<(TagChangeOutcome, Manifest), Error> {
         let (repository, tag) = (&task.repository, &task.tag);
         let mut top = copied.clone();
         let applied = match self.merge_list(task, &mut top).await? {
@@ -96,7 +96,7 @@ impl MirrorWorker {
             }
             None => self.apply_change(catalog, task, &top, precondition).await?,
         };
-        if let Applied::Done {
+        if let TagChangeOutcome::Done {
             previous: Some(previous),
         } = &applied
             && tag.attached_to().is_none()
@@ -113,7 +113,7 @@ impl MirrorWorker {
         task: &MirrorTask,
         top: &Manifest,
         precondition: &T,
-    ) -> Result<Applied, Error> {
+    ) -> Result<TagChangeOutcome, Error> {
         let change = TagChange {
             repository: &task.repository,
             tag: &task.tag,

@@ -221,7 +221,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::condition::{Compiled, Scope};
+    use crate::condition::{CompiledCondition, Scope};
 
     fn rule(field: &str, operator: &str, values: &[&str]) -> Rule {
         Rule {
@@ -297,7 +297,10 @@ mod tests {
         ] {
             let text = compile(&[rule(field, operator, &values)]).unwrap();
             assert_eq!(text, expected);
-            assert!(Compiled::new(&text, Scope::Pruning).is_ok(), "{text}");
+            assert!(
+                CompiledCondition::new(&text, Scope::Pruning).is_ok(),
+                "{text}"
+            );
         }
         let both = [
             rule("vulnerability_critical", "eq", &["0"]),
@@ -319,8 +322,8 @@ mod tests {
             rule("tag", "noo", &values[..299]),
         ]);
         let text = text.unwrap();
-        assert!(Compiled::new(&text, Scope::Promotion).is_err());
-        assert!(Compiled::of_rules(&text, Scope::Promotion).is_ok());
+        assert!(CompiledCondition::new(&text, Scope::Promotion).is_err());
+        assert!(CompiledCondition::of_rules(&text, Scope::Promotion).is_ok());
         for (written, seconds) in [
             ("1.5h", 5_400),
             ("72h30m", 261_000),
@@ -390,7 +393,7 @@ mod tests {
         #[test]
         fn no_value_leaves_its_quotes(value in ".{0,40}") {
             let text = compile(&[rule("tag", "eq", &[&value])]).unwrap();
-            let compiled = Compiled::new(&text, Scope::Pruning);
+            let compiled = CompiledCondition::new(&text, Scope::Pruning);
             prop_assert!(compiled.is_ok() || value.matches(['(', '[', '{']).count() > 40, "{:?}", compiled);
             drop(duration_seconds(&value));
         }

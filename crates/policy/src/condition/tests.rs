@@ -41,9 +41,10 @@ fn facts<'a>(scan: Option<&'a ScanFacts>, image: &'a ImageFacts) -> Facts<'a> {
     }
 }
 
-fn truth(text: &str) -> Truth {
-    let compiled = Compiled::new(text, Scope::Pruning).unwrap_or_else(|e| panic!("{text}: {e:?}"));
-    compiled.evaluate(&facts(Some(&scan()), &image())).truth
+fn truth(text: &str) -> ConditionOutcome {
+    let compiled =
+        CompiledCondition::new(text, Scope::Pruning).unwrap_or_else(|e| panic!("{text}: {e:?}"));
+    compiled.evaluate(&facts(Some(&scan()), &image())).outcome
 }
 
 #[test]
@@ -65,7 +66,7 @@ fn conditions_name_scan_tag_image_and_time() {
         "scan.high > 5 ? false : tag != 'latest' // a comment",
         "-1 < 0 && 7 % 2 == 1 && 2 * 3 == 6 && {'a': 1}['a'] == 1 && 1.5 > 1.0",
     ] {
-        assert_eq!(truth(text), Truth::True, "{text}");
+        assert_eq!(truth(text), ConditionOutcome::True, "{text}");
     }
 }
 
@@ -107,7 +108,7 @@ fn mistakes_are_reported_with_their_column_and_a_hint() {
     ] {
         assert_problem(text, expected);
     }
-    let many = Compiled::new("scna.a == 0 && tga == 'x'", Scope::Pruning).unwrap_err();
+    let many = CompiledCondition::new("scna.a == 0 && tga == 'x'", Scope::Pruning).unwrap_err();
     assert_eq!(many.len(), 2);
 }
 
@@ -174,11 +175,11 @@ fn mistakes_in_types_and_syntax_are_reported_too() {
     ] {
         assert_problem(text, expected);
     }
-    assert!(Compiled::new("platform == 'linux/amd64'", Scope::Promotion).is_ok());
+    assert!(CompiledCondition::new("platform == 'linux/amd64'", Scope::Promotion).is_ok());
 }
 
 fn assert_problem(text: &str, expected: &str) {
-    let problems = Compiled::new(text, Scope::Pruning)
+    let problems = CompiledCondition::new(text, Scope::Pruning)
         .expect_err(text)
         .join("\n");
     assert!(problems.contains(expected), "{text}: {problems}");
@@ -220,15 +221,15 @@ fn hostile_text_is_refused_and_nothing_overflows() {
                     _ => None,
                 })
                 .collect();
-            drop(Compiled::new(&open, Scope::Pruning));
-            drop(Compiled::new(
+            drop(CompiledCondition::new(&open, Scope::Pruning));
+            drop(CompiledCondition::new(
                 &format!("{open}{}", close.repeat(count)),
                 Scope::Pruning,
             ));
         }
     }
     let long = format!("tag in [{}'x']", "'1.27.3',".repeat(1000));
-    assert!(Compiled::new(&long, Scope::Pruning).unwrap_err()[0].contains("4096"));
+    assert!(CompiledCondition::new(&long, Scope::Pruning).unwrap_err()[0].contains("4096"));
 }
 
 #[test]
@@ -238,23 +239,32 @@ fn loops_over_the_most_that_is_allowed_end() {
         ..ImageFacts::default()
     };
     let text = "image.labels.all(a, image.labels.exists(b, image.labels[b] != '')) || true";
-    let compiled = Compiled::new(text, Scope::Pruning).unwrap();
+    let compiled = CompiledCondition::new(text, Scope::Pruning).unwrap();
     let (most, more) = (labels(128), labels(129));
-    assert_eq!(compiled.evaluate(&facts(None, &most)).truth, Truth::True);
-    let compiled = Compiled::new("size(image.labels) > 0", Scope::Pruning).unwrap();
-    assert_eq!(compiled.evaluate(&facts(None, &most)).truth, Truth::True);
-    let unknown = Truth::Undetermined("there is no value for `labels`".to_owned());
-    assert_eq!(compiled.evaluate(&facts(None, &more)).truth, unknown);
+    assert_eq!(
+        compiled.evaluate(&facts(None, &most)).outcome,
+        ConditionOutcome::True
+    );
+    let compiled = CompiledCondition::new("size(image.labels) > 0", Scope::Pruning).unwrap();
+    assert_eq!(
+        compiled.evaluate(&facts(None, &most)).outcome,
+        ConditionOutcome::True
+    );
+    let unknown = ConditionOutcome::Undetermined("there is no value for `labels`".to_owned());
+    assert_eq!(compiled.evaluate(&facts(None, &more)).outcome, unknown);
     let commas = format!("[{}1].exists(x, x == 1)", "1,".repeat(300));
-    assert!(Compiled::new(&commas, Scope::Pruning).unwrap_err()[0].contains("commas"));
+    assert!(CompiledCondition::new(&commas, Scope::Pruning).unwrap_err()[0].contains("commas"));
 }
 
 #[test]
 fn long_but_flat_conditions_are_allowed() {
     let many = vec!["tag != 'x'"; 200].join(" && ");
-    assert_eq!(truth(&many), Truth::True);
+    assert_eq!(truth(&many), ConditionOutcome::True);
     let list = vec!["'1.27.3'"; 256].join(", ");
-    assert_eq!(truth(&format!("!(tag in [{list}])")), Truth::True);
+    assert_eq!(
+        truth(&format!("!(tag in [{list}])")),
+        ConditionOutcome::True
+    );
 }
 
 #[test]
@@ -271,17 +281,21 @@ fn without_a_usable_scan_nothing_that_names_it_is_determined() {
             "has(scan.os)",
             "scan.packages == 0",
         ] {
-            let compiled = Compiled::new(text, Scope::Pruning).unwrap();
+            let compiled = CompiledCondition::new(text, Scope::Pruning).unwrap();
             let outcome = compiled.evaluate(&facts(scan, &image()));
             assert_eq!(
-                outcome.truth,
-                Truth::Undetermined("there is no usable scan result".to_owned()),
+                outcome.outcome,
+                ConditionOutcome::Undetermined("there is no usable scan result".to_owned()),
                 "{text}"
             );
         }
         let compiled =
-            Compiled::new("tag.matches('-rc') || scan.critical > 5", Scope::Pruning).unwrap();
-        assert_eq!(compiled.evaluate(&facts(scan, &image())).truth, Truth::True);
+            CompiledCondition::new("tag.matches('-rc') || scan.critical > 5", Scope::Pruning)
+                .unwrap();
+        assert_eq!(
+            compiled.evaluate(&facts(scan, &image())).outcome,
+            ConditionOutcome::True
+        );
     }
 }
 
@@ -303,7 +317,7 @@ fn errors_are_undetermined_and_never_true_or_false() {
         ("timestamp(tag) < now", "`timestamp` failed"),
         ("9223372036854775807 + scan.high > 0", "verflow"),
     ] {
-        let Truth::Undetermined(reason) = truth(text) else {
+        let ConditionOutcome::Undetermined(reason) = truth(text) else {
             panic!("{text} is determined");
         };
         assert!(reason.contains(expected), "{text}: {reason}");
@@ -313,9 +327,9 @@ fn errors_are_undetermined_and_never_true_or_false() {
 #[test]
 fn every_term_is_reported_with_its_values() {
     let text = "scan.critical == 0 && (scan.high == 0 && !tag.matches(\"a && b\"))\n && (tag == 'x' || repository == 'hub/app') && image.labels['owner'] == 'web' && image.labels['team'] == 'web'";
-    let compiled = Compiled::new(text, Scope::Pruning).unwrap();
+    let compiled = CompiledCondition::new(text, Scope::Pruning).unwrap();
     let outcome = compiled.evaluate(&facts(Some(&scan()), &image()));
-    assert_eq!(outcome.truth, Truth::False);
+    assert_eq!(outcome.outcome, ConditionOutcome::False);
     let lines: Vec<String> = outcome
         .terms
         .iter()
@@ -369,7 +383,7 @@ fn terms_are_cut_only_at_the_joining_operator() {
 
 #[test]
 fn values_are_shown_as_people_write_them() {
-    let compiled = Compiled::new(
+    let compiled = CompiledCondition::new(
         "now - updated_at < duration('24h') && image.platforms == ['a'] && image.labels == {} && image.created == now",
         Scope::Pruning,
     )
@@ -391,12 +405,13 @@ fn values_are_shown_as_people_write_them() {
 
 #[test]
 fn a_condition_knows_which_values_it_names() {
-    let compiled = Compiled::new("scan.high == 0 || has(scan.unknown)", Scope::Pruning).unwrap();
+    let compiled =
+        CompiledCondition::new("scan.high == 0 || has(scan.unknown)", Scope::Pruning).unwrap();
     assert!(
         compiled.names("scan.unknown") && compiled.names("scan") && compiled.names("scan.high")
     );
     assert!(!compiled.names("tag"));
-    let quoted = Compiled::new("tag == 'scan.unknown'", Scope::Pruning).unwrap();
+    let quoted = CompiledCondition::new("tag == 'scan.unknown'", Scope::Pruning).unwrap();
     assert!(!quoted.names("scan.unknown") && !quoted.names("scan"));
 }
 
@@ -405,7 +420,7 @@ proptest! {
 
     #[test]
     fn no_text_makes_the_compiler_panic(text in ".{0,60}") {
-        if let Ok(compiled) = Compiled::new(&text, Scope::Pruning) {
+        if let Ok(compiled) = CompiledCondition::new(&text, Scope::Pruning) {
             drop(compiled.evaluate(&facts(None, &image())));
         }
     }
@@ -421,14 +436,14 @@ proptest! {
             0..12,
         ),
     ) {
-        if let Ok(compiled) = Compiled::new(&parts.concat(), Scope::Pruning) {
+        if let Ok(compiled) = CompiledCondition::new(&parts.concat(), Scope::Pruning) {
             let outcome = compiled.evaluate(&facts(Some(&scan()), &image()));
             prop_assert!(!outcome.terms.is_empty());
             // What every term says together is what the whole says.
             if outcome.terms.iter().all(|term| term.passed == Some(true)) {
-                prop_assert_eq!(outcome.truth, Truth::True);
+                prop_assert_eq!(outcome.outcome, ConditionOutcome::True);
             } else {
-                prop_assert_ne!(outcome.truth, Truth::True);
+                prop_assert_ne!(outcome.outcome, ConditionOutcome::True);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use sluice_domain::resources::PromotionPolicy;
 
-use crate::condition::{Compiled, Scope, dtr_rules};
+use crate::condition::{CompiledCondition, Scope, dtr_rules};
 
 /// How many compiled conditions a thread keeps.
 const MAX_CACHED: usize = 64;
@@ -15,15 +15,15 @@ const MAX_CACHED: usize = 64;
 ///
 /// # Errors
 /// Every problem in it.
-pub fn compile(policy: &PromotionPolicy) -> Result<Option<Compiled>, Vec<String>> {
+pub fn compile(policy: &PromotionPolicy) -> Result<Option<CompiledCondition>, Vec<String>> {
     let text = condition_of(policy)?;
     text.map(|text| compile_text(policy, &text)).transpose()
 }
 
-fn compile_text(policy: &PromotionPolicy, text: &str) -> Result<Compiled, Vec<String>> {
+fn compile_text(policy: &PromotionPolicy, text: &str) -> Result<CompiledCondition, Vec<String>> {
     match policy.when {
-        Some(_) => Compiled::new(text, Scope::Promotion),
-        None => Compiled::of_rules(text, Scope::Promotion),
+        Some(_) => CompiledCondition::new(text, Scope::Promotion),
+        None => CompiledCondition::of_rules(text, Scope::Promotion),
     }
 }
 
@@ -37,9 +37,11 @@ fn condition_of(policy: &PromotionPolicy) -> Result<Option<String>, Vec<String>>
 
 /// Compiles the condition of a policy, or returns it from the cache: policies are read for every evaluation, and compiling
 /// takes longer than evaluating.
-pub(super) fn compiled(policy: &PromotionPolicy) -> Result<Option<Rc<Compiled>>, Vec<String>> {
+pub(super) fn compiled(
+    policy: &PromotionPolicy,
+) -> Result<Option<Rc<CompiledCondition>>, Vec<String>> {
     thread_local! {
-        static COMPILED: RefCell<HashMap<String, Rc<Compiled>>> = RefCell::default();
+        static COMPILED: RefCell<HashMap<String, Rc<CompiledCondition>>> = RefCell::default();
     }
     let Some(text) = condition_of(policy)? else {
         return Ok(None);

@@ -10,7 +10,7 @@ use super::compile::compiled;
 use super::evaluation::{Error, PolicyEvaluation, PolicyOutcome, Reason};
 use super::reasons;
 use super::tag_template::TagTemplate;
-use crate::condition::{Compiled, ConditionResult, Facts};
+use crate::condition::{CompiledCondition, ConditionResult, Facts};
 
 /// The condition that every `when` implies unless it names unrated findings itself.
 const NO_UNKNOWN: &str = "scan.unknown == 0";
@@ -104,7 +104,7 @@ fn condition_reasons(policy: &PromotionPolicy, candidate: &Candidate) -> Vec<Rea
 }
 
 fn evaluate_condition<'c>(
-    compiled: &Compiled,
+    compiled: &CompiledCondition,
     candidate: &'c Candidate,
 ) -> Vec<(&'c ChildFacts, ConditionResult)> {
     let evaluate = |child: &'c ChildFacts| {

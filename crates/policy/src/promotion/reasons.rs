@@ -8,7 +8,7 @@ use sluice_domain::resources::PromotionPolicy;
 
 use super::candidate::{Candidate, ChildFacts, Coverage};
 use super::evaluation::Reason;
-use crate::condition::{Compiled, ConditionResult, Term, Truth};
+use crate::condition::{CompiledCondition, ConditionOutcome, ConditionResult, Term};
 
 /// The rule of the soak time; failing it means to wait.
 pub(super) const SOAK: &str = "soak";
@@ -128,7 +128,7 @@ pub(super) fn platforms(required: &[Platform], candidate: &Candidate) -> Vec<Rea
 
 /// Says of each term of the condition whether it holds, with the values of every image.
 pub(super) fn condition(
-    compiled: &Compiled,
+    compiled: &CompiledCondition,
     evaluated: &[(&ChildFacts, ConditionResult)],
 ) -> Vec<Reason> {
     let Some((_, first)) = evaluated.first() else {
@@ -156,10 +156,10 @@ pub(super) fn condition(
         })
         .collect();
     // The terms explain; what decides is the condition as a whole.
-    let whole = all(evaluated.iter().map(|(_, outcome)| match outcome.truth {
-        Truth::True => Some(true),
-        Truth::False => Some(false),
-        Truth::Undetermined(_) => None,
+    let whole = all(evaluated.iter().map(|(_, outcome)| match outcome.outcome {
+        ConditionOutcome::True => Some(true),
+        ConditionOutcome::False => Some(false),
+        ConditionOutcome::Undetermined(_) => None,
     }));
     if whole != all(reasons.iter().map(|reason| reason.passed)) {
         reasons.push(Reason {

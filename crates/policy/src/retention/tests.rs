@@ -30,7 +30,7 @@ fn planned(newest: u32, condition: Option<&str>, tags: &[TagFacts]) -> Plan {
 
 fn planned_by(keep: Keep, condition: Option<&str>, tags: &[TagFacts]) -> Plan {
     let (repository, policy) = ("hub/app".parse().unwrap(), "nightly".parse().unwrap());
-    let condition = condition.map(|text| Compiled::new(text, Scope::Pruning).unwrap());
+    let condition = condition.map(|text| CompiledCondition::new(text, Scope::Pruning).unwrap());
     let rules = Rules {
         repository: &repository,
         keep,

@@ -6,7 +6,7 @@ use sluice_registry::Client;
 use sluice_state::{Catalog, Entry, State, key};
 
 use crate::error::Error;
-use crate::evaluate::image_contents::ImageContents;
+use crate::evaluate::image_contents::ImageContentsReader;
 
 /// The state, the catalogue and the internal registry.
 #[derive(Debug, Clone)]
@@ -14,7 +14,7 @@ pub(super) struct Inventory {
     pub(super) state: State,
     pub(super) catalog: Catalog,
     pub(super) registry: Client,
-    pub(super) contents: ImageContents,
+    pub(super) contents: ImageContentsReader,
 }
 
 impl Inventory {

@@ -49,7 +49,7 @@ impl Part {
         entries: &Entries<R>,
         entry: &Entry<R>,
     ) -> Result<(), Error> {
-        if entries.forget(entry).await? {
+        if entries.purge_if_unchanged(entry).await? {
             self.removed += 1;
             crash::point("cleanup.entry_removed");
         }

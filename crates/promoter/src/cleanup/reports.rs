@@ -53,7 +53,7 @@ pub(super) async fn remove_reports(
     });
     listed.await.map_err(sluice_state::Error::from)?;
     for object in unreferenced {
-        let forgotten = state.reports.forget(&object).await;
+        let forgotten = state.reports.purge_if_unchanged(&object).await;
         part.removed += u64::from(forgotten.map_err(sluice_state::Error::from)?);
         crash::point("cleanup.report_removed");
     }

@@ -54,7 +54,7 @@ impl SubjectFinder<'_> {
     ///
     /// What becomes of it depends on all decisions on it, and a decision of a policy that was changed since is not valid;
     /// so all of them are evaluated together.
-    pub(crate) async fn with_unsettled(
+    pub(crate) async fn add_unsettled_subjects(
         &self,
         policies: &Policies,
         digest: &Digest,

@@ -12,14 +12,14 @@ use crate::error::Error;
 
 /// Reads what images consist of.
 #[derive(Debug, Clone)]
-pub(crate) struct ImageContents {
+pub(crate) struct ImageContentsReader {
     state: State,
     /// The internal registry.
     registry: Client,
     reader: ImageReader,
 }
 
-impl ImageContents {
+impl ImageContentsReader {
     pub(crate) fn new(state: State, registry: Client) -> Self {
         Self {
             state,

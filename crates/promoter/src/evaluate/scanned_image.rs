@@ -19,7 +19,7 @@ use crate::error::Error;
 pub(crate) struct ScannedImage {
     /// Every manifest of the image, the top first.
     pub(crate) manifests: Vec<Digest>,
-    /// When all of it was scanned last, as far as that is image.
+    /// When all of it was scanned last, as far as that is known.
     pub(crate) scanned_at: Option<DateTime<Utc>>,
     /// The keys of the verdicts on it, each with the revision that was read; 0 for a missing verdict.
     pub(crate) verdicts: Vec<(String, u64)>,

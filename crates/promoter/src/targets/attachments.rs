@@ -12,8 +12,8 @@ use sluice_domain::{Class, Classify as _, Digest, Tag};
 use sluice_events::wire::state::TagEntry;
 use sluice_registry::{AdmittedAttachment, CopyOptions};
 use sluice_state::{
-    Applied, Freshness, IfUnchanged, MergedIndex, Precondition, State, TagChange, find_attachments,
-    key, merge_index, update_image,
+    Freshness, IfUnchanged, MergedIndex, Precondition, State, TagChange, TagChangeOutcome,
+    find_attachments, key, merge_index, update_image,
 };
 
 use self::missing::{is_handled, settled_digest};
@@ -136,7 +136,7 @@ async fn copy_attachment<T: Precondition>(
             after: &top.digest,
         },
     };
-    if let Applied::Done { .. } = endpoint.tags.apply(&change).await? {
+    if let TagChangeOutcome::Done { .. } = endpoint.tags.apply(&change).await? {
         tracing::info!(image.repository = %endpoint.target, image.tag = %tag, image.digest = %top.digest, "copied an attachment of a promoted image");
     }
     if left_out.is_empty() && there.is_none_or(|there| there.refusal.is_empty()) {

@@ -14,7 +14,7 @@ use sluice_state::{Catalog, Pulls, RemoteClients, Snapshot, State, TagWriter};
 
 use crate::error::Error;
 use crate::evaluate::evaluation::Evaluation;
-use crate::evaluate::image_contents::ImageContents;
+use crate::evaluate::image_contents::ImageContentsReader;
 
 /// Everything that reads and writes targets.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub(crate) struct Targets {
     /// Writes tags of the internal registry.
     pub(crate) tags: TagWriter,
     pub(crate) remotes: RemoteClients,
-    pub(crate) contents: ImageContents,
+    pub(crate) contents: ImageContentsReader,
 }
 
 /// A target with its registry client and tag writer.

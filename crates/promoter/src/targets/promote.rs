@@ -8,9 +8,9 @@ use sluice_events::facts::ImagePromoted;
 use sluice_events::wire::state::DecisionOutcome;
 use sluice_registry::RootPush;
 use sluice_service::crash;
-use sluice_state::{Applied, TagChange, key};
+use sluice_state::{TagChange, TagChangeOutcome, key};
 
-use self::precondition::Allowed;
+use self::precondition::PromotionPrecondition;
 use crate::error::Error;
 use crate::evaluate::decision::{decided_at, is_settled, occurrence};
 use crate::evaluate::evaluation::Evaluation;
@@ -49,7 +49,7 @@ impl<'a> ImagePromotion<'a> {
     /// Promotes the image, or repairs it in its target, and publishes that once.
     pub(crate) async fn run(&self) -> Result<PendingEvents, Error> {
         let (evaluation, state) = (self.evaluation, &self.targets.state);
-        let precondition = Allowed {
+        let precondition = PromotionPrecondition {
             state,
             registry: &self.targets.registry,
             evaluation,
@@ -80,14 +80,14 @@ impl<'a> ImagePromotion<'a> {
         if !self.is_complete().await? {
             state.ensure_not_paused().await?;
             match self.copy_and_tag(&precondition).await {
-                Ok(Applied::Done { previous: before }) => previous = before.or(previous),
+                Ok(TagChangeOutcome::Done { previous: before }) => previous = before.or(previous),
                 // The policy or a verdict was changed meanwhile, so the image is evaluated again.
-                Ok(Applied::Superseded) if precondition.is_wanted().await? => {
-                    return Err(Error::overtaken());
+                Ok(TagChangeOutcome::Superseded) if precondition.is_wanted().await? => {
+                    return Err(Error::stale_decision());
                 }
-                Ok(Applied::Superseded) => return self.clean_up_superseded().await,
+                Ok(TagChangeOutcome::Superseded) => return self.clean_up_superseded().await,
                 // The immutable tag was given to another image first, which the next evaluation finds.
-                Ok(Applied::Refused { .. }) => return Err(Error::overtaken()),
+                Ok(TagChangeOutcome::Refused { .. }) => return Err(Error::stale_decision()),
                 // A source that moved on may have been deleted by now. And where the image was recalled meanwhile, only
                 // this promotion can remove what was copied since.
                 Err(_) if !precondition.is_wanted().await? => {
@@ -113,7 +113,10 @@ impl<'a> ImagePromotion<'a> {
     }
 
     /// Copies the image, then points the tag to it.
-    async fn copy_and_tag(&self, precondition: &Allowed<'_>) -> Result<Applied, Error> {
+    async fn copy_and_tag(
+        &self,
+        precondition: &PromotionPrecondition<'_>,
+    ) -> Result<TagChangeOutcome, Error> {
         let (evaluation, endpoint) = (self.evaluation, &self.endpoint);
         // From before the first write until the last promoted image has left it, only the promoter may write to a target.
         if let Some(target) = endpoint.target.local()
@@ -199,16 +202,17 @@ impl<'a> ImagePromotion<'a> {
         let mut pending_events = PendingEvents::default();
         let now = targets.state.decisions.get(&evaluation.key).await?;
         if let Some(now) = now.map(|now| now.value) {
-            let is_refused = now.outcome() == DecisionOutcome::Deny;
-            if is_refused && now.promoted_at.is_some() {
+            let is_allowed = now.outcome() == DecisionOutcome::Allow;
+            if !is_allowed && now.promoted_at.is_some() {
                 // The recall may have checked the target before this copy was there, and does not check it again.
-                return Err(Error::overtaken());
+                return Err(Error::stale_decision());
             }
-            if is_refused {
+            let leads_elsewhere = now.target != evaluation.decision.target;
+            if now.outcome() == DecisionOutcome::Deny {
                 remove_leftovers(targets, evaluation, &mut pending_events).await?;
-            } else if now.target != evaluation.decision.target && !self.endpoint.is_remote() {
-                // The policy leads elsewhere by now, and its former target may have been cleared before this copy was there.
-                // A manifest that a tag names stays.
+            } else if (!is_allowed || leads_elsewhere) && !self.endpoint.is_remote() {
+                // An undetermined decision permits this copy no more than one that leads elsewhere, whose former target may
+                // have been cleared before this copy was there. A manifest that a tag names stays.
                 let plan = SweepPlan::of(evaluation, &self.endpoint);
                 sweep(targets, &plan, &mut pending_events).await?;
             }

@@ -44,7 +44,7 @@ impl ImageRecall<'_> {
             match self.copy_again().await {
                 // A withdrawal meanwhile stored its decision first, and does not remove what was copied after that.
                 Ok(()) if evaluation.is_stored(&self.targets.state).await? => {}
-                Ok(()) => return Err(Error::overtaken()),
+                Ok(()) => return Err(Error::stale_decision()),
                 // Its source was deleted too, and an incomplete image that is refused is of no use.
                 Err(Error::Registry(error)) if error.is_not_found() => {
                     self.withdraw(&mut pending_events).await?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sluice_domain::{Digest, Repository};
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{ImageChild, ImageEntry, Verdict};
-use sluice_policy::condition::{Compiled, ImageFacts, ScanFacts};
+use sluice_policy::condition::{CompiledCondition, ImageFacts, ScanFacts};
 use sluice_policy::promotion::ChildVerdict;
 use sluice_registry::Client;
 use sluice_state::{Error, State, key, read_image};
@@ -23,7 +23,7 @@ pub(super) async fn read_condition_facts(
     registry: &Client,
     repository: &Repository,
     digest: &Digest,
-    condition: &Compiled,
+    condition: &CompiledCondition,
 ) -> Result<ConditionFacts, Error> {
     let (scan, image) = (condition.names("scan"), condition.names("image"));
     if !scan && !image {

@@ -2,7 +2,7 @@
 
 use sluice_domain::resources::PruningPolicy;
 use sluice_domain::{Repository, ResourceName};
-use sluice_policy::condition::{Compiled, Scope};
+use sluice_policy::condition::{CompiledCondition, Scope};
 use sluice_state::Snapshot;
 
 use crate::error::Error;
@@ -23,8 +23,8 @@ pub(crate) fn enabled_policy<'a>(
 }
 
 /// Compiles the condition of a policy.
-pub(super) fn compile_condition(policy: &PruningPolicy) -> Result<Compiled, Error> {
-    Compiled::new(&policy.delete.0, Scope::Pruning).map_err(|problems| Error::Condition {
+pub(super) fn compile_condition(policy: &PruningPolicy) -> Result<CompiledCondition, Error> {
+    CompiledCondition::new(&policy.delete.0, Scope::Pruning).map_err(|problems| Error::Condition {
         policy: policy.name.clone(),
         problems: problems.join("; "),
     })

@@ -6,8 +6,8 @@ use sluice_domain::{Digest, Repository, ResourceName, Tag};
 use sluice_events::wire::state::{Decision, DecisionOutcome, Pruning, TagEntry};
 use sluice_registry::Client;
 use sluice_state::{
-    Applied, Entry, Error, Freshness, Precondition, Provenance, Snapshot, State, TagChange,
-    TagWriter, key,
+    Entry, Error, Freshness, Precondition, Provenance, Snapshot, State, TagChange,
+    TagChangeOutcome, TagWriter, key,
 };
 
 use crate::settings::STAGE;
@@ -129,7 +129,7 @@ impl TagRemoval<'_> {
             digest: self.digest.to_string(),
             reason: reason.to_owned(),
         };
-        Ok(tags.prune(&change, &pruning).await? != Applied::Superseded)
+        Ok(tags.prune(&change, &pruning).await? != TagChangeOutcome::Superseded)
     }
 }
 

@@ -11,8 +11,8 @@ use crate::client::registry_state::blob_locations::BlobLocationCache;
 use crate::content::manifest::descriptor::Descriptor;
 use crate::copy::blob_download::BlobDownload;
 use crate::copy::blob_upload::Upload;
+use crate::copy::concurrency_limits::ConcurrencyLimits;
 use crate::copy::config_cache::ConfigCache;
-use crate::copy::limits::Limits;
 use crate::copy::progress::{BlobOutcome, Progress, ProgressListener};
 use crate::error::Error;
 use crate::http::retry::with_retries;
@@ -32,7 +32,7 @@ pub(crate) struct BlobTransfer<'a> {
     pub(crate) target_repository: &'a Repository,
     pub(crate) siblings: &'a [Repository],
     pub(crate) listener: Option<&'a Arc<dyn ProgressListener>>,
-    pub(crate) limits: &'a Limits,
+    pub(crate) limits: &'a ConcurrencyLimits,
     /// The cache for the configurations that are transferred.
     pub(crate) configs: &'a ConfigCache,
     /// Checks each blob at the registry, although it is cached or its manifest exists.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use sluice_domain::{Digest, Repository};
 use sluice_registry::{
-    BlobOutcome, Client, CopyJob, CopyOptions, CopyReport, Error, Limits, Progress,
+    BlobOutcome, Client, ConcurrencyLimits, CopyJob, CopyOptions, CopyReport, Error, Progress,
     ProgressListener, digest_of,
 };
 
@@ -347,7 +347,7 @@ async fn all_copies_together_keep_to_the_limit_of_connections() {
         });
     }
     let options = |connections| CopyOptions {
-        limits: Some(Limits::new(connections, u64::MAX)),
+        limits: Some(ConcurrencyLimits::new(connections, u64::MAX)),
         ..CopyOptions::default()
     };
     for (connections, repository, expected) in [(3, "a", 1..=3), (64, "b", 5..=64)] {
@@ -401,7 +401,7 @@ async fn all_copies_together_keep_to_the_limit_of_bytes() {
         let watch = Arc::new(UnderWay::default());
         let options = CopyOptions {
             listener: Some(Arc::<UnderWay>::clone(&watch)),
-            limits: Some(Limits::new(64, bytes)),
+            limits: Some(ConcurrencyLimits::new(64, bytes)),
             ..CopyOptions::default()
         };
         let other = Peer::start().await;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sluice_domain::Digest;
-use sluice_layer::{LayerDescriptor, LayerType, Note, second_views};
+use sluice_layer::{LayerDescriptor, LayerType, Note, alternative_file_lists};
 use sluice_registry::{Content, Descriptor, ImageConfig, Manifest};
 
 /// The media types of the configuration of an image. Anything else is no image, and a scanner would find it clean.
@@ -176,7 +176,7 @@ fn check_descriptor(name: &str, descriptor: &Descriptor) -> Result<(), String> {
 }
 
 fn check_views(name: &str, annotations: Option<&BTreeMap<String, String>>) -> Result<(), String> {
-    for note in annotations.map(second_views).unwrap_or_default() {
+    for note in annotations.map(alternative_file_lists).unwrap_or_default() {
         if let Note::SecondView { annotation } = note {
             return Err(format!(
                 "{name} has the annotation `{}`, by which some clients mount other files than those of the layer; they \

@@ -11,7 +11,7 @@ use sluice_events::wire::state::TagEntry;
 use crate::State;
 use crate::error::Error;
 use crate::images::description::manifests_of;
-use crate::images::tag_change::{AlwaysCurrent, Applied, Provenance, TagChange};
+use crate::images::tag_change::{AlwaysCurrent, Provenance, TagChange, TagChangeOutcome};
 use crate::images::tag_writer::TagWriter;
 use crate::key;
 
@@ -86,10 +86,10 @@ pub async fn remove_attachments(
             precondition: &AlwaysCurrent,
         };
         match tags.apply(&change).await? {
-            Applied::Done { .. } => {
+            TagChangeOutcome::Done { .. } => {
                 tracing::info!(image.repository = %repository, image.tag = %tag, "attachment removed with its image");
             }
-            Applied::Superseded | Applied::Refused { .. } => {}
+            TagChangeOutcome::Superseded | TagChangeOutcome::Refused { .. } => {}
         }
     }
     Ok(())

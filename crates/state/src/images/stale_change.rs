@@ -7,7 +7,8 @@ use sluice_service::crash;
 
 use crate::error::Error;
 use crate::images::tag_change::{Provenance, StaleChange};
-use crate::images::tag_entry::{digest_text, ensure_unclaimed, new_holder, record_digest};
+use crate::images::tag_claim::{ensure_unclaimed, new_holder};
+use crate::images::tag_entry::{digest_text, record_digest};
 use crate::images::tag_writer::{MAX_ROUNDS, TagWriter};
 
 impl TagWriter {

@@ -78,7 +78,7 @@ pub struct TagChange<'a, T> {
 
 /// The result of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Applied {
+pub enum TagChangeOutcome {
     /// The tag is as wanted.
     Done {
         /// The digest before this change, if it was another one.

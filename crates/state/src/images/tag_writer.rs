@@ -12,16 +12,13 @@ use sluice_service::crash;
 use crate::State;
 use crate::error::Error;
 use crate::images::tag_change::{
-    Applied, Freshness, Precondition, Provenance, StaleChange, TagChange,
+    Freshness, Precondition, Provenance, StaleChange, TagChange, TagChangeOutcome,
 };
-use crate::images::tag_entry::{
-    digest_text, ensure_unclaimed, has_platform_subset, new_holder, record_digest,
-};
+use crate::images::tag_claim::{CLAIM, ensure_unclaimed, new_holder};
+use crate::images::tag_entry::{digest_text, has_platform_subset, record_digest};
 use crate::key;
 use crate::resources::catalog::Catalog;
 
-/// How long a tag is claimed, unless the stage sets another time; it only has to be longer than most changes take.
-const CLAIM: Duration = Duration::from_secs(30);
 /// How often a change starts again after a conflict before it is left to a later delivery.
 pub(super) const MAX_ROUNDS: usize = 5;
 
@@ -40,7 +37,7 @@ pub struct TagWriter {
 }
 
 enum Round {
-    Done(Applied),
+    Done(TagChangeOutcome),
     Retry,
 }
 
@@ -85,7 +82,7 @@ impl TagWriter {
     /// Sets how long a claim lasts: the time after which the message of a worker that died is delivered again, so that
     /// the redelivery finds the claim expired.
     #[must_use]
-    pub const fn claiming_for(mut self, claim: Duration) -> Self {
+    pub const fn with_claim_duration(mut self, claim: Duration) -> Self {
         self.claim = claim;
         self
     }
@@ -97,7 +94,7 @@ impl TagWriter {
     pub async fn apply<T: Precondition>(
         &self,
         change: &TagChange<'_, T>,
-    ) -> Result<Applied, Error> {
+    ) -> Result<TagChangeOutcome, Error> {
         self.apply_with_retries(change, None).await
     }
 
@@ -106,7 +103,7 @@ impl TagWriter {
         &self,
         change: &TagChange<'_, T>,
         pruning: &Pruning,
-    ) -> Result<Applied, Error> {
+    ) -> Result<TagChangeOutcome, Error> {
         self.apply_with_retries(change, Some(pruning)).await
     }
 
@@ -156,7 +153,7 @@ impl TagWriter {
         &self,
         change: &TagChange<'_, T>,
         pruning: Option<&Pruning>,
-    ) -> Result<Applied, Error> {
+    ) -> Result<TagChangeOutcome, Error> {
         let holder = new_holder(&change.provenance.by);
         for _ in 0..MAX_ROUNDS {
             match self.round(change, pruning, &holder).await {
@@ -205,7 +202,7 @@ impl TagWriter {
         if change.precondition.freshness().await? == Freshness::Superseded {
             let is_clean = self.clean_up_once(stale(change, holder)).await?;
             return Ok(if is_clean {
-                Round::Done(Applied::Superseded)
+                Round::Done(TagChangeOutcome::Superseded)
             } else {
                 Round::Retry
             });
@@ -219,13 +216,13 @@ impl TagWriter {
         {
             let kept = current.clone();
             self.clean_up_once(stale(change, holder)).await?;
-            return Ok(Round::Done(Applied::Refused { kept }));
+            return Ok(Round::Done(TagChangeOutcome::Refused { kept }));
         }
         let is_recorded = entry.claim.is_none()
             && entry.digest == digest_text(wanted.as_ref())
             && has_platform_subset(&entry, change);
         if is_recorded && current == wanted {
-            return Ok(Round::Done(Applied::Done { previous: None }));
+            return Ok(Round::Done(TagChangeOutcome::Done { previous: None }));
         }
         let previous = entry
             .digest
@@ -272,7 +269,7 @@ impl TagWriter {
         crash::point("tags.checked");
         self.state.tags.write(&key, &entry, Some(revision)).await?;
         crash::point("tags.recorded");
-        Ok(Round::Done(Applied::Done { previous }))
+        Ok(Round::Done(TagChangeOutcome::Done { previous }))
     }
 
     /// Points a tag to a manifest, or removes it.

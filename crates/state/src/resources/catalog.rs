@@ -35,7 +35,7 @@ pub struct CatalogFeed {
 impl Catalog {
     /// Reads all resources; the feed must run for as long as the catalogue is used.
     pub async fn open(state: &State) -> Result<(Self, CatalogFeed), Error> {
-        let applied = Applied::load(state).await?;
+        let applied = CatalogState::load(state).await?;
         let (sender, current) = watch::channel(Arc::new(applied.snapshot));
         Ok((
             Self { current },
@@ -80,7 +80,7 @@ impl CatalogFeed {
     async fn follow(&self) -> Result<(), Error> {
         let mut changes = self.state.resources.bucket().watch().await?;
         let mut targets = self.state.targets.bucket().watch().await?;
-        let mut applied = Applied::load(&self.state).await?;
+        let mut applied = CatalogState::load(&self.state).await?;
         let mut has_changed = true;
         loop {
             if has_changed {
@@ -115,7 +115,7 @@ impl CatalogFeed {
 /// A watch delivers old changes again after a reconnect. A retention limit that was raised must not be lowered for a
 /// moment, nor a deleted resource come back, so a change counts only if it is newer than the known revision of its key.
 #[derive(Debug, Default)]
-struct Applied {
+struct CatalogState {
     snapshot: Snapshot,
     resources: Revisions,
     targets: Revisions,
@@ -135,7 +135,7 @@ impl Revisions {
     }
 }
 
-impl Applied {
+impl CatalogState {
     async fn load(state: &State) -> Result<Self, Error> {
         let mut applied = Self::default();
         for change in state.resources.bucket().last_changes(">").await? {
@@ -253,7 +253,7 @@ mod tests {
         )
     }
 
-    fn kept(applied: &Applied) -> Vec<u32> {
+    fn kept(applied: &CatalogState) -> Vec<u32> {
         let repositories = applied.snapshot.repositories.values();
         repositories
             .map(|settings| settings.keep.unwrap().newest)
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_raised_limit_is_not_lowered_by_a_redelivered_change() {
-        let mut applied = Applied::default();
+        let mut applied = CatalogState::default();
         applied.apply_resource(keep(7, 100));
         for again in [keep(3, 10), keep(5, 20), keep(7, 100)] {
             assert!(!applied.apply_resource(again));
@@ -277,7 +277,7 @@ mod tests {
         let old = keep(3, 10);
         // It may have been deleted before this process saw it.
         for seen in [true, false] {
-            let mut applied = Applied::default();
+            let mut applied = CatalogState::default();
             if seen {
                 applied.apply_resource(old.clone());
             }

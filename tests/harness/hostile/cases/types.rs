@@ -12,7 +12,7 @@ use crate::hostile::archive::Archive;
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = layers();
     cases.extend(configurations());
-    cases.extend(second_views());
+    cases.extend(alternative_file_lists());
     cases
 }
 
@@ -87,7 +87,7 @@ fn configurations() -> Vec<Case> {
 }
 
 /// Layers with a list of contents of their own, which says something else than the archive.
-fn second_views() -> Vec<Case> {
+fn alternative_file_lists() -> Vec<Case> {
     let toc = json!({
         "version": 1,
         "entries": [{ "name": STATUS, "type": "reg", "size": VULNERABLE.len(), "mode": 0o644 }],

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use sluice_layer::{Error, LayerDescriptor, LayerType, Limits, Note, read_layer, second_views};
+use sluice_layer::{
+    Error, LayerDescriptor, LayerType, Limits, Note, alternative_file_lists, read_layer,
+};
 
 use super::package;
 use crate::build::*;
@@ -147,5 +149,5 @@ fn annotations_that_lead_to_a_second_list_of_files_are_told() {
     .unwrap();
     let second = |note: &&Note| matches!(note, Note::SecondView { .. });
     assert_eq!(summary.notes.iter().filter(second).count(), 3);
-    assert_eq!(second_views(&BTreeMap::new()), []);
+    assert_eq!(alternative_file_lists(&BTreeMap::new()), []);
 }

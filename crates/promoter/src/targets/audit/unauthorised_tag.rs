@@ -8,7 +8,7 @@ use sluice_events::subject::of_repository;
 use sluice_events::wire::state::Unauthorised;
 use sluice_events::{Event, time_from_wire};
 use sluice_registry::Manifest;
-use sluice_state::{Applied, Entry, Freshness, Precondition, Provenance, TagChange, key};
+use sluice_state::{Entry, Freshness, Precondition, Provenance, TagChange, TagChangeOutcome, key};
 
 use super::authority::{expected_by_entry, expected_digest, missing_decision};
 use crate::error::Error;
@@ -50,13 +50,13 @@ impl UnauthorisedTag {
 }
 
 /// The precondition of a reversal: still no decision allows what the tag names, and the same image is expected instead.
-struct StillUnauthorised<'a> {
+struct ReversalPrecondition<'a> {
     targets: &'a Targets,
     found: &'a UnauthorisedTag,
     expected: Option<&'a Digest>,
 }
 
-impl Precondition for StillUnauthorised<'_> {
+impl Precondition for ReversalPrecondition<'_> {
     async fn freshness(&self) -> Result<Freshness, sluice_state::Error> {
         let UnauthorisedTag {
             repository,
@@ -174,7 +174,7 @@ impl UnauthorisedTags<'_> {
         let expected = expected_digest(state, repository, tag).await?;
         let back = self.manifest(repository, expected.as_ref()).await?;
         let manifests = self.manifests(repository, digest).await?;
-        let precondition = StillUnauthorised {
+        let precondition = ReversalPrecondition {
             targets: self.targets,
             found,
             expected: expected.as_ref(),
@@ -193,7 +193,7 @@ impl UnauthorisedTags<'_> {
             precondition: &precondition,
         };
         let tags = self.targets.tags.clone().overriding_immutability();
-        if tags.apply(&change).await? == Applied::Superseded {
+        if tags.apply(&change).await? == TagChangeOutcome::Superseded {
             tracing::info!(image.repository = %repository, image.tag = %tag, "the tag is allowed by now, or was changed again");
             return Ok(state.unauthorised.delete(&entry.key).await?);
         }

@@ -13,7 +13,7 @@ use crate::evaluate::scanned_image::are_unchanged;
 use crate::targets::endpoint::TargetEndpoint;
 
 /// The precondition of a promoted tag: the decision, the source's tag, and the promotion that the target tag is of.
-pub(super) struct Allowed<'a> {
+pub(super) struct PromotionPrecondition<'a> {
     /// The state.
     pub(super) state: &'a State,
     /// The internal registry.
@@ -23,7 +23,7 @@ pub(super) struct Allowed<'a> {
     pub(super) target_tag: &'a Tag,
 }
 
-impl Precondition for Allowed<'_> {
+impl Precondition for PromotionPrecondition<'_> {
     async fn freshness(&self) -> Result<Freshness, sluice_state::Error> {
         let is_current = self.is_wanted().await? && self.is_evaluation_current().await?;
         Ok(freshness(is_current))
@@ -44,7 +44,7 @@ const fn freshness(is_current: bool) -> Freshness {
     }
 }
 
-impl Allowed<'_> {
+impl PromotionPrecondition<'_> {
     /// Says whether the policy and the verdicts are still those of the evaluation.
     async fn is_evaluation_current(&self) -> Result<bool, sluice_state::Error> {
         let Evaluation {

@@ -14,7 +14,7 @@ use crate::targets::endpoint::Targets;
 use crate::targets::pending_events::PendingEvents;
 
 /// What became of an image in a former target.
-enum Recalled {
+enum RecallOutcome {
     /// The image stays there as it is.
     Kept,
     /// The image is flagged.
@@ -34,8 +34,8 @@ pub(crate) async fn recall_from_former_targets(
         let former = former.clone();
         let is_there = is_in_former_target(targets, evaluation, &at_former).await?;
         match recall_from(targets, &at_former, is_there, pending_events).await? {
-            Recalled::Kept => {}
-            Recalled::Flagged(reason) => {
+            RecallOutcome::Kept => {}
+            RecallOutcome::Flagged(reason) => {
                 pending_events.edit(&targets.state, evaluation, move |decision| {
                     let mut known = decision.former_targets.iter_mut();
                     if let Some(known) = known.find(|known| is_same(known, &former)) {
@@ -43,11 +43,13 @@ pub(crate) async fn recall_from_former_targets(
                     }
                 });
             }
-            Recalled::Done => pending_events.edit(&targets.state, evaluation, move |decision| {
-                decision
-                    .former_targets
-                    .retain(|known| !is_same(known, &former));
-            }),
+            RecallOutcome::Done => {
+                pending_events.edit(&targets.state, evaluation, move |decision| {
+                    decision
+                        .former_targets
+                        .retain(|known| !is_same(known, &former));
+                });
+            }
         }
     }
     Ok(())
@@ -58,30 +60,30 @@ async fn recall_from(
     evaluation: &Evaluation<'_>,
     is_there: bool,
     pending_events: &mut PendingEvents,
-) -> Result<Recalled, Error> {
+) -> Result<RecallOutcome, Error> {
     let (target, tag) = evaluation.target()?;
     if !is_there || is_allowed_by_other(&targets.state, evaluation, &target, &tag).await? {
-        return Ok(Recalled::Done);
+        return Ok(RecallOutcome::Done);
     }
     let reason = format!("policy `{}` does not lead there any more", evaluation.name);
     let is_flagged = !evaluation.decision.flagged.is_empty();
     match evaluation.recall {
-        Recall::Ignore => Ok(Recalled::Kept),
-        Recall::Flag if is_flagged => Ok(Recalled::Kept),
+        Recall::Ignore => Ok(RecallOutcome::Kept),
+        Recall::Flag if is_flagged => Ok(RecallOutcome::Kept),
         Recall::Flag => Ok(flag(evaluation, (target, tag), reason, pending_events)),
         Recall::Withdraw => match remove_image(targets, evaluation, pending_events).await {
             Err(error) if target.local().is_none() && is_refused_deletion(&error) => {
                 if is_flagged {
-                    return Ok(Recalled::Kept);
+                    return Ok(RecallOutcome::Kept);
                 }
                 let reason = format!("{reason}; it cannot be withdrawn: {error}");
                 Ok(flag(evaluation, (target, tag), reason, pending_events))
             }
             Err(error) => Err(error),
-            Ok(None) => Ok(Recalled::Kept),
+            Ok(None) => Ok(RecallOutcome::Kept),
             Ok(Some(tags)) => {
                 add_withdrawals(evaluation, &target, tags, &reason, pending_events);
-                Ok(Recalled::Done)
+                Ok(RecallOutcome::Done)
             }
         },
     }
@@ -121,9 +123,9 @@ fn flag(
     target: (Target, Tag),
     reason: String,
     pending_events: &mut PendingEvents,
-) -> Recalled {
+) -> RecallOutcome {
     add_flag(evaluation, target, &reason, pending_events);
-    Recalled::Flagged(reason)
+    RecallOutcome::Flagged(reason)
 }
 
 fn is_same(one: &FormerTarget, other: &FormerTarget) -> bool {

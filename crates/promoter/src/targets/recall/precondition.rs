@@ -9,14 +9,14 @@ use crate::evaluate::policies::{self, Validity};
 use crate::targets::endpoint::TargetEndpoint;
 
 /// The precondition of a withdrawal: the decision still refuses what the tag names, and no other one allows it there.
-pub(super) struct Refused<'a> {
+pub(super) struct RemovalPrecondition<'a> {
     pub(super) state: &'a State,
     pub(super) evaluation: &'a Evaluation<'a>,
     pub(super) endpoint: &'a TargetEndpoint,
     pub(super) tag: &'a Tag,
 }
 
-impl Precondition for Refused<'_> {
+impl Precondition for RemovalPrecondition<'_> {
     async fn freshness(&self) -> Result<Freshness, Error> {
         let (evaluation, target) = (self.evaluation, &self.endpoint.target);
         let is_current = is_still_refused(self.state, evaluation).await?
@@ -30,7 +30,7 @@ impl Precondition for Refused<'_> {
     }
 }
 
-impl Refused<'_> {
+impl RemovalPrecondition<'_> {
     /// Says whether the tag names the image, or did before its removal began.
     ///
     /// The registry counts before the entry: after a restore its tag may be newer than any entry, and other services write

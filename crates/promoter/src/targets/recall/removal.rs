@@ -7,7 +7,7 @@ use sluice_events::time_from_wire;
 use sluice_events::wire::state::TagEntry;
 use sluice_state::{TagChange, key};
 
-use super::precondition::{Refused, is_still_refused};
+use super::precondition::{RemovalPrecondition, is_still_refused};
 use crate::error::Error;
 use crate::evaluate::decision::{is_promoted_by, is_settled};
 use crate::evaluate::evaluation::Evaluation;
@@ -56,7 +56,7 @@ pub(super) async fn remove_image(
                 tag: at,
                 wanted: None,
                 provenance: evaluation.provenance(),
-                precondition: &Refused {
+                precondition: &RemovalPrecondition {
                     state,
                     evaluation,
                     endpoint: &endpoint,
@@ -97,6 +97,30 @@ pub(crate) async fn remove_leftovers(
         }
         removed => removed.map(drop),
     }
+}
+
+/// Removes what an interrupted promotion copied of an image whose decision is neither allowed nor refused by now. A
+/// manifest that a tag names stays.
+pub(crate) async fn remove_untagged_leftovers(
+    targets: &Targets,
+    evaluation: &Evaluation<'_>,
+    pending_events: &mut PendingEvents,
+) -> Result<(), Error> {
+    let decision = &evaluation.decision;
+    if !decision.was_allowed || decision.promoted_at.is_some() {
+        return Ok(());
+    }
+    let (target, _) = evaluation.target()?;
+    if target.local().is_none() || !has_leftovers(targets, evaluation).await? {
+        return Ok(());
+    }
+    let endpoint = targets.endpoint(target).await?;
+    sweep(
+        targets,
+        &SweepPlan::of(evaluation, &endpoint),
+        pending_events,
+    )
+    .await
 }
 
 /// Says whether the target has a manifest of an image whose promotion was not completed.

@@ -279,7 +279,8 @@ impl Run {
             received.artifact.clone()
         };
         let names: Vec<String> = lent.iter().map(|(name, _)| name.clone()).collect();
-        let answer = self.match_lent(asked, &artifact, artifact_message, &keys, lent);
+        let answer =
+            self.scan_with_stored_analyses(asked, &artifact, artifact_message, &keys, lent);
         let answer = answer.await;
         let mut delete = Vec::new();
         for name in &names {
@@ -296,7 +297,7 @@ impl Run {
         answer
     }
 
-    async fn match_lent(
+    async fn scan_with_stored_analyses(
         &self,
         asked: &[u8],
         artifact: &str,

@@ -161,8 +161,8 @@ fn only_regular_files_of_64_kib_are_secrets() {
     fs::write(place.file("binary"), [0xff, 0xfe]).unwrap();
     assert!(place.for_comparison("full").is_ok());
     for (name, expected) in [
-        ("folder", "no regular file"),
-        ("pipe", "no regular file"),
+        ("folder", "not a regular file"),
+        ("pipe", "not a regular file"),
         ("device", "leads out"),
         ("large", "larger than 64 KiB"),
         ("empty", "empty or not UTF-8"),

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use sluice_domain::{Digest, RemoteRepository, Repository, Tag};
 use sluice_registry::{
-    Client, CopyJob, CopyOptions, Destination, Error, Estimator, Limits, Manifest, ManifestRef,
+    Client, ConcurrencyLimits, CopyJob, CopyOptions, Destination, Error, Estimator, Manifest,
+    ManifestRef,
 };
 use tokio::sync::Mutex;
 
@@ -18,10 +19,10 @@ const MAX_MOVES: u32 = 3;
 
 /// The clients, limits and progress of all copies of a session.
 #[derive(Debug)]
-pub(crate) struct Transfer {
+pub(crate) struct ImageCopier {
     pub(crate) clients: Clients,
     pub(crate) progress: Arc<dyn Progress>,
-    pub(crate) limits: Option<Limits>,
+    pub(crate) limits: Option<ConcurrencyLimits>,
     /// Estimates the cost instead of copying.
     pub(crate) estimator: Option<Mutex<Estimator>>,
 }
@@ -40,7 +41,7 @@ pub(crate) struct ManifestCopy<'a> {
     pub(crate) max_bytes: Option<u64>,
 }
 
-impl Transfer {
+impl ImageCopier {
     /// Tells whether nothing is written.
     pub(crate) fn is_dry_run(&self) -> bool {
         self.estimator.is_some()

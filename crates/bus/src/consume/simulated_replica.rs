@@ -13,12 +13,12 @@ use crate::topology::Stage;
 
 /// One replica of a stage, without the loop that pulls messages.
 #[derive(Debug)]
-pub struct Replica<H> {
+pub struct SimulatedReplica<H> {
     worker: Worker<H>,
     backend: Arc<dyn Backend>,
 }
 
-impl<H: Handler> Replica<H> {
+impl<H: Handler> SimulatedReplica<H> {
     /// Makes a replica.
     #[must_use]
     pub fn new(

@@ -15,7 +15,7 @@ use crate::services::{ServiceSettings, StackSettings};
 
 /// Checked options, with the addresses reserved.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct StartupCheck {
     pub(crate) resources: Vec<ResourceFile>,
     pub(crate) nats: Server<NatsEndpoint, SocketAddr>,
     pub(crate) registry: Server<Url, TcpListener>,
@@ -33,7 +33,7 @@ pub(crate) enum Server<E, L> {
     Child(PathBuf, L),
 }
 
-impl Plan {
+impl StartupCheck {
     /// Checks the options.
     pub(crate) fn new(options: Options) -> anyhow::Result<Self> {
         if !options.allow_plain_text {

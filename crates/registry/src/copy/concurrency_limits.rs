@@ -10,11 +10,12 @@ const UNIT: u64 = 64 << 10;
 const CONNECTIONS: u32 = 64;
 const BYTES: u64 = 16 << 30;
 
-static PROCESS_LIMITS: LazyLock<Limits> = LazyLock::new(|| Limits::new(CONNECTIONS, BYTES));
+static PROCESS_LIMITS: LazyLock<ConcurrencyLimits> =
+    LazyLock::new(|| ConcurrencyLimits::new(CONNECTIONS, BYTES));
 
 /// Limits that all copies with the same value share; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Limits(Arc<Inner>);
+pub struct ConcurrencyLimits(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -22,7 +23,7 @@ struct Inner {
     bytes: (Semaphore, u32),
 }
 
-impl Limits {
+impl ConcurrencyLimits {
     /// Limits the concurrent requests, at least 2, and the bytes of the blobs that are transferred concurrently.
     ///
     /// A blob that is larger than the limit is transferred alone.
@@ -71,7 +72,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_blob_larger_than_the_limit_goes_alone() {
-        let limits = Limits::new(8, 1 << 20);
+        let limits = ConcurrencyLimits::new(8, 1 << 20);
         let small = limits.bytes(1).await.unwrap();
         let waiting =
             async { tokio::time::timeout(std::time::Duration::ZERO, limits.bytes(1 << 40)).await };
