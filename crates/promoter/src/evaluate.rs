@@ -286,6 +286,31 @@ impl Evaluator {
     }
 }
 
+/// Returns the decision of an earlier revision of a policy that allowed an image and did not promote it.
+///
+/// Its target may have what an interrupted promotion copied, and the next decision may lead elsewhere.
+pub(crate) fn unpromoted_before<'a>(
+    policy: &'a Policy,
+    subject: &'a DecidedSubject,
+    image: &'a ScannedImage,
+) -> Option<Evaluation<'a>> {
+    let key = subject.subject.key(&policy.spec.name);
+    let stored = subject.decision(&key)?;
+    let before = &stored.value;
+    let is_unpromoted = before.was_allowed && before.promoted_at.is_none();
+    (is_unpromoted && before.policy_revision != policy.revision).then(|| Evaluation {
+        policy: Some(policy),
+        name: policy.spec.name.clone(),
+        recall: policy.spec.recall,
+        subject: &subject.subject,
+        image,
+        key,
+        decision: before.clone(),
+        revision: stored.revision,
+        is_former: false,
+    })
+}
+
 fn target_of(decision: &Decision) -> Option<(Target, Tag)> {
     let target = Target::from_stored(&decision.target).ok()?;
     Some((target, decision.target_tag.parse().ok()?))

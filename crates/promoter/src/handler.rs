@@ -22,7 +22,7 @@ use crate::evaluate::image_contents::ImageContentsReader;
 use crate::evaluate::policies::Policy;
 use crate::evaluate::subject::Subject;
 use crate::evaluate::timer::schedule_evaluation;
-use crate::evaluate::{EvaluationInput, EvaluationResult, Evaluator};
+use crate::evaluate::{EvaluationInput, EvaluationResult, Evaluator, unpromoted_before};
 use crate::reconcile::Reconciler;
 use crate::targets::attachments::missing::evaluate_images_with;
 use crate::targets::endpoint::Targets;
@@ -236,6 +236,9 @@ impl Promoter {
                 }
             }
             for policy in deciding {
+                if let Some(before) = unpromoted_before(policy, subject, &input.image) {
+                    self.clean_up(&before, cause).await?;
+                }
                 let evaluate = self.evaluator.evaluate(policy, subject, &input.image);
                 match evaluate.await? {
                     EvaluationResult::Decided(evaluation) => evaluations.push(evaluation),
