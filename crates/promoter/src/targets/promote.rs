@@ -203,12 +203,13 @@ impl<'a> ImagePromotion<'a> {
         let now = targets.state.decisions.get(&evaluation.key).await?;
         if let Some(now) = now.map(|now| now.value) {
             let is_allowed = now.outcome() == DecisionOutcome::Allow;
-            if !is_allowed && now.promoted_at.is_some() {
+            let leads_elsewhere = now.target != evaluation.decision.target;
+            let is_promoted = now.promoted_at.is_some();
+            if !is_allowed && is_promoted && !leads_elsewhere {
                 // The recall may have checked the target before this copy was there, and does not check it again.
                 return Err(Error::stale_decision());
             }
-            let leads_elsewhere = now.target != evaluation.decision.target;
-            if now.outcome() == DecisionOutcome::Deny {
+            if now.outcome() == DecisionOutcome::Deny && !is_promoted {
                 remove_leftovers(targets, evaluation, &mut pending_events).await?;
             } else if (!is_allowed || leads_elsewhere) && !self.endpoint.is_remote() {
                 // An undetermined decision permits this copy no more than one that leads elsewhere, whose former target may
