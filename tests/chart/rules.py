@@ -20,6 +20,15 @@ VOLUMES = {
 INTERNET = {"poller", "mirror-worker", "scanner-adapter", "promoter", "webhook-dispatcher"}
 
 
+RULES = []
+
+
+def rule(function):
+    """Marks a function as a rule."""
+    RULES.append(function)
+    return function
+
+
 def name_of(one):
     return f"{one['kind']} {one['metadata']['name']}"
 
@@ -54,11 +63,13 @@ def is_selected(selector, labels):
     return bool(selector) and all(labels.get(key) == value for key, value in selector.items())
 
 
+@rule
 def names_are_unique(objects):
     names = [name_of(one) for one in objects]
     return [f"{name} is rendered twice" for name in set(names) if names.count(name) > 1]
 
 
+@rule
 def images_are_pinned(objects):
     for one, _, container in containers(objects):
         image = container["image"]
@@ -68,6 +79,7 @@ def images_are_pinned(objects):
             yield f"{name_of(one)}: image {image} is not pinned"
 
 
+@rule
 def pods_are_restricted(objects):
     for one, template in workloads(objects):
         pod, context = template["spec"], template["spec"].get("securityContext", {})
@@ -84,6 +96,7 @@ def pods_are_restricted(objects):
         yield from (f"{name_of(one)} {what}" for what, is_met in wanted.items() if not is_met)
 
 
+@rule
 def containers_are_restricted(objects):
     for one, _, container in containers(objects):
         context = container.get("securityContext", {})
@@ -98,6 +111,7 @@ def containers_are_restricted(objects):
         yield from (f"{where} {what}" for what, is_met in wanted.items() if not is_met)
 
 
+@rule
 def resources_are_set(objects):
     for one, _, container in containers(objects):
         for part in ("requests", "limits"):
@@ -106,6 +120,7 @@ def resources_are_set(objects):
                 yield f"{name_of(one)}: no {part} of {', '.join(sorted(missing))}"
 
 
+@rule
 def probes_are_there(objects):
     for one, template, container in containers(of_kind(objects, "Deployment")):
         is_registry = component(template["metadata"]["labels"]) == "registry"
@@ -116,6 +131,7 @@ def probes_are_there(objects):
                 yield f"{name_of(one)}: {probe} is missing or wrong"
 
 
+@rule
 def settings_are_known(objects):
     for one, template, container in containers(objects):
         known = SETTINGS.get(component(template["metadata"]["labels"]), {})
@@ -134,6 +150,7 @@ def settings_are_known(objects):
                 yield f"{name_of(one)}: variable {name} is not in docs/CLI.md"
 
 
+@rule
 def commands_are_known(objects):
     for one, _, container in containers(of_kind(objects, "Job", "CronJob")):
         command, *arguments = container["args"]
@@ -144,6 +161,7 @@ def commands_are_known(objects):
             yield f"{name_of(one)}: there is no command `sluice {command}`"
 
 
+@rule
 def services_finish_their_work(objects):
     for one, template, container in containers(of_kind(objects, "Deployment")):
         known = SETTINGS.get(component(template["metadata"]["labels"]))
@@ -154,6 +172,7 @@ def services_finish_their_work(objects):
                 yield f"{name_of(one)}: terminationGracePeriodSeconds is not {grace} + 15"
 
 
+@rule
 def ports_are_listened_on(objects):
     for one, template, container in containers(of_kind(objects, "Deployment")):
         known = SETTINGS.get(component(template["metadata"]["labels"]))
@@ -166,6 +185,7 @@ def ports_are_listened_on(objects):
             yield f"{name_of(one)}: its ports are not those that it listens on"
 
 
+@rule
 def files_are_mounted(objects):
     for one, template, container in containers(objects):
         volumes = {volume["name"]: volume for volume in template["spec"].get("volumes", [])}
@@ -182,6 +202,7 @@ def files_are_mounted(objects):
                 yield f"{name_of(one)}: nothing is mounted at {path}"
 
 
+@rule
 def accounts_have_no_rights(objects):
     for one in of_kind(objects, "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"):
         yield f"{name_of(one)} gives rights"
@@ -192,10 +213,12 @@ def accounts_have_no_rights(objects):
             yield f"{name_of(one)} has no ServiceAccount without a token"
 
 
+@rule
 def secrets_are_elsewhere(objects):
     yield from (f"{name_of(one)}: the chart makes no secrets" for one in of_kind(objects, "Secret"))
 
 
+@rule
 def pods_are_isolated(objects):
     policies = of_kind(objects, "NetworkPolicy")
     for one, template in workloads(objects):
@@ -205,15 +228,16 @@ def pods_are_isolated(objects):
             yield f"{name_of(one)}: not exactly one NetworkPolicy for both directions"
     for policy in policies:
         spec = policy["spec"]
-        rules = [("from", rule) for rule in spec.get("ingress") or []] + [("to", rule) for rule in spec["egress"]]
-        for key, rule in rules:
-            if not rule.get(key):
+        allowed = [one.get("from") for one in spec.get("ingress") or []] + [one.get("to") for one in spec["egress"]]
+        for peers in allowed:
+            if not peers:
                 yield f"{name_of(policy)}: a rule is open to everybody"
-            is_internet = any(peer.get("ipBlock", {}).get("cidr") == "0.0.0.0/0" for peer in rule.get(key) or [])
+            is_internet = any(peer.get("ipBlock", {}).get("cidr") == "0.0.0.0/0" for peer in peers or [])
             if is_internet and component(spec["podSelector"]["matchLabels"]) not in INTERNET | {"registry"}:
                 yield f"{name_of(policy)}: it needs nothing from the internet"
 
 
+@rule
 def selectors_find_pods(objects):
     pods = [(one, template) for one, template in workloads(objects)]
     for service in of_kind(objects, "Service"):
@@ -234,23 +258,25 @@ def selectors_find_pods(objects):
             yield f"{name_of(one)} does not select its own pods"
 
 
+@rule
 def services_are_reachable(objects):
     """Routes lead to ports of Services."""
     services = {one["metadata"]["name"]: one["spec"]["ports"] for one in of_kind(objects, "Service")}
     targets = []
     for one in of_kind(objects, "Ingress"):
-        for rule in one["spec"]["rules"]:
-            for path in rule["http"]["paths"]:
+        for host in one["spec"]["rules"]:
+            for path in host["http"]["paths"]:
                 service = path["backend"]["service"]
                 targets.append((one, service["name"], service["port"].get("name")))
     for one in of_kind(objects, "HTTPRoute"):
-        for rule in one["spec"]["rules"]:
-            targets += [(one, backend["name"], backend["port"]) for backend in rule["backendRefs"]]
+        for match in one["spec"]["rules"]:
+            targets += [(one, backend["name"], backend["port"]) for backend in match["backendRefs"]]
     for one, name, port in targets:
         if not any(port in (known["name"], known["port"]) for known in services.get(name, [])):
             yield f"{name_of(one)} leads to port {port} of {name}, which is not there"
 
 
+@rule
 def drains_are_possible(objects):
     budgets = of_kind(objects, "PodDisruptionBudget")
     for one, template in workloads(objects):
@@ -262,14 +288,17 @@ def drains_are_possible(objects):
             yield f"{name_of(one)}: not exactly one PodDisruptionBudget that lets nodes be drained"
 
 
+@rule
 def replicas_spread(objects):
     for one, template in workloads(objects):
         if one["kind"] == "Deployment":
-            keys = {rule["topologyKey"] for rule in template["spec"].get("topologySpreadConstraints", [])}
+            spread = template["spec"].get("topologySpreadConstraints", [])
+            keys = {constraint["topologyKey"] for constraint in spread}
             if keys != {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}:
                 yield f"{name_of(one)} is not spread over nodes and zones"
 
 
+@rule
 def scaling_follows_consumers(objects):
     deployments = {one["metadata"]["name"]: one for one in of_kind(objects, "Deployment")}
     for scaler in of_kind(objects, "ScaledObject", "HorizontalPodAutoscaler"):
@@ -287,7 +316,7 @@ def expressions(objects):
     """Yields each query of a dashboard, a rule and a scaler, with the object that has it."""
     for one in of_kind(objects, "PrometheusRule"):
         for group in one["spec"]["groups"]:
-            yield from ((one, rule["expr"]) for rule in group["rules"])
+            yield from ((one, alert["expr"]) for alert in group["rules"])
     for one in of_kind(objects, "ConfigMap"):
         for name, text in one["data"].items():
             if not name.endswith(".json"):
@@ -304,6 +333,7 @@ def expressions(objects):
             yield one, f"{metric['external']['metric']['name']}{{{labels}}}"
 
 
+@rule
 def metrics_exist(objects):
     for one, expression in expressions(objects):
         names = re.findall(r"\bsluice_\w+", expression)
@@ -318,8 +348,3 @@ def metrics_exist(objects):
         labels |= set(re.findall(r"label_values\(\w+, (\w+)\)", expression))
         for unknown in sorted(labels - known):
             yield f"{name_of(one)}: no metric in `{expression}` has the label {unknown}"
-
-
-RULES = [value for value in list(globals().values()) if callable(value) and getattr(value, "__module__", "") == __name__]
-HELPERS = {name_of, of_kind, component, workloads, containers, variables, is_selected, expressions}
-RULES = [rule for rule in RULES if rule not in HELPERS]
