@@ -51,7 +51,7 @@ EVERYTHING = {
             "podAnnotations": {"reloader.stakater.com/auto": "true"},
             "image": {"digest": "sha256:" + "0" * 64},
         },
-        "webhook-dispatcher": {"egress": [{"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}]}], "priorityClassName": "low"},
+        "webhook-dispatcher": {"egress": [{"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}]}], "priorityClassName": "low", "resourceSecret": "receivers"},
     },
     "provision": {"maxBytes": {"EVENTS": "8GiB", "KV_tags": "2GiB"}},
     "resources": {"documents": "kind: Mirror\nname: alpine\n", "schedule": "17 * * * *"},

@@ -90,7 +90,7 @@ gateway: {grace: 30, registry: true, resourceSecrets: true, streams: [EVENTS, WO
 {{- if .facts.resourceSecrets }}
 - name: secrets
   secret:
-    secretName: {{ $secrets.resources }}
+    secretName: {{ default $secrets.resources (index .root.Values.services .name).resourceSecret }}
     defaultMode: 0440
     optional: true
 {{- end }}
