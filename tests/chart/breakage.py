@@ -75,6 +75,7 @@ RENDERINGS = [
     ("a budget that blocks a drain", rules.drains_are_possible, lambda o: first(o, "PodDisruptionBudget")["spec"].update(maxUnavailable=0)),
     ("replicas on one node", rules.replicas_spread, lambda o: pod(o).pop("topologySpreadConstraints")),
     ("scaling by a consumer that is not there", rules.scaling_follows_consumers, lambda o: first(o, "ScaledObject")["spec"]["triggers"][0]["metadata"].update(consumer="x")),
+    ("scaling that leaves a stream out", rules.scaling_follows_consumers, lambda o: first(o, "ScaledObject")["spec"]["triggers"].pop()),
     ("scaling against a fixed number", rules.scaling_follows_consumers, lambda o: deployment(o, "mirror-worker")["spec"].update(replicas=2)),
     ("a dashboard of a metric that is not there", rules.metrics_exist, lambda o: dashboard(o, "sluice_images_promoted_total")),
     ("a dashboard by a label that is not there", rules.metrics_exist, lambda o: dashboard(o, "sluice_state_entries) + sum by (image) (sluice_breaches")),

@@ -249,7 +249,7 @@ def check_base():
         overlay = {
             "resources": ["../base"],
             "namespace": "gate",
-            "images": [{"name": "registry.example.com/sluice/sluice-poller", "newTag": "9.9.9"}],
+            "images": [{"name": "images.example.com/sluice/sluice-poller", "newTag": "9.9.9"}],
         }
         (folder / "overlay").mkdir()
         (folder / "overlay" / "kustomization.yaml").write_text(yaml.dump(overlay))

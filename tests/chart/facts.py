@@ -51,5 +51,5 @@ def commands():
 
 
 def consumers():
-    """Returns the consumers that services may acknowledge to: {("EVENTS", "promoter")}."""
-    return set(re.findall(r'"\$JS\.ACK\.([A-Za-z_-]+)\.([a-z-]+)\.>"', read("deploy/nats.conf")))
+    """Returns the consumers that services acknowledge to, with their streams: {("EVENTS", "promoter")}."""
+    return set(re.findall(r'service: "\$JS\.ACK\.([A-Za-z_-]+)\.([a-z-]+)\.>", accounts', read("deploy/nats.conf")))

@@ -306,10 +306,10 @@ def scaling_follows_consumers(objects):
         if not target or "replicas" in target["spec"]:
             yield f"{name_of(scaler)}: its target is not there, or has a fixed number of replicas"
     for scaler in of_kind(objects, "ScaledObject"):
-        for trigger in scaler["spec"]["triggers"]:
-            pair = (trigger["metadata"]["stream"], trigger["metadata"]["consumer"])
-            if pair not in CONSUMERS:
-                yield f"{name_of(scaler)}: there is no consumer {pair[1]} of {pair[0]}"
+        followed = {(one["metadata"]["stream"], one["metadata"]["consumer"]) for one in scaler["spec"]["triggers"]}
+        stage = component(scaler["metadata"]["labels"])
+        for stream, consumer in followed ^ {pair for pair in CONSUMERS if pair[1] == stage}:
+            yield f"{name_of(scaler)}: consumer {consumer} of {stream} is not there, or not followed"
 
 
 def expressions(objects):

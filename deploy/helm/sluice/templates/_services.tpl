@@ -25,7 +25,7 @@ gateway: {grace: 30, registry: true, resourceSecrets: true, streams: [EVENTS, WO
 
 {{/* The variables of one service; takes root, name and its facts. */}}
 {{- define "sluice.serviceEnv" -}}
-{{- $values := .root.Values }}
+{{- $values := .root.Values -}}
 - name: SLUICE__BUS__URL
   value: {{ $values.nats.url | quote }}
 - name: SLUICE__BUS__USER
