@@ -25,8 +25,8 @@ pub use on::{point, point_of};
 #[cfg(feature = "crash-points")]
 mod on {
     use std::fmt::Display;
-    use std::sync::OnceLock;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Mutex, OnceLock};
 
     /// The crash that a test asked for, if any.
     static PLANNED: OnceLock<Option<Planned>> = OnceLock::new();
@@ -99,6 +99,10 @@ mod on {
     }
 
     fn die(name: &str) -> ! {
+        // Held until the process is gone: another thread that comes here must neither empty the mark nor end the process
+        // before it is written.
+        static DYING: Mutex<()> = Mutex::new(());
+        let _dying = DYING.lock();
         if let Some(file) = variable("SLUICE_CRASH_MARK") {
             // A mark that is missing fails the test that waits for it.
             std::fs::write(file, name).ok();
