@@ -9,10 +9,10 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State as Extract};
 use axum::http::{Method, Response};
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use sluice_domain::{Digest, Repository, Tag};
 use sluice_events::time_to_wire;
-use sluice_events::wire::state::{Claim, TagEntry};
+use sluice_events::wire::state::{Claim, Promotion, Pruning, TagEntry};
 use sluice_registry::{Client, Endpoint, digest_of};
 use sluice_state::{
     Catalog, Error, Freshness, Precondition, Provenance, State, TagChange, TagChangeOutcome,
@@ -203,6 +203,7 @@ async fn whoever_changes_the_tag_now_is_waited_for_as_it_may_not_see_what_came_l
             digest: b_digest.to_string(),
             holder: "somebody else".to_owned(),
             until: Some(time_to_wire(Utc::now() + Duration::from_secs(30))),
+            ..Default::default()
         }),
         ..entry("")
     };
@@ -235,6 +236,7 @@ async fn what_a_process_wrote_that_died_is_settled_for_whoever_wants_something_e
             digest: a_digest.to_string(),
             holder: "somebody who died".to_owned(),
             until: Some(time_to_wire(Utc::now())),
+            ..Default::default()
         }),
         ..entry(b_digest.as_str())
     };
@@ -246,4 +248,58 @@ async fn what_a_process_wrote_that_died_is_settled_for_whoever_wants_something_e
     let (names, entry) = scene.apply().await;
     assert_eq!(names, Some(a_digest.clone()));
     assert_eq!((entry.digest, entry.claim), (a_digest.to_string(), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_claim_of_a_worker_that_died_ends_with_what_the_registry_shows() {
+    let ((a, a_digest), (b, b_digest), (c, c_digest)) = (index("a"), index("b"), index("c"));
+    let promotion = Promotion {
+        policy: "gate".to_owned(),
+        ..Default::default()
+    };
+    // It was to move the tag from `b` to `a`.
+    let left = |seconds| TagEntry {
+        claim: Some(Claim {
+            digest: a_digest.to_string(),
+            holder: "promoter/of-a-replica-that-died".to_owned(),
+            until: Some(time_to_wire(Utc::now() + TimeDelta::seconds(seconds))),
+            promoted_from: Some(promotion.clone()),
+            ..Default::default()
+        }),
+        ..entry(b_digest.as_str())
+    };
+    let scene = Scene::start().await;
+    let ended = async |left: TagEntry, names: Option<&Vec<u8>>| {
+        scene.slow.state.tags.put(&tag_key(), &left).await.unwrap();
+        match names {
+            Some(raw) => scene.store(TAG, raw),
+            None => drop(scene.slow.stored.lock().unwrap().remove(TAG)),
+        }
+        let (catalog, _feed) = Catalog::open(&scene.slow.state).await.unwrap();
+        let writer = TagWriter::new(scene.slow.state.clone(), catalog, scene.client.clone());
+        let (repository, tag) = ("hub/app".parse().unwrap(), "1.0".parse().unwrap());
+        writer.end_expired_claim(&repository, &tag).await.unwrap();
+        let entry = scene.slow.state.tags.get(&tag_key()).await.unwrap();
+        entry.unwrap().value
+    };
+    let live = ended(left(30), Some(&a)).await;
+    assert!(live.claim.is_some(), "somebody is at work: {live:?}");
+    for (names, digest, by, from) in [
+        (Some(&a), a_digest.as_str(), "promoter", Some(&promotion)),
+        (Some(&b), b_digest.as_str(), "", None),
+        (Some(&c), c_digest.as_str(), "", None),
+        (None, "", "", None),
+    ] {
+        let entry = ended(left(-1), names).await;
+        assert_eq!((entry.digest.as_str(), entry.claim), (digest, None));
+        assert_eq!(
+            (entry.arrived_by.as_str(), entry.promoted_from.as_ref()),
+            (by, from)
+        );
+    }
+    // A removal by retention is the pruner's to finish, which publishes it.
+    let mut removal = left(-1);
+    removal.pruning = Some(Pruning::default());
+    removal.claim.as_mut().unwrap().digest.clear();
+    assert!(ended(removal, None).await.claim.is_some());
 }

@@ -76,16 +76,18 @@ fn forged(
             digest
         }
     };
-    let claim = chance.percent(25).then(|| Claim {
-        digest: some(chance),
-        holder: "promoter/somebody".to_owned(),
-        until: Some(time_to_wire(now + TimeDelta::seconds(45))),
-    });
     let promoted_from = chance.percent(50).then(|| Promotion {
         policy: chance.pick(&["gate", "second", "renamed"]).to_owned(),
         repository: chance.pick(&["hub/a", "hub/b"]).to_owned(),
         tag: chance.pick(&TAGS[..3]).to_owned(),
         decided_at: Some(time_to_wire(now)),
+    });
+    let claim = chance.percent(25).then(|| Claim {
+        digest: some(chance),
+        holder: "promoter/somebody".to_owned(),
+        until: Some(time_to_wire(now + TimeDelta::seconds(45))),
+        promoted_from: promoted_from.clone(),
+        ..Default::default()
     });
     TagEntry {
         repository: repository.to_owned(),

@@ -478,6 +478,7 @@ fn a_removal_is_finished_and_told_wherever_it_was_interrupted() {
             digest: String::new(),
             holder: "pruner/killed".to_owned(),
             until: Some(time_to_wire(Utc::now())),
+            ..Default::default()
         });
         entry.pruned = digest.is_some();
         entry.digest = digest.map_or(image.digest.clone(), ToOwned::to_owned);

@@ -8,7 +8,7 @@ use thiserror::Error;
 /// How soon a registry that cannot be reached is asked again.
 pub(crate) const RETRY_UNREACHABLE_AFTER: TimeDelta = TimeDelta::seconds(10);
 /// How soon an image is evaluated again whose decision changed while it was carried out.
-const RETRY_OVERTAKEN_AFTER: TimeDelta = TimeDelta::seconds(2);
+const RETRY_STALE_AFTER: TimeDelta = TimeDelta::seconds(2);
 
 /// Why an image was not evaluated or promoted.
 #[derive(Debug, Error)]
@@ -72,7 +72,7 @@ impl Error {
     /// Makes the error of a decision that changed while it was carried out.
     pub(crate) fn stale_decision() -> Self {
         Self::StaleDecision {
-            until: now() + RETRY_OVERTAKEN_AFTER,
+            until: now() + RETRY_STALE_AFTER,
         }
     }
 

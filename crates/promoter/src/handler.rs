@@ -31,7 +31,7 @@ use crate::targets::promote::ImagePromotion;
 use crate::targets::recall::ImageRecall;
 use crate::targets::recall::events::add_denial;
 use crate::targets::recall::former_targets::recall_from_former_targets;
-use crate::targets::recall::removal::{has_leftovers, remove_leftovers, remove_untagged_leftovers};
+use crate::targets::recall::removal::remove_unpromoted;
 
 /// How old entries are before the cleanup removes them, unless the settings say otherwise.
 const FORGET_AFTER: TimeDelta = TimeDelta::days(90);
@@ -256,17 +256,8 @@ impl Promoter {
     async fn clean_up(&self, evaluation: &Evaluation<'_>, cause: &Cause) -> Result<(), Error> {
         self.targets.end_claim(evaluation).await?;
         let mut pending_events = PendingEvents::default();
-        match evaluation.decision.outcome() {
-            DecisionOutcome::Allow => {}
-            DecisionOutcome::Deny => {
-                let is_promoted = evaluation.decision.promoted_at.is_some();
-                if !is_promoted && has_leftovers(&self.targets, evaluation).await? {
-                    remove_leftovers(&self.targets, evaluation, &mut pending_events).await?;
-                }
-            }
-            _ => {
-                remove_untagged_leftovers(&self.targets, evaluation, &mut pending_events).await?;
-            }
+        if evaluation.decision.promoted_at.is_none() {
+            remove_unpromoted(&self.targets, evaluation, &mut pending_events).await?;
         }
         pending_events.publish(&self.bus, cause).await
     }
@@ -324,11 +315,8 @@ impl Promoter {
         if decision.outcome() != DecisionOutcome::Deny && no_longer_passes(decision) {
             recall.flag_undetermined(&mut pending_events).await?;
         }
-        if !matches!(
-            decision.outcome(),
-            DecisionOutcome::Allow | DecisionOutcome::Deny
-        ) {
-            remove_untagged_leftovers(targets, evaluation, &mut pending_events).await?;
+        if decision.outcome() != DecisionOutcome::Deny && decision.promoted_at.is_none() {
+            remove_unpromoted(targets, evaluation, &mut pending_events).await?;
         }
         recall_from_former_targets(targets, evaluation, &mut pending_events).await?;
         Ok(pending_events)

@@ -14,7 +14,7 @@ use sluice_state::reconcile::ensure_no_pending_events;
 use sluice_state::{Catalog, Snapshot, State, TagWriter};
 
 use crate::error::Error;
-use crate::reconcile::check_tag_limits;
+use crate::reconcile::check_tags;
 use crate::request::request_run;
 use crate::run::RetentionRun;
 use crate::run::policy::enabled_policy;
@@ -79,7 +79,7 @@ impl Handler for Pruner {
             }) => return self.fan_out(&catalog, policy.as_ref(), cause).await,
             Input::Reconcile(command) => {
                 ensure_no_pending_events(&self.bus, &topology::PRUNER, &command, cause).await?;
-                let page = check_tag_limits(&self.state, &catalog, &command).await?;
+                let page = check_tags(&self.state, &self.tags, &catalog, &command).await?;
                 return Ok(page.into_outcome(&self.state, &command, cause));
             }
         };

@@ -1,4 +1,4 @@
-//! Finds repositories with more tags than they may keep, from the state alone.
+//! Finds repositories with more tags than they may keep, from the state alone, and tags whose writer died.
 
 use std::collections::BTreeSet;
 
@@ -6,17 +6,25 @@ use sluice_domain::Repository;
 use sluice_events::commands::{PruneRepositories, Reconcile};
 use sluice_events::wire::state::TagEntry;
 use sluice_state::reconcile::{Next, PAGE, ReconcilePage};
-use sluice_state::{Entry, Snapshot, State, is_attachment, key};
+use sluice_state::{Entry, Snapshot, State, TagWriter, has_expired_claim, is_attachment, key};
 
 use crate::error::Error;
 
-/// Checks the tag limits of the repositories of a page of tags.
-pub(crate) async fn check_tag_limits(
+/// Checks the tag limits of the repositories of a page of tags, and ends claims that have expired.
+pub(crate) async fn check_tags(
     state: &State,
+    writer: &TagWriter,
     catalog: &Snapshot,
     command: &Reconcile,
 ) -> Result<ReconcilePage, Error> {
     let tags = state.tags.page("*.*", command.after, PAGE).await?;
+    for entry in tags
+        .entries
+        .iter()
+        .filter(|entry| has_expired_claim(&entry.value))
+    {
+        end_expired_claim(writer, catalog, &entry.value).await;
+    }
     let mut page = ReconcilePage {
         checked: tags.entries.len(),
         next: Next::after(tags.next, Next::End),
@@ -46,4 +54,19 @@ pub(crate) async fn check_tag_limits(
         }
     }
     Ok(page)
+}
+
+/// Ends the expired claim of a tag outside the promotion targets, where only the promoter writes. The next reconciliation
+/// tries one again that cannot be ended now.
+async fn end_expired_claim(writer: &TagWriter, catalog: &Snapshot, entry: &TagEntry) {
+    let (Ok(repository), Ok(tag)) = (entry.repository.parse::<Repository>(), entry.tag.parse())
+    else {
+        return;
+    };
+    if catalog.is_target(&repository) {
+        return;
+    }
+    if let Err(error) = writer.end_expired_claim(&repository, &tag).await {
+        tracing::warn!(image.repository = %repository, image.tag = %tag, %error, "the claim of a worker that died cannot be ended now");
+    }
 }

@@ -50,6 +50,7 @@ stored!(
     ImageEntry,
     LastPull,
     PromotionTarget,
+    TargetImage,
     Reconciliation,
     Resource,
     TagEntry,

@@ -183,6 +183,22 @@ pub fn promotion_targets() -> String {
     format!("{TARGET}.*")
 }
 
+/// `repository.digest`.
+#[must_use]
+pub fn target_image(repository: &Repository, digest: &Digest) -> String {
+    format!(
+        "{}.{}",
+        subject::encode(repository.as_str()),
+        subject::encode(digest.as_str())
+    )
+}
+
+/// The filter of the images of a target.
+#[must_use]
+pub fn images_of_target(repository: &Repository) -> String {
+    format!("{}.*", subject::encode(repository.as_str()))
+}
+
 /// Returns the repository of a key that [`promotion_target`] made.
 pub(crate) fn repository_of_target(key: &str) -> Option<Repository> {
     let name = key.strip_prefix(TARGET)?.strip_prefix('.')?;

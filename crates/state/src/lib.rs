@@ -20,7 +20,7 @@ pub use images::merged_referrers_index::{IfUnchanged, MergedIndex, merge_index};
 pub use images::tag_change::{
     AlwaysCurrent, Freshness, PlatformSubset, Precondition, Provenance, TagChange, TagChangeOutcome,
 };
-pub use images::tag_claim::live_claim;
+pub use images::tag_claim::{has_expired_claim, live_claim};
 pub use images::tag_entry::source_of;
 pub use images::tag_writer::TagWriter;
 pub use registries::budget::Budgets;
@@ -62,6 +62,8 @@ pub struct State {
     pub unauthorised: Entries<wire::Unauthorised>,
     /// The repositories that the promoter writes to.
     pub targets: Entries<wire::PromotionTarget>,
+    /// The images that the promoter copied into them.
+    pub target_images: Entries<wire::TargetImage>,
     /// The last cleanup of entries of deleted objects: one entry.
     pub cleanups: Entries<wire::Reconciliation>,
     /// The last reconciliation of each stage.
@@ -93,6 +95,7 @@ impl State {
             control: Entries::new(control.clone()),
             unauthorised: Entries::new(control.clone()),
             targets: Entries::new(control.clone()),
+            target_images: Entries::new(bus.bucket("target_images").await?),
             cleanups: Entries::new(control),
             reconciliations: Entries::new(bus.bucket("reconciliations").await?),
             budgets: Budgets::new(Entries::new(bus.bucket("budgets").await?)),

@@ -149,6 +149,7 @@ fn waiting(at: &str) {
             digest: image.digest.clone(),
             holder: "promoter/other".to_owned(),
             until: Some(time_to_wire(Utc::now() + TimeDelta::seconds(4))),
+            ..Default::default()
         }),
         ..Default::default()
     };

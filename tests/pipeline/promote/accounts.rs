@@ -197,6 +197,7 @@ impl Intruder {
                 until: Some(time_to_wire(
                     chrono::Utc::now() + chrono::TimeDelta::days(9_000),
                 )),
+                ..Default::default()
             });
         });
         // As if another tag still named it.

@@ -3,11 +3,11 @@
 use chrono::{TimeDelta, Utc};
 use sluice_bus::topology;
 use sluice_events::commands::Reconcile;
-use sluice_events::time_to_wire;
 use sluice_events::wire::state::{Claim, TagEntry};
+use sluice_events::{time_from_wire, time_to_wire};
 use sluice_state::key;
 use sluice_state::reconcile::{self, reason};
-use sluice_tests::skopeo;
+use sluice_tests::{skopeo, wait_for};
 
 use super::CLEAN_TO_OFFICIAL;
 use super::scene::{CLEAN, Scene};
@@ -176,7 +176,16 @@ fn what_many_searches_find_at_the_same_time_is_put_right_and_told_once() {
 #[test]
 fn a_comparison_goes_on_after_the_place_that_its_message_names() {
     let (scene, _) = promoted();
+    let before = Utc::now();
     scene.unauthorised("report", "private");
+    // The comparison that follows the change begins a little later, and would find both tags.
+    wait_for("the comparison after the change", 60, || {
+        let key = key::reconciliation("promoter");
+        let last = scene.bus.run(scene.bus.state.reconciliations.get(&key));
+        let last = last.unwrap()?.value;
+        let ended_at = time_from_wire(last.ended_at.as_ref());
+        (last.reason == reason::CHANGED && ended_at > Some(before)).then_some(())
+    });
     scene.quiet();
     let thief = scene.stack.as_service("promoter");
     for tag in ["before", "later"] {
@@ -200,6 +209,53 @@ fn a_comparison_goes_on_after_the_place_that_its_message_names() {
 }
 
 #[test]
+fn what_a_promotion_copied_and_nothing_permits_is_removed_though_no_tag_names_it() {
+    let (scene, image) = promoted();
+    let promoter = scene.stack.as_service("promoter");
+    let (repository, source) = ("official/app".parse().unwrap(), "hub/app".parse().unwrap());
+    // As a promotion leaves it that died after its copy, and whose decision leads elsewhere by now.
+    let left = promoter.image("official/app", "amd64", "left behind");
+    promoter.put("official/app", &left.digest, &left);
+    let digest = left.digest.parse().unwrap();
+    let manifests = [digest, image.digest.parse().unwrap()];
+    let state = &scene.bus.state;
+    let record = state.record_target_image(&repository, &source, &manifests);
+    scene.bus.run(record).unwrap();
+    let key = key::target_image(&repository, &manifests[0]);
+    let entry = || scene.bus.run(state.target_images.get(&key)).unwrap();
+    let compare = || {
+        let command = reconcile::command(&topology::PROMOTER, reason::ASKED);
+        scene.stack.bus().command(command);
+    };
+    compare();
+    wait_for("the image that nothing permits to go", 60, || {
+        (scene.status("official/app", &left.digest) == 404).then_some(())
+    });
+    scene.quiet();
+    // A manifest that another image needs stays, and the record, because a copy may still be under way.
+    assert_eq!(scene.status("official/app", "1.0"), 200);
+    assert_eq!(scene.status("official/app", &image.digest), 200);
+    assert!(entry().is_some());
+    // After a day none is.
+    scene
+        .bus
+        .run(
+            state
+                .target_images
+                .delete(&key::target_image(&repository, &manifests[1])),
+        )
+        .unwrap();
+    let mut old = entry().unwrap().value;
+    old.manifests.truncate(1);
+    old.copied_at = Some(time_to_wire(Utc::now() - TimeDelta::hours(25)));
+    scene.bus.run(state.target_images.put(&key, &old)).unwrap();
+    compare();
+    wait_for("the record to go", 60, || entry().is_none().then_some(()));
+    scene.told("image.promoted", 1);
+    scene.told("image.unauthorised", 0);
+}
+
+#[test]
 fn what_a_promotion_is_about_to_settle_is_no_strangers() {
     let (scene, _) = promoted();
     let promoter = scene.stack.as_service("promoter");
@@ -216,6 +272,7 @@ fn what_a_promotion_is_about_to_settle_is_no_strangers() {
             digest: image.digest.clone(),
             holder: "promoter/another".to_owned(),
             until: Some(time_to_wire(Utc::now() + TimeDelta::hours(1))),
+            ..Default::default()
         }),
         ..Default::default()
     };

@@ -149,7 +149,7 @@ pub(crate) const SERVICES: [Service; 8] = [
         // After a restore it queues scans of images that are missing from a target.
         commands: &["judge.>", "scan.>", "reconcile.promoter"],
         reads: &["upstream", "verdicts"],
-        writes: &["images", "decisions", "control"],
+        writes: &["images", "decisions", "target_images", "control"],
         writes_tags: true,
         purges: &["decisions", "images", "tags", "upstream", "verdicts"],
         reads_last_facts: &["tag.pushed"],

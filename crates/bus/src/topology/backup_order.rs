@@ -12,7 +12,7 @@ use super::streams::{AUDIT, DEAD_LETTERS, EVENTS, PULLS, WORK};
 /// way round the move is published again with the same id. In the same way an effect is saved before its cause: tags
 /// before the decisions that wrote them, decisions before verdicts, verdicts before the reports that they name. `AUDIT`
 /// follows the log, so it comes before it too.
-pub const BACKUP_ORDER: [&str; 27] = [
+pub const BACKUP_ORDER: [&str; 28] = [
     AUDIT,
     FIRST_PAUSED,
     "KV_reconciliations",
@@ -20,6 +20,7 @@ pub const BACKUP_ORDER: [&str; 27] = [
     "KV_deliveries",
     "KV_pulls",
     "KV_tags",
+    "KV_target_images",
     "KV_decisions",
     "KV_verdicts",
     "KV_images",

@@ -30,13 +30,14 @@ const fn bucket(name: &'static str, history: i64) -> BucketSpec {
 }
 
 /// Every bucket.
-pub const BUCKETS: [BucketSpec; 14] = [
+pub const BUCKETS: [BucketSpec; 15] = [
     bucket("resources", 5),
     bucket("upstream", 1),
     bucket("tags", 1),
     bucket("images", 1),
     bucket("verdicts", 1),
     bucket("decisions", 1),
+    bucket("target_images", 1),
     bucket("budgets", 1),
     bucket("endpoints", 1),
     BucketSpec {

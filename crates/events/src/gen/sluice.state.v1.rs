@@ -149,6 +149,21 @@ pub struct Claim {
     /// When it ends.
     #[prost(message, optional, tag = "3")]
     pub until: ::core::option::Option<::prost_types::Timestamp>,
+    /// The mirror of the new digest. Like the fields below for whoever ends the claim of a worker that died.
+    #[prost(string, tag = "4")]
+    pub mirror: ::prost::alloc::string::String,
+    /// Its move.
+    #[prost(uint64, tag = "5")]
+    pub move_number: u64,
+    /// Its promotion.
+    #[prost(message, optional, tag = "6")]
+    pub promoted_from: ::core::option::Option<Promotion>,
+    /// Its upstream digest, if only some platforms are mirrored.
+    #[prost(string, tag = "7")]
+    pub source_digest: ::prost::alloc::string::String,
+    /// Its platforms, empty for all.
+    #[prost(string, tag = "8")]
+    pub platforms: ::prost::alloc::string::String,
 }
 /// Where an image was promoted from.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -715,6 +730,26 @@ pub struct PromotionTarget {
     /// Since when.
     #[prost(message, optional, tag = "3")]
     pub since: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// An image that the promoter copied, or began to copy, into a target of the internal registry. It is recorded before the
+/// first write, so that an audit finds what no tag names.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TargetImage {
+    /// The schema version; a writer refuses to replace an entry of a newer one.
+    #[prost(uint32, tag = "1")]
+    pub schema: u32,
+    /// The target's repository.
+    #[prost(string, tag = "2")]
+    pub repository: ::prost::alloc::string::String,
+    /// The repository that it is copied from.
+    #[prost(string, tag = "3")]
+    pub source: ::prost::alloc::string::String,
+    /// The manifests of the image, its own digest first.
+    #[prost(string, repeated, tag = "4")]
+    pub manifests: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// When the last copy began.
+    #[prost(message, optional, tag = "5")]
+    pub copied_at: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// The results of a stage's last reconciliations.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -10,6 +10,7 @@ pub(crate) mod missing_tags;
 pub(crate) mod overwritten_tag;
 pub(crate) mod restore_guard;
 pub(crate) mod unauthorised_tag;
+mod unpermitted_images;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -21,10 +22,11 @@ use sluice_events::commands::Reconcile;
 use sluice_events::wire::state::{Restored, TagEntry, Unauthorised};
 use sluice_events::{time_from_wire, time_to_wire};
 use sluice_state::reconcile::Next;
-use sluice_state::{Entry, Snapshot, is_reconciled, key};
+use sluice_state::{Entry, Snapshot, has_expired_claim, is_reconciled, key};
 
 use self::authority::{expected_digest, unauthorised_reason};
 use self::unauthorised_tag::{UnauthorisedTag, UnauthorisedTags, pushed_by};
+use self::unpermitted_images::remove_unpermitted_images;
 use crate::error::Error;
 use crate::evaluate::decision::targets_of;
 use crate::settings::STAGE;
@@ -217,6 +219,15 @@ impl TargetAudit<'_> {
         if state.decisions.has_more_than(0, ">", is_of).await? {
             return Ok(());
         }
+        // A copy may still be under way, and an audit has to find it.
+        let images = key::images_of_target(repository);
+        if state
+            .target_images
+            .has_more_than(0, &images, |_| true)
+            .await?
+        {
+            return Ok(());
+        }
         tracing::info!(image.repository = %repository, "no promoted image is left in the repository, so it is no target any more");
         let key = key::promotion_target(repository);
         Ok(state.targets.delete(&key).await?)
@@ -236,6 +247,9 @@ impl TargetAudit<'_> {
             Err(error) if error.is_not_found() => Vec::new(),
             listed => listed?,
         };
+        if after.is_none() {
+            self.end_expired_claims(repository).await?;
+        }
         let is_empty = listed.is_empty();
         listed.retain(|tag| after.is_none_or(|after| tag.as_str() > after));
         listed.sort_unstable();
@@ -266,12 +280,32 @@ impl TargetAudit<'_> {
         for (tag, before) in found {
             self.publish_and_forget(repository, &tag, &before).await?;
         }
+        if is_last && self.restored.is_none() && !self.paused {
+            let UnauthorisedTags { bus, cause, .. } = self.unauthorised;
+            remove_unpermitted_images(self.targets, repository, bus, cause).await?;
+        }
         Ok(ComparedTarget {
             is_complete,
             tags,
             is_empty,
             stopped_after,
         })
+    }
+
+    /// Ends the claims of promotions and withdrawals that died, so that their tags are compared like others.
+    async fn end_expired_claims(&self, repository: &Repository) -> Result<(), Error> {
+        let filter = key::tags_of(repository);
+        let expired = self.targets.state.tags.collect(&filter, |entry| {
+            let tag: Tag = entry.value.tag.parse().ok()?;
+            has_expired_claim(&entry.value).then_some(tag)
+        });
+        for tag in expired.await?.into_values() {
+            self.targets
+                .tags
+                .end_expired_claim(repository, &tag)
+                .await?;
+        }
+        Ok(())
     }
 
     /// Compares one tag; says whether it is allowed, reported or reverted now.

@@ -62,6 +62,19 @@ impl TargetEndpoint {
         self.registry.head(self.repository(), &reference).await
     }
 
+    /// Says whether the target has one of some manifests.
+    pub(crate) async fn has_any(
+        &self,
+        manifests: &[Digest],
+    ) -> Result<bool, sluice_registry::Error> {
+        for manifest in manifests {
+            if self.head(manifest).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Says whether the target has every one of some manifests.
     pub(crate) async fn has_all(
         &self,
@@ -136,16 +149,22 @@ impl Targets {
         evaluation: &Evaluation<'_>,
         endpoint: &TargetEndpoint,
         root_push: RootPush,
-    ) -> Result<Manifest, sluice_registry::Error> {
+    ) -> Result<Manifest, Error> {
         let source = &evaluation.subject.repository;
         let digest: &Digest = &evaluation.subject.digest;
+        if let Some(target) = endpoint.target.local() {
+            let record = self
+                .state
+                .record_target_image(target, source, evaluation.manifests());
+            record.await?;
+        }
         let options = CopyOptions {
             // It was read when the image was evaluated.
             root: self.contents.cached_manifest(digest),
             root_push,
             ..CopyOptions::default()
         };
-        self.copy_from(source, digest, endpoint, &options).await
+        Ok(self.copy_from(source, digest, endpoint, &options).await?)
     }
 
     /// Copies a manifest with all that it lists from a repository of the internal registry into a target.

@@ -6,15 +6,13 @@ mod precondition;
 pub(crate) mod removal;
 
 use sluice_domain::resources::Recall;
-use sluice_events::wire::state::{Decision, DecisionOutcome};
+use sluice_events::wire::state::Decision;
 use sluice_registry::RootPush;
 use sluice_state::key;
 
 use self::events::{add_denial, add_flag, add_withdrawals};
 use self::precondition::is_allowed_by_other;
-use self::removal::{
-    has_leftovers, is_in_target, is_refused_deletion, remove_image, remove_leftovers,
-};
+use self::removal::{is_in_target, is_refused_deletion, remove_image, remove_unpromoted};
 use crate::error::Error;
 use crate::evaluate::decision::{
     evaluation_command, failed_rules, is_known_to_fail, no_longer_passes, occurrence, open_rules,
@@ -22,8 +20,6 @@ use crate::evaluate::decision::{
 use crate::evaluate::evaluation::Evaluation;
 use crate::targets::endpoint::Targets;
 use crate::targets::pending_events::PendingEvents;
-use crate::targets::sweep::sweep;
-use crate::targets::sweep::sweep_plan::SweepPlan;
 
 /// The recall of one image from its target.
 pub(crate) struct ImageRecall<'a> {
@@ -58,10 +54,8 @@ impl ImageRecall<'_> {
         if evaluation.decision.promoted_at.is_some() && no_longer_passes(&evaluation.decision) {
             self.recall(&mut pending_events).await?;
         }
-        if evaluation.decision.promoted_at.is_none()
-            && has_leftovers(self.targets, evaluation).await?
-        {
-            remove_leftovers(self.targets, evaluation, &mut pending_events).await?;
+        if evaluation.decision.promoted_at.is_none() {
+            remove_unpromoted(self.targets, evaluation, &mut pending_events).await?;
         }
         if !evaluation.decision.announced {
             self.record(&mut pending_events, |_| {});
@@ -180,7 +174,9 @@ impl ImageRecall<'_> {
         let (target, tag) = evaluation.target()?;
         // Refused between the decision that allowed it and the copy, it was never there.
         if !is_in_target(self.targets, evaluation, &target, &tag).await? {
-            self.remove_partial_copy(pending_events).await?;
+            if target.local().is_some() {
+                remove_unpromoted(self.targets, evaluation, pending_events).await?;
+            }
             self.clear_promotion(pending_events);
             return Ok(());
         }
@@ -192,26 +188,6 @@ impl ImageRecall<'_> {
         add_flag(evaluation, (target, tag), &reason, pending_events);
         self.record(pending_events, |decision| decision.flagged = reason);
         Ok(())
-    }
-
-    /// Removes the manifests that a target has of an image without the image itself: those of an interrupted promotion, and
-    /// those that a withdrawal of another image kept for this one.
-    async fn remove_partial_copy(&self, pending_events: &mut PendingEvents) -> Result<(), Error> {
-        let (targets, evaluation) = (self.targets, self.evaluation);
-        let (target, _) = evaluation.target()?;
-        if target.local().is_none() || !has_leftovers(targets, evaluation).await? {
-            return Ok(());
-        }
-        if evaluation.decision.outcome() == DecisionOutcome::Deny {
-            return remove_leftovers(targets, evaluation, pending_events).await;
-        }
-        let endpoint = targets.endpoint(target).await?;
-        sweep(
-            targets,
-            &SweepPlan::of(evaluation, &endpoint),
-            pending_events,
-        )
-        .await
     }
 
     /// Withdraws the image and publishes that; flags it where a remote registry refuses the deletion.

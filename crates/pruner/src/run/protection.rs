@@ -97,6 +97,7 @@ mod tests {
                 digest: String::new(),
                 holder: holder.to_owned(),
                 until: Some(time_to_wire(now + TimeDelta::seconds(seconds))),
+                ..Default::default()
             }),
             ..Default::default()
         };

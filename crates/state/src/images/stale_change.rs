@@ -1,13 +1,14 @@
 //! Removes the traces of a change that is no longer wanted: its worker may have been too slow, or died.
 
 use sluice_domain::{Digest, Repository, Tag, now};
-use sluice_events::time_to_wire;
-use sluice_events::wire::state::{Claim, TagEntry};
+use sluice_events::wire::state::TagEntry;
 use sluice_service::crash;
 
 use crate::error::Error;
 use crate::images::tag_change::{Provenance, StaleChange};
-use crate::images::tag_claim::{ensure_unclaimed, new_holder};
+use crate::images::tag_claim::{
+    claimed_provenance, ensure_unclaimed, has_expired_claim, new_claim, new_holder,
+};
 use crate::images::tag_entry::{digest_text, record_digest};
 use crate::images::tag_writer::{MAX_ROUNDS, TagWriter};
 
@@ -36,16 +37,76 @@ impl TagWriter {
             holder: &holder,
         };
         for _ in 0..MAX_ROUNDS {
-            match self.clean_up_once(stale).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
-                Err(error) if error.is_conflict() => {}
-                Err(error) => return Err(error),
+            if is_clean(self.clean_up_once(stale).await)? {
+                return Ok(());
             }
         }
-        Err(Error::TooManyConflicts {
-            what: format!("tag `{repository}:{tag}`"),
-        })
+        Err(too_many_conflicts(repository, tag))
+    }
+
+    /// Ends the claim of a worker that died: records what the registry shows, or finishes a removal.
+    ///
+    /// The message of that worker does so when it is delivered again, unless its change is not wanted any more by then and
+    /// leads elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::Paused`] if a removal is to be finished and deletion is paused.
+    pub async fn end_expired_claim(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
+        for _ in 0..MAX_ROUNDS {
+            if is_clean(self.end_expired_claim_once(repository, tag).await)? {
+                return Ok(());
+            }
+        }
+        Err(too_many_conflicts(repository, tag))
+    }
+
+    /// Reads the tag once and ends its claim if that has expired; says whether the tag is clean.
+    async fn end_expired_claim_once(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+    ) -> Result<bool, Error> {
+        let key = self.key(repository, tag);
+        let (mut entry, revision) = self.state.tags.get_or_default(&key).await?;
+        if !has_expired_claim(&entry) {
+            return Ok(true);
+        }
+        let Some(claim) = entry.claim.take() else {
+            return Ok(true);
+        };
+        let head = self.registry.head(repository, &tag.into()).await?;
+        let current = head.map(|head| head.digest);
+        let current_text = digest_text(current.as_ref());
+        let provenance = claimed_provenance(&claim);
+        let unfinished = StaleChange {
+            repository,
+            tag,
+            wanted: None,
+            provenance: &provenance,
+            holder: &new_holder(&provenance.by),
+        };
+        if current_text == claim.digest {
+            record_digest(&mut entry, &provenance, current.as_ref(), now());
+        } else if current_text == entry.digest {
+            entry.pruning = None;
+        } else if claim.digest.is_empty()
+            && self
+                .is_transient_tombstone(repository, current.as_ref())
+                .await?
+        {
+            self.state.ensure_not_paused().await?;
+            record_digest(&mut entry, &provenance, None, now());
+            return self.restore_digest(unfinished, entry, revision).await;
+        } else {
+            // Another writer pointed the tag elsewhere. What the entry said is not restored: other services write entries too.
+            record_digest(&mut entry, &Provenance::default(), current.as_ref(), now());
+        }
+        self.state.tags.write(&key, &entry, revision).await?;
+        tracing::info!(
+            image.repository = %repository, image.tag = %tag, image.digest = entry.digest, holder = claim.holder,
+            "ended the claim of a worker that died"
+        );
+        Ok(true)
     }
 
     /// Reads the tag once and removes the traces of the change; says whether the tag is clean.
@@ -127,15 +188,16 @@ impl TagWriter {
         };
         tracing::warn!(
             image.repository = %repository, image.tag = %tag, image.digest = recorded.digest,
-            "a stale change wrote over a newer digest; restoring the digest"
+            "the tag does not name the digest of its entry; pointing it there"
         );
         let mut claimed = recorded.clone();
         claimed.generation += 1;
-        claimed.claim = Some(Claim {
-            digest: recorded.digest.clone(),
-            holder: stale.holder.to_owned(),
-            until: Some(time_to_wire(now() + self.claim)),
-        });
+        claimed.claim = Some(new_claim(
+            recorded.digest.clone(),
+            stale.holder,
+            &Provenance::default(),
+            self.claim,
+        ));
         let revision = self.state.tags.write(&key, &claimed, revision).await?;
         crash::point("tags.restore_claimed");
         self.write(repository, tag, manifest.as_ref()).await?;
@@ -150,5 +212,19 @@ impl TagWriter {
             .await?;
         // The restore may have been slow too, so the tag is read once more.
         Ok(false)
+    }
+}
+
+/// Says whether a tag is clean; after a conflict it has to be read once more.
+fn is_clean(result: Result<bool, Error>) -> Result<bool, Error> {
+    match result {
+        Err(error) if error.is_conflict() => Ok(false),
+        result => result,
+    }
+}
+
+fn too_many_conflicts(repository: &Repository, tag: &Tag) -> Error {
+    Error::TooManyConflicts {
+        what: format!("tag `{repository}:{tag}`"),
     }
 }

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sluice_domain::{Repository, Tag, now};
-use sluice_events::time_from_wire;
 use sluice_events::wire::state::{Claim, TagEntry};
+use sluice_events::{time_from_wire, time_to_wire};
 
 use crate::error::Error;
+use crate::images::tag_change::{PlatformSubset, Provenance};
+use crate::images::tag_entry::digest_text;
 
 /// How long a tag is claimed, unless the stage sets another time; it only has to be longer than most changes take.
 pub(super) const CLAIM: Duration = Duration::from_secs(30);
@@ -25,11 +27,62 @@ pub fn live_claim(entry: &TagEntry) -> Option<(&Claim, DateTime<Utc>)> {
     (now < until && until - now <= MAX_CLAIM).then_some((claim, until))
 }
 
+/// Says whether the worker that changed a tag died, or is too slow to go on.
+///
+/// A removal by retention does not count: the pruner finds and publishes what it did not finish.
+#[must_use]
+pub fn has_expired_claim(entry: &TagEntry) -> bool {
+    let is_retention = |claim: &Claim| claim.digest.is_empty() && entry.pruning.is_some();
+    let is_other = entry
+        .claim
+        .as_ref()
+        .is_some_and(|claim| !is_retention(claim));
+    is_other && live_claim(entry).is_none()
+}
+
+/// Makes a claim that lasts this long from now, for a change to a digest; an empty one is a removal.
+pub(super) fn new_claim(
+    digest: String,
+    holder: &str,
+    provenance: &Provenance,
+    lasts: Duration,
+) -> Claim {
+    Claim {
+        digest,
+        holder: holder.to_owned(),
+        until: Some(time_to_wire(now() + lasts)),
+        mirror: provenance.mirror.clone(),
+        move_number: provenance.move_number,
+        promoted_from: provenance.promotion.clone(),
+        source_digest: digest_text(provenance.subset.source.as_ref()),
+        platforms: provenance.subset.platforms.clone(),
+    }
+}
+
+/// Returns the provenance of the change that a claim is of.
+pub(super) fn claimed_provenance(claim: &Claim) -> Provenance {
+    Provenance {
+        by: stage_of_holder(&claim.holder).to_owned(),
+        mirror: claim.mirror.clone(),
+        move_number: claim.move_number,
+        promotion: claim.promoted_from.clone(),
+        subset: PlatformSubset {
+            source: claim.source_digest.parse().ok(),
+            platforms: claim.platforms.clone(),
+        },
+    }
+}
+
 /// Makes the name of a claim holder: one for each attempt.
 pub(super) fn new_holder(by: &str) -> String {
     let simulated = sluice_domain::clock::simulated_chance();
     let id = simulated.map_or_else(uuid::Uuid::new_v4, uuid::Uuid::from_u128);
     format!("{by}/{id}")
+}
+
+/// Returns the stage of a name that [`new_holder`] made.
+fn stage_of_holder(holder: &str) -> &str {
+    holder.rsplit_once('/').map_or(holder, |(by, _)| by)
 }
 
 /// Fails while another holder has a live claim on the tag.
@@ -51,8 +104,6 @@ pub(super) fn ensure_unclaimed(
 
 #[cfg(test)]
 mod tests {
-    use sluice_events::time_to_wire;
-
     use super::*;
 
     #[test]

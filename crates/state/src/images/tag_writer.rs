@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sluice_domain::{Digest, RegistryHost, Repository, Tag, Target, now};
 use sluice_events::time_to_wire;
-use sluice_events::wire::state::{Claim, Pruning, Tombstone};
+use sluice_events::wire::state::{Pruning, Tombstone};
 use sluice_registry::{Client, Manifest};
 use sluice_service::crash;
 
@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::images::tag_change::{
     Freshness, Precondition, Provenance, StaleChange, TagChange, TagChangeOutcome,
 };
-use crate::images::tag_claim::{CLAIM, ensure_unclaimed, new_holder};
+use crate::images::tag_claim::{CLAIM, ensure_unclaimed, new_claim, new_holder};
 use crate::images::tag_entry::{digest_text, has_platform_subset, record_digest};
 use crate::key;
 use crate::resources::catalog::Catalog;
@@ -229,11 +229,13 @@ impl TagWriter {
             .parse()
             .ok()
             .filter(|digest| Some(digest) != wanted.as_ref());
-        entry.claim = Some(Claim {
-            digest: digest_text(wanted.as_ref()),
-            holder: holder.to_owned(),
-            until: Some(time_to_wire(now() + self.claim)),
-        });
+        let wanted_text = digest_text(wanted.as_ref());
+        entry.claim = Some(new_claim(
+            wanted_text,
+            holder,
+            &change.provenance,
+            self.claim,
+        ));
         entry.repository = self.target(repository).stored();
         entry.tag = tag.to_string();
         entry.generation += 1;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sluice_domain::{Class, Classify as _, Tag, Target};
 use sluice_events::time_from_wire;
-use sluice_events::wire::state::TagEntry;
+use sluice_events::wire::state::{DecisionOutcome, TagEntry};
 use sluice_state::{TagChange, key};
 
 use super::precondition::{RemovalPrecondition, is_still_refused};
@@ -99,38 +99,39 @@ pub(crate) async fn remove_leftovers(
     }
 }
 
-/// Removes what an interrupted promotion copied of an image whose decision is neither allowed nor refused by now. A
-/// manifest that a tag names stays.
-pub(crate) async fn remove_untagged_leftovers(
+/// Removes what a target has of an image that is not promoted: what an interrupted promotion copied, and what the withdrawal
+/// of another image kept for it.
+///
+/// Where the decision is neither allowed nor refused, a manifest that a tag names stays.
+pub(crate) async fn remove_unpromoted(
     targets: &Targets,
     evaluation: &Evaluation<'_>,
     pending_events: &mut PendingEvents,
 ) -> Result<(), Error> {
     let decision = &evaluation.decision;
-    if !decision.was_allowed || decision.promoted_at.is_some() {
+    let is_refused = decision.outcome() == DecisionOutcome::Deny;
+    let is_local = || Ok::<_, Error>(evaluation.target()?.0.local().is_some());
+    let may_have_left = match decision.outcome() {
+        DecisionOutcome::Allow => false,
+        DecisionOutcome::Deny => true,
+        _ => decision.was_allowed && is_local()?,
+    };
+    if !may_have_left || !has_leftovers(targets, evaluation).await? {
         return Ok(());
     }
-    let (target, _) = evaluation.target()?;
-    if target.local().is_none() || !has_leftovers(targets, evaluation).await? {
-        return Ok(());
+    if is_refused {
+        return remove_leftovers(targets, evaluation, pending_events).await;
     }
-    let endpoint = targets.endpoint(target).await?;
-    sweep(
-        targets,
-        &SweepPlan::of(evaluation, &endpoint),
-        pending_events,
-    )
-    .await
+    let endpoint = targets.endpoint(evaluation.target()?.0).await?;
+    let plan = SweepPlan::of(evaluation, &endpoint);
+    sweep(targets, &plan, pending_events).await
 }
 
 /// Says whether the target has a manifest of an image whose promotion was not completed.
 ///
 /// A promotion that is carried out while the image is withdrawn removes its own leftovers; an interrupted one does so
 /// when its message is delivered again, and finds the refusal.
-pub(crate) async fn has_leftovers(
-    targets: &Targets,
-    evaluation: &Evaluation<'_>,
-) -> Result<bool, Error> {
+async fn has_leftovers(targets: &Targets, evaluation: &Evaluation<'_>) -> Result<bool, Error> {
     let Ok((target, _)) = evaluation.target() else {
         return Ok(false);
     };
@@ -138,12 +139,7 @@ pub(crate) async fn has_leftovers(
         return Ok(false);
     }
     let endpoint = targets.endpoint(target).await?;
-    for manifest in evaluation.manifests() {
-        if endpoint.head(manifest).await?.is_some() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    Ok(endpoint.has_any(evaluation.manifests()).await?)
 }
 
 /// Says whether a target has an image that is to be flagged.
