@@ -16,7 +16,7 @@ use sluice_tests::root;
 const ALLOWED: [(&str, &[&str]); 20] = [
     ("domain", &[]),
     ("layer", &["domain"]),
-    ("policy", &["domain", "events"]),
+    ("policy", &["domain"]),
     ("events", &["domain"]),
     ("telemetry", &[]),
     ("service", &["domain", "telemetry"]),

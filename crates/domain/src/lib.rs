@@ -9,6 +9,7 @@ mod name;
 pub mod resources;
 mod retry;
 mod severity;
+mod verdict;
 
 pub use address_guard::{AddressClass, AddressGuard, ForbiddenAddress};
 pub use clock::now;
@@ -28,3 +29,4 @@ pub use retry::backoff::{Backoff, InvalidBackoff};
 pub use retry::classify::{Class, Classify};
 pub use retry::retry_after::parse_retry_after;
 pub use severity::{Severity, SeverityCounts};
+pub use verdict::{ChildVerdict, Coverage, DtrCounts, ScanFacts};

@@ -10,6 +10,7 @@ pub mod headers;
 pub mod id;
 pub mod message;
 pub mod subject;
+mod verdict;
 pub mod wire;
 
 pub use commands::Command;

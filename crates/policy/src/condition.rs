@@ -20,7 +20,7 @@ use std::sync::Arc;
 use cel::common::ast::IdedExpr;
 use cel::{Context, Env, ExecutionError, Program, Value};
 
-pub use self::facts::{DtrCounts, Facts, ImageFacts, ScanFacts};
+pub use self::facts::{Facts, ImageFacts};
 pub use self::schema::{Reference, Scope, function_reference, variable_reference};
 
 /// The longest error text that is kept; the library prints whole values into its messages.

@@ -12,7 +12,7 @@ mod tests;
 mod time;
 mod token_pattern;
 
-pub use self::candidate::{Candidate, ChildFacts, ChildVerdict, Coverage};
+pub use self::candidate::{Candidate, ChildFacts};
 pub use self::collisions::can_collide;
 pub use self::compile::compile;
 pub use self::evaluate::evaluate;

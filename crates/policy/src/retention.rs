@@ -7,11 +7,9 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use sluice_domain::resources::{Keep, KeepOrder};
-use sluice_domain::{Digest, Repository, ResourceName, Tag};
+use sluice_domain::{Digest, Repository, ResourceName, ScanFacts, Tag};
 
-use crate::condition::{
-    CompiledCondition, ConditionOutcome, ConditionResult, Facts, ImageFacts, ScanFacts,
-};
+use crate::condition::{CompiledCondition, ConditionOutcome, ConditionResult, Facts, ImageFacts};
 use crate::tags::tag_age::{TagAge, newest_first};
 
 /// The rules for one repository.

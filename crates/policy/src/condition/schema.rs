@@ -6,9 +6,9 @@ use std::collections::HashMap;
 
 use cel::Value;
 use chrono::{DateTime, Utc};
-use sluice_domain::Platform;
+use sluice_domain::{Platform, ScanFacts};
 
-use super::facts::{Facts, ScanFacts};
+use super::facts::Facts;
 use super::types::Type;
 
 /// The most labels that are shown to a condition; more make `image.labels` unknown, so that loops stay short.

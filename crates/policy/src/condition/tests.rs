@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use proptest::prelude::*;
-use sluice_domain::SeverityCounts;
+use sluice_domain::{ScanFacts, SeverityCounts};
 
 use super::*;
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use sluice_domain::Platform;
 use sluice_domain::resources::PromotionPolicy;
+use sluice_domain::{Coverage, Platform};
 
-use super::candidate::{Candidate, ChildFacts, Coverage};
+use super::candidate::{Candidate, ChildFacts};
 use super::evaluation::Reason;
 use crate::condition::{CompiledCondition, ConditionOutcome, ConditionResult, Term};
 

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use sluice_domain::resources::{Condition, PromotionPolicy, Rule, UnknownFindings};
-use sluice_domain::{Digest, SeverityCounts};
+use sluice_domain::{ChildVerdict, Coverage, Digest, ScanFacts, SeverityCounts};
 
 use super::*;
-use crate::condition::{ImageFacts, ScanFacts};
+use crate::condition::ImageFacts;
 
 fn policy(when: Option<&str>) -> PromotionPolicy {
     PromotionPolicy {

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use sluice_domain::{Digest, Repository};
+use sluice_domain::{ChildVerdict, Digest, Repository, ScanFacts};
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{ImageChild, ImageEntry, Verdict};
-use sluice_policy::condition::{CompiledCondition, ImageFacts, ScanFacts};
-use sluice_policy::promotion::ChildVerdict;
+use sluice_policy::condition::{CompiledCondition, ImageFacts};
 use sluice_registry::Client;
 use sluice_state::{Error, State, key, read_image};
 

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
-use sluice_domain::SeverityCounts;
 use sluice_domain::resources::{Resource, parse_documents};
+use sluice_domain::{ChildVerdict, Coverage, ScanFacts, SeverityCounts};
 use sluice_events::wire::events::SeverityCounts as WireCounts;
 use sluice_events::wire::state::VerdictStatus;
-use sluice_policy::condition::{ImageFacts, ScanFacts};
-use sluice_policy::promotion::{ChildFacts, ChildVerdict, Coverage};
+use sluice_policy::condition::ImageFacts;
+use sluice_policy::promotion::ChildFacts;
 
 use super::*;
 use crate::evaluate::decision::{decided_at, failed_rules, is_known_to_fail};
