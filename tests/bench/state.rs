@@ -291,6 +291,9 @@ impl Filling<'_> {
                 .put(&key::tag(&official, &tag), &promoted)
                 .await
                 .unwrap();
+            let manifests = [number.digest()];
+            let record = state.record_target_image(&official, &hub, &manifests, &key);
+            record.await.unwrap();
         }
         let key = key::delivery(&"hook".parse().unwrap(), digest.as_str());
         state.deliveries.put(&key, &delivery).await.unwrap();

@@ -219,7 +219,8 @@ fn what_a_promotion_copied_and_nothing_permits_is_removed_though_no_tag_names_it
     let digest = left.digest.parse().unwrap();
     let manifests = [digest, image.digest.parse().unwrap()];
     let state = &scene.bus.state;
-    let record = state.record_target_image(&repository, &source, &manifests);
+    let record =
+        state.record_target_image(&repository, &source, &manifests, "gone.hub/app.2=2E0.x");
     scene.bus.run(record).unwrap();
     let key = key::target_image(&repository, &manifests[0]);
     let entry = || scene.bus.run(state.target_images.get(&key)).unwrap();

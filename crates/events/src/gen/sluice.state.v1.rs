@@ -750,6 +750,9 @@ pub struct TargetImage {
     /// When the last copy began.
     #[prost(message, optional, tag = "5")]
     pub copied_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// The key of the decision by which it was copied last.
+    #[prost(string, tag = "6")]
+    pub decision: ::prost::alloc::string::String,
 }
 /// The results of a stage's last reconciliations.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

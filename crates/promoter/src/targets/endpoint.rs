@@ -153,9 +153,12 @@ impl Targets {
         let source = &evaluation.subject.repository;
         let digest: &Digest = &evaluation.subject.digest;
         if let Some(target) = endpoint.target.local() {
-            let record = self
-                .state
-                .record_target_image(target, source, evaluation.manifests());
+            let record = self.state.record_target_image(
+                target,
+                source,
+                evaluation.manifests(),
+                &evaluation.key,
+            );
             record.await?;
         }
         let options = CopyOptions {

@@ -36,12 +36,14 @@ impl State {
         self.targets.try_write(&key, &target, None).await.map(drop)
     }
 
-    /// Records that the promoter begins to copy an image from a source into a target: its manifests, its own digest first.
+    /// Records that the promoter begins to copy an image from a source into a target because of a decision: its manifests, its
+    /// own digest first.
     pub async fn record_target_image(
         &self,
         repository: &Repository,
         source: &Repository,
         manifests: &[Digest],
+        decision: &str,
     ) -> Result<(), Error> {
         let Some(digest) = manifests.first() else {
             return Ok(());
@@ -51,6 +53,7 @@ impl State {
             source: source.to_string(),
             manifests: manifests.iter().map(ToString::to_string).collect(),
             copied_at: Some(time_to_wire(now())),
+            decision: decision.to_owned(),
             ..Default::default()
         };
         let key = key::target_image(repository, digest);

@@ -8,7 +8,7 @@ use chrono::TimeDelta;
 use sluice_bus::{Bus, Cause};
 use sluice_domain::{Digest, Repository, now};
 use sluice_events::time_from_wire;
-use sluice_events::wire::state::DecisionOutcome;
+use sluice_events::wire::state::{Decision, DecisionOutcome};
 use sluice_state::{State, key};
 
 use crate::error::Error;
@@ -40,7 +40,7 @@ pub(super) async fn remove_unpermitted_images(
         let Some(digest) = manifests.first() else {
             continue;
         };
-        if is_permitted(&targets.state, repository, digest).await? {
+        if is_permitted(&targets.state, repository, digest, &image.decision).await? {
             continue;
         }
         if !endpoint.has_any(&manifests).await? {
@@ -66,17 +66,23 @@ pub(super) async fn remove_unpermitted_images(
     Ok(())
 }
 
-/// Says whether a decision leads an image to a target, or it is still to be recalled from there.
+/// Says whether a decision leads an image to a target, or it is still to be recalled from there; asks the decision first by
+/// which it was copied.
 async fn is_permitted(
     state: &State,
     repository: &Repository,
     digest: &Digest,
+    copied_by: &str,
 ) -> Result<bool, Error> {
-    let decisions = state.decisions.list(&key::decisions_about(digest)).await?;
-    Ok(decisions.iter().any(|entry| {
-        let decision = &entry.value;
+    let permits = |decision: &Decision| {
         let is_allowed = decision.outcome() == DecisionOutcome::Allow;
         targets_of(decision).any(|target| target == repository.as_str())
             || is_allowed && decision.target == repository.as_str()
-    }))
+    };
+    let copied_by = state.decisions.get(copied_by).await?;
+    if copied_by.is_some_and(|entry| permits(&entry.value)) {
+        return Ok(true);
+    }
+    let decisions = state.decisions.list(&key::decisions_about(digest)).await?;
+    Ok(decisions.iter().any(|entry| permits(&entry.value)))
 }
