@@ -22,7 +22,7 @@ sys.dont_write_bytecode = True
 import checks  # noqa: E402
 import oci  # noqa: E402
 import processes  # noqa: E402
-import story  # noqa: E402
+import event_summary  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
@@ -53,7 +53,7 @@ class Progress:
         now = time.monotonic()
         text = f"  {now - self.began:4.0f} s  {text}"
         if self.terminal:
-            print(f"\r\x1b[K{text[:story.WIDTH]}", end="", flush=True)
+            print(f"\r\x1b[K{text[:event_summary.WIDTH]}", end="", flush=True)
         elif now - self.last >= 30:
             self.last = now
             say(text)
@@ -267,7 +267,7 @@ class Telling:
 
     def __init__(self, group, follower):
         self.group, self.follower = group, follower
-        self.story, self.began = story.Story(), time.monotonic()
+        self.story, self.began = event_summary.Story(), time.monotonic()
 
     def until(self, is_done):
         """Tells until `is_done`; returns whether it came to that. Gives up when nothing happens any more."""
@@ -284,7 +284,7 @@ class Telling:
                 continue
             if told:
                 last = now
-                say(story.line(now - self.began, *told))
+                say(event_summary.line(now - self.began, *told))
         return True
 
 
@@ -359,7 +359,7 @@ class Demo:
             complete = self.move(telling)
         say()
         deliveries = received()
-        say(story.table(telling.story, lambda fact: deliveries.get(fact) == 1))
+        say(event_summary.table(telling.story, lambda fact: deliveries.get(fact) == 1))
         self.judge(telling.story, expected, complete)
         for image in telling.story.images.values():
             if image.is_done() and deliveries.get(image.fact_id) != 1:

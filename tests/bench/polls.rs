@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sluice_events::commands::PollMirror;
 use sluice_events::time_from_wire;
-use sluice_tests::many::Many;
+use sluice_tests::registry_storage::Many;
 use sluice_tests::{BusClient, Stack, pass, wait_for};
 
 /// How long anything may take.

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use sluice_tests::slow::SlowUpstream;
+use sluice_tests::slow_upstream::SlowUpstream;
 use sluice_tests::{Stack, pass, wait_for};
 
 /// How long all of it may take.

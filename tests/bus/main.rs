@@ -384,6 +384,14 @@ async fn the_same_happening_is_held_once() {
     assert!(!bus.publish(&fact, &cause, "1").await.unwrap().duplicate);
     assert!(bus.publish(&fact, &cause, "1").await.unwrap().duplicate);
     assert!(!bus.publish(&fact, &cause, "2").await.unwrap().duplicate);
+    // The one that the stream held already is not counted.
+    let counted = format!(
+        r#"sluice_events_published_total{{event="{}",service="#,
+        fact.name()
+    );
+    let metrics = sluice_telemetry::metrics::render();
+    let line = metrics.lines().find(|line| line.starts_with(&counted));
+    assert!(line.is_some_and(|line| line.ends_with(" 2")), "{metrics}");
     assert_eq!(told(&bus).await.len(), 2);
 }
 

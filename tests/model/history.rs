@@ -11,7 +11,7 @@ use sluice_domain::clock;
 use sluice_state::State;
 use tokio_util::sync::CancellationToken;
 
-use crate::people::{self, Plan};
+use crate::operator_actions::{self, Plan};
 use crate::stages::{self, Machine, Work};
 use crate::world::{Bug, Doing, Fate, Shared, beginning};
 
@@ -155,7 +155,7 @@ impl History {
             tasks: Vec::new(),
             numbers: 0,
         };
-        people::begin(&mut history);
+        operator_actions::begin(&mut history);
         let replicas = [
             ("poller", 1),
             ("mirror-worker", 2),
@@ -399,7 +399,7 @@ impl History {
                     return;
                 }
                 self.plan.acts -= 1;
-                people::act(self).await;
+                operator_actions::act(self).await;
             } else if !deliveries.is_empty() && (steps.is_empty() || roll < 250) {
                 let delivery = self.shared.lock().chance.pick(&deliveries);
                 self.deliver(delivery);
@@ -456,7 +456,7 @@ impl History {
                 // What was asked for lately is not asked for again; schedules go on every hour.
                 self.pass(TimeDelta::hours(1)).await;
             }
-            people::finish(self);
+            operator_actions::finish(self);
             self.drain().await;
             if self.settled() {
                 return;

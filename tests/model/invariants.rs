@@ -10,7 +10,7 @@ use sluice_events::{Event, time_from_wire};
 
 use crate::history::Scenario;
 use crate::images;
-use crate::people::Plan;
+use crate::operator_actions::Plan;
 use crate::world::World;
 
 /// Says whether a decision lets a manifest stand in its target.

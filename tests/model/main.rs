@@ -4,15 +4,15 @@
 //! replays one and prints its steps.
 
 mod backend;
+mod convergence;
 mod history;
 mod images;
 mod invariants;
 mod log;
-mod people;
+mod operator_actions;
 mod policies;
 mod reconnect;
 mod registry;
-mod rest;
 mod sabotage;
 mod stages;
 mod world;

@@ -3,7 +3,7 @@
 use sluice_domain::resources::Kind;
 
 use crate::history::History;
-use crate::people::{apply, reconcile};
+use crate::operator_actions::{apply, reconcile};
 use crate::stages::at_once;
 use sluice_tests::chance::Chance;
 

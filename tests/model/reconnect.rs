@@ -4,7 +4,7 @@ use sluice_events::commands::PruneRepositories;
 
 use crate::history::{History, Scenario, follow};
 use crate::images::POOL;
-use crate::people::{apply, ask, tick};
+use crate::operator_actions::{apply, ask, tick};
 
 fn keep(history: &History, count: usize) {
     let text = format!("kind: Repository\nname: hub/*\nkeep: {count}\n");

@@ -1,8 +1,8 @@
 //! What is attached to an image follows it where that is wanted, and only what is attached.
 
 use serde_json::Value;
+use sluice_tests::dishonest_registry::{Liar, Lie};
 use sluice_tests::image::{digests_in, tag_of};
-use sluice_tests::liar::{Liar, Lie};
 use sluice_tests::{Image, Upstream};
 
 use super::{Scene, error, since};

@@ -1,7 +1,7 @@
 //! What it costs to learn that a destination lacks a blob, or has it.
 
 use sluice_tests::Upstream;
-use sluice_tests::liar::{Liar, Lie};
+use sluice_tests::dishonest_registry::{Liar, Lie};
 
 use super::{Scene, error};
 

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use sluice_tests::liar::{Liar, Lie};
+use sluice_tests::dishonest_registry::{Liar, Lie};
 use sluice_tests::wait_for;
 
 use super::{Scene, error, interrupt};

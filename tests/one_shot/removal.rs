@@ -1,6 +1,6 @@
 //! What `sync --delete` leaves alone: tags that only a list misses, and those of another mirror.
 
-use sluice_tests::liar::{Liar, Lie};
+use sluice_tests::dishonest_registry::{Liar, Lie};
 
 use crate::Scene;
 

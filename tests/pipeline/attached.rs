@@ -1,8 +1,8 @@
 //! What an upstream lists as referrers by its API follows the image into staging, however late; lies about it stop nothing.
 
 use serde_json::json;
+use sluice_tests::dishonest_registry::{Liar, Lie};
 use sluice_tests::image::{digests_in, tag_of};
-use sluice_tests::liar::{Liar, Lie};
 use sluice_tests::{Image, Stack, wait_for};
 
 /// A mirror of `library/app` into `hub/app`, through an upstream that can have referrers.

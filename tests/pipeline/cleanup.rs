@@ -14,7 +14,7 @@ use sluice_events::wire::state::{
 use sluice_state::key;
 use sluice_state::reconcile::{self, reason};
 use sluice_tests::bus::digest;
-use sluice_tests::many::Many;
+use sluice_tests::registry_storage::Many;
 use sluice_tests::{BusClient, Nats, Stack, pass, wait_for};
 
 /// The image that `hub/gone:1.0` named until long ago, and what it consists of.

@@ -1,6 +1,6 @@
 //! What cannot be done is kept with its reason, and can be done again.
 
-use sluice_tests::liar::{Liar, Lie};
+use sluice_tests::dishonest_registry::{Liar, Lie};
 use sluice_tests::{Stack, wait_for};
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluice_tests::slow::SlowUpstream;
+use sluice_tests::slow_upstream::SlowUpstream;
 use sluice_tests::{Stack, wait_for};
 
 /// How many tags it has.

@@ -4,7 +4,7 @@ mod audit;
 mod immutable;
 
 use sluice_state::key;
-use sluice_tests::liar::{Liar, Lie, Requested};
+use sluice_tests::dishonest_registry::{Liar, Lie, Requested};
 use sluice_tests::{BusClient, Image, Stack, wait_for};
 
 /// A mirror of `library/app` into `hub/app`, with what is asked of both registries counted.

@@ -17,7 +17,7 @@ use sluice_tests::Nats;
 use tempfile::TempDir;
 
 use crate::raw::Raw;
-use crate::tables::{BUCKETS, COMMANDS, FACTS, READERS, SERVICES, WRITERS, streams};
+use crate::tables::{COMMANDS, FACTS, READERS, SERVICES, WRITERS, buckets, streams};
 
 /// A server with its users, and nobody else.
 struct Scene {
@@ -206,7 +206,7 @@ fn the_mirror_worker_alone_tells_how_a_copy_goes_on_and_people_alone_hear_it() {
 #[test]
 fn each_bucket_is_written_by_its_owner_and_read_by_who_needs_it() {
     let scene = Scene::new();
-    for bucket in BUCKETS {
+    for bucket in buckets() {
         let row = |table: &[(&str, &'static [&'static str])]| {
             let row = table.iter().find(|(name, _)| *name == bucket);
             row.map(|(_, users)| users.to_vec()).unwrap_or_default()

@@ -1,5 +1,7 @@
 //! Who does what, as the services' rows in the architecture say.
 
+use sluice_bus::topology;
+
 pub(crate) const SERVICES: [&str; 7] = [
     "poller",
     "mirror-worker",
@@ -84,27 +86,15 @@ pub(crate) const COMMANDS: [(&str, &[&str]); 10] = [
     ("sluice.do.x", &[]),
 ];
 
-pub(crate) const BUCKETS: [&str; 14] = [
-    "control",
-    "reconciliations",
-    "resources",
-    "upstream",
-    "tags",
-    "images",
-    "verdicts",
-    "decisions",
-    "budgets",
-    "tombstones",
-    "leases",
-    "endpoints",
-    "deliveries",
-    "pulls",
-];
+/// Every bucket; one that is in no table below is written and read by nobody.
+pub(crate) fn buckets() -> impl Iterator<Item = &'static str> {
+    topology::BUCKETS.iter().map(|bucket| bucket.name)
+}
 
 /// `tags` and `tombstones` are those of the one tag operation; `images` holds what a digest consists of, whoever looked,
 /// and the gate reads nothing from it.
 /// In `reconciliations` each stage has one entry of its own.
-pub(crate) const WRITERS: [(&str, &[&str]); 12] = [
+pub(crate) const WRITERS: [(&str, &[&str]); 13] = [
     ("budgets", &["poller", "mirror-worker"]),
     ("control", &["promoter", "admin"]),
     ("resources", &["gateway", "admin"]),
@@ -115,6 +105,7 @@ pub(crate) const WRITERS: [(&str, &[&str]); 12] = [
     ("images", &["mirror-worker", "scanner-adapter", "promoter"]),
     ("verdicts", &["scanner-adapter"]),
     ("decisions", &["promoter"]),
+    ("target_images", &["promoter"]),
     ("endpoints", &["webhook-dispatcher"]),
     ("deliveries", &["webhook-dispatcher"]),
     ("pulls", &["gateway"]),
@@ -183,7 +174,7 @@ pub(crate) fn streams() -> Vec<String> {
         "OBJ_reports",
     ];
     let named = named.map(str::to_owned);
-    let buckets = BUCKETS.map(|bucket| format!("KV_{bucket}"));
+    let buckets = buckets().map(|bucket| format!("KV_{bucket}"));
     let timers = SERVICES.map(|stage| format!("SCHEDULES_{stage}"));
     named.into_iter().chain(buckets).chain(timers).collect()
 }

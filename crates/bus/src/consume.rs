@@ -1,14 +1,14 @@
 //! The consume loop: it pulls one message at a time, under one concurrency limit for all streams of a stage, and finishes
 //! its work before it stops.
 
+mod acknowledge;
+mod failed_messages;
 pub(crate) mod handler;
 mod heartbeat;
 mod isolation;
 mod jitter;
 mod message_metrics;
 mod received_message;
-mod retry;
-mod settle;
 pub(crate) mod simulated_replica;
 pub(crate) mod worker;
 

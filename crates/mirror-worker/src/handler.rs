@@ -79,7 +79,7 @@ impl Handler for MirrorWorker {
                     move_number,
                     ..
                 } = event;
-                self.delete_upstream_removed_tag(&mirror, &repository, &tag, move_number)
+                self.delete_tag_deleted_upstream(&mirror, &repository, &tag, move_number)
                     .await
             }
             Input::Deleted(_) => Ok(Outcome::done()),

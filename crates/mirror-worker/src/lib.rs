@@ -2,9 +2,9 @@
 //!
 //! It must not evaluate what it copies, and writes tags only through the one tag operation.
 
-mod audit;
 mod error;
 mod handler;
+mod integrity_check;
 mod mirror;
 mod reconcile;
 mod referrers;

@@ -17,6 +17,7 @@ use sluice_state::{
     Freshness, Precondition as _, Snapshot, TagChangeOutcome, describe, describe_copied, key,
     source_of,
 };
+use sluice_telemetry::metrics::COPIED_BYTES;
 
 use self::copy::Verification;
 use self::task::MirrorTask;
@@ -96,6 +97,7 @@ impl MirrorWorker {
             image.repository = %task.repository, image.tag = %task.tag, image.digest = %top.digest,
             size_bytes = copied.size_bytes, copied = copied.blobs_copied, mounted = copied.blobs_mounted, "mirrored"
         );
+        COPIED_BYTES.add(copied.bytes_copied, &[task.source.host.as_str()]);
         let mirrored = TagMirrored {
             blobs_copied: copied.blobs_copied,
             blobs_mounted: copied.blobs_mounted,
@@ -125,7 +127,7 @@ impl MirrorWorker {
         if let Some(deleted) = upstream.as_ref().filter(|entry| entry.gone && deletes) {
             let move_number = deleted.move_number;
             return self
-                .delete_upstream_removed_tag(&task.mirror, &task.repository, &task.tag, move_number)
+                .delete_tag_deleted_upstream(&task.mirror, &task.repository, &task.tag, move_number)
                 .await;
         }
         let key = key::tag(&task.repository, &task.tag);

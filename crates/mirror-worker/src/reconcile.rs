@@ -12,9 +12,9 @@ use sluice_events::{Command, Event, Message};
 use sluice_state::reconcile::{Next, PAGE, ReconcilePage, reason};
 use sluice_state::{Pulls, Snapshot, key, source_of};
 
-use crate::audit::AUDIT_PAGE;
 use crate::error::Error;
 use crate::handler::MirrorWorker;
+use crate::integrity_check::AUDIT_PAGE;
 use crate::mirror::filtered_index::platforms_of;
 use crate::mirror::task::{MirrorReason, MirrorTask, pulls_for};
 
@@ -113,7 +113,7 @@ impl MirrorWorker {
                 return Ok(Outcome::done());
             }
             return self
-                .delete_upstream_removed_tag(
+                .delete_tag_deleted_upstream(
                     &mirror.name,
                     &mirror.to,
                     &command.tag,

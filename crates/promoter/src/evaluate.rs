@@ -3,12 +3,12 @@
 
 pub(crate) mod decide;
 pub(crate) mod decision;
-pub(crate) mod evaluation;
+pub(crate) mod evaluated_decision;
 pub(crate) mod find_subjects;
 pub(crate) mod image_contents;
 pub(crate) mod missing_evaluations;
 pub(crate) mod policies;
-pub(crate) mod rescan;
+pub(crate) mod rescan_after_restore;
 pub(crate) mod scanned_image;
 pub(crate) mod subject;
 pub(crate) mod timer;
@@ -23,11 +23,11 @@ use sluice_state::{Entry, State, TagWriter, key};
 
 use self::decide::{decide, end, refuse_new_target};
 use self::decision::{is_ended, is_in_any_target};
-use self::evaluation::Evaluation;
+use self::evaluated_decision::Evaluation;
 use self::find_subjects::SubjectFinder;
 use self::image_contents::ImageContentsReader;
 use self::policies::{Policies, Policy, Validity};
-use self::rescan::keep_waiting;
+use self::rescan_after_restore::keep_waiting_for_rescan;
 use self::scanned_image::{ScannedImage, first_seen};
 use self::subject::Subject;
 use crate::error::Error;
@@ -146,7 +146,7 @@ impl Evaluator {
         if let Some(kept) = self.immutable_digest(&decision, &subject.digest).await? {
             decision = decide(policy, &candidate, image.inputs(), before, Some(&kept));
         }
-        keep_waiting(&mut decision, before, image.scanned_at);
+        keep_waiting_for_rescan(&mut decision, before, image.scanned_at);
         if before.is_some_and(|before| before.policy_revision > policy.revision) {
             return Err(Error::PolicyChanged {
                 policy: policy.spec.name.to_string(),

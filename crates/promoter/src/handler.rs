@@ -16,7 +16,7 @@ use sluice_state::{Catalog, RemoteClients, State, TagWriter};
 use crate::cleanup::Cleanup;
 use crate::error::Error;
 use crate::evaluate::decision::no_longer_passes;
-use crate::evaluate::evaluation::Evaluation;
+use crate::evaluate::evaluated_decision::Evaluation;
 use crate::evaluate::find_subjects::SubjectFinder;
 use crate::evaluate::image_contents::ImageContentsReader;
 use crate::evaluate::policies::Policy;

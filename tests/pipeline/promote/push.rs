@@ -6,7 +6,7 @@ mod recall;
 
 use std::fs;
 
-use sluice_tests::liar::Liar;
+use sluice_tests::dishonest_registry::Liar;
 use sluice_tests::{Image, PARTNER, Registry, Upstream, wait_for};
 
 use super::scene::{CLEAN, Scan, Scene};

@@ -42,7 +42,7 @@ fn default_limit(stream: &str) -> u64 {
         PULLS => 256 * MIB,
         WORK | DEAD_LETTERS => 512 * MIB,
         "KV_upstream" | "KV_tags" | "KV_images" | "KV_verdicts" | "KV_decisions"
-        | "KV_deliveries" => GIB,
+        | "KV_target_images" | "KV_deliveries" => GIB,
         _ if has_schedules(stream) => 128 * MIB,
         _ => 64 * MIB,
     }

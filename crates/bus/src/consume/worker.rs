@@ -11,13 +11,13 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use super::acknowledge::Acknowledger;
+use super::failed_messages::FailedMessages;
 use super::handler::{Failure, Handler, Outcome, Output};
 use super::heartbeat::with_heartbeat;
 use super::isolation::Isolation;
 use super::message_metrics::MessageMetrics;
 use super::received_message::ReceivedMessage;
-use super::retry::FailedMessages;
-use super::settle::Settler;
 use crate::connection::Bus;
 use crate::connection::backend::Acknowledgement;
 use crate::connection::headers::{continue_trace, link_trace};
@@ -69,14 +69,14 @@ impl<H: Handler> Worker<H> {
             ack_wait,
             isolation: Isolation::default(),
             failed: FailedMessages {
-                settler: Settler { bus, stopping },
+                acknowledger: Acknowledger { bus, stopping },
                 stage,
             },
         }
     }
 
     pub(crate) const fn bus(&self) -> &Bus {
-        &self.failed.settler.bus
+        &self.failed.acknowledger.bus
     }
 
     pub(crate) const fn stage(&self) -> &'static Stage {
@@ -93,8 +93,10 @@ impl<H: Handler> Worker<H> {
             match with_heartbeat(&message, self.ack_wait, attempt).await {
                 Ok(()) => {
                     crash::point("bus.finished");
-                    let settler = &self.failed.settler;
-                    settler.settle(&message, Acknowledgement::Ack, "done").await
+                    let acknowledger = &self.failed.acknowledger;
+                    acknowledger
+                        .acknowledge(&message, Acknowledgement::Ack, "done")
+                        .await
                 }
                 Err(failure) => {
                     let resolved = self.failed.resolve(&message, &cause, failure);

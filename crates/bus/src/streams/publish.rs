@@ -4,6 +4,7 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use chrono::SecondsFormat;
 use sluice_events::{Command, Event, EventId, headers};
+use sluice_telemetry::metrics::EVENTS_PUBLISHED;
 
 use super::cause::Cause;
 use crate::connection::Bus;
@@ -37,7 +38,11 @@ impl Bus {
         let id = event.id(occurrence);
         let headers = self.event_headers(event.type_name(), &id, Some(cause));
         let message = outgoing(event.subject(), event.encode().into(), &headers);
-        self.store_message(message, id, &id.to_string()).await
+        let published = self.store_message(message, id, &id.to_string()).await?;
+        if !published.duplicate {
+            EVENTS_PUBLISHED.add(1, &[&self.service, event.name()]);
+        }
+        Ok(published)
     }
 
     /// Publishes a command for a stage.

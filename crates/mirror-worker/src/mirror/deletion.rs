@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::handler::MirrorWorker;
 
 impl MirrorWorker {
-    pub(crate) async fn delete_upstream_removed_tag(
+    pub(crate) async fn delete_tag_deleted_upstream(
         &self,
         mirror: &ResourceName,
         repository: &Repository,

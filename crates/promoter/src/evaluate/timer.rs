@@ -8,7 +8,7 @@ use sluice_events::subject;
 use sluice_events::time_from_wire;
 use sluice_service::crash;
 
-use super::evaluation::Evaluation;
+use super::evaluated_decision::Evaluation;
 use crate::error::Error;
 
 /// Schedules the next evaluation of a decision that holds until a time, and removes the timer of one that holds for good.

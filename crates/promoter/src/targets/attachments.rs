@@ -18,7 +18,7 @@ use sluice_state::{
 
 use self::missing::{is_handled, settled_digest};
 use crate::error::Error;
-use crate::evaluate::evaluation::Evaluation;
+use crate::evaluate::evaluated_decision::Evaluation;
 use crate::targets::endpoint::{TargetEndpoint, Targets};
 
 /// The longest stored reason why an attachment stays out, in characters.

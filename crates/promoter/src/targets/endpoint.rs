@@ -13,7 +13,7 @@ use sluice_registry::{
 use sluice_state::{Catalog, Pulls, RemoteClients, Snapshot, State, TagWriter};
 
 use crate::error::Error;
-use crate::evaluate::evaluation::Evaluation;
+use crate::evaluate::evaluated_decision::Evaluation;
 use crate::evaluate::image_contents::ImageContentsReader;
 
 /// Everything that reads and writes targets.

@@ -7,7 +7,7 @@ use sluice_service::crash;
 use sluice_state::{Entries, State};
 
 use crate::error::Error;
-use crate::evaluate::evaluation::Evaluation;
+use crate::evaluate::evaluated_decision::Evaluation;
 
 /// Events, commands and changes of decisions that evaluations have yet to publish and store.
 #[derive(Default)]

@@ -13,7 +13,7 @@ use sluice_state::{TagChange, TagChangeOutcome, key};
 use self::precondition::PromotionPrecondition;
 use crate::error::Error;
 use crate::evaluate::decision::{decided_at, is_settled, occurrence};
-use crate::evaluate::evaluation::Evaluation;
+use crate::evaluate::evaluated_decision::Evaluation;
 use crate::evaluate::policies::{self, Policy};
 use crate::targets::attachments::attach;
 use crate::targets::audit::overwritten_tag::{overwritten_by, report_overwritten};

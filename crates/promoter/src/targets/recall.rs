@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::evaluate::decision::{
     evaluation_command, failed_rules, is_known_to_fail, no_longer_passes, occurrence, open_rules,
 };
-use crate::evaluate::evaluation::Evaluation;
+use crate::evaluate::evaluated_decision::Evaluation;
 use crate::targets::endpoint::Targets;
 use crate::targets::pending_events::PendingEvents;
 

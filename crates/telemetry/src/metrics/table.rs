@@ -41,6 +41,10 @@ metrics! {
         "Reconciliations that were completed, by what started them.";
     Counter RECONCILIATION_FOUND: "sluice_reconciliation_found_total", ["stage", "reason"], "every stage",
         "Items of missing work that reconciliations found and queued.";
+    Counter EVENTS_PUBLISHED: "sluice_events_published_total", ["service", "event"], "every service",
+        "Events that the service published, by name: tag.mirrored, scan.succeeded, image.promoted, image.promotion_denied, image.withdrawn and so on.";
+    Counter COPIED_BYTES: "sluice_copied_bytes_total", ["registry"], "mirror-worker",
+        "Bytes of blobs that were copied from the upstream registry.";
     Gauge DEAD_LETTERS: "sluice_dead_letters", ["stage"], "gateway",
         "Messages of the stage in DEAD_LETTERS.";
     Gauge STREAM_BYTES: "sluice_stream_bytes", ["stream"], "gateway",

@@ -3,7 +3,7 @@
 use std::fs;
 
 use sluice_events::wire::state::DecisionOutcome;
-use sluice_tests::liar::{Liar, Lie};
+use sluice_tests::dishonest_registry::{Liar, Lie};
 use sluice_tests::{Faults, PARTNER, Proxy, wait_for};
 
 use super::super::scene::{CLEAN, Scan, Scene};

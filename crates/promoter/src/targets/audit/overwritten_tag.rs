@@ -7,7 +7,7 @@ use sluice_state::{State, key};
 
 use crate::error::Error;
 use crate::evaluate::decision::{is_settled, occurrence};
-use crate::evaluate::evaluation::Evaluation;
+use crate::evaluate::evaluated_decision::Evaluation;
 use crate::targets::endpoint::TargetEndpoint;
 use crate::targets::pending_events::PendingEvents;
 

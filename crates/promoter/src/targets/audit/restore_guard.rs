@@ -12,7 +12,7 @@ use sluice_state::{Entry, key};
 
 use super::missing_tags::MissingTagCheck;
 use crate::error::Error;
-use crate::evaluate::rescan::require_rescan;
+use crate::evaluate::rescan_after_restore::require_rescan_after_restore;
 use crate::targets::endpoint::Targets;
 
 /// Requires scans of the images that are missing in their targets after a restore.
@@ -64,7 +64,7 @@ impl RestoreGuard<'_> {
                 None => tags.is_missing_or_unknown(&target, &target_tag).await?,
             };
             if is_missing {
-                self.require_rescan(entry).await?;
+                self.require_rescan_after_restore(entry).await?;
             }
         }
         Ok(unchecked)
@@ -72,7 +72,7 @@ impl RestoreGuard<'_> {
 
     /// Leaves a decision undetermined until its image was scanned again, if its source still names the image, so that it could
     /// be promoted again.
-    async fn require_rescan(&self, entry: &Entry<Decision>) -> Result<(), Error> {
+    async fn require_rescan_after_restore(&self, entry: &Entry<Decision>) -> Result<(), Error> {
         let state = &self.targets.state;
         let decision = &entry.value;
         let (Ok(repository), Ok(tag), Ok(digest)) = (
@@ -87,7 +87,7 @@ impl RestoreGuard<'_> {
             return Ok(());
         }
         let mut next = decision.clone();
-        require_rescan(&mut next, self.since, now());
+        require_rescan_after_restore(&mut next, self.since, now());
         let written = state
             .decisions
             .write(&entry.key, &next, Some(entry.revision));

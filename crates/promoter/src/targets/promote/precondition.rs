@@ -7,7 +7,7 @@ use sluice_registry::Client;
 use sluice_state::{Freshness, Precondition, State, key};
 
 use crate::evaluate::decision::{decided_at, key_of_holder};
-use crate::evaluate::evaluation::Evaluation;
+use crate::evaluate::evaluated_decision::Evaluation;
 use crate::evaluate::policies;
 use crate::evaluate::scanned_image::are_unchanged;
 use crate::targets::endpoint::TargetEndpoint;

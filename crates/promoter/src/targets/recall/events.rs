@@ -7,7 +7,7 @@ use sluice_events::facts::{ImageFlagged, ImagePromotionDenied, ImageWithdrawn, R
 
 use crate::error::Error;
 use crate::evaluate::decision::{decided_at, occurrence};
-use crate::evaluate::evaluation::Evaluation;
+use crate::evaluate::evaluated_decision::Evaluation;
 use crate::targets::pending_events::PendingEvents;
 
 /// Adds why an image was refused, or which rules are undetermined.

@@ -9,7 +9,7 @@ use super::events::{add_flag, add_withdrawals};
 use super::precondition::is_allowed_by_other;
 use super::removal::{is_in_target, is_refused_deletion, remove_image};
 use crate::error::Error;
-use crate::evaluate::evaluation::Evaluation;
+use crate::evaluate::evaluated_decision::Evaluation;
 use crate::targets::endpoint::Targets;
 use crate::targets::pending_events::PendingEvents;
 

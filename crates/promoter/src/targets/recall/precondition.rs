@@ -4,7 +4,7 @@ use sluice_domain::{Tag, Target};
 use sluice_events::wire::state::DecisionOutcome;
 use sluice_state::{Error, Freshness, Precondition, State, key};
 
-use crate::evaluate::evaluation::Evaluation;
+use crate::evaluate::evaluated_decision::Evaluation;
 use crate::evaluate::policies::{self, Validity};
 use crate::targets::endpoint::TargetEndpoint;
 

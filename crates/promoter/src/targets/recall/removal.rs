@@ -10,7 +10,7 @@ use sluice_state::{TagChange, key};
 use super::precondition::{RemovalPrecondition, is_still_refused};
 use crate::error::Error;
 use crate::evaluate::decision::{is_promoted_by, is_settled};
-use crate::evaluate::evaluation::Evaluation;
+use crate::evaluate::evaluated_decision::Evaluation;
 use crate::targets::endpoint::{TargetEndpoint, Targets};
 use crate::targets::pending_events::PendingEvents;
 use crate::targets::sweep::sweep;

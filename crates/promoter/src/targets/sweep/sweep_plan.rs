@@ -10,7 +10,7 @@ use sluice_state::{Entry, key, live_claim};
 
 use crate::error::Error;
 use crate::evaluate::decision::is_known_to_fail;
-use crate::evaluate::evaluation::Evaluation;
+use crate::evaluate::evaluated_decision::Evaluation;
 use crate::evaluate::policies::{self, Validity};
 use crate::targets::endpoint::{TargetEndpoint, Targets};
 

@@ -11,7 +11,11 @@ use sluice_events::{time_from_wire, time_to_wire};
 const RULE: &str = "restore";
 
 /// Leaves a decision undetermined until a scan after the restore.
-pub(crate) fn require_rescan(decision: &mut Decision, since: DateTime<Utc>, now: DateTime<Utc>) {
+pub(crate) fn require_rescan_after_restore(
+    decision: &mut Decision,
+    since: DateTime<Utc>,
+    now: DateTime<Utc>,
+) {
     decision.outcome = DecisionOutcome::Undetermined.into();
     decision.reasons = vec![Reason {
         rule: RULE.to_owned(),
@@ -31,7 +35,7 @@ pub(crate) fn require_rescan(decision: &mut Decision, since: DateTime<Utc>, now:
 }
 
 /// Keeps a decision undetermined that waits for a scan after a restore; `scanned_at` is the time of the latest scan.
-pub(super) fn keep_waiting(
+pub(super) fn keep_waiting_for_rescan(
     decision: &mut Decision,
     before: Option<&Decision>,
     scanned_at: Option<DateTime<Utc>>,
@@ -48,7 +52,7 @@ pub(super) fn keep_waiting(
         DecisionOutcome::Allow if is_waiting => *decision = before.clone(),
         DecisionOutcome::Allow => {
             let now = time_from_wire(decision.decided_at.as_ref()).unwrap_or(since);
-            require_rescan(decision, since, now);
+            require_rescan_after_restore(decision, since, now);
         }
         _ => decision.rescan_after = before.rescan_after,
     }
@@ -71,7 +75,7 @@ mod tests {
             ..Default::default()
         };
         let mut waiting = allowed.clone();
-        require_rescan(&mut waiting, since, since);
+        require_rescan_after_restore(&mut waiting, since, since);
         assert!(!waiting.announced && waiting.promoted_at.is_none());
         let second = TimeDelta::seconds(1);
         for (scanned_at, outcome) in [
@@ -81,7 +85,7 @@ mod tests {
             (Some(since + second), DecisionOutcome::Allow),
         ] {
             let mut next = allowed.clone();
-            keep_waiting(&mut next, Some(&waiting), scanned_at);
+            keep_waiting_for_rescan(&mut next, Some(&waiting), scanned_at);
             assert_eq!(next.outcome(), outcome, "{scanned_at:?}");
             assert_eq!(next == waiting, outcome == DecisionOutcome::Undetermined);
         }
@@ -90,14 +94,14 @@ mod tests {
             outcome: DecisionOutcome::Deny.into(),
             ..Default::default()
         };
-        keep_waiting(&mut refused, Some(&waiting), None);
+        keep_waiting_for_rescan(&mut refused, Some(&waiting), None);
         assert_eq!(refused.outcome(), DecisionOutcome::Deny);
         let mut next = allowed.clone();
-        keep_waiting(&mut next, Some(&refused), None);
+        keep_waiting_for_rescan(&mut next, Some(&refused), None);
         assert_eq!(next.outcome(), DecisionOutcome::Undetermined);
         // Without a restore no decision waits.
         let mut free = allowed.clone();
-        keep_waiting(&mut free, Some(&allowed), None);
+        keep_waiting_for_rescan(&mut free, Some(&allowed), None);
         assert_eq!(free, allowed);
     }
 }

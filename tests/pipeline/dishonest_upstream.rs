@@ -1,6 +1,6 @@
 //! An upstream that lies: nothing of it is stored, its lies are told, and the truth goes through beside them.
 
-use sluice_tests::liar::{Liar, Lie};
+use sluice_tests::dishonest_registry::{Liar, Lie};
 use sluice_tests::{Stack, wait_for};
 
 /// What each repository is lied about, and what is told of it: a part of the path, the lie, and a word of the reason.

@@ -8,10 +8,10 @@ use sluice_domain::{Backoff, Class, now};
 use sluice_events::headers;
 use sluice_service::{crash, error_chain};
 
+use super::acknowledge::Acknowledger;
 use super::handler::Failure;
 use super::jitter::jitter;
 use super::received_message::ReceivedMessage;
-use super::settle::Settler;
 use crate::connection::backend::Acknowledgement;
 use crate::connection::headers::{
     ATTEMPTS, DEAD_ATTEMPTS, DEAD_REASON, DEAD_SUBJECT, OCCURRENCE, WAITS, WAITS_FOR, copy_headers,
@@ -39,7 +39,7 @@ const MAX_DEAD_REASON: usize = 2_000;
 /// Schedules retries and writes dead letters for the messages of one stage.
 #[derive(Debug)]
 pub(crate) struct FailedMessages {
-    pub(crate) settler: Settler,
+    pub(crate) acknowledger: Acknowledger,
     pub(crate) stage: &'static Stage,
 }
 
@@ -76,7 +76,7 @@ impl FailedMessages {
                 ),
             }
             tokio::select! {
-                () = self.settler.stopping.cancelled() => break,
+                () = self.acknowledger.stopping.cancelled() => break,
                 () = tokio::time::sleep(STORE_BACKOFF.delay(tries, jitter())) => {}
             }
         }
@@ -110,7 +110,9 @@ impl FailedMessages {
                     "dead letter; see `sluice dead-letters list`"
                 );
                 self.dead_letter(message, cause, reason).await?;
-                let settled = self.settler.settle(message, Acknowledgement::Term, "dead");
+                let settled = self
+                    .acknowledger
+                    .acknowledge(message, Acknowledgement::Term, "dead");
                 return Ok(settled.await);
             }
             Class::Unavailable { mut until } => {
@@ -132,7 +134,9 @@ impl FailedMessages {
             }
         };
         self.schedule_retry(message, cause, &retry).await?;
-        let settled = self.settler.settle(message, Acknowledgement::Ack, outcome);
+        let settled = self
+            .acknowledger
+            .acknowledge(message, Acknowledgement::Ack, outcome);
         Ok(settled.await)
     }
 
@@ -148,7 +152,9 @@ impl FailedMessages {
         match self.schedule_retry(message, &cause, &retry).await {
             Ok(()) => {
                 let how = Acknowledgement::Ack;
-                self.settler.settle(message, how, "given back").await;
+                self.acknowledger
+                    .acknowledge(message, how, "given back")
+                    .await;
             }
             Err(error) => tracing::warn!(
                 error,
@@ -189,7 +195,7 @@ impl FailedMessages {
             message.stream, message.sequence
         );
         let copy = outgoing(subject, message.payload.clone(), &map);
-        self.settler.bus.store(copy).await?;
+        self.acknowledger.bus.store(copy).await?;
         crash::point("bus.retry_scheduled");
         Ok(())
     }
@@ -208,10 +214,10 @@ impl FailedMessages {
         set(&mut map, DEAD_ATTEMPTS, &cause.attempt.to_string());
         let stage = self.stage.name;
         let subject = format!("{DEAD_LETTER}{stage}");
-        let mut letter = outgoing(subject, message.payload.clone(), &map);
+        let mut dead_letter = outgoing(subject, message.payload.clone(), &map);
         let id = format!("dead/{stage}/{}/{}", message.stream, message.sequence);
-        letter.message_id = Some(id);
-        self.settler.bus.store(letter).await?;
+        dead_letter.message_id = Some(id);
+        self.acknowledger.bus.store(dead_letter).await?;
         crash::point("bus.dead_lettered");
         Ok(())
     }

@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use sluice_bus::topology::PROMOTER;
 
 use crate::history::{History, Scenario, follow};
-use crate::people::{TAGS, apply, move_tag, new_database, reconcile, rejudge, tick};
+use crate::operator_actions::{TAGS, apply, move_tag, new_database, reconcile, rejudge, tick};
 use sluice_tests::chance::Chance;
 
 /// How many histories are drawn.

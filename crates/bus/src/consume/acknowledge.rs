@@ -15,18 +15,18 @@ const RECONNECT_CHECK: Duration = Duration::from_millis(200);
 
 /// Acknowledges the messages of one stage.
 #[derive(Debug, Clone)]
-pub(crate) struct Settler {
+pub(crate) struct Acknowledger {
     pub(crate) bus: Bus,
     pub(crate) stopping: CancellationToken,
 }
 
-impl Settler {
+impl Acknowledger {
     /// Acknowledges a message and returns its outcome; an acknowledgement that is lost with the connection is repeated,
     /// because the work would be.
     ///
     /// The attempts are limited: a server that was restarted may have forgotten the delivery, as after its disk was full,
     /// and would never confirm.
-    pub(crate) async fn settle(
+    pub(crate) async fn acknowledge(
         &self,
         message: &ReceivedMessage,
         how: Acknowledgement,
