@@ -12,7 +12,7 @@ mod tls;
 pub use error_chain::{error_chain, error_sources};
 pub use private_files::{create_private_folder, write_private_file};
 pub use process::host::{Host, Latch};
-pub use process::launch::launch;
+pub use process::launch::{launch, probe_main};
 pub use process::run::run;
 pub use programs::{UntrustedProgram, check_program, find_program, is_root};
 pub use serve::client_network::{ClientNetwork, ServeSettings};

@@ -4,4 +4,5 @@ mod active_names;
 mod health;
 pub(crate) mod host;
 pub(crate) mod launch;
+mod probe;
 pub(crate) mod run;

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use sluice_telemetry::terminal::{Breaks, EscapingWriter};
 
 use super::host::Host;
+use super::probe::{probe, probe_readiness};
 use super::run::run;
 use crate::settings::Settings;
 use crate::settings::sources::SettingsSources;
@@ -19,7 +20,7 @@ use crate::tls::install_crypto;
 const BAD_CONFIGURATION: u8 = 78;
 
 #[derive(Parser)]
-#[command(version)]
+#[command(version, disable_help_subcommand = true)]
 struct Arguments {
     /// Read settings from this TOML file instead of the one that `SLUICE_CONFIG` names
     #[arg(long, value_name = "FILE")]
@@ -33,6 +34,14 @@ struct Arguments {
     /// Print the documented defaults and exit
     #[arg(long)]
     print_defaults: bool,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Exit with 0 if the service that runs with these settings is ready, with 1 if it is not, within 2 seconds
+    Health,
 }
 
 /// Reads the settings, builds the service with `build`, and runs it until a signal or the end of a task.
@@ -62,6 +71,9 @@ where
     if arguments.check_config {
         return ExitCode::SUCCESS;
     }
+    if let Some(Action::Health) = arguments.action {
+        return report_probe(probe_readiness(settings.http()));
+    }
     install_crypto();
     let name = format!("sluice-{}", S::NAME);
     let telemetry = match sluice_telemetry::init(&name, env!("CARGO_PKG_VERSION")) {
@@ -86,6 +98,25 @@ where
     // A blocking call that hangs must not keep the process.
     runtime.shutdown_background();
     code
+}
+
+/// `main` of the probe of other servers: requests the URL that is its argument.
+#[must_use]
+pub fn probe_main() -> ExitCode {
+    match std::env::args().nth(1) {
+        Some(url) => report_probe(probe(&url)),
+        None => report_error(
+            &anyhow::anyhow!("name the URL to request, as in `http://127.0.0.1:8222/healthz`"),
+            BAD_CONFIGURATION,
+        ),
+    }
+}
+
+fn report_probe(probed: anyhow::Result<String>) -> ExitCode {
+    match probed {
+        Ok(body) => print(&format!("{body}\n")),
+        Err(error) => report_error(&error, 1),
+    }
 }
 
 fn arguments<S: Settings>() -> Result<Arguments, ExitCode> {
