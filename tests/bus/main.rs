@@ -4,6 +4,7 @@
 mod backup;
 mod budgets;
 mod limits;
+mod start;
 mod tags;
 
 use std::collections::HashSet;

@@ -15,9 +15,10 @@ use async_nats::connection::State;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::{Auth, AuthError, ConnectOptions, Event, jetstream};
+use async_nats::{Auth, AuthError, Client, ConnectErrorKind, ConnectOptions, Event, jetstream};
 use secrecy::ExposeSecret as _;
-use sluice_service::{BusSettings, Host, Latch};
+use sluice_service::{BusSettings, Host, Latch, error_chain};
+use tokio::time::sleep;
 
 use self::backend::{Backend, Outgoing, PublishAck};
 use self::headers::to_map;
@@ -32,6 +33,13 @@ use crate::topology::{SCHEDULE, stream_of};
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a request to JetStream may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+/// The delays between the attempts of a service to reach a server at its start; the last one repeats.
+const START_DELAYS: [Duration; 4] = [
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+];
 
 /// A connection to NATS JetStream; cheap to clone.
 #[derive(Debug, Clone)]
@@ -58,13 +66,13 @@ impl Bus {
     /// Settings that would send passwords in plain text, a secret that cannot be read, a server that is unreachable or
     /// older than 2.14.
     pub async fn connect(settings: &BusSettings, service: &str) -> anyhow::Result<Self> {
-        Self::open(settings, service, StorageHealth::default(), |_| {}).await
+        Self::open(settings, service, StorageHealth::default(), None, |_| {}).await
     }
 
-    /// Connects as a service, which is not ready while it is disconnected.
+    /// Connects as a service, which is not ready while it is disconnected, and waits for a server that is unreachable.
     ///
     /// # Errors
-    /// As [`Bus::connect`].
+    /// As [`Bus::connect`], except for an unreachable server.
     pub async fn connect_service(
         settings: &BusSettings,
         service: &'static str,
@@ -73,21 +81,23 @@ impl Bus {
         let disconnected: Mutex<Option<Latch>> = Mutex::default();
         let host = host.clone();
         let storage_health = StorageHealth::of_host(host.clone());
-        Self::open(settings, service, storage_health, move |event| {
+        let starting = host.clone();
+        let on_event = move |event: &Event| {
             let mut latch = disconnected.lock().unwrap_or_else(PoisonError::into_inner);
             match event {
                 Event::Connected => *latch = None,
                 Event::Disconnected => *latch = Some(host.latch("bus")),
                 _ => {}
             }
-        })
-        .await
+        };
+        Self::open(settings, service, storage_health, Some(&starting), on_event).await
     }
 
     async fn open(
         settings: &BusSettings,
         service: &str,
         storage_health: StorageHealth,
+        waiting: Option<&Host>,
         on_event: impl Fn(&Event) + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
         anyhow::ensure!(
@@ -145,10 +155,7 @@ impl Bus {
         }
         // Also required of other servers of a cluster, and of a server that offers no TLS.
         options = options.require_tls(settings.is_encrypted());
-        let client = options
-            .connect(&settings.url)
-            .await
-            .map_err(Error::server("connect to", &settings.url))?;
+        let client = connect(options, &settings.url, waiting).await?;
         let version = client.server_info().version;
         if !client.is_server_compatible(2, 14, 0) {
             return Err(Error::OldServer { version }.into());
@@ -256,6 +263,42 @@ impl Bus {
         {
             tracing::warn!(%error, "the last acknowledgements were not sent; their messages are delivered again");
         }
+    }
+}
+
+/// Connects; a host waits for a server that is unreachable, and is not ready meanwhile.
+async fn connect(
+    options: ConnectOptions,
+    url: &str,
+    waiting: Option<&Host>,
+) -> Result<Client, Error> {
+    let mut delays = START_DELAYS.into_iter();
+    let mut delay = Duration::ZERO;
+    let mut latch = None;
+    loop {
+        let error = match options.clone().connect(url).await {
+            Ok(client) => return Ok(client),
+            Err(error) => error,
+        };
+        let is_unreachable = matches!(
+            error.kind(),
+            ConnectErrorKind::Dns
+                | ConnectErrorKind::Io
+                | ConnectErrorKind::TimedOut
+                | ConnectErrorKind::MaxReconnects
+        );
+        let Some(host) = waiting.filter(|_| is_unreachable) else {
+            return Err(Error::server("connect to", url)(error));
+        };
+        latch.get_or_insert_with(|| host.latch("bus"));
+        delay = delays.next().unwrap_or(delay);
+        tracing::warn!(
+            url,
+            error = error_chain(&error),
+            retry_after = ?delay,
+            "NATS is unreachable; not ready until it is"
+        );
+        sleep(delay).await;
     }
 }
 
