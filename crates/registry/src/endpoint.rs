@@ -63,6 +63,8 @@ pub struct Endpoint {
     pub source: Option<CredentialSource>,
     /// Further hosts, with their ports, that may issue tokens for it.
     pub realms: Vec<String>,
+    /// The URL of the token issuer from here, in place of the one that the registry names to its clients.
+    pub token_url: Option<Url>,
     /// The authorities to trust instead of the public ones, in PEM.
     pub ca: Option<SecretFile>,
     /// Trusts the public authorities besides those of `ca`.
@@ -106,6 +108,7 @@ impl Endpoint {
             credential: None,
             source: None,
             realms,
+            token_url: None,
             ca: None,
             public_authorities: false,
             client_certificate: None,

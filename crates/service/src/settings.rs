@@ -103,6 +103,9 @@ pub struct RegistrySettings {
     /// The host and port of the token issuer, if it is another than the registry's.
     #[serde(default, deserialize_with = "non_empty")]
     pub token_host: Option<String>,
+    /// The URL of the token issuer from here, in place of the one that the registry names to its clients.
+    #[serde(default, deserialize_with = "token_url")]
+    pub token_url: Option<Url>,
     /// A PEM file with the authorities to trust.
     #[serde(default, deserialize_with = "non_empty")]
     pub ca_file: Option<PathBuf>,
@@ -112,17 +115,23 @@ pub struct RegistrySettings {
 }
 
 impl RegistrySettings {
-    /// Returns the problem with a registry in plain text, unless that is allowed.
+    /// Returns the problem with a registry or token issuer in plain text, unless that is allowed.
     #[must_use]
     pub fn plain_text_problem(&self) -> Option<String> {
-        if self.url.scheme() != "http" || self.allow_plain_text || is_loopback(&self.url) {
-            return None;
-        }
-        Some(format!(
-            "`registry.url` would send tokens to `{}` in plain text: write `https://`, \
-             or set `registry.allow_plain_text = true` where nobody else is on that network",
-            self.url
-        ))
+        let token_url = self.token_url.as_ref();
+        let is_unencrypted_remote = |url: &Url| url.scheme() == "http" && !is_loopback(url);
+        let (key, sent, url) = if is_unencrypted_remote(&self.url) {
+            ("url", "tokens", &self.url)
+        } else {
+            let url = token_url.filter(|url| is_unencrypted_remote(url))?;
+            ("token_url", "the password", url)
+        };
+        (!self.allow_plain_text).then(|| {
+            format!(
+                "`registry.{key}` would send {sent} to `{url}` in plain text: write `https://`, \
+                 or set `registry.allow_plain_text = true` where nobody else is on that network"
+            )
+        })
     }
 }
 
@@ -221,6 +230,13 @@ fn check_bus_url(text: &str) -> Result<(), String> {
 fn registry_url<'de, D: Deserializer<'de>>(source: D) -> Result<Url, D::Error> {
     let text = String::deserialize(source)?;
     parse_url(&text, &["http", "https"], "https://registry.internal").map_err(D::Error::custom)
+}
+
+fn token_url<'de, D: Deserializer<'de>>(source: D) -> Result<Option<Url>, D::Error> {
+    let text: Option<String> = non_empty(source)?;
+    text.map(|text| parse_url(&text, &["http", "https"], "http://gateway:8481/token"))
+        .transpose()
+        .map_err(D::Error::custom)
 }
 
 /// Parses an address; a credential in it is refused, because logs and errors show addresses.
@@ -355,6 +371,7 @@ mod tests {
             account: String::new(),
             password_file: None,
             token_host: None,
+            token_url: None,
             ca_file: None,
             allow_plain_text,
         };
@@ -377,6 +394,13 @@ mod tests {
         ] {
             assert_eq!(registry(url, false).plain_text_problem(), None, "{url}");
         }
+        let issuer = |allow_plain_text| RegistrySettings {
+            token_url: Url::parse("http://gateway:8481/token").ok(),
+            ..registry("https://registry", allow_plain_text)
+        };
+        let problem = issuer(false).plain_text_problem();
+        assert!(problem.unwrap().contains("registry.token_url"));
+        assert_eq!(issuer(true).plain_text_problem(), None);
     }
 
     #[test]

@@ -40,6 +40,7 @@ impl Arena {
             account: "gateway".to_owned(),
             password_file: Some(stack.keys.password("gateway")),
             token_host: Some(stack.tokens.clone()),
+            token_url: None,
             ca_file: None,
             allow_plain_text: false,
         };

@@ -176,7 +176,10 @@ impl Authenticator {
         let challenge = match challenge {
             response::Challenge::Basic => Challenge::Basic,
             response::Challenge::Bearer { realm, service } => Challenge::Bearer {
-                realm: check_realm(connection, &realm)?,
+                realm: match &connection.endpoint.token_url {
+                    Some(url) => url.clone(),
+                    None => check_realm(connection, &realm)?,
+                },
                 service,
             },
         };

@@ -22,6 +22,7 @@ pub fn internal_registry(settings: &RegistrySettings) -> anyhow::Result<Client> 
         endpoint.source = Some(CredentialSource::password(&settings.account, file));
     }
     endpoint.realms = settings.token_host.iter().cloned().collect();
+    endpoint.token_url = settings.token_url.clone();
     endpoint.ca = settings.ca_file.as_deref().map(SecretFile::at);
     Ok(Client::new(endpoint)?)
 }
@@ -75,6 +76,7 @@ mod tests {
             account: "scanner".to_owned(),
             password_file: Some(file.clone()),
             token_host: None,
+            token_url: None,
             ca_file: None,
             allow_plain_text: false,
         };
