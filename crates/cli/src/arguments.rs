@@ -17,7 +17,7 @@ use self::limits::LimitArguments;
 use crate::inspect::explain::ExplainedImage;
 use crate::ops::dead_letters::DeadLetters;
 use crate::ops::registry_check::RegistryCommand;
-use crate::ops::{nats_config, reconcile, up};
+use crate::ops::{nats_config, prepare, reconcile, up};
 use crate::output::Format;
 use crate::standalone::{copy, import, plan, sync, tags};
 
@@ -69,6 +69,11 @@ pub(crate) enum Command {
         /// Folder to create; only its owner may read it.
         folder: PathBuf,
     },
+    /// Create the folders of a stack of containers: keys, passwords and server configurations, each container its own.
+    #[command(
+        after_help = "Example:\n  sluice prepare /etc/sluice/stack --token-url https://registry.example/token"
+    )]
+    Prepare(prepare::Arguments),
     /// Print a least-privilege nats-server configuration.
     #[command(after_help = "Example:\n  sluice nats-config --listen 0.0.0.0:4222 > nats.conf")]
     NatsConfig(nats_config::Arguments),

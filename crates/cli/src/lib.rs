@@ -7,18 +7,22 @@ mod ops;
 mod output;
 mod standalone;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use sluice_bus::ProvisionOptions;
 
+use crate::arguments::connection::Connection;
 pub use crate::arguments::help::{GROUPS, command};
 use crate::arguments::{Arguments, Command, help};
 use crate::inspect::{events, explain, status};
 use crate::ops::dead_letters::{self, DeadLetters};
 use crate::ops::registry_check::{self, Check, RegistryCommand};
-use crate::ops::{backup, install, nats_config, pause, queue, reconcile, resources, restore, up};
+use crate::ops::{
+    backup, install, nats_config, pause, prepare, queue, reconcile, resources, restore, up,
+};
 use crate::standalone::{copy, import, plan, sync, tags};
 
 /// Runs the command and returns its exit code.
@@ -58,6 +62,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Schema => resources::schema(),
         Command::Tags(tags) => tags::tags(tags, connection).await,
         Command::Keys { folder } => install::keys(folder.clone()),
+        Command::Prepare(prepare) => prepare::prepare(prepare),
         Command::NatsConfig(config) => nats_config::show(config),
         Command::Registry(RegistryCommand::Check(
             check @ Check {
@@ -70,17 +75,13 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn run_connected(arguments: Arguments) -> anyhow::Result<()> {
-    // A file is checked before the connection is opened.
     if let Command::Apply { file, dry_run } = &arguments.command {
-        let documents = sluice_embedded::read_resources(file)?;
-        if *dry_run {
-            return resources::report_valid(file, &documents);
-        }
-        let bus = arguments.connection.open().await?;
-        return resources::apply(&bus, file, &documents).await;
+        return apply(&arguments.connection, file, *dry_run).await;
     }
     let bus = match &arguments.command {
-        Command::Restore { .. } => arguments.connection.open_starting().await?,
+        Command::Restore { .. } | Command::Provision { .. } => {
+            arguments.connection.open_starting().await?
+        }
         _ => arguments.connection.open().await?,
     };
     match arguments.command {
@@ -88,6 +89,7 @@ async fn run_connected(arguments: Arguments) -> anyhow::Result<()> {
         Command::Up(_)
         | Command::Apply { .. }
         | Command::Keys { .. }
+        | Command::Prepare(_)
         | Command::NatsConfig(_)
         | Command::Copy(_)
         | Command::Sync(_)
@@ -149,4 +151,14 @@ async fn run_connected(arguments: Arguments) -> anyhow::Result<()> {
             DeadLetters::Retry { number, .. } => dead_letters::retry(&bus, number).await,
         },
     }
+}
+
+/// Applies a file, which is checked before the connection is opened.
+async fn apply(connection: &Connection, file: &Path, dry_run: bool) -> anyhow::Result<()> {
+    let documents = sluice_embedded::read_resources(file)?;
+    if dry_run {
+        return resources::report_valid(file, &documents);
+    }
+    let bus = connection.open().await?;
+    resources::apply(&bus, file, &documents).await
 }

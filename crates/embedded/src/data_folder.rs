@@ -1,7 +1,6 @@
 //! The data folder of an installation, used by one process at a time.
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
-use std::io::Read as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -15,8 +14,6 @@ pub const SECRETS: &str = "secrets";
 const LOCK_MODE: u32 = 0o600;
 /// Other users may traverse a folder, but not list it.
 const TRAVERSE_MODE: u32 = 0o711;
-/// Random bytes of a generated secret.
-const SECRET_BYTES: usize = 32;
 const LOCK: &str = "lock";
 /// How many times the lock is tried, and the pause between.
 const LOCK_TRIES: u32 = 20;
@@ -94,17 +91,6 @@ impl DataFolder {
         self.path.join(name)
     }
 
-    /// Returns the file of a secret and the secret; generates a missing one.
-    pub(crate) fn secret(&self, name: &str) -> anyhow::Result<(PathBuf, String)> {
-        let file = self.join("keys").join(name);
-        if !file.exists() {
-            write_private_file(&file, &random()?)?;
-        }
-        let secret = fs::read_to_string(&file)
-            .with_context(|| format!("failed to read the secret file `{}`", file.display()))?;
-        Ok((file, secret.trim().to_owned()))
-    }
-
     /// Writes the configuration of a server, readable by this user only, and returns its file.
     pub(crate) fn write_config(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
         let file = self.join("config").join(name);
@@ -132,14 +118,6 @@ fn try_lock(lock: &File) -> Result<(), TryLockError> {
         }
     }
     lock.try_lock()
-}
-
-fn random() -> anyhow::Result<String> {
-    let mut bytes = [0; SECRET_BYTES];
-    File::open("/dev/urandom")
-        .and_then(|mut source| source.read_exact(&mut bytes))
-        .context("failed to read random bytes")?;
-    Ok(hex::encode(bytes))
 }
 
 #[cfg(test)]
@@ -171,17 +149,13 @@ mod tests {
     }
 
     #[test]
-    fn secrets_persist_and_are_readable_by_the_owner_only() {
+    fn keys_and_configurations_are_readable_by_the_owner_only() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
-        let (file, secret) = DataFolder::open(&path).unwrap().secret("nats").unwrap();
-        assert_eq!(secret.len(), 2 * SECRET_BYTES);
-        assert_eq!((mode(&file), mode(&path) & 0o066), (0o600, 0));
+        let data = DataFolder::open(&path).unwrap();
+        assert_eq!(mode(&path) & 0o066, 0);
         assert_eq!(mode(&path.join("keys")), 0o700);
-        let again = DataFolder::open(&path).unwrap();
-        assert_eq!(again.secret("nats").unwrap().1, secret);
-        assert_ne!(again.secret("other").unwrap().1, secret);
-        let config = again.write_config("server.conf", &secret).unwrap();
+        let config = data.write_config("server.conf", "secret").unwrap();
         assert_eq!(mode(&config), 0o600);
     }
 

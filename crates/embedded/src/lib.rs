@@ -6,6 +6,7 @@ mod data_folder;
 mod endpoints;
 mod options;
 mod programs;
+mod registry_config;
 mod resources;
 mod run;
 mod servers;
@@ -15,6 +16,7 @@ mod startup_check;
 pub use data_folder::SECRETS;
 pub use endpoints::{DEFAULT_NATS_URL, Endpoints, NatsEndpoint};
 pub use options::{Options, ProgramOptions, ResourceFile};
+pub use registry_config::RegistryConfig;
 pub use resources::{
     AppliedResource, InvalidResources, apply as apply_resources, read as read_resources,
 };

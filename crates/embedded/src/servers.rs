@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use secrecy::ExposeSecret as _;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sluice_bus::ServerConfig;
 use sluice_bus::permissions::ADMIN;
 use sluice_gateway::{KeyFolder, NATS_PASSWORDS_FILE};
@@ -25,10 +25,8 @@ use self::child::Program;
 pub(crate) use self::orphans::stop as stop_orphans;
 use crate::data_folder::DataFolder;
 use crate::endpoints::NatsEndpoint;
+use crate::registry_config::RegistryConfig;
 
-/// Issuer and service of the registry's tokens, as in the defaults of the gateway.
-const TOKEN_ISSUER: &str = "sluice";
-const TOKEN_SERVICE: &str = "sluice-registry";
 /// Heap growth before Go collects garbage, in percent. Distribution allocates much for each request and keeps little: with
 /// the default of 100, garbage collection takes a third of its processor time.
 const GOGC: &str = "400";
@@ -131,53 +129,25 @@ pub(crate) async fn start_registry(
     wait_until_ready("the registry", || probe(listen)).await
 }
 
-/// Returns the configuration of Distribution: tokens of the gateway, notifications to it.
+/// Returns the configuration of Distribution for the keys of an installation.
 pub(crate) fn registry_config(
     listen: SocketAddr,
     data: &DataFolder,
     gateway: &str,
     keys: &KeyFolder,
 ) -> anyhow::Result<Value> {
-    let (_, http_secret) = data.secret("registry-http")?;
-    let notifications = secret_file(&keys.notifications())?;
-    let bearer = format!("Bearer {}", notifications.expose_secret());
-    Ok(json!({
-        "version": "0.1",
-        // Every other level logs two lines per request.
-        "log": { "level": "error", "formatter": "json", "accesslog": { "disabled": true } },
-        "storage": {
-            "filesystem": { "rootdirectory": data.join("registry") },
-            "cache": { "blobdescriptor": "inmemory" },
-            "delete": { "enabled": true },
-        },
-        "auth": { "token": {
-            "realm": format!("{gateway}/token"),
-            "service": TOKEN_SERVICE,
-            "issuer": TOKEN_ISSUER,
-            "rootcertbundle": keys.certificate(),
-            // Version 3 would also accept shared-secret keys otherwise; version 2 ignores the setting.
-            "signingalgorithms": ["ES256"],
-        } },
-        "http": {
-            "addr": listen,
-            "secret": http_secret,
-            "relativeurls": true,
-            "draintimeout": "5s",
-        },
-        "notifications": {
-            "events": { "includereferences": true },
-            "endpoints": [{
-                "name": "sluice",
-                "url": format!("{gateway}/notifications"),
-                "headers": { "Authorization": [bearer] },
-                "timeout": "5s",
-                "threshold": 3,
-                "backoff": "1s",
-                // Layers belong to manifests, which are notified.
-                "ignore": { "mediatypes": ["application/octet-stream"] },
-            }],
-        },
-    }))
+    let http_secret = secret_file(&keys.registry_http())?;
+    let notifications_secret = secret_file(&keys.notifications())?;
+    let config = RegistryConfig {
+        listen,
+        storage: &data.join("registry"),
+        token_url: &format!("{gateway}/token"),
+        notifications_url: &format!("{gateway}/notifications"),
+        certificate: &keys.certificate(),
+        http_secret: http_secret.expose_secret(),
+        notifications_secret: notifications_secret.expose_secret(),
+    };
+    Ok(config.render())
 }
 
 /// Requests the API version of Distribution.
@@ -212,29 +182,4 @@ where
     timeout(START_LIMIT, wait)
         .await
         .with_context(|| format!("{what} is not ready after {START_LIMIT:?}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_registry_has_a_secret_no_debug_port_and_one_algorithm() {
-        let folder = tempfile::tempdir().unwrap();
-        let data = DataFolder::open(folder.path()).unwrap();
-        let keys = KeyFolder::at(folder.path().join("keys"));
-        keys.create().unwrap();
-        let listen = "127.0.0.1:5000".parse().unwrap();
-        let config = registry_config(listen, &data, "http://127.0.0.1:1", &keys).unwrap();
-        assert_eq!(config["http"]["debug"], Value::Null);
-        assert_eq!(config["log"]["level"], "error");
-        assert!(config["http"]["secret"].as_str().unwrap().len() >= 32);
-        let algorithms = &config["auth"]["token"]["signingalgorithms"];
-        assert_eq!(*algorithms, json!(["ES256"]));
-        // A deletion needs a token with that right.
-        assert!(config["storage"]["delete"]["enabled"].as_bool().unwrap());
-        assert!(config["auth"]["token"]["rootcertbundle"].is_string());
-        let bearer = &config["notifications"]["endpoints"][0]["headers"]["Authorization"][0];
-        assert!(bearer.as_str().unwrap().len() > "Bearer ".len() + 16);
-    }
 }

@@ -11,7 +11,7 @@ use sluice_service::Secrets;
 
 /// The default data folder of `up`.
 pub(crate) const DATA: &str = "sluice-data";
-/// How long the server may take to start before a backup is restored.
+/// How long the server may take to start before it is provisioned or a backup is restored.
 const START_LIMIT: Duration = Duration::from_secs(5);
 
 /// Options of every command.

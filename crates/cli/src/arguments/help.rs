@@ -11,6 +11,7 @@ pub const GROUPS: [(&str, &[&str]); 5] = [
         &[
             "up",
             "keys",
+            "prepare",
             "nats-config",
             "provision",
             "backup",

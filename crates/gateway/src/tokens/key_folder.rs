@@ -42,7 +42,7 @@ impl KeyFolder {
         let users = users().into_iter().map(|user| self.nats_password(user));
         for file in accounts
             .into_iter()
-            .chain([self.notifications(), self.api_token()])
+            .chain([self.notifications(), self.registry_http(), self.api_token()])
             .chain(users)
         {
             if !exists(&file)? {
@@ -152,6 +152,12 @@ impl KeyFolder {
         self.folder.join("api-token")
     }
 
+    /// Returns the secret that the registry signs the state of uploads with.
+    #[must_use]
+    pub fn registry_http(&self) -> PathBuf {
+        self.folder.join("registry-http")
+    }
+
     /// Returns the secret of the registry's notifications.
     #[must_use]
     pub fn notifications(&self) -> PathBuf {
@@ -210,7 +216,7 @@ mod tests {
         let created = keys.create().unwrap();
         assert_eq!(
             created.len(),
-            SERVICE_ACCOUNTS.len() + 4 + users().len() + 1
+            SERVICE_ACCOUNTS.len() + 5 + users().len() + 1
         );
         let before: Vec<_> = created.iter().map(|file| fs::read(file).unwrap()).collect();
         for file in &created {
@@ -273,7 +279,7 @@ mod tests {
             .iter()
             .map(|account| fs::read_to_string(keys.password(account)).unwrap())
             .collect();
-        for file in [keys.notifications(), keys.api_token()] {
+        for file in [keys.notifications(), keys.registry_http(), keys.api_token()] {
             secrets.push(fs::read_to_string(file).unwrap());
         }
         let users = users();
@@ -282,6 +288,6 @@ mod tests {
         assert!(secrets.iter().all(|secret| secret.len() == 64));
         secrets.sort();
         secrets.dedup();
-        assert_eq!(secrets.len(), SERVICE_ACCOUNTS.len() + 2 + users.len());
+        assert_eq!(secrets.len(), SERVICE_ACCOUNTS.len() + 3 + users.len());
     }
 }
