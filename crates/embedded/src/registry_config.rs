@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 
 /// Issuer and service of the registry's tokens, as in the defaults of the gateway.
@@ -23,15 +24,16 @@ pub struct RegistryConfig<'a> {
     /// The certificate of the key that signs tokens.
     pub certificate: &'a Path,
     /// The secret that it signs the state of uploads with.
-    pub http_secret: &'a str,
+    pub http_secret: &'a SecretString,
     /// The secret that it sends with its notifications.
-    pub notifications_secret: &'a str,
+    pub notifications_secret: &'a SecretString,
 }
 
 impl RegistryConfig<'_> {
     /// Returns the configuration; JSON is YAML.
     #[must_use]
     pub fn render(&self) -> Value {
+        let notifications_secret = self.notifications_secret.expose_secret();
         json!({
             "version": "0.1",
             // Every other level logs two lines per request.
@@ -51,7 +53,7 @@ impl RegistryConfig<'_> {
             } },
             "http": {
                 "addr": self.listen,
-                "secret": self.http_secret,
+                "secret": self.http_secret.expose_secret(),
                 "relativeurls": true,
                 "draintimeout": "5s",
             },
@@ -60,7 +62,7 @@ impl RegistryConfig<'_> {
                 "endpoints": [{
                     "name": "sluice",
                     "url": self.notifications_url,
-                    "headers": { "Authorization": [format!("Bearer {}", self.notifications_secret)] },
+                    "headers": { "Authorization": [format!("Bearer {notifications_secret}")] },
                     "timeout": "5s",
                     "threshold": 3,
                     "backoff": "1s",
@@ -84,9 +86,10 @@ mod tests {
             token_url: "http://127.0.0.1:1/token",
             notifications_url: "http://127.0.0.1:1/notifications",
             certificate: Path::new("certificate.pem"),
-            http_secret: "uploads",
-            notifications_secret: "notifications",
+            http_secret: &"uploads".to_owned().into(),
+            notifications_secret: &"notifications".to_owned().into(),
         };
+        assert!(!format!("{config:?}").contains("uploads"));
         let config = config.render();
         assert_eq!(config["http"]["debug"], Value::Null);
         assert_eq!(config["log"]["level"], "error");

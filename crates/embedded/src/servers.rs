@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use sluice_bus::ServerConfig;
 use sluice_bus::permissions::ADMIN;
@@ -144,8 +143,8 @@ pub(crate) fn registry_config(
         token_url: &format!("{gateway}/token"),
         notifications_url: &format!("{gateway}/notifications"),
         certificate: &keys.certificate(),
-        http_secret: http_secret.expose_secret(),
-        notifications_secret: notifications_secret.expose_secret(),
+        http_secret: &http_secret,
+        notifications_secret: &notifications_secret,
     };
     Ok(config.render())
 }

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use secrecy::ExposeSecret as _;
 use sluice_bus::ServerConfig;
 use sluice_bus::permissions::{ADMIN, SYSTEM, users};
 use sluice_domain::SERVICE_ACCOUNTS;
@@ -131,8 +130,8 @@ fn registry(arguments: &Arguments, keys: &KeyFolder) -> anyhow::Result<Files> {
         token_url: arguments.token_url.as_str(),
         notifications_url: arguments.notifications_url.as_str(),
         certificate: &Path::new(MOUNTED).join(certificate),
-        http_secret: http_secret.expose_secret(),
-        notifications_secret: notifications_secret.expose_secret(),
+        http_secret: &http_secret,
+        notifications_secret: &notifications_secret,
     };
     Ok(vec![
         ("registry.yml".to_owned(), config.render().to_string()),
