@@ -30,10 +30,13 @@ const HOSTS: [&str; 6] = [
     "registry.internal",
 ];
 /// What no test can run here, and what runs it.
-const ELSEWHERE: [(&str, &str); 3] = [
+const ELSEWHERE: [(&str, &str); 6] = [
     ("deploy/demo", "the test below"),
     ("tests/run", "it runs this test"),
     ("tests/fuzz/run", "it needs another compiler, and minutes"),
+    ("deploy/compose/up", "tests/stack, as it needs Docker"),
+    ("docker compose", "tests/stack, as it needs Docker"),
+    ("kubectl", "it needs a cluster"),
 ];
 
 /// The machine of a reader.
