@@ -25,7 +25,6 @@ use tokio::time::Instant;
 use self::answer_evaluation::{evaluate_answer, status_of};
 use self::client::{Post, milliseconds_since};
 use self::endpoint_limits::Permit;
-use self::envelope::cloud_event;
 use self::record::AttemptResult;
 use self::signature::SigningKeys;
 use crate::error::Error;
@@ -66,9 +65,7 @@ impl Dispatcher {
             authorities: authorities.as_deref(),
             id: &command.event_id.to_string(),
             keys: keys.as_ref(),
-            body: cloud_event(&command, &event, &cause.correlation)
-                .to_string()
-                .into_bytes(),
+            body: envelope::body(webhook.format, &command, &event, &cause.correlation),
         };
         let (at, began) = (Utc::now(), Instant::now());
         let answer = self.clients.post(post).await;

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::condition::enabled;
+use crate::name::ResourceName;
 use crate::name::pattern::Pattern;
 use crate::name::secret::{Origin, SecretRef};
-use crate::name::{InvalidName, ResourceName};
 
 /// The names of all events.
 pub const EVENTS: [&str; 27] = [
@@ -72,25 +72,11 @@ pub struct Webhook {
 
 /// The form of a webhook's body.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", rename_all = "lowercase")]
-#[schemars(!try_from)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     /// CloudEvents 1.0, structured JSON.
     #[default]
     Cloudevents,
-}
-
-impl TryFrom<String> for Format {
-    type Error = InvalidName;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        let reason = match text.as_str() {
-            "cloudevents" => return Ok(Self::Cloudevents),
-            "dtr" | "slack" => "it is not supported yet; write `cloudevents`",
-            _ => "this version knows `cloudevents`",
-        };
-        Err(InvalidName::new("format", &text, reason))
-    }
 }
 
 impl Webhook {

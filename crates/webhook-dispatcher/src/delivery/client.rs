@@ -13,7 +13,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 use url::Url;
 
-use super::envelope;
+use super::envelope::Body;
 use super::resolver::GuardedResolver;
 use super::signature::SigningKeys;
 
@@ -51,7 +51,7 @@ pub(crate) struct Post<'a> {
     /// The secrets to sign with, if the endpoint has any.
     pub(crate) keys: Option<&'a SigningKeys>,
     /// The body.
-    pub(crate) body: Vec<u8>,
+    pub(crate) body: Body,
 }
 
 /// The answer of an endpoint.
@@ -124,15 +124,15 @@ impl Clients {
         let client = self.client(&post).map_err(fault)?;
         let mut request = client
             .post(url)
-            .header(CONTENT_TYPE, envelope::CONTENT_TYPE)
+            .header(CONTENT_TYPE, post.body.content_type)
             .header(USER_AGENT, concat!("sluice/", env!("CARGO_PKG_VERSION")))
             .header("webhook-id", post.id)
             .header("webhook-timestamp", timestamp.to_string());
         if let Some(keys) = post.keys {
-            let signature = keys.sign(post.id, timestamp, &post.body);
+            let signature = keys.sign(post.id, timestamp, &post.body.bytes);
             request = request.header("webhook-signature", signature);
         }
-        let answer = request.body(post.body).send().await.map_err(fault)?;
+        let answer = request.body(post.body.bytes).send().await.map_err(fault)?;
         let status = answer.status();
         let retry_after = retry_after(status, answer.headers(), Utc::now());
         Ok(Answer {

@@ -1,15 +1,39 @@
-//! The body of a delivery: an event of CloudEvents 1.0 in its structured JSON form.
+//! The body of a delivery in the format of the webhook, with its media type.
 
 use chrono::SecondsFormat;
 use serde_json::{Value, json};
+use sluice_domain::resources::Format;
 use sluice_events::Event;
 use sluice_events::commands::DeliverEvent;
 
-/// The media type of the body.
-pub(crate) const CONTENT_TYPE: &str = "application/cloudevents+json";
+/// The body of a request.
+#[derive(Debug)]
+pub(crate) struct Body {
+    /// The media type.
+    pub(crate) content_type: &'static str,
+    /// The bytes, which the signature covers.
+    pub(crate) bytes: Vec<u8>,
+}
 
-/// Returns the body for an endpoint: id, source, type and time are those of the event in the stream.
-pub(crate) fn cloud_event(command: &DeliverEvent, event: &Event, correlation: &str) -> Value {
+/// Returns the body of a delivery in the format of its webhook.
+pub(crate) fn body(
+    format: Format,
+    command: &DeliverEvent,
+    event: &Event,
+    correlation: &str,
+) -> Body {
+    match format {
+        Format::Cloudevents => Body {
+            content_type: "application/cloudevents+json",
+            bytes: cloud_event(command, event, correlation)
+                .to_string()
+                .into_bytes(),
+        },
+    }
+}
+
+/// Returns an event of CloudEvents 1.0 in structured JSON; id, source, type and time are those of the event in the stream.
+fn cloud_event(command: &DeliverEvent, event: &Event, correlation: &str) -> Value {
     let source = if command.event_source.is_empty() {
         "/sluice"
     } else {

@@ -50,7 +50,7 @@ name: slack-images
 url: https://hooks.internal/x
 events: [image.promoted, scan.failed]
 repositories: ["hub/*", "official/*"]     # matches the event's source or target
-format: cloudevents       # or dtr, slack
+format: cloudevents
 signing_key: { secret: slack-hook }
 ---
 kind: Account
@@ -345,9 +345,9 @@ const MISTAKES: &[(&str, &str, usize, &str)] = &[
     ),
     (
         "format: cloudevents",
-        "format: slack",
+        "format: xml",
         43,
-        "`slack` is not a valid format: it is not supported yet",
+        "`format`: `xml` is not known; allowed are `cloudevents`",
     ),
     ("https://hooks", "ftp://hooks", 40, "starts with `https://`"),
     (

@@ -34,7 +34,10 @@ fn to(url: &str, private: bool) -> Post<'_> {
         authorities: None,
         id: "event-1",
         keys: None,
-        body: b"{}".to_vec(),
+        body: Body {
+            content_type: "application/cloudevents+json",
+            bytes: b"{}".to_vec(),
+        },
     }
 }
 
