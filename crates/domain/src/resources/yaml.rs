@@ -10,11 +10,9 @@ mod tests;
 
 use std::fmt;
 
-use serde::de::DeserializeOwned;
-
-use super::resource::{Kind, Resource};
+use super::kinds::{Kind, Resource};
 use message::did_you_mean;
-use reader::{Fault, Head};
+use reader::{DocumentBody, Fault, Head};
 
 /// The largest file that is read, in bytes.
 const MAX_BYTES: usize = 4 << 20;
@@ -199,19 +197,8 @@ impl Part {
             let key = head.keys.iter().find(|(name, _)| name == "kind");
             at(key, format!("{error}{hint}"))
         })?;
-        Ok(match kind {
-            Kind::Registry => Resource::Registry(self.body(head)?),
-            Kind::Mirror => Resource::Mirror(self.body(head)?),
-            Kind::Repository => Resource::Repository(self.body(head)?),
-            Kind::PromotionPolicy => Resource::PromotionPolicy(self.body(head)?),
-            Kind::PruningPolicy => Resource::PruningPolicy(self.body(head)?),
-            Kind::Webhook => Resource::Webhook(self.body(head)?),
-            Kind::Account => Resource::Account(self.body(head)?),
-        })
-    }
-
-    fn body<T: DeserializeOwned>(&self, head: &Head) -> Result<T, Vec<Fault>> {
-        reader::body(&self.text, head)
+        let text = &self.text;
+        Resource::read(kind, &DocumentBody { text, head })
     }
 
     fn problem(&self, fault: Fault) -> Problem {

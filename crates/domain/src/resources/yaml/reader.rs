@@ -14,6 +14,7 @@ use serde::de::{
 use serde_saphyr::{Error, Options, Spanned};
 
 use super::message::describe;
+use crate::resources::kinds::ReadBody;
 
 /// How many problems of one document are reported at once.
 const MOST_PROBLEMS: usize = 10;
@@ -43,43 +44,55 @@ pub(super) fn head(text: &str) -> Result<Head, Fault> {
         .map_err(|error| fault(&error, reached.get(), &["kind"]))
 }
 
-/// Reads the typed form of a document with these keys, of which `kind` is not part.
-pub(super) fn body<T: DeserializeOwned>(text: &str, head: &Head) -> Result<T, Vec<Fault>> {
-    let names: Vec<&str> = head.keys.iter().map(|(name, _)| name.as_str()).collect();
-    let mut skipped: BTreeSet<usize> = names
-        .iter()
-        .position(|name| *name == "kind")
-        .into_iter()
-        .collect();
-    let mut faults = Vec::new();
-    loop {
-        let reached = Cell::new(Place::Outside);
-        let visitor = BodyVisitor {
-            skipped: &skipped,
-            reached: &reached,
-            value: PhantomData,
-        };
-        let error = match read(text, visitor) {
-            Ok(value) if faults.is_empty() => return Ok(value),
-            Ok(_) => return Err(faults),
-            Err(error) => error,
-        };
-        match (&error, reached.get()) {
-            (Error::SerdeMissingField { field, .. }, Place::Outside) => {
-                // A key that is left out because it is wrong is not missing.
-                if !names.contains(field) {
-                    let line = head.keys.first().map_or(1, |(_, line)| *line);
-                    let message = describe(&error);
-                    faults.push(Fault { line, message });
+/// The keys of a document other than `kind`.
+pub(super) struct DocumentBody<'a> {
+    /// The text of the document.
+    pub(super) text: &'a str,
+    /// All its keys.
+    pub(super) head: &'a Head,
+}
+
+impl ReadBody for DocumentBody<'_> {
+    type Error = Vec<Fault>;
+
+    fn read<T: DeserializeOwned>(&self) -> Result<T, Self::Error> {
+        let Self { text, head } = *self;
+        let names: Vec<&str> = head.keys.iter().map(|(name, _)| name.as_str()).collect();
+        let mut skipped: BTreeSet<usize> = names
+            .iter()
+            .position(|name| *name == "kind")
+            .into_iter()
+            .collect();
+        let mut faults = Vec::new();
+        loop {
+            let reached = Cell::new(Place::Outside);
+            let visitor = BodyVisitor {
+                skipped: &skipped,
+                reached: &reached,
+                value: PhantomData,
+            };
+            let error = match read(text, visitor) {
+                Ok(value) if faults.is_empty() => return Ok(value),
+                Ok(_) => return Err(faults),
+                Err(error) => error,
+            };
+            match (&error, reached.get()) {
+                (Error::SerdeMissingField { field, .. }, Place::Outside) => {
+                    // A key that is left out because it is wrong is not missing.
+                    if !names.contains(field) {
+                        let line = head.keys.first().map_or(1, |(_, line)| *line);
+                        let message = describe(&error);
+                        faults.push(Fault { line, message });
+                    }
                 }
+                (error, place) => faults.push(fault(error, place, &names)),
             }
-            (error, place) => faults.push(fault(error, place, &names)),
-        }
-        match reached.get() {
-            Place::Key(index) | Place::Value(index) if faults.len() < MOST_PROBLEMS => {
-                skipped.insert(index);
+            match reached.get() {
+                Place::Key(index) | Place::Value(index) if faults.len() < MOST_PROBLEMS => {
+                    skipped.insert(index);
+                }
+                _ => return Err(faults),
             }
-            _ => return Err(faults),
         }
     }
 }

@@ -1,17 +1,10 @@
 //! The JSON Schema of resource files, for editors and for `docs/RESOURCES.md`.
 
+use schemars::Schema;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
-use schemars::{JsonSchema as _, Schema};
 use serde_json::{Value, json};
 
-use crate::resources::account::Account;
-use crate::resources::mirror::Mirror;
-use crate::resources::promotion_policy::PromotionPolicy;
-use crate::resources::pruning_policy::PruningPolicy;
-use crate::resources::registry::Registry;
-use crate::resources::repository_settings::RepositorySettings;
-use crate::resources::resource::Kind;
-use crate::resources::webhook::Webhook;
+use crate::resources::kinds::Kind;
 
 /// Resources of every kind that together use every key.
 pub const EXAMPLES: &str = include_str!("examples.yaml");
@@ -31,15 +24,7 @@ pub fn json_schema() -> Value {
 
 /// Returns the schema of one kind, with `kind` among its keys.
 fn schema_of(kind: Kind, generator: &mut SchemaGenerator) -> Schema {
-    let mut schema = match kind {
-        Kind::Registry => Registry::json_schema(generator),
-        Kind::Mirror => Mirror::json_schema(generator),
-        Kind::Repository => RepositorySettings::json_schema(generator),
-        Kind::PromotionPolicy => PromotionPolicy::json_schema(generator),
-        Kind::PruningPolicy => PruningPolicy::json_schema(generator),
-        Kind::Webhook => Webhook::json_schema(generator),
-        Kind::Account => Account::json_schema(generator),
-    };
+    let mut schema = kind.schema(generator);
     schema.insert("title".to_owned(), kind.as_str().into());
     if let Some(Value::Object(properties)) = schema.get_mut("properties") {
         properties.insert("kind".to_owned(), json!({ "const": kind.as_str() }));

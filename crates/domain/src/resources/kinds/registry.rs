@@ -3,9 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::proxy::{ProxyBypass, ProxySetting};
 use crate::name::secret::{Origin, SecretRef};
 use crate::name::{InvalidName, RegistryHost, ResourceName};
+use crate::resources::proxy::{ProxyBypass, ProxySetting};
 
 /// A named remote registry with one rotatable credential.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

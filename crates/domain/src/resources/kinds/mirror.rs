@@ -6,12 +6,12 @@ use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::condition::enabled;
 use crate::duration::DurationText;
 use crate::name::name_regex::NameRegex;
 use crate::name::pattern::Pattern;
 use crate::name::platform_filter::PlatformFilter;
 use crate::name::{RemoteRepository, Repository, ResourceName, split_registry};
+use crate::resources::condition::enabled;
 
 /// The shortest time between two polls of one mirror.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(2);

@@ -3,9 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::condition::{Condition, enabled};
 use crate::name::ResourceName;
 use crate::name::pattern::Pattern;
+use crate::resources::condition::{Condition, enabled};
 
 /// Deletes tags that meet a condition, on a schedule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -4,10 +4,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::condition::enabled;
 use crate::name::ResourceName;
 use crate::name::pattern::Pattern;
 use crate::name::secret::{Origin, SecretRef};
+use crate::resources::condition::enabled;
 
 /// The names of all events.
 pub const EVENTS: [&str; 27] = [

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::condition::{Condition, enabled};
 use crate::duration::DurationText;
 use crate::name::pattern::Pattern;
 use crate::name::platform::Platform;
 use crate::name::target_template::TargetTemplate;
 use crate::name::{PackageKind, ResourceName};
+use crate::resources::condition::{Condition, enabled};
 
 /// Says which images of which repositories are promoted, and under which name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
