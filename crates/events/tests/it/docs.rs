@@ -3,8 +3,6 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use sluice_events::{Event, Message};
-
 use crate::protocol::{self, messages, root, update};
 use crate::samples;
 
@@ -30,13 +28,7 @@ fn the_page_of_events_matches_the_protocol() {
 
 /// Writes what the protocol says of every event and of the types in them.
 fn reference() -> String {
-    let events: Vec<Event> = samples::all()
-        .into_iter()
-        .filter_map(|message| match message {
-            Message::Event(event) => Some(event),
-            Message::Command(_) => None,
-        })
-        .collect();
+    let events = samples::events();
     let mut text = String::from("| event | published by | when |\n| --- | --- | --- |\n");
     let described = messages("facts");
     let all: Vec<_> = described

@@ -12,4 +12,5 @@ mod drift;
 mod generated;
 mod golden;
 mod protocol;
+mod repositories;
 mod samples;

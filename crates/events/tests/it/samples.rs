@@ -19,11 +19,15 @@ use sluice_events::{Command, Event, EventId, Message};
 
 /// Returns one message of every type of the protocol.
 pub(crate) fn all() -> Vec<Message> {
-    let facts = [upstream(), registry(), scans(), images(), upkeep()].concat();
-    let facts = facts.into_iter().map(Message::Event);
+    let facts = events().into_iter().map(Message::Event);
     facts
         .chain(commands().into_iter().map(Message::Command))
         .collect()
+}
+
+/// Returns one event of every type.
+pub(crate) fn events() -> Vec<Event> {
+    [upstream(), registry(), scans(), images(), upkeep()].concat()
 }
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -61,7 +65,7 @@ fn source() -> RemoteRepository {
     "docker.io/library/alpine".parse().unwrap()
 }
 
-fn host() -> RegistryHost {
+pub(crate) fn host() -> RegistryHost {
     "127.0.0.1:5000".parse().unwrap()
 }
 
