@@ -12,61 +12,23 @@ pub(crate) const SERVICES: [&str; 7] = [
     "gateway",
 ];
 
-pub(crate) const FACTS: [(&str, &[&str]); 7] = [
-    (
-        "poller",
-        &[
-            "upstream.tag_moved",
-            "upstream.tag_gone",
-            "upstream.poll_failed",
-            "upstream.poll_recovered",
-        ],
-    ),
-    (
-        "mirror-worker",
-        &[
-            "tag.mirrored",
-            "tag.mirror_failed",
-            "tag.move_refused",
-            "tag.repaired",
-        ],
-    ),
-    (
-        "scanner-adapter",
-        &[
-            "scan.succeeded",
-            "scan.failed",
-            "scan.findings_changed",
-            "scanner.database_updated",
-        ],
-    ),
-    (
-        "promoter",
-        &[
-            "image.promoted",
-            "image.promotion_denied",
-            "image.flagged",
-            "image.withdrawn",
-            "image.unauthorised",
-        ],
-    ),
-    ("pruner", &["prune.completed"]),
-    (
-        "webhook-dispatcher",
-        &["webhook.delivered", "webhook.failed"],
-    ),
-    (
-        "gateway",
-        &[
-            "tag.pushed",
-            "tag.pulled",
-            "tag.deleted",
-            "manifest.pushed",
-            "manifest.pulled",
-            "manifest.deleted",
-            "resource.applied",
-        ],
-    ),
+/// The facts of each service, as patterns of their names.
+const FACTS: [(&str, &str); 15] = [
+    ("poller", "upstream.*"),
+    ("mirror-worker", "tag.mirrored"),
+    ("mirror-worker", "tag.mirror_failed"),
+    ("mirror-worker", "tag.move_refused"),
+    ("mirror-worker", "tag.repaired"),
+    ("scanner-adapter", "scan.*"),
+    ("scanner-adapter", "scanner.*"),
+    ("promoter", "image.*"),
+    ("pruner", "prune.*"),
+    ("webhook-dispatcher", "webhook.*"),
+    ("gateway", "tag.pushed"),
+    ("gateway", "tag.pulled"),
+    ("gateway", "tag.deleted"),
+    ("gateway", "manifest.*"),
+    ("gateway", "resource.*"),
 ];
 
 /// The commands, each with who gives it besides the command line.
@@ -147,6 +109,16 @@ pub(crate) const READERS: [(&str, &[&str]); 12] = [
     ("deliveries", &["gateway"]),
     ("pulls", &["pruner"]),
 ];
+
+/// Returns the services that publish a fact.
+pub(crate) fn publishers(fact: &str) -> Vec<&'static str> {
+    let covers = |pattern: &str| match pattern.strip_suffix('*') {
+        Some(noun) => fact.starts_with(noun),
+        None => fact == pattern,
+    };
+    let rows = FACTS.into_iter().filter(|(_, pattern)| covers(pattern));
+    rows.map(|(service, _)| service).collect()
+}
 
 /// Returns the streams that a stage consumes.
 pub(crate) fn consumes(stage: &str) -> Vec<String> {

@@ -34,9 +34,21 @@ use crate::convert::DecodeError;
 use crate::id::EventId;
 use crate::subject;
 
-/// Declares the enum over all facts: for each its public name, the last tokens of its subject, and its identity.
+/// A type of facts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventType {
+    /// The full name of the protobuf message.
+    pub type_name: &'static str,
+    /// The name as used in webhooks, as in `image.promoted`.
+    pub name: &'static str,
+    /// The one service that publishes it.
+    pub publisher: &'static str,
+}
+
+/// Declares the enum over all facts: for each its public name, the service that publishes it, the last tokens of its
+/// subject, and its identity.
 macro_rules! events {
-    ($( $name:ident => $noun:literal $fact:literal $tokens:ident [$($key:tt)*], )*) => {
+    ($( $name:ident => $noun:literal $fact:literal by $publisher:literal $tokens:ident [$($key:tt)*], )*) => {
         /// Any fact.
         #[derive(Debug, Clone, PartialEq, Eq)]
         #[expect(missing_docs, reason = "each variant is documented at its struct")]
@@ -49,9 +61,12 @@ macro_rules! events {
         } )*
 
         impl Event {
-            /// Every type name with its public name, in the order of the protocol.
-            pub const TYPES: &'static [(&'static str, &'static str)] =
-                &[$( (concat!("sluice.events.v1.", stringify!($name)), concat!($noun, ".", $fact)), )*];
+            /// Every type of facts, in the order of the protocol.
+            pub const TYPES: &'static [EventType] = &[$( EventType {
+                type_name: concat!("sluice.events.v1.", stringify!($name)),
+                name: concat!($noun, ".", $fact),
+                publisher: $publisher,
+            }, )*];
 
             /// Returns the full name of the protobuf message.
             #[must_use]
@@ -91,8 +106,7 @@ macro_rules! events {
             }
 
             /// Reads a fact, if the type is one.
-            ///
-                    pub fn decode(type_name: &str, payload: &[u8]) -> Option<Result<Self, DecodeError>> {
+            pub fn decode(type_name: &str, payload: &[u8]) -> Option<Result<Self, DecodeError>> {
                 match type_name {
                     $( concat!("sluice.events.v1.", stringify!($name)) => Some(
                         crate::wire::events::$name::decode(payload)
@@ -147,33 +161,33 @@ macro_rules! tokens {
 }
 
 events! {
-    UpstreamTagMoved => "upstream" "tag_moved" repository [mirror source repository tag digest],
-    UpstreamTagGone => "upstream" "tag_gone" repository [mirror source repository tag],
-    UpstreamPollFailed => "upstream" "poll_failed" repository [mirror source],
-    UpstreamPollRecovered => "upstream" "poll_recovered" repository [mirror source],
-    TagMirrored => "tag" "mirrored" repository [mirror source repository tag digest],
-    TagMirrorFailed => "tag" "mirror_failed" repository [mirror source repository tag digest],
-    TagMoveRefused => "tag" "move_refused" repository [mirror source repository tag digest],
-    TagRepaired => "tag" "repaired" repository [mirror source repository tag digest],
-    TagPushed => "tag" "pushed" repository [registry repository tag digest],
-    TagPulled => "tag" "pulled" repository [registry repository tag digest],
-    TagDeleted => "tag" "deleted" repository [registry repository tag],
-    ManifestPushed => "manifest" "pushed" repository [registry repository digest],
-    ManifestPulled => "manifest" "pulled" repository [registry repository digest],
-    ManifestDeleted => "manifest" "deleted" repository [registry repository digest],
-    ScanSucceeded => "scan" "succeeded" repository [repository tag digest scanner],
-    ScanFailed => "scan" "failed" repository [repository tag digest scanner],
-    ScanFindingsChanged => "scan" "findings_changed" repository [repository tag digest scanner database_version],
-    ScannerDatabaseUpdated => "scanner" "database_updated" scanner [scanner database_version],
-    ImagePromoted => "image" "promoted" target [policy source source_tag (registry target) target_tag digest],
-    ImagePromotionDenied => "image" "promotion_denied" repository [policy repository tag digest (registry target)],
-    ImageFlagged => "image" "flagged" remote [policy (registry repository) tag digest],
-    ImageWithdrawn => "image" "withdrawn" remote [policy (registry repository) tag digest],
-    ImageUnauthorised => "image" "unauthorised" remote [(registry repository) tag digest],
-    PruneCompleted => "prune" "completed" repository [repository policy],
-    WebhookDelivered => "webhook" "delivered" endpoint [endpoint event_id],
-    WebhookFailed => "webhook" "failed" endpoint [endpoint event_id],
-    ResourceApplied => "resource" "applied" resource [kind name revision],
+    UpstreamTagMoved => "upstream" "tag_moved" by "poller" repository [mirror source repository tag digest],
+    UpstreamTagGone => "upstream" "tag_gone" by "poller" repository [mirror source repository tag],
+    UpstreamPollFailed => "upstream" "poll_failed" by "poller" repository [mirror source],
+    UpstreamPollRecovered => "upstream" "poll_recovered" by "poller" repository [mirror source],
+    TagMirrored => "tag" "mirrored" by "mirror-worker" repository [mirror source repository tag digest],
+    TagMirrorFailed => "tag" "mirror_failed" by "mirror-worker" repository [mirror source repository tag digest],
+    TagMoveRefused => "tag" "move_refused" by "mirror-worker" repository [mirror source repository tag digest],
+    TagRepaired => "tag" "repaired" by "mirror-worker" repository [mirror source repository tag digest],
+    TagPushed => "tag" "pushed" by "gateway" repository [registry repository tag digest],
+    TagPulled => "tag" "pulled" by "gateway" repository [registry repository tag digest],
+    TagDeleted => "tag" "deleted" by "gateway" repository [registry repository tag],
+    ManifestPushed => "manifest" "pushed" by "gateway" repository [registry repository digest],
+    ManifestPulled => "manifest" "pulled" by "gateway" repository [registry repository digest],
+    ManifestDeleted => "manifest" "deleted" by "gateway" repository [registry repository digest],
+    ScanSucceeded => "scan" "succeeded" by "scanner-adapter" repository [repository tag digest scanner],
+    ScanFailed => "scan" "failed" by "scanner-adapter" repository [repository tag digest scanner],
+    ScanFindingsChanged => "scan" "findings_changed" by "scanner-adapter" repository [repository tag digest scanner database_version],
+    ScannerDatabaseUpdated => "scanner" "database_updated" by "scanner-adapter" scanner [scanner database_version],
+    ImagePromoted => "image" "promoted" by "promoter" target [policy source source_tag (registry target) target_tag digest],
+    ImagePromotionDenied => "image" "promotion_denied" by "promoter" repository [policy repository tag digest (registry target)],
+    ImageFlagged => "image" "flagged" by "promoter" remote [policy (registry repository) tag digest],
+    ImageWithdrawn => "image" "withdrawn" by "promoter" remote [policy (registry repository) tag digest],
+    ImageUnauthorised => "image" "unauthorised" by "promoter" remote [(registry repository) tag digest],
+    PruneCompleted => "prune" "completed" by "pruner" repository [repository policy],
+    WebhookDelivered => "webhook" "delivered" by "webhook-dispatcher" endpoint [endpoint event_id],
+    WebhookFailed => "webhook" "failed" by "webhook-dispatcher" endpoint [endpoint event_id],
+    ResourceApplied => "resource" "applied" by "gateway" resource [kind name revision],
 }
 
 impl Event {

@@ -15,6 +15,6 @@ pub mod wire;
 
 pub use commands::Command;
 pub use convert::{DecodeError, time_from_wire, time_to_wire, without_leap_second};
-pub use facts::Event;
+pub use facts::{Event, EventType};
 pub use id::EventId;
 pub use message::{Decode, Message, UnexpectedMessage};

@@ -8,7 +8,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((first, payload)) = data.split_first() else {
         return;
     };
-    let facts = Event::TYPES.iter().map(|(known, _)| *known);
+    let facts = Event::TYPES.iter().map(|fact| fact.type_name);
     let types: Vec<&str> = facts.chain(Command::TYPES.iter().copied()).collect();
     let name = types[usize::from(*first) % types.len()];
     let Ok(message) = Message::decode(name, payload) else {

@@ -1,8 +1,11 @@
-//! The permissions of each user at NATS: one table, and the subjects that follow from it and from the topology.
+//! The permissions of each user at NATS: one table, and the subjects that follow from it, from the topology and from the
+//! publishers of the facts.
 //!
 //! It knows nothing of servers and files; `server_config` writes the configuration.
 
 use std::collections::BTreeSet;
+
+use sluice_events::Event;
 
 use crate::streams::subject_patterns::covers;
 use crate::topology::{
@@ -23,14 +26,12 @@ const READ_BY_ALL: [&str; 2] = ["resources", "control"];
 /// The buckets that `state::TagWriter` writes (invariant 2).
 const TAG_WRITER_BUCKETS: [&str; 2] = ["tags", "tombstones"];
 
-/// A row of the table: what a service does besides consuming the messages of its stage.
+/// A row of the table: what a service does besides publishing its facts and consuming the messages of its stage.
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) name: &'static str,
     /// Its stage, with consumers, schedules and dead letters.
     pub(crate) stage: Option<&'static Stage>,
-    /// The facts that only it publishes.
-    pub(crate) facts: &'static [&'static str],
     /// The commands that it publishes, mostly for its own stage.
     pub(crate) commands: &'static [&'static str],
     /// The buckets that it reads, besides those that it writes and those of `READ_BY_ALL`.
@@ -64,7 +65,6 @@ pub(crate) struct Service {
 const SERVICE: Service = Service {
     name: "",
     stage: None,
-    facts: &[],
     commands: &[],
     reads: &[],
     writes: &[],
@@ -87,12 +87,6 @@ pub(crate) const SERVICES: [Service; 8] = [
     Service {
         name: POLLER.name,
         stage: Some(&POLLER),
-        facts: &[
-            "upstream.tag_moved",
-            "upstream.tag_gone",
-            "upstream.poll_failed",
-            "upstream.poll_recovered",
-        ],
         // A poll by a person queues pending mirrors again.
         commands: &["poll.>", "mirror.>", "reconcile.poller"],
         // The attachments of an image are found by the digests of its manifests here.
@@ -103,12 +97,6 @@ pub(crate) const SERVICES: [Service; 8] = [
     Service {
         name: MIRROR_WORKER.name,
         stage: Some(&MIRROR_WORKER),
-        facts: &[
-            "tag.mirrored",
-            "tag.mirror_failed",
-            "tag.move_refused",
-            "tag.repaired",
-        ],
         commands: &["mirror.>", "reconcile.mirror-worker"],
         // Of `reconciliations` its own entry, with the time of its last integrity check.
         reads: &["upstream", "reconciliations"],
@@ -121,12 +109,6 @@ pub(crate) const SERVICES: [Service; 8] = [
     Service {
         name: SCANNER_ADAPTER.name,
         stage: Some(&SCANNER_ADAPTER),
-        facts: &[
-            "scan.succeeded",
-            "scan.failed",
-            "scan.findings_changed",
-            "scanner.database_updated",
-        ],
         commands: &["scan.>", "reconcile.scanner-adapter"],
         reads: &["tags"],
         writes: &["images", "verdicts"],
@@ -139,13 +121,6 @@ pub(crate) const SERVICES: [Service; 8] = [
     Service {
         name: PROMOTER.name,
         stage: Some(&PROMOTER),
-        facts: &[
-            "image.promoted",
-            "image.promotion_denied",
-            "image.flagged",
-            "image.withdrawn",
-            "image.unauthorised",
-        ],
         // After a restore it queues scans of images that are missing from a target.
         commands: &["judge.>", "scan.>", "reconcile.promoter"],
         reads: &["upstream", "verdicts"],
@@ -158,7 +133,6 @@ pub(crate) const SERVICES: [Service; 8] = [
     Service {
         name: PRUNER.name,
         stage: Some(&PRUNER),
-        facts: &["prune.completed"],
         commands: &["prune.>", "reconcile.pruner"],
         reads: &["images", "verdicts", "decisions", "pulls"],
         writes_tags: true,
@@ -167,7 +141,6 @@ pub(crate) const SERVICES: [Service; 8] = [
     Service {
         name: WEBHOOK_DISPATCHER.name,
         stage: Some(&WEBHOOK_DISPATCHER),
-        facts: &["webhook.delivered", "webhook.failed"],
         commands: &["deliver.>", "reconcile.webhook-dispatcher"],
         writes: &["endpoints", "deliveries"],
         reads_facts: true,
@@ -176,15 +149,6 @@ pub(crate) const SERVICES: [Service; 8] = [
     Service {
         name: GATEWAY.name,
         stage: Some(&GATEWAY),
-        facts: &[
-            "tag.pushed",
-            "tag.pulled",
-            "tag.deleted",
-            "manifest.pushed",
-            "manifest.pulled",
-            "manifest.deleted",
-            "resource.applied",
-        ],
         commands: &["poll.>", "judge.>", "prune._.>", "reconcile.*"],
         reads: &[
             "upstream",
@@ -295,11 +259,9 @@ fn api(request: &str) -> Grant {
 impl Service {
     fn permissions(&self) -> Permissions {
         let mut grants = BTreeSet::new();
-        grants.extend(
-            self.facts
-                .iter()
-                .map(|fact| grant(format!("sluice.v1.{fact}.>"))),
-        );
+        let facts = Event::TYPES.iter();
+        let own = facts.filter(|fact| fact.publisher == self.name);
+        grants.extend(own.map(|fact| grant(format!("sluice.v1.{}.>", fact.name))));
         grants.extend(
             self.commands
                 .iter()

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::fs;
 
+use sluice_events::{Event, EventType};
+
 use crate::protocol::{self, messages, root, update};
 use crate::samples;
 
@@ -35,25 +37,22 @@ fn reference() -> String {
         .iter()
         .map(|message| {
             let type_name = format!("sluice.events.v1.{}", message.name);
-            let event = events.iter().find(|event| event.type_name() == type_name);
-            (message, event.unwrap())
+            let mut facts = Event::TYPES.iter();
+            let fact = facts.find(|fact| fact.type_name == type_name);
+            (message, fact.unwrap())
         })
         .collect();
-    for (message, event) in &all {
-        let name = event.name();
+    for (message, fact) in &all {
+        let (name, comment) = (fact.name, &message.comment);
         let anchor = name.replace('.', "");
-        writeln!(
-            text,
-            "| [`{name}`](#{anchor}) | {} | {} |",
-            publisher(name),
-            message.comment
-        )
-        .unwrap();
+        let publishers = publishers(fact);
+        writeln!(text, "| [`{name}`](#{anchor}) | {publishers} | {comment} |").unwrap();
     }
-    for (message, event) in &all {
-        let name = event.name();
+    for (message, fact) in &all {
+        let name = fact.name;
         writeln!(text, "\n### `{name}`\n\n{}\n", message.comment).unwrap();
-        writeln!(text, "- Type: `{}`", event.type_name()).unwrap();
+        writeln!(text, "- Type: `{}`", fact.type_name).unwrap();
+        let event = events.iter().find(|event| event.name() == name).unwrap();
         writeln!(
             text,
             "- Subject: `sluice.v1.{name}.{}`, as in `{}`",
@@ -61,7 +60,7 @@ fn reference() -> String {
             event.subject()
         )
         .unwrap();
-        writeln!(text, "- Published by: {}", publisher(name)).unwrap();
+        writeln!(text, "- Published by: {}", publishers(fact)).unwrap();
         writeln!(
             text,
             "- Example: [{0}.json](../tests/contract/golden/v1/{0}.json)\n",
@@ -91,21 +90,13 @@ fn fields(text: &mut String, message: &protocol::Message) {
     }
 }
 
-/// Each fact has exactly one publisher; a resource is applied through the one function that tells of it.
-fn publisher(name: &str) -> &'static str {
-    match name.split_once('.').unwrap() {
-        ("upstream", _) => "`sluice-poller`",
-        ("tag", "mirrored" | "mirror_failed" | "move_refused" | "repaired") => {
-            "`sluice-mirror-worker`"
-        }
-        ("tag" | "manifest", _) => "`sluice-gateway`",
-        ("scan" | "scanner", _) => "`sluice-scanner-adapter`",
-        ("image", _) => "`sluice-promoter`",
-        ("prune", _) => "`sluice-pruner`",
-        ("webhook", _) => "`sluice-webhook-dispatcher`",
-        ("resource", _) => "`sluice-gateway`, `sluice apply`",
-        _ => panic!("`{name}` has no publisher"),
-    }
+/// The service that publishes a fact; `sluice apply` stores resources too.
+fn publishers(fact: &EventType) -> String {
+    let also = match fact.name {
+        "resource.applied" => ", `sluice apply`",
+        _ => "",
+    };
+    format!("`sluice-{}`{also}", fact.publisher)
 }
 
 /// The last two tokens of the subject, in words.
