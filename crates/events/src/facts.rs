@@ -43,12 +43,14 @@ pub struct EventType {
     pub name: &'static str,
     /// The one service that publishes it.
     pub publisher: &'static str,
+    /// The last two tokens of its subject, in words.
+    pub tokens: &'static str,
 }
 
 /// Declares the enum over all facts: for each its public name, the service that publishes it, the last tokens of its
 /// subject, and its identity.
 macro_rules! events {
-    ($( $name:ident => $noun:literal $fact:literal by $publisher:literal $tokens:ident [$($key:tt)*], )*) => {
+    ($( $name:ident => $noun:literal $fact:literal by $publisher:literal $form:tt [$($key:tt)*], )*) => {
         /// Any fact.
         #[derive(Debug, Clone, PartialEq, Eq)]
         #[expect(missing_docs, reason = "each variant is documented at its struct")]
@@ -58,6 +60,10 @@ macro_rules! events {
             fn from(fact: $name) -> Self {
                 Self::$name(fact)
             }
+        }
+
+        impl $name {
+            const FORM: SubjectForm<Self> = subject_form!($form);
         } )*
 
         impl Event {
@@ -66,6 +72,7 @@ macro_rules! events {
                 type_name: concat!("sluice.events.v1.", stringify!($name)),
                 name: concat!($noun, ".", $fact),
                 publisher: $publisher,
+                tokens: $name::FORM.words,
             }, )*];
 
             /// Returns the full name of the protobuf message.
@@ -84,13 +91,25 @@ macro_rules! events {
             #[must_use]
             pub fn subject(&self) -> String {
                 match self { $( Self::$name(fact) =>
-                    format!(concat!("sluice.v1.", $noun, ".", $fact, ".{}"), tokens!($tokens, fact)), )* }
+                    format!(concat!("sluice.v1.", $noun, ".", $fact, ".{}"), ($name::FORM.tokens)(fact)), )* }
+            }
+
+            /// Returns the repositories of the fact: its source, then its target, which may be in a remote registry.
+            #[must_use]
+            pub fn repositories(&self) -> Vec<Target> {
+                match self { $( Self::$name(fact) => ($name::FORM.repositories)(fact), )* }
             }
 
             /// Returns the identity of the fact: the fields that tell it from other facts of its type.
             #[must_use]
             pub fn key(&self) -> String {
                 match self { $( Self::$name(fact) => [$( identity_field!($key, fact), )*].join("|"), )* }
+            }
+
+            /// Returns the id of an occurrence of the fact.
+            #[must_use]
+            pub fn id(&self, occurrence: &str) -> EventId {
+                EventId::of(self.type_name(), &self.key(), occurrence)
             }
 
             /// Returns the protobuf form.
@@ -123,40 +142,71 @@ macro_rules! events {
 /// One field of the identity; a repository that may be remote is written with its registry.
 macro_rules! identity_field {
     (($registry:ident $repository:ident), $fact:ident) => {
-        Target {
-            registry: $fact.$registry.clone(),
-            repository: $fact.$repository.clone(),
-        }
-        .stored()
+        target($fact.$registry.as_ref(), &$fact.$repository).stored()
     };
     ($key:ident, $fact:ident) => {
         IdentityField::text(&$fact.$key)
     };
 }
 
-/// The last two tokens of the subject.
-macro_rules! tokens {
-    (repository, $fact:ident) => {
-        subject::of_repository(&$fact.repository)
+/// What a line of the table says by the form of the last two tokens of the subject.
+struct SubjectForm<T> {
+    words: &'static str,
+    tokens: fn(&T) -> String,
+    repositories: fn(&T) -> Vec<Target>,
+}
+
+macro_rules! subject_form {
+    (repository) => {
+        SubjectForm {
+            words: "<organisation>.<name>",
+            tokens: |fact| subject::of_repository(&fact.repository),
+            repositories: |fact| vec![fact.repository.clone().into()],
+        }
     };
-    (remote, $fact:ident) => {
-        subject::of_target($fact.registry.as_ref(), &$fact.repository)
+    (remote) => {
+        SubjectForm {
+            words: "<target organisation>.<target name>",
+            tokens: |fact| subject::of_target(fact.registry.as_ref(), &fact.repository),
+            repositories: |fact| vec![target(fact.registry.as_ref(), &fact.repository)],
+        }
     };
-    (target, $fact:ident) => {
-        subject::of_target($fact.registry.as_ref(), &$fact.target)
+    (($target:ident from $source:ident)) => {
+        SubjectForm {
+            words: "<target organisation>.<target name>",
+            tokens: |fact| subject::of_target(fact.registry.as_ref(), &fact.$target),
+            repositories: |fact| {
+                let target = target(fact.registry.as_ref(), &fact.$target);
+                vec![fact.$source.clone().into(), target]
+            },
+        }
     };
-    (scanner, $fact:ident) => {
-        format!("_.{}", subject::encode($fact.scanner.as_str()))
+    (($source:ident to $target:ident)) => {
+        SubjectForm {
+            words: "<source organisation>.<source name>",
+            tokens: |fact| subject::of_repository(&fact.$source),
+            repositories: |fact| {
+                let target = target(fact.registry.as_ref(), &fact.$target);
+                vec![fact.$source.clone().into(), target]
+            },
+        }
     };
-    (endpoint, $fact:ident) => {
-        format!("_.{}", subject::encode($fact.endpoint.as_str()))
+    (resource) => {
+        SubjectForm {
+            words: "<kind>.<name>",
+            tokens: |fact| {
+                let kind = subject::encode(&fact.kind.to_ascii_lowercase());
+                format!("{kind}.{}", subject::encode(fact.name.as_str()))
+            },
+            repositories: |_| Vec::new(),
+        }
     };
-    (resource, $fact:ident) => {
-        format!(
-            "{}.{}",
-            subject::encode(&$fact.kind.to_ascii_lowercase()),
-            subject::encode($fact.name.as_str())
-        )
+    ($field:ident) => {
+        SubjectForm {
+            words: concat!("_.<", stringify!($field), ">"),
+            tokens: |fact| format!("_.{}", subject::encode(fact.$field.as_str())),
+            repositories: |_| Vec::new(),
+        }
     };
 }
 
@@ -179,8 +229,8 @@ events! {
     ScanFailed => "scan" "failed" by "scanner-adapter" repository [repository tag digest scanner],
     ScanFindingsChanged => "scan" "findings_changed" by "scanner-adapter" repository [repository tag digest scanner database_version],
     ScannerDatabaseUpdated => "scanner" "database_updated" by "scanner-adapter" scanner [scanner database_version],
-    ImagePromoted => "image" "promoted" by "promoter" target [policy source source_tag (registry target) target_tag digest],
-    ImagePromotionDenied => "image" "promotion_denied" by "promoter" repository [policy repository tag digest (registry target)],
+    ImagePromoted => "image" "promoted" by "promoter" (target from source) [policy source source_tag (registry target) target_tag digest],
+    ImagePromotionDenied => "image" "promotion_denied" by "promoter" (repository to target) [policy repository tag digest (registry target)],
     ImageFlagged => "image" "flagged" by "promoter" remote [policy (registry repository) tag digest],
     ImageWithdrawn => "image" "withdrawn" by "promoter" remote [policy (registry repository) tag digest],
     ImageUnauthorised => "image" "unauthorised" by "promoter" remote [(registry repository) tag digest],
@@ -190,83 +240,11 @@ events! {
     ResourceApplied => "resource" "applied" by "gateway" resource [kind name revision],
 }
 
-impl Event {
-    /// Returns the id of an occurrence of the fact.
-    #[must_use]
-    pub fn id(&self, occurrence: &str) -> EventId {
-        EventId::of(self.type_name(), &self.key(), occurrence)
+fn target(registry: Option<&RegistryHost>, repository: &Repository) -> Target {
+    Target {
+        registry: registry.cloned(),
+        repository: repository.clone(),
     }
-
-    /// Returns the local repositories of the fact: source and target.
-    #[must_use]
-    pub fn repositories(&self) -> Vec<&Repository> {
-        match self {
-            Self::UpstreamTagMoved(fact) => vec![&fact.repository],
-            Self::UpstreamTagGone(fact) => vec![&fact.repository],
-            Self::UpstreamPollFailed(fact) => vec![&fact.repository],
-            Self::UpstreamPollRecovered(fact) => vec![&fact.repository],
-            Self::TagMirrored(fact) => vec![&fact.repository],
-            Self::TagMirrorFailed(fact) => vec![&fact.repository],
-            Self::TagMoveRefused(fact) => vec![&fact.repository],
-            Self::TagRepaired(fact) => vec![&fact.repository],
-            Self::TagPushed(fact) => vec![&fact.repository],
-            Self::TagPulled(fact) => vec![&fact.repository],
-            Self::TagDeleted(fact) => vec![&fact.repository],
-            Self::ManifestPushed(fact) => vec![&fact.repository],
-            Self::ManifestPulled(fact) => vec![&fact.repository],
-            Self::ManifestDeleted(fact) => vec![&fact.repository],
-            Self::ScanSucceeded(fact) => vec![&fact.repository],
-            Self::ScanFailed(fact) => vec![&fact.repository],
-            Self::ScanFindingsChanged(fact) => vec![&fact.repository],
-            Self::ImagePromoted(fact) => {
-                local_repositories(&fact.source, fact.registry.as_ref(), &fact.target)
-            }
-            Self::ImagePromotionDenied(fact) => {
-                local_repositories(&fact.repository, fact.registry.as_ref(), &fact.target)
-            }
-            Self::ImageFlagged(fact) => {
-                local_repositories(None, fact.registry.as_ref(), &fact.repository)
-            }
-            Self::ImageWithdrawn(fact) => {
-                local_repositories(None, fact.registry.as_ref(), &fact.repository)
-            }
-            Self::ImageUnauthorised(fact) => {
-                local_repositories(None, fact.registry.as_ref(), &fact.repository)
-            }
-            Self::PruneCompleted(fact) => vec![&fact.repository],
-            Self::ScannerDatabaseUpdated(_)
-            | Self::WebhookDelivered(_)
-            | Self::WebhookFailed(_)
-            | Self::ResourceApplied(_) => Vec::new(),
-        }
-    }
-
-    /// Returns the target of the fact, if it is in a remote registry.
-    #[must_use]
-    pub fn remote_target(&self) -> Option<Target> {
-        let (registry, repository) = match self {
-            Self::ImagePromoted(fact) => (&fact.registry, &fact.target),
-            Self::ImagePromotionDenied(fact) => (&fact.registry, &fact.target),
-            Self::ImageFlagged(fact) => (&fact.registry, &fact.repository),
-            Self::ImageWithdrawn(fact) => (&fact.registry, &fact.repository),
-            Self::ImageUnauthorised(fact) => (&fact.registry, &fact.repository),
-            _ => return None,
-        };
-        registry.is_some().then(|| Target {
-            registry: registry.clone(),
-            repository: repository.clone(),
-        })
-    }
-}
-
-/// Returns the source, where there is one, and the target if it is local.
-fn local_repositories<'a>(
-    source: impl Into<Option<&'a Repository>>,
-    registry: Option<&RegistryHost>,
-    target: &'a Repository,
-) -> Vec<&'a Repository> {
-    let target = registry.is_none().then_some(target);
-    source.into().into_iter().chain(target).collect()
 }
 
 /// A field of the identity of a fact, as text; an absent one is empty.

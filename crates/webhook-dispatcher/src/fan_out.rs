@@ -50,9 +50,8 @@ fn webhooks_for<'a>(
 ) -> impl Iterator<Item = &'a Webhook> {
     let repositories: Vec<String> = event
         .repositories()
-        .into_iter()
+        .iter()
         .map(ToString::to_string)
-        .chain(event.remote_target().map(|target| target.to_string()))
         .collect();
     let name = event.name();
     catalog.webhooks.values().filter(move |webhook| {

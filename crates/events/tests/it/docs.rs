@@ -56,7 +56,7 @@ fn reference() -> String {
         writeln!(
             text,
             "- Subject: `sluice.v1.{name}.{}`, as in `{}`",
-            place(name),
+            fact.tokens,
             event.subject()
         )
         .unwrap();
@@ -97,18 +97,4 @@ fn publishers(fact: &EventType) -> String {
         _ => "",
     };
     format!("`sluice-{}`{also}", fact.publisher)
-}
-
-/// The last two tokens of the subject, in words.
-fn place(name: &str) -> &'static str {
-    match name.split_once('.').unwrap() {
-        ("scanner", _) => "_.<scanner>",
-        ("webhook", _) => "_.<endpoint>",
-        ("resource", _) => "<kind>.<name>",
-        ("image", "promoted" | "flagged" | "withdrawn" | "unauthorised") => {
-            "<target organisation>.<target name>"
-        }
-        ("image", "promotion_denied") => "<source organisation>.<source name>",
-        _ => "<organisation>.<name>",
-    }
 }

@@ -57,8 +57,7 @@ fn a_target_in_a_remote_registry_is_named_with_its_host() {
 fn described(events: &[Event]) -> String {
     let line = |event: &Event| {
         let mut words = vec![event.subject()];
-        words.extend(event.repositories().into_iter().map(ToString::to_string));
-        words.extend(event.remote_target().map(|target| target.to_string()));
+        words.extend(event.repositories().iter().map(ToString::to_string));
         words.join(" ") + "\n"
     };
     events.iter().map(line).collect()
