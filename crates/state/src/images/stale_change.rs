@@ -188,7 +188,7 @@ impl TagWriter {
         };
         tracing::warn!(
             image.repository = %repository, image.tag = %tag, image.digest = recorded.digest,
-            "the tag does not name the digest of its entry; pointing it there"
+            "the tag does not name what its entry says; restoring the digest"
         );
         let mut claimed = recorded.clone();
         claimed.generation += 1;
