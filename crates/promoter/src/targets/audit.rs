@@ -219,15 +219,6 @@ impl TargetAudit<'_> {
         if state.decisions.has_more_than(0, ">", is_of).await? {
             return Ok(());
         }
-        // A copy may still be under way, and an audit has to find it.
-        let images = key::images_of_target(repository);
-        if state
-            .target_images
-            .has_more_than(0, &images, |_| true)
-            .await?
-        {
-            return Ok(());
-        }
         tracing::info!(image.repository = %repository, "no promoted image is left in the repository, so it is no target any more");
         let key = key::promotion_target(repository);
         Ok(state.targets.delete(&key).await?)
