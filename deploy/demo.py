@@ -20,9 +20,9 @@ import urllib.request
 
 sys.dont_write_bytecode = True
 import checks  # noqa: E402
+import event_summary  # noqa: E402
 import oci  # noqa: E402
 import processes  # noqa: E402
-import event_summary  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
