@@ -14,24 +14,26 @@ const UNAUTHORISED: &str = "unauthorised";
 /// The prefix of the keys of promotion targets, in the same bucket.
 const TARGET: &str = "target";
 
+/// Encodes the parts of a key and joins them.
+fn join<const N: usize>(parts: [&str; N]) -> String {
+    parts.map(subject::encode).join(".")
+}
+
+/// Returns the filter of all keys of two parts whose first one is this.
+fn all_of(first: &str) -> String {
+    format!("{}.*", subject::encode(first))
+}
+
 /// `kind.name`.
 #[must_use]
 pub fn resource(kind: &str, name: &ResourceName) -> String {
-    format!(
-        "{}.{}",
-        subject::encode(kind),
-        subject::encode(name.as_str())
-    )
+    join([kind, name.as_str()])
 }
 
 /// `mirror.tag`.
 #[must_use]
 pub fn upstream(mirror: &ResourceName, tag: &Tag) -> String {
-    format!(
-        "{}.{}",
-        subject::encode(mirror.as_str()),
-        subject::encode(tag.as_str())
-    )
+    join([mirror.as_str(), tag.as_str()])
 }
 
 /// `mirror`, for the last poll.
@@ -43,43 +45,31 @@ pub fn poll(mirror: &ResourceName) -> String {
 /// `repository.tag`.
 #[must_use]
 pub fn tag(repository: &Repository, tag: &Tag) -> String {
-    format!(
-        "{}.{}",
-        subject::encode(repository.as_str()),
-        subject::encode(tag.as_str())
-    )
+    join([repository.as_str(), tag.as_str()])
 }
 
 /// `target.tag`, for a target in its stored form.
 #[must_use]
 pub fn stored_tag(stored: &str, tag: &Tag) -> String {
-    format!(
-        "{}.{}",
-        subject::encode(stored),
-        subject::encode(tag.as_str())
-    )
+    join([stored, tag.as_str()])
 }
 
 /// `target.tag`; for a repository of the internal registry as [`tag`].
 #[must_use]
 pub fn target_tag(target: &Target, tag: &Tag) -> String {
-    format!(
-        "{}.{}",
-        subject::encode(&target.stored()),
-        subject::encode(tag.as_str())
-    )
+    join([&target.stored(), tag.as_str()])
 }
 
 /// The filter of a target's tags; for a repository of the internal registry as [`tags_of`].
 #[must_use]
 pub fn tags_of_target(target: &Target) -> String {
-    format!("{}.*", subject::encode(&target.stored()))
+    all_of(&target.stored())
 }
 
 /// The filter of a repository's tags.
 #[must_use]
 pub fn tags_of(repository: &Repository) -> String {
-    format!("{}.*", subject::encode(repository.as_str()))
+    all_of(repository.as_str())
 }
 
 /// `digest`.
@@ -91,11 +81,7 @@ pub fn image(digest: &Digest) -> String {
 /// `repository.digest`, for the last pull.
 #[must_use]
 pub fn pull(repository: &Repository, digest: &Digest) -> String {
-    format!(
-        "{}.{}",
-        subject::encode(repository.as_str()),
-        subject::encode(digest.as_str())
-    )
+    join([repository.as_str(), digest.as_str()])
 }
 
 /// `digest.scanner`.
@@ -112,13 +98,12 @@ pub fn decision(
     tag: &Tag,
     digest: &Digest,
 ) -> String {
-    format!(
-        "{}.{}.{}.{}",
-        subject::encode(policy.as_str()),
-        subject::encode(repository.as_str()),
-        subject::encode(tag.as_str()),
-        subject::encode(digest.as_str())
-    )
+    join([
+        policy.as_str(),
+        repository.as_str(),
+        tag.as_str(),
+        digest.as_str(),
+    ])
 }
 
 /// The filter of every policy's decision on an image at a tag.
@@ -164,11 +149,7 @@ pub fn reconciliation(stage: &str) -> String {
 /// `endpoint.event`.
 #[must_use]
 pub fn delivery(endpoint: &ResourceName, event: &str) -> String {
-    format!(
-        "{}.{}",
-        subject::encode(endpoint.as_str()),
-        subject::encode(event)
-    )
+    join([endpoint.as_str(), event])
 }
 
 /// `target.repository`.
@@ -186,17 +167,13 @@ pub fn promotion_targets() -> String {
 /// `repository.digest`.
 #[must_use]
 pub fn target_image(repository: &Repository, digest: &Digest) -> String {
-    format!(
-        "{}.{}",
-        subject::encode(repository.as_str()),
-        subject::encode(digest.as_str())
-    )
+    join([repository.as_str(), digest.as_str()])
 }
 
 /// The filter of the images of a target.
 #[must_use]
 pub fn images_of_target(repository: &Repository) -> String {
-    format!("{}.*", subject::encode(repository.as_str()))
+    all_of(repository.as_str())
 }
 
 /// Returns the repository of a key that [`promotion_target`] made.
