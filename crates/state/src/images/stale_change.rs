@@ -78,13 +78,6 @@ impl TagWriter {
         let current = head.map(|head| head.digest);
         let current_text = digest_text(current.as_ref());
         let provenance = claimed_provenance(&claim);
-        let unfinished = StaleChange {
-            repository,
-            tag,
-            wanted: None,
-            provenance: &provenance,
-            holder: &new_holder(&provenance.by),
-        };
         if current_text == claim.digest {
             record_digest(&mut entry, &provenance, current.as_ref(), now());
         } else if current_text == entry.digest {
@@ -96,7 +89,14 @@ impl TagWriter {
         {
             self.state.ensure_not_paused().await?;
             record_digest(&mut entry, &provenance, None, now());
-            return self.restore_digest(unfinished, entry, revision).await;
+            let removal = StaleChange {
+                repository,
+                tag,
+                wanted: None,
+                provenance: &provenance,
+                holder: &new_holder(&provenance.by),
+            };
+            return self.restore_digest(removal, entry, revision).await;
         } else {
             // Another writer pointed the tag elsewhere. What the entry said is not restored: other services write entries too.
             record_digest(&mut entry, &Provenance::default(), current.as_ref(), now());

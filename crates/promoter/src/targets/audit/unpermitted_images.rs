@@ -8,8 +8,9 @@ use chrono::TimeDelta;
 use sluice_bus::{Bus, Cause};
 use sluice_domain::{Digest, Repository, now};
 use sluice_events::time_from_wire;
-use sluice_events::wire::state::{Decision, DecisionOutcome};
-use sluice_state::{State, key};
+use sluice_events::wire::state::{Decision, DecisionOutcome, TargetImage};
+use sluice_state::reconcile::PAGE;
+use sluice_state::{Entry, State, key};
 
 use crate::error::Error;
 use crate::evaluate::decision::targets_of;
@@ -29,41 +30,54 @@ pub(super) async fn remove_unpermitted_images(
     cause: &Cause,
 ) -> Result<(), Error> {
     let images = &targets.state.target_images;
-    let endpoint = targets.internal(repository.clone());
-    for entry in images.list(&key::images_of_target(repository)).await? {
-        let image = &entry.value;
-        let manifests: Vec<Digest> = image
-            .manifests
-            .iter()
-            .filter_map(|one| one.parse().ok())
-            .collect();
-        let Some(digest) = manifests.first() else {
-            continue;
-        };
-        if is_permitted(&targets.state, repository, digest, &image.decision).await? {
-            continue;
+    let (filter, mut after) = (key::images_of_target(repository), Some(0));
+    while let Some(start) = after {
+        let page = images.page(&filter, start, PAGE).await?;
+        for entry in &page.entries {
+            let mut pending_events = PendingEvents::default();
+            remove_if_unpermitted(targets, repository, entry, &mut pending_events).await?;
+            pending_events.publish(bus, cause).await?;
         }
-        if !endpoint.has_any(&manifests).await? {
-            let copied_at = time_from_wire(image.copied_at.as_ref());
-            if copied_at.is_none_or(|copied_at| copied_at + KEPT_FOR < now()) {
-                images.delete_at(&entry.key, entry.revision).await?;
-            }
-            continue;
-        }
-        let source = image.source.parse().ok();
-        let plan = SweepPlan {
-            endpoint: &endpoint,
-            manifests: &manifests,
-            without: "",
-            digest: Some(digest.as_str()),
-            source: source.as_ref(),
-            is_withdrawal: false,
-        };
-        let mut pending_events = PendingEvents::default();
-        sweep(targets, &plan, &mut pending_events).await?;
-        pending_events.publish(bus, cause).await?;
+        after = page.next;
     }
     Ok(())
+}
+
+async fn remove_if_unpermitted(
+    targets: &Targets,
+    repository: &Repository,
+    entry: &Entry<TargetImage>,
+    pending_events: &mut PendingEvents,
+) -> Result<(), Error> {
+    let state = &targets.state;
+    let image = &entry.value;
+    let manifests = image.manifests.iter().filter_map(|one| one.parse().ok());
+    let manifests: Vec<Digest> = manifests.collect();
+    let Some(digest) = manifests.first() else {
+        return Ok(());
+    };
+    if is_permitted(state, repository, digest, &image.decision).await? {
+        return Ok(());
+    }
+    let endpoint = targets.internal(repository.clone());
+    if !endpoint.has_any(&manifests).await? {
+        let copied_at = time_from_wire(image.copied_at.as_ref());
+        if copied_at.is_none_or(|copied_at| copied_at + KEPT_FOR < now()) {
+            let images = &state.target_images;
+            images.delete_at(&entry.key, entry.revision).await?;
+        }
+        return Ok(());
+    }
+    let source = image.source.parse().ok();
+    let plan = SweepPlan {
+        endpoint: &endpoint,
+        manifests: &manifests,
+        without: "",
+        digest: Some(digest.as_str()),
+        source: source.as_ref(),
+        is_withdrawal: false,
+    };
+    sweep(targets, &plan, pending_events).await
 }
 
 /// Says whether a decision leads an image to a target, or it is still to be recalled from there; asks the decision first by

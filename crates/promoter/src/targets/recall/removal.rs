@@ -109,14 +109,14 @@ pub(crate) async fn remove_unpromoted(
     pending_events: &mut PendingEvents,
 ) -> Result<(), Error> {
     let decision = &evaluation.decision;
-    let is_refused = decision.outcome() == DecisionOutcome::Deny;
-    let is_local = || Ok::<_, Error>(evaluation.target()?.0.local().is_some());
-    let may_have_left = match decision.outcome() {
-        DecisionOutcome::Allow => false,
+    let is_refused = match decision.outcome() {
+        DecisionOutcome::Allow => return Ok(()),
         DecisionOutcome::Deny => true,
-        _ => decision.was_allowed && is_local()?,
+        // Others own what is in a remote target.
+        _ if !decision.was_allowed || evaluation.target()?.0.local().is_none() => return Ok(()),
+        _ => false,
     };
-    if !may_have_left || !has_leftovers(targets, evaluation).await? {
+    if !has_leftovers(targets, evaluation).await? {
         return Ok(());
     }
     if is_refused {
