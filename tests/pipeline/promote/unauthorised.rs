@@ -257,6 +257,31 @@ fn what_a_promotion_copied_and_nothing_permits_is_removed_though_no_tag_names_it
 }
 
 #[test]
+fn the_entry_of_a_tag_that_went_with_its_manifest_is_corrected() {
+    let (scene, _) = promoted();
+    let promoter = scene.stack.as_service("promoter");
+    let image = promoter.image("official/app", "amd64", "settled too late");
+    let (repository, tag) = ("official/app".parse().unwrap(), "late".parse().unwrap());
+    let entries = &scene.bus.state.tags;
+    let key = key::tag(&repository, &tag);
+    // As a promotion leaves it whose manifest another one deletes by digest: the registry drops the tag with it.
+    let entry = TagEntry {
+        repository: "official/app".to_owned(),
+        tag: "late".to_owned(),
+        digest: image.digest.clone(),
+        ..Default::default()
+    };
+    scene.bus.run(entries.put(&key, &entry)).unwrap();
+    let command = reconcile::command(&topology::PROMOTER, reason::ASKED);
+    scene.stack.bus().command(command);
+    wait_for("the entry to name nothing", 60, || {
+        let entry = scene.bus.run(entries.get(&key)).unwrap().unwrap().value;
+        (entry.digest.is_empty() && entry.previous == image.digest).then_some(())
+    });
+    assert_eq!(scene.status("official/app", "1.0"), 200);
+}
+
+#[test]
 fn what_a_promotion_is_about_to_settle_is_no_strangers() {
     let (scene, _) = promoted();
     let promoter = scene.stack.as_service("promoter");

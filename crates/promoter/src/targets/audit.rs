@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 
 use sluice_bus::{Bus, Cause};
 use sluice_domain::resources::Unauthorised as Setting;
-use sluice_domain::{Class, Classify as _, Digest, Repository, Tag};
+use sluice_domain::{Class, Classify as _, Digest, Repository, Tag, now};
 use sluice_events::commands::Reconcile;
 use sluice_events::wire::state::{Restored, TagEntry, Unauthorised};
 use sluice_events::{time_from_wire, time_to_wire};
@@ -216,7 +216,12 @@ impl TargetAudit<'_> {
         }
         let is_of =
             |entry: &Entry<_>| targets_of(&entry.value).any(|target| target == repository.as_str());
-        if state.decisions.has_more_than(0, ">", is_of).await? {
+        let is_unsettled =
+            |entry: &Entry<TagEntry>| entry.value.claim.is_some() || !entry.value.digest.is_empty();
+        let tags = key::tags_of(repository);
+        if state.decisions.has_more_than(0, ">", is_of).await?
+            || state.tags.has_more_than(0, &tags, is_unsettled).await?
+        {
             return Ok(());
         }
         tracing::info!(image.repository = %repository, "no promoted image is left in the repository, so it is no target any more");
@@ -239,7 +244,7 @@ impl TargetAudit<'_> {
             listed => listed?,
         };
         if after.is_none() {
-            self.end_expired_claims(repository).await?;
+            self.settle_entries(repository, &listed).await?;
         }
         let is_empty = listed.is_empty();
         listed.retain(|tag| after.is_none_or(|after| tag.as_str() > after));
@@ -283,18 +288,32 @@ impl TargetAudit<'_> {
         })
     }
 
-    /// Ends the claims of promotions and withdrawals that died, so that their tags are compared like others.
-    async fn end_expired_claims(&self, repository: &Repository) -> Result<(), Error> {
+    /// Ends the claims of promotions and withdrawals that died, and records which tags are gone, so that no entry names what
+    /// the registry does not have.
+    ///
+    /// A tag goes without a change of its own when its manifest is deleted by digest.
+    async fn settle_entries(&self, repository: &Repository, listed: &[Tag]) -> Result<(), Error> {
+        let listed: BTreeSet<&Tag> = listed.iter().collect();
         let filter = key::tags_of(repository);
-        let expired = self.targets.state.tags.collect(&filter, |entry| {
+        let Targets { state, tags, .. } = self.targets;
+        let unsettled = state.tags.collect(&filter, |entry| {
             let tag: Tag = entry.value.tag.parse().ok()?;
-            has_expired_claim(&entry.value).then_some(tag)
+            let is_expired = has_expired_claim(&entry.value);
+            let is_gone = entry.value.claim.is_none()
+                && !entry.value.digest.is_empty()
+                && !listed.contains(&tag);
+            (is_expired || is_gone).then_some((tag, is_expired))
         });
-        for tag in expired.await?.into_values() {
-            self.targets
-                .tags
-                .end_expired_claim(repository, &tag)
-                .await?;
+        for (tag, is_expired) in unsettled.await?.into_values() {
+            if is_expired {
+                tags.end_expired_claim(repository, &tag).await?;
+            } else {
+                // Whoever changes the tag meanwhile records that.
+                match tags.observe(repository, &tag, None, STAGE, now()).await {
+                    Err(sluice_state::Error::Claimed { .. }) => {}
+                    observed => drop(observed?),
+                }
+            }
         }
         Ok(())
     }
@@ -405,7 +424,7 @@ impl TargetAudit<'_> {
             repository: repository.to_string(),
             tag: tag.to_string(),
             digest: digest.to_string(),
-            found_at: Some(time_to_wire(sluice_domain::now())),
+            found_at: Some(time_to_wire(now())),
             reason,
             pushed_by: pushed_by(self.unauthorised.bus, repository, tag, digest).await,
             expected: expected
