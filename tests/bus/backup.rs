@@ -71,7 +71,7 @@ async fn a_stream_comes_back_with_revisions_and_with_what_is_acknowledged() {
     let large = noise(7, 24 << 20);
     reports.put("large", large.clone().into()).await.unwrap();
     let mut saved = Vec::new();
-    for name in topology::BACKUP_ORDER {
+    for name in topology::backup_order() {
         saved.push(taken(&bus, name).await);
     }
     let chunks = &saved.last().unwrap().1;

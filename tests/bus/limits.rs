@@ -271,7 +271,7 @@ async fn what_fails_waits_while_there_is_no_room_for_dead_letters() {
 async fn an_installation_without_limits_and_with_pulls_in_its_log_is_brought_up_to_date() {
     let (nats, bus) = provisioned().await;
     nats.remove_stream("PULLS");
-    for stream in topology::BACKUP_ORDER {
+    for stream in topology::backup_order() {
         if stream == topology::PULLS {
             continue;
         }

@@ -5,6 +5,7 @@ mod conditions;
 mod metrics;
 mod resources;
 mod settings;
+mod stages;
 
 use std::fs;
 

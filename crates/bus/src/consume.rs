@@ -29,7 +29,7 @@ use self::received_message::ReceivedMessage;
 use self::worker::{ConsumeSettings, Worker};
 use crate::connection::Bus;
 use crate::error::{BoxError, Error};
-use crate::topology::Stage;
+use crate::topology::{Stage, sources_of};
 
 /// How long a pull waits for a message.
 const PULL_EXPIRY: Duration = Duration::from_secs(2);
@@ -116,7 +116,7 @@ impl Bus {
 
     async fn stage_consumers(&self, stage: &Stage) -> Result<Vec<PullConsumer>, Error> {
         let mut consumers = Vec::new();
-        for (stream, _) in stage.sources() {
+        for (stream, _) in sources_of(stage) {
             consumers.push(self.durable_consumer(stage.name, stream).await?);
         }
         Ok(consumers)

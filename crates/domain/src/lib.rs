@@ -9,6 +9,7 @@ mod name;
 pub mod resources;
 mod retry;
 mod severity;
+pub mod stages;
 mod verdict;
 
 pub use address_guard::{AddressClass, AddressGuard, ForbiddenAddress};
@@ -19,7 +20,6 @@ pub use name::name_regex::NameRegex;
 pub use name::pattern::Pattern;
 pub use name::platform::Platform;
 pub use name::secret::{Origin, SecretName, SecretRef};
-pub use name::service_account::{SERVICE_ACCOUNTS, is_service_account};
 pub use name::target::Target;
 pub use name::{
     AccountName, InvalidName, PackageKind, RegistryHost, RemoteRepository, Repository,
@@ -29,4 +29,5 @@ pub use retry::backoff::{Backoff, InvalidBackoff};
 pub use retry::classify::{Class, Classify};
 pub use retry::retry_after::parse_retry_after;
 pub use severity::{Severity, SeverityCounts};
+pub use stages::{Stage, is_service_account, service_accounts};
 pub use verdict::{ChildVerdict, Coverage, DtrCounts, ScanFacts};

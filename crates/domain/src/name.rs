@@ -9,7 +9,6 @@ pub(crate) mod pattern;
 pub(crate) mod platform;
 pub(crate) mod platform_filter;
 pub(crate) mod secret;
-pub(crate) mod service_account;
 pub(crate) mod target;
 pub(crate) mod target_template;
 

@@ -6,7 +6,9 @@ use std::str::FromStr;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use thiserror::Error;
 
-use crate::topology::{AUDIT, BACKUP_ORDER, DEAD_LETTERS, EVENTS, PULLS, STAGES, WORK};
+use crate::topology::{
+    AUDIT, DEAD_LETTERS, EVENTS, PULLS, REPORTS_STREAM, STAGES, STREAM_COUNT, WORK, backup_order,
+};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -38,7 +40,7 @@ fn has_schedules(stream: &str) -> bool {
 /// Returns the default limit of a stream, in bytes.
 fn default_limit(stream: &str) -> u64 {
     match stream {
-        EVENTS | AUDIT | "OBJ_reports" => 4 * GIB,
+        EVENTS | AUDIT | REPORTS_STREAM => 4 * GIB,
         PULLS => 256 * MIB,
         WORK | DEAD_LETTERS => 512 * MIB,
         "KV_upstream" | "KV_tags" | "KV_images" | "KV_verdicts" | "KV_decisions"
@@ -57,13 +59,13 @@ pub(crate) fn limit_of(config: &Config) -> Option<u64> {
 
 /// The limits that a person sets for streams of the topology, which may be those of buckets and object stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct StreamLimits([Option<u64>; BACKUP_ORDER.len()]);
+pub struct StreamLimits([Option<u64>; STREAM_COUNT]);
 
 /// A limit that cannot be set.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InvalidLimit {
     /// The stream is not in the topology.
-    #[error("stream `{0}` not found; streams are {list}", list = BACKUP_ORDER.join(", "))]
+    #[error("stream `{0}` not found; streams are {list}", list = backup_order().collect::<Vec<_>>().join(", "))]
     Stream(String),
     /// The size is not valid or too small.
     #[error("`{0}` is not a size of at least {min}, as in `512MiB` or `4GiB`", min = ByteSize(MIN_LIMIT))]
@@ -80,9 +82,7 @@ impl StreamLimits {
             .split_once('=')
             .ok_or_else(|| InvalidLimit::Form(limit.to_owned()))?;
         let ByteSize(bytes) = size.parse()?;
-        let index = BACKUP_ORDER
-            .iter()
-            .position(|stream| *stream == name.trim());
+        let index = backup_order().position(|stream| stream == name.trim());
         let limit = index.and_then(|index| self.0.get_mut(index));
         *limit.ok_or_else(|| InvalidLimit::Stream(name.to_owned()))? = Some(bytes);
         Ok(())
@@ -90,7 +90,7 @@ impl StreamLimits {
 
     /// Returns the limit that a person set.
     pub(crate) fn set_for(&self, stream: &str) -> Option<u64> {
-        let index = BACKUP_ORDER.iter().position(|other| *other == stream)?;
+        let index = backup_order().position(|other| other == stream)?;
         self.0.get(index).copied().flatten()
     }
 

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use crate::connection::Bus;
 use crate::error::Error;
-use crate::topology::BACKUP_ORDER;
+use crate::topology::backup_order;
 
 /// A stream that the server has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Bus {
     /// Returns the streams of the topology that the server has.
     pub async fn streams(&self) -> Result<Vec<StreamSummary>, Error> {
         let mut streams = Vec::new();
-        for name in BACKUP_ORDER {
+        for name in backup_order() {
             let Some(Info { state, .. }) = self.stream_info(name).await? else {
                 continue;
             };

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::connection::Bus;
 use crate::error::Error;
-use crate::topology::STAGES;
+use crate::topology::{STAGES, sources_of};
 
 impl Bus {
     /// Pauses the consumers of all stages until a time: stages finish the messages that they have and receive no others.
@@ -54,7 +54,7 @@ impl Bus {
 /// Returns every consumer of every stage, as stage and stream.
 fn consumers() -> impl Iterator<Item = (&'static str, &'static str)> {
     STAGES.into_iter().flat_map(|stage| {
-        let sources = stage.sources().into_iter();
+        let sources = sources_of(stage).into_iter();
         sources.map(|(stream, _)| (stage.name, stream))
     })
 }

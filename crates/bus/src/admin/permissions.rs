@@ -1,17 +1,17 @@
-//! The permissions of each user at NATS: one table, and the subjects that follow from it, from the topology and from the
-//! publishers of the facts.
+//! The permissions of each user at NATS: the subjects that follow from the table of stages, from the topology and from the
+//! publishers of the events.
 //!
 //! It knows nothing of servers and files; `server_config` writes the configuration.
 
 use std::collections::BTreeSet;
 
+use sluice_domain::stages::Rights;
 use sluice_events::Event;
 
 use crate::streams::subject_patterns::covers;
 use crate::topology::{
-    API, AUDIT, BUCKETS, COMMAND, DEAD_LETTER, DEAD_LETTERS, EVENTS, GATEWAY, MIRROR_WORKER,
-    POLLER, PROGRESS, PROMOTER, PRUNER, PULLS, REPORTS, SCANNER_ADAPTER, STAGES, Stage,
-    WEBHOOK_DISPATCHER, WORK,
+    API, AUDIT, BUCKETS, COMMAND, DEAD_LETTER, DEAD_LETTERS, EVENTS, PROGRESS, PULLS, REPORTS,
+    REPORTS_STREAM, STAGES, Stage, WORK, schedule_subjects_of, sources_of,
 };
 
 /// The user of the `sluice` command: it provisions, applies resources, saves and restores.
@@ -23,155 +23,35 @@ pub const SUBSCRIBER: &str = "subscriber";
 
 /// The buckets that every service reads: resources and pauses.
 const READ_BY_ALL: [&str; 2] = ["resources", "control"];
-/// The buckets that `state::TagWriter` writes (invariant 2).
-const TAG_WRITER_BUCKETS: [&str; 2] = ["tags", "tombstones"];
-
-/// A row of the table: what a service does besides publishing its facts and consuming the messages of its stage.
+/// A service with a user of its own.
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) name: &'static str,
     /// Its stage, with consumers, schedules and dead letters.
     pub(crate) stage: Option<&'static Stage>,
-    /// The commands that it publishes, mostly for its own stage.
-    pub(crate) commands: &'static [&'static str],
-    /// The buckets that it reads, besides those that it writes and those of `READ_BY_ALL`.
-    pub(crate) reads: &'static [&'static str],
-    /// The buckets that it writes.
-    pub(crate) writes: &'static [&'static str],
-    /// Whether it uses `state::TagWriter`.
-    pub(crate) writes_tags: bool,
-    /// Whether it stores reports.
-    pub(crate) stores_reports: bool,
-    /// The buckets from which it purges entries, without permission to write them; reports are purged with them.
-    pub(crate) purges: &'static [&'static str],
-    /// Whether it reads dead letters, the backlog of all stages and the usage of streams.
-    pub(crate) monitors: bool,
-    /// Whether it reads all facts.
-    pub(crate) reads_facts: bool,
-    /// Whether it acknowledges facts, so that the server keeps its position.
-    pub(crate) acknowledges: bool,
-    /// Whether it reads dead letters.
-    pub(crate) reads_dead_letters: bool,
-    /// Whether it reads the pending events of its stage.
-    pub(crate) reads_backlog: bool,
-    /// The facts of which it reads the last one.
-    pub(crate) reads_last_facts: &'static [&'static str],
-    /// The topics of the progress messages that it publishes.
-    pub(crate) publishes_progress: &'static [&'static str],
-    /// Whether it reads progress messages.
-    pub(crate) reads_progress: bool,
+    pub(crate) rights: Rights,
 }
 
-const SERVICE: Service = Service {
-    name: "",
+/// The other programs that follow the events.
+const SUBSCRIBERS: Service = Service {
+    name: SUBSCRIBER,
     stage: None,
-    commands: &[],
-    reads: &[],
-    writes: &[],
-    writes_tags: false,
-    stores_reports: false,
-    purges: &[],
-    monitors: false,
-    reads_facts: false,
-    acknowledges: false,
-    reads_dead_letters: false,
-    reads_backlog: false,
-    reads_last_facts: &[],
-    publishes_progress: &[],
-    reads_progress: false,
+    rights: Rights {
+        reads_events: true,
+        acknowledges: true,
+        ..Rights::NONE
+    },
 };
 
-/// Every service. `images` has several writers, so the gate reads nothing from it: scanner and promoter compute the
-/// contents of an image from its bytes.
-pub(crate) const SERVICES: [Service; 8] = [
-    Service {
-        name: POLLER.name,
-        stage: Some(&POLLER),
-        // A poll by a person queues pending mirrors again.
-        commands: &["poll.>", "mirror.>", "reconcile.poller"],
-        // The attachments of an image are found by the digests of its manifests here.
-        reads: &["tags", "images"],
-        writes: &["upstream", "budgets"],
-        ..SERVICE
-    },
-    Service {
-        name: MIRROR_WORKER.name,
-        stage: Some(&MIRROR_WORKER),
-        commands: &["mirror.>", "reconcile.mirror-worker"],
-        // Of `reconciliations` its own entry, with the time of its last integrity check.
-        reads: &["upstream", "reconciliations"],
-        writes: &["images", "budgets"],
-        writes_tags: true,
-        reads_dead_letters: true,
-        publishes_progress: &["mirror.>"],
-        ..SERVICE
-    },
-    Service {
-        name: SCANNER_ADAPTER.name,
-        stage: Some(&SCANNER_ADAPTER),
-        commands: &["scan.>", "reconcile.scanner-adapter"],
-        reads: &["tags"],
-        writes: &["images", "verdicts"],
-        stores_reports: true,
-        reads_dead_letters: true,
-        reads_backlog: true,
-        reads_last_facts: &["scanner.database_updated"],
-        ..SERVICE
-    },
-    Service {
-        name: PROMOTER.name,
-        stage: Some(&PROMOTER),
-        // After a restore it queues scans of images that are missing from a target.
-        commands: &["judge.>", "scan.>", "reconcile.promoter"],
-        reads: &["upstream", "verdicts"],
-        writes: &["images", "decisions", "target_images", "control"],
-        writes_tags: true,
-        purges: &["decisions", "images", "tags", "upstream", "verdicts"],
-        reads_last_facts: &["tag.pushed"],
-        ..SERVICE
-    },
-    Service {
-        name: PRUNER.name,
-        stage: Some(&PRUNER),
-        commands: &["prune.>", "reconcile.pruner"],
-        reads: &["images", "verdicts", "decisions", "pulls"],
-        writes_tags: true,
-        ..SERVICE
-    },
-    Service {
-        name: WEBHOOK_DISPATCHER.name,
-        stage: Some(&WEBHOOK_DISPATCHER),
-        commands: &["deliver.>", "reconcile.webhook-dispatcher"],
-        writes: &["endpoints", "deliveries"],
-        reads_facts: true,
-        ..SERVICE
-    },
-    Service {
-        name: GATEWAY.name,
-        stage: Some(&GATEWAY),
-        commands: &["poll.>", "judge.>", "prune._.>", "reconcile.*"],
-        reads: &[
-            "upstream",
-            "images",
-            "verdicts",
-            "decisions",
-            "tombstones",
-            "endpoints",
-            "deliveries",
-        ],
-        writes: &["resources", "tags", "pulls"],
-        monitors: true,
-        reads_facts: true,
-        reads_progress: true,
-        ..SERVICE
-    },
-    Service {
-        name: SUBSCRIBER,
-        reads_facts: true,
-        acknowledges: true,
-        ..SERVICE
-    },
-];
+/// Returns every service: the stages, and the subscribers.
+pub(crate) fn all_services() -> impl Iterator<Item = Service> {
+    let of_stage = |stage: &'static Stage| Service {
+        name: stage.name,
+        stage: Some(stage),
+        rights: stage.rights,
+    };
+    STAGES.into_iter().map(of_stage).chain([SUBSCRIBERS])
+}
 
 /// The subjects of the `sluice` command: all requests to JetStream, commands, and resources, whose fact only the gateway
 /// publishes otherwise.
@@ -212,7 +92,7 @@ pub(crate) struct Permissions {
 /// Returns the name of every user; each has a password of its own.
 #[must_use]
 pub fn users() -> Vec<&'static str> {
-    let services = SERVICES.iter().map(|service| service.name);
+    let services = all_services().map(|service| service.name);
     services.chain([ADMIN, SYSTEM]).collect()
 }
 
@@ -230,7 +110,9 @@ pub(crate) fn admin() -> Permissions {
 
 /// Returns the permissions of every service.
 pub(crate) fn services() -> Vec<Permissions> {
-    SERVICES.iter().map(Service::permissions).collect()
+    all_services()
+        .map(|service| service.permissions())
+        .collect()
 }
 
 /// Returns the subjects on which a user receives responses.
@@ -263,7 +145,8 @@ impl Service {
         let own = facts.filter(|fact| fact.publisher == self.name);
         grants.extend(own.map(|fact| grant(format!("sluice.v1.{}.>", fact.name))));
         grants.extend(
-            self.commands
+            self.rights
+                .commands
                 .iter()
                 .map(|name| grant(format!("{COMMAND}{name}"))),
         );
@@ -271,39 +154,44 @@ impl Service {
             grants.extend(stage_grants(stage));
         }
         grants.extend(self.bucket_grants());
-        if self.stores_reports {
-            grants.extend(object_grants(&format!("OBJ_{REPORTS}")));
+        if self.rights.stores_reports {
+            grants.extend(object_grants(REPORTS_STREAM));
             grants.insert(grant(format!("$O.{REPORTS}.>")));
         }
-        grants.extend(purge_grants(self.purges));
-        for fact in self.reads_last_facts {
+        grants.extend(purge_grants(self.rights.purges));
+        for fact in self.rights.reads_last_events {
             grants.insert(api(&format!("DIRECT.GET.{EVENTS}.sluice.v1.{fact}.>")));
         }
-        if let Some(stage) = self.stage.filter(|_| self.reads_dead_letters) {
+        if let Some(stage) = self.stage.filter(|_| self.rights.reads_dead_letters) {
             let part = format!("*.sluice.dead.{}", stage.name);
             grants.extend(named_listing(DEAD_LETTERS, &part));
         }
-        if self.monitors {
+        if self.rights.monitors {
             grants.extend(monitoring_grants());
         }
         let mut logged: Vec<&str> = self
-            .reads_facts
+            .rights
+            .reads_events
             .then_some("sluice.v1.>")
             .into_iter()
             .collect();
-        if let Some(stage) = self.stage.filter(|_| self.reads_backlog) {
+        if let Some(stage) = self.stage.filter(|_| self.rights.reads_backlog) {
             logged.extend(stage.events);
         }
         let mut deny = Vec::new();
         for part in logged {
             grants.extend(named_listing(EVENTS, &format!("*.{part}")));
-            deny = foreign_consumer_subjects(EVENTS, self.name, self.monitors);
+            deny = foreign_consumer_subjects(EVENTS, self.name, self.rights.monitors);
         }
-        if self.reads_facts {
+        if self.rights.reads_events {
             grants.extend(named_listing(PULLS, "*.sluice.v1.>"));
-            deny.extend(foreign_consumer_subjects(PULLS, self.name, self.monitors));
+            deny.extend(foreign_consumer_subjects(
+                PULLS,
+                self.name,
+                self.rights.monitors,
+            ));
         }
-        if self.acknowledges {
+        if self.rights.acknowledges {
             for stream in [EVENTS, PULLS] {
                 let consumers = [format!("$JS.ACK.{stream}"), format!("$JS.ACK.*.*.{stream}")];
                 for consumer in consumers {
@@ -318,25 +206,32 @@ impl Service {
             deny,
             subscribe: inbox(self.name),
             publishes_progress: self
+                .rights
                 .publishes_progress
                 .iter()
                 .map(|work| format!("{PROGRESS}{work}"))
                 .collect(),
-            reads_progress: self.reads_progress,
+            reads_progress: self.rights.reads_progress,
         }
     }
 
     /// Returns the grants for reading and writing buckets.
     fn bucket_grants(&self) -> Vec<Grant> {
         let mut grants = Vec::new();
-        let mut read: Vec<&str> = self.reads.iter().copied().chain(self.writes()).collect();
+        let mut read: Vec<&str> = self
+            .rights
+            .reads
+            .iter()
+            .copied()
+            .chain(self.rights.written_buckets())
+            .collect();
         if self.stage.is_some() {
             // Opening a bucket shows its keys, but no value.
-            grants.extend(BUCKETS.map(|bucket| api(&format!("STREAM.INFO.KV_{}", bucket.name))));
+            grants.extend(BUCKETS.map(|bucket| api(&format!("STREAM.INFO.{}", bucket.stream))));
             grants.push(api(&format!("STREAM.INFO.OBJ_{REPORTS}")));
             read.extend(READ_BY_ALL);
         }
-        for bucket in self.writes() {
+        for bucket in self.rights.written_buckets() {
             grants.push(grant(format!("$KV.{bucket}.>")));
         }
         for bucket in read {
@@ -345,11 +240,6 @@ impl Service {
             grants.push(api(&format!("DIRECT.GET.{stream}.>")));
         }
         grants
-    }
-
-    pub(crate) fn writes(&self) -> impl Iterator<Item = &'static str> {
-        let shared = TAG_WRITER_BUCKETS.iter().filter(|_| self.writes_tags);
-        self.writes.iter().chain(shared).copied()
     }
 }
 
@@ -361,7 +251,7 @@ fn stage_grants(stage: &Stage) -> Vec<Grant> {
         // The result of its last reconciliation.
         grant(format!("$KV.reconciliations.{name}")),
     ];
-    for (stream, _) in stage.sources() {
+    for (stream, _) in sources_of(stage) {
         grants.extend([
             api(&format!("CONSUMER.INFO.{stream}.{name}")),
             streaming_grant(format!("{API}CONSUMER.MSG.NEXT.{stream}.{name}")),
@@ -378,7 +268,7 @@ fn stage_grants(stage: &Stage) -> Vec<Grant> {
     {
         grants.push(api(&format!("STREAM.INFO.{stream}")));
     }
-    grants.extend(stage.schedule_subjects().into_iter().map(grant));
+    grants.extend(schedule_subjects_of(stage).into_iter().map(grant));
     grants.push(api(&format!("STREAM.MSG.GET.{schedules}")));
     grants.push(api(&format!("STREAM.PURGE.{schedules}")));
     grants
@@ -426,7 +316,7 @@ fn monitoring_grants() -> Vec<Grant> {
         grants.push(api(&format!("STREAM.INFO.{}", stage.schedules)));
         // The delayed copies, and why they were delayed.
         grants.push(api(&format!("STREAM.MSG.GET.{}", stage.schedules)));
-        for (stream, _) in stage.sources() {
+        for (stream, _) in sources_of(stage) {
             grants.push(api(&format!("CONSUMER.INFO.{stream}.{}", stage.name)));
         }
     }
@@ -438,9 +328,11 @@ fn purge_grants(buckets: &[&str]) -> Vec<Grant> {
     let purge = |bucket: &&str| api(&format!("STREAM.PURGE.KV_{bucket}"));
     let mut grants: Vec<Grant> = buckets.iter().map(purge).collect();
     if !grants.is_empty() {
-        let objects = format!("OBJ_{REPORTS}");
-        grants.extend(named_listing(&objects, &format!("*.$O.{REPORTS}.M.>")));
-        grants.push(api(&format!("STREAM.PURGE.{objects}")));
+        grants.extend(named_listing(
+            REPORTS_STREAM,
+            &format!("*.$O.{REPORTS}.M.>"),
+        ));
+        grants.push(api(&format!("STREAM.PURGE.{REPORTS_STREAM}")));
     }
     grants
 }
@@ -448,7 +340,7 @@ fn purge_grants(buckets: &[&str]) -> Vec<Grant> {
 /// Returns the subjects by which a user could pull the messages of other stages, change the consumer of any stage, or
 /// read the position of others.
 fn foreign_consumer_subjects(stream: &str, own: &str, may_monitor: bool) -> Vec<String> {
-    let consumes = |stage: &&Stage| stage.sources().iter().any(|(name, _)| *name == stream);
+    let consumes = |stage: &&Stage| sources_of(stage).iter().any(|(name, _)| *name == stream);
     let mut subjects = Vec::new();
     for stage in STAGES.into_iter().filter(consumes) {
         let consumer = format!("{stream}.{}", stage.name);

@@ -10,10 +10,7 @@ use super::limits::{ByteSize, StreamLimits, limit_of};
 use super::stream_configs::{self, ProvisionOptions};
 use crate::connection::Bus;
 use crate::error::Error;
-use crate::topology::{BACKUP_ORDER, BUCKETS, REPORTS, STAGES};
-
-/// The stream of the object store.
-const OBJECTS: &str = "OBJ_reports";
+use crate::topology::{BUCKETS, REPORTS, REPORTS_STREAM, STAGES, backup_order, sources_of};
 
 /// A change that provisioning made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +27,7 @@ impl Bus {
         let mut changes = Vec::new();
         // All limits first: a limit that is rejected must leave everything unchanged.
         let mut limits = BTreeMap::new();
-        for name in BACKUP_ORDER {
+        for name in backup_order() {
             limits.insert(name, self.new_limit(name, options.limits).await?);
         }
         let limit = |name: &str| limits.get(name).copied().unwrap_or(-1);
@@ -47,7 +44,7 @@ impl Bus {
             changes.extend(changed(name, before.as_ref(), &after.config));
         }
         for spec in BUCKETS {
-            let name = format!("KV_{}", spec.name);
+            let name = spec.stream.to_owned();
             let before = self.stream_config(&name).await?;
             let config = kv::Config {
                 max_bytes: limit(&name),
@@ -61,9 +58,12 @@ impl Bus {
             let after = &store.stream.cached_info().config;
             changes.extend(changed(name, before.as_ref(), after));
         }
-        changes.extend(self.provision_reports(options, limit(OBJECTS)).await?);
+        changes.extend(
+            self.provision_reports(options, limit(REPORTS_STREAM))
+                .await?,
+        );
         for stage in STAGES {
-            for (stream, filters) in stage.sources() {
+            for (stream, filters) in sources_of(stage) {
                 let name = format!("{stream}/{}", stage.name);
                 let before = self.consumer_config(stage.name, stream).await?;
                 let config = stream_configs::consumer(stage, filters, options);
@@ -86,7 +86,7 @@ impl Bus {
         max_bytes: i64,
     ) -> Result<Option<Change>, Error> {
         let server = self.server()?;
-        let Some(before) = self.stream_config(OBJECTS).await? else {
+        let Some(before) = self.stream_config(REPORTS_STREAM).await? else {
             let config = object_store::Config {
                 bucket: REPORTS.to_owned(),
                 max_bytes,
@@ -94,9 +94,9 @@ impl Bus {
                 ..Default::default()
             };
             server.create_object_store(config).await.map_err(|error| {
-                provision_error("provision object store", OBJECTS, max_bytes, error)
+                provision_error("provision object store", REPORTS_STREAM, max_bytes, error)
             })?;
-            return Ok(Some(Change::Created(OBJECTS.to_owned())));
+            return Ok(Some(Change::Created(REPORTS_STREAM.to_owned())));
         };
         let config = Config {
             max_bytes,
@@ -104,9 +104,13 @@ impl Bus {
             ..before.clone()
         };
         let after = server.update_stream(config).await.map_err(|error| {
-            provision_error("provision object store", OBJECTS, max_bytes, error)
+            provision_error("provision object store", REPORTS_STREAM, max_bytes, error)
         })?;
-        Ok(changed(OBJECTS.to_owned(), Some(&before), &after.config))
+        Ok(changed(
+            REPORTS_STREAM.to_owned(),
+            Some(&before),
+            &after.config,
+        ))
     }
 
     /// Returns the new limit of a stream.

@@ -9,7 +9,7 @@ use async_nats::jetstream::stream::{Config, RetentionPolicy, Source};
 use super::limits::{StreamLimits, discard_policy};
 use crate::topology::{
     AUDIT, BucketSpec, DEAD_LETTERS, EVENT_SUBJECTS, EVENTS, EVENTS_AGE, PULL_SUBJECTS, PULLS,
-    PULLS_AGE, STAGES, Stage, WORK,
+    PULLS_AGE, STAGES, Stage, WORK, schedule_subjects_of,
 };
 
 /// The most messages of a consumer that are not acknowledged, over all replicas.
@@ -91,7 +91,7 @@ pub(crate) fn streams(options: ProvisionOptions) -> Vec<Config> {
             allow_rollup: true,
             ..stream(stage.schedules, stage.due)
         };
-        config.subjects.extend(stage.schedule_subjects());
+        config.subjects.extend(schedule_subjects_of(stage));
         config
     }));
     all

@@ -8,7 +8,7 @@ use async_nats::jetstream::stream::Config as StreamConfig;
 use super::stream_configs::{ProvisionOptions, consumer, streams};
 use crate::connection::Bus;
 use crate::error::Error;
-use crate::topology::{DEAD_LETTERS, EVENTS, PULLS, Stage, WORK};
+use crate::topology::{DEAD_LETTERS, EVENTS, PULLS, Stage, WORK, sources_of};
 
 impl Bus {
     /// Compares the streams and the consumers of a stage with what this version needs.
@@ -27,7 +27,7 @@ impl Bus {
             let differences = found.map(|found| stream_differences(&found, &needed));
             check(&needed.name, differences)?;
         }
-        for (stream, filters) in stage.sources() {
+        for (stream, filters) in sources_of(stage) {
             let needed =
                 consumer(stage, filters, ProvisionOptions::default()).into_consumer_config();
             let found = self.consumer_config(stage.name, stream).await?;

@@ -4,7 +4,7 @@ use async_nats::jetstream::stream::Info;
 
 use crate::connection::Bus;
 use crate::error::Error;
-use crate::topology::{EVENTS, PULLS, Stage};
+use crate::topology::{EVENTS, PULLS, Stage, sources_of};
 
 /// The position of a stage's consumer in one stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl Bus {
         if self.is_simulated() {
             return Ok(Vec::new());
         }
-        let sources = stage.sources();
+        let sources = sources_of(stage);
         let streams: Vec<&str> = sources.iter().map(|(stream, _)| *stream).collect();
         let positions = async {
             let mut positions = Vec::new();

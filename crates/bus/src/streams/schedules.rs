@@ -7,6 +7,7 @@ use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::TryStreamExt as _;
+use sluice_domain::stages;
 use sluice_events::{Command, EventId};
 
 use super::publish::outgoing;
@@ -233,14 +234,14 @@ impl Bus {
         operation: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         let subject = format!("{SCHEDULE}{name}");
-        let stream = Stage::of_schedule(name).map_or(subject.as_str(), |stage| stage.schedules);
+        let stream = stages::of_schedule(name).map_or(subject.as_str(), |stage| stage.schedules);
         self.violations
             .fail_on(&[&subject, stream], operation)
             .await
     }
 
     async fn schedule_stream(&self, name: &str) -> Result<Stream<()>, Error> {
-        let stage = Stage::of_schedule(name).ok_or_else(|| Error::Missing {
+        let stage = stages::of_schedule(name).ok_or_else(|| Error::Missing {
             what: format!("a stage with schedules `{name}`"),
         })?;
         self.stream_handle(stage.schedules).await

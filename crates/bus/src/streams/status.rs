@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::admin::limits::{drops_oldest, limit_of};
 use crate::connection::Bus;
 use crate::error::Error;
-use crate::topology::{BACKUP_ORDER, STAGES, Stage};
+use crate::topology::{STAGES, Stage, backup_order, sources_of};
 
 /// The longest time between two pull requests of a worker.
 const BETWEEN_PULLS: Duration = Duration::from_millis(100);
@@ -59,7 +59,7 @@ impl Bus {
     /// A stream that is not provisioned.
     pub async fn stream_usage(&self) -> Result<Vec<StreamUsage>, Error> {
         let mut all = Vec::new();
-        for stream in BACKUP_ORDER {
+        for stream in backup_order() {
             let info = self
                 .stream_info(stream)
                 .await?
@@ -117,7 +117,7 @@ impl Bus {
     /// Returns the backlog of one stage.
     pub async fn status_of(&self, stage: &Stage) -> Result<Vec<StageStatus>, Error> {
         let mut all = Vec::new();
-        for (stream, _) in stage.sources() {
+        for (stream, _) in sources_of(stage) {
             let consumer = self.durable_consumer(stage.name, stream).await?;
             let info = consumer.cached_info();
             let in_flight = u64::try_from(info.num_ack_pending).unwrap_or(0);

@@ -9,6 +9,8 @@ use super::streams::EVENTS_AGE;
 pub struct BucketSpec {
     /// Its name.
     pub name: &'static str,
+    /// The name of its stream.
+    pub stream: &'static str,
     /// The revisions of an entry that are kept.
     pub history: i64,
     /// How long an entry is kept, if not for ever.
@@ -20,45 +22,58 @@ pub struct BucketSpec {
 /// How long the time of the last pull of an image is kept.
 const LAST_PULL_AGE: Duration = Duration::from_secs(400 * 86_400);
 
-const fn bucket(name: &'static str, history: i64) -> BucketSpec {
-    BucketSpec {
-        name,
-        history,
-        max_age: None,
-        markers: None,
-    }
+macro_rules! bucket {
+    ($name:literal) => {
+        BucketSpec {
+            name: $name,
+            stream: concat!("KV_", $name),
+            history: 1,
+            max_age: None,
+            markers: None,
+        }
+    };
 }
 
-/// Every bucket.
+/// Every bucket, in the order of a backup.
+///
+/// An effect is saved before its cause: tags before the decisions that wrote them, decisions before verdicts, verdicts before
+/// the reports that they name.
 pub const BUCKETS: [BucketSpec; 15] = [
-    bucket("resources", 5),
-    bucket("upstream", 1),
-    bucket("tags", 1),
-    bucket("images", 1),
-    bucket("verdicts", 1),
-    bucket("decisions", 1),
-    bucket("target_images", 1),
-    bucket("budgets", 1),
-    bucket("endpoints", 1),
-    BucketSpec {
-        max_age: Some(LAST_PULL_AGE),
-        ..bucket("pulls", 1)
-    },
-    bucket("control", 1),
+    // The restore guard is written before any other state.
+    bucket!("control"),
     // A client that waits for one to end has to see it, although others end right after it.
-    bucket("reconciliations", 10),
+    BucketSpec {
+        history: 10,
+        ..bucket!("reconciliations")
+    },
+    bucket!("endpoints"),
     BucketSpec {
         max_age: Some(EVENTS_AGE),
-        ..bucket("deliveries", 1)
+        ..bucket!("deliveries")
+    },
+    BucketSpec {
+        max_age: Some(LAST_PULL_AGE),
+        ..bucket!("pulls")
+    },
+    bucket!("tags"),
+    bucket!("target_images"),
+    bucket!("decisions"),
+    bucket!("verdicts"),
+    bucket!("images"),
+    bucket!("upstream"),
+    bucket!("budgets"),
+    // With more history, the expiry of a lease would uncover the one before it.
+    BucketSpec {
+        markers: Some(Duration::from_secs(60)),
+        ..bucket!("leases")
     },
     BucketSpec {
         max_age: Some(Duration::from_secs(3_600)),
         markers: Some(Duration::from_secs(3_600)),
-        ..bucket("tombstones", 1)
+        ..bucket!("tombstones")
     },
-    // With more history, the expiry of a lease would uncover the one before it.
     BucketSpec {
-        markers: Some(Duration::from_secs(60)),
-        ..bucket("leases", 1)
+        history: 5,
+        ..bucket!("resources")
     },
 ];

@@ -14,38 +14,16 @@ pub const DEAD_LETTERS: &str = "DEAD_LETTERS";
 pub const AUDIT: &str = "AUDIT";
 /// The object store of reports.
 pub const REPORTS: &str = "reports";
+/// The stream of the object store of reports.
+pub(crate) const REPORTS_STREAM: &str = "OBJ_reports";
 
 /// How long facts are kept.
 pub(crate) const EVENTS_AGE: Duration = Duration::from_secs(30 * 86_400);
 /// How long pulls are kept.
 pub(crate) const PULLS_AGE: Duration = Duration::from_secs(86_400);
 
-/// The subjects of pulls.
-pub(crate) const PULL_SUBJECTS: [&str; 2] =
-    ["sluice.v1.tag.pulled.>", "sluice.v1.manifest.pulled.>"];
-/// The subjects of all other facts; no two streams may share a subject.
-pub(crate) const EVENT_SUBJECTS: [&str; 15] = [
-    "sluice.v1.upstream.>",
-    "sluice.v1.tag.mirrored.>",
-    "sluice.v1.tag.mirror_failed.>",
-    "sluice.v1.tag.move_refused.>",
-    "sluice.v1.tag.repaired.>",
-    "sluice.v1.tag.pushed.>",
-    "sluice.v1.tag.deleted.>",
-    "sluice.v1.manifest.pushed.>",
-    "sluice.v1.manifest.deleted.>",
-    "sluice.v1.scan.>",
-    "sluice.v1.scanner.>",
-    "sluice.v1.image.>",
-    "sluice.v1.prune.>",
-    "sluice.v1.resource.>",
-    "sluice.v1.webhook.>",
-];
-
 /// The prefix of the subject of a schedule, before its name.
 pub(crate) const SCHEDULE: &str = "sluice.schedule.";
-/// The prefix of the subject that a schedule fires at, before the topic of its command.
-pub(crate) const DUE: &str = "sluice.due.";
 /// The prefix of the subject of a command, before its topic.
 pub(crate) const COMMAND: &str = "sluice.do.";
 /// The prefix of the subject of a dead letter, before its stage.
@@ -59,7 +37,8 @@ pub(crate) const IMPORTED_API: &str = "sluice.api.";
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use sluice_domain::stages::{EVENT_SUBJECTS, PULL_SUBJECTS};
+
     use crate::streams::subject_patterns::covers;
 
     #[test]

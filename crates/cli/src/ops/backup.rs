@@ -12,7 +12,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use sluice_bus::topology::{BACKUP_ORDER, FIRST_PAUSED, LAST_PAUSED};
+use sluice_bus::topology::{FIRST_PAUSED, LAST_PAUSED, backup_order};
 use sluice_bus::{Bus, StreamSnapshot};
 use sluice_service::{create_private_folder, write_private_file};
 use tokio::signal::unix::{SignalKind, signal};
@@ -79,7 +79,7 @@ pub(crate) async fn backup(bus: &Bus, folder: &Path, format: Format) -> anyhow::
         folder.display()
     );
     let present = bus.streams().await?;
-    for name in BACKUP_ORDER {
+    for name in backup_order() {
         anyhow::ensure!(
             present.iter().any(|stream| stream.name == name),
             "stream `{name}` does not exist; run `sluice provision`, or name another server with `--nats`"
@@ -148,7 +148,7 @@ fn finish(partial: &mut PartialFolder, folder: &Path) -> anyhow::Result<()> {
 /// Saves the streams in order; the stages are paused while streams are saved that depend on each other.
 async fn save_all(bus: &Bus, folder: &Path) -> anyhow::Result<Vec<SavedStream>> {
     let mut saved = Vec::new();
-    for name in BACKUP_ORDER {
+    for name in backup_order() {
         if name == FIRST_PAUSED {
             bus.pause_consumers(Utc::now() + MAX_PAUSE).await?;
             drain(bus).await?;

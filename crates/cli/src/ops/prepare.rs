@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use sluice_bus::ServerConfig;
 use sluice_bus::permissions::{ADMIN, SYSTEM, users};
-use sluice_domain::SERVICE_ACCOUNTS;
+use sluice_domain::{is_service_account, service_accounts};
 use sluice_embedded::RegistryConfig;
 use sluice_gateway::{KeyFolder, NATS_PASSWORDS_FILE};
 use sluice_service::{create_private_folder, secret_file, write_private_file};
@@ -87,7 +87,7 @@ fn files(arguments: &Arguments, keys: &KeyFolder) -> anyhow::Result<Vec<(&'stati
     ];
     for user in users().into_iter().filter(|user| *user != SYSTEM) {
         let mut files = vec![("nats".to_owned(), read(&keys.nats_password(user))?)];
-        if SERVICE_ACCOUNTS.contains(&user) {
+        if is_service_account(user) {
             files.push(("registry".to_owned(), read(&keys.password(user))?));
         }
         match user {
@@ -147,7 +147,7 @@ fn gateway(keys: &KeyFolder) -> anyhow::Result<Files> {
         ("notifications".to_owned(), read(&keys.notifications())?),
         ("api-token".to_owned(), read(&keys.api_token())?),
     ];
-    for account in SERVICE_ACCOUNTS {
+    for account in service_accounts() {
         let password = read(&keys.password(account))?;
         files.push((format!("accounts/{account}"), password));
     }

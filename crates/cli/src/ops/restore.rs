@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use sluice_bus::topology::{BACKUP_ORDER, EVENTS, FIRST_PAUSED};
+use sluice_bus::topology::{EVENTS, FIRST_PAUSED, backup_order};
 use sluice_bus::{Bus, ProvisionOptions, StreamSummary};
 use sluice_state::record_restore;
 
@@ -106,7 +106,7 @@ fn read(folder: &Path) -> anyhow::Result<Manifest> {
     }
     for name in names {
         anyhow::ensure!(
-            BACKUP_ORDER.contains(&name),
+            backup_order().any(|known| known == name),
             "the backup has a stream `{name}`, which this version does not support; use version {}, which saved it",
             manifest.sluice_version
         );
@@ -156,7 +156,7 @@ fn next(file: &mut impl Read) -> std::io::Result<Option<Bytes>> {
 async fn restore_streams(bus: &Bus, folder: &Path, manifest: &Manifest) -> anyhow::Result<bool> {
     let order = |saved: &&SavedStream| {
         let name = saved.stream.name.as_str();
-        let audit = BACKUP_ORDER.first() == Some(&name);
+        let audit = backup_order().next() == Some(name);
         (name != FIRST_PAUSED, audit)
     };
     let mut streams: Vec<&SavedStream> = manifest.streams.iter().collect();
@@ -178,7 +178,7 @@ async fn restore_streams(bus: &Bus, folder: &Path, manifest: &Manifest) -> anyho
         }
     }
     progress("");
-    if manifest.streams.len() == BACKUP_ORDER.len() {
+    if manifest.streams.len() == backup_order().count() {
         return Ok(false);
     }
     // A version with fewer streams saved the backup.

@@ -14,7 +14,7 @@ use axum::http::header::AUTHORIZATION;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret as _, SecretString};
-use sluice_domain::{AccountName, SERVICE_ACCOUNTS};
+use sluice_domain::{AccountName, stages};
 use sluice_service::{ClientNetwork, SecretFile, Secrets};
 use sluice_state::Snapshot;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -109,11 +109,8 @@ impl Accounts {
     }
 
     fn find_account(&self, snapshot: &Snapshot, name: &str) -> Option<(Requester, SecretFile)> {
-        let service = SERVICE_ACCOUNTS
-            .into_iter()
-            .find(|account| *account == name);
-        if let Some(service) = service {
-            let file = SecretFile::at(&self.services.join(service));
+        if let Some(service) = stages::find(name).filter(|stage| stage.has_registry_account()) {
+            let file = SecretFile::at(&self.services.join(service.name));
             return Some((Requester::Service(service), file));
         }
         let account = snapshot

@@ -3,8 +3,9 @@
 //! Only the promoter writes to a target of promotion (invariant 1); a denied action is not granted, and no error.
 
 use serde::Serialize;
-use sluice_domain::Repository;
 use sluice_domain::resources::{Account, Visibility};
+use sluice_domain::stages::RegistryAccess;
+use sluice_domain::{Repository, Stage};
 use sluice_state::Snapshot;
 
 use crate::tokens::scope::{Actions, Scope};
@@ -15,7 +16,7 @@ pub(crate) enum Requester {
     /// No credentials were sent.
     Anonymous,
     /// One of Sluice's services.
-    Service(&'static str),
+    Service(&'static Stage),
     /// An account of a person or a build system.
     Account(Account),
 }
@@ -37,14 +38,13 @@ impl Requester {
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Anonymous => "",
-            Self::Service(name) => name,
+            Self::Service(stage) => stage.name,
             Self::Account(account) => account.name.as_str(),
         }
     }
 
     fn may_list_repositories(&self) -> bool {
-        // The promoter looks for unauthorised images in targets that no policy names.
-        matches!(self, Self::Service("gateway" | "promoter"))
+        matches!(self, Self::Service(stage) if stage.lists_repositories)
     }
 }
 
@@ -87,11 +87,12 @@ pub(crate) fn allowed_actions(
             let pull = account.pull.iter().any(|pattern| pattern.matches(name));
             (pull || push, push && !is_target)
         }
-        Requester::Service("promoter") => (true, is_target),
-        // They need no access to targets, not even to pull.
-        Requester::Service("mirror-worker" | "pruner") => (!is_target, !is_target),
-        Requester::Service("gateway" | "scanner-adapter") => (true, false),
-        Requester::Service(_) => (false, false),
+        Requester::Service(stage) => match stage.registry {
+            RegistryAccess::None => (false, false),
+            RegistryAccess::Read => (true, false),
+            RegistryAccess::WriteOutsideTargets => (!is_target, !is_target),
+            RegistryAccess::WriteTargets => (true, is_target),
+        },
     };
     Actions {
         pull: pull || is_public,
@@ -103,7 +104,7 @@ pub(crate) fn allowed_actions(
 #[cfg(test)]
 mod tests {
     use sluice_domain::resources::Resource;
-    use sluice_domain::{SERVICE_ACCOUNTS, SecretRef};
+    use sluice_domain::{SecretRef, stages};
 
     use super::*;
 
@@ -160,6 +161,10 @@ enabled: false
         })
     }
 
+    fn service(name: &str) -> Requester {
+        Requester::Service(stages::find(name).unwrap())
+    }
+
     const NOTHING: &str = "";
     const READ: &str = "pull";
     const WRITE: &str = "pull,push,delete";
@@ -176,7 +181,6 @@ enabled: false
                     .join(",")
             })
         };
-        let service = Requester::Service;
         for (who, expected) in [
             (
                 Requester::Anonymous,
@@ -205,7 +209,7 @@ enabled: false
             (service("scanner-adapter"), [READ; 5]),
             (service("gateway"), [READ; 5]),
             (service("promoter"), [READ, READ, WRITE, WRITE, READ]),
-            (service("unknown"), [NOTHING, READ, READ, NOTHING, NOTHING]),
+            (service("poller"), [NOTHING, READ, READ, NOTHING, NOTHING]),
         ] {
             assert_eq!(all(who.clone()), expected, "{who:?}");
         }
@@ -218,9 +222,9 @@ enabled: false
         let repository: Repository = "official/app".parse().unwrap();
         let all = [
             (account(&[], &["**"]), true),
-            (Requester::Service("mirror-worker"), true),
-            (Requester::Service("pruner"), true),
-            (Requester::Service("promoter"), false),
+            (service("mirror-worker"), true),
+            (service("pruner"), true),
+            (service("promoter"), false),
         ];
         let may =
             |snapshot: &Snapshot, who: &Requester| allowed_actions(snapshot, who, &repository).push;
@@ -230,16 +234,6 @@ enabled: false
         snapshot.targets.insert(repository.clone());
         for (who, expected) in &all {
             assert_eq!(may(&snapshot, who), !expected, "{who:?}");
-        }
-    }
-
-    #[test]
-    fn every_service_account_has_a_row_of_its_own() {
-        let snapshot = snapshot();
-        let repository = "hub/app".parse().unwrap();
-        for account in SERVICE_ACCOUNTS {
-            let allowed = allowed_actions(&snapshot, &Requester::Service(account), &repository);
-            assert!(allowed.pull, "{account}");
         }
     }
 
@@ -266,7 +260,7 @@ enabled: false
             ])
         );
         assert_eq!(
-            access(&Requester::Service("gateway")),
+            access(&service("gateway")),
             serde_json::json!([
                 { "type": "repository", "name": "hub/app", "actions": ["pull"] },
                 { "type": "repository", "name": "official/app", "actions": ["pull"] },
@@ -274,7 +268,7 @@ enabled: false
             ])
         );
         assert_eq!(
-            access(&Requester::Service("promoter"))[3],
+            access(&service("promoter"))[3],
             serde_json::json!({ "type": "registry", "name": "catalog", "actions": ["*"] })
         );
         assert_eq!(
@@ -293,7 +287,7 @@ enabled: false
                 .join(",")
         };
         assert_eq!(may(Requester::Anonymous), NOTHING);
-        assert_eq!(may(Requester::Service("promoter")), READ);
-        assert_eq!(may(Requester::Service("mirror-worker")), WRITE);
+        assert_eq!(may(service("promoter")), READ);
+        assert_eq!(may(service("mirror-worker")), WRITE);
     }
 }

@@ -9,7 +9,7 @@ use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
 use rcgen::{CertificateParams, DnType, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256};
 use secrecy::ExposeSecret as _;
 use sluice_bus::permissions::users;
-use sluice_domain::SERVICE_ACCOUNTS;
+use sluice_domain::service_accounts;
 use sluice_service::{create_private_folder, secret_file, write_private_file};
 
 /// How long the certificate is valid. The registry reads it at its start only, so a renewal needs a restart.
@@ -38,7 +38,7 @@ impl KeyFolder {
             create_private_folder(&folder)?;
         }
         self.create_signing_key(&mut created)?;
-        let accounts = SERVICE_ACCOUNTS.map(|account| self.password(account));
+        let accounts = service_accounts().map(|account| self.password(account));
         let users = users().into_iter().map(|user| self.nats_password(user));
         for file in accounts
             .into_iter()
@@ -216,7 +216,7 @@ mod tests {
         let created = keys.create().unwrap();
         assert_eq!(
             created.len(),
-            SERVICE_ACCOUNTS.len() + 5 + users().len() + 1
+            service_accounts().count() + 5 + users().len() + 1
         );
         let before: Vec<_> = created.iter().map(|file| fs::read(file).unwrap()).collect();
         for file in &created {
@@ -275,8 +275,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let keys = KeyFolder::at(folder.path().to_owned());
         keys.create().unwrap();
-        let mut secrets: Vec<_> = SERVICE_ACCOUNTS
-            .iter()
+        let mut secrets: Vec<_> = service_accounts()
             .map(|account| fs::read_to_string(keys.password(account)).unwrap())
             .collect();
         for file in [keys.notifications(), keys.registry_http(), keys.api_token()] {
@@ -288,6 +287,6 @@ mod tests {
         assert!(secrets.iter().all(|secret| secret.len() == 64));
         secrets.sort();
         secrets.dedup();
-        assert_eq!(secrets.len(), SERVICE_ACCOUNTS.len() + 3 + users.len());
+        assert_eq!(secrets.len(), service_accounts().count() + 3 + users.len());
     }
 }

@@ -12,9 +12,6 @@ use crate::resources::schedules::{DesiredSchedule, keep_schedules};
 use crate::resources::snapshot::Snapshot;
 use crate::stages::log_watch::request_reconciliations;
 
-/// The stages that delete tags, and so may write tombstones.
-const DELETING_STAGES: [&str; 3] = ["mirror-worker", "promoter", "pruner"];
-
 /// A stage of this process, connected to the bus.
 #[derive(Debug)]
 pub struct StageRunner {
@@ -37,7 +34,8 @@ impl StageRunner {
         let (catalog, feed) = Catalog::open(&state).await?;
         let stopping = host.stopping();
         host.spawn("catalogue", async move { Ok(feed.run(stopping).await?) });
-        if DELETING_STAGES.contains(&stage.name) {
+        // The probe writes a tombstone.
+        if stage.rights.writes_tags {
             let (bus, stopping) = (bus.clone(), host.stopping());
             host.spawn(
                 "probe",

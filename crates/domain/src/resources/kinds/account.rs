@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::pattern::Pattern;
 use crate::name::secret::SecretRef;
-use crate::name::service_account::is_service_account;
 use crate::name::{AccountName, ResourceName};
+use crate::stages::is_service_account;
 
 /// A person's or a build system's account at the internal registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -6,6 +6,7 @@ use axum::http::HeaderValue;
 use futures_util::future::join_all;
 use sluice_domain::SecretRef;
 use sluice_domain::resources::Account;
+use sluice_domain::stages::PROMOTER;
 
 use super::*;
 use crate::tokens::key_folder::KeyFolder;
@@ -77,7 +78,7 @@ async fn the_right_password_opens_and_no_password_is_nobody() {
     assert_eq!(account.name(), "ci");
     let password = fs::read_to_string(fixture.keys.password("promoter")).unwrap();
     let service = fixture.login("promoter", &password).await;
-    assert_eq!(service, Ok(Requester::Service("promoter")));
+    assert_eq!(service, Ok(Requester::Service(&PROMOTER)));
     let nobody = fixture
         .accounts
         .identify(
