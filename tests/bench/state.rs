@@ -322,7 +322,7 @@ impl Filling<'_> {
                 ..Default::default()
             }],
             decided_at: at,
-            announced: true,
+            published: true,
             inputs: vec![DecisionInput {
                 platform: verdict.platform.clone(),
                 digest: verdict.digest.clone(),

@@ -5,7 +5,6 @@
 )]
 
 pub mod bus;
-pub mod chance;
 pub mod clients;
 pub mod content;
 pub mod crash;
@@ -21,6 +20,7 @@ pub mod rate_limited_registry;
 pub mod registry_storage;
 pub mod scanner;
 mod secrets;
+pub mod seeded_random;
 mod server_api;
 pub mod servers;
 pub mod slow_upstream;

@@ -315,7 +315,7 @@ impl Stack {
     }
 
     /// Returns the facts of the log whose name is this, oldest first.
-    pub fn facts(&self, name: &str) -> Vec<Value> {
+    pub fn events(&self, name: &str) -> Vec<Value> {
         let lines = self.sluice(&["events"]);
         lines
             .lines()

@@ -5,7 +5,7 @@ use sluice_bus::topology::PROMOTER;
 
 use crate::history::{History, Scenario, follow};
 use crate::operator_actions::{TAGS, apply, move_tag, new_database, reconcile, rejudge, tick};
-use sluice_tests::chance::Chance;
+use sluice_tests::seeded_random::SeededRandom;
 
 /// How many histories are drawn.
 const HISTORIES: u64 = 200;
@@ -14,8 +14,8 @@ const MOST_MESSAGES: u64 = 200;
 const MIRRORS: [&str; 2] = ["a", "b"];
 
 /// Draws a policy of this number.
-fn draw(chance: &mut Chance, number: usize) -> String {
-    let (from, to) = chance.pick(&[
+fn draw(random: &mut SeededRandom, number: usize) -> String {
+    let (from, to) = random.pick(&[
         ("hub/*", "official/{name}"),
         ("hub/*", "official/a"),
         ("hub/*", "approved/{name}"),
@@ -24,10 +24,10 @@ fn draw(chance: &mut Chance, number: usize) -> String {
         ("hub/b", "approved/a"),
         ("official/*", "approved/{name}"),
     ]);
-    let tag = chance.pick(&["%n", "%n", "v-%n", "stable"]);
-    let also = chance.pick(&["", "", " && tag != \"1\"", " && tag == \"1\""]);
-    let recall = chance.pick(&["flag", "withdraw", "withdraw", "ignore"]);
-    let enabled = chance.percent(85);
+    let tag = random.pick(&["%n", "%n", "v-%n", "stable"]);
+    let also = random.pick(&["", "", " && tag != \"1\"", " && tag == \"1\""]);
+    let recall = random.pick(&["flag", "withdraw", "withdraw", "ignore"]);
+    let enabled = random.percent(85);
     format!(
         "kind: PromotionPolicy\nname: p{number}\nfrom: {from}\nto: {to}\ntag: '{tag}'\nwhen: 'scan.critical == 0{also}'\nrecall: {recall}\nenabled: {enabled}\nshares_target: true\n---\n"
     )
@@ -47,7 +47,7 @@ async fn come_to_rest(history: &mut History, after: &str) -> u64 {
 
 /// Does one thing, and says which.
 fn act(history: &History, policies: &mut [String]) -> &'static str {
-    let roll = history.shared.lock().chance.below(4);
+    let roll = history.shared.lock().random.below(4);
     match roll {
         0 => {
             new_database(history);
@@ -59,8 +59,8 @@ fn act(history: &History, policies: &mut [String]) -> &'static str {
         }
         2 => {
             let mut world = history.shared.lock();
-            let number = world.chance.below(policies.len());
-            let text = draw(&mut world.chance, number);
+            let number = world.random.below(policies.len());
+            let text = draw(&mut world.random, number);
             world.policies_changed = true;
             drop(world);
             if text != policies[number] {
@@ -72,7 +72,7 @@ fn act(history: &History, policies: &mut [String]) -> &'static str {
         }
         _ => {
             let mut world = history.shared.lock();
-            let (mirror, tag) = (world.chance.pick(&MIRRORS), world.chance.pick(&TAGS));
+            let (mirror, tag) = (world.random.pick(&MIRRORS), world.random.pick(&TAGS));
             move_tag(&mut world, mirror, tag, 0);
             tick(&mut world, mirror);
             "a tag moved"
@@ -87,9 +87,9 @@ fn drawn_policies_tags_and_targets_come_to_rest_in_a_bounded_number_of_messages(
             let mut policies: Vec<String> = {
                 let mut world = history.shared.lock();
                 world.policies_changed = true;
-                let chance = &mut world.chance;
-                let count = 2 + chance.below(3);
-                (0..count).map(|number| draw(chance, number)).collect()
+                let random = &mut world.random;
+                let count = 2 + random.below(3);
+                (0..count).map(|number| draw(random, number)).collect()
             };
             apply(history, &policies.concat());
             come_to_rest(history, "the first polls").await;

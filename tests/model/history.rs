@@ -106,7 +106,7 @@ pub fn run(seed: u64, scenario: Scenario, bug: Option<Bug>, traced: bool) -> End
     })
 }
 
-/// Runs a history in which what people do is written down by a test; chance decides who goes first.
+/// Runs a history in which what people do is written down by a test; random decides who goes first.
 pub fn follow(seed: u64, scenario: Scenario, script: impl AsyncFnOnce(&mut History)) {
     let ended = simulate(seed, Shared::new(seed, None, false), scenario, script);
     assert_eq!(ended.violation, None, "seed {seed}");
@@ -145,7 +145,7 @@ impl History {
         let backend = Arc::new(crate::backend::Server(shared.clone()));
         let bus = sluice_bus::Bus::simulated(backend, "person");
         let state = stages::at_once(&shared, async { State::open(&bus).await.unwrap() });
-        let plan = Plan::new(&mut shared.lock().chance, scenario);
+        let plan = Plan::new(&mut shared.lock().random, scenario);
         let mut history = Self {
             shared,
             processes: Vec::new(),
@@ -210,10 +210,10 @@ impl History {
             kept_back: Vec::new(),
         };
         world.doing.insert(self.numbers, doing);
-        let slow = works && world.chance.percent(20);
-        let stalls = works && world.chance.percent(self.plan.stalls);
+        let slow = works && world.random.percent(20);
+        let stalls = works && world.random.percent(self.plan.stalls);
         let stalls_at = if stalls {
-            since + 1 + u64::try_from(world.chance.below(120)).unwrap()
+            since + 1 + u64::try_from(world.random.below(120)).unwrap()
         } else {
             u64::MAX
         };
@@ -313,27 +313,27 @@ impl History {
 
     fn grant(&mut self, steps: &[usize]) {
         let mut world = self.shared.lock();
-        let mut place = world.chance.pick(steps);
+        let mut place = world.random.pick(steps);
         let task = place_of(&self.tasks, world.waiting[place].task);
-        if task.is_some_and(|task| self.tasks[task].slow) && world.chance.percent(80) {
-            place = world.chance.pick(steps);
+        if task.is_some_and(|task| self.tasks[task].slow) && world.random.percent(80) {
+            place = world.random.pick(steps);
         }
         let (number, steps, now) = (world.waiting[place].task, world.steps, world.now);
         if let Some(task) = place_of(&self.tasks, number).map(|task| &mut self.tasks[task])
             && steps >= task.stalls_at
         {
             task.stalls_at = u64::MAX;
-            let seconds = 20 + i64::try_from(world.chance.below(60)).unwrap();
+            let seconds = 20 + i64::try_from(world.random.below(60)).unwrap();
             task.stalled_until = Some(now + TimeDelta::seconds(seconds));
             let line = format!("{} stalls", world.doing[&number].name);
             world.note(&line);
             return;
         }
         let works = place_of(&self.tasks, number).is_some_and(|task| self.tasks[task].works);
-        let fate = if works && self.plan.faults > 0 && world.chance.percent(self.plan.fault_percent)
+        let fate = if works && self.plan.faults > 0 && world.random.percent(self.plan.fault_percent)
         {
             self.plan.faults -= 1;
-            world.chance.pick(&[Fate::Refused, Fate::Unanswered])
+            world.random.pick(&[Fate::Refused, Fate::Unanswered])
         } else {
             Fate::Answered
         };
@@ -393,7 +393,7 @@ impl History {
             self.poll();
             self.look();
             let (steps, deliveries) = (self.steps(), self.deliveries());
-            let roll = self.shared.lock().chance.below(1000);
+            let roll = self.shared.lock().random.below(1000);
             if roll < self.plan.act_per_mille || (steps.is_empty() && deliveries.is_empty()) {
                 if self.plan.acts == 0 {
                     return;
@@ -401,7 +401,7 @@ impl History {
                 self.plan.acts -= 1;
                 operator_actions::act(self).await;
             } else if !deliveries.is_empty() && (steps.is_empty() || roll < 250) {
-                let delivery = self.shared.lock().chance.pick(&deliveries);
+                let delivery = self.shared.lock().random.pick(&deliveries);
                 self.deliver(delivery);
             } else {
                 self.grant(&steps);
@@ -422,9 +422,9 @@ impl History {
             self.poll();
             self.look();
             let (steps, deliveries) = (self.steps(), self.deliveries());
-            if !deliveries.is_empty() && (steps.is_empty() || self.shared.lock().chance.percent(25))
+            if !deliveries.is_empty() && (steps.is_empty() || self.shared.lock().random.percent(25))
             {
-                let delivery = self.shared.lock().chance.pick(&deliveries);
+                let delivery = self.shared.lock().random.pick(&deliveries);
                 self.deliver(delivery);
             } else if !steps.is_empty() {
                 self.grant(&steps);

@@ -34,7 +34,7 @@ fn parts(digest: &str) -> Vec<String> {
 impl World {
     /// Invariant 6: what is allowed had a good verdict on every part while it was judged.
     ///
-    /// Invariant 4: what was decided is announced only once its fact is in the log.
+    /// Invariant 4: a decision says that its event is published only once that is in the log.
     pub fn check_decision(&mut self, key: &str, decision: &Decision) {
         let before = self.decisions.get(key).cloned();
         let allowed = decision.outcome() == DecisionOutcome::Allow;
@@ -60,10 +60,10 @@ impl World {
                 }
             }
         }
-        let told = before.is_some_and(|before| !before.announced) && decision.announced && !is_new;
+        let told = before.is_some_and(|before| !before.published) && decision.published && !is_new;
         if told && !self.is_told(decision) {
             self.wrong(format!(
-                "{key} is announced, but its fact is not in the log"
+                "{key} says that its event is published, but the log does not have it"
             ));
         }
     }
@@ -261,8 +261,8 @@ impl World {
             });
             // A policy that is gone decides on nothing that does not stand anywhere.
             let is_decided = self.policy_of(decision).is_some() || decision.promoted_at.is_some();
-            if stands && is_decided && !decision.announced {
-                wrong.push(format!("decision {key} is not announced"));
+            if stands && is_decided && !decision.published {
+                wrong.push(format!("decision {key} is not published"));
             }
         }
         let mut ids = BTreeSet::new();
@@ -425,7 +425,7 @@ impl World {
         });
         flagged
             || self.unauthorised.values().any(|found| {
-                found.announced && found.digest == digest && is_there(&found.repository, &found.tag)
+                found.published && found.digest == digest && is_there(&found.repository, &found.tag)
             })
     }
 

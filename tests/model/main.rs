@@ -164,7 +164,7 @@ fn soak() {
     let first: u64 = setting("SLUICE_MODEL_SEED").map_or(0, |text| text.parse().unwrap());
     let most: u64 =
         setting("SLUICE_MODEL_HISTORIES").map_or(u64::MAX, |text| text.parse().unwrap());
-    let (began, mut told_at) = (Instant::now(), Instant::now());
+    let (began, mut printed_at) = (Instant::now(), Instant::now());
     let (mut count, mut steps, mut violations) = (0, 0, 0);
     while began.elapsed() < until && count < most {
         let seed = first + count;
@@ -175,8 +175,8 @@ fn soak() {
             violations += 1;
             println!("{}", told(seed, scenario(), &violation));
         }
-        if told_at.elapsed() > Duration::from_secs(10) {
-            told_at = Instant::now();
+        if printed_at.elapsed() > Duration::from_secs(10) {
+            printed_at = Instant::now();
             println!("{count} histories from {first} on, {steps} steps, {violations} violations");
         }
     }

@@ -17,7 +17,7 @@ use crate::policies::{self, Written};
 use crate::sabotage;
 use crate::stages::{RECONCILED, at_once};
 use crate::world::World;
-use sluice_tests::chance::Chance;
+use sluice_tests::seeded_random::SeededRandom;
 
 /// The tags that upstream may have.
 pub const TAGS: [&str; 3] = ["1", "2", "3"];
@@ -53,18 +53,18 @@ pub struct Plan {
 
 impl Plan {
     /// Draws a plan.
-    pub fn new(chance: &mut Chance, scenario: Scenario) -> Self {
+    pub fn new(random: &mut SeededRandom, scenario: Scenario) -> Self {
         let changes = [Scenario::Policies, Scenario::Sabotage].contains(&scenario);
         let whole = scenario == Scenario::Whole || changes;
         let drawn = scenario == Scenario::Drawn;
-        let two = drawn || whole && chance.percent(50);
+        let two = drawn || whole && random.percent(50);
         let recall = if scenario == Scenario::PromoteWithdraw {
             "withdraw"
         } else {
-            chance.pick(&["flag", "withdraw"])
+            random.pick(&["flag", "withdraw"])
         };
         let soak = if whole {
-            chance.pick(&[None, None, Some("40s")])
+            random.pick(&[None, None, Some("40s")])
         } else {
             None
         };
@@ -78,26 +78,26 @@ impl Plan {
         Self {
             scenario,
             acts: match scenario {
-                Scenario::Whole => 4 + chance.below(8),
-                Scenario::Policies | Scenario::Sabotage => 6 + chance.below(10),
+                Scenario::Whole => 4 + random.below(8),
+                Scenario::Policies | Scenario::Sabotage => 6 + random.below(10),
                 _ => 5,
             },
-            faults: chance.below(5),
-            fault_percent: 1 + chance.number() % 4,
-            crashes: chance.below(4),
-            stalls: chance.pick(&[0, 4, 12]),
-            act_per_mille: 5 + chance.below(30),
+            faults: random.below(5),
+            fault_percent: 1 + random.number() % 4,
+            crashes: random.below(4),
+            stalls: random.pick(&[0, 4, 12]),
+            act_per_mille: 5 + random.below(30),
             policies,
             keep: match scenario {
                 Scenario::Whole | Scenario::Policies | Scenario::Sabotage => {
-                    chance.pick(&[0, 0, 2, 1])
+                    random.pick(&[0, 0, 2, 1])
                 }
                 Scenario::PromoteWithdraw | Scenario::Drawn => 0,
                 Scenario::PrunePromote => 1,
             },
             mirrors: if two { vec!["a", "b"] } else { vec!["a"] },
             purged: false,
-            deletes: chance.percent(70),
+            deletes: random.percent(70),
         }
     }
 
@@ -148,7 +148,7 @@ pub fn begin(history: &mut History) {
         let count = if scenario == Scenario::PromoteWithdraw {
             1
         } else {
-            1 + world.chance.below(TAGS.len())
+            1 + world.random.below(TAGS.len())
         };
         for tag in &TAGS[..count] {
             move_tag(&mut world, mirror, tag, place);
@@ -161,7 +161,7 @@ pub fn begin(history: &mut History) {
 
 /// Lets a tag upstream point to some image.
 pub fn move_tag(world: &mut World, mirror: &str, tag: &str, offset: usize) {
-    let image = &POOL[(world.chance.below(POOL.len()) + offset) % POOL.len()];
+    let image = &POOL[(world.random.below(POOL.len()) + offset) % POOL.len()];
     world.upstream.push(mirror, tag, image);
     world.note(&format!("upstream {mirror}:{tag} points to {}", image.name));
 }
@@ -206,7 +206,7 @@ pub fn ask(history: &History, command: impl Into<Command>) {
 pub fn new_database(history: &History) {
     let images = {
         let mut world = history.shared.lock();
-        let image = &POOL[world.chance.below(3)];
+        let image = &POOL[world.random.below(3)];
         if !world.bad.remove(&image.digest) {
             world.bad.insert(image.digest.clone());
         }
@@ -270,16 +270,16 @@ pub fn rejudge(history: &History) {
 
 /// Does one thing.
 pub async fn act(history: &mut History) {
-    let roll = history.shared.lock().chance.below(100);
+    let roll = history.shared.lock().random.below(100);
     match history.plan.scenario {
         Scenario::Whole => whole(history, roll).await,
         Scenario::Policies | Scenario::Sabotage if roll < 35 => {
             history.shared.lock().policies_changed = true;
-            policies::change(history, Chance::below);
+            policies::change(history, SeededRandom::below);
         }
         Scenario::Sabotage if roll < 60 => sabotage::act(history),
         Scenario::Policies | Scenario::Sabotage => {
-            let roll = history.shared.lock().chance.below(100);
+            let roll = history.shared.lock().random.below(100);
             whole(history, roll).await;
         }
         Scenario::PromoteWithdraw if roll < 45 => new_database(history),
@@ -287,14 +287,14 @@ pub async fn act(history: &mut History) {
         Scenario::PrunePromote if roll < 20 => new_database(history),
         Scenario::PrunePromote if roll < 45 => {
             let mut world = history.shared.lock();
-            let tag = world.chance.pick(&TAGS);
+            let tag = world.random.pick(&TAGS);
             move_tag(&mut world, "a", tag, 0);
             tick(&mut world, "a");
         }
         Scenario::PrunePromote if roll < 70 => prune(history),
         _ if roll < 90 => fate(history).await,
         _ => {
-            let seconds = 1 + i64::try_from(history.shared.lock().chance.below(40)).unwrap();
+            let seconds = 1 + i64::try_from(history.shared.lock().random.below(40)).unwrap();
             history.pass(TimeDelta::seconds(seconds)).await;
         }
     }
@@ -303,21 +303,21 @@ pub async fn act(history: &mut History) {
 async fn whole(history: &mut History, roll: usize) {
     let mirror = {
         let mirrors = history.plan.mirrors.clone();
-        history.shared.lock().chance.pick(&mirrors)
+        history.shared.lock().random.pick(&mirrors)
     };
     match roll {
         0..24 => {
             let mut world = history.shared.lock();
-            let tag = world.chance.pick(&TAGS);
+            let tag = world.random.pick(&TAGS);
             move_tag(&mut world, mirror, tag, 0);
-            if world.chance.percent(60) {
+            if world.random.percent(60) {
                 tick(&mut world, mirror);
             }
         }
         24..40 => tick(&mut history.shared.lock(), mirror),
         40..46 => {
             let mut world = history.shared.lock();
-            let tag = world.chance.pick(&TAGS);
+            let tag = world.random.pick(&TAGS);
             let place = world.upstream.repositories.get_mut(mirror).unwrap();
             // A listing that is empty says nothing of what is gone.
             if place.tags.len() > 1 && place.tags.remove(tag).is_some() {
@@ -341,7 +341,7 @@ async fn whole(history: &mut History, roll: usize) {
         67..73 => prune(history),
         73..87 => fate(history).await,
         87..97 => {
-            let seconds = history.shared.lock().chance.pick(&[1, 3, 10, 31, 45, 90]);
+            let seconds = history.shared.lock().random.pick(&[1, 3, 10, 31, 45, 90]);
             history.pass(TimeDelta::seconds(seconds)).await;
         }
         97..99 => {
@@ -359,7 +359,7 @@ async fn whole(history: &mut History, roll: usize) {
 }
 
 fn prune(history: &History) {
-    let by_policy = history.shared.lock().chance.percent(60);
+    let by_policy = history.shared.lock().random.percent(60);
     ask(
         history,
         PruneRepositories {
@@ -376,15 +376,15 @@ pub fn reconcile(history: &History, stage: &Stage) {
 
 /// A crash, a connection that is made anew, or a message that is delivered a second time although somebody works on it.
 async fn fate(history: &mut History) {
-    let crash = history.plan.crashes > 0 && history.shared.lock().chance.percent(60);
+    let crash = history.plan.crashes > 0 && history.shared.lock().random.percent(60);
     if crash {
         history.plan.crashes -= 1;
-        let place = history.shared.lock().chance.below(history.processes.len());
+        let place = history.shared.lock().random.below(history.processes.len());
         history.crash(place);
         return;
     }
     let mut world = history.shared.lock();
-    if world.chance.percent(30) {
+    if world.random.percent(30) {
         world.reconnect();
         return;
     }
@@ -392,7 +392,7 @@ async fn fate(history: &mut History) {
         .filter(|place| world.log.items[*place].ready.is_none())
         .collect();
     if !out.is_empty() {
-        let place = world.chance.pick(&out);
+        let place = world.random.pick(&out);
         let now = world.now;
         world.log.items[place].ready = Some(now);
         let line = format!("{} is given out again", world.log.items[place].subject());

@@ -5,7 +5,7 @@ use sluice_domain::resources::Kind;
 use crate::history::History;
 use crate::operator_actions::{apply, reconcile};
 use crate::stages::at_once;
-use sluice_tests::chance::Chance;
+use sluice_tests::seeded_random::SeededRandom;
 
 /// A policy as somebody wrote it.
 #[derive(Debug, Clone)]
@@ -126,12 +126,12 @@ impl Written {
 }
 
 /// Changes one policy, and has it looked at as the change itself would.
-pub fn change(history: &mut History, chance: impl FnOnce(&mut Chance, usize) -> usize) {
+pub fn change(history: &mut History, random: impl FnOnce(&mut SeededRandom, usize) -> usize) {
     let (place, kind) = {
         let count = history.plan.policies.len();
         let mut world = history.shared.lock();
-        let place = chance(&mut world.chance, count);
-        (place, world.chance.pick(&CHANGES))
+        let place = random(&mut world.random, count);
+        (place, world.random.pick(&CHANGES))
     };
     let before = history.plan.policies[place].clone();
     let policy = &mut history.plan.policies[place];
@@ -140,7 +140,7 @@ pub fn change(history: &mut History, chance: impl FnOnce(&mut Chance, usize) -> 
     let line = format!("somebody changes policy {}: {kind:?}", before.name);
     history.shared.lock().note(&line);
     let is_gone = before.exists && (text.is_empty() || before.name != name);
-    let first = history.shared.lock().chance.percent(50);
+    let first = history.shared.lock().random.percent(50);
     if is_gone && first {
         remove(history, before.name);
     }

@@ -8,7 +8,7 @@ use sluice_state::key;
 use crate::history::History;
 use crate::images::{POOL, short};
 use crate::stages::at_once;
-use sluice_tests::chance::Chance;
+use sluice_tests::seeded_random::SeededRandom;
 
 const REPOSITORIES: [&str; 6] = [
     "hub/a",
@@ -26,9 +26,9 @@ pub fn act(history: &History) {
         let mut world = history.shared.lock();
         let now = world.now;
         world.lied_to = true;
-        let chance = &mut world.chance;
-        let (repository, tag) = (chance.pick(&REPOSITORIES), chance.pick(&TAGS));
-        let entry = (!chance.percent(15)).then(|| forged(chance, now, repository, tag));
+        let random = &mut world.random;
+        let (repository, tag) = (random.pick(&REPOSITORIES), random.pick(&TAGS));
+        let entry = (!random.percent(15)).then(|| forged(random, now, repository, tag));
         let line = format!("a service writes over {repository}:{tag}: {entry:?}");
         (repository, tag, entry, line)
     };
@@ -43,7 +43,7 @@ pub fn act(history: &History) {
         let digest = history
             .shared
             .lock()
-            .chance
+            .random
             .pick(&POOL.iter().collect::<Vec<_>>());
         let tombstone = Tombstone {
             digest: digest.digest.clone(),
@@ -62,28 +62,28 @@ pub fn act(history: &History) {
 }
 
 fn forged(
-    chance: &mut Chance,
+    random: &mut SeededRandom,
     now: chrono::DateTime<chrono::Utc>,
     repository: &str,
     tag: &str,
 ) -> TagEntry {
     let images: Vec<&str> = POOL.iter().map(|image| image.digest.as_str()).collect();
-    let some = |chance: &mut Chance| {
-        let digest = chance.pick(&images).to_owned();
-        if chance.percent(15) {
+    let some = |random: &mut SeededRandom| {
+        let digest = random.pick(&images).to_owned();
+        if random.percent(15) {
             String::new()
         } else {
             digest
         }
     };
-    let promoted_from = chance.percent(50).then(|| Promotion {
-        policy: chance.pick(&["gate", "second", "renamed"]).to_owned(),
-        repository: chance.pick(&["hub/a", "hub/b"]).to_owned(),
-        tag: chance.pick(&TAGS[..3]).to_owned(),
+    let promoted_from = random.percent(50).then(|| Promotion {
+        policy: random.pick(&["gate", "second", "renamed"]).to_owned(),
+        repository: random.pick(&["hub/a", "hub/b"]).to_owned(),
+        tag: random.pick(&TAGS[..3]).to_owned(),
         decided_at: Some(time_to_wire(now)),
     });
-    let claim = chance.percent(25).then(|| Claim {
-        digest: some(chance),
+    let claim = random.percent(25).then(|| Claim {
+        digest: some(random),
         holder: "promoter/somebody".to_owned(),
         until: Some(time_to_wire(now + TimeDelta::seconds(45))),
         promoted_from: promoted_from.clone(),
@@ -92,17 +92,17 @@ fn forged(
     TagEntry {
         repository: repository.to_owned(),
         tag: tag.to_owned(),
-        digest: some(chance),
-        generation: 1 + chance.number() % 3,
+        digest: some(random),
+        generation: 1 + random.number() % 3,
         claim,
         arrived_at: Some(time_to_wire(now - TimeDelta::hours(2))),
-        arrived_by: chance
+        arrived_by: random
             .pick(&["promoter", "mirror-worker", "pruner"])
             .to_owned(),
-        mirror: chance.pick(&["", "a", "b"]).to_owned(),
+        mirror: random.pick(&["", "a", "b"]).to_owned(),
         promoted_from,
-        pruned: chance.percent(20),
-        previous: some(chance),
+        pruned: random.percent(20),
+        previous: some(random),
         ..Default::default()
     }
 }

@@ -18,7 +18,7 @@ use sluice_events::wire::state::{Decision, TagEntry, Unauthorised, UpstreamTag, 
 
 use crate::log::{Log, matches};
 use crate::registry::Registry;
-use sluice_tests::chance::Chance;
+use sluice_tests::seeded_random::SeededRandom;
 
 /// A bug that is planted, to see that it is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl Bucket {
 /// Everything outside the processes.
 pub struct World {
     /// The seed and what follows from it.
-    pub chance: Chance,
+    pub random: SeededRandom,
     /// The time.
     pub now: DateTime<Utc>,
     /// How many steps there were.
@@ -179,7 +179,7 @@ impl Shared {
     /// Makes a world.
     pub fn new(seed: u64, bug: Option<Bug>, traced: bool) -> Self {
         let world = World {
-            chance: Chance::new(seed),
+            random: SeededRandom::new(seed),
             now: beginning(),
             steps: 0,
             hash: 0,
@@ -363,7 +363,7 @@ impl World {
         let stale = self.bug == Some(Bug::StaleReads)
             && !self.at_once
             && ["upstream", "decisions"].contains(&bucket)
-            && self.chance.percent(30);
+            && self.random.percent(30);
         let bucket = self.buckets.get(bucket)?;
         if stale && let Some(before) = bucket.before.get(key) {
             return before.clone();

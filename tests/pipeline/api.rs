@@ -50,7 +50,7 @@ fn resources_are_applied_shown_and_removed_as_by_the_command() {
     assert_eq!(call(Method::DELETE, "resources/mirror/app", "").0, 204);
     let (status, problem) = call(Method::DELETE, "resources/mirror/app", "");
     assert_eq!((status, &problem["code"]), (404, &json!("not_found")));
-    let told = stack.facts("resource.applied");
+    let told = stack.events("resource.applied");
     let actors: Vec<_> = told.iter().map(|fact| &fact["data"]["actor"]).collect();
     assert_eq!(actors, ["api", "api", "api"]);
 }
@@ -158,7 +158,7 @@ fn what_is_wrong_is_told_with_a_code_and_nothing_is_applied() {
     }
     let (_, problem) = put("resources/mirror/app", &unknown_key);
     assert_eq!(problem["problems"][0]["line"], 5, "{problem}");
-    assert_eq!(stack.facts("resource.applied"), Vec::<Value>::new());
+    assert_eq!(stack.events("resource.applied"), Vec::<Value>::new());
 }
 
 #[test]
@@ -176,9 +176,9 @@ fn a_mirrored_image_is_shown_and_a_poll_can_be_asked_for() {
     });
     assert!(asked["id"].is_string());
     let moved = wait_for("the image to arrive", 30, || {
-        let mirrored = stack.facts("tag.mirrored");
+        let mirrored = stack.events("tag.mirrored");
         mirrored.first()?;
-        stack.facts("upstream.tag_moved").pop()
+        stack.events("upstream.tag_moved").pop()
     });
     assert_eq!(moved["data"]["tag"], "1.0");
     let (_, tags) = call(&stack, Method::GET, "tags/hub/app", "");

@@ -216,9 +216,9 @@ fn an_applied_resource_is_shown_told_and_removed() {
             .sluice(&["get", "repository", "hub/*"])
             .contains("keep=3")
     );
-    assert_eq!(stack.facts("resource.applied").len(), 1);
+    assert_eq!(stack.events("resource.applied").len(), 1);
     stack.sluice(&["delete", "repository", "hub/*"]);
-    assert_eq!(stack.facts("resource.applied").len(), 2);
+    assert_eq!(stack.events("resource.applied").len(), 2);
     assert!(
         !stack
             .try_sluice(&["get", "repository", "hub/*"])

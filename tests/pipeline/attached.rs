@@ -93,7 +93,7 @@ fn listed_referrers_follow_and_what_is_none_is_left_out() {
     for image in [&foreign, &other] {
         assert_eq!(scene.at(&image.digest), None);
     }
-    assert_eq!(scene.stack.facts("tag.mirror_failed").len(), 0);
+    assert_eq!(scene.stack.events("tag.mirror_failed").len(), 0);
 
     // Another one comes late. No poll asks for it, and the next audit finds it.
     let sbom = publisher.referrer(app, &image, "text/spdx", "packages");
@@ -111,7 +111,7 @@ fn listed_referrers_follow_and_what_is_none_is_left_out() {
         there.is_some_and(|list| digests_in(&list) == both)
     });
     scene.quiet();
-    let facts = scene.stack.facts("tag.mirrored").len();
+    let facts = scene.stack.events("tag.mirrored").len();
     assert_eq!(facts, 3, "the image, and its list twice");
 
     // Upstream has a list under the tag as well: what only the other one has stays, and none is a change again.
@@ -126,7 +126,7 @@ fn listed_referrers_follow_and_what_is_none_is_left_out() {
     scene.stack.sluice(&["reconcile", "mirror-worker"]);
     scene.audit();
     assert_eq!(scene.at(&list), before);
-    assert_eq!(scene.stack.facts("tag.mirrored").len(), facts + 1);
+    assert_eq!(scene.stack.events("tag.mirrored").len(), facts + 1);
 
     // It goes with its image.
     publisher.delete(app, &image.digest);
@@ -159,6 +159,6 @@ fn a_hostile_list_of_referrers_stops_neither_the_image_nor_the_next_one() {
     scene.until("2.0", |there| there == Some(images[1].raw.clone()));
     scene.audit();
     assert!(scene.asked() <= 2, "it is remembered that there is no list");
-    assert_eq!(scene.stack.facts("tag.mirror_failed").len(), 0);
-    assert_eq!(scene.stack.facts("tag.mirrored").len(), 2);
+    assert_eq!(scene.stack.events("tag.mirror_failed").len(), 0);
+    assert_eq!(scene.stack.events("tag.mirrored").len(), 2);
 }

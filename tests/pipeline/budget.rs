@@ -50,7 +50,7 @@ fn four_workers_never_ask_for_more_pulls_than_there_are_and_leave_the_reserve() 
     stack.apply(&yaml);
     stack.service("poller", &[]);
     wait_for("every tag to arrive", 180, || {
-        (stack.facts("tag.mirrored").len() >= 48).then_some(())
+        (stack.events("tag.mirrored").len() >= 48).then_some(())
     });
     let counted = limited.counted();
     assert_eq!(counted.refused, 0, "{counted:?}");
@@ -63,7 +63,7 @@ fn four_workers_never_ask_for_more_pulls_than_there_are_and_leave_the_reserve() 
         "{counted:?}"
     );
     assert!(counted.pulls.iter().filter(|pulls| **pulls > 0).count() >= 2);
-    assert!(stack.facts("tag.mirror_failed").is_empty());
+    assert!(stack.events("tag.mirror_failed").is_empty());
     let status = stack.status();
     let budget = &status["budgets"][0];
     assert_eq!(budget["limit"], LIMIT, "{status}");
@@ -101,12 +101,12 @@ fn a_person_may_spend_the_reserve_while_a_schedule_waits() {
     // Nothing is there yet when the mirror is polled for the first time, which nobody asked for.
     stack.apply(&mirror(&limited.host, "wanted", ""));
     wait_for("the first poll", 60, || {
-        (stack.facts("upstream.poll_failed").len() == 1).then_some(())
+        (stack.events("upstream.poll_failed").len() == 1).then_some(())
     });
     publish(&stack, "wanted", 1);
     stack.sluice(&["poll", "wanted"]);
     wait_for("what a person waits for", 60, || {
-        let facts = stack.facts("tag.mirrored");
+        let facts = stack.events("tag.mirrored");
         let wanted = facts
             .iter()
             .any(|fact| fact["data"]["repository"] == "hub/wanted");
@@ -128,27 +128,27 @@ fn what_waits_already_comes_first_when_a_person_polls() {
     let bulk = mirror(&limited.host, "bulk", "");
     stack.apply(&format!("{}{bulk}", registry(&limited.host, 6)));
     wait_for("what may be spent to be spent", 60, || {
-        (stack.facts("tag.mirrored").len() == 2).then_some(())
+        (stack.events("tag.mirrored").len() == 2).then_some(())
     });
     // Its move is told, and waits for the next window.
     stack.apply(&mirror(&limited.host, "wanted", ""));
     wait_for("its move to wait", 60, || {
-        let is_told = stack.facts("upstream.tag_moved").len() == 3;
+        let is_told = stack.events("upstream.tag_moved").len() == 3;
         let waits = stack.status()["stages"]
             .as_array()
             .is_some_and(|stages| stages.iter().any(|stage| stage["later"].as_u64() > Some(0)));
         (is_told && waits).then_some(())
     });
-    assert_eq!(stack.facts("tag.mirrored").len(), 2);
+    assert_eq!(stack.events("tag.mirrored").len(), 2);
     // What is here already is not brought again.
     stack.sluice(&["poll", "bulk"]);
     stack.sluice(&["poll", "wanted"]);
     wait_for("what a person waits for", 60, || {
-        (stack.facts("tag.mirrored").len() == 3).then_some(())
+        (stack.events("tag.mirrored").len() == 3).then_some(())
     });
     let counted = limited.counted();
     assert_eq!((counted.pulls[0], counted.refused), (9, 0), "{counted:?}");
-    assert_eq!(stack.facts("upstream.tag_moved").len(), 3);
+    assert_eq!(stack.events("upstream.tag_moved").len(), 3);
     stack.may_leave_messages();
 }
 
@@ -169,7 +169,7 @@ fn an_account_that_was_refused_does_not_hold_up_another() {
         mirror(&other.host, "b", "")
     ));
     wait_for("the other account's images", 60, || {
-        (stack.facts("tag.mirrored").len() == 3).then_some(())
+        (stack.events("tag.mirrored").len() == 3).then_some(())
     });
     assert_eq!(spent.counted().refused, 0);
     stack.may_leave_messages();

@@ -156,7 +156,7 @@ impl<'a> Past<'a> {
             target_tag: "1.0".to_owned(),
             outcome: DecisionOutcome::Deny.into(),
             decided_at: Some(time_to_wire(at)),
-            announced: true,
+            published: true,
             inputs: vec![DecisionInput {
                 digest: digest_of.to_owned(),
                 report_key: cites.map(digest).unwrap_or_default(),

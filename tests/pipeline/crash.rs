@@ -99,7 +99,7 @@ impl Play {
     }
 
     /// Waits until exactly these facts are told and nothing is left to do: each once, no dead letter, no claim.
-    fn told(&self, expected: &[(&str, usize)]) {
+    fn expect_published(&self, expected: &[(&str, usize)]) {
         self.ended(expected);
         let letters = self.bus.run(self.bus.bus.dead_letters(10)).unwrap();
         assert!(letters.is_empty(), "{letters:?}");
@@ -160,7 +160,7 @@ impl Play {
     }
 
     /// Returns the facts of this name.
-    fn facts(&self, name: &str) -> Vec<Event> {
+    fn events(&self, name: &str) -> Vec<Event> {
         let facts = self.bus.run(self.bus.bus.facts("sluice.v1.>")).unwrap();
         let events = facts.into_iter().filter_map(|fact| fact.event);
         events.filter(|event| event.name() == name).collect()

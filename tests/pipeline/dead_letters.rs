@@ -15,7 +15,7 @@ fn an_image_that_cannot_be_copied_becomes_a_dead_letter_and_its_neighbour_arrive
     let one = stack.mirror("lost", "library/lost", "hub/lost", "");
     stack.apply(&format!("{}{one}", stack.upstream_resource()));
     wait_for("the move to be told", 30, || {
-        (stack.facts("upstream.tag_moved").len() == 1).then_some(())
+        (stack.events("upstream.tag_moved").len() == 1).then_some(())
     });
     // It disappears between the poll and the copy.
     publisher.delete("library/lost", &lost.digest);
@@ -30,7 +30,7 @@ fn an_image_that_cannot_be_copied_becomes_a_dead_letter_and_its_neighbour_arrive
         Some(stack.sluice(&["dead-letters", "list"])).filter(|l| l.contains("mirror-worker"))
     });
     assert!(letters.contains("does not exist"), "{letters}");
-    assert_eq!(stack.facts("tag.mirror_failed").len(), 1);
+    assert_eq!(stack.events("tag.mirror_failed").len(), 1);
     // Once the publisher has it again, the stage that failed finishes the work.
     publisher.put("library/lost", &lost.digest, &lost);
     stack.sluice(&["dead-letters", "retry", "--all"]);
@@ -38,7 +38,7 @@ fn an_image_that_cannot_be_copied_becomes_a_dead_letter_and_its_neighbour_arrive
         (reader.get("hub/lost", "1.0")? == lost.raw).then_some(())
     });
     assert_eq!(
-        stack.facts("upstream.tag_moved").len(),
+        stack.events("upstream.tag_moved").len(),
         2,
         "a redrive tells nothing anew"
     );
@@ -53,11 +53,11 @@ fn an_upstream_that_fails_is_told_once_and_so_is_its_recovery() {
     wait_for("several polls to fail", 30, || {
         (stack.status()["mirrors"][0]["failures"].as_u64()? >= 2).then_some(())
     });
-    assert_eq!(stack.facts("upstream.poll_failed").len(), 1);
+    assert_eq!(stack.events("upstream.poll_failed").len(), 1);
     let image = stack.publisher().image("library/late", "amd64", "late");
     stack.publisher().put("library/late", "1.0", &image);
     wait_for("the recovery to be told", 30, || {
-        (stack.facts("upstream.poll_recovered").len() == 1).then_some(())
+        (stack.events("upstream.poll_recovered").len() == 1).then_some(())
     });
     // Nobody mirrors in this test.
     stack.may_leave_messages();
@@ -80,7 +80,7 @@ fn an_image_that_is_not_copied_within_its_time_is_told_as_failed() {
     ));
     // Eight attempts, about two minutes of waiting between them.
     let failed = wait_for("the last attempt to be told", 300, || {
-        stack.facts("tag.mirror_failed").pop()
+        stack.events("tag.mirror_failed").pop()
     });
     assert_eq!(failed["data"]["repository"], "hub/slow", "{failed}");
     let reason = failed["data"]["reason"].to_string();
@@ -88,5 +88,5 @@ fn an_image_that_is_not_copied_within_its_time_is_told_as_failed() {
     wait_for("the dead letter", 30, || {
         (stack.status()["deadLetters"] == 1).then_some(())
     });
-    assert_eq!(stack.facts("tag.mirror_failed").len(), 1);
+    assert_eq!(stack.events("tag.mirror_failed").len(), 1);
 }

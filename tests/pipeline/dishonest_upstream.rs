@@ -72,7 +72,7 @@ fn what_an_upstream_lies_about_is_told_and_never_stored() {
     }
     for name in ["header", "manifest", "blob"] {
         let failed = wait_for(&format!("{name} to be given up"), 60, || {
-            let failed = stack.facts("tag.mirror_failed");
+            let failed = stack.events("tag.mirror_failed");
             failed
                 .into_iter()
                 .find(|fact| fact["data"]["repository"] == format!("hub/{name}"))
@@ -85,7 +85,7 @@ fn what_an_upstream_lies_about_is_told_and_never_stored() {
     }
     for (name, reason) in [("realm", "realm"), ("endless", "pages")] {
         let failed = wait_for(&format!("the poll of {name} to fail"), 60, || {
-            let failed = stack.facts("upstream.poll_failed");
+            let failed = stack.events("upstream.poll_failed");
             failed
                 .into_iter()
                 .find(|fact| fact["data"]["mirror"] == name)
@@ -96,7 +96,7 @@ fn what_an_upstream_lies_about_is_told_and_never_stored() {
         );
     }
     assert_eq!(stack.status()["deadLetters"], 3);
-    assert_eq!(stack.facts("tag.mirror_failed").len(), 3);
+    assert_eq!(stack.events("tag.mirror_failed").len(), 3);
     for (name, image) in lied.iter().zip(&images) {
         for reference in ["1.0", &image.digest] {
             assert_eq!(

@@ -44,7 +44,7 @@ fn a_full_disk_at_the_registry_is_waited_for_and_named() {
     pass(FULL);
     let log = pipeline.log_of("mirror-worker");
     assert!(log.contains("its disk is full"), "{log}");
-    assert_eq!(pipeline.stack.facts("image.promoted").len(), 6);
+    assert_eq!(pipeline.stack.events("image.promoted").len(), 6);
     assert_eq!(pipeline.stack.status()["deadLetters"], 0);
     disk.free();
     pipeline.until_judged(20);
@@ -73,7 +73,7 @@ fn a_full_disk_at_nats_server_is_named_and_nothing_is_lost() {
     let status = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(status.contains("stores nothing"), "{status}");
     pass(FULL);
-    assert_eq!(pipeline.stack.facts("image.promoted").len(), 6);
+    assert_eq!(pipeline.stack.events("image.promoted").len(), 6);
     assert!(pipeline.stack.nats.log().contains("no space left"));
     // Room alone is not enough: a stream that failed once stores nothing until the server is started anew.
     disk.free();

@@ -40,7 +40,7 @@ fn an_index_arrives_byte_for_byte_with_every_child() {
         );
     }
     wait_for("the fact", 20, || {
-        (stack.facts("tag.mirrored").len() == 1).then_some(())
+        (stack.events("tag.mirrored").len() == 1).then_some(())
     });
     let explained = stack.sluice(&["explain", "hub/multi:1.0"]);
     for told in ["upstream.tag_moved", "tag.mirrored", &index.digest] {
@@ -78,7 +78,7 @@ fn a_moved_tag_arrives_and_its_sibling_stays() {
         "an excluded tag was mirrored"
     );
     let moves = wait_for("both moves to be told", 20, || {
-        Some(stack.facts("upstream.tag_moved")).filter(|m| m.len() == 3)
+        Some(stack.events("upstream.tag_moved")).filter(|m| m.len() == 3)
     });
     assert_eq!(moves[2]["data"]["moveNumber"], 2);
     assert_eq!(moves[2]["data"]["previous"], first.digest);
@@ -115,7 +115,7 @@ fn a_tag_that_is_gone_upstream_goes_only_where_the_mirror_asks_for_it() {
     });
     assert_eq!(reader.get("hub/deleting", "stays").unwrap(), stays.raw);
     wait_for("both disappearances to be told", 20, || {
-        (stack.facts("upstream.tag_gone").len() == 2).then_some(())
+        (stack.events("upstream.tag_gone").len() == 2).then_some(())
     });
     assert_eq!(reader.get("hub/keeping", "gone").unwrap(), gone.raw);
     // Deletion by digest would take every tag of that digest; the image itself must still be there.
@@ -147,7 +147,7 @@ fn a_tag_that_is_gone_upstream_stays_while_another_mirror_brings_it() {
         arrived(&reader, "hub/app", tag, &image.raw);
     }
     wait_for("both mirrors to have seen it", 30, || {
-        let moves = stack.facts("upstream.tag_moved");
+        let moves = stack.events("upstream.tag_moved");
         let shared = moves.iter().filter(|fact| fact["data"]["tag"] == "shared");
         (shared.count() == 2).then_some(())
     });
@@ -161,7 +161,7 @@ fn a_tag_that_is_gone_upstream_stays_while_another_mirror_brings_it() {
         });
     }
     wait_for("three disappearances to be told", 20, || {
-        (stack.facts("upstream.tag_gone").len() == 3).then_some(())
+        (stack.events("upstream.tag_gone").len() == 3).then_some(())
     });
     wait_for("everything to be done", 60, || {
         stack.is_quiet().then_some(())
@@ -199,7 +199,7 @@ fn forty_tags_arrive_once_each_although_workers_are_killed() {
     let reader = stack.reader();
     for worker in workers {
         wait_for("work to be going on", 30, || {
-            (!stack.facts("tag.mirrored").is_empty()).then_some(())
+            (!stack.events("tag.mirrored").is_empty()).then_some(())
         });
         stack.kill(worker);
         stack.service("mirror-worker", &[]);
@@ -211,10 +211,10 @@ fn forty_tags_arrive_once_each_although_workers_are_killed() {
     wait_for("every stage to be done", 90, || {
         stack.is_quiet().then_some(())
     });
-    let mirrored = stack.facts("tag.mirrored");
+    let mirrored = stack.events("tag.mirrored");
     let ids: BTreeSet<_> = mirrored.iter().map(|fact| fact["id"].to_string()).collect();
     assert_eq!(ids.len(), 40, "each tag is told");
-    let moved = stack.facts("upstream.tag_moved");
+    let moved = stack.events("upstream.tag_moved");
     assert_eq!(moved.len(), 40, "no move is told twice");
 }
 
@@ -304,6 +304,6 @@ fn how_a_copy_goes_on_is_told_to_whoever_listens_and_stored_nowhere() {
     assert!(last.bytes > 0 && last.bytes_done == last.bytes, "{last:?}");
     arrived(&stack.reader(), "hub/app", "1.0", &image.raw);
     wait_for("the fact", 20, || {
-        (stack.facts("tag.mirrored").len() == 1).then_some(())
+        (stack.events("tag.mirrored").len() == 1).then_some(())
     });
 }

@@ -86,7 +86,7 @@ fn what_skopeo_does_is_told_once_with_the_account() {
     wait_for_counts(&stack, [1, 1, 2, 2, 1, 1]);
 
     for name in SIX {
-        for fact in stack.facts(name) {
+        for fact in stack.events(name) {
             let data = &fact["data"];
             assert_eq!(data["actor"], "ci", "{fact}");
             assert_eq!(data["repository"], "team/app", "{fact}");
@@ -120,20 +120,20 @@ fn a_tag_that_sluice_deletes_is_told_and_its_tombstone_is_not() {
     );
     stack.apply(&format!("{}{mirror}", stack.upstream_resource()));
     wait_for("both tags to arrive", 30, || {
-        (stack.facts("tag.pushed").len() == 2).then_some(())
+        (stack.events("tag.pushed").len() == 2).then_some(())
     });
     publisher.delete("library/app", &images[0].digest);
     let deleted = wait_for("the deletion to be told", 30, || {
-        Some(stack.facts("tag.deleted")).filter(|facts| !facts.is_empty())
+        Some(stack.events("tag.deleted")).filter(|facts| !facts.is_empty())
     });
     assert_eq!(deleted.len(), 1);
     assert_eq!(deleted[0]["data"]["tag"], "gone");
     assert_eq!(deleted[0]["data"]["actor"], "mirror-worker");
     // The registry notifies in order: what led to the deletion of the tag would be in the log by now.
-    assert_eq!(stack.facts("manifest.deleted"), Vec::<Value>::new());
-    assert_eq!(stack.facts("tag.pushed").len(), 2);
+    assert_eq!(stack.events("manifest.deleted"), Vec::<Value>::new());
+    assert_eq!(stack.events("tag.pushed").len(), 2);
     let digests = images.each_ref().map(|image| image.digest.as_str());
-    for fact in stack.facts("manifest.pushed") {
+    for fact in stack.events("manifest.pushed") {
         let digest = fact["data"]["digest"].as_str().unwrap();
         assert!(digests.contains(&digest), "{fact}");
     }
@@ -252,7 +252,7 @@ fn every_pull_of_a_notification_is_told_in_the_background_and_in_its_own_stream(
     }
     wait_for_counts(&stack, [1, 1, 50, 50, 0, 0]);
     let streams = stack
-        .facts("tag.pulled")
+        .events("tag.pulled")
         .into_iter()
         .map(|fact| fact["stream"].clone());
     assert!(streams.into_iter().all(|stream| stream == "PULLS"));

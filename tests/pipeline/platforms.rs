@@ -50,10 +50,10 @@ fn a_part_of_an_index_is_mirrored_once_and_again_when_the_list_changes() {
         arrived(tag);
     }
     wait_for("the facts", 20, || {
-        (stack.facts("tag.mirrored").len() == 3).then_some(())
+        (stack.events("tag.mirrored").len() == 3).then_some(())
     });
-    assert_eq!(stack.facts("upstream.tag_moved").len(), 3);
-    let facts = stack.facts("tag.mirrored");
+    assert_eq!(stack.events("upstream.tag_moved").len(), 3);
+    let facts = stack.events("tag.mirrored");
     assert_eq!(facts[0]["data"]["sourceDigest"], whole.digest);
     assert_eq!(reader.get("hub/multi", "1.0").unwrap(), part);
     let account = stack.account("ci", "pull: ['hub/*']\n");
@@ -75,7 +75,7 @@ fn a_part_of_an_index_is_mirrored_once_and_again_when_the_list_changes() {
         let part = reader.get("hub/multi", "1.0")?;
         (children(&part) == [arm64.digest.clone()]).then_some(())
     });
-    assert_eq!(stack.facts("upstream.tag_moved").len(), 3);
+    assert_eq!(stack.events("upstream.tag_moved").len(), 3);
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn an_index_without_a_wanted_platform_is_an_error_that_names_what_it_has() {
         )
     ));
     let failed = wait_for("both failures to be told", 60, || {
-        Some(stack.facts("tag.mirror_failed")).filter(|facts| facts.len() == 2)
+        Some(stack.events("tag.mirror_failed")).filter(|facts| facts.len() == 2)
     });
     for fact in failed {
         let reason = fact["data"]["reason"].as_str().unwrap();

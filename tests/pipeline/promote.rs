@@ -30,7 +30,7 @@ fn a_clean_index_is_promoted_byte_for_byte_with_every_child() {
         scene.verdict(child, CLEAN);
     }
     scene.tell_scanned("multi", "1.0", &images[0]);
-    let promoted = scene.facts("image.promoted", 1);
+    let promoted = scene.events("image.promoted", 1);
     assert_eq!(promoted[0]["data"]["digest"], images[0].digest);
     assert_eq!(
         promoted[0]["subject"],
@@ -64,8 +64,8 @@ fn a_clean_index_is_promoted_byte_for_byte_with_every_child() {
     assert!(yaml.contains("policy: clean"), "{yaml}");
     // The same scan told again changes nothing.
     scene.tell_scanned("multi", "1.0", &images[0]);
-    scene.told("image.promoted", 1);
-    scene.told("image.promotion_denied", 0);
+    scene.expect_published("image.promoted", 1);
+    scene.expect_published("image.promotion_denied", 0);
 }
 
 #[test]
@@ -84,9 +84,9 @@ fn what_is_not_known_to_be_clean_is_absent_by_tag_and_digest_and_explained() {
     scene.scan("scratch", "1.0", &scratch, Scan::Unsupported);
     // The event alone says that all is well; it is the verdict that counts.
     scene.tell_scanned("unscanned", "1.0", &unscanned);
-    scene.facts("image.promotion_denied", 3);
-    scene.told("image.promotion_denied", 3);
-    scene.told("image.promoted", 0);
+    scene.events("image.promotion_denied", 3);
+    scene.expect_published("image.promotion_denied", 3);
+    scene.expect_published("image.promoted", 0);
     let absent: Vec<(&str, &str)> = vulnerable
         .iter()
         .map(|image| ("official/vulnerable", image.digest.as_str()))
@@ -154,11 +154,11 @@ fn a_killed_promoter_leaves_no_image_behind_and_tells_each_once() {
     }
     // It works through all of them at once, and dies when the first is told.
     let promoter = scene.stack.service("promoter", &[]);
-    scene.facts("image.promoted", 1);
+    scene.events("image.promoted", 1);
     scene.stack.kill(promoter);
     scene.stack.service("promoter", &[]);
-    scene.facts("image.promoted", 10);
-    scene.told("image.promoted", 10);
+    scene.events("image.promoted", 10);
+    scene.expect_published("image.promoted", 10);
     let reader = scene.reader();
     for (tag, image) in &images {
         assert_eq!(reader.get("official/app", tag).unwrap(), image.raw);
@@ -187,11 +187,11 @@ fn a_decision_that_was_left_behind_is_carried_out_as_of_its_time() {
     scene.verdict(&image, CLEAN);
     // Nobody triggers it: the promoter finds at its start what is not finished.
     scene.stack.service("promoter", &[]);
-    let promoted = scene.facts("image.promoted", 1);
+    let promoted = scene.events("image.promoted", 1);
     assert_eq!(promoted[0]["data"]["targetTag"], "1.0-20200203");
     assert_eq!(promoted[0]["data"]["decidedAt"], "2020-02-03T04:05:06Z");
     assert_eq!(scene.status("official/app", "1.0-20200203"), 200);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.promoted", 1);
 }
 
 #[test]
@@ -217,8 +217,8 @@ fn two_promoters_tell_each_image_once() {
         scene.scan("app", tag, image, CLEAN);
     }
     scene.tell_scanned("app", "twin", &images[0].1);
-    scene.facts("image.promoted", 9);
-    scene.told("image.promoted", 9);
+    scene.events("image.promoted", 9);
+    scene.expect_published("image.promoted", 9);
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn a_digest_that_its_tag_has_left_is_not_promoted() {
     assert_eq!(scene.status("official/app", "1.0"), 404);
     assert_eq!(scene.status("official/app", &first.digest), 404);
     scene.scan("app", "1.0", &second, CLEAN);
-    let promoted = scene.facts("image.promoted", 1);
+    let promoted = scene.events("image.promoted", 1);
     assert_eq!(promoted[0]["data"]["digest"], second.digest);
     assert_eq!(scene.status("official/app", &first.digest), 404);
 }
@@ -256,8 +256,8 @@ fn rules_of_dtr_and_its_templates_are_followed() {
         scene.mirrored("app", tag, image);
         scene.scan("app", tag, image, Scan::Critical(critical));
     }
-    let promoted = scene.facts("image.promoted", 1);
-    scene.facts("image.promotion_denied", 2);
+    let promoted = scene.events("image.promoted", 1);
+    scene.events("image.promotion_denied", 2);
     let year = promoted[0]["data"]["decidedAt"].as_str().unwrap()[..4].to_owned();
     assert_eq!(promoted[0]["data"]["targetTag"], format!("1.0-{year}"));
     let reader = scene.reader();
@@ -267,7 +267,7 @@ fn rules_of_dtr_and_its_templates_are_followed() {
     );
     assert_eq!(scene.status("official/app", &many.digest), 404);
     assert_eq!(scene.status("official/app", &other.digest), 404);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.promoted", 1);
 }
 
 #[test]
@@ -283,9 +283,9 @@ fn an_image_soaks_and_is_promoted_when_its_time_has_come() {
     });
     assert!(explained.contains("soak"), "{explained}");
     assert_eq!(scene.status("official/app", &image.digest), 404);
-    scene.facts("image.promoted", 1);
-    scene.told("image.promoted", 1);
-    scene.told("image.promotion_denied", 0);
+    scene.events("image.promoted", 1);
+    scene.expect_published("image.promoted", 1);
+    scene.expect_published("image.promotion_denied", 0);
     assert_eq!(scene.status("official/app", "1.0"), 200);
 }
 
@@ -298,12 +298,12 @@ fn a_policy_that_comes_later_or_changes_judges_what_is_there() {
     scene.scan("app", "1.0", &image, Scan::Critical(1));
     scene.quiet();
     scene.policy(CLEAN_TO_OFFICIAL);
-    scene.facts("image.promotion_denied", 1);
+    scene.events("image.promotion_denied", 1);
     scene.policy(&CLEAN_TO_OFFICIAL.replace("== 0", "<= 1"));
-    scene.facts("image.promoted", 1);
+    scene.events("image.promoted", 1);
     assert_eq!(scene.status("official/app", "1.0"), 200);
-    scene.told("image.promotion_denied", 1);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.promotion_denied", 1);
+    scene.expect_published("image.promoted", 1);
 }
 
 #[test]
@@ -314,15 +314,15 @@ fn the_newest_decision_has_the_tag_that_two_sources_want() {
     let first = scene.arrived("first", "1.0", "first");
     let second = scene.arrived("second", "1.0", "second");
     scene.scan("first", "1.0", &first, CLEAN);
-    scene.facts("image.promoted", 1);
+    scene.events("image.promoted", 1);
     scene.scan("second", "1.0", &second, CLEAN);
-    let promoted = scene.facts("image.promoted", 2);
+    let promoted = scene.events("image.promoted", 2);
     assert_eq!(promoted[1]["data"]["previous"], first.digest);
     let reader = scene.reader();
     assert_eq!(reader.get("official/one", "1.0").unwrap(), second.raw);
     // The older decision is looked at again, and must not take the tag back.
     scene.tell_scanned("first", "1.0", &first);
-    scene.told("image.promoted", 2);
+    scene.expect_published("image.promoted", 2);
     assert_eq!(reader.get("official/one", "1.0").unwrap(), second.raw);
 }
 
@@ -333,7 +333,7 @@ fn what_is_missing_in_the_target_is_mended_and_not_told_again() {
     scene.stack.service("promoter", &[]);
     let image = scene.arrived("app", "1.0", "content");
     scene.scan("app", "1.0", &image, CLEAN);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.promoted", 1);
     scene
         .stack
         .as_service("promoter")
@@ -344,7 +344,7 @@ fn what_is_missing_in_the_target_is_mended_and_not_told_again() {
         (scene.status("official/app", "1.0") == 200).then_some(())
     });
     assert_eq!(scene.status("official/app", &image.digest), 200);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.promoted", 1);
 }
 
 #[test]
@@ -356,7 +356,7 @@ fn what_cannot_be_told_is_told_as_such_and_stays_out() {
     scene.stack.service("promoter", &[]);
     let image = scene.arrived("app", "1.0", "without labels");
     scene.scan("app", "1.0", &image, CLEAN);
-    let denied = scene.facts("image.promotion_denied", 1);
+    let denied = scene.events("image.promotion_denied", 1);
     let reasons = denied[0]["data"]["reasons"].as_array().unwrap();
     let open: Vec<_> = reasons
         .iter()
@@ -367,7 +367,7 @@ fn what_cannot_be_told_is_told_as_such_and_stays_out() {
     assert_eq!(scene.status("official/app", &image.digest), 404);
     let explained = scene.stack.sluice(&["explain", "hub/app:1.0"]);
     assert!(explained.contains("undetermined"), "{explained}");
-    scene.told("image.promotion_denied", 1);
+    scene.expect_published("image.promotion_denied", 1);
 }
 
 #[test]
@@ -380,10 +380,10 @@ fn policies_follow_one_another() {
     scene.stack.service("promoter", &[]);
     let image = scene.arrived("app", "1.0", "content");
     scene.scan("app", "1.0", &image, CLEAN);
-    scene.facts("image.promoted", 2);
+    scene.events("image.promoted", 2);
     for repository in ["staging/app", "official/app"] {
         let raw = scene.reader().get(repository, "1.0").unwrap();
         assert_eq!(raw, image.raw, "{repository}");
     }
-    scene.told("image.promoted", 2);
+    scene.expect_published("image.promoted", 2);
 }

@@ -55,7 +55,7 @@ fn hold(stack: &Stack, bus: &BusClient, repository: &str, tag: &str, minutes: i6
 /// Returns the tags that were told to be deleted, each as often as it was told.
 fn deleted(stack: &Stack) -> Vec<String> {
     let mut tags: Vec<String> = stack
-        .facts("prune.completed")
+        .events("prune.completed")
         .iter()
         .flat_map(|fact| fact["data"]["deleted"].as_array().unwrap().clone())
         .map(|pruned| pruned["tag"].as_str().unwrap().to_owned())
@@ -111,7 +111,7 @@ fn the_newest_stay_with_all_that_they_reach_and_no_poll_brings_the_others_back()
     wait_for("the oldest to go", 30, || {
         (deleted(&stack) == ["1", "2", "3"]).then_some(())
     });
-    let facts = stack.facts("prune.completed");
+    let facts = stack.events("prune.completed");
     let reason = facts[0]["data"]["deleted"][0]["reason"].as_str().unwrap();
     assert!(reason.contains("keeps 3 tags"), "{reason}");
     let reader = stack.reader();
@@ -130,7 +130,7 @@ fn the_newest_stay_with_all_that_they_reach_and_no_poll_brings_the_others_back()
         stack.sluice(&["poll", "app"]);
         quiet(&stack);
     }
-    assert_eq!(stack.facts("upstream.tag_moved").len(), 6);
+    assert_eq!(stack.events("upstream.tag_moved").len(), 6);
     // A late delivery of a move whose tag was pruned does not bring it back either.
     let moves = bus
         .run(bus.bus.facts("sluice.v1.upstream.tag_moved.>"))
@@ -145,7 +145,7 @@ fn the_newest_stay_with_all_that_they_reach_and_no_poll_brings_the_others_back()
     quiet(&stack);
     assert!(!has(&stack, "hub/app", "1"));
     assert_eq!(deleted(&stack), ["1", "2", "3"]);
-    assert_eq!(stack.facts("tag.mirrored").len(), 6);
+    assert_eq!(stack.events("tag.mirrored").len(), 6);
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn a_policy_deletes_what_meets_its_condition_whenever_its_schedule_says() {
     wait_for("both to go", 30, || {
         (deleted(&stack) == ["1.1-rc1", "bad"]).then_some(())
     });
-    let facts = stack.facts("prune.completed");
+    let facts = stack.events("prune.completed");
     assert_eq!(facts.len(), 1);
     assert_eq!(facts[0]["data"]["policy"], "often");
     assert_eq!(facts[0]["data"]["kept"], 2);
@@ -214,7 +214,7 @@ fn a_policy_deletes_what_meets_its_condition_whenever_its_schedule_says() {
     wait_for("the newcomer to go", 30, || {
         (deleted(&stack) == ["1.1-rc1", "1.2-rc1", "bad"]).then_some(())
     });
-    assert_eq!(stack.facts("prune.completed").len(), 2);
+    assert_eq!(stack.events("prune.completed").len(), 2);
     bus.run(bus.bus.remove_schedule("prune.test")).unwrap();
 }
 

@@ -54,7 +54,7 @@ fn promotion_against_withdrawal_leaves_what_is_allowed_and_nothing_else() {
         for _ in 0..2 {
             for pair in &pairs {
                 for (tag, [index, own]) in &pair.tags {
-                    let critical = u64::from(arena.chance(2) == 0);
+                    let critical = u64::from(arena.random(2) == 0);
                     arena.verdict(own, critical);
                     arena.judge(&pair.repository, tag, index);
                     allowed.insert((pair.repository.clone(), *tag), critical == 0);
@@ -119,7 +119,7 @@ fn retention_against_promotion_loses_nothing_that_is_kept() {
                 policy: Some("a".parse().unwrap()),
                 repository: Some(repository.parse().unwrap()),
             };
-            let prune_first = arena.chance(2) == 0;
+            let prune_first = arena.random(2) == 0;
             if prune_first {
                 arena.bus.command(prune.clone());
             }
@@ -151,7 +151,7 @@ fn retention_against_promotion_loses_nothing_that_is_kept() {
         }
         arena.check();
     }
-    let promoted = arena.stack.facts("image.promoted").len();
-    let pruned = arena.stack.facts("prune.completed").len();
+    let promoted = arena.stack.events("image.promoted").len();
+    let pruned = arena.stack.events("prune.completed").len();
     assert!(promoted > 50 && pruned > 500, "{promoted} {pruned}");
 }

@@ -85,13 +85,13 @@ fn a_mirror_worker_finds_the_moves_that_the_log_lost_and_tells_each_once() {
     stack.service("mirror-worker", &[]);
     arrived(&stack.reader(), &images);
     wait_for("each to be told", 30, || {
-        (stack.facts("tag.mirrored").len() == 3).then_some(())
+        (stack.events("tag.mirrored").len() == 3).then_some(())
     });
     // Nothing is missing any more, and what is there is not told again.
     stack.service("mirror-worker", &[]);
     assert_eq!(reconcile(&stack, &["mirror-worker"])[0]["found"], 0);
     quiet(&stack);
-    assert_eq!(stack.facts("tag.mirrored").len(), 3);
+    assert_eq!(stack.events("tag.mirrored").len(), 3);
 }
 
 #[test]
@@ -137,11 +137,11 @@ fn a_scanner_finds_the_images_that_nobody_scanned() {
     lose(&stack);
     stack.scanner(&[]);
     wait_for("both to be scanned", 90, || {
-        (stack.facts("scan.succeeded").len() == 2).then_some(())
+        (stack.events("scan.succeeded").len() == 2).then_some(())
     });
     quiet(&stack);
     assert_eq!(reconcile(&stack, &["scanner-adapter"])[0]["found"], 0);
-    assert_eq!(stack.facts("scan.succeeded").len(), 2);
+    assert_eq!(stack.events("scan.succeeded").len(), 2);
 }
 
 /// Lets a scanner find the registry like that with three images to scan, until so many of its messages stand so; nobody
@@ -170,10 +170,10 @@ fn nothing_is_missing_while(faults: Faults, stands: &str, messages: u64) {
     assert_eq!(reconcile(&stack, &["scanner-adapter"])[0]["found"], 0);
     proxy.heal();
     wait_for("all to be scanned", 90, || {
-        (stack.facts("scan.succeeded").len() >= 3).then_some(())
+        (stack.events("scan.succeeded").len() >= 3).then_some(())
     });
     quiet(&stack);
-    assert_eq!(stack.facts("scan.succeeded").len(), 3);
+    assert_eq!(stack.events("scan.succeeded").len(), 3);
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn a_delivery_whose_message_is_lost_is_made_as_long_as_the_log_has_its_event() {
     stack.nats.purge("SCHEDULES_webhook-dispatcher");
     stack.service("webhook-dispatcher", &[]);
     wait_for("it to be delivered", 60, || {
-        (stack.facts("webhook.delivered").len() == 1).then_some(())
+        (stack.events("webhook.delivered").len() == 1).then_some(())
     });
     quiet(&stack);
     assert_eq!(endpoint.taken().len(), 1);
@@ -259,7 +259,7 @@ fn the_gateway_tells_what_the_registry_has_and_nobody_knows_of() {
     let image = ci.image("team/app", "amd64", "content");
     ci.put("team/app", "1.0", &image);
     wait_for("the push to be told", 30, || {
-        (stack.facts("tag.pushed").len() == 1).then_some(())
+        (stack.events("tag.pushed").len() == 1).then_some(())
     });
     let bus = stack.bus();
     let key = key::tag(&"team/app".parse().unwrap(), &"1.0".parse().unwrap());
@@ -276,7 +276,7 @@ fn the_gateway_tells_what_the_registry_has_and_nobody_knows_of() {
     // As if the notification had been lost.
     bus.run(bus.state.tags.delete(&key)).unwrap();
     assert_eq!(reconcile(&stack, &["gateway"])[0]["found"], 1);
-    let pushed = stack.facts("tag.pushed");
+    let pushed = stack.events("tag.pushed");
     assert_eq!(pushed.len(), 1);
     assert_eq!(pushed[0]["data"]["digest"], image.digest);
     assert_eq!(pushed[0]["data"]["actor"], "");
@@ -443,7 +443,7 @@ fn a_changed_policy_reaches_every_image_although_the_promoter_is_killed_in_the_m
     wait_for("every stage to be done", 90, || {
         stack.is_quiet().then_some(())
     });
-    let denied = stack.facts("image.promotion_denied");
+    let denied = stack.events("image.promotion_denied");
     let ids: BTreeSet<String> = denied.iter().map(|fact| fact["id"].to_string()).collect();
     assert_eq!((denied.len(), ids.len()), (IMAGES, IMAGES));
     assert_eq!(reconcile(&stack, &["promoter"])[0]["found"], 0);

@@ -48,7 +48,7 @@ fn publish(publisher: &Upstream, name: &str, tag: &str) {
 
 fn promoted(stack: &Stack, count: usize) {
     wait_for(&format!("{count} images to be promoted"), 120, || {
-        (stack.facts("image.promoted").len() == count).then_some(())
+        (stack.events("image.promoted").len() == count).then_some(())
     });
     wait_for("every stage to be done", 60, || {
         stack.is_quiet().then_some(())

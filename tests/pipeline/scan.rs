@@ -23,7 +23,7 @@ fn scanning() -> Stack {
 fn told(stack: &Stack, event: &str, image: &Image) -> Value {
     let about = |fact: &Value| fact["data"]["digest"] == image.digest;
     wait_for(&format!("{event} of {}", image.digest), 60, || {
-        stack.facts(event).into_iter().find(about)
+        stack.events(event).into_iter().find(about)
     })["data"]
         .clone()
 }
@@ -67,10 +67,10 @@ fn a_scanner_that_is_stopped_leaves_what_waits_to_others() {
         });
     }
     wait_for("some to be scanned", 60, || {
-        (!stack.facts("scan.succeeded").is_empty()).then_some(())
+        (!stack.events("scan.succeeded").is_empty()).then_some(())
     });
     assert_eq!(stack.stop(scanner), Some(0));
-    assert!(stack.facts("scan.succeeded").len() < 100);
+    assert!(stack.events("scan.succeeded").len() < 100);
 }
 
 /// Returns what a bill of materials says of the image and its parts, and what needs what, whatever each is called in it.
@@ -172,7 +172,7 @@ fn findings_are_told_counted_and_kept() {
     let before = self::verdict(&stack, &image.digest).0.unwrap().scanned_at;
     publisher.put("library/app", "1.3", &image);
     wait_for("the second tag to be told", 60, || {
-        let facts = stack.facts("scan.succeeded");
+        let facts = stack.events("scan.succeeded");
         facts.into_iter().find(|fact| fact["data"]["tag"] == "1.3")
     });
     assert_eq!(
@@ -209,7 +209,7 @@ fn an_index_is_told_once_with_all_its_platforms() {
         (Some("linux/arm64"), Some(arm64.digest.as_str()), Some(1))
     );
     assert_eq!(fact["children"].as_array().unwrap().len(), 2);
-    assert_eq!(stack.facts("scan.succeeded").len(), 1);
+    assert_eq!(stack.events("scan.succeeded").len(), 1);
     for (digest, platform) in [
         (&amd64.digest, "linux/amd64"),
         (&arm64.digest, "linux/arm64"),
@@ -260,7 +260,7 @@ fn what_the_scanner_does_not_understand_is_told_as_unsupported() {
         verdict(&stack, &good.digest).0.unwrap().status(),
         VerdictStatus::Covered
     );
-    assert!(stack.facts("scan.succeeded").is_empty());
+    assert!(stack.events("scan.succeeded").is_empty());
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn a_system_of_which_the_database_knows_nothing_is_unsupported() {
         let verdict = verdict(&stack, &image.digest).0.unwrap();
         assert_eq!(verdict.end_of_life, tag == "1.1");
     }
-    assert!(stack.facts("scan.succeeded").is_empty());
+    assert!(stack.events("scan.succeeded").is_empty());
 }
 
 #[test]
@@ -309,7 +309,7 @@ fn a_language_of_which_the_database_knows_nothing_is_unsupported() {
         reason.contains("packages of the kind `gemspec`"),
         "{reason}"
     );
-    assert!(stack.facts("scan.succeeded").is_empty());
+    assert!(stack.events("scan.succeeded").is_empty());
 }
 
 #[test]
@@ -327,7 +327,7 @@ fn a_runnable_manifest_that_is_called_an_attestation_is_scanned_too() {
     let fact = told(&stack, "scan.failed", &index);
     assert_eq!(fact["unsupported"], true);
     assert_eq!(fact["platform"], "linux/amd64");
-    assert!(stack.facts("scan.succeeded").is_empty());
+    assert!(stack.events("scan.succeeded").is_empty());
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn an_image_that_cannot_be_scanned_is_told_with_the_reason() {
     let image = publisher.files("library/app", "amd64", &debian(&[OLD_LIBC]));
     publisher.put("library/app", "1.0", &image);
     wait_for("the image to be mirrored", 60, || {
-        stack.facts("tag.mirrored").pop()
+        stack.events("tag.mirrored").pop()
     });
     // It disappears between the copy and the scan, and so does what was known of it.
     stack

@@ -23,7 +23,7 @@ fn publish(publisher: &Upstream, tag: &str) {
 
 fn scanned(stack: &Stack, count: usize) {
     wait_for(&format!("{count} images to be scanned"), 180, || {
-        (stack.facts("scan.succeeded").len() >= count).then_some(())
+        (stack.events("scan.succeeded").len() >= count).then_some(())
     });
 }
 
@@ -41,7 +41,7 @@ fn server_of(stack: &Stack, adapter: usize) -> u32 {
 }
 
 fn database_versions(stack: &Stack) -> Vec<String> {
-    let facts = stack.facts("scanner.database_updated");
+    let facts = stack.events("scanner.database_updated");
     facts
         .iter()
         .map(|fact| fact["data"]["databaseVersion"].as_str().unwrap().to_owned())
@@ -67,11 +67,11 @@ fn nothing_is_scanned_by_a_broken_database() {
     let of_npm = ("npm::Sluice advisories", 0);
     good.clone().reduced(&[of_npm]).publish(&stack);
     wait_for("the image to be mirrored", 60, || {
-        stack.facts("tag.mirrored").pop()
+        stack.events("tag.mirrored").pop()
     });
     refused(&stack, "well-known vulnerabilities of node-pkg");
     for event in ["scan.succeeded", "scan.failed", "scanner.database_updated"] {
-        assert!(stack.facts(event).is_empty(), "{event}");
+        assert!(stack.events(event).is_empty(), "{event}");
     }
     assert!(!stack.is_quiet(), "the message must wait");
     good.publish(&stack);
@@ -81,7 +81,7 @@ fn nothing_is_scanned_by_a_broken_database() {
         "ready"
     );
     assert_eq!(database_versions(&stack), [FIRST]);
-    assert!(stack.facts("scan.failed").is_empty());
+    assert!(stack.events("scan.failed").is_empty());
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn a_newer_database_is_taken_over_and_a_broken_or_older_one_is_not() {
     publish(&publisher, "1.0");
     scanned(&stack, 1);
     assert_eq!(
-        stack.facts("scan.succeeded")[0]["data"]["databaseVersion"],
+        stack.events("scan.succeeded")[0]["data"]["databaseVersion"],
         SECOND
     );
     good.publish(&stack);
@@ -141,14 +141,14 @@ fn a_newer_database_is_taken_over_and_a_broken_or_older_one_is_not() {
     publish(&publisher, "1.1");
     scanned(&stack, 2);
     assert_eq!(
-        stack.facts("scan.succeeded")[1]["data"]["databaseVersion"],
+        stack.events("scan.succeeded")[1]["data"]["databaseVersion"],
         THIRD
     );
     // An image that the older database judged is scanned again when it comes again.
     let image = publisher.files("library/app", "amd64", &[PACKAGE, ("tag", "1.0")]);
     publisher.put("library/app", "1.2", &image);
     scanned(&stack, 3);
-    let again = &stack.facts("scan.succeeded")[2]["data"];
+    let again = &stack.events("scan.succeeded")[2]["data"];
     assert_eq!(
         (&again["tag"], &again["databaseVersion"]),
         (&"1.2".into(), &THIRD.into())
@@ -173,7 +173,7 @@ fn a_server_that_is_killed_is_started_again_and_dies_with_its_adapter() {
     scanned(&stack, 7);
     let second = server_of(&stack, adapter);
     assert_ne!(first, second);
-    assert!(stack.facts("scan.failed").is_empty());
+    assert!(stack.events("scan.failed").is_empty());
     stack.kill(adapter);
     wait_for("the server to die with its adapter", 10, || {
         (!is_alive(second)).then_some(())
@@ -206,7 +206,7 @@ fn replicas_share_the_work_and_a_place_for_their_files() {
     wait_for("every stage to be done", 90, || {
         stack.is_quiet().then_some(())
     });
-    let facts = stack.facts("scan.succeeded");
+    let facts = stack.events("scan.succeeded");
     let ids: BTreeSet<_> = facts.iter().map(|fact| fact["id"].to_string()).collect();
     assert_eq!(ids.len(), 12, "each tag is told");
     assert_eq!(stack.stop(second), Some(0));
@@ -231,7 +231,7 @@ fn the_index_of_java_archives_is_fetched_when_an_image_has_some() {
         let log = fs::read_to_string(&log).unwrap();
         log.contains("trivy.java_database_repository").then_some(())
     });
-    assert!(stack.facts("scan.succeeded").is_empty());
+    assert!(stack.events("scan.succeeded").is_empty());
     publish_java_index(&stack);
     scanned(&stack, 1);
 }

@@ -39,7 +39,7 @@ fn logs(stack: &Stack, adapter: usize, part: &str) {
 fn is_used(stack: &Stack, database: &Database) {
     let made = database.updated_at();
     wait_for("the database to be used", 90, || {
-        let facts = stack.facts("scanner.database_updated");
+        let facts = stack.events("scanner.database_updated");
         let last = facts.last()?;
         (last["data"]["databaseVersion"] == made.as_str()).then_some(())
     });
@@ -77,7 +77,7 @@ fn a_database_from_the_future_or_of_long_ago_is_not_used() {
     let metrics = stack.metrics("scanner-adapter", adapter);
     let refused = "sluice_vulnerability_database_refusals_total{reason=\"age\"}";
     assert!(metrics.contains(refused), "{metrics}");
-    assert!(stack.facts("scanner.database_updated").is_empty());
+    assert!(stack.events("scanner.database_updated").is_empty());
     let good = Database::of_age(60);
     good.publish(&stack);
     is_used(&stack, &good);
@@ -137,7 +137,7 @@ fn a_database_that_lost_advisories_is_used_only_once_a_person_accepts_it() {
     let image = publisher.files("library/app", "amd64", &debian(&[OLD_LIBC, JINJA]));
     publisher.put("library/app", "1.0", &image);
     let fact = wait_for("the image to be scanned", 90, || {
-        stack.facts("scan.succeeded").pop()
+        stack.events("scan.succeeded").pop()
     });
     assert_eq!(fact["data"]["databaseVersion"], good.updated_at().as_str());
     // Whoever starts anew, with an empty folder or not, is not told another thing.

@@ -85,7 +85,7 @@ fn ready(stack: &Stack, adapter: usize) {
 /// Waits for what is told of an image.
 fn told(stack: &Stack, event: &str, image: &Image) -> String {
     wait_for(&format!("{event} of {}", image.digest), 90, || {
-        let mut facts = stack.facts(event).into_iter();
+        let mut facts = stack.events(event).into_iter();
         facts.find(|fact| fact["data"]["digest"] == image.digest)
     })["data"]["reason"]
         .as_str()

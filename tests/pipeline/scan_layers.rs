@@ -24,7 +24,7 @@ fn scanning(settings: &[(&str, &str)]) -> (Stack, usize, Upstream) {
 fn told(stack: &Stack, event: &str, image: &Image) -> Value {
     let about = |fact: &Value| fact["data"]["digest"] == image.digest;
     wait_for(&format!("{event} of {}", image.digest), 90, || {
-        stack.facts(event).into_iter().find(about)
+        stack.events(event).into_iter().find(about)
     })["data"]
         .clone()
 }
@@ -105,7 +105,7 @@ fn an_image_that_clients_unpack_in_another_way_than_the_scanner_is_unsupported()
         publisher.put(APP, tag, image);
         refused(&stack, image, rule);
     }
-    assert!(stack.facts("scan.succeeded").is_empty());
+    assert!(stack.events("scan.succeeded").is_empty());
 
     // What an image before stated of these layers changes nothing for one that is honest.
     let honest = publisher.layered(APP, &[evil_layer], &[evil_id]);
@@ -214,7 +214,7 @@ fn other_bytes_than_those_of_the_digest_are_never_scanned() {
     let image = publisher.layered(APP, std::slice::from_ref(&layer), &[id]);
     publisher.put(APP, "1.0", &image);
     wait_for("the image to be mirrored", 60, || {
-        stack.facts("tag.mirrored").pop()
+        stack.events("tag.mirrored").pop()
     });
     let genuine = stack.internal.forge(layer["digest"].as_str().unwrap());
     let adapter = stack.scanner(&[]);
@@ -224,7 +224,7 @@ fn other_bytes_than_those_of_the_digest_are_never_scanned() {
             .contains("the blob is not")
             .then_some(())
     });
-    assert!(stack.facts("scan.succeeded").is_empty());
+    assert!(stack.events("scan.succeeded").is_empty());
     genuine.restore();
     assert_eq!(told(&stack, "scan.succeeded", &image)["counts"]["high"], 3);
     assert_eq!(digest(&image.raw), image.digest);

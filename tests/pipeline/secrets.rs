@@ -54,7 +54,7 @@ impl Hostile {
         Self { host, told }
     }
 
-    fn told(&self) -> Vec<(String, String)> {
+    fn expect_published(&self) -> Vec<(String, String)> {
         self.told.lock().unwrap().clone()
     }
 }
@@ -142,25 +142,30 @@ fn planted_secrets_are_found_nowhere() {
     let bus = stack.bus();
     bus.publish(promoted("fine", "1.0"), "once");
     wait_for("both polls to fail", 60, || {
-        (stack.facts("upstream.poll_failed").len() == 2).then_some(())
+        (stack.events("upstream.poll_failed").len() == 2).then_some(())
     });
     wait_for("the good image", 60, || {
-        (!stack.facts("tag.mirrored").is_empty()).then_some(())
+        (!stack.events("tag.mirrored").is_empty()).then_some(())
     });
-    wait_for("a webhook to fail", 60, || hook.told().first().map(drop));
+    wait_for("a webhook to fail", 60, || {
+        hook.expect_published().first().map(drop)
+    });
     // The secrets were in use, and the other origin was not told one.
     assert!(
         hostile
-            .told()
+            .expect_published()
             .iter()
             .any(|(_, told)| told.contains(ENCODED)),
         "{:?}",
-        hostile.told()
+        hostile.expect_published()
     );
     assert!(
-        elsewhere.told().iter().all(|(_, told)| told.is_empty()),
+        elsewhere
+            .expect_published()
+            .iter()
+            .all(|(_, told)| told.is_empty()),
         "{:?}",
-        elsewhere.told()
+        elsewhere.expect_published()
     );
     let mut seen = Vec::new();
     // A login that fails, and addresses with a credential in them.
@@ -326,7 +331,7 @@ fn a_secret_is_sent_to_no_host_that_its_folder_does_not_name() {
              kind: Mirror\nname: m{number}\nfrom: {host}/a/b\nto: hub/m{number}\nevery: 1h\n"
         ));
         let failed = wait_for("the poll to be refused", 30, || {
-            let failed = stack.facts("upstream.poll_failed");
+            let failed = stack.events("upstream.poll_failed");
             failed
                 .into_iter()
                 .find(|fact| fact["data"]["mirror"] == format!("m{number}"))
@@ -338,7 +343,7 @@ fn a_secret_is_sent_to_no_host_that_its_folder_does_not_name() {
         );
         assert!(!reason.contains(UPSTREAM), "{reason}");
     }
-    let told = attacker.told();
+    let told = attacker.expect_published();
     assert!(told.iter().all(|(_, told)| told.is_empty()), "{told:?}");
     stack.apply(&format!(
         "kind: Webhook\nname: steal\nurl: http://{}/in\nevents: ['image.*']\nsigning_key: {{ secret: key }}\nallow_private_addresses: true\n",
@@ -357,5 +362,9 @@ fn a_secret_is_sent_to_no_host_that_its_folder_does_not_name() {
             .contains("`key.hosts`")
             .then_some(())
     });
-    assert!(hook.told().is_empty(), "{:?}", hook.told());
+    assert!(
+        hook.expect_published().is_empty(),
+        "{:?}",
+        hook.expect_published()
+    );
 }

@@ -21,12 +21,12 @@ fn a_mirror_with_more_slow_tags_than_one_poll_has_time_for_is_polled_to_its_end(
     let first = stack.service("poller", &limits);
     stack.apply(&slow.resources());
     wait_for("a part of the tags to be told", 60, || {
-        (stack.facts("upstream.tag_moved").len() >= TAGS / 4).then_some(())
+        (stack.events("upstream.tag_moved").len() >= TAGS / 4).then_some(())
     });
     stack.kill(first);
     stack.service("poller", &limits);
     let told = wait_for("every tag to be told", 90, || {
-        let told = stack.facts("upstream.tag_moved");
+        let told = stack.events("upstream.tag_moved");
         (told.len() >= TAGS).then_some(told.len())
     });
     assert_eq!(told, TAGS, "each once");

@@ -52,7 +52,7 @@ impl Scene {
             images,
         };
         wait_for("every tag to arrive", 60, || {
-            (scene.stack.facts("tag.mirrored").len() == tags).then_some(())
+            (scene.stack.events("tag.mirrored").len() == tags).then_some(())
         });
         scene.quiet();
         scene.upstream.requested();
@@ -80,7 +80,7 @@ impl Scene {
     }
 
     fn count(&self, fact: &str) -> usize {
-        self.stack.facts(fact).len()
+        self.stack.events(fact).len()
     }
 
     /// Returns what a tag names in staging.

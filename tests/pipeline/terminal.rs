@@ -210,6 +210,6 @@ fn nothing_that_peers_say_steers_the_terminal_of_any_command() {
     assert!(said >= 8, "{said} commands say what was planted");
     let status: Value = serde_json::from_str(&stack.sluice(&["status", "-o", "json"])).unwrap();
     assert_eq!(status["mirrors"][0]["reason"], HOSTILE);
-    let fact: Value = stack.facts("tag.pushed").pop().unwrap();
+    let fact: Value = stack.events("tag.pushed").pop().unwrap();
     assert_eq!(fact["data"]["actor"], HOSTILE);
 }

@@ -64,5 +64,5 @@ fn one_trace_spans_poll_mirror_scan_promote_and_deliver_in_separate_processes() 
             .is_some_and(|common| !common.is_empty())
             .then_some(())
     });
-    assert_eq!(stack.facts("image.promoted").len(), 1);
+    assert_eq!(stack.events("image.promoted").len(), 1);
 }

@@ -61,7 +61,7 @@ fn each_event_reaches_each_endpoint_once_although_it_answers_500_twice_first() {
         .id
         .to_string();
     wait_for("every delivery to be told", 60, || {
-        (stack.facts("webhook.delivered").len() == 9).then_some(())
+        (stack.events("webhook.delivered").len() == 9).then_some(())
     });
     // The same happenings are told again after the stream has forgotten their ids.
     for name in images_of {
@@ -81,7 +81,7 @@ fn each_event_reaches_each_endpoint_once_although_it_answers_500_twice_first() {
         assert!(taken.values().all(|times| *times == 1), "{taken:?}");
         assert_eq!(endpoint.requests().len(), taken.len() * 3);
     }
-    let told = stack.facts("webhook.delivered");
+    let told = stack.events("webhook.delivered");
     assert_eq!(told.len(), 9);
     assert!(told.iter().all(|fact| fact["data"]["attempts"] == 3));
     let requests = all.requests();
@@ -233,7 +233,7 @@ fn an_endpoint_with_another_secret_is_retried_and_given_up_with_the_reason() {
         .map(|r| r["status"].clone())
         .collect();
     assert_eq!(statuses, [401, 401, 401]);
-    let failed = stack.facts("webhook.failed");
+    let failed = stack.events("webhook.failed");
     assert_eq!(failed.len(), 1);
     assert_eq!(failed[0]["data"]["attempts"], 3);
     assert_eq!(failed[0]["data"]["status"], 401);
@@ -337,10 +337,10 @@ fn redirects_are_not_followed_and_private_addresses_not_spoken_to() {
     stack.service("webhook-dispatcher", &[("SLUICE__WEBHOOKS__ATTEMPTS", "2")]);
     stack.bus().publish(promoted("app", "1.0"), "once");
     wait_for("all three to be told", 60, || {
-        (stack.facts("webhook.failed").len() == 3).then_some(())
+        (stack.events("webhook.failed").len() == 3).then_some(())
     });
     let reasons: BTreeMap<String, String> = stack
-        .facts("webhook.failed")
+        .events("webhook.failed")
         .iter()
         .map(|fact| {
             let text = |key: &str| fact["data"][key].as_str().unwrap().to_owned();
@@ -404,7 +404,7 @@ fn a_killed_dispatcher_loses_no_delivery() {
     let repeated = taken.values().filter(|times| **times > 1).count();
     assert!(repeated <= 4, "{repeated} events came more than once");
     let told: BTreeSet<String> = stack
-        .facts("webhook.delivered")
+        .events("webhook.delivered")
         .iter()
         .map(|fact| fact["data"]["eventId"].as_str().unwrap().to_owned())
         .collect();
@@ -480,7 +480,7 @@ fn a_webhook_that_is_switched_off_gets_nothing_more_and_that_is_told() {
     });
     stack.apply(&format!("{hook}enabled: false\n"));
     let failed = wait_for("the end to be told", 30, || {
-        stack.facts("webhook.failed").pop()
+        stack.events("webhook.failed").pop()
     });
     let reason = failed["data"]["reason"].as_str().unwrap();
     assert!(reason.contains("disabled"), "{reason}");

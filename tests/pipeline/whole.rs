@@ -91,8 +91,8 @@ fn forty_tags_end_where_they_belong_and_nothing_is_told_twice() {
     }
     stack.apply(&resources);
     wait_for("every tag to be judged", 240, || {
-        let promoted = stack.facts("image.promoted").len();
-        let denied = stack.facts("image.promotion_denied").len();
+        let promoted = stack.events("image.promoted").len();
+        let denied = stack.events("image.promotion_denied").len();
         (promoted == 24 && denied == 16).then_some(())
     });
     done(&stack);
@@ -156,7 +156,7 @@ fn an_index_reaches_developers_untouched_and_what_is_refused_nowhere() {
     stack.apply(&resources);
     wait_for("all three to be judged", 120, || {
         let judged =
-            stack.facts("image.promoted").len() + stack.facts("image.promotion_denied").len();
+            stack.events("image.promoted").len() + stack.events("image.promotion_denied").len();
         (judged == 3).then_some(())
     });
     done(&stack);
@@ -287,7 +287,7 @@ fn the_ten_events_of_dtr_reach_a_subscriber_in_python_and_an_endpoint() {
     ci.put("team/app", "1.0", &image);
     assert_eq!(ci.get("team/app", "1.0").unwrap(), image.raw);
     wait_for("the pushed image to be scanned", 60, || {
-        let scans = stack.facts("scan.succeeded");
+        let scans = stack.events("scan.succeeded");
         scans
             .into_iter()
             .find(|fact| fact["data"]["repository"] == "team/app")

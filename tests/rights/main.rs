@@ -2,9 +2,9 @@
 //!
 //! The tables here are written from the services' rows in the architecture, and not from the code that grants.
 
+mod confused_deputy;
 mod denied;
 mod raw;
-mod reflected;
 mod rotation;
 mod tables;
 mod tls;

@@ -14,10 +14,10 @@ use sluice_layer::{Limits, check_layers, read_layer};
 use sluice_registry::{AdmittedAttachment, Client, CopyJob, CopyOptions};
 use sluice_scanner_adapter::layers_of;
 use sluice_state::read_image;
-use sluice_tests::chance::Chance;
 use sluice_tests::hostile::Bundle;
 use sluice_tests::hostile::drawn::attachments::{self, Attachment};
 use sluice_tests::hostile::drawn::image;
+use sluice_tests::seeded_random::SeededRandom;
 use sluice_tests::tree::{self, Tree};
 
 use memory::Wire;
@@ -158,7 +158,7 @@ fn indexes(seeds: std::ops::Range<u64>, exempt: Exempt) -> Result<Tally, String>
     let mut tally = Tally::default();
     let runtime = runtime();
     for seed in seeds {
-        let image = image(&mut Chance::new(seed));
+        let image = image(&mut SeededRandom::new(seed));
         let gate = Gate::of(seed, &image);
         let top: Digest = image.digest().parse().unwrap();
         let scanned = runtime.block_on(async {
@@ -232,7 +232,7 @@ fn what_is_attached_enters_only_as_what_it_claims_and_nobody_unpacks_it() {
     let runtime = runtime();
     let (mut entered, mut kept_out) = (0_u64, 0_u64);
     for seed in 0..DRAWN {
-        let drawn = attachments::attachment(&mut Chance::new(seed));
+        let drawn = attachments::attachment(&mut SeededRandom::new(seed));
         let gate = Gate::of(seed, &drawn.bundle);
         let admitted = runtime.block_on(admitted(&gate, &drawn));
         let is_list = !drawn.tag.contains('.');

@@ -201,7 +201,13 @@ impl RegistryObserver {
             };
             let digest = observed.digest.as_ref();
             self.tags
-                .observe(&observed.repository, &observed.tag, digest, "", observed.at)
+                .record_external_change(
+                    &observed.repository,
+                    &observed.tag,
+                    digest,
+                    "",
+                    observed.at,
+                )
                 .await
                 .map_err(Error::from_state)?;
         }

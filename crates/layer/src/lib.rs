@@ -4,17 +4,16 @@
 //! It knows nothing of registries, scanners or the bus, and does no I/O of its own.
 
 mod error;
-mod image;
 mod layer_type;
 mod limits;
 mod packages;
 mod path;
 mod reader;
+mod stacked_layers;
 mod summary;
 mod tar;
 
 pub use crate::error::{Error, LayerRefusal, Rule};
-pub use crate::image::{ImageContents, ImageDatabase, ImageLanguage, check_layers};
 pub use crate::layer_type::{Compression, LayerType};
 pub use crate::limits::Limits;
 pub use crate::packages::{
@@ -22,6 +21,7 @@ pub use crate::packages::{
 };
 pub use crate::path::EntryPath;
 pub use crate::reader::read_layer;
+pub use crate::stacked_layers::{ImageContents, ImageDatabase, ImageLanguage, check_layers};
 pub use crate::summary::{
     LayerDescriptor, LayerSummary, Note, RULES_VERSION, alternative_file_lists,
 };

@@ -124,7 +124,7 @@ impl MirrorWorker {
         let upstream = upstream.map(|entry| entry.value);
         let mirror = catalog.mirrors.get(&task.mirror);
         let deletes = mirror.is_some_and(|mirror| mirror.on_delete == OnDelete::Delete);
-        if let Some(deleted) = upstream.as_ref().filter(|entry| entry.gone && deletes) {
+        if let Some(deleted) = upstream.as_ref().filter(|entry| entry.deleted && deletes) {
             let move_number = deleted.move_number;
             return self
                 .delete_tag_deleted_upstream(&task.mirror, &task.repository, &task.tag, move_number)
@@ -142,7 +142,8 @@ impl MirrorWorker {
             return Ok(Outcome::done());
         };
         // The worker of the newest move may have found its digest before this slow move wrote over it.
-        let newest = upstream.filter(|entry| !entry.gone && entry.digest != task.digest.as_str());
+        let newest =
+            upstream.filter(|entry| !entry.deleted && entry.digest != task.digest.as_str());
         if let Some(newest) = newest
             && let Ok(digest) = newest.digest.parse()
         {

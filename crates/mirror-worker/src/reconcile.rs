@@ -108,7 +108,7 @@ impl MirrorWorker {
         if cause.attempt == 1 && !differs {
             return Ok(Outcome::done());
         }
-        if upstream.gone {
+        if upstream.deleted {
             if mirror.on_delete != OnDelete::Delete {
                 return Ok(Outcome::done());
             }
@@ -131,7 +131,7 @@ impl MirrorWorker {
     fn differs(&self, mirror: &Mirror, upstream: &UpstreamTag, local: Option<&TagEntry>) -> bool {
         let is_refused = local.is_some_and(|local| local.refused == upstream.digest);
         let is_immutable = || self.catalog.current().is_immutable(&mirror.to);
-        differs(mirror, upstream, local) && !(is_refused && !upstream.gone && is_immutable())
+        differs(mirror, upstream, local) && !(is_refused && !upstream.deleted && is_immutable())
     }
 
     async fn local_entry(&self, mirror: &Mirror, tag: &Tag) -> Result<Option<TagEntry>, Error> {
@@ -195,14 +195,14 @@ fn current_move<'a>(
 /// Says whether a tag is what its mirror wrote, with no change in progress.
 fn is_mirrored(upstream: &UpstreamTag, local: &TagEntry) -> bool {
     let is_of_mirror = local.mirror == upstream.mirror && local.claim.is_none();
-    is_of_mirror && !local.digest.is_empty() && !upstream.gone
+    is_of_mirror && !local.digest.is_empty() && !upstream.deleted
 }
 
 /// Says whether a tag differs from upstream; a tag that retention removed stays removed.
 fn differs(mirror: &Mirror, upstream: &UpstreamTag, local: Option<&TagEntry>) -> bool {
     let local_source = local.map_or("", source_of);
     let of_mirror = local.filter(|entry| entry.mirror == upstream.mirror);
-    if upstream.gone {
+    if upstream.deleted {
         let deletes = mirror.on_delete == OnDelete::Delete;
         return deletes && of_mirror.is_some() && !local_source.is_empty();
     }
@@ -233,7 +233,7 @@ mod tests {
         }
     }
 
-    fn upstream(digest: &str, move_number: u64, gone: bool) -> UpstreamTag {
+    fn upstream(digest: &str, move_number: u64, deleted: bool) -> UpstreamTag {
         UpstreamTag {
             mirror: "alpine".to_owned(),
             source: "docker.io/library/alpine".to_owned(),
@@ -241,7 +241,7 @@ mod tests {
             tag: "3.20".to_owned(),
             digest: digest.to_owned(),
             move_number,
-            gone,
+            deleted,
             ..Default::default()
         }
     }
@@ -332,7 +332,7 @@ mod tests {
     #[test]
     fn a_tag_deleted_upstream_is_removed_only_if_its_mirror_wrote_it_and_says_so() {
         let deletes = mirror("on_delete: delete\n");
-        let gone = upstream("a", 2, true);
+        let deleted = upstream("a", 2, true);
         for (local, expected) in [
             (Some(local("a", 1, "alpine", false)), true),
             (Some(local("x", 0, "", false)), false),
@@ -340,7 +340,7 @@ mod tests {
             (None, false),
         ] {
             assert_eq!(
-                differs(&deletes, &gone, local.as_ref()),
+                differs(&deletes, &deleted, local.as_ref()),
                 expected,
                 "{local:?}"
             );

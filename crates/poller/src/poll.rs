@@ -3,9 +3,9 @@
 mod attachment_tags;
 mod failure_backoff;
 mod known_tags;
-mod tag_listing;
 mod tag_moves;
 mod tag_poll;
+mod tags_to_check;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sluice_bus::{Cause, Outcome};
@@ -88,8 +88,8 @@ impl Poller {
             Some(reason) => {
                 poll.failures += 1;
                 tracing::warn!(mirror = %mirror.name, reason, failures = poll.failures, "poll failed");
-                if !poll.failure_announced {
-                    poll.failure_announced = true;
+                if !poll.failure_published {
+                    poll.failure_published = true;
                     outcome = outcome.fact(UpstreamPollFailed {
                         mirror: mirror.name.clone(),
                         source: mirror.from.clone(),
@@ -102,7 +102,7 @@ impl Poller {
             None => {
                 let failures = std::mem::take(&mut poll.failures);
                 poll.succeeded_at = poll.polled_at;
-                if std::mem::take(&mut poll.failure_announced) {
+                if std::mem::take(&mut poll.failure_published) {
                     outcome = outcome.fact(UpstreamPollRecovered {
                         mirror: mirror.name.clone(),
                         source: mirror.from.clone(),

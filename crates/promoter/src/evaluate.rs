@@ -201,11 +201,11 @@ impl Evaluator {
         let Ok(name) = before.policy.parse() else {
             return Ok(None);
         };
-        if !is_in_any_target(before) && (before.announced || !is_ended(before)) {
+        if !is_in_any_target(before) && (before.published || !is_ended(before)) {
             return Ok(None);
         }
         let mut decision = end(before, &reason, now());
-        if !before.announced && before.outcome() == DecisionOutcome::Allow {
+        if !before.published && before.outcome() == DecisionOutcome::Allow {
             // The decision may not have been carried out. Then the target does not have the image, and only leftovers of an
             // interrupted promotion are removed.
             if !self.is_tagged(before, &subject.digest).await? {
@@ -330,7 +330,7 @@ fn restrict_to_promoted(decision: &mut Decision, before: Option<&Decision>) -> b
             let target =
                 |decision: &Decision| (decision.target.clone(), decision.target_tag.clone());
             if target(decision) == target(before) && before.promoted_at.is_some() {
-                decision.announced |= before.outcome() != DecisionOutcome::Allow;
+                decision.published |= before.outcome() != DecisionOutcome::Allow;
             } else {
                 refuse_new_target(decision, before);
             }

@@ -326,7 +326,7 @@ impl Promoter {
     /// was promoted stays.
     fn publish_undetermined(&self, evaluation: &Evaluation<'_>) -> Result<PendingEvents, Error> {
         let mut pending_events = PendingEvents::default();
-        if !evaluation.decision.announced {
+        if !evaluation.decision.published {
             add_denial(evaluation, &mut pending_events)?;
             pending_events.record(&self.state, evaluation, |_| {});
         }

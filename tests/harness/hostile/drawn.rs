@@ -15,7 +15,7 @@ use super::image::{Bundle, CONFIG, DOCKER_GZIP, Document, INDEX, Layer, MANIFEST
 use super::image::{TAR, TAR_GZIP, TAR_ZSTD};
 use super::packing::{gzip, skippable, zstd};
 use super::{CLEAN, VULNERABLE, only, system_with};
-use crate::chance::Chance;
+use crate::seeded_random::SeededRandom;
 
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
@@ -131,33 +131,33 @@ pub fn statement_and_header() -> Vec<u8> {
 }
 
 /// Draws an image or an index with all that it reaches.
-pub fn image(chance: &mut Chance) -> Bundle {
-    if chance.percent(15) {
-        return plain(chance);
+pub fn image(random: &mut SeededRandom) -> Bundle {
+    if random.percent(15) {
+        return plain(random);
     }
-    index(chance, 0)
+    index(random, 0)
 }
 
-fn plain(chance: &mut Chance) -> Bundle {
-    let layers = (0..=chance.below(3)).map(|_| chance.pick(&LAYERS));
+fn plain(random: &mut SeededRandom) -> Bundle {
+    let layers = (0..=random.below(3)).map(|_| random.pick(&LAYERS));
     let layers: Vec<Layer> = layers.collect();
     let mut config = json!({
         "os": "linux", "config": {},
-        "architecture": chance.pick(&["amd64", "amd64", "arm64", "386", "unknown", ""]),
-        "rootfs": { "type": "layers", "diff_ids": diff_ids(chance, &layers) },
+        "architecture": random.pick(&["amd64", "amd64", "arm64", "386", "unknown", ""]),
+        "rootfs": { "type": "layers", "diff_ids": diff_ids(random, &layers) },
     });
-    if chance.percent(4) {
-        config["os"] = chance.pick(&[json!("unknown"), json!("windows"), Value::Null]);
+    if random.percent(4) {
+        config["os"] = random.pick(&[json!("unknown"), json!("windows"), Value::Null]);
     }
-    manifest(chance, &config, layers)
+    manifest(random, &config, layers)
 }
 
 /// Draws what is called an attestation; often it is one.
-fn statement(chance: &mut Chance) -> Bundle {
-    let layers = (0..=chance.below(2)).map(|_| {
-        let honest = chance.below(2);
-        let any = chance.below(STATEMENTS.len());
-        let layer = if chance.percent(70) { honest } else { any };
+fn statement(random: &mut SeededRandom) -> Bundle {
+    let layers = (0..=random.below(2)).map(|_| {
+        let honest = random.below(2);
+        let any = random.below(STATEMENTS.len());
+        let layer = if random.percent(70) { honest } else { any };
         STATEMENTS[layer].clone()
     });
     let layers: Vec<Layer> = layers.collect();
@@ -168,20 +168,20 @@ fn statement(chance: &mut Chance) -> Bundle {
         json!({ "architecture": "Unknown", "os": "Unknown" }),
         json!({}),
     ];
-    let mut config = if chance.percent(75) {
+    let mut config = if random.percent(75) {
         unknown
     } else {
-        chance.pick(&others)
+        random.pick(&others)
     };
-    config["rootfs"] = json!({ "type": "layers", "diff_ids": diff_ids(chance, &layers) });
-    manifest(chance, &config, layers)
+    config["rootfs"] = json!({ "type": "layers", "diff_ids": diff_ids(random, &layers) });
+    manifest(random, &config, layers)
 }
 
-fn diff_ids(chance: &mut Chance, layers: &[Layer]) -> Vec<String> {
+fn diff_ids(random: &mut SeededRandom, layers: &[Layer]) -> Vec<String> {
     let mut ids: Vec<String> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
-    match chance.below(40) {
+    match random.below(40) {
         0 => drop(ids.pop()),
-        1 => ids.push(chance.pick(&LAYERS).diff_id),
+        1 => ids.push(random.pick(&LAYERS).diff_id),
         2 => ids.reverse(),
         3 => ids.fill(LAYERS[0].diff_id.clone()),
         4 => ids.clear(),
@@ -190,10 +190,10 @@ fn diff_ids(chance: &mut Chance, layers: &[Layer]) -> Vec<String> {
     ids
 }
 
-fn manifest(chance: &mut Chance, config: &Value, layers: Vec<Layer>) -> Bundle {
+fn manifest(random: &mut SeededRandom, config: &Value, layers: Vec<Layer>) -> Bundle {
     let config = config.to_string().into_bytes();
-    let config_type = if chance.percent(5) {
-        chance.pick(&CONFIG_TYPES)
+    let config_type = if random.percent(5) {
+        random.pick(&CONFIG_TYPES)
     } else {
         CONFIG
     };
@@ -202,27 +202,27 @@ fn manifest(chance: &mut Chance, config: &Value, layers: Vec<Layer>) -> Bundle {
     })];
     for layer in &layers {
         let mut descriptor = layer.descriptor.clone();
-        if chance.percent(5) {
-            descriptor["mediaType"] = json!(chance.pick(&LAYER_TYPES));
+        if random.percent(5) {
+            descriptor["mediaType"] = json!(random.pick(&LAYER_TYPES));
         }
         descriptors.push(descriptor);
     }
     let mut blobs: Vec<Vec<u8>> = vec![config];
     blobs.extend(layers.into_iter().map(|layer| layer.blob));
     for (descriptor, blob) in descriptors.iter_mut().zip(&blobs) {
-        alter(chance, descriptor, blob);
+        alter(random, descriptor, blob);
     }
     let config = descriptors.remove(0);
-    let media_type = chance.pick(&[MANIFEST, MANIFEST, MANIFEST, DOCKER_MANIFEST]);
+    let media_type = random.pick(&[MANIFEST, MANIFEST, MANIFEST, DOCKER_MANIFEST]);
     let mut document = json!({
         "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": descriptors
     });
-    match chance.below(60) {
+    match random.below(60) {
         0 => document["subject"] = STATEMENTS[0].descriptor.clone(),
         1 => document["artifactType"] = json!("application/vnd.amazon.soci.index.v1+json"),
-        2 => document["annotations"] = note(chance),
+        2 => document["annotations"] = note(random),
         3 => document["manifests"] = json!([]),
-        4 => document["mediaType"] = json!(chance.pick(&CHILD_TYPES)),
+        4 => document["mediaType"] = json!(random.pick(&CHILD_TYPES)),
         5..15 => drop(document.as_object_mut().unwrap().remove("mediaType")),
         _ => {}
     }
@@ -236,15 +236,15 @@ fn manifest(chance: &mut Chance, config: &Value, layers: Vec<Layer>) -> Bundle {
     }
 }
 
-fn note(chance: &mut Chance) -> Value {
-    let (key, value) = chance.pick(&NOTES);
+fn note(random: &mut SeededRandom) -> Value {
+    let (key, value) = random.pick(&NOTES);
     json!({ key: value })
 }
 
 /// Lets a descriptor say something else of what it names, now and then.
-fn alter(chance: &mut Chance, descriptor: &mut Value, content: &[u8]) {
+fn alter(random: &mut SeededRandom, descriptor: &mut Value, content: &[u8]) {
     let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
-    match chance.below(120) {
+    match random.below(120) {
         0 => descriptor["size"] = json!(content.len() + 1),
         1 => descriptor["size"] = json!(content.len().saturating_sub(1)),
         2 => descriptor["size"] = json!(0),
@@ -252,26 +252,26 @@ fn alter(chance: &mut Chance, descriptor: &mut Value, content: &[u8]) {
         6 => descriptor["data"] = json!(encode(&LAYERS[4].blob)),
         7 => descriptor["urls"] = json!(["http://127.0.0.1:9/x"]),
         8 => descriptor["urls"] = json!([]),
-        9..11 => descriptor["annotations"] = note(chance),
+        9..11 => descriptor["annotations"] = note(random),
         11 => descriptor["artifactType"] = json!(IN_TOTO),
         _ => {}
     }
 }
 
-fn index(chance: &mut Chance, depth: usize) -> Bundle {
+fn index(random: &mut SeededRandom, depth: usize) -> Bundle {
     let mut children: Vec<(Bundle, Value)> = Vec::new();
-    for _ in 0..chance.below(5) {
-        children.push(child(chance, depth, &children));
+    for _ in 0..random.below(5) {
+        children.push(child(random, depth, &children));
     }
     let mut index = Bundle::index(children);
     let top = index.documents.last_mut().unwrap();
     let mut document: Value = serde_json::from_slice(&top.bytes).unwrap();
-    match chance.below(60) {
+    match random.below(60) {
         0 => document["subject"] = LAYERS[0].descriptor.clone(),
         1 => document["layers"] = json!([LAYERS[0].descriptor]),
         2 => document["mediaType"] = json!(MANIFEST),
         3 => document["artifactType"] = json!(IN_TOTO),
-        4 => document["annotations"] = note(chance),
+        4 => document["annotations"] = note(random),
         5..10 => drop(document.as_object_mut().unwrap().remove("mediaType")),
         10..20 => {
             document["mediaType"] = json!(DOCKER_LIST);
@@ -284,36 +284,36 @@ fn index(chance: &mut Chance, depth: usize) -> Bundle {
 }
 
 /// Draws a child and what its descriptor says beside digest, size and type.
-fn child(chance: &mut Chance, depth: usize, before: &[(Bundle, Value)]) -> (Bundle, Value) {
-    let (child, is_statement) = match chance.below(100) {
-        0..15 if !before.is_empty() => (chance.pick(before).0, chance.percent(30)),
-        15..19 if depth < 2 => (index(chance, depth + 1), chance.percent(30)),
-        19..45 => (statement(chance), chance.percent(90)),
-        _ => (plain(chance), chance.percent(5)),
+fn child(random: &mut SeededRandom, depth: usize, before: &[(Bundle, Value)]) -> (Bundle, Value) {
+    let (child, is_statement) = match random.below(100) {
+        0..15 if !before.is_empty() => (random.pick(before).0, random.percent(30)),
+        15..19 if depth < 2 => (index(random, depth + 1), random.percent(30)),
+        19..45 => (statement(random), random.percent(90)),
+        _ => (plain(random), random.percent(5)),
     };
     let mut more = json!({});
     if is_statement {
         more["platform"] = json!({ "os": "unknown", "architecture": "unknown" });
         more["annotations"] = json!({ NOTES[0].0: NOTES[0].1 });
-    } else if let Some(platform) = platform(chance) {
+    } else if let Some(platform) = platform(random) {
         more["platform"] = platform;
     }
-    if chance.percent(6) {
-        more["annotations"] = note(chance);
+    if random.percent(6) {
+        more["annotations"] = note(random);
     }
     let top = child.top();
     let mut descriptor = top.descriptor();
-    alter(chance, &mut descriptor, &top.bytes);
+    alter(random, &mut descriptor, &top.bytes);
     let altered = descriptor.as_object().unwrap().clone();
     let mut members = more.as_object().unwrap().clone();
     members.extend(altered);
-    if chance.percent(3) {
-        members.insert("mediaType".to_owned(), json!(chance.pick(&CHILD_TYPES)));
+    if random.percent(3) {
+        members.insert("mediaType".to_owned(), json!(random.pick(&CHILD_TYPES)));
     }
     (child, Value::Object(members))
 }
 
-fn platform(chance: &mut Chance) -> Option<Value> {
+fn platform(random: &mut SeededRandom) -> Option<Value> {
     let of = |os: &str, architecture: &str| json!({ "os": os, "architecture": architecture });
     let with = |key: &str, value: &str| {
         let mut platform = of("linux", "amd64");
@@ -321,7 +321,7 @@ fn platform(chance: &mut Chance) -> Option<Value> {
         platform
     };
     let arm = |variant: &str| json!({ "os": "linux", "architecture": "arm", "variant": variant });
-    Some(match chance.below(24) {
+    Some(match random.below(24) {
         0..2 => return None,
         2..9 => of("linux", "amd64"),
         9..13 => of("linux", "arm64"),

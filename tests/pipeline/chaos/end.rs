@@ -90,7 +90,7 @@ impl End {
                 .into_iter()
                 .map(|entry| entry.value)
                 .map(|made| {
-                    assert!(made.announced, "{made:?}");
+                    assert!(made.published, "{made:?}");
                     format!(
                         "{} {}:{}@{} {:?} {}",
                         made.policy,

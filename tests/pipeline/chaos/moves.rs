@@ -63,7 +63,7 @@ impl Mirrored {
                 });
             }
             ticks += 1;
-            let moved = self.stack.facts("upstream.tag_moved");
+            let moved = self.stack.events("upstream.tag_moved");
             let is_last = moved.last()?["data"]["digest"] == self.images[image].digest.as_str();
             (is_last && moved.len() >= number).then_some(())
         });
@@ -90,7 +90,7 @@ impl Mirrored {
             assert!(self.is_at(repository, first), "{repository}");
         }
         let told = |name: &str| -> Vec<String> {
-            let facts = self.stack.facts(name);
+            let facts = self.stack.events(name);
             let digest =
                 |fact: &serde_json::Value| fact["data"]["digest"].as_str().unwrap().to_owned();
             facts.iter().map(digest).collect()
@@ -100,7 +100,7 @@ impl Mirrored {
         assert_eq!(told("upstream.tag_moved"), [a, b, a]);
         let numbers: Vec<_> = self
             .stack
-            .facts("tag.mirrored")
+            .events("tag.mirrored")
             .iter()
             .map(|fact| fact["data"]["moveNumber"].to_string())
             .collect();
@@ -164,7 +164,7 @@ fn a_worker_that_writes_late_does_not_win() {
     scene.move_to(0, 3);
     pass(CLAIM);
     wait_for("the other worker to have finished", 60, || {
-        let mirrored = scene.stack.facts("tag.mirrored");
+        let mirrored = scene.stack.events("tag.mirrored");
         let last = &mirrored.last()?["data"];
         let is_back = last["digest"] == first.digest.as_str();
         (is_back && last["moveNumber"].as_u64()? >= 3).then_some(())

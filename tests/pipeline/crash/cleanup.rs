@@ -11,7 +11,7 @@ fn cleanup(at: &str) {
     play.run(at, &[]);
     past.until_clean();
     past.is_known_but_for(&FORGOTTEN);
-    play.told(&[]);
+    play.expect_published(&[]);
 }
 
 dies!(cleanup:

@@ -15,7 +15,7 @@ fn give(play: &Play, at: &str, arguments: &[&str]) {
 }
 
 fn applied(play: &Play) -> Vec<bool> {
-    let facts = play.facts("resource.applied").into_iter();
+    let facts = play.events("resource.applied").into_iter();
     facts
         .map(|event| match event {
             Event::ResourceApplied(fact) => fact.removed,
@@ -87,7 +87,7 @@ fn retry(at: &str) {
     play.buried(&[("upstream.tag_moved", 1), ("tag.mirror_failed", 1)]);
     publisher.put("library/app", &image.digest, &image);
     give(&play, at, &["dead-letters", "retry", "--all"]);
-    play.told(&[
+    play.expect_published(&[
         ("upstream.tag_moved", 1),
         ("tag.mirror_failed", 1),
         ("tag.mirrored", 1),

@@ -29,7 +29,7 @@ fn delivery(at: &str) {
     play.stack.apply(&resources);
     let id = play.bus.publish(promoted("app", "1.0"), "once").id;
     play.run(at, &[]);
-    play.told(&[("image.promoted", 1), ("webhook.delivered", 2)]);
+    play.expect_published(&[("image.promoted", 1), ("webhook.delivered", 2)]);
     for endpoint in &endpoints {
         let taken = endpoint.taken();
         assert_eq!(taken.len(), 1);

@@ -29,7 +29,7 @@ fn push(at: &str) {
         play.stack.until_dead(1, at);
         play.stack.restart_gateway();
     }
-    let count = |name| play.facts(name).len();
+    let count = |name| play.events(name).len();
     wait_for("the push to be told", 30, || {
         (count("tag.pushed") == 1 && count("manifest.pushed") == 2).then_some(())
     });
@@ -40,7 +40,7 @@ fn push(at: &str) {
         (count("tag.pushed") == 2).then_some(())
     });
     assert_eq!(count("manifest.pushed"), 4);
-    play.told(&[]);
+    play.expect_published(&[]);
     let entry = play.tag("team/app", "1.0");
     assert_eq!((entry.digest, entry.generation), (image.digest, 1));
     assert_eq!(entry.arrived_by, "ci");

@@ -39,7 +39,7 @@ fn arrival(at: &str) {
     play.stack.apply(&play.stack.upstream_resource());
     play.bus.publish(moved(&play, "1.0", &index), "1");
     play.run(at, &[]);
-    play.told(&[("upstream.tag_moved", 1), ("tag.mirrored", 1)]);
+    play.expect_published(&[("upstream.tag_moved", 1), ("tag.mirrored", 1)]);
     let reader = play.stack.reader();
     assert_eq!(reader.get("hub/app", "1.0").unwrap(), index.raw);
     for manifest in [&index, &amd64, &arm64] {
@@ -85,7 +85,7 @@ fn removal(at: &str) {
     };
     play.bus.publish(gone, "2");
     play.run(at, &[]);
-    play.told(&[("upstream.tag_gone", 1)]);
+    play.expect_published(&[("upstream.tag_gone", 1)]);
     let reader = play.stack.reader();
     assert_eq!(reader.get("hub/app", "1.0"), None);
     assert_eq!(reader.get("hub/app", "2.0").unwrap(), image.raw);
@@ -123,7 +123,7 @@ fn taking_back(at: &str) {
     play.bus.run(put).unwrap();
     play.bus.publish(moved(&play, "1.0", &late), "1");
     play.run(at, &[]);
-    play.told(&[("upstream.tag_moved", 1)]);
+    play.expect_published(&[("upstream.tag_moved", 1)]);
     let raw = play.stack.reader().get("hub/app", "1.0");
     assert_eq!(raw.unwrap(), newer.raw);
     let entry = play.tag("hub/app", "1.0");
@@ -157,7 +157,7 @@ fn waiting(at: &str) {
     play.bus.run(play.bus.state.tags.put(&key, &entry)).unwrap();
     play.bus.publish(moved(&play, "1.0", &image), "1");
     play.run(at, &[]);
-    play.told(&[("upstream.tag_moved", 1), ("tag.mirrored", 1)]);
+    play.expect_published(&[("upstream.tag_moved", 1), ("tag.mirrored", 1)]);
     assert_eq!(play.tag("hub/app", "1.0").digest, image.digest);
 }
 

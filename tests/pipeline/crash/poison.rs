@@ -53,7 +53,7 @@ impl Scene {
     }
 
     fn mirrored(&self) -> usize {
-        self.play.facts("tag.mirrored").len()
+        self.play.events("tag.mirrored").len()
     }
 
     /// Waits until the neighbours went through and there is one letter of the mirror worker; returns its number.
@@ -142,7 +142,7 @@ fn an_upstream_that_serves_other_bytes_is_found_out_and_its_image_arrives_once_i
     });
     scene.play.run("", &[]);
     scene.buried("sha256:");
-    assert_eq!(scene.play.facts("tag.mirror_failed").len(), 1);
+    assert_eq!(scene.play.events("tag.mirror_failed").len(), 1);
     let reader = scene.play.stack.reader();
     assert_eq!(reader.get("hub/app", "poison"), None);
     assert_eq!(reader.get("hub/app", &image.digest), None);
@@ -157,7 +157,10 @@ fn an_upstream_that_serves_other_bytes_is_found_out_and_its_image_arrives_once_i
     assert!(scene.letters("mirror-worker").is_empty());
     // Nothing but the arrival is told anew.
     scene.delivered(2 * NEIGHBOURS + 2);
-    assert_eq!(scene.play.facts("upstream.tag_moved").len(), NEIGHBOURS + 1);
+    assert_eq!(
+        scene.play.events("upstream.tag_moved").len(),
+        NEIGHBOURS + 1
+    );
 }
 
 #[test]
@@ -189,7 +192,7 @@ fn a_message_that_crashes_its_process_each_time_is_given_up_and_takes_no_neighbo
     wait_for("the image to arrive after all", 60, || {
         (scene.mirrored() == NEIGHBOURS + 1).then_some(())
     });
-    let arrived = scene.play.facts("tag.mirrored").into_iter();
+    let arrived = scene.play.events("tag.mirrored").into_iter();
     let named = arrived.filter(|event| match event {
         Event::TagMirrored(fact) => fact.tag.as_str() == "poison",
         _ => false,

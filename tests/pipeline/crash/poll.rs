@@ -18,7 +18,7 @@ fn poll(at: &str) {
     let resources = format!("{}{mirror}", play.stack.upstream_resource());
     play.stack.apply(&resources);
     play.run(at, &[]);
-    play.told(&[("upstream.tag_moved", 2)]);
+    play.expect_published(&[("upstream.tag_moved", 2)]);
     let mirror = "app".parse().unwrap();
     for tag in ["1.0", "1.1"] {
         let key = key::upstream(&mirror, &tag.parse().unwrap());
@@ -45,7 +45,7 @@ fn moved_between(at: &str) {
     play.stack.apply(&resources);
     if at.is_empty() {
         play.run("", &[]);
-        play.told(&[("upstream.tag_moved", 1)]);
+        play.expect_published(&[("upstream.tag_moved", 1)]);
     } else {
         let dying = play.stack.begin_dying("poller", at, &[]);
         play.stack.until_dead(dying, at);
@@ -53,8 +53,8 @@ fn moved_between(at: &str) {
     publisher.put("library/app", "1.0", &images[1]);
     play.run("", &[]);
     play.stack.sluice(&["poll", "app"]);
-    play.told(&[("upstream.tag_moved", 2)]);
-    let told = play.facts("upstream.tag_moved").into_iter();
+    play.expect_published(&[("upstream.tag_moved", 2)]);
+    let told = play.events("upstream.tag_moved").into_iter();
     let moves: Vec<_> = told
         .map(|event| match event {
             Event::UpstreamTagMoved(fact) => (fact.digest.to_string(), fact.move_number),

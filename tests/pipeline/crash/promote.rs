@@ -92,7 +92,7 @@ pub(super) fn was_promoted(play: &Play, tag: &str, image: &Image) {
         outcome: DecisionOutcome::Allow.into(),
         decided_at: Some(time_to_wire(then())),
         promoted_at: Some(time_to_wire(then())),
-        announced: true,
+        published: true,
         ..Default::default()
     };
     let key = key::decision(
@@ -131,8 +131,8 @@ fn promotion(at: &str) {
     verdict(&play, &image, 0);
     scanned(&play, &image);
     play.run(at, &[]);
-    play.told(&[("scan.succeeded", 1), ("image.promoted", 1)]);
-    let Some(Event::ImagePromoted(promoted)) = play.facts("image.promoted").pop() else {
+    play.expect_published(&[("scan.succeeded", 1), ("image.promoted", 1)]);
+    let Some(Event::ImagePromoted(promoted)) = play.events("image.promoted").pop() else {
         panic!("it was counted");
     };
     assert_eq!(promoted.digest.as_str(), image.digest);
@@ -141,7 +141,7 @@ fn promotion(at: &str) {
     assert_eq!(raw.unwrap(), image.raw);
     assert_eq!(play.tag("official/app", "1.0").digest, image.digest);
     let decision = play.decision("clean", "1.0", &image);
-    assert!(decision.announced);
+    assert!(decision.published);
     assert_eq!(decision.decided_at, Some(time_to_wire(promoted.decided_at)));
 }
 
@@ -168,7 +168,7 @@ fn soak(at: &str) {
     verdict(&play, &image, 0);
     scanned(&play, &image);
     play.run(at, &[]);
-    play.told(&[("scan.succeeded", 1), ("image.promoted", 1)]);
+    play.expect_published(&[("scan.succeeded", 1), ("image.promoted", 1)]);
     let raw = play.stack.reader().get("official/app", "1.0");
     assert_eq!(raw.unwrap(), image.raw);
     let timers = play.bus.run(play.bus.bus.schedules("judge")).unwrap();
@@ -192,7 +192,7 @@ fn chain(at: &str) {
     verdict(&play, &image, 0);
     scanned(&play, &image);
     play.run(at, &[]);
-    play.told(&[("scan.succeeded", 1), ("image.promoted", 2)]);
+    play.expect_published(&[("scan.succeeded", 1), ("image.promoted", 2)]);
     let raw = play.stack.reader().get("further/app", "1.0");
     assert_eq!(raw.unwrap(), image.raw);
 }
@@ -243,8 +243,8 @@ fn partly(at: &str) {
         named.count() == letters.len() && !letters.is_empty(),
         "{letters:?}"
     );
-    assert!(play.decision("clean", "1.0", &image).announced);
-    assert!(!play.decision("fails", "1.0", &image).announced);
+    assert!(play.decision("clean", "1.0", &image).published);
+    assert!(!play.decision("fails", "1.0", &image).published);
 }
 
 dies!(partly:

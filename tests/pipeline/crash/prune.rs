@@ -25,9 +25,9 @@ fn retention(at: &str) {
         (deleted(&play).len() >= 2).then_some(())
     });
     // The search at the start asks for a run of its own, which may take up what was interrupted before this one does.
-    let runs = play.facts("prune.completed").len();
+    let runs = play.events("prune.completed").len();
     assert!(runs == 1 || (runs == 2 && !at.is_empty()), "{runs}");
-    play.told(&[("prune.completed", runs)]);
+    play.expect_published(&[("prune.completed", runs)]);
     assert_eq!(deleted(&play), ["1", "2"]);
     let reader = play.stack.reader();
     for (tag, stays) in [("1", false), ("2", false), ("3", true)] {
@@ -40,7 +40,7 @@ fn retention(at: &str) {
 /// Returns the tags that were told as deleted, each as often as it was.
 fn deleted(play: &Play) -> Vec<String> {
     let mut tags = Vec::new();
-    for fact in play.facts("prune.completed") {
+    for fact in play.events("prune.completed") {
         let Event::PruneCompleted(told) = fact else {
             panic!("it was counted");
         };
@@ -78,7 +78,7 @@ fn fan_out(at: &str) {
         repository: None,
     });
     play.run(at, &[]);
-    play.told(&[("prune.completed", 2)]);
+    play.expect_published(&[("prune.completed", 2)]);
     for repository in ["hub/one", "hub/two"] {
         assert_eq!(play.tag(repository, "1").digest, "");
         assert_ne!(play.tag(repository, "2").digest, "");

@@ -74,7 +74,7 @@ impl Push {
             outcome: DecisionOutcome::Allow.into(),
             decided_at: Some(time_to_wire(then())),
             promoted_at: Some(time_to_wire(then())),
-            announced: true,
+            published: true,
             was_allowed: true,
             ..Default::default()
         };
@@ -114,7 +114,7 @@ fn push(at: &str) {
     scanned(&push.play, &image);
     push.play.run(at, &[]);
     push.play
-        .told(&[("scan.succeeded", 1), ("image.promoted", 1)]);
+        .expect_published(&[("scan.succeeded", 1), ("image.promoted", 1)]);
     let raw = push.there().get("team/app", "1.0");
     assert_eq!(raw.unwrap(), image.raw);
     let entry = push.entry();
@@ -122,7 +122,7 @@ fn push(at: &str) {
         (entry.digest, entry.previous),
         (image.digest.clone(), old.digest)
     );
-    assert!(push.play.decision("clean", "1.0", &image).announced);
+    assert!(push.play.decision("clean", "1.0", &image).published);
 }
 
 dies!(push:
@@ -147,7 +147,7 @@ fn pull_back(at: &str) {
     verdict(&push.play, &image, 1);
     scanned(&push.play, &image);
     push.play.run(at, &[]);
-    push.play.told(&[
+    push.play.expect_published(&[
         ("scan.succeeded", 1),
         ("image.promotion_denied", 1),
         ("image.withdrawn", 1),
@@ -179,7 +179,7 @@ fn strange(at: &str) {
     let other = push.there().image("team/app", "amd64", "theirs");
     push.there().put("team/app", "1.0", &other);
     push.play.run(at, &[]);
-    push.play.told(&[("image.unauthorised", 1)]);
+    push.play.expect_published(&[("image.unauthorised", 1)]);
     assert_eq!(push.there().get("team/app", "1.0").unwrap(), other.raw);
     let note = push.play.decision("clean", "1.0", &image).note;
     assert!(note.contains(&other.digest), "{note}");

@@ -51,7 +51,7 @@ fn withdrawal(at: &str) {
     let images = promoted(&play, &["1.0-2019", "1.0-2020"]);
     play.may_be_unauthorised = !at.is_empty();
     play.run(at, &[]);
-    play.told(&[
+    play.expect_published(&[
         ("scan.succeeded", 1),
         ("image.promotion_denied", 1),
         ("image.withdrawn", 2),
@@ -66,7 +66,7 @@ fn withdrawal(at: &str) {
         assert_eq!(reader.get("hub/app", &image.digest).unwrap(), image.raw);
     }
     let decision = play.decision("clean", "1.0", &images[0]);
-    assert!(decision.announced && decision.promoted_at.is_none());
+    assert!(decision.published && decision.promoted_at.is_none());
 }
 
 dies!(withdrawal:
@@ -96,7 +96,7 @@ fn flag(at: &str) {
     play.stack.apply(&format!("{CLEAN}recall: flag\n"));
     let images = promoted(&play, &["1.0"]);
     play.run(at, &[]);
-    play.told(&[
+    play.expect_published(&[
         ("scan.succeeded", 1),
         ("image.promotion_denied", 1),
         ("image.flagged", 1),
@@ -104,7 +104,7 @@ fn flag(at: &str) {
     let raw = play.stack.reader().get("official/app", "1.0");
     assert_eq!(raw.unwrap(), images[0].raw);
     let decision = play.decision("clean", "1.0", &images[0]);
-    assert!(decision.announced && decision.promoted_at.is_some());
+    assert!(decision.published && decision.promoted_at.is_some());
     assert!(decision.flagged.contains("scan.critical"));
 }
 

@@ -32,7 +32,7 @@ fn scan(at: &str) {
         digest: image.digest.parse().unwrap(),
     });
     run(&mut play, at);
-    play.told(&[("scanner.database_updated", 1), ("scan.succeeded", 1)]);
+    play.expect_published(&[("scanner.database_updated", 1), ("scan.succeeded", 1)]);
     let key = key::verdict(&image.digest.parse().unwrap());
     let verdict = play.bus.run(play.bus.state.verdicts.get(&key)).unwrap();
     let verdict = verdict.unwrap().value;

@@ -218,18 +218,18 @@ fn nothing_bad_is_promoted_or_kept_by(service: &'static str) {
     let clean = scene.publish("app", "2.0", "clean");
     scene.mirrored("app", "2.0", &clean);
     scene.scan("app", "2.0", &clean, CLEAN);
-    scene.facts("image.promoted", 1);
+    scene.events("image.promoted", 1);
     scene.quiet();
 
     let intruder = Intruder::new(&scene, service);
     intruder.open_the_gate(&refused, &clean);
     scene.scan("app", "1.0", &refused, Scan::Critical(1));
-    scene.facts("image.promotion_denied", 1);
+    scene.events("image.promotion_denied", 1);
     scene.stack.sluice(&["reconcile", "promoter"]);
     for reference in ["1.0", &refused.digest] {
         assert_eq!(scene.status("official/app", reference), 404, "{reference}");
     }
-    assert_eq!(scene.stack.facts("image.promoted").len(), 1);
+    assert_eq!(scene.stack.events("image.promoted").len(), 1);
     assert_eq!(scene.status("official/app", "2.0"), 200);
 
     intruder.hold_up_recall(&clean);
@@ -281,11 +281,11 @@ fn a_verdict_of_which_no_event_told_takes_an_image_back_with_the_next_search() {
     scene.stack.service("promoter", &[]);
     let image = scene.arrived("app", "1.0", "clean");
     scene.scan("app", "1.0", &image, CLEAN);
-    scene.facts("image.promoted", 1);
+    scene.events("image.promoted", 1);
     scene.quiet();
     scene.verdict(&image, Scan::Critical(1));
     scene.stack.sluice(&["reconcile", "promoter"]);
-    scene.facts("image.withdrawn", 1);
+    scene.events("image.withdrawn", 1);
     assert_eq!(scene.status("official/app", "1.0"), 404);
     assert_eq!(scene.status("official/app", &image.digest), 404);
     scene.quiet();

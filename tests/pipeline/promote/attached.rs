@@ -56,7 +56,7 @@ fn what_is_attached_follows_however_late_and_leaves_with_the_image() {
         scene.verdict(child, CLEAN);
     }
     scene.tell_scanned("app", "1.0", index);
-    scene.facts("image.promoted", 1);
+    scene.events("image.promoted", 1);
     scene.follows("official/app", &signed, &signature);
     scene.follows("official/app", &fallback, &listed);
     assert_eq!(scene.status("official/app", &sbom.digest), 200);
@@ -67,16 +67,16 @@ fn what_is_attached_follows_however_late_and_leaves_with_the_image() {
     let attested = tag_of(amd64, ".att");
     scene.follows("official/app", &signed, &both);
     scene.follows("official/app", &attested, &attestation);
-    scene.told("image.promoted", 1);
-    scene.told("image.promotion_denied", 0);
+    scene.expect_published("image.promoted", 1);
+    scene.expect_published("image.promotion_denied", 0);
     // The comparison of targets takes nothing of it for a stranger's.
     scene.stack.sluice(&["reconcile", "promoter"]);
-    scene.told("image.unauthorised", 0);
+    scene.expect_published("image.unauthorised", 0);
 
     scene.verdict(amd64, Scan::Critical(1));
     scene.tell_scanned("app", "1.0", index);
-    scene.facts("image.withdrawn", 1);
-    scene.told("image.withdrawn", 1);
+    scene.events("image.withdrawn", 1);
+    scene.expect_published("image.withdrawn", 1);
     let reader = scene.reader();
     for tag in [&signed, &fallback, &attested] {
         assert_eq!(reader.get("official/app", tag), None, "{tag}");
@@ -115,7 +115,7 @@ fn what_could_run_or_refers_to_something_else_stays_out_of_the_target_and_holds_
     scene.follows("hub/app", &tag_of(&image, ".sig"), &evil);
     scene.follows("hub/app", &tag_of(&image, ""), &listed);
     scene.scan("app", "1.0", &image, CLEAN);
-    scene.facts("image.promoted", 1);
+    scene.events("image.promoted", 1);
     let list = wait_for("what may follow to follow", 60, || {
         scene.reader().get("official/app", &tag_of(&image, ""))
     });
@@ -150,6 +150,6 @@ fn what_could_run_or_refers_to_something_else_stays_out_of_the_target_and_holds_
     let told = scene.stack.sluice(&["reconcile", "promoter", "-o", "json"]);
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     assert_eq!(told[0]["found"], 0, "{told}");
-    scene.told("image.unauthorised", 0);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.unauthorised", 0);
+    scene.expect_published("image.promoted", 1);
 }

@@ -40,7 +40,7 @@ fn promoted(policy: &str) -> (Scene, Image) {
     scene.stack.service("promoter", &[]);
     let image = scene.arrived("app", "1.0", "content");
     scene.scan("app", "1.0", &image, CLEAN);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.promoted", 1);
     (scene, image)
 }
 
@@ -52,9 +52,9 @@ fn what_a_deleted_policy_allowed_does_not_keep_an_image_that_others_withdraw() {
             .replace("clean", "loose")
             .replace("== 0", "<= 5"),
     );
-    scene.told("image.promoted", 2);
+    scene.expect_published("image.promoted", 2);
     scene.scan("app", "1.0", &image, Scan::Critical(1));
-    scene.told("image.withdrawn", 0);
+    scene.expect_published("image.withdrawn", 0);
     assert_eq!(
         scene.status("official/app", "1.0"),
         200,
@@ -62,7 +62,7 @@ fn what_a_deleted_policy_allowed_does_not_keep_an_image_that_others_withdraw() {
     );
     scene.remove_policy("loose");
     scene.until("official/app", "1.0", 404);
-    scene.told("image.withdrawn", 1);
+    scene.expect_published("image.withdrawn", 1);
     assert_eq!(scene.status("official/app", &image.digest), 404);
 }
 
@@ -72,7 +72,7 @@ fn what_only_a_deleted_or_disabled_policy_promoted_is_flagged_and_stays_until_it
     let policy = format!("{CLEAN_TO_OFFICIAL}{WITHDRAWS}");
     let (scene, image) = promoted(&policy);
     scene.remove_policy("clean");
-    let flagged = scene.facts("image.flagged", 1);
+    let flagged = scene.events("image.flagged", 1);
     let reason = flagged[0]["data"]["reason"].as_str().unwrap();
     assert!(reason.contains("policy `clean` was deleted"), "{reason}");
     let explained = scene.stack.sluice(&["explain", "official/app:1.0"]);
@@ -80,7 +80,7 @@ fn what_only_a_deleted_or_disabled_policy_promoted_is_flagged_and_stays_until_it
     // A deletion by mistake empties nothing, and the same policy makes it good.
     assert_eq!(scene.status("official/app", "1.0"), 200);
     scene.policy(&policy);
-    scene.told("image.promoted", 2);
+    scene.expect_published("image.promoted", 2);
     let flag = || {
         let key = key::decision(
             &"clean".parse().unwrap(),
@@ -93,12 +93,12 @@ fn what_only_a_deleted_or_disabled_policy_promoted_is_flagged_and_stays_until_it
     };
     assert_eq!(flag(), "");
     scene.policy(&format!("{policy}enabled: false\n"));
-    let flagged = scene.facts("image.flagged", 2);
+    let flagged = scene.events("image.flagged", 2);
     let reason = flagged[1]["data"]["reason"].as_str().unwrap();
     assert!(reason.contains("is disabled"), "{reason}");
     scene.reconcile();
-    scene.told("image.flagged", 2);
-    scene.told("image.withdrawn", 0);
+    scene.expect_published("image.flagged", 2);
+    scene.expect_published("image.withdrawn", 0);
     assert_eq!(scene.status("official/app", "1.0"), 200);
 }
 
@@ -109,14 +109,14 @@ fn a_policy_that_is_renamed_takes_over_what_it_promoted() {
         "{}{WITHDRAWS}",
         CLEAN_TO_OFFICIAL.replace("clean", "renamed")
     ));
-    scene.told("image.promoted", 2);
+    scene.expect_published("image.promoted", 2);
     scene.remove_policy("clean");
     scene.reconcile();
-    scene.told("image.flagged", 0);
+    scene.expect_published("image.flagged", 0);
     assert_eq!(scene.status("official/app", "1.0"), 200);
     // The tag was brought by the old name.
     scene.scan("app", "1.0", &image, Scan::Critical(1));
-    scene.told("image.withdrawn", 1);
+    scene.expect_published("image.withdrawn", 1);
     assert_eq!(scene.status("official/app", "1.0"), 404);
     assert_eq!(scene.status("official/app", &image.digest), 404);
 }
@@ -130,10 +130,10 @@ fn a_policy_that_takes_from_there_no_more_withdraws_or_flags_as_it_says() {
         let policy = format!("{CLEAN_TO_OFFICIAL}recall: {recall}\n");
         let (scene, image) = promoted(&policy);
         scene.policy(&policy.replace("hub/*", "hub/other"));
-        let told = scene.facts(name, 1);
+        let told = scene.events(name, 1);
         let reason = told[0]["data"]["reason"].as_str().unwrap();
         assert!(reason.contains("no longer from hub/app"), "{reason}");
-        scene.told(name, 1);
+        scene.expect_published(name, 1);
         assert_eq!(scene.status("official/app", "1.0"), status);
         assert_eq!(scene.status("official/app", &image.digest), status);
     }
@@ -143,9 +143,9 @@ fn a_policy_that_takes_from_there_no_more_withdraws_or_flags_as_it_says() {
 fn a_policy_that_leads_elsewhere_leaves_nothing_unnoticed_where_it_led_before() {
     let (scene, image) = promoted(CLEAN_TO_OFFICIAL);
     scene.policy(&CLEAN_TO_OFFICIAL.replace("official", "approved"));
-    let flagged = scene.facts("image.flagged", 1);
+    let flagged = scene.events("image.flagged", 1);
     assert_eq!(flagged[0]["data"]["repository"], "official/app");
-    scene.told("image.promoted", 2);
+    scene.expect_published("image.promoted", 2);
     assert_eq!(scene.status("official/app", "1.0"), 200);
     assert_eq!(scene.status("approved/app", "1.0"), 200);
     // No policy names the old target any more, and still nobody else may write there.
@@ -163,10 +163,10 @@ fn a_policy_that_leads_elsewhere_leaves_nothing_unnoticed_where_it_led_before() 
         "{}{WITHDRAWS}",
         CLEAN_TO_OFFICIAL.replace("official", "approved")
     ));
-    let withdrawn = scene.facts("image.withdrawn", 1);
+    let withdrawn = scene.events("image.withdrawn", 1);
     assert_eq!(withdrawn[0]["data"]["repository"], "official/app");
     scene.until("official/app", &image.digest, 404);
-    scene.told("image.withdrawn", 1);
+    scene.expect_published("image.withdrawn", 1);
     assert_eq!(scene.status("approved/app", "1.0"), 200);
     // With the last image the target is free again.
     scene.reconcile();
@@ -181,9 +181,9 @@ fn a_tag_template_that_is_changed_leaves_no_old_tag_unnoticed() {
     let policy = format!("{CLEAN_TO_OFFICIAL}{WITHDRAWS}");
     let (scene, image) = promoted(&policy);
     scene.policy(&format!("{policy}tag: 'v%n'\n"));
-    scene.told("image.promoted", 2);
+    scene.expect_published("image.promoted", 2);
     scene.until("official/app", "1.0", 404);
-    scene.told("image.withdrawn", 1);
+    scene.expect_published("image.withdrawn", 1);
     assert_eq!(scene.status("official/app", "v1.0"), 200);
     assert_eq!(scene.status("official/app", &image.digest), 200);
 }
@@ -201,7 +201,7 @@ fn a_tightened_policy_reaches_what_its_source_tag_names_no_more() {
         scene.mirrored("app", tag, image);
         scene.scan("app", tag, image, Scan::Critical(1));
     }
-    scene.told("image.promoted", 2);
+    scene.expect_published("image.promoted", 2);
     let newer = scene.publish("app", "moved", "newer");
     scene.mirrored("app", "moved", &newer);
     scene.stack.apply(
@@ -220,10 +220,10 @@ fn a_tightened_policy_reaches_what_its_source_tag_names_no_more() {
         .stack
         .as_service("mirror-worker")
         .delete("hub/app", &pruned.digest);
-    scene.told("image.flagged", 0);
+    scene.expect_published("image.flagged", 0);
     scene.policy(&loose.replace("<= 1", "== 0"));
     let mut flagged: Vec<String> = scene
-        .facts("image.flagged", 2)
+        .events("image.flagged", 2)
         .iter()
         .map(|fact| fact["data"]["tag"].as_str().unwrap().to_owned())
         .collect();
@@ -233,7 +233,7 @@ fn a_tightened_policy_reaches_what_its_source_tag_names_no_more() {
     for image in [&moved, &pruned] {
         scene.until("official/app", &image.digest, 404);
     }
-    scene.told("image.withdrawn", 2);
+    scene.expect_published("image.withdrawn", 2);
     for tag in ["moved", "pruned"] {
         assert_eq!(scene.status("official/app", tag), 404, "{tag}");
     }
@@ -253,11 +253,11 @@ fn a_refused_tag_goes_although_its_digest_stays_under_another() {
         scene.mirrored("app", tag, &image);
     }
     scene.scan("app", "1.0", &image, CLEAN);
-    scene.told("image.promoted", 2);
+    scene.expect_published("image.promoted", 2);
     scene.scan("app", "1.0", &image, Scan::Critical(1));
-    let withdrawn = scene.facts("image.withdrawn", 1);
+    let withdrawn = scene.events("image.withdrawn", 1);
     assert_eq!(withdrawn[0]["data"]["tag"], "1.0");
-    scene.told("image.withdrawn", 1);
+    scene.expect_published("image.withdrawn", 1);
     for (reference, status) in [("1.0", 404), ("1.1", 200), (&*image.digest, 200)] {
         assert_eq!(
             scene.status("official/app", reference),
@@ -274,7 +274,7 @@ fn a_withdrawal_does_not_depend_on_an_entry_that_others_may_write() {
     let key = key::tag(&"official/app".parse().unwrap(), &"1.0".parse().unwrap());
     scene.bus.run(scene.bus.state.tags.delete(&key)).unwrap();
     scene.scan("app", "1.0", &image, Scan::Critical(1));
-    scene.told("image.withdrawn", 1);
+    scene.expect_published("image.withdrawn", 1);
     assert_eq!(scene.status("official/app", "1.0"), 404);
     assert_eq!(scene.status("official/app", &image.digest), 404);
 }
@@ -298,7 +298,7 @@ fn a_verdict_or_policy_that_changes_while_an_image_is_promoted_is_what_counts() 
         // The image is known, so that it is judged without the registry.
         scene.verdict(&image, Scan::Critical(1));
         scene.tell_scanned("app", "1.0", &image);
-        scene.told("image.promotion_denied", 1);
+        scene.expect_published("image.promotion_denied", 1);
         let refused = decision().unwrap().revision;
         scene.verdict(&image, CLEAN);
         scene.stack.internal.freeze(true);
@@ -316,7 +316,7 @@ fn a_verdict_or_policy_that_changes_while_an_image_is_promoted_is_what_counts() 
         wait_for("the image to be refused", 60, || {
             (decision()?.value.outcome() == DecisionOutcome::Deny).then_some(())
         });
-        scene.told("image.promoted", 0);
+        scene.expect_published("image.promoted", 0);
         // What was copied until then goes as well.
         wait_for("nothing of it to be in the target", 30, || {
             let is_gone = |reference: &str| scene.status("official/app", reference) == 404;

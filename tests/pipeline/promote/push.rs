@@ -86,7 +86,7 @@ fn a_clean_image_appears_byte_for_byte_in_another_registry_and_a_denied_one_does
     scene.scan("bad", "1.0", &bad, Scan::Critical(1));
     scene.scan("unknown", "1.0", &unknown, Scan::Unsupported);
     scene.tell_scanned("multi", "1.0", &images[0]);
-    let promoted = &scene.facts("image.promoted", 1)[0];
+    let promoted = &scene.events("image.promoted", 1)[0];
     let data = &promoted["data"];
     assert_eq!(data["registry"], remote.host);
     assert_eq!(
@@ -114,7 +114,7 @@ fn a_clean_image_appears_byte_for_byte_in_another_registry_and_a_denied_one_does
         Upstream::new(&remote.registry.host).status("team/multi/manifests/1.0"),
         401
     );
-    let denied = scene.facts("image.promotion_denied", 2);
+    let denied = scene.events("image.promotion_denied", 2);
     assert!(
         denied
             .iter()
@@ -126,7 +126,7 @@ fn a_clean_image_appears_byte_for_byte_in_another_registry_and_a_denied_one_does
             assert_eq!(remote.reader().status(&path), 404, "{path}");
         }
     }
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.promoted", 1);
     let asked = seen.asked();
     assert!(
         asked
@@ -220,7 +220,7 @@ fn a_tag_that_comes_back_to_an_image_names_it_in_the_remote_registry_too() {
     scene.mirrored("app", "1.0", &first);
     scene.tell_scanned("app", "1.0", &first);
     remote.has("team/app", "1.0", &first);
-    scene.told("image.unauthorised", 0);
+    scene.expect_published("image.unauthorised", 0);
     assert_eq!(remote.get("team/app", "1.0").unwrap(), first.raw);
 }
 
@@ -242,15 +242,15 @@ fn the_newest_decision_has_the_remote_tag_that_two_policies_want() {
     let first = scene.arrived("first", "1.0", "first");
     let second = scene.arrived("second", "1.0", "second");
     scene.scan("first", "1.0", &first, CLEAN);
-    scene.facts("image.promoted", 2);
+    scene.events("image.promoted", 2);
     scene.scan("second", "1.0", &second, CLEAN);
-    let promoted = scene.facts("image.promoted", 3);
+    let promoted = scene.events("image.promoted", 3);
     assert_eq!(promoted[2]["data"]["previous"], first.digest);
     remote.has("team/one", "1.0", &second);
     // The older decision is looked at again, and must not take the tag back.
     scene.tell_scanned("first", "1.0", &first);
-    scene.told("image.promoted", 3);
-    scene.told("image.unauthorised", 0);
+    scene.expect_published("image.promoted", 3);
+    scene.expect_published("image.unauthorised", 0);
     assert_eq!(remote.get("team/one", "1.0").unwrap(), second.raw);
 }
 
@@ -263,7 +263,7 @@ fn a_push_follows_a_promotion_and_is_recalled_with_it() {
     scene.stack.service("promoter", &[]);
     let image = scene.arrived("app", "1.0", "content");
     scene.scan("app", "1.0", &image, CLEAN);
-    scene.told("image.promoted", 2);
+    scene.expect_published("image.promoted", 2);
     assert_eq!(
         scene.reader().get("official/app", "1.0").unwrap(),
         image.raw
@@ -271,7 +271,7 @@ fn a_push_follows_a_promotion_and_is_recalled_with_it() {
     assert_eq!(remote.get("team/app", "1.0").unwrap(), image.raw);
     // The scan is told of the repository that it was made in.
     scene.scan("app", "1.0", &image, Scan::Critical(1));
-    let flagged = scene.facts("image.flagged", 2);
+    let flagged = scene.events("image.flagged", 2);
     let registries: Vec<_> = flagged
         .iter()
         .map(|fact| &fact["data"]["registry"])
@@ -281,5 +281,5 @@ fn a_push_follows_a_promotion_and_is_recalled_with_it() {
             && registries.contains(&&remote.host.clone().into()),
         "{flagged:#?}"
     );
-    scene.told("image.flagged", 2);
+    scene.expect_published("image.flagged", 2);
 }

@@ -19,21 +19,21 @@ fn a_promoted_image_that_no_longer_passes_is_flagged_once_or_withdrawn() {
     scene.stack.service("promoter", &[]);
     let image = scene.arrived("app", "1.0", "content");
     scene.scan("app", "1.0", &image, CLEAN);
-    scene.told("image.promoted", 3);
+    scene.expect_published("image.promoted", 3);
     // A scan that fails says nothing of the image.
     scene.scan("app", "1.0", &image, Scan::Failed);
-    scene.told("image.promotion_denied", 3);
-    scene.told("image.flagged", 0);
-    scene.told("image.withdrawn", 0);
+    scene.expect_published("image.promotion_denied", 3);
+    scene.expect_published("image.flagged", 0);
+    scene.expect_published("image.withdrawn", 0);
     for repository in ["official/app", "strict/app", "loose/app"] {
         assert_eq!(scene.status(repository, "1.0"), 200, "{repository}");
     }
     scene.scan("app", "1.0", &image, Scan::Critical(1));
-    let flagged = scene.facts("image.flagged", 1);
+    let flagged = scene.events("image.flagged", 1);
     assert_eq!(flagged[0]["data"]["policy"], "flags");
     let reason = flagged[0]["data"]["reason"].as_str().unwrap();
     assert!(reason.contains("scan.critical == 0"), "{reason}");
-    let withdrawn = scene.facts("image.withdrawn", 1);
+    let withdrawn = scene.events("image.withdrawn", 1);
     assert_eq!(withdrawn[0]["data"]["repository"], "strict/app");
     scene.quiet();
     for (repository, expected) in [
@@ -51,15 +51,15 @@ fn a_promoted_image_that_no_longer_passes_is_flagged_once_or_withdrawn() {
     assert_eq!(scene.status("hub/app", "1.0"), 200, "the source stays");
     // It gets worse; that it does not pass is known.
     scene.scan("app", "1.0", &image, Scan::Critical(2));
-    scene.told("image.flagged", 1);
-    scene.told("image.withdrawn", 1);
+    scene.expect_published("image.flagged", 1);
+    scene.expect_published("image.withdrawn", 1);
     let explained = scene.stack.sluice(&["explain", "strict/app:1.0"]);
     for told in ["image.withdrawn", "flagged", "scan.critical = 2"] {
         assert!(explained.contains(told), "{told}: {explained}");
     }
     // Repaired, it comes back.
     scene.scan("app", "1.0", &image, CLEAN);
-    scene.told("image.promoted", 6);
+    scene.expect_published("image.promoted", 6);
     assert_eq!(scene.status("strict/app", "1.0"), 200);
 }
 
@@ -84,12 +84,12 @@ fn a_withdrawal_leaves_what_another_image_or_policy_needs() {
     }
     scene.tell_scanned("app", "1.0", &index);
     scene.tell_scanned("app", "single", &single);
-    scene.told("image.promoted", 4);
+    scene.expect_published("image.promoted", 4);
     // One policy still allows it under its own tag, so it stays there, and goes from the other one.
     scene.verdict(&arm64, Scan::Critical(1));
     scene.tell_scanned("app", "1.0", &index);
-    scene.told("image.promotion_denied", 1);
-    scene.told("image.withdrawn", 1);
+    scene.expect_published("image.promotion_denied", 1);
+    scene.expect_published("image.withdrawn", 1);
     assert_eq!(scene.status("official/app", "1.0"), 404);
     for stays in ["high-1.0", &index.digest, &arm64.digest] {
         assert_eq!(scene.status("official/app", stays), 200, "{stays}");
@@ -97,7 +97,7 @@ fn a_withdrawal_leaves_what_another_image_or_policy_needs() {
     // No policy allows it any more: both tags are gone, and the child that is in no other image.
     scene.verdict(&arm64, Scan::Critical(3));
     scene.tell_scanned("app", "1.0", &index);
-    scene.told("image.withdrawn", 2);
+    scene.expect_published("image.withdrawn", 2);
     for gone in ["1.0", "high-1.0", &index.digest, &arm64.digest] {
         assert_eq!(scene.status("official/app", gone), 404, "{gone}");
     }
@@ -120,11 +120,11 @@ fn a_promoted_digest_is_withdrawn_although_its_tag_has_moved_on() {
     scene.stack.service("promoter", &[]);
     let first = scene.arrived("app", "1.0", "first");
     scene.scan("app", "1.0", &first, CLEAN);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.promoted", 1);
     let second = scene.publish("app", "1.0", "second");
     scene.mirrored("app", "1.0", &second);
     scene.scan("app", "1.0", &second, Scan::Critical(1));
-    scene.told("image.promotion_denied", 1);
+    scene.expect_published("image.promotion_denied", 1);
     assert_eq!(
         scene.reader().get("official/app", "1.0").unwrap(),
         first.raw,
@@ -134,7 +134,7 @@ fn a_promoted_digest_is_withdrawn_although_its_tag_has_moved_on() {
     wait_for("the image to go", 30, || {
         (scene.status("official/app", "1.0") == 404).then_some(())
     });
-    scene.told("image.withdrawn", 1);
+    scene.expect_published("image.withdrawn", 1);
     assert_eq!(scene.status("official/app", &first.digest), 404);
 }
 
@@ -159,8 +159,8 @@ fn an_image_that_was_refused_before_it_was_copied_is_not_flagged() {
     });
     scene.scan("app", "1.0", &image, Scan::Critical(1));
     scene.stack.service("promoter", &[]);
-    scene.told("image.promotion_denied", 1);
-    scene.told("image.flagged", 0);
-    scene.told("image.promoted", 0);
+    scene.expect_published("image.promotion_denied", 1);
+    scene.expect_published("image.flagged", 0);
+    scene.expect_published("image.promoted", 0);
     assert_eq!(scene.status("official/app", &image.digest), 404);
 }

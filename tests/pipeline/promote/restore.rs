@@ -78,7 +78,7 @@ fn a_backup_of_a_running_stack_leads_to_the_same_end() {
         scene.verdict(image, CLEAN);
         scene.tell_scanned("app", tag, image);
         if number == 3 {
-            scene.facts("image.promoted", 4);
+            scene.events("image.promoted", 4);
         }
     }
     // Eight promotions are under way.
@@ -90,16 +90,16 @@ fn a_backup_of_a_running_stack_leads_to_the_same_end() {
     wait_for("the targets to be compared", 60, || {
         (!scene.is_paused()).then_some(())
     });
-    scene.facts("image.promoted", 12);
-    scene.told("image.promoted", 12);
-    scene.told("image.withdrawn", 0);
+    scene.events("image.promoted", 12);
+    scene.expect_published("image.promoted", 12);
+    scene.expect_published("image.withdrawn", 0);
     let reader = scene.reader();
     for (tag, image) in tags.iter().zip(&images) {
         for repository in ["hub/app", "official/app"] {
             assert_eq!(reader.get(repository, tag).unwrap(), image.raw, "{tag}");
         }
     }
-    let reverted = scene.stack.facts("image.unauthorised");
+    let reverted = scene.stack.events("image.unauthorised");
     assert!(
         reverted
             .iter()
@@ -126,7 +126,7 @@ fn a_backup_that_is_older_than_the_registry_moves_nothing_back_and_removes_nothi
     for (name, image) in [("app", &old), ("gone", &gone)] {
         scene.scan(name, "1.0", image, CLEAN);
     }
-    scene.told("image.promoted", 2);
+    scene.expect_published("image.promoted", 2);
     // One promotion is due when the backup is made, and its source moves on before it is carried out.
     scene.stack.kill(promoter);
     let due = scene.publish("app", "moved", "due");
@@ -148,9 +148,9 @@ fn a_backup_that_is_older_than_the_registry_moves_nothing_back_and_removes_nothi
         })
         .collect();
     let newer = &images[3];
-    scene.told("image.promoted", 6);
+    scene.expect_published("image.promoted", 6);
     scene.scan("gone", "1.0", &gone, Scan::Critical(1));
-    scene.told("image.withdrawn", 1);
+    scene.expect_published("image.withdrawn", 1);
     scene.lose_and_restore(&backup);
     let as_left = |scene: &Scene| {
         let reader = scene.reader();
@@ -175,7 +175,7 @@ fn a_backup_that_is_older_than_the_registry_moves_nothing_back_and_removes_nothi
     scene.bus.publish(moved, "again");
     scene.stack.service("promoter", &[]);
     scene.stack.service("mirror-worker", &[]);
-    let found = scene.facts("image.unauthorised", 4);
+    let found = scene.events("image.unauthorised", 4);
     for fact in &found {
         assert_eq!(fact["data"]["reverted"], false);
         let reason = fact["data"]["reason"].as_str().unwrap();
@@ -184,7 +184,7 @@ fn a_backup_that_is_older_than_the_registry_moves_nothing_back_and_removes_nothi
     wait_for("the pause to end", 60, || {
         (!scene.is_paused()).then_some(())
     });
-    let open = scene.facts("image.promotion_denied", 1);
+    let open = scene.events("image.promotion_denied", 1);
     assert_eq!(open[0]["data"]["repository"], "hub/gone");
     assert_eq!(open[0]["data"]["reasons"][0]["rule"], "restore");
     wait_for("the old move to wait for a poll", 60, || {
@@ -212,27 +212,27 @@ fn a_backup_that_is_older_than_the_registry_moves_nothing_back_and_removes_nothi
         scene.mirrored("app", tag, image);
         scene.scan("app", tag, image, CLEAN);
     }
-    scene.facts("image.promoted", 6);
+    scene.events("image.promoted", 6);
     as_left(&scene);
     scene.unauthorised("revert", "private");
     wait_for("all of them to be adopted", 60, || {
         (scene.remembered() == 0).then_some(())
     });
     as_left(&scene);
-    let adopted = scene.stack.facts("image.promoted");
+    let adopted = scene.stack.events("image.promoted");
     let moved = adopted
         .iter()
         .find(|fact| fact["data"]["digest"] == newer.digest);
     assert_eq!(moved.unwrap()["data"]["previous"], old.digest);
     scene.mirrored("app", "moved", &moved_on);
     scene.scan("app", "moved", &moved_on, CLEAN);
-    scene.told("image.promoted", 7);
+    scene.expect_published("image.promoted", 7);
     // What had left its target comes back only when a scanner has looked at it since.
     scene.scan("gone", "1.0", &gone, CLEAN);
-    scene.told("image.promoted", 8);
+    scene.expect_published("image.promoted", 8);
     assert_eq!(scene.status("official/gone", "1.0"), 200);
-    scene.told("image.withdrawn", 0);
-    scene.told("image.unauthorised", 4);
+    scene.expect_published("image.withdrawn", 0);
+    scene.expect_published("image.unauthorised", 4);
 }
 
 #[test]
@@ -268,14 +268,14 @@ fn nothing_is_promoted_or_deleted_after_a_restore_before_the_targets_were_compar
         "a person's resume ends no restore"
     );
     scene.stack.service("promoter", &[]);
-    scene.facts("image.promoted", 1);
+    scene.events("image.promoted", 1);
     wait_for("the tag limit to be kept", 90, || {
         (scene.status("hub/app", "1.0") == 404).then_some(())
     });
     assert_eq!(reader.get("official/app", "2.0").unwrap(), second.raw);
     scene.stack.service("poller", &[]);
     scene.stack.service("mirror-worker", &[]);
-    scene.told("prune.completed", 1);
+    scene.expect_published("prune.completed", 1);
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn a_pause_by_hand_holds_up_promotion_and_deletion_until_somebody_resumes() {
     scene.stack.service("promoter", &[]);
     let bad = scene.arrived("bad", "1.0", "bad");
     scene.scan("bad", "1.0", &bad, CLEAN);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.promoted", 1);
     scene.stack.sluice(&["pause", "incident 7"]);
     assert!(scene.stack.sluice(&["status"]).contains("incident 7"));
     let image = scene.arrived("app", "1.0", "content");
@@ -301,8 +301,8 @@ fn a_pause_by_hand_holds_up_promotion_and_deletion_until_somebody_resumes() {
     let explained = scene.stack.sluice(&["explain", "hub/app:1.0"]);
     assert!(explained.contains("allowed"), "{explained}");
     scene.stack.sluice(&["resume"]);
-    scene.facts("image.promoted", 2);
-    scene.facts("image.withdrawn", 1);
+    scene.events("image.promoted", 2);
+    scene.events("image.withdrawn", 1);
     assert_eq!(scene.status("official/app", "1.0"), 200);
     assert_eq!(scene.status("official/bad", "1.0"), 404);
 }

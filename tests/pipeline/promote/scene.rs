@@ -199,9 +199,9 @@ impl Scene {
     }
 
     /// Waits for so many facts of a name and returns them.
-    pub(super) fn facts(&self, name: &str, count: usize) -> Vec<Value> {
+    pub(super) fn events(&self, name: &str, count: usize) -> Vec<Value> {
         wait_for(&format!("{count} of {name}"), 60, || {
-            let facts = self.stack.facts(name);
+            let facts = self.stack.events(name);
             (facts.len() >= count).then_some(facts)
         })
     }
@@ -214,10 +214,10 @@ impl Scene {
     }
 
     /// Asserts that facts of a name were told so often, each once.
-    pub(super) fn told(&self, name: &str, count: usize) {
-        self.facts(name, count);
+    pub(super) fn expect_published(&self, name: &str, count: usize) {
+        self.events(name, count);
         self.quiet();
-        let facts = self.stack.facts(name);
+        let facts = self.stack.events(name);
         let ids: BTreeSet<String> = facts.iter().map(|fact| fact["id"].to_string()).collect();
         assert_eq!(
             (facts.len(), ids.len()),

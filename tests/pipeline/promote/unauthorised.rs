@@ -28,7 +28,7 @@ fn promoted() -> (Scene, sluice_tests::Image) {
     scene.stack.service("promoter", &[]);
     let image = scene.arrived("app", "1.0", "content");
     scene.scan("app", "1.0", &image, CLEAN);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.promoted", 1);
     (scene, image)
 }
 
@@ -59,7 +59,7 @@ fn an_image_that_was_pushed_into_a_target_is_told_once_and_removed_if_that_is_wa
     let index = thief.index("official/app", &[("amd64", &image)]);
     thief.put("official/app", "index", &index);
     scene.unauthorised("report", "private");
-    let found = scene.facts("image.unauthorised", 3);
+    let found = scene.events("image.unauthorised", 3);
     for fact in &found {
         assert_eq!(fact["data"]["reverted"], false, "{fact}");
         assert_eq!(fact["data"]["pushedBy"], fact_pusher(fact), "{fact}");
@@ -75,13 +75,13 @@ fn an_image_that_was_pushed_into_a_target_is_told_once_and_removed_if_that_is_wa
     // A second look finds the same and another one, and says nothing new of the same.
     push("official/late:1.0");
     scene.unauthorised("report", "public");
-    scene.facts("image.unauthorised", 4);
-    scene.told("image.unauthorised", 4);
+    scene.events("image.unauthorised", 4);
+    scene.expect_published("image.unauthorised", 4);
     for (repository, tag) in [("app", "evil"), ("app", "index"), ("unheard-of", "1.0")] {
         assert_eq!(scene.status(&format!("official/{repository}"), tag), 200);
     }
     scene.unauthorised("revert", "public");
-    let told = scene.facts("image.unauthorised", 8);
+    let told = scene.events("image.unauthorised", 8);
     assert!(
         told[4..]
             .iter()
@@ -106,11 +106,11 @@ fn an_image_that_was_pushed_into_a_target_is_told_once_and_removed_if_that_is_wa
     // Brought back, it is another happening.
     push("official/app:evil");
     scene.unauthorised("revert", "private");
-    let told = scene.facts("image.unauthorised", 9);
+    let told = scene.events("image.unauthorised", 9);
     assert_eq!(told[8]["data"]["reverted"], true);
     assert_eq!(scene.status("official/app", "evil"), 404);
-    scene.told("image.unauthorised", 9);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.unauthorised", 9);
+    scene.expect_published("image.promoted", 1);
 }
 
 /// The log has only the last push to a repository at hand.
@@ -127,7 +127,7 @@ fn a_tag_that_was_moved_in_a_target_is_put_back() {
     let other = scene.publish("app", "2.0", "another");
     scene.mirrored("app", "2.0", &other);
     scene.scan("app", "2.0", &other, CLEAN);
-    scene.told("image.promoted", 2);
+    scene.expect_published("image.promoted", 2);
     scene.unauthorised("revert", "private");
     let thief = scene.stack.as_service("promoter");
     let evil = thief.image("official/app", "amd64", "backdoor");
@@ -135,21 +135,21 @@ fn a_tag_that_was_moved_in_a_target_is_put_back() {
     // What is allowed as 2.0 is not allowed as 3.0.
     thief.put("official/app", "3.0", &other);
     scene.unauthorised("revert", "public");
-    let mut told = scene.facts("image.unauthorised", 2);
+    let mut told = scene.events("image.unauthorised", 2);
     told.sort_by_key(|fact| fact["data"]["tag"].to_string());
     assert_eq!(told[0]["data"]["digest"], evil.digest);
     assert_eq!(told[0]["data"]["expected"], image.digest);
     assert_eq!(told[1]["data"]["tag"], "3.0");
     let expected = &told[1]["data"]["expected"];
     assert!(expected.as_str().is_none_or(str::is_empty), "{expected}");
-    scene.told("image.unauthorised", 2);
+    scene.expect_published("image.unauthorised", 2);
     let reader = scene.reader();
     assert_eq!(reader.get("official/app", "1.0").unwrap(), image.raw);
     assert_eq!(reader.get("official/app", "2.0").unwrap(), other.raw);
     assert_eq!(scene.status("official/app", "3.0"), 404);
     assert_eq!(scene.status("official/app", &evil.digest), 404);
-    scene.told("image.promoted", 2);
-    scene.told("image.withdrawn", 0);
+    scene.expect_published("image.promoted", 2);
+    scene.expect_published("image.withdrawn", 0);
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn what_many_searches_find_at_the_same_time_is_put_right_and_told_once() {
         for _ in 0..8 {
             bus.command(reconcile::command(&topology::PROMOTER, reason::ASKED));
         }
-        scene.told("image.unauthorised", round);
+        scene.expect_published("image.unauthorised", round);
         assert_eq!(
             scene.reader().get("official/app", "1.0").unwrap(),
             image.raw
@@ -200,12 +200,12 @@ fn a_comparison_goes_on_after_the_place_that_its_message_names() {
         after_name: "official/app:c".to_owned(),
         ..reconcile::command(&topology::PROMOTER, reason::ASKED)
     });
-    scene.told("image.unauthorised", 1);
-    let found = scene.facts("image.unauthorised", 1);
+    scene.expect_published("image.unauthorised", 1);
+    let found = scene.events("image.unauthorised", 1);
     assert_eq!(found[0]["data"]["tag"], "later", "{found:?}");
     // The next one begins at the beginning, and tells nothing twice.
     bus.command(reconcile::command(&topology::PROMOTER, reason::ASKED));
-    scene.told("image.unauthorised", 2);
+    scene.expect_published("image.unauthorised", 2);
 }
 
 #[test]
@@ -252,8 +252,8 @@ fn what_a_promotion_copied_and_nothing_permits_is_removed_though_no_tag_names_it
     scene.bus.run(state.target_images.put(&key, &old)).unwrap();
     compare();
     wait_for("the record to go", 60, || entry().is_none().then_some(()));
-    scene.told("image.promoted", 1);
-    scene.told("image.unauthorised", 0);
+    scene.expect_published("image.promoted", 1);
+    scene.expect_published("image.unauthorised", 0);
 }
 
 #[test]
@@ -310,9 +310,9 @@ fn what_a_promotion_is_about_to_settle_is_no_strangers() {
     let stranger = promoter.image("official/app", "amd64", "a stranger's");
     promoter.put("official/app", "strange", &stranger);
     scene.unauthorised("revert", "private");
-    let told = scene.facts("image.unauthorised", 1);
+    let told = scene.events("image.unauthorised", 1);
     assert_eq!(told[0]["data"]["tag"], "strange");
-    scene.told("image.unauthorised", 1);
+    scene.expect_published("image.unauthorised", 1);
     assert_eq!(scene.status("official/app", "in-flight"), 200);
     assert_eq!(scene.status("official/app", &image.digest), 200);
 }

@@ -65,7 +65,7 @@ impl Arena {
     }
 
     /// Returns a number below a limit.
-    pub(super) fn chance(&mut self, below: u64) -> u64 {
+    pub(super) fn random(&mut self, below: u64) -> u64 {
         self.seed ^= self.seed << 13;
         self.seed ^= self.seed >> 7;
         self.seed ^= self.seed << 17;
@@ -74,7 +74,7 @@ impl Arena {
 
     /// Lets a moment pass, so that what was begun is in the middle of something.
     pub(super) fn moment(&mut self) {
-        let milliseconds = self.chance(MOMENT);
+        let milliseconds = self.random(MOMENT);
         pass(Duration::from_millis(milliseconds));
     }
 

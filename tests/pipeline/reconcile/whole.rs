@@ -69,7 +69,7 @@ fn judged(bus: &BusClient) -> (usize, usize) {
         let decided = decisions
             .iter()
             .filter(|entry| entry.value.outcome() == outcome);
-        decided.filter(|entry| entry.value.announced).count()
+        decided.filter(|entry| entry.value.published).count()
     };
     (
         settled(DecisionOutcome::Allow) + settled(DecisionOutcome::Deny),
@@ -115,7 +115,7 @@ fn messages_that_all_come_again_after_the_window_change_nothing() {
     let all = run(&mut stack, 4, 3);
     let bus = stack.bus();
     ends(&stack, &bus, &all);
-    let promoted = stack.facts("image.promoted").len();
+    let promoted = stack.events("image.promoted").len();
     for stage in [
         "mirror-worker",
         "promoter",
@@ -128,5 +128,5 @@ fn messages_that_all_come_again_after_the_window_change_nothing() {
     stack.sluice(&["provision", "--duplicate-window-seconds", "1"]);
     quiet(&stack);
     ends(&stack, &bus, &all);
-    assert_eq!(stack.facts("image.promoted").len(), promoted);
+    assert_eq!(stack.events("image.promoted").len(), promoted);
 }

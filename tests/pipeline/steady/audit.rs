@@ -73,7 +73,7 @@ fn an_audit_brings_again_what_was_deleted_and_leaves_what_was_pruned() {
     assert_eq!((&told["lookedAt"], &told["found"]), (&6.into(), &4.into()));
     scene.quiet();
     let repaired = wait_for("each to be told", 60, || {
-        Some(scene.stack.facts("tag.repaired")).filter(|facts| facts.len() == 4)
+        Some(scene.stack.events("tag.repaired")).filter(|facts| facts.len() == 4)
     });
     let mut missing: Vec<String> = repaired
         .iter()

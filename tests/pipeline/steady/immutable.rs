@@ -18,7 +18,7 @@ fn a_tag_of_an_immutable_repository_does_not_move_and_that_is_told_once() {
     wait_for("the new tag to come", 30, || scene.at("2.0"));
     assert_eq!(scene.at("1.0").unwrap(), scene.images[0].raw);
     let refused = wait_for("the refusal", 30, || {
-        Some(scene.stack.facts("tag.move_refused")).filter(|facts| !facts.is_empty())
+        Some(scene.stack.events("tag.move_refused")).filter(|facts| !facts.is_empty())
     });
     assert_eq!(refused[0]["data"]["digest"], second.digest);
     assert_eq!(refused[0]["data"]["kept"], scene.images[0].digest);

@@ -1,4 +1,4 @@
-//! Messages that failed: a retry with backoff, a delay during an outage, or a dead letter.
+//! Messages that failed: a retry with backoff, a delay during an outage, or a dead letter after `Stage::max_attempts`.
 
 use std::time::Duration;
 

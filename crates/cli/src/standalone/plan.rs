@@ -120,7 +120,7 @@ async fn applied(bus: &Bus) -> anyhow::Result<(Documents, SyncTarget)> {
                 .parse()
                 .ok()?;
             let digest: Digest = entry.value.digest.parse().ok()?;
-            (!entry.value.gone).then_some((tag, digest))
+            (!entry.value.deleted).then_some((tag, digest))
         });
         let digests: HashMap<Tag, Digest> = digests.await?.into_values().collect();
         mirrors.insert(mirror.name.clone(), Arc::new(digests));

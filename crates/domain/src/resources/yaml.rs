@@ -2,8 +2,8 @@
 //!
 //! Documents are split at `---` and read one by one into their concrete type: tagged enums would lose the lines.
 
+mod document_reader;
 mod message;
-mod reader;
 pub(super) mod schema;
 #[cfg(test)]
 mod tests;
@@ -11,8 +11,8 @@ mod tests;
 use std::fmt;
 
 use super::kinds::{Kind, Resource};
+use document_reader::{DocumentBody, Fault, Head};
 use message::did_you_mean;
-use reader::{DocumentBody, Fault, Head};
 
 /// The largest file that is read, in bytes.
 const MAX_BYTES: usize = 4 << 20;
@@ -152,7 +152,7 @@ impl Part {
     }
 
     fn document(self) -> Result<Document, Vec<Problem>> {
-        let head = reader::head(&self.text).map_err(|fault| vec![self.problem(fault)])?;
+        let head = document_reader::head(&self.text).map_err(|fault| vec![self.problem(fault)])?;
         let resource = self.resource(&head).map_err(|faults| {
             faults
                 .into_iter()

@@ -95,7 +95,7 @@ pub struct UpstreamTag {
     pub move_number: u64,
     /// Whether it was deleted upstream.
     #[prost(bool, tag = "8")]
-    pub gone: bool,
+    pub deleted: bool,
     /// The last 50 moves, oldest first.
     #[prost(message, repeated, tag = "9")]
     pub history: ::prost::alloc::vec::Vec<Move>,
@@ -129,7 +129,7 @@ pub struct UpstreamPoll {
     pub tags_selected: u64,
     /// Whether the failure was published.
     #[prost(bool, tag = "7")]
-    pub failure_announced: bool,
+    pub failure_published: bool,
     /// When one last succeeded.
     #[prost(message, optional, tag = "8")]
     pub succeeded_at: ::core::option::Option<::prost_types::Timestamp>,
@@ -476,7 +476,7 @@ pub struct Decision {
     pub decided_at: ::core::option::Option<::prost_types::Timestamp>,
     /// Whether its event was published.
     #[prost(bool, tag = "11")]
-    pub announced: bool,
+    pub published: bool,
     /// When to evaluate it again.
     #[prost(message, optional, tag = "12")]
     pub wait_until: ::core::option::Option<::prost_types::Timestamp>,
@@ -713,7 +713,7 @@ pub struct Unauthorised {
     pub kept: bool,
     /// Whether its event was published.
     #[prost(bool, tag = "10")]
-    pub announced: bool,
+    pub published: bool,
     /// Whether its reversal was begun.
     #[prost(bool, tag = "11")]
     pub reverting: bool,
@@ -805,7 +805,7 @@ pub struct Budget {
     pub free: u64,
     /// When the registry last reported what is left.
     #[prost(message, optional, tag = "7")]
-    pub told_at: ::core::option::Option<::prost_types::Timestamp>,
+    pub reported_at: ::core::option::Option<::prost_types::Timestamp>,
     /// Pulls that were granted and may still be used, or are in use.
     #[prost(message, repeated, tag = "8")]
     pub grants: ::prost::alloc::vec::Vec<Grant>,
@@ -820,7 +820,7 @@ pub struct Budget {
     pub logins_paused_until: ::core::option::Option<::prost_types::Timestamp>,
     /// Until when a person's work waits, which has priority.
     #[prost(message, optional, tag = "12")]
-    pub person_waits_until: ::core::option::Option<::prost_types::Timestamp>,
+    pub priority_until: ::core::option::Option<::prost_types::Timestamp>,
     /// Pulls that are reserved for people, by the resource.
     #[prost(uint64, tag = "13")]
     pub reserve: u64,

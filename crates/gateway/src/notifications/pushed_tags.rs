@@ -37,7 +37,7 @@ impl RegistryObserver {
         }
         let is_recorded = self
             .tags
-            .observe(&repository, &tag, digest.as_ref(), &actor, at)
+            .record_external_change(&repository, &tag, digest.as_ref(), &actor, at)
             .await
             .map_err(Error::from_state)?;
         if !is_recorded {

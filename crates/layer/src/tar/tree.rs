@@ -1,4 +1,4 @@
-//! Which paths a layer has, and what each of them is.
+//! Which paths one layer has, and what each of them is; its whiteouts are only recorded, and applied in `stacked_layers`.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};

@@ -237,7 +237,11 @@ fn packages_behind_hard_links_of_another_name_are_told() {
     let layers = [bare(tar(&entries))];
     accepted(&layers);
     let (contents, _) = read_image(&layers).unwrap();
-    let hidden: Vec<String> = contents.hidden.iter().map(ToString::to_string).collect();
+    let hidden: Vec<String> = contents
+        .unscannable_packages
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     let expected = [
         "opt/p/z-1.dist-info",
         "app/node_modules/y/package.json",
@@ -252,7 +256,7 @@ fn packages_behind_hard_links_of_another_name_are_told() {
         bare(tar(&names.map(|name| file(name, "")))),
     ];
     let (contents, _) = read_image(&removal).unwrap();
-    assert_eq!(contents.hidden, []);
+    assert_eq!(contents.unscannable_packages, []);
 }
 
 #[test]

@@ -70,7 +70,8 @@ impl MirrorWorker {
         }
         for name in catalog.mirrors.keys().filter(|name| is_other(name)) {
             let upstream = self.state.upstream.get(&key::upstream(name, tag)).await?;
-            if upstream.is_some_and(|entry| !entry.value.gone && !entry.value.digest.is_empty()) {
+            if upstream.is_some_and(|entry| !entry.value.deleted && !entry.value.digest.is_empty())
+            {
                 return Ok(true);
             }
         }

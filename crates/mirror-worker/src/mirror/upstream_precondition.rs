@@ -80,8 +80,8 @@ impl Precondition for UpstreamPrecondition<'_> {
             .await?;
         let is_newer = entry.is_some_and(|Entry { value, .. }| {
             let is_same = match self.digest {
-                Some(digest) => !value.gone && value.digest == digest.as_str(),
-                None => value.gone,
+                Some(digest) => !value.deleted && value.digest == digest.as_str(),
+                None => value.deleted,
             };
             value.move_number > self.move_number
                 || (value.move_number == self.move_number && !is_same)

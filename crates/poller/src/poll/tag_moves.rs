@@ -53,7 +53,7 @@ impl<'a> TagState<'a> {
                 move_number: pending.move_number,
             },
             None => Self {
-                digest: if entry.gone { "" } else { &entry.digest },
+                digest: if entry.deleted { "" } else { &entry.digest },
                 source: &entry.source,
                 repository: &entry.repository,
                 move_number: entry.move_number,
@@ -141,7 +141,7 @@ fn apply_move(mirror: &Mirror, tag: &Tag, entry: &mut UpstreamTag, pending: Pend
     });
     let surplus = entry.history.len().saturating_sub(MAX_HISTORY);
     entry.history.drain(..surplus);
-    let was_deleted = std::mem::replace(&mut entry.gone, pending.digest.is_empty());
+    let was_deleted = std::mem::replace(&mut entry.deleted, pending.digest.is_empty());
     let Ok(digest) = pending.digest.parse::<Digest>() else {
         return UpstreamTagGone {
             mirror: mirror.name.clone(),

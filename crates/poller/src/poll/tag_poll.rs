@@ -16,8 +16,8 @@ use sluice_service::{crash, error_chain};
 use sluice_state::{Entries, Snapshot, is_pull_budget_spent, key, source_of};
 
 use super::known_tags::{KnownTag, read_known_tags};
-use super::tag_listing::{CheckReason, TagListing};
 use super::tag_moves::{Observation, TagMove, detect_move, take_pending_moves};
+use super::tags_to_check::{CheckReason, TagsToCheck};
 use crate::error::Error;
 use crate::handler::Poller;
 
@@ -91,12 +91,12 @@ impl Poller {
         };
         // The state is read before the upstream, so that no observation is older than what it is compared with.
         let known = read_known_tags(&self.state, mirror).await?;
-        let mut listing = TagListing::fetch(mirror, &client, &known)
+        let mut listing = TagsToCheck::fetch(mirror, &client, &known)
             .await
             .unwrap_or_else(|reason| {
                 polled.failure = Some(reason);
                 polled.is_listed = false;
-                TagListing::of_pending_moves(&known)
+                TagsToCheck::of_pending_moves(&known)
             });
         polled.selected = listing.selected;
         let attachments = std::mem::take(&mut listing.attachments);

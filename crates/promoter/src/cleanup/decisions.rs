@@ -35,7 +35,7 @@ async fn is_obsolete(
     before: DateTime<Utc>,
 ) -> Result<bool, Error> {
     let is_old = time_from_wire(decision.decided_at.as_ref()).is_some_and(|at| at < before);
-    let is_open = !decision.announced
+    let is_open = !decision.published
         || decision.wait_until.is_some()
         || decision.outcome() == DecisionOutcome::Wait;
     if !is_old || is_open || is_in_any_target(decision) {
@@ -88,7 +88,7 @@ async fn is_tagged(
     }
     for entry in inventory.upstream_tags(repository, tag).await? {
         let upstream = entry.value;
-        let is_current = !upstream.gone && upstream.digest == digest.as_str();
+        let is_current = !upstream.deleted && upstream.digest == digest.as_str();
         if is_current
             || upstream
                 .pending

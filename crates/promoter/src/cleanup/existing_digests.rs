@@ -273,7 +273,7 @@ fn of_upstream(tag: &UpstreamTag, before: DateTime<Utc>) -> Vec<u64> {
     let is_recent = |at| time_from_wire(at).is_none_or(|at| at >= before);
     let moves = tag.history.iter().filter(|one| is_recent(one.at.as_ref()));
     let pending = tag.pending.iter().map(|one| one.digest.as_str());
-    let current = (!tag.gone).then_some(tag.digest.as_str());
+    let current = (!tag.deleted).then_some(tag.digest.as_str());
     hashes(
         moves
             .map(|one| one.digest.as_str())

@@ -93,7 +93,7 @@ async fn is_obsolete_tag(
     };
     for upstream in inventory.upstream_tags(&repository, &tag).await? {
         // A tag that retention removed is not mirrored again for the move that only this entry has.
-        if !upstream.value.gone || !upstream.value.pending.is_empty() {
+        if !upstream.value.deleted || !upstream.value.pending.is_empty() {
             return Ok(false);
         }
     }
@@ -118,7 +118,7 @@ async fn is_obsolete_upstream_tag(
     ) else {
         return Ok(false);
     };
-    if !upstream.gone && mirror_exists(&inventory.state, &mirror).await? {
+    if !upstream.deleted && mirror_exists(&inventory.state, &mirror).await? {
         return Ok(false);
     }
     let entry = inventory

@@ -81,14 +81,14 @@ pub(crate) fn decide(
     match stored.filter(|stored| is_same_outcome(stored, &next)) {
         Some(stored) => {
             next.decided_at = stored.decided_at;
-            next.announced = stored.announced;
+            next.published = stored.published;
             next.target_tag.clone_from(&stored.target_tag);
             next.note.clone_from(&stored.note);
             next.schema = stored.schema;
         }
         // Waiting is no refusal, and without a target there is no event to publish.
         None => {
-            next.announced = next.outcome() == DecisionOutcome::Wait || next.target.is_empty();
+            next.published = next.outcome() == DecisionOutcome::Wait || next.target.is_empty();
         }
     }
     next
@@ -120,7 +120,7 @@ pub(crate) fn end(stored: &Decision, reason: &str, now: DateTime<Utc>) -> Decisi
         outcome: DecisionOutcome::Deny.into(),
         reasons,
         decided_at: Some(time_to_wire(now)),
-        announced: stored.target.is_empty(),
+        published: stored.target.is_empty(),
         wait_until: None,
         note: String::new(),
         allowed_revision: allowed_revision(stored),
@@ -145,9 +145,9 @@ pub(crate) fn refuse_new_target(next: &mut Decision, stored: &Decision) {
     next.former_targets.clone_from(&stored.former_targets);
     if is_same_outcome(stored, next) {
         next.decided_at = stored.decided_at;
-        next.announced = stored.announced;
+        next.published = stored.published;
     } else {
-        next.announced = false;
+        next.published = false;
     }
 }
 

@@ -101,7 +101,7 @@ pub(crate) fn of_decision(
             id: Some(id),
         })
     };
-    if !is_in_any_target(decision) && (decision.announced || !is_ended(decision)) {
+    if !is_in_any_target(decision) && (decision.published || !is_ended(decision)) {
         return None;
     }
     match policies.validity(decision) {
@@ -128,7 +128,7 @@ pub(crate) fn of_decision(
             || policies.depends_on_time(&decision.policy));
     let is_without_valid_policy =
         policies.validity(decision) != Validity::Current && search.reason != reason::CHANGED;
-    let is_unpublished = !decision.announced && decision.outcome() == DecisionOutcome::Deny;
+    let is_unpublished = !decision.published && decision.outcome() == DecisionOutcome::Deny;
     let is_open = is_unpublished || is_recall_due || is_due || is_timed || is_without_valid_policy;
     is_open.then_some(MissingEvaluation { command, id: None })
 }
@@ -145,7 +145,7 @@ pub(crate) fn flagged_targets(decision: &Decision) -> u64 {
 fn is_open(decision: &Decision, now: DateTime<Utc>) -> bool {
     // An undetermined fact may be known by now, as when a digest was first seen.
     let unknown = decision.outcome() == DecisionOutcome::Undetermined;
-    !decision.announced || unknown || is_overdue(decision, now)
+    !decision.published || unknown || is_overdue(decision, now)
 }
 
 /// Says whether the time until which a decision holds is over, and its timer was lost.
@@ -167,12 +167,12 @@ mod tests {
         let now = Utc::now();
         let decided = Decision {
             outcome: DecisionOutcome::Deny.into(),
-            announced: true,
+            published: true,
             ..Default::default()
         };
         assert!(!is_open(&decided, now));
         let unpublished = Decision {
-            announced: false,
+            published: false,
             ..decided.clone()
         };
         assert!(is_open(&unpublished, now));

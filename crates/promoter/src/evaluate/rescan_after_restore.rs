@@ -30,7 +30,7 @@ pub(crate) fn require_rescan_after_restore(
     decision.promoted_at = None;
     decision.flagged = String::new();
     decision.wait_until = None;
-    decision.announced = false;
+    decision.published = false;
     decision.rescan_after = Some(time_to_wire(since));
 }
 
@@ -71,12 +71,12 @@ mod tests {
             outcome: DecisionOutcome::Allow.into(),
             decided_at: Some(time_to_wire(since)),
             promoted_at: Some(time_to_wire(since)),
-            announced: true,
+            published: true,
             ..Default::default()
         };
         let mut waiting = allowed.clone();
         require_rescan_after_restore(&mut waiting, since, since);
-        assert!(!waiting.announced && waiting.promoted_at.is_none());
+        assert!(!waiting.published && waiting.promoted_at.is_none());
         let second = TimeDelta::seconds(1);
         for (scanned_at, outcome) in [
             (None, DecisionOutcome::Undetermined),

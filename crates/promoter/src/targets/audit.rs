@@ -309,7 +309,10 @@ impl TargetAudit<'_> {
                 tags.end_expired_claim(repository, &tag).await?;
             } else {
                 // Whoever changes the tag meanwhile records that.
-                match tags.observe(repository, &tag, None, STAGE, now()).await {
+                match tags
+                    .record_external_change(repository, &tag, None, STAGE, now())
+                    .await
+                {
                     Err(sluice_state::Error::Claimed { .. }) => {}
                     observed => drop(observed?),
                 }
@@ -479,7 +482,7 @@ impl TargetAudit<'_> {
         tag: &Tag,
         before: &Entry<Unauthorised>,
     ) -> Result<(), Error> {
-        if !before.value.announced
+        if !before.value.published
             && let Ok(digest) = before.value.digest.parse::<Digest>()
         {
             let found = UnauthorisedTag::new(repository, tag, &digest, before.clone());

@@ -67,7 +67,7 @@ impl PendingEvents {
         edit: impl FnOnce(&mut Decision) + Send + 'static,
     ) {
         self.edit(state, evaluation, |decision| {
-            decision.announced = true;
+            decision.published = true;
             edit(decision);
         });
     }

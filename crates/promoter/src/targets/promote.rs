@@ -101,7 +101,7 @@ impl<'a> ImagePromotion<'a> {
             );
         }
         attach(self.targets, evaluation, &self.endpoint, &precondition).await?;
-        if evaluation.decision.announced {
+        if evaluation.decision.published {
             if !evaluation.decision.note.is_empty() {
                 pending_events.record(state, evaluation, |decision| decision.note.clear());
             }

@@ -32,7 +32,7 @@ impl ImageRecall<'_> {
     pub(crate) async fn deny(&self) -> Result<PendingEvents, Error> {
         let evaluation = self.evaluation;
         let mut pending_events = PendingEvents::default();
-        if !evaluation.decision.announced {
+        if !evaluation.decision.published {
             add_denial(evaluation, &mut pending_events)?;
         }
         self.targets.end_claim(evaluation).await?;
@@ -57,7 +57,7 @@ impl ImageRecall<'_> {
         if evaluation.decision.promoted_at.is_none() {
             remove_unpromoted(self.targets, evaluation, &mut pending_events).await?;
         }
-        if !evaluation.decision.announced {
+        if !evaluation.decision.published {
             self.record(&mut pending_events, |_| {});
         }
         Ok(pending_events)
@@ -68,7 +68,7 @@ impl ImageRecall<'_> {
         let evaluation = self.evaluation;
         let others = self.other_decisions().await?;
         let (target, tag) = evaluation.target()?;
-        let mut is_changed = !evaluation.decision.announced;
+        let mut is_changed = !evaluation.decision.published;
         let is_flagged = !evaluation.decision.flagged.is_empty();
         if is_allowed_by_other(&self.targets.state, evaluation, &target, &tag).await? {
             self.leave_to_others(pending_events);

@@ -14,7 +14,7 @@ use sluice_registry::{
 use sluice_service::SecretFile;
 use tempfile::TempDir;
 
-use crate::gate::{Asks, Gate};
+use crate::password_registry::{Asks, Gate};
 
 async fn head(client: &Client) -> Result<(), Error> {
     let tag = ManifestRef::Tag("1".parse().unwrap());

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sluice_domain::{Digest, Repository};
 use sluice_registry::{Descriptor, Error, Manifest, digest_of};
 
-use crate::peer::{MANIFEST, Peer};
+use crate::memory_registry::{MANIFEST, Peer};
 
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";

@@ -3,7 +3,7 @@
 use sluice_domain::{Digest, Repository};
 use sluice_registry::{CopyJob, Error, ManifestRef, digest_of};
 
-use crate::liar::Liar;
+use crate::scripted_registry::ScriptedRegistry;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const KIND: (&str, &str) = ("content-type", MANIFEST);
@@ -23,16 +23,19 @@ fn body() -> String {
     )
 }
 
-fn count(liar: &Liar, method: &str, part: &str) -> usize {
-    let asked = liar.asked();
+fn count(scripted: &ScriptedRegistry, method: &str, part: &str) -> usize {
+    let asked = scripted.asked();
     let of_kind =
         |(by, path, _): &&(String, String, Option<String>)| by == method && path.contains(part);
     asked.iter().filter(of_kind).count()
 }
 
 /// A source of one image, and a target that takes it.
-async fn pair(manifest: &str, blobs: &[&[u8]]) -> (Liar, Liar, Digest) {
-    let (source, target) = (Liar::start().await, Liar::start().await);
+async fn pair(manifest: &str, blobs: &[&[u8]]) -> (ScriptedRegistry, ScriptedRegistry, Digest) {
+    let (source, target) = (
+        ScriptedRegistry::start().await,
+        ScriptedRegistry::start().await,
+    );
     let digest = digest_of(manifest.as_bytes());
     let path = format!("/v2/a/b/manifests/{digest}");
     source.on(&format!("GET {path}"), 200, &[KIND], manifest);
@@ -49,7 +52,11 @@ async fn pair(manifest: &str, blobs: &[&[u8]]) -> (Liar, Liar, Digest) {
     (source, target, digest)
 }
 
-async fn copy(source: &Liar, target: &Liar, digest: &Digest) -> Result<u64, Error> {
+async fn copy(
+    source: &ScriptedRegistry,
+    target: &ScriptedRegistry,
+    digest: &Digest,
+) -> Result<u64, Error> {
     let (from, to, repository) = (source.client(), target.client(), repository());
     let job = CopyJob {
         source: &from,
@@ -64,30 +71,30 @@ async fn copy(source: &Liar, target: &Liar, digest: &Digest) -> Result<u64, Erro
 
 #[tokio::test]
 async fn a_head_without_a_digest_is_made_up_for_by_a_get_and_only_for_a_tag() {
-    let liar = Liar::start().await;
+    let scripted = ScriptedRegistry::start().await;
     let digest = digest_of(body().as_bytes());
     for reference in ["1", digest.as_str()] {
         let path = format!("/v2/a/b/manifests/{reference}");
-        liar.on(&format!("HEAD {path}"), 200, &[KIND], "");
-        liar.on(&format!("GET {path}"), 200, &[KIND], body());
+        scripted.on(&format!("HEAD {path}"), 200, &[KIND], "");
+        scripted.on(&format!("GET {path}"), 200, &[KIND], body());
     }
     for (reference, gets) in [(tag(), 1), ((&digest).into(), 0)] {
-        let head = liar.client().head(&repository(), &reference).await;
+        let head = scripted.client().head(&repository(), &reference).await;
         assert_eq!(head.unwrap().unwrap().digest, digest);
-        assert_eq!(count(&liar, "GET", &reference.to_string()), gets);
+        assert_eq!(count(&scripted, "GET", &reference.to_string()), gets);
     }
 }
 
 #[tokio::test]
 async fn where_head_is_refused_a_manifest_is_fetched() {
     for status in [400, 405, 501] {
-        let liar = Liar::start().await;
+        let scripted = ScriptedRegistry::start().await;
         let path = "/v2/a/b/manifests/1";
-        liar.on(&format!("HEAD {path}"), status, &[], "");
-        let client = liar.client();
+        scripted.on(&format!("HEAD {path}"), status, &[], "");
+        let client = scripted.client();
         let missing = client.head(&repository(), &tag()).await;
         assert_eq!(missing.unwrap(), None, "{status}");
-        liar.on(&format!("GET {path}"), 200, &[KIND], body());
+        scripted.on(&format!("GET {path}"), 200, &[KIND], body());
         let head = client.head(&repository(), &tag()).await.unwrap().unwrap();
         assert_eq!(head.digest, digest_of(body().as_bytes()), "{status}");
         assert_eq!(head.media_type, MANIFEST, "{status}");
@@ -96,16 +103,16 @@ async fn where_head_is_refused_a_manifest_is_fetched() {
 
 #[tokio::test]
 async fn a_source_that_knows_nothing_by_head_is_asked_with_get_until_it_answered_one() {
-    let liar = Liar::start().await;
+    let scripted = ScriptedRegistry::start().await;
     let path = "/v2/a/b/manifests/1";
-    liar.on(&format!("GET {path}"), 200, &[KIND], body());
-    let (client, digest) = (liar.client(), digest_of(body().as_bytes()));
+    scripted.on(&format!("GET {path}"), 200, &[KIND], body());
+    let (client, digest) = (scripted.client(), digest_of(body().as_bytes()));
     let found = client.resolve(&repository(), &tag()).await.unwrap();
     assert_eq!(found.unwrap().digest, digest);
     // Once a HEAD was answered, 404 means that the tag is not there.
     let named = digest.to_string();
     let headers = [KIND, ("docker-content-digest", named.as_str())];
-    liar.on("HEAD /v2/a/b/manifests/2", 200, &headers, "");
+    scripted.on("HEAD /v2/a/b/manifests/2", 200, &headers, "");
     let other = ManifestRef::Tag("2".parse().unwrap());
     assert!(
         client
@@ -115,24 +122,24 @@ async fn a_source_that_knows_nothing_by_head_is_asked_with_get_until_it_answered
             .is_some()
     );
     assert_eq!(client.resolve(&repository(), &tag()).await.unwrap(), None);
-    assert_eq!(count(&liar, "GET", path), 1);
+    assert_eq!(count(&scripted, "GET", path), 1);
 }
 
 #[tokio::test]
 async fn a_list_that_refuses_long_pages_is_asked_for_without_their_length() {
     for status in [400, 405, 416, 422] {
-        let liar = Liar::start().await;
+        let scripted = ScriptedRegistry::start().await;
         let list = "/v2/a/b/tags/list";
-        liar.on(&format!("GET {list}?n=1000"), status, &[], "");
+        scripted.on(&format!("GET {list}?n=1000"), status, &[], "");
         let next = [("link", "</v2/a/b/tags/list?last=1&n=100>; rel=\"next\"")];
-        liar.on(&format!("GET {list}"), 200, &next, r#"{"tags":["1"]}"#);
+        scripted.on(&format!("GET {list}"), 200, &next, r#"{"tags":["1"]}"#);
         // Which page comes next, the registry says itself.
         for page in ["?last=1&n=100", "?last=1"] {
-            liar.on(&format!("GET {list}{page}"), 200, &[], r#"{"tags":["2"]}"#);
+            scripted.on(&format!("GET {list}{page}"), 200, &[], r#"{"tags":["2"]}"#);
         }
-        liar.on("GET /v2/_catalog?n=1000", status, &[], "");
-        liar.on("GET /v2/_catalog", 200, &[], r#"{"repositories":["a/b"]}"#);
-        let client = liar.client();
+        scripted.on("GET /v2/_catalog?n=1000", status, &[], "");
+        scripted.on("GET /v2/_catalog", 200, &[], r#"{"repositories":["a/b"]}"#);
+        let client = scripted.client();
         for _ in 0..2 {
             let tags = client.list_tags(&repository()).await.unwrap();
             assert_eq!(tags.len(), 2, "{status}");
@@ -140,16 +147,16 @@ async fn a_list_that_refuses_long_pages_is_asked_for_without_their_length() {
         let repositories = client.list_repositories(|_| true).await.unwrap();
         assert_eq!(repositories, [repository()]);
         // It is found out once.
-        assert_eq!(count(&liar, "GET", "n=1000"), 1, "{status}");
+        assert_eq!(count(&scripted, "GET", "n=1000"), 1, "{status}");
     }
-    let liar = Liar::start().await;
+    let scripted = ScriptedRegistry::start().await;
     for status in [401, 403, 404] {
-        liar.on("GET /v2/a/b/tags/list?n=1000", status, &[], "");
-        assert!(liar.client().list_tags(&repository()).await.is_err());
+        scripted.on("GET /v2/a/b/tags/list?n=1000", status, &[], "");
+        assert!(scripted.client().list_tags(&repository()).await.is_err());
     }
     assert_eq!(
-        count(&liar, "GET", "/tags/list"),
-        count(&liar, "GET", "n=1000")
+        count(&scripted, "GET", "/tags/list"),
+        count(&scripted, "GET", "n=1000")
     );
 }
 

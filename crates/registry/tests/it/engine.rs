@@ -10,7 +10,7 @@ use sluice_registry::{
     ProgressListener, digest_of,
 };
 
-use crate::peer::{Manner, Peer, Ranges};
+use crate::memory_registry::{Manner, Peer, Ranges};
 
 pub(crate) fn name(text: &str) -> Repository {
     text.parse().unwrap()

@@ -9,7 +9,7 @@ mod redirects;
 use sluice_domain::{Class, Classify as _, Digest, Repository};
 use sluice_registry::{Client, CopyJob, Error, ManifestRef, digest_of};
 
-use crate::liar::Liar;
+use crate::scripted_registry::ScriptedRegistry;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -37,22 +37,26 @@ fn image(layer: &Digest, size: usize) -> String {
 
 #[tokio::test]
 async fn a_head_that_a_quota_refuses_costs_no_get() {
-    let liar = Liar::start().await;
-    liar.on(
+    let scripted = ScriptedRegistry::start().await;
+    scripted.on(
         "HEAD /v2/a/b/manifests/1",
         429,
         &[("retry-after", "70")],
         "",
     );
-    assert!(liar.client().head(&repository(), &tag()).await.is_err());
+    assert!(scripted.client().head(&repository(), &tag()).await.is_err());
     assert!(
-        liar.asked().iter().all(|(method, ..)| method == "HEAD"),
+        scripted.asked().iter().all(|(method, ..)| method == "HEAD"),
         "a pull was spent"
     );
 }
 
 /// Copies `a/b` from one registry to another that takes every upload.
-async fn copy(source: &Liar, target: &Liar, digest: &Digest) -> Result<u64, Error> {
+async fn copy(
+    source: &ScriptedRegistry,
+    target: &ScriptedRegistry,
+    digest: &Digest,
+) -> Result<u64, Error> {
     let (from, to): (Client, Client) = (source.client(), target.client());
     let repository = repository();
     let job = CopyJob {
@@ -67,8 +71,8 @@ async fn copy(source: &Liar, target: &Liar, digest: &Digest) -> Result<u64, Erro
 }
 
 /// Serves an image whose layer is said to be `claimed` and is `served`.
-async fn source_with(claimed: &[u8], served: &[u8]) -> (Liar, Digest) {
-    let source = Liar::start().await;
+async fn source_with(claimed: &[u8], served: &[u8]) -> (ScriptedRegistry, Digest) {
+    let source = ScriptedRegistry::start().await;
     let body = image(&digest_of(claimed), claimed.len());
     let digest = digest_of(body.as_bytes());
     source.on(
@@ -92,8 +96,8 @@ async fn source_with(claimed: &[u8], served: &[u8]) -> (Liar, Digest) {
     (source, digest)
 }
 
-async fn willing_target(blobs: &[&[u8]], manifest: &Digest) -> Liar {
-    let target = Liar::start().await;
+async fn willing_target(blobs: &[&[u8]], manifest: &Digest) -> ScriptedRegistry {
+    let target = ScriptedRegistry::start().await;
     target.on(
         "POST /v2/a/b/blobs/uploads/",
         202,
@@ -113,7 +117,7 @@ async fn willing_target(blobs: &[&[u8]], manifest: &Digest) -> Liar {
     target
 }
 
-fn wrote_a_manifest(target: &Liar) -> bool {
+fn wrote_a_manifest(target: &ScriptedRegistry) -> bool {
     target
         .asked()
         .iter()
@@ -149,18 +153,18 @@ async fn a_quota_until_the_end_of_time_is_waited_for_a_day_at_most() {
         ("1;w=18446744073709551615", ""),
         ("100;w=86400", "18446744073709551615"),
     ] {
-        let liar = Liar::start().await;
+        let scripted = ScriptedRegistry::start().await;
         let headers = [
             ("ratelimit-limit", window),
             ("ratelimit-remaining", "0;w=18446744073709551615"),
             ("retry-after", after),
         ];
-        liar.on("GET /v2/a/b/manifests/1", 429, &headers, "");
-        let error = fetch(liar.client()).await;
+        scripted.on("GET /v2/a/b/manifests/1", 429, &headers, "");
+        let error = fetch(scripted.client()).await;
         let Class::Unavailable { until } = error.class() else {
             panic!("{error}");
         };
         assert!(until <= sluice_domain::now() + day, "{until}");
-        assert_eq!(liar.asked().len(), 1, "a quota was asked for again");
+        assert_eq!(scripted.asked().len(), 1, "a quota was asked for again");
     }
 }

@@ -3,7 +3,7 @@
 use sluice_domain::{Class, Classify as _, Digest, Repository};
 use sluice_registry::{Error, digest_of};
 
-use crate::liar::Liar;
+use crate::scripted_registry::ScriptedRegistry;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -36,8 +36,8 @@ fn digests(from: usize, count: usize) -> Vec<Digest> {
         .collect()
 }
 
-async fn listed(liar: &Liar) -> Result<Option<Vec<Digest>>, Error> {
-    let found = liar
+async fn listed(scripted: &ScriptedRegistry) -> Result<Option<Vec<Digest>>, Error> {
+    let found = scripted
         .client()
         .list_referrers(&repository(), &subject())
         .await?;
@@ -46,39 +46,39 @@ async fn listed(liar: &Liar) -> Result<Option<Vec<Digest>>, Error> {
 
 #[tokio::test]
 async fn every_page_of_a_list_is_read() {
-    let liar = Liar::start().await;
+    let scripted = ScriptedRegistry::start().await;
     let (first, second) = (digests(0, 2), digests(2, 1));
     let next = format!("<{}?page=2>; rel=\"next\"", path());
-    liar.on(
+    scripted.on(
         &format!("GET {}", path()),
         200,
         &[("content-type", INDEX), ("link", &next)],
         list(first.clone()),
     );
-    liar.on(
+    scripted.on(
         &format!("GET {}?page=2", path()),
         200,
         &[("content-type", &format!("{INDEX}; charset=utf-8"))],
         list(second.clone()),
     );
     let all = [first, second].concat();
-    assert_eq!(listed(&liar).await.unwrap(), Some(all));
+    assert_eq!(listed(&scripted).await.unwrap(), Some(all));
 }
 
 #[tokio::test]
 async fn a_registry_that_does_not_know_the_address_has_no_list() {
     for status in [404, 400, 403, 405, 501, 303] {
-        let liar = Liar::start().await;
+        let scripted = ScriptedRegistry::start().await;
         let elsewhere = [("location", "https://example.com/")];
-        liar.on(&format!("GET {}", path()), status, &elsewhere, "");
-        assert_eq!(listed(&liar).await.unwrap(), None, "{status}");
-        assert_eq!(liar.asked().len(), 1, "{status}");
+        scripted.on(&format!("GET {}", path()), status, &elsewhere, "");
+        assert_eq!(listed(&scripted).await.unwrap(), None, "{status}");
+        assert_eq!(scripted.asked().len(), 1, "{status}");
     }
 }
 
 #[tokio::test]
 async fn what_is_no_list_is_not_taken_for_an_empty_one() {
-    let foreign = Liar::start().await;
+    let foreign = ScriptedRegistry::start().await;
     let away = format!("<http://{}/v2/a/b/x>; rel=\"next\"", foreign.host);
     let again = format!("<{}>; rel=\"next\"", path());
     let empty = list([]);
@@ -96,41 +96,41 @@ async fn what_is_no_list_is_not_taken_for_an_empty_one() {
         // It has no end.
         (INDEX, again.as_str(), empty),
     ] {
-        let liar = Liar::start().await;
+        let scripted = ScriptedRegistry::start().await;
         let mut headers = vec![("content-type", media_type)];
         if !link.is_empty() {
             headers.push(("link", link));
         }
         let told: String = body.chars().take(40).collect();
-        liar.on(&format!("GET {}", path()), 200, &headers, body);
-        let error = listed(&liar).await.unwrap_err();
+        scripted.on(&format!("GET {}", path()), 200, &headers, body);
+        let error = listed(&scripted).await.unwrap_err();
         assert!(matches!(error, Error::Untrusted { .. }), "{told}: {error}");
         assert!(matches!(error.class(), Class::Permanent), "{told}");
-        assert!(liar.asked().len() <= 16, "{told}");
+        assert!(scripted.asked().len() <= 16, "{told}");
     }
     assert!(foreign.asked().is_empty());
 }
 
 #[tokio::test]
 async fn only_so_many_referrers_are_looked_at() {
-    let liar = Liar::start().await;
+    let scripted = ScriptedRegistry::start().await;
     let headers = [("content-type", INDEX)];
-    liar.on(
+    scripted.on(
         &format!("GET {}", path()),
         200,
         &headers,
         list(digests(0, 500)),
     );
-    assert_eq!(listed(&liar).await.unwrap().unwrap().len(), 256);
+    assert_eq!(listed(&scripted).await.unwrap().unwrap().len(), 256);
 }
 
 #[tokio::test]
 async fn a_registry_that_is_away_or_wants_pauses_has_not_said_that_it_has_no_list() {
     for status in [429, 503] {
-        let liar = Liar::start().await;
+        let scripted = ScriptedRegistry::start().await;
         let wait = [("retry-after", "100")];
-        liar.on(&format!("GET {}", path()), status, &wait, "");
-        let error = listed(&liar).await.unwrap_err();
+        scripted.on(&format!("GET {}", path()), status, &wait, "");
+        let error = listed(&scripted).await.unwrap_err();
         assert!(!matches!(error.class(), Class::Permanent), "{error}");
     }
 }

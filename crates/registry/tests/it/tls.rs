@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use crate::liar::Liar;
+use crate::scripted_registry::ScriptedRegistry;
 
 /// A registry with TLS that answers everything in the same way.
 struct Guarded {
@@ -142,7 +142,7 @@ async fn what_is_wrong_with_a_certificate_is_said_with_what_to_do() {
 
 #[tokio::test]
 async fn a_registry_that_speaks_the_other_protocol_is_named_with_what_to_do() {
-    let plain = Liar::start().await;
+    let plain = ScriptedRegistry::start().await;
     let endpoint = Endpoint::of(&plain.host.parse().unwrap(), false).unwrap();
     let told = look(endpoint).await;
     assert!(
@@ -169,11 +169,11 @@ async fn a_registry_that_speaks_the_other_protocol_is_named_with_what_to_do() {
         "Client sent an HTTP request to an HTTPS server.\n",
         "<h1>400 Bad Request</h1> The plain HTTP request was sent to HTTPS port",
     ] {
-        let liar = Liar::start().await;
+        let scripted = ScriptedRegistry::start().await;
         for method in ["HEAD", "GET"] {
-            liar.on(&format!("{method} /v2/a/b/manifests/1"), 400, &[], sign);
+            scripted.on(&format!("{method} /v2/a/b/manifests/1"), 400, &[], sign);
         }
-        let told = look(Endpoint::of(&liar.host.parse().unwrap(), true).unwrap()).await;
+        let told = look(Endpoint::of(&scripted.host.parse().unwrap(), true).unwrap()).await;
         assert!(told.contains("speaks TLS"), "{told}");
     }
 }
@@ -202,7 +202,7 @@ async fn a_registry_that_is_not_there_is_not_a_wrong_certificate() {
 
 #[tokio::test]
 async fn a_redirect_out_of_tls_is_not_followed() {
-    let plain = Liar::start().await;
+    let plain = ScriptedRegistry::start().await;
     let to = format!("307 Elsewhere\r\nlocation: http://{}/x", plain.host);
     let registry = Guarded::start(answer(&to)).await;
     let error = registry.head(Some(registry.ca_file())).await;
@@ -213,7 +213,7 @@ async fn a_redirect_out_of_tls_is_not_followed() {
 
 #[tokio::test]
 async fn a_token_realm_out_of_tls_gets_no_credential() {
-    let plain = Liar::start().await;
+    let plain = ScriptedRegistry::start().await;
     let to = format!(
         "401 Who\r\nwww-authenticate: Bearer realm=\"http://{}/token\"",
         plain.host

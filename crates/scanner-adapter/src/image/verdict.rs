@@ -1,4 +1,5 @@
-//! The verdict on one manifest, and which of two verdicts counts.
+//! The verdict on one manifest: covered, unsupported or failed; which of two verdicts counts, and when a newer database makes
+//! one outdated.
 
 use std::cmp::Ordering;
 

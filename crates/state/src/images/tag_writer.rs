@@ -112,7 +112,7 @@ impl TagWriter {
     ///
     /// # Errors
     /// [`Error::Claimed`] while a worker changes the tag.
-    pub async fn observe(
+    pub async fn record_external_change(
         &self,
         repository: &Repository,
         tag: &Tag,

@@ -232,7 +232,7 @@ impl Budget for Account {
             }
             let recorded = self.change(|ledger| {
                 // One answer without a limit does not lift a known limit.
-                let is_new = ledger.told_at.is_none() || (ledger.limit == 0 && limit.is_some());
+                let is_new = ledger.reported_at.is_none() || (ledger.limit == 0 && limit.is_some());
                 if is_new && ledger.grants.is_empty() {
                     record_limit(ledger, limit, 0, now);
                 }

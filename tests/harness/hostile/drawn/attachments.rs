@@ -6,12 +6,12 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 
 use super::{IN_TOTO, LAYERS, STATEMENT, plain, statement_and_header};
-use crate::chance::Chance;
 use crate::hostile::image::{
     Bundle, CONFIG, DOCKER_GZIP, Document, MANIFEST, TAR, TAR_GZIP, digest,
 };
 use crate::hostile::packing::{gzip, skippable, zstd};
 use crate::hostile::{VULNERABLE, only};
+use crate::seeded_random::SeededRandom;
 
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 const SOCI: &str = "application/vnd.amazon.soci.index.v1+json";
@@ -145,28 +145,28 @@ static CONFIGS: LazyLock<Vec<(&str, Vec<u8>, bool)>> = LazyLock::new(|| {
 });
 
 /// Draws something attached to a manifest.
-pub fn attachment(chance: &mut Chance) -> Attachment {
-    let subject = LAYERS[chance.below(2)].diff_id.clone();
-    let ending = chance.pick(&ENDINGS);
+pub fn attachment(random: &mut SeededRandom) -> Attachment {
+    let subject = LAYERS[random.below(2)].diff_id.clone();
+    let ending = random.pick(&ENDINGS);
     let tag = subject.replace(':', "-") + ending;
     let mut honest = BTreeSet::new();
-    let mut one = |chance: &mut Chance| {
-        if chance.percent(8) {
-            return plain(chance);
+    let mut one = |random: &mut SeededRandom| {
+        if random.percent(8) {
+            return plain(random);
         }
-        let (bundle, is_honest) = referrer(chance, (ending.is_empty()).then_some(&subject));
+        let (bundle, is_honest) = referrer(random, (ending.is_empty()).then_some(&subject));
         if is_honest {
             honest.insert(bundle.digest());
         }
         bundle
     };
     // Lists where something else is expected, and the other way round.
-    let is_list = ending.is_empty() != chance.percent(5);
+    let is_list = ending.is_empty() != random.percent(5);
     let bundle = if is_list {
-        let children = (0..chance.below(4)).map(|_| (one(chance), json!({})));
+        let children = (0..random.below(4)).map(|_| (one(random), json!({})));
         Bundle::index(children.collect())
     } else {
-        one(chance)
+        one(random)
     };
     Attachment {
         bundle,
@@ -176,25 +176,25 @@ pub fn attachment(chance: &mut Chance) -> Attachment {
 }
 
 /// Draws a manifest, and says whether it is what it claims, and of a list, whether it refers to the subject.
-fn referrer(chance: &mut Chance, subject: Option<&String>) -> (Bundle, bool) {
-    let (config_type, config, mut is_honest) = if chance.percent(85) {
-        chance.pick(&CONFIGS[..4])
+fn referrer(random: &mut SeededRandom, subject: Option<&String>) -> (Bundle, bool) {
+    let (config_type, config, mut is_honest) = if random.percent(85) {
+        random.pick(&CONFIGS[..4])
     } else {
-        chance.pick(&CONFIGS)
+        random.pick(&CONFIGS)
     };
     let describe = |kind: &str, blob: &[u8]| json!({ "mediaType": kind, "digest": digest(blob), "size": blob.len() });
     let (mut blobs, mut layers) = (Vec::new(), Vec::new());
-    for _ in 0..chance.below(3) {
-        let (form, content) = chance.pick(&CONTENTS);
+    for _ in 0..random.below(3) {
+        let (form, content) = random.pick(&CONTENTS);
         let fitting: Vec<_> = KINDS.iter().filter(|kind| kind.1.contains(&form)).collect();
-        let (kind, forms) = if fitting.is_empty() || chance.percent(15) {
-            chance.pick(&KINDS)
+        let (kind, forms) = if fitting.is_empty() || random.percent(15) {
+            random.pick(&KINDS)
         } else {
-            *chance.pick(&fitting)
+            *random.pick(&fitting)
         };
         let mut layer = describe(kind, &content);
         is_honest &= forms.contains(&form);
-        if chance.percent(2) {
+        if random.percent(2) {
             layer["urls"] = json!(["http://127.0.0.1:9/x"]);
             is_honest = false;
         }
@@ -205,7 +205,7 @@ fn referrer(chance: &mut Chance, subject: Option<&String>) -> (Bundle, bool) {
         "schemaVersion": 2, "mediaType": MANIFEST, "config": describe(config_type, &config), "layers": layers
     });
     blobs.push(config);
-    match chance.below(20) {
+    match random.below(20) {
         0 => {
             document["artifactType"] = json!(SOCI);
             is_honest = false;
@@ -213,7 +213,7 @@ fn referrer(chance: &mut Chance, subject: Option<&String>) -> (Bundle, bool) {
         1..8 => document["artifactType"] = json!(IN_TOTO),
         _ => {}
     }
-    let named = match chance.below(20) {
+    let named = match random.below(20) {
         0 => None,
         1 => Some(LAYERS[4].diff_id.clone()),
         _ => Some(

@@ -38,15 +38,15 @@ fn what_is_attached_is_pushed_too_and_what_others_attached_there_stays() {
     });
     assert!(both.contains(&sbom.digest) && both.contains(&own.digest));
     assert_eq!(remote.get(there, &sbom.digest).unwrap(), sbom.raw);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.promoted", 1);
     assert_eq!(remote.get(there, &signed).unwrap(), own.raw);
     let told = scene.stack.sluice(&["reconcile", "promoter", "-o", "json"]);
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(told[0]["found"], 0, "{told}");
 
     scene.scan("app", "1.0", &image, Scan::Critical(1));
-    scene.facts("image.withdrawn", 1);
-    scene.told("image.withdrawn", 1);
+    scene.events("image.withdrawn", 1);
+    scene.expect_published("image.withdrawn", 1);
     for reference in ["1.0", &list, &sbom.digest] {
         assert_eq!(remote.get(there, reference), None, "{reference}");
     }

@@ -25,12 +25,12 @@ fn a_wrong_password_ends_in_a_dead_letter_that_says_so_and_is_mended_by_another_
     assert!(letters.contains("401"), "{letters}");
     assert!(!letters.contains("wrong-secret"), "{letters}");
     // What another policy decides goes its way.
-    scene.facts("image.promoted", 1);
+    scene.events("image.promoted", 1);
     assert_eq!(scene.status("official/app", "1.0"), 200);
     fs::write(scene.stack.folder().join("secrets/login"), PARTNER.1).unwrap();
     scene.stack.sluice(&["dead-letters", "retry", "--all"]);
     remote.has("team/app", "1.0", &image);
-    scene.told("image.promoted", 2);
+    scene.expect_published("image.promoted", 2);
 }
 
 #[test]
@@ -51,14 +51,14 @@ fn a_remote_registry_that_is_away_is_waited_for_and_holds_up_no_refusal() {
     scene.scan("app", "1.0", &image, CLEAN);
     scene.scan("bad", "1.0", &bad, Scan::Critical(1));
     // Both refusals are told, and what goes elsewhere goes.
-    scene.facts("image.promotion_denied", 2);
-    scene.facts("image.promoted", 1);
+    scene.events("image.promotion_denied", 2);
+    scene.events("image.promoted", 1);
     assert_eq!(remote.get("team/app", "1.0"), None);
     let letters = scene.stack.sluice(&["dead-letters", "list"]);
     assert!(!letters.contains("promoter"), "{letters}");
     proxy.heal();
     remote.has("team/app", "1.0", &image);
-    scene.told("image.promoted", 2);
+    scene.expect_published("image.promoted", 2);
     let letters = scene.stack.sluice(&["dead-letters", "list"]);
     assert!(!letters.contains("promoter"), "{letters}");
 }
@@ -75,7 +75,7 @@ fn a_remote_registry_that_has_had_enough_is_left_alone_until_it_says() {
     liar.lie_times("/manifests/", Lie::Status(429, Some(3)), 1);
     scene.scan("app", "1.0", &image, CLEAN);
     remote.has("team/app", "1.0", &image);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.promoted", 1);
     let letters = scene.stack.sluice(&["dead-letters", "list"]);
     assert!(!letters.contains("promoter"), "{letters}");
 }
@@ -89,13 +89,13 @@ fn what_somebody_else_wrote_over_a_pushed_tag_is_told_once_and_left_until_anothe
     scene.stack.service("promoter", &[]);
     let image = scene.arrived("app", "1.0", "content");
     scene.scan("app", "1.0", &image, CLEAN);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.promoted", 1);
     let other = remote.reader().image("team/app", "amd64", "theirs");
     remote.reader().put("team/app", "1.0", &other);
     // A tag of their own is nobody's business.
     remote.reader().put("team/app", "theirs", &other);
     scene.stack.sluice(&["reconcile", "promoter"]);
-    let told = &scene.facts("image.unauthorised", 1)[0]["data"];
+    let told = &scene.events("image.unauthorised", 1)[0]["data"];
     assert_eq!(
         (&told["registry"], &told["digest"]),
         (&remote.host.clone().into(), &other.digest.clone().into())
@@ -107,7 +107,7 @@ fn what_somebody_else_wrote_over_a_pushed_tag_is_told_once_and_left_until_anothe
     // Neither another search nor another judgement writes over it, or tells it again.
     scene.stack.sluice(&["reconcile", "promoter"]);
     scene.tell_scanned("app", "1.0", &image);
-    scene.told("image.unauthorised", 1);
+    scene.expect_published("image.unauthorised", 1);
     assert_eq!(remote.get("team/app", "1.0").unwrap(), other.raw);
     let explained = scene.stack.sluice(&["explain", "hub/app:1.0"]);
     assert!(explained.contains("was overwritten with"), "{explained}");
@@ -115,8 +115,8 @@ fn what_somebody_else_wrote_over_a_pushed_tag_is_told_once_and_left_until_anothe
     scene.mirrored("app", "1.0", &next);
     scene.scan("app", "1.0", &next, CLEAN);
     remote.has("team/app", "1.0", &next);
-    scene.told("image.promoted", 2);
-    scene.told("image.unauthorised", 1);
+    scene.expect_published("image.promoted", 2);
+    scene.expect_published("image.unauthorised", 1);
 }
 
 #[test]
@@ -127,12 +127,12 @@ fn a_pushed_tag_that_is_gone_is_found_and_brought_again() {
     scene.stack.service("promoter", &[]);
     let image = scene.arrived("app", "1.0", "content");
     scene.scan("app", "1.0", &image, CLEAN);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.promoted", 1);
     remote.reader().delete("team/app", &image.digest);
     assert_eq!(remote.get("team/app", "1.0"), None);
     scene.stack.sluice(&["reconcile", "promoter"]);
     remote.has("team/app", "1.0", &image);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.promoted", 1);
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_remote_registry_that_is_away_holds_up_no_search() {
     scene.stack.service("promoter", &[]);
     let image = scene.arrived("app", "1.0", "content");
     scene.scan("app", "1.0", &image, CLEAN);
-    scene.told("image.promoted", 2);
+    scene.expect_published("image.promoted", 2);
     proxy.set(Faults {
         refuse: true,
         ..Faults::default()

@@ -18,15 +18,15 @@ fn a_pushed_image_that_no_longer_passes_is_withdrawn_and_what_others_have_there_
     scene.verdict(&arm64, CLEAN);
     scene.tell_scanned("app", "1.0", &index);
     remote.has("team/app", "1.0", &index);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.promoted", 1);
     // Somebody else keeps one of its images under a tag that is not ours.
     remote.reader().put("team/app", "theirs", &amd64);
     scene.verdict(&arm64, Scan::Critical(1));
     scene.tell_scanned("app", "1.0", &index);
-    let withdrawn = &scene.facts("image.withdrawn", 1)[0]["data"];
+    let withdrawn = &scene.events("image.withdrawn", 1)[0]["data"];
     assert_eq!(withdrawn["registry"], remote.host);
     assert_eq!(withdrawn["repository"], "team/app");
-    scene.told("image.withdrawn", 1);
+    scene.expect_published("image.withdrawn", 1);
     for gone in ["1.0", &index.digest, &arm64.digest] {
         assert_eq!(remote.get("team/app", gone), None, "{gone}");
     }
@@ -38,7 +38,7 @@ fn a_pushed_image_that_no_longer_passes_is_withdrawn_and_what_others_have_there_
     scene.verdict(&arm64, CLEAN);
     scene.tell_scanned("app", "1.0", &index);
     remote.has("team/app", "1.0", &index);
-    scene.told("image.promoted", 2);
+    scene.expect_published("image.promoted", 2);
 }
 
 #[test]
@@ -51,9 +51,9 @@ fn what_a_remote_registry_does_not_let_go_is_flagged_with_that_once() {
     scene.stack.service("promoter", &[]);
     let image = scene.arrived("app", "1.0", "content");
     scene.scan("app", "1.0", &image, CLEAN);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.promoted", 1);
     scene.scan("app", "1.0", &image, Scan::Critical(1));
-    let flagged = &scene.facts("image.flagged", 1)[0]["data"];
+    let flagged = &scene.events("image.flagged", 1)[0]["data"];
     assert_eq!(flagged["registry"], remote.host);
     let reason = flagged["reason"].as_str().unwrap();
     for told in ["scan.critical = 1", "cannot be withdrawn", "405"] {
@@ -62,9 +62,9 @@ fn what_a_remote_registry_does_not_let_go_is_flagged_with_that_once() {
     // It is tried again when it is judged again, and told once.
     scene.scan("app", "1.0", &image, Scan::Critical(2));
     scene.stack.sluice(&["reconcile", "promoter"]);
-    scene.told("image.promotion_denied", 2);
-    scene.told("image.flagged", 1);
-    scene.told("image.withdrawn", 0);
+    scene.expect_published("image.promotion_denied", 2);
+    scene.expect_published("image.flagged", 1);
+    scene.expect_published("image.withdrawn", 0);
     assert_eq!(remote.get("team/app", "1.0").unwrap(), image.raw);
     let letters = scene.stack.sluice(&["dead-letters", "list"]);
     assert!(!letters.contains("promoter"), "{letters}");
@@ -78,10 +78,10 @@ fn a_flag_does_not_wait_for_a_remote_registry_that_is_away() {
     scene.stack.service("promoter", &[]);
     let image = scene.arrived("app", "1.0", "content");
     scene.scan("app", "1.0", &image, CLEAN);
-    scene.told("image.promoted", 1);
+    scene.expect_published("image.promoted", 1);
     remote.registry.stop();
     scene.scan("app", "1.0", &image, Scan::Critical(1));
-    let flagged = wait_for("the flag", 20, || scene.stack.facts("image.flagged").pop());
+    let flagged = wait_for("the flag", 20, || scene.stack.events("image.flagged").pop());
     assert_eq!(flagged["data"]["registry"], remote.host);
-    scene.told("image.flagged", 1);
+    scene.expect_published("image.flagged", 1);
 }

@@ -215,7 +215,7 @@ fn decision_row(decision: &Decision, current: &str) -> Vec<String> {
     if let Some(until) = time_from_wire(decision.wait_until.as_ref()).map(time) {
         notes.push(format!("until {until}"));
     }
-    if !decision.announced {
+    if !decision.published {
         notes.push("pending".to_owned());
     }
     if !decision.note.is_empty() {
@@ -265,7 +265,7 @@ fn verdict_json((child, verdict): &(ImageChild, Option<Verdict>)) -> Value {
 fn decision_json(decision: &Decision) -> Value {
     json!({
         "policy": decision.policy, "digest": decision.digest, "outcome": outcome(decision),
-        "target": target(decision).map(|target| target.to_string()).unwrap_or_default(), "targetTag": decision.target_tag, "announced": decision.announced,
+        "target": target(decision).map(|target| target.to_string()).unwrap_or_default(), "targetTag": decision.target_tag, "published": decision.published,
         "decidedAt": time_from_wire(decision.decided_at.as_ref()).map(time), "waitUntil": time_from_wire(decision.wait_until.as_ref()).map(time),
         "promotedAt": time_from_wire(decision.promoted_at.as_ref()).map(time), "flagged": decision.flagged,
         "note": decision.note,

@@ -67,7 +67,7 @@ impl Upstream {
                 "mirror": entry.mirror,
                 "source": entry.source,
                 "digest": entry.digest,
-                "gone": entry.gone,
+                "deleted": entry.deleted,
                 "moves": moves.collect::<Vec<Value>>(),
             })
         };

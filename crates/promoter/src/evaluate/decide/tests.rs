@@ -93,7 +93,7 @@ fn decided(
 
 /// The decision once it was published.
 fn published(mut decision: Decision) -> Decision {
-    decision.announced = true;
+    decision.published = true;
     decision
 }
 
@@ -103,14 +103,14 @@ fn a_repeat_keeps_the_time_and_with_it_the_tag_of_the_template() {
     let first = decided(&policy, Some(0), MONDAY, None);
     assert_eq!(first.outcome(), DecisionOutcome::Allow);
     assert_eq!(first.target_tag, "1.0-20261123");
-    assert!(!first.announced && first.promoted_at == first.decided_at);
+    assert!(!first.published && first.promoted_at == first.decided_at);
     assert_eq!(decided_at(&first), at(MONDAY), "the time loses nothing");
     // After a crash the second attempt is on another day.
     let again = decided(&policy, Some(0), TUESDAY, Some(&first));
     assert_eq!(again.target_tag, "1.0-20261123");
     assert_eq!(again.decided_at, first.decided_at);
-    assert!(!again.announced, "it still has to be published");
-    assert!(decided(&policy, Some(0), TUESDAY, Some(&published(first))).announced);
+    assert!(!again.published, "it still has to be published");
+    assert!(decided(&policy, Some(0), TUESDAY, Some(&published(first))).published);
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn another_target_is_another_decision() {
     let first = published(decided(&policy("tag: '%n-%Y'\n"), Some(0), MONDAY, None));
     let other = decided(&policy("tag: 'v%n'\n"), Some(0), TUESDAY, Some(&first));
     assert_eq!(other.target_tag, "v1.0");
-    assert!(!other.announced);
+    assert!(!other.published);
     assert_eq!(decided_at(&other), at(TUESDAY));
 }
 
@@ -128,13 +128,13 @@ fn a_refusal_is_published_again_only_when_its_findings_or_rules_changed() {
     let first = published(decided(&policy, Some(2), MONDAY, None));
     assert_eq!(first.outcome(), DecisionOutcome::Deny);
     let same = decided(&policy, Some(2), TUESDAY, Some(&first));
-    assert!(same.announced && same.decided_at == first.decided_at);
+    assert!(same.published && same.decided_at == first.decided_at);
     assert_eq!(
         same.inputs[0].database_version, TUESDAY,
         "it says what it knew last"
     );
     let more = decided(&policy, Some(3), TUESDAY, Some(&first));
-    assert!(!more.announced && decided_at(&more) == at(TUESDAY));
+    assert!(!more.published && decided_at(&more) == at(TUESDAY));
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn an_image_that_is_allowed_again_keeps_its_target_tag_and_loses_its_flag() {
         (again.target_tag.as_str(), again.flagged.as_str()),
         ("1.0-23", "")
     );
-    assert!(!again.announced, "that it passes again is published");
+    assert!(!again.published, "that it passes again is published");
     // Withdrawn, it comes anew.
     denied.promoted_at = None;
     let anew = decided(&policy, Some(0), TUESDAY, Some(&denied));
@@ -179,7 +179,7 @@ fn waiting_is_not_published_and_ends_in_a_new_decision() {
     let policy = policy("soak: 1h\n");
     let first = decided(&policy, Some(0), MONDAY, None);
     assert_eq!(first.outcome(), DecisionOutcome::Wait);
-    assert!(first.announced);
+    assert!(first.published);
     assert_eq!(
         time_from_wire(first.wait_until.as_ref()),
         Some(at(MONDAY) + TimeDelta::hours(1))
@@ -187,7 +187,7 @@ fn waiting_is_not_published_and_ends_in_a_new_decision() {
     assert!(first.promoted_at.is_none());
     let done = decided(&policy, Some(0), TUESDAY, Some(&first));
     assert_eq!(done.outcome(), DecisionOutcome::Allow);
-    assert!(!done.announced && done.wait_until.is_none());
+    assert!(!done.published && done.wait_until.is_none());
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn an_undetermined_decision_promotes_nothing_and_recalls_nothing() {
     let promoted = published(decided(&policy(""), Some(0), MONDAY, None));
     let decision = decided(&open, Some(0), TUESDAY, Some(&promoted));
     assert_eq!(decision.outcome(), DecisionOutcome::Undetermined);
-    assert!(!decision.announced && !is_known_to_fail(&decision));
+    assert!(!decision.published && !is_known_to_fail(&decision));
     assert_eq!(decision.promoted_at, promoted.promoted_at);
 }
 
@@ -212,7 +212,7 @@ fn a_policy_that_makes_no_target_is_a_decision_with_its_reason() {
     candidate.repository = "alpine".parse().unwrap();
     let decision = decide(&policy, &candidate, inputs, None, None);
     assert_eq!(decision.outcome(), DecisionOutcome::Undetermined);
-    assert!(decision.announced, "there is no target, so no event");
+    assert!(decision.published, "there is no target, so no event");
     assert!(decision.reasons[0].detail.contains("organisation"));
 }
 
@@ -233,12 +233,12 @@ fn an_image_whose_immutable_target_tag_keeps_another_is_refused_once_and_not_rec
         failed_rules(&first)
     );
     let published = Decision {
-        announced: true,
+        published: true,
         ..first
     };
     let again = kept(Some(&published), TUESDAY);
     assert_eq!(
-        (again.decided_at, again.announced),
+        (again.decided_at, again.published),
         (published.decided_at, true)
     );
 }

@@ -231,7 +231,7 @@ impl<'a> MissingTagCheck<'a> {
 fn promoted_tag(decision: &Decision) -> Option<PromotedTag> {
     let is_promoted = decision.outcome() == DecisionOutcome::Allow
         && decision.promoted_at.is_some()
-        && decision.announced;
+        && decision.published;
     let digest = decision.digest.parse().ok()?;
     let command = evaluation_command(decision)?;
     let target = Target::from_stored(&decision.target).ok()?;

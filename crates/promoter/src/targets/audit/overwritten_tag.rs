@@ -20,7 +20,7 @@ pub(crate) async fn overwritten_by(
     endpoint: &TargetEndpoint,
     tag: &Tag,
 ) -> Result<Option<Digest>, Error> {
-    if !endpoint.is_remote() || !evaluation.decision.announced {
+    if !endpoint.is_remote() || !evaluation.decision.published {
         return Ok(None);
     }
     let key = key::target_tag(&endpoint.target, tag);

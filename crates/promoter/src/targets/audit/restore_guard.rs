@@ -40,7 +40,7 @@ impl RestoreGuard<'_> {
             };
             // A decision whose event was not published may not have been carried out yet, and is carried out now.
             let is_promoted = decision.promoted_at.is_some()
-                && decision.announced
+                && decision.published
                 && decision.outcome() == DecisionOutcome::Allow;
             if !is_promoted {
                 continue;

@@ -104,7 +104,7 @@ impl UnauthorisedTags<'_> {
         let Some(entry) = state.unauthorised.get(&found.entry.key).await? else {
             return Ok(());
         };
-        if entry.value.announced {
+        if entry.value.published {
             return Ok(());
         }
         tracing::warn!(
@@ -113,7 +113,7 @@ impl UnauthorisedTags<'_> {
         );
         self.publish(found, false).await?;
         let reported = Unauthorised {
-            announced: true,
+            published: true,
             reverting: false,
             ..entry.value
         };

@@ -3,41 +3,45 @@
 use sluice_domain::{Class, Classify as _};
 
 use super::{fetch, repository, tag};
-use crate::liar::Liar;
 use crate::raw::{Piece, Raw, answer};
+use crate::scripted_registry::ScriptedRegistry;
 
 const TOKEN: &str = "GET /token?scope=repository%3Aa%2Fb%3Apull";
 
 /// A registry that asks for a token, which is to be had at its own address.
-async fn asking() -> Liar {
-    let liar = Liar::start().await;
-    let challenge = format!("Bearer realm=\"http://{}/token\"", liar.host);
+async fn asking() -> ScriptedRegistry {
+    let scripted = ScriptedRegistry::start().await;
+    let challenge = format!("Bearer realm=\"http://{}/token\"", scripted.host);
     let headers = [("www-authenticate", challenge.as_str())];
-    liar.on("GET /v2/a/b/manifests/1", 401, &headers, "");
-    liar
+    scripted.on("GET /v2/a/b/manifests/1", 401, &headers, "");
+    scripted
 }
 
 #[tokio::test]
 async fn a_foreign_realm_gets_no_credential() {
-    let (liar, foreign) = (Liar::start().await, Liar::start().await);
+    let (scripted, foreign) = (
+        ScriptedRegistry::start().await,
+        ScriptedRegistry::start().await,
+    );
     let challenge = format!(
         "Bearer realm=\"http://{}/token\",service=\"x\"",
         foreign.host
     );
-    liar.on(
+    scripted.on(
         "GET /v2/a/b/manifests/1",
         401,
         &[("www-authenticate", &challenge)],
         "",
     );
-    let error = fetch(liar.client()).await;
+    let error = fetch(scripted.client()).await;
     assert!(
         error.to_string().contains("do not name in `realms`"),
         "{error}"
     );
     assert!(foreign.asked().is_empty(), "the foreign host was asked");
     assert!(
-        liar.asked()
+        scripted
+            .asked()
             .iter()
             .all(|(_, _, authorization)| authorization.is_none())
     );
@@ -45,25 +49,28 @@ async fn a_foreign_realm_gets_no_credential() {
 
 #[tokio::test]
 async fn an_own_realm_gets_the_credential_and_its_token_is_used_again() {
-    let liar = Liar::start().await;
-    let challenge = format!("Bearer realm=\"http://{}/token\",service=\"x\"", liar.host);
-    liar.on(
+    let scripted = ScriptedRegistry::start().await;
+    let challenge = format!(
+        "Bearer realm=\"http://{}/token\",service=\"x\"",
+        scripted.host
+    );
+    scripted.on(
         "HEAD /v2/a/b/manifests/1",
         401,
         &[("www-authenticate", &challenge)],
         "",
     );
-    liar.on(
+    scripted.on(
         "GET /token?scope=repository%3Aa%2Fb%3Apull&service=x",
         200,
         &[],
         r#"{"token":"t","expires_in":300}"#,
     );
-    let client = liar.client();
+    let client = scripted.client();
     for _ in 0..2 {
         assert!(client.head(&repository(), &tag()).await.is_err());
     }
-    let asked = liar.asked();
+    let asked = scripted.asked();
     let sent: Vec<_> = asked
         .iter()
         .filter_map(|(_, path, authorization)| Some((path.as_str(), authorization.as_deref()?)))
@@ -85,7 +92,7 @@ async fn an_own_realm_gets_the_credential_and_its_token_is_used_again() {
 
 #[tokio::test]
 async fn a_realm_that_is_no_address_of_a_host_gets_nothing() {
-    let liar = Liar::start().await;
+    let scripted = ScriptedRegistry::start().await;
     for realm in [
         "",
         "token",
@@ -96,28 +103,28 @@ async fn a_realm_that_is_no_address_of_a_host_gets_nothing() {
     ] {
         let challenge = format!("Bearer realm=\"{realm}\"");
         let headers = [("www-authenticate", challenge.as_str())];
-        liar.on("GET /v2/a/b/manifests/1", 401, &headers, "");
-        let error = fetch(liar.client()).await;
+        scripted.on("GET /v2/a/b/manifests/1", 401, &headers, "");
+        let error = fetch(scripted.client()).await;
         assert!(error.to_string().contains("realm"), "{realm}: {error}");
         assert_eq!(error.class(), Class::Permanent);
-        assert!(liar.asked().iter().all(|(_, _, told)| told.is_none()));
+        assert!(scripted.asked().iter().all(|(_, _, told)| told.is_none()));
     }
 }
 
 #[tokio::test]
 async fn a_request_for_a_token_is_not_redirected() {
-    let (liar, foreign) = (asking().await, Liar::start().await);
+    let (scripted, foreign) = (asking().await, ScriptedRegistry::start().await);
     for status in [301, 302, 303, 307, 308] {
         let to = format!("http://{}/token", foreign.host);
-        liar.on(TOKEN, status, &[("location", &to)], "");
-        let error = fetch(liar.client()).await;
+        scripted.on(TOKEN, status, &[("location", &to)], "");
+        let error = fetch(scripted.client()).await;
         assert!(
             error.to_string().contains(&format!("answered {status}")),
             "{error}"
         );
     }
     assert!(foreign.asked().is_empty(), "the credential went elsewhere");
-    let told = liar.asked();
+    let told = scripted.asked();
     assert!(
         told.iter()
             .any(|(_, path, told)| path.starts_with("/token") && told.is_some())
@@ -126,7 +133,7 @@ async fn a_request_for_a_token_is_not_redirected() {
 
 #[tokio::test]
 async fn a_token_with_control_characters_becomes_no_header() {
-    let liar = asking().await;
+    let scripted = asking().await;
     for token in [
         r"a\r\nx: y",
         r"a\u0000",
@@ -134,15 +141,15 @@ async fn a_token_with_control_characters_becomes_no_header() {
         r"a\u007f",
         "\u{e9}",
     ] {
-        liar.on(TOKEN, 200, &[], format!(r#"{{"token":"{token}"}}"#));
-        let error = fetch(liar.client()).await;
+        scripted.on(TOKEN, 200, &[], format!(r#"{{"token":"{token}"}}"#));
+        let error = fetch(scripted.client()).await;
         assert!(
             error
                 .to_string()
                 .contains("characters that a header may not"),
             "{token}: {error}"
         );
-        let bearers = liar.asked().into_iter().filter(|(_, _, told)| {
+        let bearers = scripted.asked().into_iter().filter(|(_, _, told)| {
             told.as_deref()
                 .is_some_and(|told| told.starts_with("Bearer"))
         });
@@ -152,7 +159,7 @@ async fn a_token_with_control_characters_becomes_no_header() {
 
 #[tokio::test]
 async fn a_token_answer_that_is_none_is_refused_without_being_quoted() {
-    let liar = asking().await;
+    let scripted = asking().await;
     for body in [
         "",
         "null",
@@ -163,8 +170,8 @@ async fn a_token_answer_that_is_none_is_refused_without_being_quoted() {
         r#"{"token":"hidden-token","token":"b"}"#,
         r#"{"token":"hidden-token""#,
     ] {
-        liar.on(TOKEN, 200, &[], body);
-        let error = fetch(liar.client()).await;
+        scripted.on(TOKEN, 200, &[], body);
+        let error = fetch(scripted.client()).await;
         assert!(
             error.to_string().contains("response of its token issuer"),
             "{body}: {error}"
@@ -175,7 +182,7 @@ async fn a_token_answer_that_is_none_is_refused_without_being_quoted() {
 
 #[tokio::test]
 async fn a_token_answer_without_an_end_is_not_read_to_it() {
-    let liar = Raw::start(|head| {
+    let scripted = Raw::start(|head| {
         if !head.starts_with("GET /token") {
             let host = head
                 .split("host: ")
@@ -193,22 +200,22 @@ async fn a_token_answer_without_an_end_is_not_read_to_it() {
         ]
     })
     .await;
-    let error = fetch(liar.client()).await;
+    let error = fetch(scripted.client()).await;
     assert!(error.to_string().contains("larger than 1048576"), "{error}");
-    assert!(liar.sent() < 16 << 20, "{}", liar.sent());
+    assert!(scripted.sent() < 16 << 20, "{}", scripted.sent());
 }
 
 #[tokio::test]
 async fn what_a_registry_says_steers_no_terminal_and_repeats_no_secret() {
-    let liar = Liar::start().await;
+    let scripted = ScriptedRegistry::start().await;
     let basic = [("www-authenticate", "Basic realm=\"x\"")];
-    liar.on("GET /v2/a/b/manifests/1", 401, &basic, "");
-    let client = liar.client();
+    scripted.on("GET /v2/a/b/manifests/1", 401, &basic, "");
+    let client = scripted.client();
     client
         .fetch_manifest(&repository(), &tag())
         .await
         .unwrap_err();
-    liar.on(
+    scripted.on(
         "GET /v2/a/b/manifests/1",
         403,
         &[],
@@ -233,19 +240,19 @@ async fn what_a_registry_says_steers_no_terminal_and_repeats_no_secret() {
 
 #[tokio::test]
 async fn a_token_is_used_for_its_own_scope_only() {
-    let liar = Liar::start().await;
-    let challenge = format!("Bearer realm=\"http://{}/token\"", liar.host);
+    let scripted = ScriptedRegistry::start().await;
+    let challenge = format!("Bearer realm=\"http://{}/token\"", scripted.host);
     let headers = [("www-authenticate", challenge.as_str())];
     for name in ["one", "two"] {
-        liar.on(&format!("GET /v2/{name}/manifests/1"), 401, &headers, "");
-        liar.on(
+        scripted.on(&format!("GET /v2/{name}/manifests/1"), 401, &headers, "");
+        scripted.on(
             &format!("GET /token?scope=repository%3A{name}%3Apull"),
             200,
             &[],
             format!(r#"{{"token":"for-{name}","expires_in":3600}}"#),
         );
     }
-    let client = liar.client();
+    let client = scripted.client();
     for name in ["one", "two", "one"] {
         let repository = name.parse().unwrap();
         client
@@ -253,7 +260,7 @@ async fn a_token_is_used_for_its_own_scope_only() {
             .await
             .unwrap_err();
     }
-    for (_, path, told) in liar.asked() {
+    for (_, path, told) in scripted.asked() {
         if let Some(token) = told
             .as_deref()
             .and_then(|told| told.strip_prefix("Bearer for-"))
@@ -264,7 +271,7 @@ async fn a_token_is_used_for_its_own_scope_only() {
             );
         }
     }
-    let bearers = liar.asked().into_iter().filter(|(_, _, told)| {
+    let bearers = scripted.asked().into_iter().filter(|(_, _, told)| {
         told.as_deref()
             .is_some_and(|told| told.starts_with("Bearer"))
     });

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use super::{
     MANIFEST, copy, fetch, image, repository, source_with, tag, willing_target, wrote_a_manifest,
 };
-use crate::liar::Liar;
-use crate::peer::Peer;
+use crate::memory_registry::Peer;
 use crate::raw::{Piece, Raw, answer, chunk};
+use crate::scripted_registry::ScriptedRegistry;
 
 /// A source of one image whose layer is said to be the five bytes `right`, and is served as these pieces.
 async fn source(layer: impl Fn(&str) -> Vec<Piece> + Send + Sync + 'static) -> (Raw, Digest) {
@@ -62,26 +62,26 @@ fn packed(bytes: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn bytes_with_another_digest_are_refused() {
-    let liar = Liar::start().await;
+    let scripted = ScriptedRegistry::start().await;
     let body = image(&digest_of(b"x"), 1);
     let wrong = digest_of(b"other").to_string();
     let headers = [
         ("content-type", MANIFEST),
         ("docker-content-digest", wrong.as_str()),
     ];
-    liar.on("GET /v2/a/b/manifests/1", 200, &headers, body.clone());
+    scripted.on("GET /v2/a/b/manifests/1", 200, &headers, body.clone());
     assert!(matches!(
-        fetch(liar.client()).await,
+        fetch(scripted.client()).await,
         Error::Untrusted { .. }
     ));
-    liar.on(
+    scripted.on(
         &format!("GET /v2/a/b/manifests/{wrong}"),
         200,
         &[("content-type", MANIFEST)],
         body,
     );
     let asked = ManifestRef::Digest(wrong.parse().unwrap());
-    let error = liar
+    let error = scripted
         .client()
         .fetch_manifest(&repository(), &asked)
         .await
@@ -101,7 +101,7 @@ async fn a_manifest_of_64_mib_is_not_read_to_its_end() {
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_string()))
             .collect();
-        let liar = Raw::start(move |_| {
+        let scripted = Raw::start(move |_| {
             let told: Vec<(&str, &str)> = told
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.as_str()))
@@ -112,10 +112,14 @@ async fn a_manifest_of_64_mib_is_not_read_to_its_end() {
             ]
         })
         .await;
-        let error = fetch(liar.client()).await;
+        let error = fetch(scripted.client()).await;
         assert!(error.to_string().contains("larger than 4194304"), "{error}");
         assert_eq!(error.class(), Class::Permanent);
-        assert!(liar.sent() < 16 << 20, "{} bytes were taken", liar.sent());
+        assert!(
+            scripted.sent() < 16 << 20,
+            "{} bytes were taken",
+            scripted.sent()
+        );
     }
 }
 
@@ -207,22 +211,22 @@ async fn a_rest_that_is_another_part_is_not_taken_for_it() {
 
 #[tokio::test]
 async fn a_refusal_without_an_end_is_a_refusal() {
-    let liar = Raw::start(|_| {
+    let scripted = Raw::start(|_| {
         vec![
             answer("403 No", &[], b"go away"),
             Piece::Forever(vec![b'!'; 65_536]),
         ]
     })
     .await;
-    let error = fetch(liar.client()).await;
+    let error = fetch(scripted.client()).await;
     assert!(error.to_string().contains("403"), "{error}");
-    assert!(error.to_string().len() < 1_000 && liar.sent() < 16 << 20);
+    assert!(error.to_string().len() < 1_000 && scripted.sent() < 16 << 20);
 }
 
 #[tokio::test]
 async fn headers_without_an_end_are_not_read_to_it() {
     for endless in ["x-a: ", "x-a: b\r\n"] {
-        let liar = Raw::start(move |_| {
+        let scripted = Raw::start(move |_| {
             let head = Piece::Bytes(b"HTTP/1.1 200 OK\r\n".to_vec());
             let line = format!(
                 "{endless}{}",
@@ -231,10 +235,18 @@ async fn headers_without_an_end_are_not_read_to_it() {
             vec![head, Piece::Forever(line.repeat(4_096).into_bytes())]
         })
         .await;
-        let error = liar.client().head(&repository(), &tag()).await.unwrap_err();
+        let error = scripted
+            .client()
+            .head(&repository(), &tag())
+            .await
+            .unwrap_err();
         assert!(matches!(error, Error::Transport { .. }), "{error:?}");
         assert!(format!("{error:?}").contains("Parse"), "{error:?}");
-        assert!(liar.sent() < 32 << 20, "{} bytes were taken", liar.sent());
+        assert!(
+            scripted.sent() < 32 << 20,
+            "{} bytes were taken",
+            scripted.sent()
+        );
     }
 }
 
@@ -252,10 +264,10 @@ async fn a_registry_that_falls_silent_is_left_after_a_minute() {
             Piece::Silence,
         ],
     ] {
-        let liar = Raw::start(move |_| pieces.clone()).await;
-        let client = liar.client();
+        let scripted = Raw::start(move |_| pieces.clone()).await;
+        let client = scripted.client();
         let call = tokio::spawn(async move { client.fetch_manifest(&repository(), &tag()).await });
-        liar.let_time_fly().await;
+        scripted.let_time_fly().await;
         let began = Instant::now();
         let error = call.await.unwrap().unwrap_err();
         let took = began.elapsed();
@@ -267,16 +279,16 @@ async fn a_registry_that_falls_silent_is_left_after_a_minute() {
 
 #[tokio::test]
 async fn a_manifest_that_comes_a_byte_at_a_time_is_left_after_three_minutes() {
-    let liar = Raw::start(|_| {
+    let scripted = Raw::start(|_| {
         vec![
             answer("200 OK", &[("content-type", MANIFEST)], b"{"),
             Piece::Drip,
         ]
     })
     .await;
-    let client = liar.client();
+    let client = scripted.client();
     let call = tokio::spawn(async move { client.fetch_manifest(&repository(), &tag()).await });
-    liar.let_time_fly().await;
+    scripted.let_time_fly().await;
     let began = Instant::now();
     let error = call.await.unwrap().unwrap_err();
     let took = began.elapsed();
@@ -321,13 +333,13 @@ async fn nothing_packed_is_asked_for_and_a_packed_answer_is_not_unpacked() {
     // Unpacked it would be larger than any manifest may be.
     let bomb = packed(&vec![b' '; 5 << 20]);
     let body = bomb.clone();
-    let liar = Raw::start(move |head| {
+    let scripted = Raw::start(move |head| {
         let encoding = head.split(['/', ' ']).nth(6).unwrap();
         let headers = [("content-type", MANIFEST), ("content-encoding", encoding)];
         vec![answer("200 OK", &headers, &body)]
     })
     .await;
-    let client = liar.client();
+    let client = scripted.client();
     for encoding in ["gzip", "x-gzip", "deflate", "br", "zstd"] {
         let tag = ManifestRef::Tag(encoding.parse().unwrap());
         let error = client
@@ -339,18 +351,18 @@ async fn nothing_packed_is_asked_for_and_a_packed_answer_is_not_unpacked() {
             "{encoding}: {error}"
         );
     }
-    let asked = liar.asked();
+    let asked = scripted.asked();
     assert!(asked.len() == 5 && asked.iter().all(|head| !head.contains("accept-encoding")));
     // One that does not say that it is packed is as little a manifest.
-    let liar = Liar::start().await;
-    liar.on(
+    let scripted = ScriptedRegistry::start().await;
+    scripted.on(
         "GET /v2/a/b/manifests/1",
         200,
         &[("content-type", MANIFEST)],
         bomb,
     );
     assert!(
-        fetch(liar.client())
+        fetch(scripted.client())
             .await
             .to_string()
             .contains("no manifest")

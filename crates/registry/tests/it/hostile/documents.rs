@@ -4,23 +4,23 @@ use sluice_domain::{Class, Classify as _, Digest};
 use sluice_registry::{Destination, Error, Estimator, IntegrityCheck, digest_of};
 
 use super::{INDEX, MANIFEST, copy, image, repository, willing_target};
-use crate::liar::Liar;
+use crate::scripted_registry::ScriptedRegistry;
 
 const SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 
 /// Serves a document by its digest.
-fn serve(liar: &Liar, media_type: &str, body: &str) -> Digest {
+fn serve(scripted: &ScriptedRegistry, media_type: &str, body: &str) -> Digest {
     let digest = digest_of(body.as_bytes());
-    serve_as(liar, &digest, media_type, body);
+    serve_as(scripted, &digest, media_type, body);
     digest
 }
 
 /// Serves a document as if it had this digest.
-fn serve_as(liar: &Liar, digest: &Digest, media_type: &str, body: &str) {
+fn serve_as(scripted: &ScriptedRegistry, digest: &Digest, media_type: &str, body: &str) {
     let path = format!("GET /v2/a/b/manifests/{digest}");
     let headers = [("content-type", media_type)];
     let said: &[(&'static str, &str)] = if media_type.is_empty() { &[] } else { &headers };
-    liar.on(&path, 200, said, body);
+    scripted.on(&path, 200, said, body);
 }
 
 fn descriptor(media_type: &str, digest: &Digest, size: impl std::fmt::Display) -> String {
@@ -34,12 +34,18 @@ fn index(children: &[String]) -> String {
     )
 }
 
-async fn pair() -> (Liar, Liar) {
-    (Liar::start().await, Liar::start().await)
+async fn pair() -> (ScriptedRegistry, ScriptedRegistry) {
+    (
+        ScriptedRegistry::start().await,
+        ScriptedRegistry::start().await,
+    )
 }
 
 /// Copies what cannot be copied: nothing is begun at the target, and it is final.
-async fn refused((source, target): (&Liar, &Liar), digest: &Digest) -> String {
+async fn refused(
+    (source, target): (&ScriptedRegistry, &ScriptedRegistry),
+    digest: &Digest,
+) -> String {
     let error = copy(source, target, digest).await.unwrap_err();
     let asked = target.asked();
     let wrote = asked
@@ -264,29 +270,29 @@ async fn an_index_with_too_many_children_is_refused() {
 
 #[tokio::test]
 async fn an_audit_of_what_nobody_could_have_copied_comes_to_an_end() {
-    let liar = Liar::start().await;
+    let scripted = ScriptedRegistry::start().await;
     let children: Vec<String> = [0, 1_000, 2_000]
         .into_iter()
         .map(|seed| {
             let body = crowd(500, seed);
-            descriptor(INDEX, &serve(&liar, INDEX, &body), body.len())
+            descriptor(INDEX, &serve(&scripted, INDEX, &body), body.len())
         })
         .collect();
-    let digest = serve(&liar, INDEX, &index(&children));
+    let digest = serve(&scripted, INDEX, &index(&children));
     let named = digest.to_string();
     let headers = [("docker-content-digest", named.as_str())];
-    liar.on("HEAD /v2/a/b/manifests/1", 200, &headers, "");
-    let (client, tag) = (liar.client(), "1".parse().unwrap());
+    scripted.on("HEAD /v2/a/b/manifests/1", 200, &headers, "");
+    let (client, tag) = (scripted.client(), "1".parse().unwrap());
     let error = IntegrityCheck::new(&client)
         .first_missing(&repository(), &tag, &digest)
         .await;
     assert!(error.unwrap_err().to_string().contains("1024 manifests"));
-    assert!(liar.asked().len() <= 6, "children were fetched");
+    assert!(scripted.asked().len() <= 6, "children were fetched");
 }
 
 #[tokio::test]
 async fn sizes_that_do_not_fit_together_are_refused() {
-    let source = Liar::start().await;
+    let source = ScriptedRegistry::start().await;
     let layer = |name: &[u8], size: u64| descriptor("l", &digest_of(name), size);
     let config = descriptor("c", &digest_of(b"{}"), u64::MAX);
     let huge = [
@@ -326,7 +332,7 @@ async fn sizes_that_do_not_fit_together_are_refused() {
     let config = descriptor("c", &digest_of(b"{}"), 2);
     let body = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{two}]}}"#);
     let digest = serve(&source, MANIFEST, &body);
-    let target = Liar::start().await;
+    let target = ScriptedRegistry::start().await;
     assert!(
         refused((&source, &target), &digest)
             .await
@@ -336,7 +342,10 @@ async fn sizes_that_do_not_fit_together_are_refused() {
 
 #[tokio::test]
 async fn the_addresses_in_a_descriptor_are_never_asked() {
-    let (source, foreign) = (Liar::start().await, Liar::start().await);
+    let (source, foreign) = (
+        ScriptedRegistry::start().await,
+        ScriptedRegistry::start().await,
+    );
     let urls = format!(r#","urls":["http://{}/layer"]}}"#, foreign.host);
     let with_urls = |media_type: &str, name: &[u8]| {
         descriptor(media_type, &digest_of(name), name.len()).replace('}', &urls)

@@ -6,12 +6,15 @@ use sluice_registry::{Manifest, digest_of};
 use super::{
     MANIFEST, copy, fetch, image, repository, source_with, tag, willing_target, wrote_a_manifest,
 };
-use crate::liar::Liar;
+use crate::scripted_registry::ScriptedRegistry;
 
 #[tokio::test]
 async fn an_upload_that_leads_elsewhere_is_refused() {
     let (source, digest) = source_with(b"right", b"right").await;
-    let (target, foreign) = (willing_target(&[], &digest).await, Liar::start().await);
+    let (target, foreign) = (
+        willing_target(&[], &digest).await,
+        ScriptedRegistry::start().await,
+    );
     let away = format!("http://{}/upload", foreign.host);
     target.on(
         "POST /v2/a/b/blobs/uploads/",
@@ -30,7 +33,7 @@ async fn an_upload_that_leads_elsewhere_is_refused() {
 #[tokio::test]
 async fn a_redirected_layer_is_fetched_without_the_credential() {
     let (source, digest) = source_with(b"right", b"right").await;
-    let network = Liar::start().await;
+    let network = ScriptedRegistry::start().await;
     let blob = format!("/v2/a/b/blobs/{}", digest_of(b"right"));
     source.on(
         &format!("GET {blob}"),
@@ -57,7 +60,7 @@ async fn a_redirected_layer_is_fetched_without_the_credential() {
 
 #[tokio::test]
 async fn a_redirect_to_a_metadata_address_is_not_followed() {
-    let liar = Liar::start().await;
+    let scripted = ScriptedRegistry::start().await;
     let (source, digest) = source_with(b"right", b"right").await;
     let target = willing_target(&[b"right", b"{}"], &digest).await;
     for place in [
@@ -70,8 +73,8 @@ async fn a_redirect_to_a_metadata_address_is_not_followed() {
         "http://100.100.100.200/",
         "http://168.63.129.16/",
     ] {
-        liar.on("GET /v2/a/b/manifests/1", 307, &[("location", place)], "");
-        let error = fetch(liar.client()).await;
+        scripted.on("GET /v2/a/b/manifests/1", 307, &[("location", place)], "");
+        let error = fetch(scripted.client()).await;
         assert!(error.to_string().contains("metadata"), "{place}: {error}");
         assert_eq!(error.class(), Class::Permanent);
         // The same with a layer, which is redirected every day.
@@ -82,7 +85,8 @@ async fn a_redirect_to_a_metadata_address_is_not_followed() {
         assert!(!wrote_a_manifest(&target));
     }
     assert!(
-        liar.asked()
+        scripted
+            .asked()
             .iter()
             .all(|(_, path, _)| path == "/v2/a/b/manifests/1")
     );
@@ -90,7 +94,7 @@ async fn a_redirect_to_a_metadata_address_is_not_followed() {
 
 #[tokio::test]
 async fn a_redirect_to_what_is_no_address_of_http_is_not_followed() {
-    let liar = Liar::start().await;
+    let scripted = ScriptedRegistry::start().await;
     for place in [
         "file:///etc/passwd",
         "ftp://x/",
@@ -98,8 +102,8 @@ async fn a_redirect_to_what_is_no_address_of_http_is_not_followed() {
         "http://",
         "http://user:word@127.0.0.1:1/",
     ] {
-        liar.on("GET /v2/a/b/manifests/1", 302, &[("location", place)], "");
-        let error = fetch(liar.client()).await;
+        scripted.on("GET /v2/a/b/manifests/1", 302, &[("location", place)], "");
+        let error = fetch(scripted.client()).await;
         assert!(
             error.to_string().contains("its `Location`"),
             "{place}: {error}"
@@ -110,32 +114,35 @@ async fn a_redirect_to_what_is_no_address_of_http_is_not_followed() {
 
 #[tokio::test]
 async fn redirects_in_a_circle_end_after_five() {
-    let liar = Liar::start().await;
+    let scripted = ScriptedRegistry::start().await;
     let here = [("location", "/v2/a/b/manifests/1")];
-    liar.on("GET /v2/a/b/manifests/1", 301, &here, "");
-    let error = fetch(liar.client()).await;
+    scripted.on("GET /v2/a/b/manifests/1", 301, &here, "");
+    let error = fetch(scripted.client()).await;
     assert!(error.to_string().contains("more than 5 times"), "{error}");
-    assert_eq!(liar.asked().len(), 6);
+    assert_eq!(scripted.asked().len(), 6);
 }
 
 #[tokio::test]
 async fn a_redirect_back_home_does_not_take_the_credential_along_to_others() {
-    let (liar, other) = (Liar::start().await, Liar::start().await);
+    let (scripted, other) = (
+        ScriptedRegistry::start().await,
+        ScriptedRegistry::start().await,
+    );
     let basic = [("www-authenticate", "Basic realm=\"x\"")];
-    liar.on("GET /v2/a/b/manifests/1", 401, &basic, "");
-    let client = liar.client();
+    scripted.on("GET /v2/a/b/manifests/1", 401, &basic, "");
+    let client = scripted.client();
     client
         .fetch_manifest(&repository(), &tag())
         .await
         .unwrap_err();
     let (there, back) = (
         format!("http://{}/there", other.host),
-        format!("http://{}/back", liar.host),
+        format!("http://{}/back", scripted.host),
     );
-    liar.on("GET /v2/a/b/manifests/1", 307, &[("location", &there)], "");
+    scripted.on("GET /v2/a/b/manifests/1", 307, &[("location", &there)], "");
     other.on("GET /there", 307, &[("location", &back)], "");
     let body = image(&digest_of(b"x"), 1);
-    liar.on("GET /back", 200, &[("content-type", MANIFEST)], body);
+    scripted.on("GET /back", 200, &[("content-type", MANIFEST)], body);
     client.fetch_manifest(&repository(), &tag()).await.unwrap();
     assert_eq!(other.asked().len(), 1);
     assert!(other.asked().iter().all(|(_, _, told)| told.is_none()));
@@ -143,14 +150,17 @@ async fn a_redirect_back_home_does_not_take_the_credential_along_to_others() {
 
 #[tokio::test]
 async fn what_is_written_is_not_redirected() {
-    let (liar, foreign) = (Liar::start().await, Liar::start().await);
+    let (scripted, foreign) = (
+        ScriptedRegistry::start().await,
+        ScriptedRegistry::start().await,
+    );
     let body = image(&digest_of(b"x"), 1);
     let manifest = Manifest::parse("x", MANIFEST, body.into()).unwrap();
     let to = format!("http://{}/x", foreign.host);
-    let put = liar.client();
+    let put = scripted.client();
     for status in [301, 307, 308] {
         let away = [("location", to.as_str())];
-        liar.on("PUT /v2/a/b/manifests/1", status, &away, "");
+        scripted.on("PUT /v2/a/b/manifests/1", status, &away, "");
         let error = put
             .put_manifest(&repository(), &tag(), &manifest)
             .await

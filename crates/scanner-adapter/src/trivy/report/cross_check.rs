@@ -61,7 +61,7 @@ pub(crate) fn incomplete(contents: &ImageContents, summary: &Summary) -> Option<
             ));
         }
     }
-    if let Some(path) = contents.hidden.first() {
+    if let Some(path) = contents.unscannable_packages.first() {
         return Some(format!(
             "`{path}` describes packages at a place where the scanner does not look"
         ));

@@ -72,9 +72,9 @@ pub(super) fn reserve(ledger: &mut Budget, request: &Request<'_>) -> Reservation
     if let Some(until) = if_future(time_from_wire(ledger.pulls_paused_until.as_ref()), now) {
         return Reservation::Wait(until);
     }
-    let told_at = time_from_wire(ledger.told_at.as_ref());
-    let Some(told_at) =
-        told_at.filter(|at| ledger.limit > 0 || *at + UNLIMITED_CHECK_INTERVAL > now)
+    let reported_at = time_from_wire(ledger.reported_at.as_ref());
+    let Some(reported_at) =
+        reported_at.filter(|at| ledger.limit > 0 || *at + UNLIMITED_CHECK_INTERVAL > now)
     else {
         return Reservation::AskRegistry;
     };
@@ -83,7 +83,7 @@ pub(super) fn reserve(ledger: &mut Budget, request: &Request<'_>) -> Reservation
     }
     if let (false, Some(until)) = (
         request.is_urgent,
-        if_future(time_from_wire(ledger.person_waits_until.as_ref()), now),
+        if_future(time_from_wire(ledger.priority_until.as_ref()), now),
     ) {
         return Reservation::Wait(until);
     }
@@ -94,19 +94,19 @@ pub(super) fn reserve(ledger: &mut Budget, request: &Request<'_>) -> Reservation
     };
     let room = ledger.free.saturating_sub(reserved);
     if room == 0 {
-        let next = told_at + interval(ledger.window_seconds);
+        let next = reported_at + interval(ledger.window_seconds);
         if next <= now && request.asked.is_none() {
             return Reservation::AskRegistry;
         }
         let next = next.max(now + MIN_CHECK_INTERVAL);
         if request.is_urgent {
-            ledger.person_waits_until = Some(time_to_wire(next + URGENT_FIRST));
+            ledger.priority_until = Some(time_to_wire(next + URGENT_FIRST));
         }
         keep_in_flight(ledger, request);
         return Reservation::Wait(next);
     }
     if request.is_urgent {
-        ledger.person_waits_until = None;
+        ledger.priority_until = None;
     }
     let pulls = room.min(if request.is_urgent { 1 } else { PULLS });
     ledger.free -= pulls;
@@ -135,7 +135,7 @@ pub(super) fn record_limit(
             .remaining
             .saturating_sub(granted.saturating_add(in_flight))
     });
-    ledger.told_at = Some(time_to_wire(now));
+    ledger.reported_at = Some(time_to_wire(now));
 }
 
 fn keep_in_flight(ledger: &mut Budget, request: &Request<'_>) {

@@ -1,4 +1,5 @@
-//! The rules that need all layers of an image.
+//! The layers of an image stacked on each other: what whiteouts and opaque folders of upper layers remove, and the rules
+//! that need all layers.
 
 use std::collections::HashMap;
 
@@ -20,7 +21,7 @@ pub struct ImageContents {
     pub languages: Vec<ImageLanguage>,
     /// Metadata of packages that clients find and scanners do not: hard links to files of another
     /// name, and files in folders that are left out.
-    pub hidden: Vec<EntryPath>,
+    pub unscannable_packages: Vec<EntryPath>,
     /// Files that are named like SBOMs, the first of each layer.
     pub sboms: Vec<EntryPath>,
     /// The bytes of all tars.
@@ -58,7 +59,7 @@ pub struct ImageLanguage {
 /// has the name of a file of a lower layer, which some clients remove.
 pub fn check_layers(layers: &[LayerSummary]) -> Result<ImageContents, LayerRefusal> {
     check_links(layers)?;
-    let view = View { layers };
+    let stack = LayerStack { layers };
     let mut contents = ImageContents::default();
     for (index, layer) in layers.iter().enumerate() {
         contents.uncompressed_bytes = contents
@@ -66,8 +67,8 @@ pub fn check_layers(layers: &[LayerSummary]) -> Result<ImageContents, LayerRefus
             .saturating_add(layer.uncompressed_bytes);
         contents.entries = contents.entries.saturating_add(layer.entries);
         for database in &layer.databases {
-            if view.is_visible(index, database.path.as_bytes())
-                && !view.is_replaced(index, database)
+            if stack.is_visible(index, database.path.as_bytes())
+                && !stack.is_replaced(index, database)
             {
                 contents.databases.push(ImageDatabase {
                     layer: index,
@@ -75,9 +76,9 @@ pub fn check_layers(layers: &[LayerSummary]) -> Result<ImageContents, LayerRefus
                 });
             }
         }
-        contents.databases.extend(view.linked_databases(index));
+        contents.databases.extend(stack.linked_databases(index));
         for packages in &layer.languages {
-            let visible = |path: &&EntryPath| view.is_visible(index, path.as_bytes());
+            let visible = |path: &&EntryPath| stack.is_visible(index, path.as_bytes());
             if let Some(example) = packages.examples.iter().find(visible) {
                 contents.languages.push(ImageLanguage {
                     layer: index,
@@ -86,12 +87,12 @@ pub fn check_layers(layers: &[LayerSummary]) -> Result<ImageContents, LayerRefus
                 });
             }
             contents
-                .hidden
+                .unscannable_packages
                 .extend(packages.disguised_examples.iter().filter(visible).cloned());
         }
-        let visible = |path: &&EntryPath| view.is_visible(index, path.as_bytes());
+        let visible = |path: &&EntryPath| stack.is_visible(index, path.as_bytes());
         contents
-            .hidden
+            .unscannable_packages
             .extend(layer.left_out_examples.iter().filter(visible).cloned());
         contents
             .sboms
@@ -103,13 +104,13 @@ pub fn check_layers(layers: &[LayerSummary]) -> Result<ImageContents, LayerRefus
 fn check_links(layers: &[LayerSummary]) -> Result<(), LayerRefusal> {
     // The highest layer so far that makes the path a link.
     let mut links: HashMap<PathDigest, usize> = HashMap::new();
-    let view = View { layers };
+    let stack = LayerStack { layers };
     for (index, layer) in layers.iter().enumerate() {
         for folder in &layer.tree.implied_folders {
             let Some(lower) = links.get(&PathDigest::of(folder.as_bytes())) else {
                 continue;
             };
-            if !view.is_removed_between(*lower, index, folder.as_bytes()) {
+            if !stack.is_removed_between(*lower, index, folder.as_bytes()) {
                 return Err(LayerRefusal::new(
                     Rule::Link,
                     format!(
@@ -137,11 +138,11 @@ fn check_links(layers: &[LayerSummary]) -> Result<(), LayerRefusal> {
     Ok(())
 }
 
-struct View<'a> {
+struct LayerStack<'a> {
     layers: &'a [LayerSummary],
 }
 
-impl View<'_> {
+impl LayerStack<'_> {
     /// Returns whether a layer between two others removes the path of the lower one.
     fn is_removed_between(&self, lower: usize, upper: usize, path: &[u8]) -> bool {
         self.layers

@@ -1,7 +1,7 @@
 //! Whether a registry mounts a blob from the repository itself is found out once, and spares looks from then on.
 
 use crate::engine::{bytes, copy, name, pair};
-use crate::peer::Manner;
+use crate::memory_registry::Manner;
 
 /// Returns eleven layers.
 fn many_layers() -> Vec<Vec<u8>> {

@@ -1,4 +1,6 @@
 //! The tags that a poll checks: those that the upstream lists, and those with moves that were not published.
+//!
+//! An empty list deletes nothing, and a tag that is not listed counts as deleted only once a HEAD does not find it either.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -22,7 +24,7 @@ pub(super) enum CheckReason {
 
 /// The tags that a poll checks.
 #[derive(Debug, Default)]
-pub(super) struct TagListing {
+pub(super) struct TagsToCheck {
     pub(super) checks: Vec<(Tag, CheckReason)>,
     /// The listed tags of attachments, whether or not the mirror has their images.
     pub(super) attachments: Vec<Tag>,
@@ -30,7 +32,7 @@ pub(super) struct TagListing {
     pub(super) selected: usize,
 }
 
-impl TagListing {
+impl TagsToCheck {
     /// Lists the upstream's tags; fails with the reason, for people.
     pub(super) async fn fetch(
         mirror: &Mirror,

@@ -1,10 +1,10 @@
-//! Seeded chance, the same on every machine.
+//! Seeded random, the same on every machine.
 
 /// The generator `SplitMix64`.
 #[derive(Debug, Clone)]
-pub struct Chance(u64);
+pub struct SeededRandom(u64);
 
-impl Chance {
+impl SeededRandom {
     /// Starts from a seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)

@@ -4,7 +4,7 @@ use chrono::{TimeDelta, Utc};
 use sluice_domain::{Class, Classify as _, Repository};
 use sluice_registry::{CopyJob, Error, ManifestRef, digest_of};
 
-use crate::liar::Liar;
+use crate::scripted_registry::ScriptedRegistry;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// Large enough that siblings are asked for it, as they are not for the configuration.
@@ -15,8 +15,11 @@ fn repository() -> Repository {
 }
 
 /// A source with one image of one layer, and a target that takes it.
-async fn pair() -> (Liar, Liar, sluice_domain::Digest) {
-    let (source, target) = (Liar::start().await, Liar::start().await);
+async fn pair() -> (ScriptedRegistry, ScriptedRegistry, sluice_domain::Digest) {
+    let (source, target) = (
+        ScriptedRegistry::start().await,
+        ScriptedRegistry::start().await,
+    );
     let (config, layer) = (digest_of(b"{}"), digest_of(LAYER));
     let body = format!(
         r#"{{"schemaVersion":2,"config":{{"mediaType":"c","digest":"{config}","size":2}},"layers":[{{"mediaType":"l","digest":"{layer}","size":{}}}]}}"#,
@@ -48,8 +51,8 @@ async fn pair() -> (Liar, Liar, sluice_domain::Digest) {
 }
 
 async fn copy(
-    source: &Liar,
-    target: &Liar,
+    source: &ScriptedRegistry,
+    target: &ScriptedRegistry,
     digest: &sluice_domain::Digest,
     siblings: &[Repository],
 ) -> Result<(u64, u64), Error> {
@@ -67,8 +70,8 @@ async fn copy(
         .map(|copied| (copied.blobs_copied, copied.blobs_mounted))
 }
 
-fn count(liar: &Liar, wanted: &str, part: &str) -> usize {
-    let asked = liar.asked();
+fn count(scripted: &ScriptedRegistry, wanted: &str, part: &str) -> usize {
+    let asked = scripted.asked();
     asked
         .iter()
         .filter(|(method, path, _)| method == wanted && path.contains(part))
@@ -154,20 +157,20 @@ async fn a_busy_registry_that_names_a_short_wait_is_tried_again_and_a_quota_is_n
 
 #[tokio::test]
 async fn a_read_that_fails_is_tried_three_times_and_is_an_outage_then() {
-    let liar = Liar::start().await;
+    let scripted = ScriptedRegistry::start().await;
     let full = r#"{"errors":[{"detail":{"Enclosed":{"Op":"write","Path":"/x","Err":28}}}]}"#;
     for (reference, body, told) in [("1", "oops", "oops"), ("2", full, "its disk is full")] {
         let path = format!("/v2/a/b/manifests/{reference}");
-        liar.on(&format!("GET {path}"), 500, &[], body);
+        scripted.on(&format!("GET {path}"), 500, &[], body);
         let tag = ManifestRef::Tag(reference.parse().unwrap());
-        let error = liar.client().fetch_manifest(&repository(), &tag).await;
+        let error = scripted.client().fetch_manifest(&repository(), &tag).await;
         let error = error.unwrap_err();
         assert!(
             error.class().is_outage() && error.is_unreachable(),
             "{error:?}"
         );
         assert!(error.to_string().contains(told), "{error}");
-        assert_eq!(count(&liar, "GET", &path), 3);
+        assert_eq!(count(&scripted, "GET", &path), 3);
     }
 }
 
@@ -200,43 +203,47 @@ async fn whatever_is_throttled_at_either_end_is_sent_again_after_the_wait() {
             ),
             (&target, format!("PUT /v2/a/b/manifests/{digest}")),
         ];
-        for (liar, request) in &refused {
-            liar.once(request, 429, &headers);
+        for (scripted, request) in &refused {
+            scripted.once(request, 429, &headers);
         }
         let copied = copy(&source, &target, &digest, &[]).await;
         assert_eq!(copied.unwrap(), (2, 0), "{wait:?}");
-        for (liar, request) in &refused {
+        for (scripted, request) in &refused {
             let (method, path) = request.split_once(' ').unwrap();
-            assert!(count(liar, method, path) >= 2, "{request}");
+            assert!(count(scripted, method, path) >= 2, "{request}");
         }
     }
 }
 
 #[tokio::test]
 async fn a_registry_that_stays_throttled_is_an_outage_and_no_quota() {
-    let liar = Liar::start().await;
-    liar.on("HEAD /v2/a/b/manifests/1", 429, &[], "");
+    let scripted = ScriptedRegistry::start().await;
+    scripted.on("HEAD /v2/a/b/manifests/1", 429, &[], "");
     let tag = ManifestRef::Tag("1".parse().unwrap());
-    let error = liar.client().head(&repository(), &tag).await.unwrap_err();
+    let error = scripted
+        .client()
+        .head(&repository(), &tag)
+        .await
+        .unwrap_err();
     assert!(matches!(error, Error::TooManyRequests { .. }), "{error:?}");
     assert!(error.class().is_outage(), "{error:?}");
-    assert!(error.to_string().contains(&liar.host), "{error}");
-    assert_eq!(liar.asked().len(), 5);
+    assert!(error.to_string().contains(&scripted.host), "{error}");
+    assert_eq!(scripted.asked().len(), 5);
 }
 
 #[tokio::test]
 async fn a_throttled_token_issuer_is_waited_for() {
-    let liar = Liar::start().await;
-    let challenge = format!("Bearer realm=\"http://{}/token\"", liar.host);
+    let scripted = ScriptedRegistry::start().await;
+    let challenge = format!("Bearer realm=\"http://{}/token\"", scripted.host);
     let head = "HEAD /v2/a/b/manifests/1";
     let token = "GET /token?scope=repository%3Aa%2Fb%3Apull";
-    liar.once(head, 401, &[("www-authenticate", &challenge)]);
-    liar.once(token, 429, &[("retry-after", "1")]);
-    liar.on(token, 200, &[], r#"{"token":"t"}"#);
+    scripted.once(head, 401, &[("www-authenticate", &challenge)]);
+    scripted.once(token, 429, &[("retry-after", "1")]);
+    scripted.on(token, 200, &[], r#"{"token":"t"}"#);
     let tag = ManifestRef::Tag("1".parse().unwrap());
-    let head = liar.client().head(&repository(), &tag).await;
+    let head = scripted.client().head(&repository(), &tag).await;
     assert_eq!(head.unwrap(), None);
-    assert_eq!(count(&liar, "GET", "/token"), 2);
+    assert_eq!(count(&scripted, "GET", "/token"), 2);
 }
 
 #[tokio::test]
@@ -253,10 +260,14 @@ async fn a_used_up_quota_is_waited_for_as_long_as_the_registry_says_and_is_no_at
         (vec![("ratelimit-limit", "0;w=0"), left], 300),
         (vec![("retry-after", "99999999")], 86_400),
     ] {
-        let liar = Liar::start().await;
-        liar.on("HEAD /v2/a/b/manifests/1", 429, &headers, "");
+        let scripted = ScriptedRegistry::start().await;
+        scripted.on("HEAD /v2/a/b/manifests/1", 429, &headers, "");
         let tag = ManifestRef::Tag("1".parse().unwrap());
-        let error = liar.client().head(&repository(), &tag).await.unwrap_err();
+        let error = scripted
+            .client()
+            .head(&repository(), &tag)
+            .await
+            .unwrap_err();
         let Class::Unavailable { until } = error.class() else {
             panic!("{headers:?}: {error:?}");
         };
@@ -265,13 +276,16 @@ async fn a_used_up_quota_is_waited_for_as_long_as_the_registry_says_and_is_no_at
             (seconds - 5..=seconds).contains(&wait),
             "{headers:?}: {wait}"
         );
-        assert_eq!(liar.asked().len(), 1);
+        assert_eq!(scripted.asked().len(), 1);
     }
 }
 
 #[tokio::test]
 async fn manifests_are_followed_to_another_host_without_the_credential() {
-    let (source, other) = (Liar::start().await, Liar::start().await);
+    let (source, other) = (
+        ScriptedRegistry::start().await,
+        ScriptedRegistry::start().await,
+    );
     let (_, _, digest) = pair().await;
     let at = format!("http://{}/elsewhere", other.host);
     source.on("HEAD /v2/a/b/manifests/1", 307, &[("location", &at)], "");
@@ -326,25 +340,25 @@ async fn two_copies_of_one_image_upload_each_blob_once() {
 
 #[tokio::test]
 async fn a_token_is_fetched_once_for_requests_at_the_same_time() {
-    let liar = Liar::start().await;
-    let challenge = format!("Bearer realm=\"http://{}/token\"", liar.host);
-    liar.on(
+    let scripted = ScriptedRegistry::start().await;
+    let challenge = format!("Bearer realm=\"http://{}/token\"", scripted.host);
+    scripted.on(
         "HEAD /v2/a/b/manifests/1",
         401,
         &[("www-authenticate", &challenge)],
         "",
     );
-    liar.on(
+    scripted.on(
         "GET /token?scope=repository%3Aa%2Fb%3Apull",
         200,
         &[],
         r#"{"token":"t"}"#,
     );
-    let (client, repository) = (liar.client(), repository());
+    let (client, repository) = (scripted.client(), repository());
     let tag = ManifestRef::Tag("1".parse().unwrap());
     let heads = (0..8).map(|_| client.head(&repository, &tag));
     futures_util::future::join_all(heads).await;
-    assert_eq!(count(&liar, "GET", "/token"), 1);
+    assert_eq!(count(&scripted, "GET", "/token"), 1);
 }
 
 #[tokio::test]
@@ -359,14 +373,14 @@ async fn a_foreign_layer_that_lies_nowhere_else_is_copied() {
 
 #[tokio::test]
 async fn the_pulls_that_are_left_are_told() {
-    let liar = Liar::start().await;
+    let scripted = ScriptedRegistry::start().await;
     let headers = [
         ("ratelimit-limit", "100;w=21600"),
         ("ratelimit-remaining", "9;w=21600"),
         ("retry-after", "600"),
     ];
-    liar.on("HEAD /v2/a/b/manifests/1", 429, &headers, "");
-    let client = liar.client();
+    scripted.on("HEAD /v2/a/b/manifests/1", 429, &headers, "");
+    let client = scripted.client();
     assert_eq!(client.last_rate_limit(), None);
     let tag = ManifestRef::Tag("1".parse().unwrap());
     assert!(client.head(&repository(), &tag).await.is_err());

@@ -25,7 +25,7 @@ pub(crate) struct Script {
 }
 
 /// A listening registry.
-pub(crate) struct Liar {
+pub(crate) struct ScriptedRegistry {
     pub(crate) host: String,
     script: Script,
     /// Made once: to read the authorities that are trusted takes longer than most tests.
@@ -67,7 +67,7 @@ fn owned(headers: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
         .collect()
 }
 
-impl Liar {
+impl ScriptedRegistry {
     pub(crate) async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
