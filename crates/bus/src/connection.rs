@@ -272,11 +272,12 @@ async fn connect(
     url: &str,
     waiting: Option<&Host>,
 ) -> Result<Client, Error> {
+    let servers: Vec<&str> = url.split(',').map(str::trim).collect();
     let mut delays = START_DELAYS.into_iter();
     let mut delay = Duration::ZERO;
     let mut latch = None;
     loop {
-        let error = match options.clone().connect(url).await {
+        let error = match options.clone().connect(servers.as_slice()).await {
             Ok(client) => return Ok(client),
             Err(error) => error,
         };

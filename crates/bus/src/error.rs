@@ -1,5 +1,6 @@
 //! The errors of the bus, and whether a retry may help.
 
+use async_nats::client::{RequestError, RequestErrorKind};
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use chrono::TimeDelta;
 use sluice_domain::{Class, Classify};
@@ -138,6 +139,15 @@ impl Error {
                 source,
             },
         }
+    }
+
+    /// Says whether nobody received a request.
+    pub(crate) fn has_no_responders(&self) -> bool {
+        let Self::Server { source, .. } = self else {
+            return false;
+        };
+        let source = source.downcast_ref::<RequestError>();
+        source.is_some_and(|error| error.kind() == RequestErrorKind::NoResponders)
     }
 
     /// Says whether another writer changed the entry first.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use super::jetstream_api::{ApiError, REQUEST_LIMIT, check_response, parse_response};
 use super::snapshot::StreamSnapshot;
@@ -16,6 +17,15 @@ const RESTORE_LIMIT: Duration = Duration::from_secs(600);
 /// The error code for a message that does not exist.
 const NOT_FOUND: u64 = 404;
 const ACTION: &str = "restore";
+/// The delays before the first chunk is sent again.
+const FIRST_CHUNK_DELAYS: [Duration; 6] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(3),
+    Duration::from_secs(5),
+];
 const SOURCES_ACTION: &str = "restore the sources of";
 
 impl Bus {
@@ -46,8 +56,10 @@ impl Bus {
             restored = self.resume_sources(snapshot, sources).await;
         }
         if restored.is_err() {
-            // The server keeps what it could restore of a snapshot that is not valid.
-            self.delete_stream(name).await?;
+            // The server keeps what it could restore of a snapshot that is not valid. In a cluster it may not show that yet.
+            if let Err(error) = self.server()?.delete_stream(name).await {
+                tracing::debug!(stream = name, %error, "nothing of a failed restore was deleted");
+            }
         }
         restored
     }
@@ -110,10 +122,20 @@ impl Bus {
         mut read: impl FnMut() -> Result<Option<Bytes>, BoxError>,
     ) -> Result<(), Error> {
         let name = snapshot.name.as_str();
+        // In a cluster the node of this connection may learn a moment later who receives the chunks.
+        let mut delays = FIRST_CHUNK_DELAYS.iter();
         while let Some(chunk) = read().map_err(Error::server("read the snapshot of", name))? {
-            let response = self
-                .raw_request(deliver, chunk, REQUEST_LIMIT, ACTION, name)
-                .await?;
+            let response = loop {
+                let request = self.raw_request(deliver, chunk.clone(), REQUEST_LIMIT, ACTION, name);
+                match request.await {
+                    Err(error) if error.has_no_responders() => match delays.next() {
+                        Some(delay) => sleep(*delay).await,
+                        None => return Err(error),
+                    },
+                    response => break response?,
+                }
+            };
+            delays = [].iter();
             if !response.is_empty() {
                 parse_response(&response).map_err(Error::server(ACTION, name))?;
             }
