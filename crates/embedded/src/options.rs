@@ -22,6 +22,8 @@ pub struct Options {
     pub nats: Option<NatsEndpoint>,
     /// A registry to use instead of starting one.
     pub registry_url: Option<Url>,
+    /// The URL by which clients on other machines reach the registry and its token issuer, of a proxy with TLS.
+    pub public_url: Option<Url>,
     /// The listen address of nats-server.
     pub nats_listen: SocketAddr,
     /// The listen address of the registry.

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use sluice_bus::{Bus, ProvisionOptions, StreamLimits};
 use sluice_gateway::KeyFolder;
 use sluice_service::{Host, HttpSettings, write_private_file};
+use url::Url;
 
 use crate::data_folder::{DataFolder, SECRETS};
 use crate::endpoints::{Endpoints, NatsEndpoint, reachable};
@@ -109,6 +110,7 @@ async fn start(
         secrets,
         trivy: &plan.trivy,
         trivy_folder: &data.join("trivy"),
+        public_url: plan.public_url.as_ref(),
         allow_plain_text: plan.allow_plain_text,
     });
     drop((plan.tokens, plan.api));
@@ -116,7 +118,10 @@ async fn start(
     settings.start_gateway(host).await?;
     if let Server::Child(program, listener) = plan.registry {
         let listen = address_of(&listener)?;
-        let config = servers::registry_config(listen, data, &reachable(&endpoints.tokens), &keys)?;
+        let gateway = reachable(&endpoints.tokens);
+        let public = plan.public_url.as_ref().map(Url::as_str);
+        let config =
+            servers::registry_config(listen, data, public.unwrap_or(&gateway), &gateway, &keys)?;
         drop(listener);
         servers::start_registry(children, host, &program, listen, data, &config).await?;
     }

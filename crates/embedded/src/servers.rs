@@ -132,6 +132,7 @@ pub(crate) async fn start_registry(
 pub(crate) fn registry_config(
     listen: SocketAddr,
     data: &DataFolder,
+    public: &str,
     gateway: &str,
     keys: &KeyFolder,
 ) -> anyhow::Result<Value> {
@@ -140,7 +141,7 @@ pub(crate) fn registry_config(
     let config = RegistryConfig {
         listen,
         storage: &data.join("registry"),
-        token_url: &format!("{gateway}/token"),
+        token_url: &format!("{}/token", public.trim_end_matches('/')),
         notifications_url: &format!("{gateway}/notifications"),
         certificate: &keys.certificate(),
         http_secret: &http_secret,

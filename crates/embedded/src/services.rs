@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use futures_util::future::LocalBoxFuture;
 use sluice_gateway::KeyFolder;
 use sluice_service::{Host, Settings, SettingsErrors, SettingsSources};
+use url::Url;
 
 use crate::endpoints::{Endpoints, reachable};
 
@@ -74,6 +75,8 @@ pub(crate) struct StackSettings<'a> {
     pub(crate) trivy: &'a Path,
     /// The folder of the scanner's database.
     pub(crate) trivy_folder: &'a Path,
+    /// The URL by which clients on other machines reach registry and token issuer.
+    pub(crate) public_url: Option<&'a Url>,
     /// Whether passwords and tokens may be sent in plain text beyond this machine.
     pub(crate) allow_plain_text: bool,
 }
@@ -125,9 +128,16 @@ impl ServiceSettings {
             ("TRIVY__BINARY", path(stack.trivy)),
             ("TRIVY__CACHE_DIR", path(stack.trivy_folder)),
         ];
-        let derived = derived.map(|(key, value)| (format!("{PREFIX}{key}"), value));
+        // The registry names the public URL, which need not be reachable from here.
+        let token_url = stack.public_url.map(|_| {
+            let url = format!("{}/token", reachable(&endpoints.tokens));
+            ("REGISTRY__TOKEN_URL", url)
+        });
+        let derived = derived.into_iter().chain(token_url);
         Self {
-            derived: derived.into(),
+            derived: derived
+                .map(|(key, value)| (format!("{PREFIX}{key}"), value))
+                .collect(),
             custom: environment
                 .into_iter()
                 .filter(|(name, _)| name.starts_with(PREFIX))
@@ -246,6 +256,7 @@ mod tests {
             secrets: Path::new("secrets"),
             trivy: Path::new("trivy"),
             trivy_folder: Path::new("cache"),
+            public_url: None,
             allow_plain_text: false,
         };
         ServiceSettings::of(environment, &stack)

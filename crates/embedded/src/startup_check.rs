@@ -22,6 +22,7 @@ pub(crate) struct StartupCheck {
     pub(crate) tokens: TcpListener,
     pub(crate) api: TcpListener,
     pub(crate) trivy: PathBuf,
+    pub(crate) public_url: Option<Url>,
     pub(crate) allow_plain_text: bool,
     pub(crate) limits: StreamLimits,
 }
@@ -64,6 +65,7 @@ impl StartupCheck {
             tokens: reserve(options.tokens_listen, "--tokens-listen")?,
             api: reserve(options.api_listen, "--api-listen")?,
             trivy: programs::trivy(named.trivy.as_deref(), tools)?,
+            public_url: options.public_url,
             allow_plain_text: options.allow_plain_text,
             limits: options.limits,
         };
@@ -84,6 +86,7 @@ impl StartupCheck {
             secrets: Path::new(""),
             trivy: &self.trivy,
             trivy_folder: Path::new(""),
+            public_url: self.public_url.as_ref(),
             allow_plain_text: self.allow_plain_text,
         };
         ServiceSettings::new(&settings).check()

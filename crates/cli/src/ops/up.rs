@@ -66,6 +66,15 @@ pub(crate) struct Arguments {
     /// Use this registry instead of starting one.
     #[arg(long, value_name = "URL", conflicts_with = "registry_listen")]
     registry_url: Option<Url>,
+    /// URL by which clients on other machines reach the registry and its token issuer: that of a proxy with TLS before both.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SLUICE_PUBLIC_URL",
+        value_parser = public_url,
+        conflicts_with = "registry_url"
+    )]
+    public_url: Option<Url>,
     /// nats-server to start [default: from `--tools` or PATH].
     #[arg(long, value_name = "FILE", env = "SLUICE_NATS_SERVER")]
     nats_server: Option<PathBuf>,
@@ -107,6 +116,7 @@ impl Arguments {
                 ..nats
             }),
             registry_url: self.registry_url.clone(),
+            public_url: self.public_url.clone(),
             nats_listen: self.nats_listen,
             registry_listen: self.registry_listen,
             tokens_listen: self.tokens_listen,
@@ -123,6 +133,17 @@ impl Arguments {
             grace_seconds: self.grace_seconds,
         })
     }
+}
+
+/// Parses a public URL: passwords are sent there, so it has TLS, and the paths below it are those of the registry.
+fn public_url(text: &str) -> Result<Url, String> {
+    let url: Url = text.parse().map_err(|error| format!("{error}"))?;
+    let is_root = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    let has_no_user = url.username().is_empty() && url.password().is_none();
+    if url.scheme() != "https" || !is_root || !has_no_user {
+        return Err("write `https://` and a host, as in `https://registry.example`".to_owned());
+    }
+    Ok(url)
 }
 
 /// Runs everything until it is stopped.
@@ -175,4 +196,25 @@ fn summary(endpoints: &Endpoints, folder: &Path, applied: &[AppliedFile]) -> Str
     }
     lines.push("  Ctrl-C stops everything".to_owned());
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_public_url_has_tls_and_no_path() {
+        for text in ["https://registry.example", "https://registry.example:8443/"] {
+            assert!(public_url(text).is_ok(), "{text}");
+        }
+        for text in [
+            "registry.example",
+            "http://registry.example",
+            "https://registry.example/hub",
+            "https://registry.example/?a",
+            "https://ci:secret@registry.example",
+        ] {
+            assert!(public_url(text).is_err(), "{text}");
+        }
+    }
 }

@@ -1,8 +1,10 @@
 //! The networks from which clients send requests, and the limits of each.
 
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 
 use axum::http::HeaderMap;
+use ipnet::IpNet;
 use serde::Deserialize;
 
 /// The header in which a proxy names its client.
@@ -16,9 +18,9 @@ pub struct ServeSettings {
     pub connections: usize,
     /// The most connections of one client network.
     pub connections_per_source: usize,
-    /// The addresses of proxies whose `X-Forwarded-For` names the client.
+    /// The addresses and networks of proxies whose `X-Forwarded-For` names the client.
     #[serde(default)]
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: Vec<ProxyNetwork>,
 }
 
 impl Default for ServeSettings {
@@ -31,7 +33,38 @@ impl Default for ServeSettings {
     }
 }
 
+/// The network of a proxy, as in `172.18.0.0/16`, or its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ProxyNetwork(IpNet);
+
+impl FromStr for ProxyNetwork {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let network = text.parse().or_else(|_| text.parse().map(IpAddr::into));
+        network.map(Self).map_err(|_| {
+            format!("`{text}` is no address and no network, as in `192.0.2.1` or `172.18.0.0/16`")
+        })
+    }
+}
+
+impl TryFrom<String> for ProxyNetwork {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
 impl ServeSettings {
+    /// Says whether an address is that of a proxy that is trusted.
+    pub(super) fn is_trusted_proxy(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let mut networks = self.trusted_proxies.iter();
+        networks.any(|ProxyNetwork(network)| network.contains(&address))
+    }
+
     /// Returns the problems with the settings, named after their section.
     #[must_use]
     pub fn problems(&self, section: &str) -> Vec<String> {
@@ -55,7 +88,7 @@ impl ServeSettings {
         let mut hops = hops
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.rsplit(','));
-        while self.trusted_proxies.contains(&client) {
+        while self.is_trusted_proxy(client) {
             let Some(hop) = hops.next().and_then(parse_address) else {
                 break;
             };

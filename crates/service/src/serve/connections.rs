@@ -70,7 +70,7 @@ impl Connections {
     /// trusted proxy, which has many clients.
     pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Connection> {
         let network = ClientNetwork::of(peer);
-        let is_proxy = self.settings.trusted_proxies.contains(&peer.to_canonical());
+        let is_proxy = self.settings.is_trusted_proxy(peer);
         let mut open = self.open();
         let has_room = (is_proxy
             || open.make_room_for(network, self.settings.connections_per_source))

@@ -247,7 +247,7 @@ async fn a_stop_waits_for_the_answers_and_for_no_idle_connection() {
 #[tokio::test]
 async fn only_a_trusted_proxy_names_its_client() {
     let trusted = ServeSettings {
-        trusted_proxies: vec!["127.0.0.9".parse().unwrap(), "127.0.0.8".parse().unwrap()],
+        trusted_proxies: vec!["127.0.0.8/31".parse().unwrap()],
         ..few()
     };
     let server = server(trusted).await;
