@@ -1,9 +1,10 @@
 //! The REST API of the gateway.
 
+use std::io::{BufRead as _, BufReader};
 use std::process::Command;
 
 use reqwest::Method;
-use reqwest::blocking::{Client, RequestBuilder};
+use reqwest::blocking::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
 use sluice_tests::{Stack, binary, wait_for};
 
@@ -260,4 +261,86 @@ fn a_local_user_without_the_token_reads_and_changes_nothing() {
     assert_eq!(document["security"], json!([{ "token": [] }]));
     let scheme = &document["components"]["securitySchemes"]["token"];
     assert_eq!(scheme["scheme"], "bearer");
+}
+
+/// A stream of server-sent events, message by message.
+struct EventStream(BufReader<Response>);
+
+impl EventStream {
+    /// Opens a stream; `last` is the position after which a client continues.
+    fn open(stack: &Stack, query: &str, last: Option<&str>) -> Self {
+        let url = format!("http://{}/api/v1/events{query}", stack.api);
+        let mut request = Client::new().get(url).bearer_auth(stack.api_token());
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let answer = request.send().unwrap();
+        assert_eq!(answer.status().as_u16(), 200);
+        assert_eq!(answer.headers()["content-type"], "text/event-stream");
+        Self(BufReader::new(answer))
+    }
+
+    /// Returns the position and the event of the next message; the first message has no event.
+    fn next(&mut self) -> (String, Option<Value>) {
+        let (mut id, mut data) = (None, None);
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.0.read_line(&mut line).unwrap(), 0, "the stream ended");
+            let line = line.trim_end_matches('\n');
+            if let Some(text) = line.strip_prefix("id: ") {
+                id = Some(text.to_owned());
+            } else if let Some(text) = line.strip_prefix("data: ") {
+                data = Some(serde_json::from_str(text).unwrap());
+            } else if line.is_empty()
+                && let Some(id) = id.take()
+            {
+                return (id, data);
+            }
+        }
+    }
+
+    /// Returns the position and the name of the next event's resource.
+    fn next_name(&mut self) -> (String, Value) {
+        let (id, event) = self.next();
+        let event = event.unwrap();
+        assert_eq!(event["event"], "resource.applied", "{event}");
+        (id, event["data"]["name"].clone())
+    }
+}
+
+#[test]
+fn events_are_streamed_and_a_client_continues_where_it_was() {
+    let stack = Stack::start(7_200);
+    let apply = |name: &str| {
+        let body = format!("kind: Repository\nname: {name}\nkeep: 3\n");
+        let path = format!("resources/repository/{name}");
+        assert_eq!(call(&stack, Method::PUT, &path, &body).0, 200);
+    };
+    apply("hub/before");
+    let only = "?subject=sluice.v1.resource.%3E";
+    let mut now = EventStream::open(&stack, only, None);
+    let (begin, nothing) = now.next();
+    assert_eq!(nothing, None);
+    apply("hub/first");
+    apply("hub/second");
+    let (position, name) = now.next_name();
+    assert_eq!(name, "hub/first", "what was before is not sent");
+    // Its connection ends here, with an event that it did not get.
+    drop(now);
+    let mut again = EventStream::open(&stack, only, Some(&position));
+    assert_eq!(again.next().0, position);
+    assert_eq!(again.next_name().1, "hub/second");
+    // One whose connection ended before its first event loses none.
+    let mut early = EventStream::open(&stack, only, Some(&begin));
+    early.next();
+    assert_eq!(early.next_name().1, "hub/first");
+    let mut all = EventStream::open(&stack, &format!("{only}&after=start"), None);
+    all.next();
+    assert_eq!(all.next_name().1, "hub/before");
+    for wrong in ["?subject=sluice.do.%3E", "?after=yesterday", "?subjct=a"] {
+        let (status, problem) = call(&stack, Method::GET, &format!("events{wrong}"), "");
+        assert_eq!((status, &problem["code"]), (400, &json!("invalid_request")));
+    }
+    let url = format!("http://{}/api/v1/events", stack.api);
+    assert_eq!(ask(Client::new().get(url)).0, 401);
 }

@@ -29,7 +29,7 @@ pub use storage::objects::Objects;
 pub use streams::cause::Cause;
 pub use streams::consumer_position::{ConsumerPosition, LogGap};
 pub use streams::dead_letters::DeadLetter;
-pub use streams::facts::Fact;
+pub use streams::facts::{Fact, FollowFrom, InvalidLogPosition, LogPosition};
 pub use streams::publish::PublishedMessage;
 pub use streams::schedules::{Schedule, Timing};
 pub use streams::status::{StageStatus, StreamUsage};

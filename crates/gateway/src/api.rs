@@ -1,6 +1,7 @@
 //! The REST API: resources, tags and images as JSON, and a few commands.
 
 pub(crate) mod conflicts;
+mod event_stream;
 mod guard;
 mod images;
 mod openapi;
@@ -18,6 +19,7 @@ use axum::{Router, middleware};
 use secrecy::SecretString;
 use sluice_bus::Bus;
 use sluice_state::State;
+use tokio_util::sync::CancellationToken;
 
 use self::problem::Problem;
 
@@ -31,6 +33,8 @@ const ACTOR: &str = "api";
 pub(crate) struct Api {
     pub(crate) bus: Bus,
     pub(crate) state: State,
+    /// Ends the streams of events when the process is to stop.
+    pub(crate) stopping: CancellationToken,
 }
 
 /// A path parameter, or why it cannot be decoded.
@@ -47,6 +51,7 @@ pub(crate) fn routes(api: Api, token: SecretString) -> Router {
                 .delete(resources::remove),
         )
         .route("/status", get(operations::status))
+        .route("/events", get(event_stream::follow))
         .route("/tags/{*repository}", get(images::tags))
         .route("/images/{*image}", get(images::show))
         .route("/mirrors/{name}/poll", post(operations::poll))

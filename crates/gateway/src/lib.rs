@@ -75,6 +75,7 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
     let api = Api {
         bus: bus.clone(),
         state: state.clone(),
+        stopping: host.stopping(),
     };
     let api = api::routes(api, token);
     let (pulls, publisher) = pull_queue(

@@ -1,14 +1,17 @@
 //! Reading facts: those that the streams hold, and new ones.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::ops::ControlFlow;
+use std::str::FromStr;
 
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::stream::DirectGetErrorKind;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::stream::select_all;
 use futures_util::{Stream, StreamExt as _};
+use serde_json::{Value, json};
 use sluice_events::{Event, headers};
 
 use super::reader::drain_pending;
@@ -91,20 +94,16 @@ impl Bus {
         Ok(Event::decode(&type_name, &message.payload).and_then(Result::ok))
     }
 
-    /// Follows the facts of a subject filter from now on, or from the oldest that the streams hold.
+    /// Follows the facts of a subject filter.
     pub async fn follow(
         &self,
         filter: &str,
-        from_start: bool,
+        from: &FollowFrom,
     ) -> Result<impl Stream<Item = Result<Fact, Error>> + Send + Unpin + use<>, Error> {
-        let from = if from_start {
-            DeliverPolicy::All
-        } else {
-            DeliverPolicy::New
-        };
         let mut all = Vec::new();
         for stream in streams_of(filter) {
-            let consumer = self.ordered_consumer(stream, filter, from).await?;
+            let policy = from.deliver_policy(stream);
+            let consumer = self.ordered_consumer(stream, filter, policy).await?;
             let messages = consumer
                 .messages()
                 .await
@@ -116,6 +115,92 @@ impl Bus {
             }));
         }
         Ok(select_all(all))
+    }
+
+    /// Returns the end of each stream that may hold facts of a subject filter.
+    ///
+    /// # Errors
+    /// A stream that is not provisioned.
+    pub async fn log_position(&self, filter: &str) -> Result<LogPosition, Error> {
+        let mut position = LogPosition::default();
+        for stream in streams_of(filter) {
+            let info = self.stream_info(stream).await?;
+            let info = info.ok_or_else(|| Error::Missing {
+                what: stream.to_owned(),
+            })?;
+            position.advance(stream, info.state.last_sequence);
+        }
+        Ok(position)
+    }
+}
+
+/// Where a reader of the log begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FollowFrom {
+    /// With the next fact.
+    Now,
+    /// With the oldest fact that the streams hold.
+    Start,
+    /// After a position; with the next fact in a stream that it does not have.
+    After(LogPosition),
+}
+
+impl FollowFrom {
+    fn deliver_policy(&self, stream: &str) -> DeliverPolicy {
+        match self {
+            Self::Now => DeliverPolicy::New,
+            Self::Start => DeliverPolicy::All,
+            Self::After(position) => match position.0.get(stream) {
+                Some(sequence) => DeliverPolicy::ByStartSequence {
+                    start_sequence: sequence.saturating_add(1),
+                },
+                None => DeliverPolicy::New,
+            },
+        }
+    }
+}
+
+/// The sequence of the last fact that a reader has of each stream, as in `EVENTS=1207,PULLS=88`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogPosition(BTreeMap<&'static str, u64>);
+
+impl LogPosition {
+    /// Moves the position to a fact.
+    pub fn advance(&mut self, stream: &'static str, sequence: u64) {
+        self.0.insert(stream, sequence);
+    }
+}
+
+impl fmt::Display for LogPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (stream, sequence) in &self.0 {
+            write!(f, "{separator}{stream}={sequence}")?;
+            separator = ",";
+        }
+        Ok(())
+    }
+}
+
+/// A text that is no position in the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no position in the log, as in `EVENTS=1207,PULLS=88`")]
+pub struct InvalidLogPosition(String);
+
+impl FromStr for LogPosition {
+    type Err = InvalidLogPosition;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut position = Self::default();
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            let parsed = part.split_once('=').and_then(|(name, sequence)| {
+                let stream = [EVENTS, PULLS].into_iter().find(|stream| *stream == name)?;
+                Some((stream, sequence.parse().ok()?))
+            });
+            let (stream, sequence) = parsed.ok_or_else(|| InvalidLogPosition(text.to_owned()))?;
+            position.advance(stream, sequence);
+        }
+        Ok(position)
     }
 }
 
@@ -129,6 +214,23 @@ fn streams_of(filter: &str) -> impl Iterator<Item = &'static str> + use<> {
 }
 
 impl Fact {
+    /// Returns the fact as a JSON object.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let at = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Millis, true);
+        json!({
+            "stream": self.stream,
+            "sequence": self.sequence,
+            "at": self.at.map(at),
+            "id": self.id,
+            "causationId": self.causation,
+            "correlationId": self.correlation,
+            "subject": self.subject,
+            "event": self.event.as_ref().map(Event::name),
+            "data": self.event.as_ref().map(Event::to_json),
+        })
+    }
+
     fn read(stream: &'static str, message: &Message) -> Self {
         let read = |name: &str| header(message.headers.as_ref(), name);
         let type_name = read(headers::TYPE).unwrap_or_default();
@@ -150,5 +252,36 @@ impl Fact {
             correlation: read(headers::CORRELATION_ID),
             event: Event::decode(&type_name, &message.payload).and_then(Result::ok),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_read_as_it_is_written() {
+        for text in ["", "EVENTS=1207", "EVENTS=1207,PULLS=88"] {
+            let position: LogPosition = text.parse().unwrap();
+            assert_eq!(position.to_string(), text);
+        }
+        for text in [
+            "1207",
+            "EVENTS",
+            "EVENTS=",
+            "EVENTS=-1",
+            "WORK=1",
+            "EVENTS=1;PULLS=2",
+        ] {
+            assert!(text.parse::<LogPosition>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_reader_continues_after_its_position_and_with_new_facts_elsewhere() {
+        let from = FollowFrom::After("EVENTS=7".parse().unwrap());
+        let after = DeliverPolicy::ByStartSequence { start_sequence: 8 };
+        assert_eq!(from.deliver_policy(EVENTS), after);
+        assert_eq!(from.deliver_policy(PULLS), DeliverPolicy::New);
     }
 }

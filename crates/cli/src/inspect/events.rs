@@ -1,44 +1,33 @@
 //! `sluice events`: the event log as JSON lines.
 
 use futures_util::StreamExt as _;
-use serde_json::{Value, json};
-use sluice_bus::{Bus, Fact};
+use sluice_bus::{Bus, FollowFrom};
 
-use crate::output::{line, time_millis};
+use crate::output::line;
 
 /// Shows the events of the log.
 pub(crate) async fn show(bus: &Bus, subject: &str) -> anyhow::Result<()> {
     for fact in bus.facts(subject).await? {
-        line(&fact_json(&fact).to_string())?;
+        line(&fact.to_json().to_string())?;
     }
     Ok(())
 }
 
 /// Shows new events until it is interrupted.
 pub(crate) async fn follow(bus: &Bus, subject: &str, from_start: bool) -> anyhow::Result<()> {
-    let mut facts = bus.follow(subject, from_start).await?;
+    let from = if from_start {
+        FollowFrom::Start
+    } else {
+        FollowFrom::Now
+    };
+    let mut facts = bus.follow(subject, &from).await?;
     loop {
         tokio::select! {
             fact = facts.next() => match fact {
-                Some(fact) => line(&fact_json(&fact?).to_string())?,
+                Some(fact) => line(&fact?.to_json().to_string())?,
                 None => anyhow::bail!("the server ended the stream of events"),
             },
             interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
         }
     }
-}
-
-/// Returns an event as a JSON object.
-pub(crate) fn fact_json(fact: &Fact) -> Value {
-    json!({
-        "stream": fact.stream,
-        "sequence": fact.sequence,
-        "at": fact.at.map(time_millis),
-        "id": fact.id,
-        "causationId": fact.causation,
-        "correlationId": fact.correlation,
-        "subject": fact.subject,
-        "event": fact.event.as_ref().map(sluice_events::Event::name),
-        "data": fact.event.as_ref().map(sluice_events::Event::to_json),
-    })
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
-use sluice_bus::Bus;
+use sluice_bus::{Bus, Fact};
 use sluice_domain::{Tag, Target};
 use sluice_events::wire::state::{Decision, TagEntry};
 use sluice_state::{State, key};
@@ -18,7 +18,6 @@ pub(crate) use self::location::ExplainedImage;
 use self::location::Location;
 use self::tag_status::TagStatus;
 use self::upstream::Upstream;
-use super::events::fact_json;
 use crate::output::{Format, Section, show_sections};
 
 /// Shows the events of a tag, oldest first, its verdicts and decisions, and where it is promoted.
@@ -77,7 +76,7 @@ pub(crate) async fn explain(
         "refusal": entry.as_ref().map(|entry| &entry.refusal),
         "source": { "repository": source.0.to_string(), "tag": source.1 },
         "upstream": upstream.json(),
-        "timeline": facts.iter().map(fact_json).collect::<Vec<Value>>(),
+        "timeline": facts.iter().map(Fact::to_json).collect::<Vec<Value>>(),
     });
     status.add_to(&mut objects);
     show_sections(format, sections, &objects)

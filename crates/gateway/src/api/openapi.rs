@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{images, operations, resources};
+use super::{event_stream, images, operations, resources};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -20,6 +20,7 @@ use super::{images, operations, resources};
         resources::remove,
         operations::status,
         operations::poll,
+        event_stream::follow,
         images::tags,
         images::show,
     ),
