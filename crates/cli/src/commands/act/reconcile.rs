@@ -66,27 +66,17 @@ impl Arguments {
             let entry = next.context("the results are not received any more; try again")??;
             results.insert(entry.value.run.clone(), entry.value);
         }
-        let ended: Vec<_> = runs
-            .into_iter()
-            .map(|(stage, run)| (stage, results.remove(&run)))
-            .collect();
-        let rows = ended
-            .iter()
-            .map(|(stage, result)| row(stage, result.as_ref()));
-        let objects = ended
-            .iter()
-            .map(|(stage, result)| object(stage, result.as_ref()));
-        show(
-            self.output,
-            &["STAGE", "LOOKED AT", "MISSING"],
-            rows.collect(),
-            &Value::Array(objects.collect()),
-        )?;
-        let unfinished: Vec<_> = ended
-            .iter()
-            .filter(|(_, result)| result.is_none())
-            .map(|(stage, _)| *stage)
-            .collect();
+        let (mut rows, mut objects, mut unfinished) = (Vec::new(), Vec::new(), Vec::new());
+        for (stage, run) in runs {
+            let result = results.get(&run);
+            rows.push(row(stage, result));
+            objects.push(object(stage, result));
+            if result.is_none() {
+                unfinished.push(stage);
+            }
+        }
+        let header = ["STAGE", "LOOKED AT", "MISSING"];
+        show(self.output, &header, rows, &Value::Array(objects))?;
         anyhow::ensure!(
             unfinished.is_empty(),
             "not reconciled within {} seconds: {}; `sluice status` shows whether they run",

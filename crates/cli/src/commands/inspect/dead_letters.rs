@@ -55,51 +55,36 @@ enum Command {
 /// Lists dead letters.
 async fn list(bus: &Bus, format: Format) -> anyhow::Result<()> {
     let dead_letters = bus.dead_letters(MAX_DEAD_LETTERS).await?;
-    let rows = dead_letters
-        .iter()
-        .map(|letter| {
-            vec![
-                letter.sequence.to_string(),
-                letter.stage.clone(),
-                letter.attempts.clone(),
-                letter.subject.clone(),
-                letter.reason.clone(),
-            ]
-        })
-        .collect();
-    let objects = dead_letters
-        .iter()
-        .map(|letter| {
-            json!({
-                "number": letter.sequence, "stage": letter.stage, "type": letter.type_name, "subject": letter.subject,
-                "attempts": letter.attempts, "reason": letter.reason,
-            })
-        })
-        .collect();
-    show(
-        format,
-        &["NUMBER", "STAGE", "ATTEMPTS", "SUBJECT", "REASON"],
-        rows,
-        &Value::Array(objects),
-    )
+    let (mut rows, mut objects) = (Vec::new(), Vec::new());
+    for letter in dead_letters {
+        objects.push(json!({
+            "number": letter.sequence, "stage": letter.stage, "type": letter.type_name, "subject": letter.subject,
+            "attempts": letter.attempts, "reason": letter.reason,
+        }));
+        rows.push(vec![
+            letter.sequence.to_string(),
+            letter.stage,
+            letter.attempts,
+            letter.subject,
+            letter.reason,
+        ]);
+    }
+    let header = ["NUMBER", "STAGE", "ATTEMPTS", "SUBJECT", "REASON"];
+    show(format, &header, rows, &Value::Array(objects))
 }
 
 /// Retries one dead letter, or all.
 async fn retry(bus: &Bus, number: Option<u64>) -> anyhow::Result<()> {
     let numbers = match number {
         Some(number) => vec![number],
-        None => bus
-            .dead_letters(MAX_DEAD_LETTERS)
-            .await?
-            .into_iter()
-            .map(|letter| letter.sequence)
-            .collect(),
+        None => {
+            let all = bus.dead_letters(MAX_DEAD_LETTERS).await?;
+            all.iter().map(|letter| letter.sequence).collect()
+        }
     };
     for number in &numbers {
         bus.redrive(*number).await?;
     }
-    line(&format!(
-        "{} queued again",
-        count(numbers.len(), "dead letter")
-    ))
+    let queued = count(numbers.len(), "dead letter");
+    line(&format!("{queued} queued again"))
 }

@@ -92,26 +92,16 @@ impl Arguments {
 }
 
 fn now(entry: &TagEntry) -> Vec<String> {
-    let what = if entry.digest.is_empty() {
-        "deleted".to_owned()
-    } else {
-        entry.digest.clone()
+    let what = match entry.digest.as_str() {
+        "" => "deleted",
+        digest => digest,
     };
-    let from = entry
-        .promoted_from
-        .as_ref()
-        .map(|from| {
-            format!(
-                ", from {}:{} by policy {}",
-                from.repository, from.tag, from.policy
-            )
-        })
-        .unwrap_or_default();
-    vec![
-        "now".to_owned(),
-        "tag".to_owned(),
-        format!("{what}, by {}{from}", entry.arrived_by),
-    ]
+    let mut detail = format!("{what}, by {}", entry.arrived_by);
+    if let Some(from) = &entry.promoted_from {
+        let (repository, tag, policy) = (&from.repository, &from.tag, &from.policy);
+        detail.push_str(&format!(", from {repository}:{tag} by policy {policy}"));
+    }
+    vec!["now".to_owned(), "tag".to_owned(), detail]
 }
 
 /// Returns why an attachment was not promoted.
@@ -157,17 +147,11 @@ async fn source(
         let is_target = entry.value.target == stored && entry.value.target_tag == tag;
         is_target.then_some(entry.value)
     });
-    match denied
-        .await?
-        .into_values()
-        .max_by_key(tag_status::decided_at)
-    {
-        Some(decision) => Ok((
-            Target::from_stored(&decision.repository)?,
-            decision.tag.parse()?,
-        )),
-        None => Ok(explained.clone()),
-    }
+    let denied = denied.await?.into_values();
+    let Some(last) = denied.max_by_key(tag_status::decided_at) else {
+        return Ok(explained.clone());
+    };
+    Ok((Target::from_stored(&last.repository)?, last.tag.parse()?))
 }
 
 /// Returns every decision on a tag, the newest first.
@@ -177,13 +161,8 @@ async fn decisions(state: &State, location: &Location) -> anyhow::Result<Vec<Dec
         return Ok(Vec::new());
     };
     let filter = key::decisions_on(repository, &location.1);
-    let mut decisions: Vec<Decision> = state
-        .decisions
-        .list(&filter)
-        .await?
-        .into_iter()
-        .map(|entry| entry.value)
-        .collect();
+    let entries = state.decisions.list(&filter).await?.into_iter();
+    let mut decisions: Vec<Decision> = entries.map(|entry| entry.value).collect();
     decisions.sort_by_key(|decision| std::cmp::Reverse(tag_status::decided_at(decision)));
     Ok(decisions)
 }

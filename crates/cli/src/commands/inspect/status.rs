@@ -281,13 +281,7 @@ fn endpoint(endpoint: &Endpoint) -> Value {
 /// Returns the rows of the last dead letters, newest first, and the number of the others.
 fn dead_letter_rows(total: usize, last: &[&DeadLetter]) -> Vec<Vec<String>> {
     if last.is_empty() {
-        let none = [
-            "none".to_owned(),
-            String::new(),
-            String::new(),
-            String::new(),
-        ];
-        return vec![none.to_vec()];
+        return vec![["none", "", "", ""].map(str::to_owned).into()];
     }
     let mut rows: Vec<_> = last
         .iter()

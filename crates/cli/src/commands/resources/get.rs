@@ -40,8 +40,7 @@ impl Arguments {
                 noun(self.kind)
             );
         }
-        let mut rows = Vec::new();
-        let mut objects = Vec::new();
+        let (mut rows, mut objects) = (Vec::new(), Vec::new());
         for entry in entries {
             let resource = entry.value;
             let spec: Value =
@@ -53,12 +52,8 @@ impl Arguments {
         if self.output == Format::Yaml {
             return documents(&objects);
         }
-        show(
-            self.output,
-            &["NAME", "SPEC", "APPLIED BY"],
-            rows,
-            &Value::Array(objects),
-        )
+        let header = ["NAME", "SPEC", "APPLIED BY"];
+        show(self.output, &header, rows, &Value::Array(objects))
     }
 }
 

@@ -57,7 +57,7 @@ impl Arguments {
         let (documents, target) = if self.file.is_empty() {
             applied(&connection.open().await?).await?
         } else {
-            let target = self.to.clone().map_or_else(
+            let target = self.to.map_or_else(
                 || SyncTarget::Recorded(HashMap::new()),
                 SyncTarget::Registry,
             );
@@ -110,13 +110,8 @@ async fn applied(bus: &Bus) -> anyhow::Result<(Documents, SyncTarget)> {
     for mirror in &documents.mirrors {
         let filter = format!("{}.*", subject::encode(mirror.name.as_str()));
         let digests = state.upstream.collect(&filter, |entry| {
-            let tag: Tag = entry
-                .key
-                .rsplit('.')
-                .next()
-                .and_then(subject::decode)?
-                .parse()
-                .ok()?;
+            let tag = entry.key.rsplit('.').next().and_then(subject::decode)?;
+            let tag: Tag = tag.parse().ok()?;
             let digest: Digest = entry.value.digest.parse().ok()?;
             (!entry.value.deleted).then_some((tag, digest))
         });

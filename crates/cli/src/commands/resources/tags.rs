@@ -52,7 +52,14 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// Lists the tags of the repository and shows for each whether it is selected.
     pub(crate) async fn run(self, connection: &Connection) -> anyhow::Result<()> {
-        let selection = self.selection();
+        let selection = TagSelection {
+            semver: self.semver,
+            include: self.include,
+            regex: self.regex,
+            exclude: self.exclude,
+            exclude_regex: self.exclude_regex,
+            newest: self.newest,
+        };
         if let Some(range) = &selection.semver {
             range
                 .parse::<Range>()
@@ -72,25 +79,11 @@ impl Arguments {
             rows.push(vec![tag.to_string(), "taken".to_owned(), reason]);
         }
         for (tag, reason) in &selected.excluded {
-            left_out.push(json!({ "tag": tag, "reason": reason.to_string() }));
-            rows.push(vec![
-                tag.to_string(),
-                "left out".to_owned(),
-                reason.to_string(),
-            ]);
+            let reason = reason.to_string();
+            left_out.push(json!({ "tag": tag, "reason": reason }));
+            rows.push(vec![tag.to_string(), "left out".to_owned(), reason]);
         }
         let object = json!({ "from": from, "taken": taken, "leftOut": left_out });
         show(self.output, &["TAG", "RESULT", "REASON"], rows, &object)
-    }
-
-    fn selection(&self) -> TagSelection {
-        TagSelection {
-            semver: self.semver.clone(),
-            include: self.include.clone(),
-            regex: self.regex.clone(),
-            exclude: self.exclude.clone(),
-            exclude_regex: self.exclude_regex.clone(),
-            newest: self.newest,
-        }
     }
 }

@@ -104,12 +104,8 @@ async fn run(check: &Check, registry: &Registry, secrets: &Secrets) -> anyhow::R
     let scheme = authentication(&report.authentication);
     let (reads, writes) = (permission(report.pull), permission(report.push));
     let object = json!({
-        "registry": registry.name,
-        "host": registry.host,
-        "authentication": scheme,
-        "repository": repository,
-        "reads": reads,
-        "writes": writes,
+        "registry": registry.name, "host": registry.host, "authentication": scheme,
+        "repository": repository, "reads": reads, "writes": writes,
     });
     let row = vec![
         registry.name.to_string(),
@@ -118,12 +114,8 @@ async fn run(check: &Check, registry: &Registry, secrets: &Secrets) -> anyhow::R
         reads.unwrap_or("-").to_owned(),
         writes.unwrap_or("-").to_owned(),
     ];
-    show(
-        check.output,
-        &["NAME", "HOST", "ASKS FOR", "READ", "WRITE"],
-        vec![row],
-        &object,
-    )?;
+    let header = ["NAME", "HOST", "ASKS FOR", "READ", "WRITE"];
+    show(check.output, &header, vec![row], &object)?;
     denied(&report).map_or(Ok(()), |what| {
         anyhow::bail!("the account is not allowed to {what} the repository")
     })

@@ -55,19 +55,16 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// Syncs the mirrors and shows the results.
     pub(crate) async fn run(self, connection: &Connection) -> anyhow::Result<ExitCode> {
-        let Documents {
-            registries,
-            mirrors,
-        } = Documents::read(&self.file)?;
+        let documents = Documents::read(&self.file)?;
         let options = SyncOptions {
-            target: SyncTarget::Registry(self.to.clone()),
+            target: SyncTarget::Registry(self.to),
             delete: self.delete,
             parallel: usize::from(self.parallel),
         };
         let progress = ProgressBars::new(self.output != Format::Table);
         let session = Session::new(
             self.remote.options(connection),
-            registries,
+            documents.registries,
             connection.secrets(),
             SessionOptions {
                 dry_run: self.dry_run,
@@ -75,7 +72,7 @@ impl Arguments {
             },
             progress.clone(),
         );
-        let report = Report::of_sync(&session, &options, mirrors).await?;
+        let report = Report::of_sync(&session, &options, documents.mirrors).await?;
         progress.clear();
         report.show(self.output)
     }
