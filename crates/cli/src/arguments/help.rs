@@ -3,32 +3,8 @@
 use clap::{Command, CommandFactory as _, FromArgMatches as _};
 
 use super::Arguments;
+use crate::commands::GROUPS;
 
-/// Every command, by purpose.
-pub const GROUPS: [(&str, &[&str]); 5] = [
-    (
-        "Install and run",
-        &[
-            "up",
-            "keys",
-            "prepare",
-            "nats-config",
-            "provision",
-            "backup",
-            "restore",
-        ],
-    ),
-    (
-        "Manage resources",
-        &["apply", "get", "delete", "schema", "import", "tags", "plan"],
-    ),
-    ("Inspect", &["status", "explain", "events", "dead-letters"]),
-    (
-        "Act",
-        &["poll", "scan", "prune", "reconcile", "pause", "resume"],
-    ),
-    ("Standalone", &["copy", "sync", "registry"]),
-];
 /// The width of the column of command names.
 const NAME_WIDTH: usize = 14;
 
