@@ -512,7 +512,7 @@ pub struct ScanFailed {
     #[prost(string, tag = "7")]
     pub platform: ::prost::alloc::string::String,
 }
-/// A newer database has other findings for an image.
+/// A newer database has other findings for an image. Reserved: nothing publishes it yet.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ScanFindingsChanged {
     /// The repository.
