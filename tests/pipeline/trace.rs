@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::Value;
 use sluice_tests::content::{NEW_LIBC, debian};
 use sluice_tests::endpoint::{Endpoint, webhook};
 use sluice_tests::traces::Traces;
@@ -51,7 +52,7 @@ fn one_trace_spans_poll_mirror_scan_promote_and_deliver_in_separate_processes() 
         stack.mirror("app", "library/app", "hub/app", ""),
     ];
     stack.apply(&resources.concat());
-    wait_for("a trace with every span of the way", 90, || {
+    let trace = wait_for("a trace with every span of the way", 90, || {
         let spans = traces.spans();
         let of = |(name, service): (&str, &str)| -> BTreeSet<String> {
             let named = spans
@@ -60,9 +61,17 @@ fn one_trace_spans_poll_mirror_scan_promote_and_deliver_in_separate_processes() 
             named.map(|span| span.trace.clone()).collect()
         };
         let common = WAY.into_iter().map(of).reduce(|one, other| &one & &other);
-        common
-            .is_some_and(|common| !common.is_empty())
-            .then_some(())
+        common.and_then(|common| common.first().cloned())
     });
-    assert_eq!(stack.events("image.promoted").len(), 1);
+    let promoted = stack.events("image.promoted");
+    assert_eq!(promoted.len(), 1);
+    // The event, the webhook and `explain` name the trace.
+    let of = |value: &Value| value["traceparent"].as_str().unwrap()[3..35].to_owned();
+    assert_eq!(of(&promoted[0]), trace);
+    let delivered = wait_for("the delivery", 30, || endpoint.requests().pop());
+    assert!(delivered.to_string().contains(&trace), "{delivered}");
+    let url = "http://jaeger.example/trace/{trace}";
+    let explained = stack.sluice(&["explain", "official/app:1.0", "--trace-url", url]);
+    let link = url.replace("{trace}", &trace);
+    assert!(explained.contains(&link), "{explained}");
 }

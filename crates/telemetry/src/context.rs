@@ -6,6 +6,9 @@ use opentelemetry::trace::TraceContextExt as _;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
+/// The header and attribute with the ids of a trace and a span.
+pub const TRACEPARENT: &str = "traceparent";
+
 /// Writes headers through a function.
 struct HeaderInjector<'a>(&'a mut dyn FnMut(&str, String));
 
@@ -24,7 +27,7 @@ impl Extractor for HeaderExtractor<'_> {
     }
 
     fn keys(&self) -> Vec<&str> {
-        vec!["traceparent", "tracestate"]
+        vec![TRACEPARENT, "tracestate"]
     }
 }
 
@@ -34,6 +37,18 @@ pub fn inject(set: &mut dyn FnMut(&str, String)) {
     global::get_text_map_propagator(|propagator| {
         propagator.inject_context(&context, &mut HeaderInjector(set));
     });
+}
+
+/// Returns the `traceparent` (W3C Trace Context) of the current span, if it is part of a trace.
+#[must_use]
+pub fn traceparent() -> Option<String> {
+    let mut found = None;
+    inject(&mut |name, value| {
+        if name == TRACEPARENT {
+            found = Some(value);
+        }
+    });
+    found
 }
 
 /// Makes the span, not yet entered, a child of the context that `get` reads.

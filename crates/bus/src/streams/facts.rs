@@ -13,6 +13,7 @@ use futures_util::stream::select_all;
 use futures_util::{Stream, StreamExt as _};
 use serde_json::{Value, json};
 use sluice_events::{Event, headers};
+use sluice_telemetry::context::TRACEPARENT;
 
 use super::reader::drain_pending;
 use super::subject_patterns::overlaps;
@@ -43,6 +44,8 @@ pub struct Fact {
     pub causation: Option<String>,
     /// The id of the first event of the chain.
     pub correlation: Option<String>,
+    /// The trace in which it was published, as in `00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01`.
+    pub traceparent: Option<String>,
     /// The decoded event; nothing where a newer version published it.
     pub event: Option<Event>,
 }
@@ -225,10 +228,18 @@ impl Fact {
             "id": self.id,
             "causationId": self.causation,
             "correlationId": self.correlation,
+            "traceparent": self.traceparent,
             "subject": self.subject,
             "event": self.event.as_ref().map(Event::name),
             "data": self.event.as_ref().map(Event::to_json),
         })
+    }
+
+    /// Returns the id of its trace: 32 hexadecimal digits.
+    #[must_use]
+    pub fn trace_id(&self) -> Option<&str> {
+        let id = self.traceparent.as_deref()?.split('-').nth(1)?;
+        (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
     }
 
     fn read(stream: &'static str, message: &Message) -> Self {
@@ -250,6 +261,7 @@ impl Fact {
             source: read(headers::SOURCE).unwrap_or_default(),
             causation: read(headers::CAUSATION_ID),
             correlation: read(headers::CORRELATION_ID),
+            traceparent: read(TRACEPARENT),
             event: Event::decode(&type_name, &message.payload).and_then(Result::ok),
         }
     }

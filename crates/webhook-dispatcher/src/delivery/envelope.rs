@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use sluice_domain::resources::Format;
 use sluice_events::Event;
 use sluice_events::commands::DeliverEvent;
+use sluice_telemetry::context::{TRACEPARENT, traceparent};
 
 /// The body of a request.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ fn cloud_event(command: &DeliverEvent, event: &Event, correlation: &str) -> Valu
     } else {
         &command.event_source
     };
-    json!({
+    let mut body = json!({
         "specversion": "1.0",
         "id": command.event_id,
         "source": source,
@@ -50,7 +51,12 @@ fn cloud_event(command: &DeliverEvent, event: &Event, correlation: &str) -> Valu
         "eventname": event.name(),
         "correlationid": correlation,
         "data": event.to_json(),
-    })
+    });
+    // The extension for distributed tracing; without a trace there is none.
+    if let (Some(trace), Some(body)) = (traceparent(), body.as_object_mut()) {
+        body.insert(TRACEPARENT.to_owned(), trace.into());
+    }
+    body
 }
 
 #[cfg(test)]

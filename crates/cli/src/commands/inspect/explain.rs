@@ -27,6 +27,9 @@ use crate::output::{Format, Section, show_sections};
 pub(crate) struct Arguments {
     /// Image, as in `hub/alpine:3.20`, or in a remote target as in `registry.example/team/alpine:3.20`.
     image: ExplainedImage,
+    /// URL of a trace in the tracing UI, as in `http://jaeger.example/trace/{trace}`, to show a link to each.
+    #[arg(long, value_name = "URL", env = "SLUICE_TRACE_URL")]
+    trace_url: Option<String>,
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -76,6 +79,8 @@ impl Arguments {
         }];
         let upstream = Upstream::read(&state, &source).await?;
         sections.push(upstream.section());
+        let trace_url = self.trace_url.as_deref();
+        sections.push(timeline::traces(&facts, trace_url));
         sections.extend(status.sections());
         let mut objects = json!({
             "repository": explained.0.to_string(), "tag": explained.1,
