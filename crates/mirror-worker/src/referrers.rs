@@ -189,19 +189,9 @@ impl MirrorWorker {
         let repository = &task.repository;
         let (before, entry) = self.list_local(task, &tag).await?;
         let local = before.as_ref().map(Manifest::children).unwrap_or_default();
-        let mut copied = Vec::new();
-        for digest in listed {
-            if local.iter().any(|child| child.digest == *digest) {
-                continue;
-            }
-            match self.copy_referrer(source, task, subject, digest).await {
-                Ok(referrer) => copied.extend(referrer),
-                Err(error) if matches!(error.class(), Class::Permanent) => {
-                    tracing::warn!(%error, image.repository = %repository, image.digest = %digest, "skipping a referrer that cannot be copied");
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let is_local = |digest: &&Digest| local.iter().any(|child| child.digest == **digest);
+        let missing = listed.iter().filter(|digest| !is_local(digest));
+        let copied = self.copy_referrers(source, task, subject, missing).await?;
         let Some(after) = Manifest::add_referrers(before.as_ref(), &copied)? else {
             return Ok(None);
         };
@@ -257,6 +247,27 @@ impl MirrorWorker {
             bytes_copied: 0,
             move_number: entry.move_number,
         }))
+    }
+
+    /// Copies referrers, without those that can never be copied.
+    async fn copy_referrers<'a>(
+        &self,
+        source: &Client,
+        task: &MirrorTask,
+        subject: &Digest,
+        digests: impl Iterator<Item = &'a Digest>,
+    ) -> Result<Vec<Manifest>, Error> {
+        let mut copied = Vec::new();
+        for digest in digests {
+            match self.copy_referrer(source, task, subject, digest).await {
+                Ok(referrer) => copied.extend(referrer),
+                Err(error) if matches!(error.class(), Class::Permanent) => {
+                    tracing::warn!(%error, image.repository = %task.repository, image.digest = %digest, "skipping a referrer that cannot be copied");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(copied)
     }
 
     /// Copies a referrer whose manifest names the subject; the list of the upstream is only a hint.

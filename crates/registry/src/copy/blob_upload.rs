@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use reqwest::StatusCode;
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use reqwest::{Response, StatusCode};
 use sluice_domain::{Digest, Repository};
 use url::Url;
 
@@ -130,15 +130,32 @@ impl Client {
             let body_error = body_error.unwrap_or_else(PoisonError::into_inner).take();
             body_error.unwrap_or_else(|| Error::transport("upload", &object)(error))
         })?;
+        self.expect_stored(&object, response, &scope, used.as_ref())
+            .await?;
+        if !is_verified.load(Ordering::Acquire) {
+            let reason = "the registry accepted it before all of it was sent";
+            return Err(Error::untrusted(object, reason));
+        }
+        Ok(())
+    }
+
+    /// Checks that a registry stored a blob; a new token and a pause that it asks for count for the retry.
+    async fn expect_stored(
+        &self,
+        object: &str,
+        response: Response,
+        scope: &[String],
+        used: Option<&HeaderValue>,
+    ) -> Result<(), Error> {
+        let (connection, object) = (&self.shared.connection, object.to_owned());
         let headers = response.headers();
         if response.status() == StatusCode::UNAUTHORIZED {
-            // The retry starts with a fresh token.
+            let authenticator = &self.shared.authenticator;
             authenticator
-                .accept_challenge(connection, headers, &scope, used.as_ref())
+                .accept_challenge(connection, headers, scope, used)
                 .await?;
             return Err(Error::StaleToken { object });
         }
-        // After a 429 the retry starts a new upload, after the pause.
         if response.status() == StatusCode::TOO_MANY_REQUESTS
             && connection.throttle.pause(headers, &mut Waits::default())
         {
@@ -147,10 +164,6 @@ impl Client {
         }
         self.expect_status("upload", &object, response, &STORED)
             .await?;
-        if !is_verified.load(Ordering::Acquire) {
-            let reason = "the registry accepted it before all of it was sent";
-            return Err(Error::untrusted(object, reason));
-        }
         Ok(())
     }
 

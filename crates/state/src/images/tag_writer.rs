@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sluice_domain::{Digest, RegistryHost, Repository, Tag, Target, now};
 use sluice_events::time_to_wire;
-use sluice_events::wire::state::{Pruning, Tombstone};
+use sluice_events::wire::state::{Pruning, TagEntry, Tombstone};
 use sluice_registry::{Client, Manifest};
 use sluice_service::crash;
 
@@ -251,19 +251,8 @@ impl TagWriter {
         if current != wanted
             || change.precondition.freshness_after().await? == Freshness::Superseded
         {
-            // The newer change waits for this claim to end, and has to see in the entry who wrote the tag.
-            entry.pruning = None;
-            if current == wanted {
-                record_digest(&mut entry, &change.provenance, wanted.as_ref(), now());
-            } else {
-                entry.claim = None;
-                if !self
-                    .is_transient_tombstone(repository, current.as_ref())
-                    .await?
-                {
-                    entry.digest = digest_text(current.as_ref());
-                }
-            }
+            let superseded = self.record_superseded(change, entry, current.as_ref());
+            let entry = superseded.await?;
             self.state.tags.write(&key, &entry, Some(revision)).await?;
             return Ok(Round::Retry);
         }
@@ -272,6 +261,30 @@ impl TagWriter {
         self.state.tags.write(&key, &entry, Some(revision)).await?;
         crash::point("tags.recorded");
         Ok(Round::Done(TagChangeOutcome::Done { previous }))
+    }
+
+    /// Ends the claim of a change that was superseded while it was written: the newer one waits for that, and has to see in
+    /// the entry who wrote the tag.
+    async fn record_superseded<T>(
+        &self,
+        change: &TagChange<'_, T>,
+        mut entry: TagEntry,
+        current: Option<&Digest>,
+    ) -> Result<TagEntry, Error> {
+        let wanted = change.wanted.map(|manifest| &manifest.digest);
+        entry.pruning = None;
+        if current == wanted {
+            record_digest(&mut entry, &change.provenance, wanted, now());
+            return Ok(entry);
+        }
+        entry.claim = None;
+        if !self
+            .is_transient_tombstone(change.repository, current)
+            .await?
+        {
+            entry.digest = digest_text(current);
+        }
+        Ok(entry)
     }
 
     /// Points a tag to a manifest, or removes it.
