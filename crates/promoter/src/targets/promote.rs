@@ -76,11 +76,11 @@ impl<'a> ImagePromotion<'a> {
             }
             return Ok(pending_events);
         }
-        let mut previous = self.unpublished_previous().await?;
+        let mut previous = None;
         if !self.is_complete().await? {
             state.ensure_not_paused().await?;
             match self.copy_and_tag(&precondition).await {
-                Ok(TagChangeOutcome::Done { previous: before }) => previous = before.or(previous),
+                Ok(TagChangeOutcome::Done { previous: before }) => previous = before,
                 // The policy or a verdict was changed meanwhile, so the image is evaluated again.
                 Ok(TagChangeOutcome::Superseded) if precondition.is_wanted().await? => {
                     return Err(Error::stale_decision());
@@ -106,6 +106,10 @@ impl<'a> ImagePromotion<'a> {
                 pending_events.record(state, evaluation, |decision| decision.note.clear());
             }
             return Ok(pending_events);
+        }
+        // The audit may have recorded the tag instead, where the worker that wrote it died.
+        if previous.is_none() {
+            previous = self.unpublished_previous().await?;
         }
         self.publish(previous, &mut pending_events).await?;
         pending_events.record(state, evaluation, |_| {});
