@@ -43,6 +43,18 @@ async fn a_service_waits_for_a_server_that_starts_later_and_is_not_ready_meanwhi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_several_servers_one_that_runs_is_used() {
+    let nats = tokio::task::spawn_blocking(Nats::start).await.unwrap();
+    // Nobody listens on port 1.
+    for url in [
+        format!("nats://127.0.0.1:1, {}", nats.url),
+        format!("{},nats://127.0.0.1:1", nats.url),
+    ] {
+        Bus::connect(&settings(&url, None), "test").await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_service_does_not_wait_for_a_server_that_refuses_its_password() {
     let folder = tempfile::tempdir().unwrap();
     let keys = sluice_gateway::KeyFolder::at(folder.path().to_owned());
