@@ -37,6 +37,17 @@ impl Bus {
         Ok(())
     }
 
+    /// Returns the consumers of stages that the server does not have, as in `WORK/promoter`.
+    pub async fn missing_consumers(&self) -> Result<Vec<String>, Error> {
+        let mut missing = Vec::new();
+        for (stage, stream) in consumers() {
+            if self.consumer_info(stage, stream).await?.is_none() {
+                missing.push(format!("{stream}/{stage}"));
+            }
+        }
+        Ok(missing)
+    }
+
     /// Returns the stages that wait for messages now, which a running service always does.
     pub async fn running_stages(&self) -> Result<Vec<&'static str>, Error> {
         let mut running = Vec::new();

@@ -65,7 +65,14 @@ impl Arguments {
         for stream in &existing {
             bus.delete_stream(stream.name).await?;
         }
-        let provisioned = restore_streams(&bus, folder, &manifest).await?;
+        restore_streams(&bus, folder, &manifest).await?;
+        // A version with fewer streams saved the backup, or the server restored a stream without one of its consumers, as a
+        // cluster may: the new one delivers all messages of the stream, and what was done already changes nothing.
+        let missing = bus.missing_consumers().await?;
+        let provisioned = manifest.streams.len() < backup_order().count() || !missing.is_empty();
+        if provisioned {
+            bus.provision(provision_options(&manifest)).await?;
+        }
         bus.resume_consumers().await?;
         report(folder, &manifest, &existing, provisioned, self.output)
     }
@@ -167,7 +174,7 @@ fn next(file: &mut impl Read) -> std::io::Result<Option<Bytes>> {
 }
 
 /// Restores the streams: first the one that pauses promotion and deletion, then state and log, last the audit.
-async fn restore_streams(bus: &Bus, folder: &Path, manifest: &Manifest) -> anyhow::Result<bool> {
+async fn restore_streams(bus: &Bus, folder: &Path, manifest: &Manifest) -> anyhow::Result<()> {
     let order = |saved: &&SavedStream| {
         let name = saved.stream.name.as_str();
         let audit = backup_order().next() == Some(name);
@@ -192,26 +199,25 @@ async fn restore_streams(bus: &Bus, folder: &Path, manifest: &Manifest) -> anyho
         }
     }
     progress("");
-    if manifest.streams.len() == backup_order().count() {
-        return Ok(false);
-    }
-    // A version with fewer streams saved the backup.
+    Ok(())
+}
+
+/// Returns the options with which the streams of a backup were provisioned.
+fn provision_options(manifest: &Manifest) -> ProvisionOptions {
     let log = manifest
         .streams
         .iter()
         .find(|saved| saved.stream.name == EVENTS);
     let setting = |name: &str| log.and_then(|log| log.stream.setting(name));
     let defaults = ProvisionOptions::default();
-    let options = ProvisionOptions {
+    ProvisionOptions {
         replicas: setting("num_replicas")
             .and_then(|replicas| usize::try_from(replicas).ok())
             .unwrap_or(defaults.replicas),
         duplicate_window: setting("duplicate_window")
             .map_or(defaults.duplicate_window, Duration::from_nanos),
         ..defaults
-    };
-    bus.provision(options).await?;
-    Ok(true)
+    }
 }
 
 fn listed(streams: &[StreamSummary]) -> String {
