@@ -191,7 +191,7 @@ impl MirrorWorker {
         let local = before.as_ref().map(Manifest::children).unwrap_or_default();
         let is_local = |digest: &&Digest| local.iter().any(|child| child.digest == **digest);
         let missing = listed.iter().filter(|digest| !is_local(digest));
-        let copied = self.copy_referrers(source, task, subject, missing).await?;
+        let copied = self.copy_missing(source, task, subject, missing).await?;
         let Some(after) = Manifest::add_referrers(before.as_ref(), &copied)? else {
             return Ok(None);
         };
@@ -250,7 +250,7 @@ impl MirrorWorker {
     }
 
     /// Copies referrers, without those that can never be copied.
-    async fn copy_referrers<'a>(
+    async fn copy_missing<'a>(
         &self,
         source: &Client,
         task: &MirrorTask,
