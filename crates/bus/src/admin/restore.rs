@@ -1,4 +1,4 @@
-//! Restoration of streams from their snapshots.
+//! Restoration of one stream from its snapshot; `sluice restore` checks a backup and restores its streams in order.
 
 use std::time::Duration;
 

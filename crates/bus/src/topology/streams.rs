@@ -1,4 +1,6 @@
-//! The names of streams, their subjects, and how long they keep messages.
+//! The names of streams, the prefixes of subjects, and how long streams keep messages.
+//!
+//! `admin/stream_configs.rs` has their configuration, `admin/limits.rs` their sizes.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Deletes a tag that was deleted upstream, if its mirror says so and no other mirror has it.
+//! Deletes a tag that was deleted upstream, if no other mirror has it; whether its mirror wants that says `mirror.rs`.
 
 use sluice_bus::Outcome;
 use sluice_domain::{Repository, ResourceName, Tag};

@@ -1,4 +1,6 @@
 //! What a stored decision says: whether it allows, where its image was promoted to, and which rules failed.
+//!
+//! `evaluate.rs` stores it; `targets/pending_events.rs` notes in it that its event was published.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sluice_events::commands::JudgeImage;

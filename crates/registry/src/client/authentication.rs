@@ -1,4 +1,5 @@
-//! Basic and bearer authentication, with token issuers restricted to the hosts that the endpoint allows.
+//! Basic and bearer authentication, with token issuers restricted to the hosts that the endpoint allows; `http/response.rs`
+//! parses challenges.
 
 use std::collections::HashMap;
 use std::sync::Arc;

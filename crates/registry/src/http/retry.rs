@@ -1,6 +1,6 @@
 //! Retries within the time of one handler; a longer outage is left to the redelivery of the message.
 //!
-//! Status 429 has its own rule, in `throttle`.
+//! Which failures are retried says `Error::retry_delay`. Status 429 has its own rule, in `throttle`.
 
 use std::time::Duration;
 

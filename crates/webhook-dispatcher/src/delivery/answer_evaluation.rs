@@ -1,4 +1,5 @@
-//! Which answers of an endpoint accept an event, and which are retried.
+//! Which answers of an endpoint accept an event, and which are retried. How often and how long says the row of the stage in
+//! `sluice_domain::stages`.
 
 use reqwest::StatusCode;
 use sluice_domain::ResourceName;

@@ -1,4 +1,5 @@
-//! The redirect policy: never to a metadata service, and into a private network only if the registry is in one itself.
+//! To which addresses a redirect may lead: never to a metadata service, and into a private network only if the registry is in
+//! one itself. The other rules (no credentials for other hosts, no way out of TLS, five hops) are in `client.rs`.
 //!
 //! The classes of addresses are those of [`sluice_domain::AddressGuard`].
 
