@@ -291,7 +291,8 @@ impl TargetAudit<'_> {
     /// Ends the claims of promotions and withdrawals that died, and records which tags are gone, so that no entry names what
     /// the registry does not have.
     ///
-    /// A tag goes without a change of its own when its manifest is deleted by digest.
+    /// A tag goes without a change of its own when its manifest is deleted by digest. After a restore the entry of such a tag
+    /// is left to the next audit: what the registry lacks may be what the backup knows of.
     async fn settle_entries(&self, repository: &Repository, listed: &[Tag]) -> Result<(), Error> {
         let listed: BTreeSet<&Tag> = listed.iter().collect();
         let filter = key::tags_of(repository);
@@ -299,7 +300,8 @@ impl TargetAudit<'_> {
         let unsettled = state.tags.collect(&filter, |entry| {
             let tag: Tag = entry.value.tag.parse().ok()?;
             let is_expired = has_expired_claim(&entry.value);
-            let is_gone = entry.value.claim.is_none()
+            let is_gone = self.restored.is_none()
+                && entry.value.claim.is_none()
                 && !entry.value.digest.is_empty()
                 && !listed.contains(&tag);
             (is_expired || is_gone).then_some((tag, is_expired))
