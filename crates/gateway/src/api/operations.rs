@@ -13,7 +13,6 @@ use sluice_domain::resources::Kind;
 use sluice_events::commands::PollMirror;
 use sluice_events::subject;
 use sluice_events::time_from_wire;
-use sluice_state::key;
 use utoipa::ToSchema;
 
 use super::problem::{Problem, ProblemBody};
@@ -128,8 +127,7 @@ pub(super) async fn poll(
     name: PathParameter<String>,
 ) -> Result<(StatusCode, Json<CommandGiven>), Problem> {
     let mirror: ResourceName = name?.parse().map_err(Problem::invalid)?;
-    let key = key::resource(Kind::Mirror.as_str(), &mirror);
-    if api.state.resources.get(&key).await?.is_none() {
+    if !api.state.has_resource(Kind::Mirror, &mirror).await? {
         return Err(Problem::missing(format!("Mirror `{mirror}`")));
     }
     let command = PollMirror {

@@ -8,7 +8,7 @@ use sluice_domain::resources::Kind;
 use sluice_domain::{Repository, ResourceName, Tag};
 use sluice_events::time_from_wire;
 use sluice_events::wire::state::{TagEntry, UpstreamTag};
-use sluice_state::{State, key};
+use sluice_state::key;
 
 use super::inventory::Inventory;
 use super::part::Part;
@@ -64,7 +64,7 @@ async fn remove_polls(
             continue;
         };
         if polled_at.is_some_and(|at| at < before)
-            && !mirror_exists(&inventory.state, &mirror).await?
+            && !inventory.state.has_resource(Kind::Mirror, &mirror).await?
         {
             part.remove(polls, &entry).await?;
         }
@@ -118,7 +118,7 @@ async fn is_obsolete_upstream_tag(
     ) else {
         return Ok(false);
     };
-    if !upstream.deleted && mirror_exists(&inventory.state, &mirror).await? {
+    if !upstream.deleted && inventory.state.has_resource(Kind::Mirror, &mirror).await? {
         return Ok(false);
     }
     let entry = inventory
@@ -127,10 +127,4 @@ async fn is_obsolete_upstream_tag(
         .get(&key::tag(&repository, &tag))
         .await?;
     Ok(entry.is_none() && inventory.tag_digest(&repository, &tag).await?.is_none())
-}
-
-/// Says whether a mirror exists, by its resource and not by a catalogue that may be a moment behind.
-async fn mirror_exists(state: &State, mirror: &ResourceName) -> Result<bool, Error> {
-    let key = key::resource(Kind::Mirror.as_str(), mirror);
-    Ok(state.resources.get(&key).await?.is_some())
 }

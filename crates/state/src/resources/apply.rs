@@ -19,6 +19,12 @@ use crate::key;
 const LOG_RETENTION: TimeDelta = TimeDelta::days(7);
 
 impl State {
+    /// Says whether a resource is applied, by its entry and not by a catalogue that may be a moment behind.
+    pub async fn has_resource(&self, kind: Kind, name: &ResourceName) -> Result<bool, Error> {
+        let key = key::resource(kind.as_str(), name);
+        Ok(self.resources.get(&key).await?.is_some())
+    }
+
     /// Reads the `Registry` resources; one with the schema of a newer version is left out.
     pub async fn registries(&self) -> Result<Vec<Registry>, Error> {
         let filter = format!("{}.*", subject::encode(Kind::Registry.as_str()));

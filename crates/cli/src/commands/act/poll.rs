@@ -5,7 +5,7 @@ use sluice_bus::Cause;
 use sluice_domain::ResourceName;
 use sluice_domain::resources::Kind;
 use sluice_events::commands::PollMirror;
-use sluice_state::{State, key};
+use sluice_state::State;
 
 use crate::arguments::connection::Connection;
 use crate::output::line;
@@ -22,14 +22,9 @@ impl Arguments {
     /// Queues the poll.
     pub(crate) async fn run(self, connection: &Connection) -> anyhow::Result<()> {
         let (bus, mirror) = (connection.open().await?, self.mirror);
-        let key = key::resource(Kind::Mirror.as_str(), &mirror);
+        let state = State::open(&bus).await?;
         anyhow::ensure!(
-            State::open(&bus)
-                .await?
-                .resources
-                .get(&key)
-                .await?
-                .is_some(),
+            state.has_resource(Kind::Mirror, &mirror).await?,
             "mirror `{mirror}` not found; `sluice get mirrors` lists those that exist"
         );
         let queued = format!("poll queued for mirror {mirror}");

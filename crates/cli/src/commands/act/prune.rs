@@ -5,7 +5,7 @@ use sluice_bus::Cause;
 use sluice_domain::resources::Kind;
 use sluice_domain::{Repository, ResourceName};
 use sluice_events::commands::PruneRepositories;
-use sluice_state::{State, key};
+use sluice_state::State;
 
 use crate::arguments::connection::Connection;
 use crate::output::line;
@@ -27,14 +27,9 @@ impl Arguments {
         let bus = connection.open().await?;
         let Self { repository, policy } = self;
         if let Some(policy) = &policy {
-            let key = key::resource(Kind::PruningPolicy.as_str(), policy);
+            let state = State::open(&bus).await?;
             anyhow::ensure!(
-                State::open(&bus)
-                    .await?
-                    .resources
-                    .get(&key)
-                    .await?
-                    .is_some(),
+                state.has_resource(Kind::PruningPolicy, policy).await?,
                 "pruningpolicy `{policy}` not found; `sluice get pruningpolicies` lists those that exist"
             );
         }
