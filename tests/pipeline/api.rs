@@ -337,7 +337,12 @@ fn events_are_streamed_and_a_client_continues_where_it_was() {
     let mut all = EventStream::open(&stack, &format!("{only}&after=start"), None);
     all.next();
     assert_eq!(all.next_name().1, "hub/before");
-    for wrong in ["?subject=sluice.do.%3E", "?after=yesterday", "?subjct=a"] {
+    for wrong in [
+        "?subject=sluice.do.%3E",
+        "?after=yesterday",
+        "?after=EVENTS%3D18446744073709551615",
+        "?subjct=a",
+    ] {
         let (status, problem) = call(&stack, Method::GET, &format!("events{wrong}"), "");
         assert_eq!((status, &problem["code"]), (400, &json!("invalid_request")));
     }

@@ -172,6 +172,13 @@ impl LogPosition {
     pub fn advance(&mut self, stream: &'static str, sequence: u64) {
         self.0.insert(stream, sequence);
     }
+
+    /// Says whether it is after the end of the log in some stream, as after the restore of an older log.
+    #[must_use]
+    pub fn is_after(&self, end: &Self) -> bool {
+        let mut ends = end.0.iter();
+        ends.any(|(stream, last)| self.0.get(stream).is_some_and(|sequence| sequence > last))
+    }
 }
 
 impl fmt::Display for LogPosition {
@@ -286,6 +293,20 @@ mod tests {
             "EVENTS=1;PULLS=2",
         ] {
             assert!(text.parse::<LogPosition>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_position_that_the_log_has_not_reached_is_after_it() {
+        let end: LogPosition = "EVENTS=7,PULLS=2".parse().unwrap();
+        for (text, expected) in [
+            ("", false),
+            ("EVENTS=7", false),
+            ("EVENTS=8", true),
+            ("EVENTS=1,PULLS=3", true),
+        ] {
+            let position: LogPosition = text.parse().unwrap();
+            assert_eq!(position.is_after(&end), expected, "{text}");
         }
     }
 

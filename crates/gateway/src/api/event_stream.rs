@@ -61,14 +61,23 @@ pub(super) async fn follow(
     }
     let last = headers.get(LAST_EVENT_ID).map(|id| id.to_str());
     let last = last.transpose().map_err(Problem::invalid)?;
-    let from = match last.or(query.after.as_deref()) {
-        Some("start") => FollowFrom::Start,
-        Some(position) => FollowFrom::After(position.parse().map_err(Problem::invalid)?),
-        None => FollowFrom::After(api.bus.log_position(&filter).await?),
-    };
-    let mut position = match &from {
-        FollowFrom::After(position) => position.clone(),
-        FollowFrom::Now | FollowFrom::Start => LogPosition::default(),
+    let end = api.bus.log_position(&filter).await?;
+    let (from, mut position) = match last.or(query.after.as_deref()) {
+        Some("start") => (FollowFrom::Start, LogPosition::default()),
+        asked => {
+            let position = asked
+                .map(str::parse)
+                .transpose()
+                .map_err(Problem::invalid)?;
+            let position: LogPosition = position.unwrap_or_else(|| end.clone());
+            // Events would be left out until the log is as long again.
+            if position.is_after(&end) {
+                return Err(Problem::invalid(format!(
+                    "`{position}` is after the end of the log, `{end}`: an older log was restored; begin with `after=start`"
+                )));
+            }
+            (FollowFrom::After(position.clone()), position)
+        }
     };
     let facts = api.bus.follow(&filter, &from).await?;
     // A message without data sets the position of a client that gets no event before it has to continue.
