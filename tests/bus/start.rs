@@ -52,6 +52,9 @@ async fn of_several_servers_one_that_runs_is_used() {
     ] {
         Bus::connect(&settings(&url, None), "test").await.unwrap();
     }
+    // Where one of them is to have TLS, no other gets the password without it.
+    let mixed = format!("tls://127.0.0.1:1,{}", nats.url);
+    assert!(Bus::connect(&settings(&mixed, None), "test").await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

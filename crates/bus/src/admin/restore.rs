@@ -17,8 +17,8 @@ const RESTORE_LIMIT: Duration = Duration::from_secs(600);
 /// The error code for a message that does not exist.
 const NOT_FOUND: u64 = 404;
 const ACTION: &str = "restore";
-/// The delays before the first chunk is sent again.
-const FIRST_CHUNK_DELAYS: [Duration; 6] = [
+/// The delays before a chunk that nobody received is sent again, over the whole snapshot.
+const CHUNK_DELAYS: [Duration; 6] = [
     Duration::from_millis(100),
     Duration::from_millis(300),
     Duration::from_secs(1),
@@ -123,19 +123,18 @@ impl Bus {
     ) -> Result<(), Error> {
         let name = snapshot.name.as_str();
         // In a cluster the node of this connection may learn a moment later who receives the chunks.
-        let mut delays = FIRST_CHUNK_DELAYS.iter();
+        let mut delays = CHUNK_DELAYS.into_iter();
         while let Some(chunk) = read().map_err(Error::server("read the snapshot of", name))? {
             let response = loop {
                 let request = self.raw_request(deliver, chunk.clone(), REQUEST_LIMIT, ACTION, name);
                 match request.await {
                     Err(error) if error.has_no_responders() => match delays.next() {
-                        Some(delay) => sleep(*delay).await,
+                        Some(delay) => sleep(delay).await,
                         None => return Err(error),
                     },
                     response => break response?,
                 }
             };
-            delays = [].iter();
             if !response.is_empty() {
                 parse_response(&response).map_err(Error::server(ACTION, name))?;
             }

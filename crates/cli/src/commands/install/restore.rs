@@ -73,6 +73,12 @@ impl Arguments {
         if provisioned {
             bus.provision(provision_options(&manifest)).await?;
         }
+        if self.output == Format::Table && !missing.is_empty() {
+            line(&format!(
+                "created again, as the server did not restore them: {}",
+                missing.join(", ")
+            ))?;
+        }
         bus.resume_consumers().await?;
         report(folder, &manifest, &existing, provisioned, self.output)
     }
