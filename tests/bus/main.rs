@@ -387,7 +387,7 @@ async fn the_same_happening_is_held_once() {
     assert!(!bus.publish(&fact, &cause, "2").await.unwrap().duplicate);
     // The one that the stream held already is not counted.
     let counted = format!(
-        r#"sluice_events_published_total{{event="{}",service="#,
+        r#"sluice_events_published_total{{event="{}",registry="",service="#,
         fact.name()
     );
     let metrics = sluice_telemetry::metrics::render();

@@ -240,6 +240,28 @@ events! {
     ResourceApplied => "resource" "applied" by "gateway" resource [kind name revision],
 }
 
+impl Event {
+    /// Returns the remote registry that the fact is about: the upstream of a mirror, or that of a remote target.
+    #[must_use]
+    pub fn remote_registry(&self) -> Option<RegistryHost> {
+        let source = match self {
+            Self::UpstreamTagMoved(fact) => &fact.source,
+            Self::UpstreamTagGone(fact) => &fact.source,
+            Self::UpstreamPollFailed(fact) => &fact.source,
+            Self::UpstreamPollRecovered(fact) => &fact.source,
+            Self::TagMirrored(fact) => &fact.source,
+            Self::TagMirrorFailed(fact) => &fact.source,
+            Self::TagMoveRefused(fact) => &fact.source,
+            Self::TagRepaired(fact) => &fact.source,
+            _ => {
+                let repositories = self.repositories().into_iter();
+                return repositories.filter_map(|one| one.registry).next();
+            }
+        };
+        Some(source.host.clone())
+    }
+}
+
 fn target(registry: Option<&RegistryHost>, repository: &Repository) -> Target {
     Target {
         registry: registry.cloned(),

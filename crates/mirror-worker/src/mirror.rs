@@ -17,7 +17,6 @@ use sluice_state::{
     Freshness, Precondition as _, Snapshot, TagChangeOutcome, describe, describe_copied, key,
     source_of,
 };
-use sluice_telemetry::metrics::COPIED_BYTES;
 
 use self::copy::Verification;
 use self::task::MirrorTask;
@@ -97,7 +96,6 @@ impl MirrorWorker {
             image.repository = %task.repository, image.tag = %task.tag, image.digest = %top.digest,
             size_bytes = copied.size_bytes, copied = copied.blobs_copied, mounted = copied.blobs_mounted, "mirrored"
         );
-        COPIED_BYTES.add(copied.bytes_copied, &[task.source.host.as_str()]);
         let mirrored = TagMirrored {
             blobs_copied: copied.blobs_copied,
             blobs_mounted: copied.blobs_mounted,

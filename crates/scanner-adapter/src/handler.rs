@@ -11,6 +11,7 @@ use sluice_events::wire::state::{ImageChild, Verdict, VerdictStatus};
 use sluice_service::crash;
 use sluice_state::reconcile::ensure_no_pending_events;
 use sluice_state::{Catalog, key};
+use sluice_telemetry::metrics::SCAN_DURATION;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -120,7 +121,12 @@ impl<S: Scanner> ScannerAdapter<S> {
             // Meanwhile the database may have changed, or another tag of the image may have led to a verdict.
             match self.prepare(target).await? {
                 Work::Done(outcome) => Ok(outcome),
-                Work::Scan(engine, children) => self.children(&engine, target, children).await,
+                Work::Scan(engine, children) => {
+                    let started = Instant::now();
+                    let outcome = self.children(&engine, target, children).await?;
+                    SCAN_DURATION.record(started.elapsed(), &[]);
+                    Ok(outcome)
+                }
             }
         });
         scanned.await.map_err(timed_out)?

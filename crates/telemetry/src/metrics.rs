@@ -19,7 +19,9 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
 const DELIVERY_BUCKETS: [f64; 5] = [1.0, 2.0, 3.0, 5.0, 8.0];
 
 /// Upper bounds of the buckets of every other histogram, in seconds.
-const DURATION_BUCKETS: [f64; 8] = [0.005, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0];
+const DURATION_BUCKETS: [f64; 12] = [
+    0.005, 0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 600.0, 1_800.0,
+];
 
 /// Name, type, labels and help of a metric.
 #[derive(Debug, Clone, Copy)]
@@ -119,6 +121,11 @@ impl Gauge {
 }
 
 impl Histogram {
+    /// Records how long something took.
+    pub fn record(&self, duration: Duration, labels: &[&str]) {
+        self.observe(duration.as_secs_f64(), &DURATION_BUCKETS, labels);
+    }
+
     fn observe(&self, value: f64, buckets: &[f64], labels: &[&str]) {
         let updated = REGISTERED
             .family(&REGISTERED.histograms, &self.0, |metric| {
@@ -141,7 +148,7 @@ pub fn message_started(stage: &str, deliveries: u32) {
 pub fn message_settled(stage: &str, outcome: &str, duration: Duration) {
     MESSAGES_IN_FLIGHT.add(-1.0, &[stage]);
     MESSAGES_SETTLED.add(1, &[stage, outcome]);
-    MESSAGE_DURATION.observe(duration.as_secs_f64(), &DURATION_BUCKETS, &[stage]);
+    MESSAGE_DURATION.record(duration, &[stage]);
 }
 
 /// Returns all metrics as text.

@@ -20,10 +20,11 @@ use sluice_events::commands::DeliverEvent;
 use sluice_events::facts::{WebhookDelivered, WebhookFailed};
 use sluice_service::{crash, error_chain};
 use sluice_state::key;
+use sluice_telemetry::metrics::WEBHOOK_DELIVERY_DURATION;
 use tokio::time::Instant;
 
 use self::answer_evaluation::{evaluate_answer, status_of};
-use self::client::{Post, milliseconds_since};
+use self::client::Post;
 use self::endpoint_limits::Permit;
 use self::record::AttemptResult;
 use self::signature::SigningKeys;
@@ -69,6 +70,7 @@ impl Dispatcher {
         };
         let (at, began) = (Utc::now(), Instant::now());
         let answer = self.clients.post(post).await;
+        let took = began.elapsed();
         crash::point("webhook-dispatcher.posted");
         permit.record_answer(answer.is_ok());
         let attempt = Attempt {
@@ -77,12 +79,19 @@ impl Dispatcher {
                 at,
                 status: status_of(&answer),
                 error: String::new(),
-                duration_ms: milliseconds_since(began),
+                duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                 given_up: false,
             },
         };
         drop(permit);
-        match evaluate_answer(&command.endpoint, answer) {
+        let evaluated = evaluate_answer(&command.endpoint, answer);
+        let outcome = if evaluated.is_ok() {
+            "delivered"
+        } else {
+            "failed"
+        };
+        WEBHOOK_DELIVERY_DURATION.record(took, &[command.endpoint.as_str(), outcome]);
+        match evaluated {
             Ok(()) => Ok(self.delivered(command, &event, attempt)),
             Err((error, detail)) => Err(self
                 .record_failure(&command, &event, cause, attempt, error, detail)

@@ -40,7 +40,9 @@ impl Bus {
         let message = outgoing(event.subject(), event.encode().into(), &headers);
         let published = self.store_message(message, id, &id.to_string()).await?;
         if !published.duplicate {
-            EVENTS_PUBLISHED.add(1, &[&self.service, event.name()]);
+            let registry = event.remote_registry();
+            let registry = registry.as_ref().map_or("", |host| host.as_str());
+            EVENTS_PUBLISHED.add(1, &[&self.service, event.name(), registry]);
         }
         Ok(published)
     }

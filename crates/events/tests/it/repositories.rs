@@ -53,6 +53,20 @@ fn a_target_in_a_remote_registry_is_named_with_its_host() {
     assert_eq!(described(&remote), REMOTE);
 }
 
+#[test]
+fn an_event_of_a_mirror_or_of_a_remote_target_names_the_remote_registry() {
+    for event in samples::events() {
+        let source = event.to_json()["source"].clone();
+        let upstream = source.as_str().filter(|source| source.contains('.'));
+        let registry = event.remote_registry().map(|host| host.to_string());
+        let expected = upstream.and_then(|source| source.split('/').next());
+        assert_eq!(registry.as_deref(), expected, "{}", event.name());
+        if let Some(event) = remote(event) {
+            assert_eq!(event.remote_registry(), Some(samples::host()));
+        }
+    }
+}
+
 /// Returns a line for each event: its subject and its repositories.
 fn described(events: &[Event]) -> String {
     let line = |event: &Event| {

@@ -3,6 +3,8 @@
 use sluice_domain::Repository;
 use sluice_registry::{Client, CopyJob, CopyOptions, CopyReport, RootPush};
 use sluice_state::Snapshot;
+use sluice_telemetry::metrics::{COPIED_BYTES, MIRROR_COPY_DURATION};
+use tokio::time::Instant;
 
 use super::filtered_index::platform_filter;
 use super::progress::CopyProgress;
@@ -36,6 +38,7 @@ impl MirrorWorker {
                 repository: task.repository.clone(),
             });
         }
+        let started = Instant::now();
         let source = self.source(catalog, task)?;
         let siblings: Vec<Repository> = catalog
             .mirrors
@@ -71,9 +74,13 @@ impl MirrorWorker {
             max_blob_bytes: task.tag.attached_to().map(|_| MAX_ATTACHMENT_BYTES),
             ..CopyOptions::default()
         };
-        Ok(progress
+        let copied = progress
             .publish_during(&self.bus, job.run_with(&options))
-            .await?)
+            .await?;
+        let labels = [task.source.host.as_str()];
+        MIRROR_COPY_DURATION.record(started.elapsed(), &labels);
+        COPIED_BYTES.add(copied.bytes_copied, &labels);
+        Ok(copied)
     }
 
     /// Returns the client of the upstream registry of a move.

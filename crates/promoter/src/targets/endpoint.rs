@@ -11,6 +11,7 @@ use sluice_registry::{
     Client, CopyJob, CopyOptions, Manifest, ManifestHead, ManifestRef, RootPush,
 };
 use sluice_state::{Catalog, Pulls, RemoteClients, Snapshot, State, TagWriter};
+use sluice_telemetry::metrics::PROMOTED_BYTES;
 
 use crate::error::Error;
 use crate::evaluate::evaluated_decision::Evaluation;
@@ -46,6 +47,12 @@ impl TargetEndpoint {
     /// Says whether the target is in a remote registry.
     pub(crate) const fn is_remote(&self) -> bool {
         self.target.registry.is_some()
+    }
+
+    /// Returns the host of a remote registry, empty for the internal one: the label of metrics.
+    pub(crate) fn remote_registry(&self) -> &str {
+        let registry = self.target.registry.as_ref();
+        registry.map_or("", |host| host.as_str())
     }
 
     /// Returns the endpoint of another repository of the same registry.
@@ -188,7 +195,9 @@ impl Targets {
             target_repository: endpoint.repository(),
             siblings: siblings.map(std::slice::from_ref).unwrap_or_default(),
         };
-        Ok(job.run_with(options).await?.root)
+        let copied = job.run_with(options).await?;
+        PROMOTED_BYTES.add(copied.bytes_copied, &[endpoint.remote_registry()]);
+        Ok(copied.root)
     }
 
     /// Ends the claim and the tag change of a promotion that was interrupted.

@@ -9,6 +9,8 @@ use sluice_events::wire::state::DecisionOutcome;
 use sluice_registry::RootPush;
 use sluice_service::crash;
 use sluice_state::{TagChange, TagChangeOutcome, key};
+use sluice_telemetry::metrics::PROMOTION_DURATION;
+use tokio::time::Instant;
 
 use self::precondition::PromotionPrecondition;
 use crate::error::Error;
@@ -122,6 +124,7 @@ impl<'a> ImagePromotion<'a> {
         precondition: &PromotionPrecondition<'_>,
     ) -> Result<TagChangeOutcome, Error> {
         let (evaluation, endpoint) = (self.evaluation, &self.endpoint);
+        let started = Instant::now();
         // From before the first write until the last promoted image has left it, only the promoter may write to a target.
         if let Some(target) = endpoint.target.local()
             && !self.targets.catalog.current().targets.contains(target)
@@ -143,16 +146,20 @@ impl<'a> ImagePromotion<'a> {
             provenance: evaluation.provenance(),
             precondition,
         };
-        match endpoint.tags.apply(&change).await {
+        let applied = match endpoint.tags.apply(&change).await {
             Err(sluice_state::Error::Registry(error)) if error.is_missing_reference() => {
                 tracing::debug!(%error, "a part of the image was removed from the target since it was seen there");
                 self.targets
                     .copy_image(evaluation, endpoint, RootPush::Copy)
                     .await?;
-                Ok(endpoint.tags.apply(&change).await?)
+                endpoint.tags.apply(&change).await?
             }
-            applied => Ok(applied?),
+            applied => applied?,
+        };
+        if matches!(applied, TagChangeOutcome::Done { .. }) {
+            PROMOTION_DURATION.record(started.elapsed(), &[endpoint.remote_registry()]);
         }
+        Ok(applied)
     }
 
     /// Adds the event of the promotion, and the evaluation by further policies that take images from the target.

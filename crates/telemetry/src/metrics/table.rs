@@ -41,10 +41,20 @@ metrics! {
         "Reconciliations that were completed, by what started them.";
     Counter RECONCILIATION_FOUND: "sluice_reconciliation_found_total", ["stage", "reason"], "every stage",
         "Items of missing work that reconciliations found and queued.";
-    Counter EVENTS_PUBLISHED: "sluice_events_published_total", ["service", "event"], "every service",
-        "Events that the service published, by name: tag.mirrored, scan.succeeded, image.promoted, image.promotion_denied, image.withdrawn and so on.";
+    Counter EVENTS_PUBLISHED: "sluice_events_published_total", ["service", "event", "registry"], "every service",
+        "Events that the service published, by name: tag.mirrored, scan.succeeded, image.promoted, image.promotion_denied, image.withdrawn and so on; registry is the remote one that the event is about, the upstream of a mirror or a remote target, and empty for the internal one.";
+    Histogram MIRROR_COPY_DURATION: "sluice_mirror_copy_duration_seconds", ["registry"], "mirror-worker",
+        "Time in which an image was copied from the upstream registry into staging.";
     Counter COPIED_BYTES: "sluice_copied_bytes_total", ["registry"], "mirror-worker",
         "Bytes of blobs that were copied from the upstream registry.";
+    Histogram SCAN_DURATION: "sluice_scan_duration_seconds", [], "scanner-adapter",
+        "Time in which an image was scanned, all of its platforms together, without the time that it waited for a permit.";
+    Histogram PROMOTION_DURATION: "sluice_promotion_duration_seconds", ["registry"], "promoter",
+        "Time in which an allowed image was copied into its target and tagged there; registry is that of a remote target, and empty for the internal one.";
+    Counter PROMOTED_BYTES: "sluice_promoted_bytes_total", ["registry"], "promoter",
+        "Bytes of blobs that were uploaded into targets; registry is that of a remote target, and empty for the internal one, where blobs are mounted if it can do that.";
+    Histogram WEBHOOK_DELIVERY_DURATION: "sluice_webhook_delivery_duration_seconds", ["webhook", "outcome"], "webhook-dispatcher",
+        "Time of one attempt to deliver an event to a webhook, by outcome: delivered or failed.";
     Gauge DEAD_LETTERS: "sluice_dead_letters", ["stage"], "gateway",
         "Messages of the stage in DEAD_LETTERS.";
     Gauge STREAM_BYTES: "sluice_stream_bytes", ["stream"], "gateway",

@@ -10,7 +10,6 @@ use reqwest::{Client, Response, StatusCode};
 use sluice_domain::{AddressClass, AddressGuard, ForbiddenAddress, parse_retry_after};
 use sluice_service::{certificate_fault, error_sources, tls_error};
 use thiserror::Error;
-use tokio::time::Instant;
 use url::Url;
 
 use super::envelope::Body;
@@ -201,11 +200,6 @@ fn retry_after(status: StatusCode, headers: &HeaderMap, now: DateTime<Utc>) -> O
         now,
         MAX_RETRY_AFTER,
     )
-}
-
-/// Returns the milliseconds since an instant.
-pub(crate) fn milliseconds_since(began: Instant) -> u64 {
-    u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
