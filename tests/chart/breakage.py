@@ -93,6 +93,7 @@ VALUES = [
     ("a setting of another type", {"services": {"poller": {"settings": {"poller": {"concurrency": "two"}}}}}, "concurrency"),
     ("a setting that the chart writes", {"services": {"poller": {"settings": {"http": {"listen": "0.0.0.0:1"}}}}}, "listen"),
     ("a setting among the variables", {"env": {"SLUICE__BUS__URL": "nats://x"}}, "SLUICE__BUS__URL"),
+    ("the URL of traces without a place for the id", {"tracing": {"uiUrl": "https://jaeger.example.com/trace/"}}, "uiUrl"),
     ("the tag latest", {"image": {"tag": "latest"}}, "tag"),
     ("a digest that is none", {"registry": {"image": {"digest": "sha256:1"}}}, "digest"),
     ("a password in the URL of NATS", {"nats": {"url": "nats://a:b@nats:4222"}}, "url"),

@@ -29,13 +29,14 @@ WRITTEN = {
     "HTTP__LISTEN", "HTTP__ADDRESS_FILE", "NOTIFICATIONS__SECRET_FILE", "TRIVY__BINARY", "TRIVY__CACHE_DIR", "TRIVY__USER",
     "TOKENS__LISTEN", "TOKENS__ALLOW_PLAIN_TEXT", "TOKENS__ADDRESS_FILE", "TOKENS__ISSUER", "TOKENS__SERVICE",
     "TOKENS__KEY_FILE", "TOKENS__CERTIFICATE_FILE", "TOKENS__ACCOUNTS_DIR",
+    "WEBHOOKS__TRACE_URL",
 }
 
 HA = yaml.safe_load((chart.CHART / "values-ha.yaml").read_text())
 EVERYTHING = {
     "nats": {"url": "tls://nats.messaging:4222", "caSecret": "nats-ca"},
     "trust": {"configMap": "authorities"},
-    "tracing": {"endpoint": "http://jaeger-collector.tracing:4318"},
+    "tracing": {"endpoint": "http://jaeger-collector.tracing:4318", "uiUrl": "https://jaeger.example.com/trace/{trace}"},
     "log": "info,sluice_bus=debug",
     "env": {"HTTPS_PROXY": "http://proxy.example.com:3128"},
     "imagePullSecrets": ["login"],

@@ -34,9 +34,12 @@ fn one_trace_spans_poll_mirror_scan_promote_and_deliver_in_separate_processes() 
         .files("library/app", "amd64", &debian(&[NEW_LIBC]));
     stack.publisher().put("library/app", "1.0", &image);
     let exporter = [("OTEL_EXPORTER_OTLP_ENDPOINT", traces.endpoint.as_str())];
-    for stage in ["poller", "mirror-worker", "promoter", "webhook-dispatcher"] {
+    let url = "http://jaeger.example/trace/{trace}";
+    for stage in ["poller", "mirror-worker", "promoter"] {
         stack.service(stage, &exporter);
     }
+    let links = ("SLUICE__WEBHOOKS__TRACE_URL", url);
+    stack.service("webhook-dispatcher", &[exporter[0], links]);
     stack.scanner(&exporter);
     let resources = [
         stack.upstream_resource(),
@@ -69,9 +72,15 @@ fn one_trace_spans_poll_mirror_scan_promote_and_deliver_in_separate_processes() 
     let of = |value: &Value| value["traceparent"].as_str().unwrap()[3..35].to_owned();
     assert_eq!(of(&promoted[0]), trace);
     let delivered = wait_for("the delivery", 30, || endpoint.requests().pop());
-    assert!(delivered.to_string().contains(&trace), "{delivered}");
-    let url = "http://jaeger.example/trace/{trace}";
-    let explained = stack.sluice(&["explain", "official/app:1.0", "--trace-url", url]);
     let link = url.replace("{trace}", &trace);
+    let delivered = delivered.to_string();
+    assert!(delivered.contains(&format!("00-{trace}")), "{delivered}");
+    assert!(delivered.contains(&link), "{delivered}");
+    let explained = stack.sluice(&["explain", "official/app:1.0", "--trace-url", url]);
     assert!(explained.contains(&link), "{explained}");
+    let explained = stack.sluice(&["explain", "official/app:1.0", "-o", "json"]);
+    let explained: Value = serde_json::from_str(&explained).unwrap();
+    let shown = &explained["traces"][0];
+    assert_eq!(shown["id"], trace.as_str(), "{explained}");
+    assert!(shown["url"].is_null(), "without a URL there is no link: {shown}");
 }

@@ -66,7 +66,13 @@ impl Dispatcher {
             authorities: authorities.as_deref(),
             id: &command.event_id.to_string(),
             keys: keys.as_ref(),
-            body: envelope::body(webhook.format, &command, &event, &cause.correlation),
+            body: envelope::body(
+                webhook.format,
+                &command,
+                &event,
+                &cause.correlation,
+                &self.trace_url,
+            ),
         };
         let (at, began) = (Utc::now(), Instant::now());
         let answer = self.clients.post(post).await;

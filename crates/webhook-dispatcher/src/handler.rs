@@ -6,6 +6,7 @@ use sluice_events::{Command, Decode, Event, Message, UnexpectedMessage};
 use sluice_service::Secrets;
 use sluice_state::reconcile::ensure_no_pending_events;
 use sluice_state::{Catalog, State};
+use sluice_telemetry::context::TraceUrl;
 
 use crate::delivery::client::Clients;
 use crate::delivery::endpoint_limits::EndpointLimits;
@@ -21,6 +22,7 @@ pub(crate) struct Dispatcher {
     pub(crate) clients: Clients,
     pub(crate) endpoint_limits: EndpointLimits,
     pub(crate) max_attempts: u32,
+    pub(crate) trace_url: TraceUrl,
 }
 
 /// A message that the stage handles.

@@ -37,6 +37,7 @@ pub async fn start(settings: Settings, host: &Host) -> anyhow::Result<()> {
         clients: Clients::new(timeout),
         endpoint_limits: EndpointLimits::new(settings.webhooks.per_endpoint),
         max_attempts: settings.webhooks.attempts,
+        trace_url: settings.webhooks.trace_url.parse()?,
     };
     let consume = ConsumeSettings {
         concurrency: settings.webhooks.concurrency,

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use sluice_bus::topology::WEBHOOK_DISPATCHER;
 use sluice_service::{BusSettings, HttpSettings, SecretSettings, out_of_range};
+use sluice_telemetry::context::TraceUrl;
 
 /// Settings of the webhook dispatcher; `config.default.toml` documents each.
 #[derive(Debug, Clone, Deserialize)]
@@ -21,6 +22,8 @@ pub(crate) struct WebhookSettings {
     pub(crate) per_endpoint: usize,
     pub(crate) timeout_seconds: u64,
     pub(crate) attempts: u32,
+    #[serde(default)]
+    pub(crate) trace_url: String,
 }
 
 impl sluice_service::Settings for Settings {
@@ -31,6 +34,7 @@ impl sluice_service::Settings for Settings {
         let webhooks = &self.webhooks;
         let per_endpoint = (!(1..=webhooks.concurrency).contains(&webhooks.per_endpoint))
             .then(|| "`webhooks.per_endpoint` must be 1 to `webhooks.concurrency`".to_owned());
+        let trace_url = webhooks.trace_url.parse::<TraceUrl>();
         let max_attempts = WEBHOOK_DISPATCHER.max_attempts;
         [
             out_of_range("webhooks.concurrency", webhooks.concurrency, 1..=256),
@@ -41,6 +45,7 @@ impl sluice_service::Settings for Settings {
                 1..=120,
             ),
             out_of_range("webhooks.attempts", webhooks.attempts, 1..=max_attempts),
+            trace_url.err().map(|error| format!("`webhooks.trace_url`: {error}")),
         ]
         .into_iter()
         .flatten()

@@ -13,7 +13,7 @@ use futures_util::stream::select_all;
 use futures_util::{Stream, StreamExt as _};
 use serde_json::{Value, json};
 use sluice_events::{Event, headers};
-use sluice_telemetry::context::TRACEPARENT;
+use sluice_telemetry::context::{TRACEPARENT, trace_id};
 
 use super::reader::drain_pending;
 use super::subject_patterns::overlaps;
@@ -245,8 +245,7 @@ impl Fact {
     /// Returns the id of its trace: 32 hexadecimal digits.
     #[must_use]
     pub fn trace_id(&self) -> Option<&str> {
-        let id = self.traceparent.as_deref()?.split('-').nth(1)?;
-        (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
+        trace_id(self.traceparent.as_deref()?)
     }
 
     fn read(stream: &'static str, message: &Message) -> Self {

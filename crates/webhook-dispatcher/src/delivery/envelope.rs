@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use sluice_domain::resources::Format;
 use sluice_events::Event;
 use sluice_events::commands::DeliverEvent;
-use sluice_telemetry::context::{TRACEPARENT, traceparent};
+use sluice_telemetry::context::{TRACEPARENT, TraceUrl, trace_id, traceparent};
 
 /// The body of a request.
 #[derive(Debug)]
@@ -22,11 +22,12 @@ pub(crate) fn body(
     command: &DeliverEvent,
     event: &Event,
     correlation: &str,
+    trace_url: &TraceUrl,
 ) -> Body {
     match format {
         Format::Cloudevents => Body {
             content_type: "application/cloudevents+json",
-            bytes: cloud_event(command, event, correlation)
+            bytes: cloud_event(command, event, correlation, trace_url)
                 .to_string()
                 .into_bytes(),
         },
@@ -34,7 +35,12 @@ pub(crate) fn body(
 }
 
 /// Returns an event of CloudEvents 1.0 in structured JSON; id, source, type and time are those of the event in the stream.
-fn cloud_event(command: &DeliverEvent, event: &Event, correlation: &str) -> Value {
+fn cloud_event(
+    command: &DeliverEvent,
+    event: &Event,
+    correlation: &str,
+    trace_url: &TraceUrl,
+) -> Value {
     let source = if command.event_source.is_empty() {
         "/sluice"
     } else {
@@ -54,6 +60,9 @@ fn cloud_event(command: &DeliverEvent, event: &Event, correlation: &str) -> Valu
     });
     // The extension for distributed tracing; without a trace there is none.
     if let (Some(trace), Some(body)) = (traceparent(), body.as_object_mut()) {
+        if let Some(link) = trace_id(&trace).and_then(|id| trace_url.link(id)) {
+            body.insert("traceurl".to_owned(), link.into());
+        }
         body.insert(TRACEPARENT.to_owned(), trace.into());
     }
     body
@@ -84,7 +93,8 @@ mod tests {
             payload: event.encode(),
             event_source: "/sluice/cli".to_owned(),
         };
-        let body = cloud_event(&command, &event, "c-1");
+        let without_links = TraceUrl::default();
+        let body = cloud_event(&command, &event, "c-1", &without_links);
         assert_eq!(
             body,
             json!({
@@ -105,6 +115,7 @@ mod tests {
             assert!(name.bytes().all(|b| b.is_ascii_lowercase()), "{name}");
         }
         command.event_source.clear();
-        assert_eq!(cloud_event(&command, &event, "c-1")["source"], "/sluice");
+        let body = cloud_event(&command, &event, "c-1", &without_links);
+        assert_eq!(body["source"], "/sluice");
     }
 }

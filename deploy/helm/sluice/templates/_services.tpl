@@ -72,6 +72,10 @@ gateway: {grace: 30, registry: true, resourceSecrets: true, streams: [EVENTS, WO
   value: "true"
 {{- end }}
 {{- end }}
+{{- if and (eq .name "webhook-dispatcher") $values.tracing.uiUrl }}
+- name: SLUICE__WEBHOOKS__TRACE_URL
+  value: {{ $values.tracing.uiUrl | quote }}
+{{- end }}
 {{- include "sluice.settings" (index $values.services .name).settings }}
 {{- include "sluice.commonEnv" (dict "root" .root "env" (index $values.services .name).env) }}
 {{- end }}

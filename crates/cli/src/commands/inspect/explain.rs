@@ -3,6 +3,7 @@
 mod location;
 mod tag_status;
 mod timeline;
+mod traces;
 mod upstream;
 
 use std::collections::BTreeSet;
@@ -14,9 +15,11 @@ use sluice_bus::Fact;
 use sluice_domain::{Tag, Target};
 use sluice_events::wire::state::{Decision, TagEntry};
 use sluice_state::{State, key};
+use sluice_telemetry::context::TraceUrl;
 
 use self::location::{ExplainedImage, Location};
 use self::tag_status::TagStatus;
+use self::traces::Traces;
 use self::upstream::Upstream;
 use crate::arguments::connection::Connection;
 use crate::output::{Format, Section, show_sections};
@@ -27,9 +30,9 @@ use crate::output::{Format, Section, show_sections};
 pub(crate) struct Arguments {
     /// Image, as in `hub/alpine:3.20`, or in a remote target as in `registry.example/team/alpine:3.20`.
     image: ExplainedImage,
-    /// URL of a trace in the tracing UI, as in `http://jaeger.example/trace/{trace}`, to show a link to each.
+    /// URL of a trace in the tracing UI, as in `https://jaeger.example/trace/{trace}`, to show a link to each.
     #[arg(long, value_name = "URL", env = "SLUICE_TRACE_URL")]
-    trace_url: Option<String>,
+    trace_url: Option<TraceUrl>,
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -79,8 +82,8 @@ impl Arguments {
         }];
         let upstream = Upstream::read(&state, &source).await?;
         sections.push(upstream.section());
-        let trace_url = self.trace_url.as_deref();
-        sections.push(timeline::traces(&facts, trace_url));
+        let traces = Traces::of(&facts, self.trace_url.unwrap_or_default());
+        sections.push(traces.section());
         sections.extend(status.sections());
         let mut objects = json!({
             "repository": explained.0.to_string(), "tag": explained.1,
@@ -89,6 +92,7 @@ impl Arguments {
             "refusal": entry.as_ref().map(|entry| &entry.refusal),
             "source": { "repository": source.0.to_string(), "tag": source.1 },
             "upstream": upstream.json(),
+            "traces": traces.json(),
             "timeline": facts.iter().map(Fact::to_json).collect::<Vec<Value>>(),
         });
         status.add_to(&mut objects);

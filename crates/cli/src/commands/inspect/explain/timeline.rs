@@ -9,7 +9,7 @@ use sluice_events::facts::{Reason, ScanSucceeded};
 use sluice_events::subject::of_target;
 
 use super::location::Location;
-use crate::output::{Section, count, time_millis};
+use crate::output::{count, time_millis};
 
 /// Reads the events of some locations, oldest first; an event without a tag counts by its digest.
 pub(super) async fn read(
@@ -52,26 +52,6 @@ pub(super) fn row(fact: &Fact, location: &Location) -> Vec<String> {
         event.name().to_owned(),
         format!("{elsewhere}{}", detail(event)),
     ]
-}
-
-/// Returns the traces of the events, each with its first event, and a link where the URL of a trace is known.
-pub(super) fn traces(facts: &[Fact], url: Option<&str>) -> Section {
-    let mut seen = BTreeSet::new();
-    let mut rows = Vec::new();
-    for fact in facts {
-        let Some(trace) = fact.trace_id().filter(|trace| seen.insert(*trace)) else {
-            continue;
-        };
-        let at = fact.at.map(time_millis).unwrap_or_default();
-        let first = fact.event.as_ref().map_or("", |event| event.name());
-        let link = url.map_or_else(|| trace.to_owned(), |url| url.replace("{trace}", trace));
-        rows.push(vec![at, first.to_owned(), link]);
-    }
-    Section {
-        title: "TRACES",
-        header: &["SINCE", "FIRST EVENT", "TRACE"],
-        rows,
-    }
 }
 
 fn is_about(event: &Event, locations: &BTreeSet<Location>, digests: &BTreeSet<String>) -> bool {
