@@ -111,6 +111,7 @@ async fn limited(limits: &[&str]) -> (Nats, Bus) {
         url: nats.url.clone(),
         user: String::new(),
         password_file: None,
+        credentials_file: None,
         ca_file: None,
         allow_plain_text: false,
     };

@@ -9,6 +9,7 @@ fn settings(url: &str, password_file: Option<std::path::PathBuf>) -> BusSettings
         url: url.to_owned(),
         user: password_file.as_ref().map_or("", |_| "poller").to_owned(),
         password_file,
+        credentials_file: None,
         ca_file: None,
         allow_plain_text: false,
     }

@@ -44,6 +44,7 @@ impl BusClient {
             url: url.to_owned(),
             user: user.to_owned(),
             password_file,
+            credentials_file: None,
             ca_file: None,
             allow_plain_text: false,
         };

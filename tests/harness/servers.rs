@@ -128,6 +128,11 @@ impl Nats {
         &self.store
     }
 
+    /// Returns the file of its configuration.
+    pub fn configuration(&self) -> PathBuf {
+        self.folder.path().join("nats.conf")
+    }
+
     /// Returns the file of its users' passwords, which it reads again when it is told to.
     pub fn passwords(&self) -> PathBuf {
         self.folder.path().join(NATS_PASSWORDS_FILE)

@@ -82,5 +82,8 @@ fn one_trace_spans_poll_mirror_scan_promote_and_deliver_in_separate_processes() 
     let explained: Value = serde_json::from_str(&explained).unwrap();
     let shown = &explained["traces"][0];
     assert_eq!(shown["id"], trace.as_str(), "{explained}");
-    assert!(shown["url"].is_null(), "without a URL there is no link: {shown}");
+    assert!(
+        shown["url"].is_null(),
+        "without a URL there is no link: {shown}"
+    );
 }

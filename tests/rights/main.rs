@@ -3,11 +3,16 @@
 //! The tables here are written from the services' rows in the architecture, and not from the code that grants.
 
 mod confused_deputy;
+mod credentials;
 mod denied;
+mod operator;
 mod raw;
 mod rotation;
 mod tables;
 mod tls;
+
+use std::fs;
+use std::path::PathBuf;
 
 use sluice_bus::permissions::users;
 use sluice_bus::{Bus, ProvisionOptions};
@@ -16,6 +21,7 @@ use sluice_service::BusSettings;
 use sluice_tests::Nats;
 use tempfile::TempDir;
 
+use crate::operator::Operator;
 use crate::raw::Raw;
 use crate::tables::{COMMANDS, READERS, SERVICES, WRITERS, buckets, publishers, streams};
 
@@ -24,6 +30,7 @@ struct Scene {
     nats: Nats,
     keys: KeyFolder,
     folder: TempDir,
+    operator: Option<Operator>,
 }
 
 impl Scene {
@@ -32,28 +39,74 @@ impl Scene {
         let keys = KeyFolder::at(folder.path().join("keys"));
         keys.create().unwrap();
         let nats = Nats::configured(&keys, None, str::to_owned);
-        let scene = Self { nats, keys, folder };
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(async {
-            let bus = Bus::connect(&scene.settings("admin"), "test")
-                .await
-                .unwrap();
-            bus.provision(ProvisionOptions::default()).await.unwrap();
-        });
+        let scene = Self {
+            nats,
+            keys,
+            folder,
+            operator: None,
+        };
+        scene.provision();
         scene
     }
 
+    /// Makes one in which the users have JWTs of an operator, in one account.
+    fn with_operator() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = KeyFolder::at(folder.path().join("keys"));
+        keys.create().unwrap();
+        let operator = Operator::new();
+        let config = operator.config(&[]);
+        let nats = Nats::configured(&keys, None, |before| operator::configured(before, &config));
+        for user in users().into_iter().filter(|user| *user != "system") {
+            let file = folder.path().join(format!("{user}.creds"));
+            fs::write(file, operator.issue(user).file()).unwrap();
+        }
+        let scene = Self {
+            nats,
+            keys,
+            folder,
+            operator: Some(operator),
+        };
+        scene.provision();
+        scene
+    }
+
+    fn provision(&self) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let bus = Bus::connect(&self.settings("admin"), "test").await.unwrap();
+            bus.provision(ProvisionOptions::default()).await.unwrap();
+        });
+    }
+
+    fn credentials(&self, user: &str) -> PathBuf {
+        self.folder.path().join(format!("{user}.creds"))
+    }
+
     fn settings(&self, user: &str) -> BusSettings {
-        BusSettings {
+        let with_password = BusSettings {
             url: self.nats.url.clone(),
             user: user.to_owned(),
             password_file: Some(self.keys.nats_password(user)),
+            credentials_file: None,
             ca_file: None,
             allow_plain_text: false,
+        };
+        match self.operator {
+            None => with_password,
+            Some(_) => BusSettings {
+                user: String::new(),
+                password_file: None,
+                credentials_file: Some(self.credentials(user)),
+                ..with_password
+            },
         }
     }
 
     fn user(&self, name: &str) -> Raw {
+        if let Some(operator) = &self.operator {
+            return Raw::issued(&self.nats.url, name, &operator.issue(name));
+        }
         Raw::service(&self.nats.url, name, &self.keys.nats_password(name))
     }
 
@@ -113,7 +166,15 @@ fn nobody_gets_in_without_the_password_of_a_user() {
 
 #[test]
 fn each_fact_is_published_by_its_one_service() {
-    let scene = Scene::new();
+    check_facts(&Scene::new());
+}
+
+#[test]
+fn with_an_operator_each_fact_is_published_by_its_one_service() {
+    check_facts(&Scene::with_operator());
+}
+
+fn check_facts(scene: &Scene) {
     for fact in sluice_events::Event::TYPES.iter().map(|fact| fact.name) {
         let mut allowed = publishers(fact);
         let [owner] = allowed[..] else {
@@ -149,7 +210,15 @@ fn each_fact_is_published_by_its_one_service() {
 
 #[test]
 fn each_command_is_given_by_its_stage_or_for_a_person() {
-    let scene = Scene::new();
+    check_commands(&Scene::new());
+}
+
+#[test]
+fn with_an_operator_each_command_is_given_by_its_stage_or_for_a_person() {
+    check_commands(&Scene::with_operator());
+}
+
+fn check_commands(scene: &Scene) {
     let all: Vec<_> = COMMANDS
         .iter()
         .map(|(subject, _)| (*subject).to_owned())
@@ -201,7 +270,15 @@ fn the_mirror_worker_alone_tells_how_a_copy_goes_on_and_people_alone_hear_it() {
 
 #[test]
 fn each_bucket_is_written_by_its_owner_and_read_by_who_needs_it() {
-    let scene = Scene::new();
+    check_buckets(&Scene::new());
+}
+
+#[test]
+fn with_an_operator_each_bucket_is_written_by_its_owner_and_read_by_who_needs_it() {
+    check_buckets(&Scene::with_operator());
+}
+
+fn check_buckets(scene: &Scene) {
     for bucket in buckets() {
         let row = |table: &[(&str, &'static [&'static str])]| {
             let row = table.iter().find(|(name, _)| *name == bucket);
@@ -269,7 +346,15 @@ const FORGOTTEN: [&str; 6] = [
 
 #[test]
 fn no_service_makes_changes_empties_or_removes_a_stream_but_its_own_timers() {
-    let scene = Scene::new();
+    check_streams(&Scene::new());
+}
+
+#[test]
+fn with_an_operator_no_service_makes_changes_empties_or_removes_a_stream_but_its_own_timers() {
+    check_streams(&Scene::with_operator());
+}
+
+fn check_streams(scene: &Scene) {
     let mut subjects = Vec::new();
     for stream in streams() {
         for verb in [
@@ -322,7 +407,15 @@ fn no_service_makes_changes_empties_or_removes_a_stream_but_its_own_timers() {
 
 #[test]
 fn no_service_touches_the_consumer_of_another() {
-    let scene = Scene::new();
+    check_consumers(&Scene::new());
+}
+
+#[test]
+fn with_an_operator_no_service_touches_the_consumer_of_another() {
+    check_consumers(&Scene::with_operator());
+}
+
+fn check_consumers(scene: &Scene) {
     for stage in SERVICES {
         for stream in tables::consumes(stage) {
             let consumer = format!("{stream}.{stage}");

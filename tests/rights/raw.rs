@@ -7,6 +7,12 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+
+use crate::operator::Issued;
+
 /// A connection of one user.
 pub(crate) struct Raw {
     reader: BufReader<TcpStream>,
@@ -26,6 +32,19 @@ pub(crate) struct Arrived {
 impl Raw {
     /// Logs in; the refusal where the server refuses.
     pub(crate) fn login(url: &str, user: &str, password: &str) -> Result<Self, String> {
+        Self::connect(url, user, |_| json!({ "user": user, "pass": password }))
+    }
+
+    /// Logs in with a JWT, as the user of this name.
+    pub(crate) fn issued(url: &str, user: &str, issued: &Issued) -> Self {
+        let login = |nonce: &str| {
+            let signature = issued.key.sign(nonce.as_bytes()).unwrap();
+            json!({ "jwt": issued.jwt, "sig": URL_SAFE_NO_PAD.encode(signature) })
+        };
+        Self::connect(url, user, login).unwrap()
+    }
+
+    fn connect(url: &str, user: &str, login: impl FnOnce(&str) -> Value) -> Result<Self, String> {
         let address = url.strip_prefix("nats://").unwrap();
         let writer = TcpStream::connect(address).unwrap();
         writer
@@ -39,12 +58,18 @@ impl Raw {
             arrived: VecDeque::new(),
         };
         let greeting = raw.line();
-        assert!(greeting.starts_with("INFO "), "{greeting}");
-        let login = format!(
-            "CONNECT {{\"verbose\":false,\"pedantic\":false,\"headers\":true,\"no_responders\":true,\"lang\":\"test\",\
-             \"user\":\"{user}\",\"pass\":\"{password}\"}}\r\n"
-        );
-        raw.send(&login);
+        let info: Value = serde_json::from_str(greeting.strip_prefix("INFO ").unwrap()).unwrap();
+        let mut login = login(info["nonce"].as_str().unwrap_or_default());
+        for (option, value) in [
+            ("verbose", false),
+            ("pedantic", false),
+            ("headers", true),
+            ("no_responders", true),
+        ] {
+            login[option] = value.into();
+        }
+        login["lang"] = "test".into();
+        raw.send(&format!("CONNECT {login}\r\n"));
         match raw.settle().pop() {
             Some(refusal) => Err(refusal),
             None => Ok(raw),

@@ -60,6 +60,7 @@ fn settings(nats: &Nats, keys: &KeyFolder, ca_file: Option<&Path>) -> BusSetting
         url: format!("nats://{address}"),
         user: "admin".to_owned(),
         password_file: Some(keys.nats_password("admin")),
+        credentials_file: None,
         ca_file: ca_file.map(Path::to_path_buf),
         allow_plain_text: false,
     }

@@ -1,5 +1,6 @@
 //! The connection to NATS JetStream, or to the simulation in its place.
 
+mod authentication;
 pub mod backend;
 pub(crate) mod headers;
 mod message_ids;
@@ -15,11 +16,11 @@ use async_nats::connection::State;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::{Auth, AuthError, Client, ConnectErrorKind, ConnectOptions, Event, jetstream};
-use secrecy::ExposeSecret as _;
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, jetstream};
 use sluice_service::{BusSettings, Host, Latch, error_chain};
 use tokio::time::sleep;
 
+use self::authentication::Identity;
 use self::backend::{Backend, Outgoing, PublishAck};
 use self::headers::to_map;
 use self::message_ids::MessageIds;
@@ -107,29 +108,12 @@ impl Bus {
         if let Some(problem) = settings.problem() {
             anyhow::bail!("{problem}");
         }
-        // Only this user may subscribe to the inbox that is named after it.
-        let inbox = match settings.user.as_str() {
-            "" => service,
-            user => user,
-        };
-        let violations = PermissionViolations::new(inbox);
-        let mut message_ids = MessageIds::default();
-        let mut options = ConnectOptions::new();
-        if let Some(file) = settings.password_file.clone() {
-            message_ids = MessageIds::of_user(&sluice_service::secret_file(&file)?);
-            let user = settings.user.clone();
-            // Read at each connection, so that a password can be changed while everything runs.
-            options = ConnectOptions::with_auth_callback(move |_| {
-                let (file, user) = (file.clone(), user.clone());
-                async move {
-                    let password = sluice_service::secret_file(&file).map_err(AuthError::new)?;
-                    let mut auth = Auth::new();
-                    auth.username = Some(user);
-                    auth.password = Some(password.expose_secret().to_owned());
-                    Ok(auth)
-                }
-            });
-        }
+        let Identity {
+            options,
+            message_ids,
+            inbox,
+        } = Identity::of(settings, service)?;
+        let violations = PermissionViolations::new(&inbox);
         let handle_event = {
             let (storage_health, violations) = (storage_health.clone(), violations.clone());
             Arc::new(move |event: &Event| {

@@ -41,6 +41,9 @@ pub struct NatsEndpoint {
     pub user: String,
     /// The file with the password.
     pub password_file: Option<PathBuf>,
+    /// The file with the JWT and key of the user, instead of name and password.
+    #[serde(default)]
+    pub credentials_file: Option<PathBuf>,
     /// A PEM file with the certificate authorities to trust.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
@@ -59,6 +62,7 @@ impl NatsEndpoint {
             url: self.url.clone(),
             user: self.user.clone(),
             password_file: self.password_file.clone(),
+            credentials_file: self.credentials_file.clone(),
             ca_file: self.ca_file.clone(),
             allow_plain_text: self.allow_plain_text,
         }

@@ -81,6 +81,7 @@ pub(crate) async fn start_nats(
         url,
         user: ADMIN.to_owned(),
         password_file: Some(keys.nats_password(ADMIN)),
+        credentials_file: None,
         ca_file: None,
         // A listener for other machines was allowed by an option.
         allow_plain_text: !listen.ip().is_loopback(),

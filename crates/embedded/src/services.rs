@@ -100,10 +100,12 @@ impl ServiceSettings {
         let host = |url: &str| url.strip_prefix("http://").unwrap_or(url).to_owned();
         let or_empty = |file: &Option<PathBuf>| file.clone().unwrap_or_default();
         let (password, authorities) = (&or_empty(&nats.password_file), &or_empty(&nats.ca_file));
+        let credentials = &or_empty(&nats.credentials_file);
         let derived = [
             ("BUS__URL", nats.url.clone()),
             ("BUS__USER", nats.user.clone()),
             ("BUS__PASSWORD_FILE", path(password)),
+            ("BUS__CREDENTIALS_FILE", path(credentials)),
             ("BUS__CA_FILE", path(authorities)),
             ("BUS__ALLOW_PLAIN_TEXT", nats.allow_plain_text.to_string()),
             ("REGISTRY__URL", reachable(&endpoints.registry)),

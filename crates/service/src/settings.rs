@@ -47,6 +47,9 @@ pub struct BusSettings {
     /// The file that holds the password.
     #[serde(default, deserialize_with = "non_empty")]
     pub password_file: Option<PathBuf>,
+    /// The file with the JWT and key of the user, instead of name and password.
+    #[serde(default, deserialize_with = "non_empty")]
+    pub credentials_file: Option<PathBuf>,
     /// A PEM file with the authorities to trust; then nothing is sent in plain text.
     #[serde(default, deserialize_with = "non_empty")]
     pub ca_file: Option<PathBuf>,
@@ -66,12 +69,19 @@ impl BusSettings {
         self.ca_file.is_some() || self.url.split(',').any(encrypted)
     }
 
-    /// Returns the problem with the servers: an invalid address, a password in an address, or plain text that is not
-    /// allowed.
+    /// Returns the problem with the servers or the user: an invalid address, a password in an address, two ways to log
+    /// in, or plain text that is not allowed.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         if let Err(problem) = check_bus_url(&self.url) {
             return Some(format!("the address of NATS is refused: {problem}"));
+        }
+        if self.credentials_file.is_some()
+            && !(self.user.is_empty() && self.password_file.is_none())
+        {
+            return Some(
+                "`bus.credentials_file` names the user of NATS; leave `bus.user` and `bus.password_file` out".to_owned(),
+            );
         }
         if self.is_encrypted() || self.allow_plain_text {
             return None;
@@ -312,6 +322,7 @@ mod tests {
             url: url.to_owned(),
             user: String::new(),
             password_file: None,
+            credentials_file: None,
             ca_file: None,
             allow_plain_text: false,
         }
@@ -349,6 +360,21 @@ mod tests {
         ] {
             assert_eq!(bus(url).problem(), None, "{url}");
         }
+    }
+
+    #[test]
+    fn a_credentials_file_beside_a_user_or_a_password_is_refused() {
+        let with_credentials = |user: &str, password_file: Option<&str>| BusSettings {
+            user: user.to_owned(),
+            password_file: password_file.map(PathBuf::from),
+            credentials_file: Some(PathBuf::from("/run/secrets/nats.creds")),
+            ..bus("nats://127.0.0.1:4222")
+        };
+        for (user, password_file) in [("poller", None), ("", Some("/p")), ("poller", Some("/p"))] {
+            let problem = with_credentials(user, password_file).problem();
+            assert!(problem.unwrap().contains("`bus.credentials_file`"));
+        }
+        assert_eq!(with_credentials("", None).problem(), None);
     }
 
     #[test]

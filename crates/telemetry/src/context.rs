@@ -121,7 +121,10 @@ mod tests {
     fn a_url_without_a_place_for_the_id_is_refused() {
         for url in ["https://jaeger.example/trace/", "jaeger.example/{trace}"] {
             let error = url.parse::<TraceUrl>().unwrap_err().to_string();
-            assert!(error.contains(url) && error.contains("`{trace}`"), "{error}");
+            assert!(
+                error.contains(url) && error.contains("`{trace}`"),
+                "{error}"
+            );
         }
     }
 

@@ -45,7 +45,9 @@ impl sluice_service::Settings for Settings {
                 1..=120,
             ),
             out_of_range("webhooks.attempts", webhooks.attempts, 1..=max_attempts),
-            trace_url.err().map(|error| format!("`webhooks.trace_url`: {error}")),
+            trace_url
+                .err()
+                .map(|error| format!("`webhooks.trace_url`: {error}")),
         ]
         .into_iter()
         .flatten()

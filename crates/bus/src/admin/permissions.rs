@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::{Value, json};
 use sluice_domain::stages::Rights;
 use sluice_events::Event;
 
@@ -89,11 +90,36 @@ pub(crate) struct Permissions {
     pub(crate) reads_progress: bool,
 }
 
+impl Permissions {
+    /// Returns the subjects that the user may subscribe to.
+    pub(crate) fn subscriptions(&self) -> Vec<String> {
+        let progress = self.reads_progress.then(|| format!("{PROGRESS}>"));
+        [self.subscribe.clone()]
+            .into_iter()
+            .chain(progress)
+            .collect()
+    }
+}
+
 /// Returns the name of every user; each has a password of its own.
 #[must_use]
 pub fn users() -> Vec<&'static str> {
     let services = all_services().map(|service| service.name);
     services.chain([ADMIN, SYSTEM]).collect()
+}
+
+/// Returns the permissions of a user as the claims of a JWT have them, for one account with all users; nothing for a user
+/// without any.
+#[must_use]
+pub fn claims(user: &str) -> Option<Value> {
+    let mut all = services().into_iter().chain([admin()]);
+    let permissions = all.find(|permissions| permissions.user == user)?;
+    let granted = permissions.publish.iter().map(|grant| &grant.subject);
+    let allowed: Vec<_> = granted.chain(&permissions.publishes_progress).collect();
+    Some(json!({
+        "pub": { "allow": allowed, "deny": permissions.deny },
+        "sub": { "allow": permissions.subscriptions() },
+    }))
 }
 
 /// Returns the permissions of the `sluice` command.

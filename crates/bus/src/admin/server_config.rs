@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::permissions::{Grant, Permissions, SYSTEM, admin, services};
-use crate::topology::{API, IMPORTED_API, PROGRESS};
+use crate::topology::{API, IMPORTED_API};
 
 /// The account of streams and buckets.
 const ACCOUNT: &str = "SLUICE";
@@ -264,8 +264,7 @@ fn user(permissions: &Permissions, publish: &[String]) -> String {
     } else {
         format!("\n        deny: {}", list(&deny))
     };
-    let progress = permissions.reads_progress.then(|| format!("{PROGRESS}>"));
-    let subscribe = [permissions.subscribe.clone()].into_iter().chain(progress);
+    let subscribe = permissions.subscriptions().into_iter();
     let subscribe: Vec<_> = subscribe.map(|subject| format!("\"{subject}\"")).collect();
     format!(
         "    users: [\n      {{ user: {}, password: ${}, permissions: {{\n        publish: {{ allow: {}{deny} }}\n        \

@@ -44,6 +44,14 @@ pub(crate) struct Connection {
         value_name = "FILE"
     )]
     nats_password_file: Option<PathBuf>,
+    /// File with the JWT and key of the NATS user, in place of user and password.
+    #[arg(
+        long,
+        global = true,
+        env = "SLUICE_NATS_CREDENTIALS_FILE",
+        value_name = "FILE"
+    )]
+    nats_credentials_file: Option<PathBuf>,
     /// PEM file with the certificate authorities to trust for NATS; requires TLS.
     #[arg(long, global = true, env = "SLUICE_NATS_CA_FILE", value_name = "FILE")]
     nats_ca_file: Option<PathBuf>,
@@ -80,6 +88,7 @@ impl Connection {
             url,
             user: self.nats_user.clone(),
             password_file: self.nats_password_file.clone(),
+            credentials_file: self.nats_credentials_file.clone(),
             ca_file: self.nats_ca_file.clone(),
             allow_plain_text: self.allow_plain_text,
             passwords: None,

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use sluice_bus::ServerConfig;
+use anyhow::Context as _;
+use sluice_bus::{ServerConfig, permissions};
 use sluice_gateway::NATS_PASSWORDS_FILE;
 
 use crate::arguments::connection::Connection;
@@ -32,12 +33,18 @@ pub(crate) struct Arguments {
     /// Leave TLS out: passwords and events can then be read on the way.
     #[arg(long)]
     plain_text: bool,
+    /// Print only what this user may publish and subscribe to, as JSON for the JWTs of a NATS with an operator.
+    #[arg(long, value_name = "USER")]
+    permissions: Option<String>,
 }
 
 impl Arguments {
     /// Prints the configuration.
     pub(crate) fn run(self, _: &Connection) -> anyhow::Result<()> {
-        lines(self.text().trim_end())
+        match &self.permissions {
+            Some(user) => lines(&claims_of(user)?),
+            None => lines(self.text().trim_end()),
+        }
     }
 
     fn text(&self) -> String {
@@ -53,6 +60,18 @@ impl Arguments {
     }
 }
 
+fn claims_of(user: &str) -> anyhow::Result<String> {
+    let claims = permissions::claims(user).with_context(|| {
+        let users = permissions::users().into_iter();
+        let users: Vec<_> = users.filter(|user| *user != permissions::SYSTEM).collect();
+        format!(
+            "`{user}` has no permissions; name one of {}",
+            users.join(", ")
+        )
+    });
+    Ok(serde_json::to_string_pretty(&claims?)?)
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -65,6 +84,20 @@ mod tests {
     struct Defaults {
         #[command(flatten)]
         arguments: Arguments,
+    }
+
+    #[test]
+    fn a_user_without_permissions_is_refused_with_the_names_of_those_that_have_some() {
+        for user in ["system", "nobody"] {
+            let error = claims_of(user).unwrap_err().to_string();
+            assert!(
+                error.contains(user) && error.contains("promoter, "),
+                "{error}"
+            );
+        }
+        for user in permissions::users() {
+            assert_eq!(claims_of(user).is_ok(), user != "system", "{user}");
+        }
     }
 
     /// `UPDATE=1` updates the file.

@@ -31,7 +31,11 @@ impl<'a> Traces<'a> {
             let at = fact.at.map(time_millis).unwrap_or_default();
             let first = fact.event.as_ref().map_or("", |event| event.name());
             let link = self.url.link(id);
-            vec![at, first.to_owned(), link.unwrap_or_else(|| (*id).to_owned())]
+            vec![
+                at,
+                first.to_owned(),
+                link.unwrap_or_else(|| (*id).to_owned()),
+            ]
         };
         Section {
             title: "TRACES",
