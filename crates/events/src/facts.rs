@@ -1,38 +1,19 @@
 //! Facts: one struct for each event that services publish, and [`Event`] over all of them.
 
-mod image;
-mod prune;
-mod registry;
-mod resource;
-mod scan;
-mod upstream;
-mod webhook;
-
 use prost::Message as _;
 use sluice_domain::{
     Digest, RegistryHost, RemoteRepository, Repository, ResourceName, Tag, Target,
 };
 
-pub use image::{
-    ImageFlagged, ImagePromoted, ImagePromotionDenied, ImageUnauthorised, ImageWithdrawn, Reason,
-};
-pub use prune::{PruneCompleted, PrunedTag};
-pub use registry::{
-    ManifestDeleted, ManifestPulled, ManifestPushed, TagDeleted, TagPulled, TagPushed,
-};
-pub use resource::ResourceApplied;
-pub use scan::{
-    ScanFailed, ScanFindingsChanged, ScanSucceeded, ScannedChild, ScannerDatabaseUpdated,
-};
-pub use upstream::{
-    TagMirrorFailed, TagMirrored, TagMoveRefused, TagRepaired, UpstreamPollFailed,
-    UpstreamPollRecovered, UpstreamTagGone, UpstreamTagMoved,
-};
-pub use webhook::{WebhookDelivered, WebhookFailed};
-
 use crate::convert::DecodeError;
 use crate::id::EventId;
 use crate::subject;
+
+/// The structs, generated from `/proto`.
+mod generated {
+    include!("gen/facts.rs");
+}
+pub use generated::*;
 
 /// A type of facts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

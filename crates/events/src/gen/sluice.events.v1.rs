@@ -21,7 +21,7 @@ pub struct SeverityCounts {
 /// What a scanner found in one platform of an image.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ScannedChild {
-    /// The platform, as in linux/amd64.
+    /// The platform, as in `linux/amd64`.
     #[prost(string, tag = "1")]
     pub platform: ::prost::alloc::string::String,
     /// The digest of that platform's manifest.
@@ -40,7 +40,7 @@ pub struct ScannedChild {
     #[prost(bool, tag = "6")]
     pub end_of_life: bool,
 }
-/// One rule of a decision with its result.
+/// A rule of a decision, with its result.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Reason {
     /// The rule, as in a term of the condition, or coverage, platforms, soak.
@@ -112,7 +112,7 @@ pub struct UpstreamTagMoved {
     /// The mirror, by its resource name.
     #[prost(string, tag = "1")]
     pub mirror: ::prost::alloc::string::String,
-    /// The remote repository, as in docker.io/library/alpine.
+    /// The remote repository, as in `docker.io/library/alpine`.
     #[prost(string, tag = "2")]
     pub source: ::prost::alloc::string::String,
     /// The staging repository.
@@ -133,7 +133,7 @@ pub struct UpstreamTagMoved {
     /// When this digest was first seen at this tag, by our clock.
     #[prost(message, optional, tag = "8")]
     pub first_seen_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// Whether a person asked for it, so that it may use the reserved pulls.
+    /// Whether a person asked for it, so that it may use the reserve of the account's pull budget.
     #[prost(bool, tag = "9")]
     pub urgent: bool,
 }
@@ -143,7 +143,7 @@ pub struct UpstreamTagGone {
     /// The mirror, by its resource name.
     #[prost(string, tag = "1")]
     pub mirror: ::prost::alloc::string::String,
-    /// The remote repository, as in docker.io/library/alpine.
+    /// The remote repository, as in `docker.io/library/alpine`.
     #[prost(string, tag = "2")]
     pub source: ::prost::alloc::string::String,
     /// The staging repository.
@@ -168,7 +168,7 @@ pub struct UpstreamPollFailed {
     /// The mirror, by its resource name.
     #[prost(string, tag = "1")]
     pub mirror: ::prost::alloc::string::String,
-    /// The remote repository, as in docker.io/library/alpine.
+    /// The remote repository, as in `docker.io/library/alpine`.
     #[prost(string, tag = "2")]
     pub source: ::prost::alloc::string::String,
     /// The staging repository.
@@ -187,7 +187,7 @@ pub struct UpstreamPollRecovered {
     /// The mirror, by its resource name.
     #[prost(string, tag = "1")]
     pub mirror: ::prost::alloc::string::String,
-    /// The remote repository, as in docker.io/library/alpine.
+    /// The remote repository, as in `docker.io/library/alpine`.
     #[prost(string, tag = "2")]
     pub source: ::prost::alloc::string::String,
     /// The staging repository.
@@ -203,7 +203,7 @@ pub struct TagMirrored {
     /// The mirror, by its resource name.
     #[prost(string, tag = "1")]
     pub mirror: ::prost::alloc::string::String,
-    /// The remote repository, as in docker.io/library/alpine.
+    /// The remote repository, as in `docker.io/library/alpine`.
     #[prost(string, tag = "2")]
     pub source: ::prost::alloc::string::String,
     /// The staging repository.
@@ -246,7 +246,7 @@ pub struct TagMirrorFailed {
     /// The mirror, by its resource name.
     #[prost(string, tag = "1")]
     pub mirror: ::prost::alloc::string::String,
-    /// The remote repository, as in docker.io/library/alpine.
+    /// The remote repository, as in `docker.io/library/alpine`.
     #[prost(string, tag = "2")]
     pub source: ::prost::alloc::string::String,
     /// The staging repository.
@@ -271,7 +271,7 @@ pub struct TagMoveRefused {
     /// The mirror, by its resource name.
     #[prost(string, tag = "1")]
     pub mirror: ::prost::alloc::string::String,
-    /// The remote repository, as in docker.io/library/alpine.
+    /// The remote repository, as in `docker.io/library/alpine`.
     #[prost(string, tag = "2")]
     pub source: ::prost::alloc::string::String,
     /// The staging repository.
@@ -296,7 +296,7 @@ pub struct TagRepaired {
     /// The mirror, by its resource name.
     #[prost(string, tag = "1")]
     pub mirror: ::prost::alloc::string::String,
-    /// The remote repository, as in docker.io/library/alpine.
+    /// The remote repository, as in `docker.io/library/alpine`.
     #[prost(string, tag = "2")]
     pub source: ::prost::alloc::string::String,
     /// The staging repository.
@@ -308,7 +308,7 @@ pub struct TagRepaired {
     /// The digest of the image or index.
     #[prost(string, tag = "5")]
     pub digest: ::prost::alloc::string::String,
-    /// What was missing, as in blob sha256:...
+    /// What was missing, as in `blob sha256:...`.
     #[prost(string, tag = "6")]
     pub missing: ::prost::alloc::string::String,
     /// Which move of the tag this is, counted from 1.
@@ -336,7 +336,7 @@ pub struct TagPushed {
     /// The size of the manifest in bytes.
     #[prost(uint64, tag = "6")]
     pub size_bytes: u64,
-    /// The account, empty for anonymous.
+    /// The account that did it, empty for anonymous.
     #[prost(string, tag = "7")]
     pub actor: ::prost::alloc::string::String,
     /// When it happened, by the clock of the registry.
@@ -364,7 +364,7 @@ pub struct TagPulled {
     /// The size of the manifest in bytes.
     #[prost(uint64, tag = "6")]
     pub size_bytes: u64,
-    /// The account, empty for anonymous.
+    /// The account that did it, empty for anonymous.
     #[prost(string, tag = "7")]
     pub actor: ::prost::alloc::string::String,
     /// When it happened, by the clock of the registry.
@@ -383,7 +383,7 @@ pub struct TagDeleted {
     /// The tag.
     #[prost(string, tag = "3")]
     pub tag: ::prost::alloc::string::String,
-    /// The account, empty for anonymous.
+    /// The account that did it, empty for anonymous.
     #[prost(string, tag = "4")]
     pub actor: ::prost::alloc::string::String,
     /// When it happened, by the clock of the registry.
@@ -408,7 +408,7 @@ pub struct ManifestPushed {
     /// The size of the manifest in bytes.
     #[prost(uint64, tag = "5")]
     pub size_bytes: u64,
-    /// The account, empty for anonymous.
+    /// The account that did it, empty for anonymous.
     #[prost(string, tag = "6")]
     pub actor: ::prost::alloc::string::String,
     /// When it happened, by the clock of the registry.
@@ -433,7 +433,7 @@ pub struct ManifestPulled {
     /// The size of the manifest in bytes.
     #[prost(uint64, tag = "5")]
     pub size_bytes: u64,
-    /// The account, empty for anonymous.
+    /// The account that did it, empty for anonymous.
     #[prost(string, tag = "6")]
     pub actor: ::prost::alloc::string::String,
     /// When it happened, by the clock of the registry.
@@ -452,14 +452,14 @@ pub struct ManifestDeleted {
     /// The digest of the image or index.
     #[prost(string, tag = "3")]
     pub digest: ::prost::alloc::string::String,
-    /// The account, empty for anonymous.
+    /// The account that did it, empty for anonymous.
     #[prost(string, tag = "4")]
     pub actor: ::prost::alloc::string::String,
     /// When it happened, by the clock of the registry.
     #[prost(message, optional, tag = "5")]
     pub at: ::core::option::Option<::prost_types::Timestamp>,
 }
-/// Every platform of an image was scanned.
+/// Every platform of an image was scanned, and the scanner supports its content.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ScanSucceeded {
     /// The repository.
@@ -487,7 +487,7 @@ pub struct ScanSucceeded {
     #[prost(message, repeated, tag = "8")]
     pub children: ::prost::alloc::vec::Vec<ScannedChild>,
 }
-/// An image could not be scanned, or the scanner does not support it.
+/// An image could not be scanned, or the scanner does not support its content.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ScanFailed {
     /// The repository.
@@ -581,7 +581,7 @@ pub struct ImagePromoted {
     #[prost(string, tag = "9")]
     pub registry: ::prost::alloc::string::String,
 }
-/// An image was evaluated, and promotion is denied or undetermined.
+/// An image was evaluated and is not promoted: it does not pass its policy, or that cannot be determined.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ImagePromotionDenied {
     /// The promotion policy, by its resource name.
@@ -599,7 +599,7 @@ pub struct ImagePromotionDenied {
     /// The target of the policy.
     #[prost(string, tag = "5")]
     pub target: ::prost::alloc::string::String,
-    /// Every rule with its result.
+    /// Every rule, with its result.
     #[prost(message, repeated, tag = "6")]
     pub reasons: ::prost::alloc::vec::Vec<Reason>,
     /// When it was decided.
@@ -624,7 +624,7 @@ pub struct ImageFlagged {
     /// The digest of the image or index.
     #[prost(string, tag = "4")]
     pub digest: ::prost::alloc::string::String,
-    /// Why it no longer passes.
+    /// Why it no longer passes the policy.
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
     /// The remote registry of the target, empty for the internal one.
@@ -646,7 +646,7 @@ pub struct ImageWithdrawn {
     /// The digest of the image or index.
     #[prost(string, tag = "4")]
     pub digest: ::prost::alloc::string::String,
-    /// Why it no longer passes.
+    /// Why it no longer passes the policy.
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
     /// The remote registry of the target, empty for the internal one.
@@ -665,7 +665,7 @@ pub struct ImageUnauthorised {
     /// The digest of the image or index.
     #[prost(string, tag = "3")]
     pub digest: ::prost::alloc::string::String,
-    /// Whether it was removed, or the tag restored.
+    /// Whether the image was removed, or the tag restored.
     #[prost(bool, tag = "4")]
     pub reverted: bool,
     /// Why it is unauthorised.
@@ -674,7 +674,7 @@ pub struct ImageUnauthorised {
     /// The account that pushed it, empty if unknown.
     #[prost(string, tag = "6")]
     pub pushed_by: ::prost::alloc::string::String,
-    /// The digest that the tag should have by the decisions, empty for none.
+    /// The digest that the decisions allow at the tag, empty for none.
     #[prost(string, tag = "7")]
     pub expected: ::prost::alloc::string::String,
     /// The remote registry of the target, empty for the internal one.
@@ -709,7 +709,7 @@ pub struct WebhookDelivered {
     /// The event.
     #[prost(string, tag = "2")]
     pub event_id: ::prost::alloc::string::String,
-    /// Its name, as in image.promoted.
+    /// Its name, as in `image.promoted`.
     #[prost(string, tag = "3")]
     pub event_name: ::prost::alloc::string::String,
     /// How many attempts it took.
@@ -731,7 +731,7 @@ pub struct WebhookFailed {
     /// The event.
     #[prost(string, tag = "2")]
     pub event_id: ::prost::alloc::string::String,
-    /// Its name, as in image.promoted.
+    /// Its name, as in `image.promoted`.
     #[prost(string, tag = "3")]
     pub event_name: ::prost::alloc::string::String,
     /// How many attempts were made.
@@ -769,7 +769,7 @@ pub struct PollMirror {
     /// The mirror, by its resource name.
     #[prost(string, tag = "1")]
     pub mirror: ::prost::alloc::string::String,
-    /// Whether a person asked for it, so that it may use the reserved pulls of the account.
+    /// Whether a person asked for it, so that it may use the reserve of the account's pull budget.
     #[prost(bool, tag = "2")]
     pub urgent: bool,
 }
@@ -827,11 +827,11 @@ pub struct DeliverEvent {
     /// The event, encoded.
     #[prost(bytes = "vec", tag = "5")]
     pub payload: ::prost::alloc::vec::Vec<u8>,
-    /// The publisher, as in /sluice/promoter.
+    /// The process that published it, as in `/sluice/promoter`.
     #[prost(string, tag = "6")]
     pub event_source: ::prost::alloc::string::String,
 }
-/// Reconcile: derive missing work from state alone, and queue it.
+/// Find missing work from state, and queue it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Reconcile {
     /// The stage, by its name.
@@ -840,32 +840,32 @@ pub struct Reconcile {
     /// Why: start, hourly, asked, changed, lost, restarted, audit or cleanup.
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
-    /// The reconciliation that this page belongs to, empty for a new one.
+    /// The reconciliation of which this is a page, empty for a new one.
     #[prost(string, tag = "3")]
     pub run: ::prost::alloc::string::String,
-    /// Which of the stage's scans continues.
+    /// The number of the stage's scan that is continued.
     #[prost(uint64, tag = "4")]
     pub scan: u64,
-    /// The position in the bucket after which it continues.
+    /// The revision in the bucket after which it continues.
     #[prost(uint64, tag = "5")]
     pub after: u64,
-    /// How many entries were checked before.
+    /// The entries that earlier pages checked.
     #[prost(uint64, tag = "6")]
     pub looked_at: u64,
-    /// How many items of missing work were queued before.
+    /// The items of missing work that earlier pages found.
     #[prost(uint64, tag = "7")]
     pub found: u64,
-    /// What the scan has counted before; each stage defines it.
+    /// A number that the stage's scan has counted in earlier pages.
     #[prost(uint64, tag = "8")]
     pub counted: u64,
-    /// The name after which it continues, for lists without positions.
+    /// The name after which it continues, where the scan has no revisions.
     #[prost(string, tag = "9")]
     pub after_name: ::prost::alloc::string::String,
-    /// The time of the restore that the scan began after, where that matters; empty if there was none.
+    /// The time of the last restore before the scan began, for scans that depend on it; empty if there was none.
     #[prost(string, tag = "10")]
     pub restored: ::prost::alloc::string::String,
 }
-/// Make a mirrored tag equal to the upstream tag.
+/// Copy a mirrored tag to the digest that it has upstream.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MirrorTag {
     /// The mirror, by its resource name.
@@ -877,13 +877,13 @@ pub struct MirrorTag {
     /// Which move of the tag led to this, counted from 1.
     #[prost(uint64, tag = "3")]
     pub move_number: u64,
-    /// Whether the registry lacks manifests or blobs that the state has.
+    /// Whether content of the tag is missing from the registry.
     #[prost(bool, tag = "4")]
     pub damaged: bool,
-    /// Whether to check the referrers of the upstream image, and not the tag.
+    /// Whether only the referrers of the image are copied, and not the tag.
     #[prost(bool, tag = "5")]
     pub referrers: bool,
-    /// Whether a person asked for it, so that it may use the reserved pulls of the account.
+    /// Whether a person asked for it, so that it may use the reserve of the account's pull budget.
     #[prost(bool, tag = "6")]
     pub urgent: bool,
 }

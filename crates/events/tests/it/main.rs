@@ -9,8 +9,10 @@
 
 mod docs;
 mod drift;
+mod field_types;
 mod generated;
 mod golden;
 mod protocol;
 mod repositories;
 mod samples;
+mod structs;

@@ -1,8 +1,11 @@
 //! The protocol as the tests read it: descriptors with their comments.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-use prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
+use prost_types::FileDescriptorProto;
+use protox::Compiler;
+use protox::prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 
 const FILES: [&str; 4] = [
     "sluice/events/v1/types.proto",
@@ -25,21 +28,24 @@ pub(crate) fn update() -> bool {
     std::env::var("UPDATE").is_ok()
 }
 
-/// Compiles every file of the protocol.
-pub(crate) fn compile() -> FileDescriptorSet {
-    let protos = root().join("proto");
-    protox::compile(FILES.map(|file| protos.join(file)), [&protos]).unwrap()
+/// Every file of the protocol.
+pub(crate) static PROTOCOL: LazyLock<DescriptorPool> =
+    LazyLock::new(|| compile(&root().join("proto"), &FILES));
+
+/// Compiles files of a folder; they may import those of the protocol.
+pub(crate) fn compile(folder: &Path, files: &[&str]) -> DescriptorPool {
+    let mut compiler = Compiler::new([folder, &root().join("proto")]).unwrap();
+    compiler.include_source_info(true).include_imports(true);
+    compiler.open_files(files).unwrap();
+    compiler.descriptor_pool()
 }
 
 /// Returns the messages of one file, as in `facts`.
 pub(crate) fn messages(file: &str) -> Vec<Message> {
     let name = format!("sluice/events/v1/{file}.proto");
-    let set = compile();
-    let file = set.file.iter().find(|file| file.name() == name).unwrap();
-    file.message_type
-        .iter()
-        .zip(0..)
-        .map(|(message, index)| Message::of(file, message, index))
+    let file = PROTOCOL.get_file_by_name(&name).unwrap();
+    file.messages()
+        .map(|message| Message::of(&message))
         .collect()
 }
 
@@ -55,30 +61,35 @@ pub(crate) struct Field {
     pub(crate) name: String,
     pub(crate) kind: String,
     pub(crate) comment: String,
+    pub(crate) descriptor: FieldDescriptor,
 }
 
 impl Message {
-    fn of(file: &FileDescriptorProto, message: &DescriptorProto, index: i32) -> Self {
-        let fields = message.field.iter().zip(0..).map(|(field, number)| {
-            let kind = match field.type_name().rsplit('.').next() {
-                Some("") | None => format!("{:?}", field.r#type()).to_lowercase(),
-                Some("Timestamp") => "time".to_owned(),
-                Some(name) => format!("`{name}`"),
+    fn of(descriptor: &MessageDescriptor) -> Self {
+        let file = descriptor.parent_file_descriptor_proto();
+        let mut fields: Vec<_> = descriptor.fields().collect();
+        // As they are in the file.
+        fields.sort_by(|a, b| a.path().cmp(b.path()));
+        let fields = fields.into_iter().map(|field| {
+            let kind = match field.kind() {
+                Kind::Message(message) if message.name() == "Timestamp" => "time".to_owned(),
+                Kind::Message(message) => format!("`{}`", message.name()),
+                kind => format!("{kind:?}"),
             };
-            let list = field.label() == prost_types::field_descriptor_proto::Label::Repeated;
             Field {
                 name: field.name().to_owned(),
-                kind: if list {
+                kind: if field.is_list() {
                     format!("list of {kind}")
                 } else {
                     kind
                 },
-                comment: comment(file, &[4, index, 2, number]),
+                comment: comment(file, field.path()),
+                descriptor: field,
             }
         });
         Self {
-            name: message.name().to_owned(),
-            comment: comment(file, &[4, index]),
+            name: descriptor.name().to_owned(),
+            comment: comment(file, descriptor.path()),
             fields: fields.collect(),
         }
     }
@@ -94,10 +105,8 @@ fn comment(file: &FileDescriptorProto, path: &[i32]) -> String {
 
 #[test]
 fn every_message_field_and_value_has_a_sentence() {
-    let set = compile();
-    for file in set
-        .file
-        .iter()
+    for file in PROTOCOL
+        .file_descriptor_protos()
         .filter(|f| f.package().starts_with("sluice."))
     {
         let mut places = Vec::new();
