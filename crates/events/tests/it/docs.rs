@@ -39,7 +39,8 @@ fn reference() -> String {
             let type_name = format!("sluice.events.v1.{}", message.name);
             let mut facts = Event::TYPES.iter();
             let fact = facts.find(|fact| fact.type_name == type_name);
-            (message, fact.unwrap())
+            let row = fact.unwrap_or_else(|| panic!("{type_name} has no row in `events!`"));
+            (message, row)
         })
         .collect();
     for (message, fact) in &all {
