@@ -5,6 +5,10 @@
 mod address_guard;
 pub mod clock;
 mod duration;
+/// The names and subjects of the events, generated from the table of `sluice-events`.
+mod events {
+    include!("gen/events.rs");
+}
 mod name;
 pub mod resources;
 mod retry;

@@ -1,30 +1,13 @@
-//! The rows of the table of stages, and the subjects of the events.
+//! The rows of the table of stages, and the subjects of pulls.
 
 use std::time::Duration;
 
 use super::stage::{RegistryAccess, Rights, Stage};
+pub use crate::events::EVENT_SUBJECTS;
 use crate::retry::backoff::Backoff;
 
 /// The subjects of pulls.
 pub const PULL_SUBJECTS: [&str; 2] = ["sluice.v1.tag.pulled.>", "sluice.v1.manifest.pulled.>"];
-/// The subjects of all other events; no two streams may share a subject.
-pub const EVENT_SUBJECTS: [&str; 15] = [
-    "sluice.v1.upstream.>",
-    "sluice.v1.tag.mirrored.>",
-    "sluice.v1.tag.mirror_failed.>",
-    "sluice.v1.tag.move_refused.>",
-    "sluice.v1.tag.repaired.>",
-    "sluice.v1.tag.pushed.>",
-    "sluice.v1.tag.deleted.>",
-    "sluice.v1.manifest.pushed.>",
-    "sluice.v1.manifest.deleted.>",
-    "sluice.v1.scan.>",
-    "sluice.v1.scanner.>",
-    "sluice.v1.image.>",
-    "sluice.v1.prune.>",
-    "sluice.v1.resource.>",
-    "sluice.v1.webhook.>",
-];
 
 /// The events that webhooks may receive: all except those about deliveries.
 const EVENTS_FOR_WEBHOOKS: &[&str] = match EVENT_SUBJECTS.split_last() {

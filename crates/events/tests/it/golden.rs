@@ -4,16 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::Value;
-use sluice_events::{Event, Message};
+use sluice_events::Message;
 
 use crate::protocol::{messages, root, update};
 use crate::samples::{COMPLETE, RELEASED, golden_file, type_names};
-
-#[test]
-fn a_webhook_can_name_every_event_and_no_other() {
-    let names: BTreeSet<&str> = Event::TYPES.iter().map(|event| event.name).collect();
-    assert_eq!(names, BTreeSet::from(sluice_domain::resources::EVENTS));
-}
 
 #[test]
 fn released_messages_read_and_write_the_same() {

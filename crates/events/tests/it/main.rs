@@ -9,6 +9,7 @@
 
 mod docs;
 mod drift;
+mod event_lists;
 mod field_types;
 mod generated;
 mod golden;

@@ -4,41 +4,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+pub use crate::events::EVENTS;
 use crate::name::ResourceName;
 use crate::name::pattern::Pattern;
 use crate::name::secret::{Origin, SecretRef};
 use crate::resources::condition::enabled;
-
-/// The names of all events.
-pub const EVENTS: [&str; 27] = [
-    "upstream.tag_moved",
-    "upstream.tag_gone",
-    "upstream.poll_failed",
-    "upstream.poll_recovered",
-    "tag.mirrored",
-    "tag.mirror_failed",
-    "tag.move_refused",
-    "tag.repaired",
-    "tag.pushed",
-    "tag.pulled",
-    "tag.deleted",
-    "manifest.pushed",
-    "manifest.pulled",
-    "manifest.deleted",
-    "scan.succeeded",
-    "scan.failed",
-    "scan.findings_changed",
-    "scanner.database_updated",
-    "image.promoted",
-    "image.promotion_denied",
-    "image.flagged",
-    "image.withdrawn",
-    "image.unauthorised",
-    "prune.completed",
-    "webhook.delivered",
-    "webhook.failed",
-    "resource.applied",
-];
 
 /// A receiver of events over HTTP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

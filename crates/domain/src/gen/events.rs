@@ -1,0 +1,51 @@
+// Generated from the table of events in `sluice-events`.
+
+/// The names of all events.
+pub const EVENTS: [&str; 27] = [
+    "upstream.tag_moved",
+    "upstream.tag_gone",
+    "upstream.poll_failed",
+    "upstream.poll_recovered",
+    "tag.mirrored",
+    "tag.mirror_failed",
+    "tag.move_refused",
+    "tag.repaired",
+    "tag.pushed",
+    "tag.pulled",
+    "tag.deleted",
+    "manifest.pushed",
+    "manifest.pulled",
+    "manifest.deleted",
+    "scan.succeeded",
+    "scan.failed",
+    "scan.findings_changed",
+    "scanner.database_updated",
+    "image.promoted",
+    "image.promotion_denied",
+    "image.flagged",
+    "image.withdrawn",
+    "image.unauthorised",
+    "prune.completed",
+    "webhook.delivered",
+    "webhook.failed",
+    "resource.applied",
+];
+
+/// The subjects of all events but pulls, those about deliveries last; no two streams may share a subject.
+pub const EVENT_SUBJECTS: [&str; 15] = [
+    "sluice.v1.upstream.>",
+    "sluice.v1.tag.mirrored.>",
+    "sluice.v1.tag.mirror_failed.>",
+    "sluice.v1.tag.move_refused.>",
+    "sluice.v1.tag.repaired.>",
+    "sluice.v1.tag.pushed.>",
+    "sluice.v1.tag.deleted.>",
+    "sluice.v1.manifest.pushed.>",
+    "sluice.v1.manifest.deleted.>",
+    "sluice.v1.scan.>",
+    "sluice.v1.scanner.>",
+    "sluice.v1.image.>",
+    "sluice.v1.prune.>",
+    "sluice.v1.resource.>",
+    "sluice.v1.webhook.>",
+];
