@@ -226,6 +226,10 @@ impl Filling<'_> {
             os: "debian 12.5".to_owned(),
             report_key: sluice_tests::bus::digest(1),
             sbom_key: sluice_tests::bus::digest(2),
+            findings_key: sluice_tests::bus::digest(3),
+            vulnerability_ids: lines(200, |number| format!("CVE-2026-{number:05}")),
+            package_names: lines(120, |number| format!("libpackage-{number:03}")),
+            licenses: lines(10, |number| format!("LICENSE-{number}.0-or-later")),
             scanned_at: at,
             platform: "linux/amd64".to_owned(),
             layers: (0..5).map(layer).collect(),
@@ -372,6 +376,11 @@ impl Filling<'_> {
             .await
             .unwrap();
     }
+}
+
+/// Returns terms as a verdict lists them.
+fn lines(count: usize, term: impl Fn(usize) -> String) -> String {
+    (0..count).map(term).collect::<Vec<_>>().join("\n")
 }
 
 /// Returns the peak of a process's memory in MiB.

@@ -21,12 +21,15 @@ use sluice_tests::{BusClient, Nats, Stack, pass, wait_for};
 const GONE: [u8; 2] = [1, 2];
 /// The image that `hub/recent:1.0` named until yesterday, and what it consists of.
 const RECENT: [u8; 2] = [3, 4];
-/// Reports: of the verdict, of the one before it, one that a decision cites, and two that nothing cites.
+/// Reports: of the verdict, of the one before it, one that a decision cites, two that nothing cites, and the findings of
+/// the first two.
 const NEWEST: u8 = 10;
 const FORMER: u8 = 11;
 const CITED: u8 = 12;
 const UNCITED: u8 = 13;
 const UNCITED_TODAY: u8 = 14;
+const FINDINGS: u8 = 15;
+const FORMER_FINDINGS: u8 = 16;
 
 /// What is known of a stack that has run for long.
 pub(super) struct Past<'a> {
@@ -63,6 +66,8 @@ impl<'a> Past<'a> {
             (CITED, old),
             (UNCITED, old),
             (UNCITED_TODAY, Utc::now()),
+            (FINDINGS, old),
+            (FORMER_FINDINGS, old),
         ] {
             put_report(&stack.nats, &digest(report), at);
         }
@@ -135,8 +140,10 @@ impl<'a> Past<'a> {
             status: VerdictStatus::Unsupported.into(),
             scanned_at: Some(time_to_wire(at)),
             report_key: digest(NEWEST),
+            findings_key: digest(FINDINGS),
             former_reports: vec![FormerReport {
                 report_key: digest(FORMER),
+                findings_key: digest(FORMER_FINDINGS),
                 ..Default::default()
             }],
             ..Default::default()
@@ -251,7 +258,7 @@ impl<'a> Past<'a> {
 }
 
 /// Everything that is known at first.
-const ALL: [&str; 19] = [
+const ALL: [&str; 21] = [
     "tag hub/app:1.0",
     "tag hub/gone:1.0",
     "tag hub/recent:1.0",
@@ -271,6 +278,8 @@ const ALL: [&str; 19] = [
     "report 0c",
     "report 0d",
     "report 0e",
+    "report 0f",
+    "report 10",
 ];
 /// What goes of that.
 pub(super) const FORGOTTEN: [&str; 7] = [
@@ -337,7 +346,7 @@ fn what_exists_no_longer_is_forgotten_after_its_time_and_nothing_else() {
         assert!(line.unwrap().ends_with(&format!(" {count}")), "{line:?}");
     }
     assert!(
-        metrics.contains("sluice_state_entries{kind=\"report\"} 4"),
+        metrics.contains("sluice_state_entries{kind=\"report\"} 6"),
         "{metrics}"
     );
 }

@@ -12,6 +12,7 @@ mod dead_letters;
 mod dishonest_upstream;
 mod disks;
 mod documented;
+mod findings;
 mod metrics;
 mod mirror;
 mod notifications;

@@ -327,11 +327,11 @@ fn check_buckets(scene: &Scene) {
     let reports = ["scanner-adapter"];
     scene.each("$O.reports.C.x", &reports);
     scene.each("$O.reports.M.x", &reports);
-    let and_admin = ["scanner-adapter", "admin"];
+    let readers = ["scanner-adapter", "gateway", "admin"];
     // The promoter forgets what exists no longer, without a right to read or write any of it.
     let forgets = ["scanner-adapter", "promoter", "admin"];
     scene.each("$JS.API.STREAM.PURGE.OBJ_reports", &forgets);
-    scene.each("$JS.API.DIRECT.GET.OBJ_reports.$O.reports.M.x", &and_admin);
+    scene.each("$JS.API.DIRECT.GET.OBJ_reports.$O.reports.M.x", &readers);
 }
 
 /// The requests by which the promoter forgets what exists no longer.

@@ -28,6 +28,7 @@ mod inspect {
     pub(super) mod dead_letters;
     pub(super) mod events;
     pub(super) mod explain;
+    pub(super) mod findings;
     pub(super) mod status;
 }
 mod act {
@@ -94,6 +95,7 @@ commands! {
     "Inspect" in inspect {
         async "status" => Status(status),
         async "explain" => Explain(explain),
+        async "findings" => Findings(findings),
         async "events" => Events(events),
         async "dead-letters" => DeadLetters(dead_letters),
     }

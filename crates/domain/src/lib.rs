@@ -9,6 +9,7 @@ mod duration;
 mod events {
     include!("gen/events.rs");
 }
+mod findings;
 mod name;
 pub mod resources;
 mod retry;
@@ -19,6 +20,7 @@ mod verdict;
 pub use address_guard::{AddressClass, AddressGuard, ForbiddenAddress};
 pub use clock::now;
 pub use duration::DurationText;
+pub use findings::{Finding, FindingsDifference, ManifestFindings, Package};
 pub use name::digest::Digest;
 pub use name::name_regex::NameRegex;
 pub use name::pattern::Pattern;

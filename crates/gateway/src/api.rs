@@ -2,6 +2,7 @@
 
 pub(crate) mod conflicts;
 mod event_stream;
+mod findings;
 mod guard;
 mod images;
 mod openapi;
@@ -54,6 +55,8 @@ pub(crate) fn routes(api: Api, token: SecretString) -> Router {
         .route("/events", get(event_stream::follow))
         .route("/tags/{*repository}", get(images::tags))
         .route("/images/{*image}", get(images::show))
+        .route("/findings", get(findings::search))
+        .route("/findings/{*image}", get(findings::show))
         .route("/mirrors/{name}/poll", post(operations::poll))
         .route("/openapi.json", get(openapi::show))
         .with_state(api);

@@ -1,5 +1,5 @@
-//! Scans the manifests of an image: reads and verifies a manifest, lets the scanner analyse it, stores report and bill of
-//! materials, and writes the verdict.
+//! Scans the manifests of an image: reads and verifies a manifest, lets the scanner analyse it, stores report, bill of
+//! materials and findings, and writes the verdict.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::image::documents::{ImageDocuments, ambiguity_reason, check_size, conf
 use crate::image::layer_cache::{CachedLayer, LayerCache};
 use crate::image::limits::ImageBudget;
 use crate::image::unpacker::{Unpacker, blocking, estimate_bytes, jobs};
-use crate::image::verdict::{ManifestRef, ScanResult};
+use crate::image::verdict::{ManifestRef, ScanResult, SearchTerms};
 use crate::scanner::{LayerAnalysis, Scanner, ScannerVersion};
 
 pub(crate) mod disk_quota;
@@ -318,6 +318,9 @@ impl<S: Scanner> ImageScanner<S> {
         } else {
             String::new()
         };
+        let terms = SearchTerms::of(&report.findings);
+        let findings_key = self.state.store_findings(&report.findings).await?;
+        crash::point("scanner-adapter.findings_stored");
         let layers = verified.summaries.iter();
         Ok(ScanResult {
             summary: report.summary,
@@ -325,6 +328,8 @@ impl<S: Scanner> ImageScanner<S> {
             layers: layers.map(verdict::verified_layer).collect(),
             report_key,
             sbom_key,
+            findings_key,
+            terms,
         })
     }
 

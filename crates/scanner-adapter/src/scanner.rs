@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use sluice_domain::{Digest, SeverityCounts};
+use sluice_domain::{Digest, ManifestFindings, SeverityCounts};
 use sluice_layer::ImageContents;
 use tokio_util::sync::CancellationToken;
 
@@ -115,6 +115,7 @@ pub(crate) struct LayerAnalysis {
 pub(crate) struct ScanReport {
     /// The report as the scanner wrote it.
     pub(crate) bytes: Vec<u8>,
+    pub(crate) findings: ManifestFindings,
     pub(crate) summary: Summary,
     pub(crate) gaps: CoverageGaps,
 }

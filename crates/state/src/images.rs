@@ -2,6 +2,7 @@
 
 pub(crate) mod attachments;
 pub(crate) mod description;
+pub(crate) mod findings;
 pub(crate) mod image_reader;
 mod immutability;
 pub(crate) mod merged_referrers_index;

@@ -15,6 +15,7 @@ pub use entries::{Entries, Entry, Page, Stored};
 pub use error::Error;
 pub use images::attachments::{find_attachments, is_attachment, remove_attachments};
 pub use images::description::{describe, describe_copied, manifests_of, read_image, update_image};
+pub use images::findings::{FoundImage, FoundManifest, SearchResult, SearchTerm};
 pub use images::image_reader::ImageReader;
 pub use images::merged_referrers_index::{IfUnchanged, MergedIndex, merge_index};
 pub use images::tag_change::{

@@ -38,7 +38,11 @@ fn scan(at: &str) {
     let verdict = verdict.unwrap().value;
     assert_eq!(verdict.status(), VerdictStatus::Covered);
     assert_eq!(verdict.counts.unwrap().high, 3);
-    for stored in [&verdict.report_key, &verdict.sbom_key] {
+    for stored in [
+        &verdict.report_key,
+        &verdict.sbom_key,
+        &verdict.findings_key,
+    ] {
         assert!(
             !play
                 .bus
@@ -54,6 +58,7 @@ dies!(scan:
     an_image_is_scanned_after_the_database_was_told at "scanner-adapter.database_told",
     an_image_is_scanned_after_its_report_was_stored at "scanner-adapter.report_stored",
     an_image_is_scanned_after_its_bill_was_stored at "scanner-adapter.sbom_stored",
+    an_image_is_scanned_after_its_findings_were_stored at "scanner-adapter.findings_stored",
     an_image_is_scanned_after_its_verdict at "scanner-adapter.verdict_written",
     an_image_is_scanned_after_it_was_told at "bus.fact_published",
 );

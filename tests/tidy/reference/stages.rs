@@ -43,10 +43,11 @@ fn registry(stage: &Stage) -> String {
 
 fn buckets(stage: &Stage) -> [(&'static str, String); 3] {
     let rights = &stage.rights;
-    let reports = rights.stores_reports.then_some("reports");
+    let read = rights.reads_reports.then_some("reports");
+    let written = rights.stores_reports.then_some("reports");
     [
-        ("reads", codes(rights.reads.iter().copied())),
-        ("writes", codes(rights.written_buckets().chain(reports))),
+        ("reads", codes(rights.reads.iter().copied().chain(read))),
+        ("writes", codes(rights.written_buckets().chain(written))),
         (
             "removes old entries of",
             codes(rights.purges.iter().copied()),

@@ -180,8 +180,11 @@ impl Service {
             grants.extend(stage_grants(stage));
         }
         grants.extend(self.bucket_grants());
+        if self.rights.stores_reports || self.rights.reads_reports {
+            grants.extend(object_reading_grants(REPORTS_STREAM));
+        }
         if self.rights.stores_reports {
-            grants.extend(object_grants(REPORTS_STREAM));
+            grants.insert(api(&format!("STREAM.PURGE.{REPORTS_STREAM}")));
             grants.insert(grant(format!("$O.{REPORTS}.>")));
         }
         grants.extend(purge_grants(self.rights.purges));
@@ -321,13 +324,12 @@ fn named_listing(stream: &str, filter: &str) -> Vec<Grant> {
     ]
 }
 
-/// Returns the grants for storing, reading and removing objects.
-fn object_grants(stream: &str) -> Vec<Grant> {
+/// Returns the grants for reading objects.
+fn object_reading_grants(stream: &str) -> Vec<Grant> {
     let mut grants = listing(stream);
     grants.extend([
         api(&format!("DIRECT.GET.{stream}.>")),
         api(&format!("STREAM.MSG.GET.{stream}")),
-        api(&format!("STREAM.PURGE.{stream}")),
     ]);
     grants
 }

@@ -71,6 +71,8 @@ pub struct Rights {
     pub writes_tags: bool,
     /// Whether it stores reports.
     pub stores_reports: bool,
+    /// Whether it reads reports, with the findings.
+    pub reads_reports: bool,
     /// The buckets from which it purges entries, without permission to write them; reports are purged with them.
     pub purges: &'static [&'static str],
     /// Whether it reads dead letters, the backlog of all stages and the usage of streams.
@@ -99,6 +101,7 @@ impl Rights {
         writes: &[],
         writes_tags: false,
         stores_reports: false,
+        reads_reports: false,
         purges: &[],
         monitors: false,
         reads_events: false,

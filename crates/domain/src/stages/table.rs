@@ -169,6 +169,7 @@ pub const GATEWAY: Stage = Stage {
             "deliveries",
         ],
         writes: &["resources", "tags", "pulls"],
+        reads_reports: true,
         monitors: true,
         reads_events: true,
         reads_progress: true,

@@ -308,6 +308,9 @@ pub struct FormerReport {
     /// The SBOM in the object store.
     #[prost(string, tag = "2")]
     pub sbom_key: ::prost::alloc::string::String,
+    /// The findings and packages in the object store.
+    #[prost(string, tag = "3")]
+    pub findings_key: ::prost::alloc::string::String,
 }
 /// The verdict of a scanner on one manifest.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -378,6 +381,21 @@ pub struct Verdict {
     /// The reports before this one that are kept, the newest first.
     #[prost(message, repeated, tag = "22")]
     pub former_reports: ::prost::alloc::vec::Vec<FormerReport>,
+    /// The findings and packages in the object store; empty if an older version wrote the verdict, or nothing was scanned.
+    #[prost(string, tag = "23")]
+    pub findings_key: ::prost::alloc::string::String,
+    /// The identifiers of the vulnerabilities, each once, in order, one in a line: by these an image is found.
+    #[prost(string, tag = "24")]
+    pub vulnerability_ids: ::prost::alloc::string::String,
+    /// The names of the packages, in the same form.
+    #[prost(string, tag = "25")]
+    pub package_names: ::prost::alloc::string::String,
+    /// The licences of the packages, in the same form.
+    #[prost(string, tag = "26")]
+    pub licenses: ::prost::alloc::string::String,
+    /// Whether one of the three lists was too long and is left out: then the findings in the object store count.
+    #[prost(bool, tag = "27")]
+    pub lists_omitted: bool,
 }
 /// A verified layer: its bytes, and its unpacked archive.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{event_stream, images, operations, resources};
+use super::{event_stream, findings, images, operations, resources};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -23,6 +23,8 @@ use super::{event_stream, images, operations, resources};
         event_stream::follow,
         images::tags,
         images::show,
+        findings::show,
+        findings::search,
     ),
     modifiers(&Token),
     security(("token" = []))

@@ -1,4 +1,4 @@
-//! Removes reports and bills of materials that neither a verdict, with the two before it, nor a decision refers to.
+//! Removes reports, bills of materials and findings that neither a verdict, with the two before it, nor a decision refers to.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -24,9 +24,15 @@ pub(super) async fn remove_reports(
     let mut referenced = HashSet::new();
     let verdicts = state.verdicts.each(">", |_, entry| {
         if let Some(verdict) = entry.map(|entry| entry.value) {
-            referenced.extend([&verdict.report_key, &verdict.sbom_key].map(|key| hash(key)));
-            for former in verdict.former_reports {
-                referenced.extend([&former.report_key, &former.sbom_key].map(|key| hash(key)));
+            let keys = [
+                &verdict.report_key,
+                &verdict.sbom_key,
+                &verdict.findings_key,
+            ];
+            referenced.extend(keys.map(|key| hash(key)));
+            for former in &verdict.former_reports {
+                let keys = [&former.report_key, &former.sbom_key, &former.findings_key];
+                referenced.extend(keys.map(|key| hash(key)));
             }
         }
         ControlFlow::Continue(())

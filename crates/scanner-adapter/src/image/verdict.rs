@@ -2,9 +2,10 @@
 //! one outdated.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use sluice_domain::{Digest, Repository};
+use sluice_domain::{Digest, ManifestFindings, Repository};
 use sluice_events::time_to_wire;
 use sluice_events::wire::events::SeverityCounts as WireCounts;
 use sluice_events::wire::state::{FormerReport, Verdict, VerdictStatus, VerifiedLayer};
@@ -15,6 +16,8 @@ use crate::scanner::{CoverageGaps, ScannerVersion, Summary};
 
 /// How many reports are kept besides the newest.
 const MAX_FORMER_REPORTS: usize = 2;
+/// The longest list of search terms in a verdict, in bytes.
+const MAX_TERMS_BYTES: usize = 48 << 10;
 
 /// One manifest to scan.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +35,46 @@ pub(crate) struct ScanResult {
     pub(crate) layers: Vec<VerifiedLayer>,
     pub(crate) report_key: String,
     pub(crate) sbom_key: String,
+    pub(crate) findings_key: String,
+    pub(crate) terms: SearchTerms,
+}
+
+/// The terms by which an image is found, each once, in order, one in a line.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct SearchTerms {
+    vulnerability_ids: String,
+    package_names: String,
+    licenses: String,
+    /// Whether a list was too long for a verdict.
+    omitted: bool,
+}
+
+impl SearchTerms {
+    /// Collects the terms of what was found.
+    pub(crate) fn of(found: &ManifestFindings) -> Self {
+        let mut omitted = false;
+        let mut list = |terms: BTreeSet<&str>| {
+            let list = terms.into_iter().collect::<Vec<_>>().join("\n");
+            omitted |= list.len() > MAX_TERMS_BYTES;
+            if list.len() > MAX_TERMS_BYTES {
+                String::new()
+            } else {
+                list
+            }
+        };
+        let packages = || found.packages.iter();
+        Self {
+            vulnerability_ids: list(found.findings.iter().map(|one| one.id.as_str()).collect()),
+            package_names: list(packages().map(|one| one.name.as_str()).collect()),
+            licenses: list(
+                packages()
+                    .flat_map(|one| &one.licenses)
+                    .map(String::as_str)
+                    .collect(),
+            ),
+            omitted,
+        }
+    }
 }
 
 /// Returns a verdict without results.
@@ -93,6 +136,11 @@ pub(crate) fn from_scan(empty: Verdict, result: ScanResult) -> Verdict {
         end_of_life: summary.end_of_life,
         report_key: result.report_key,
         sbom_key: result.sbom_key,
+        findings_key: result.findings_key,
+        vulnerability_ids: result.terms.vulnerability_ids,
+        package_names: result.terms.package_names,
+        licenses: result.terms.licenses,
+        lists_omitted: result.terms.omitted,
         unmatched: gaps.unmatched,
         layers: result.layers,
         ..empty
@@ -104,6 +152,7 @@ pub(crate) fn former_reports(before: Verdict, next: &Verdict) -> Vec<FormerRepor
     let last = FormerReport {
         report_key: before.report_key,
         sbom_key: before.sbom_key,
+        findings_key: before.findings_key,
     };
     let is_other = |former: &FormerReport| {
         !former.report_key.is_empty() && former.report_key != next.report_key
@@ -129,9 +178,11 @@ pub(crate) fn verified_layer(summary: &LayerSummary) -> VerifiedLayer {
 pub(crate) fn is_usable(verdict: &Verdict) -> bool {
     let is_current = |layer: &VerifiedLayer| layer.rules_version == RULES_VERSION;
     match verdict.status() {
-        // A verdict that an earlier version wrote has no layers.
+        // A verdict that an earlier version wrote has no layers, or no findings.
         VerdictStatus::Covered => {
-            !verdict.layers.is_empty() && verdict.layers.iter().all(is_current)
+            !verdict.layers.is_empty()
+                && !verdict.findings_key.is_empty()
+                && verdict.layers.iter().all(is_current)
         }
         VerdictStatus::Unsupported => verdict.layers.iter().all(is_current),
         VerdictStatus::Failed | VerdictStatus::Unspecified => false,
@@ -156,6 +207,8 @@ pub(crate) fn compare_databases(one: &str, other: &str) -> Ordering {
 
 #[cfg(test)]
 mod tests {
+    use sluice_domain::Package;
+
     use super::*;
 
     const DATABASE: &str = "2026-11-02T00:00:00Z";
@@ -166,6 +219,7 @@ mod tests {
             database_version: database.to_owned(),
             scanner_version: scanner.to_owned(),
             layers: vec![verified(RULES_VERSION)],
+            findings_key: "findings".to_owned(),
             ..Default::default()
         }
     }
@@ -203,6 +257,31 @@ mod tests {
             ..verdict(VerdictStatus::Unsupported, DATABASE, "0.59.1")
         };
         assert!(is_current(&unsupported, &version));
+    }
+
+    #[test]
+    fn a_list_of_terms_that_is_too_long_is_left_out_and_said_so() {
+        let package = |name: String| Package {
+            name,
+            licenses: vec!["MIT".to_owned()],
+            ..Package::default()
+        };
+        let of = |count: usize| {
+            let packages = (0..count).map(|number| package(format!("package-{number:08}")));
+            SearchTerms::of(&ManifestFindings {
+                packages: packages.chain([package("left-pad".to_owned())]).collect(),
+                ..ManifestFindings::default()
+            })
+        };
+        let few = of(2);
+        assert_eq!(
+            few.package_names,
+            "left-pad\npackage-00000000\npackage-00000001"
+        );
+        assert_eq!((few.licenses.as_str(), few.omitted), ("MIT", false));
+        let many = of(MAX_TERMS_BYTES / 16);
+        assert_eq!((many.package_names.as_str(), many.omitted), ("", true));
+        assert_eq!(many.licenses, "MIT");
     }
 
     #[test]
@@ -252,6 +331,8 @@ mod tests {
             },
             report_key: "report".to_owned(),
             sbom_key: String::new(),
+            findings_key: "findings".to_owned(),
+            terms: SearchTerms::default(),
         };
         let verdict = from_scan(Verdict::default(), scanned(1));
         assert_eq!(verdict.status(), VerdictStatus::Covered);

@@ -159,6 +159,7 @@ impl ImageScan {
             unmatched: cross_check::unmatched(contents, &summary),
         };
         Ok(ScanReport {
+            findings: report.manifest_findings(),
             bytes,
             summary,
             gaps,

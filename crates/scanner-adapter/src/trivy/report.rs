@@ -5,14 +5,16 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use sluice_domain::{Severity, SeverityCounts};
 use thiserror::Error;
 
 use crate::error::{Error, Remedy, ScannerError};
 use crate::scanner::{DtrCounts, Summary};
+use crate::trivy::report::package::{Identifier, Layer, OS_PACKAGES, Package};
 
 pub(crate) mod cross_check;
+mod findings;
+pub(crate) mod package;
 pub(crate) mod sbom;
 
 /// The only version of the schema that is supported.
@@ -103,7 +105,7 @@ struct ResultBlock {
     #[serde(default)]
     r#type: String,
     #[serde(default)]
-    packages: Option<Vec<IgnoredAny>>,
+    packages: Option<Vec<Package>>,
     #[serde(default)]
     vulnerabilities: Option<Vec<Vulnerability>>,
 }
@@ -116,6 +118,14 @@ struct Vulnerability {
     pkg_name: String,
     #[serde(default)]
     pkg_path: String,
+    #[serde(default)]
+    pkg_identifier: Identifier,
+    #[serde(default)]
+    layer: Layer,
+    #[serde(default)]
+    title: String,
+    #[serde(rename = "PrimaryURL", default)]
+    primary_url: String,
     #[serde(default)]
     installed_version: String,
     #[serde(default)]
@@ -138,12 +148,15 @@ struct Scores {
     v4: f64,
 }
 
-/// One vulnerability in one package at one place.
+/// One vulnerability in one package at one place, with the worst rating of those that the report gives it.
 #[derive(Debug, Clone, Copy)]
-struct Finding {
+struct RatedVulnerability<'a> {
+    block: &'a ResultBlock,
+    vulnerability: &'a Vulnerability,
     severity: Severity,
     score: Option<f64>,
-    fixable: bool,
+    /// Empty where nothing fixes it.
+    fixed_version: &'a str,
 }
 
 impl Report {
@@ -204,19 +217,20 @@ impl Report {
         for block in self.results() {
             let listed = block.packages.as_ref().map_or(0, Vec::len);
             let listed = u64::try_from(listed).unwrap_or(u64::MAX);
+            if !block.lists_packages() {
+                continue;
+            }
             match block.class.as_str() {
-                "os-pkgs" => summary.os_packages = summary.os_packages.saturating_add(listed),
+                OS_PACKAGES => summary.os_packages = summary.os_packages.saturating_add(listed),
                 "lang-pkgs" if listed > 0 => drop(summary.languages.insert(block.r#type.clone())),
-                "lang-pkgs" => {}
-                // Blocks of secrets, licences and misconfigurations hold no packages.
-                _ => continue,
+                _ => {}
             }
             summary.packages = summary.packages.saturating_add(listed);
         }
         for finding in self.findings().values() {
             summary.counts.add(finding.severity);
             finding.count_in(&mut summary.dtr);
-            summary.fixable += u64::from(finding.fixable);
+            summary.fixable += u64::from(!finding.fixed_version.is_empty());
         }
         summary
     }
@@ -225,7 +239,7 @@ impl Report {
     ///
     /// Trivy can list one twice, as when two advisories name it; then the worse of the two ratings counts. Two binary
     /// packages of one source package, or one package at two places, are two findings, as Trivy shows them.
-    fn findings(&self) -> BTreeMap<[&str; 4], Finding> {
+    fn findings(&self) -> BTreeMap<[&str; 4], RatedVulnerability<'_>> {
         let mut findings = BTreeMap::new();
         for block in self.results() {
             for found in block.vulnerabilities.iter().flatten() {
@@ -240,14 +254,23 @@ impl Report {
                     found.installed_version.as_str(),
                     place.as_str(),
                 ];
-                let new = found.finding();
+                let new = found.rated(block);
                 let kept = findings.entry(key).or_insert(new);
                 kept.severity = kept.severity.max(new.severity);
                 kept.score = worse_score(kept.score, new.score);
-                kept.fixable |= new.fixable;
+                if kept.fixed_version.is_empty() {
+                    kept.fixed_version = new.fixed_version;
+                }
             }
         }
         findings
+    }
+}
+
+impl ResultBlock {
+    /// Says whether it is on packages: blocks of secrets, licences and misconfigurations are not.
+    fn lists_packages(&self) -> bool {
+        [OS_PACKAGES, "lang-pkgs"].contains(&self.class.as_str())
     }
 }
 
@@ -266,11 +289,13 @@ impl Os {
 }
 
 impl Vulnerability {
-    fn finding(&self) -> Finding {
-        Finding {
+    fn rated<'a>(&'a self, block: &'a ResultBlock) -> RatedVulnerability<'a> {
+        RatedVulnerability {
+            block,
+            vulnerability: self,
             severity: severity(&self.severity),
             score: self.score(),
-            fixable: !self.fixed_version.is_empty(),
+            fixed_version: &self.fixed_version,
         }
     }
 
@@ -293,7 +318,7 @@ impl Scores {
     }
 }
 
-impl Finding {
+impl RatedVulnerability<'_> {
     /// Counts the finding by its score, else by its severity; one that has neither is in none of the three.
     const fn count_in(&self, dtr: &mut DtrCounts) {
         let count = match (self.score, self.severity) {

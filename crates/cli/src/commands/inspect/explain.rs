@@ -1,7 +1,7 @@
 //! `sluice explain`: the history of an image from the log and the state, and the rules that decided.
 
 mod location;
-mod tag_status;
+pub(super) mod tag_status;
 mod timeline;
 mod traces;
 mod upstream;

@@ -10,11 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use crate::trivy::report::package::{OS_PACKAGES, Package, WITHOUT_FILE};
 use crate::trivy::report::{Metadata, Os, ReportError};
-
-/// The types of results whose target is no file of the image; their packages belong to the image itself.
-const WITHOUT_FILE: [&str; 5] = ["node-pkg", "python-pkg", "gemspec", "jar", "conda-pkg"];
-const OS_PACKAGES: &str = "os-pkgs";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -40,45 +37,6 @@ struct ResultBlock {
     r#type: String,
     #[serde(default)]
     packages: Option<Vec<Package>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct Package {
-    #[serde(rename = "ID")]
-    id: String,
-    name: String,
-    identifier: Identifier,
-    version: String,
-    release: String,
-    epoch: u64,
-    src_name: String,
-    src_version: String,
-    src_release: String,
-    src_epoch: u64,
-    #[serde(rename = "Modularitylabel")]
-    modularity_label: String,
-    licenses: Option<Vec<String>>,
-    maintainer: String,
-    depends_on: Option<Vec<String>>,
-    layer: Layer,
-    file_path: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Identifier {
-    #[serde(rename = "PURL")]
-    purl: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Layer {
-    #[serde(rename = "Digest")]
-    digest: String,
-    #[serde(rename = "DiffID")]
-    diff_id: String,
 }
 
 #[derive(Serialize)]
@@ -284,7 +242,7 @@ fn library(package: &Package, reference: String, kind: &str) -> Component {
     Component {
         supplier: supplier.map(|name| json!({ "name": name })),
         group: group.to_owned(),
-        version: version(package),
+        version: package.full_version(),
         licenses: licenses
             .map(|name| json!({ "license": { "name": name } }))
             .collect(),
@@ -302,18 +260,6 @@ fn library(package: &Package, reference: String, kind: &str) -> Component {
             ("SrcVersion", &package.src_version),
         ]),
         ..component(reference, Kind::Library, name.to_owned())
-    }
-}
-
-/// Writes a version as package managers do: `epoch:version-release`.
-fn version(package: &Package) -> String {
-    let mut version = package.version.clone();
-    if !package.release.is_empty() {
-        version = format!("{version}-{}", package.release);
-    }
-    match package.epoch {
-        0 => version,
-        epoch => format!("{epoch}:{version}"),
     }
 }
 

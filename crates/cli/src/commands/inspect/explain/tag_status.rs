@@ -8,9 +8,15 @@ use sluice_events::wire::events::{Reason, SeverityCounts};
 use sluice_events::wire::state::{
     Decision, DecisionOutcome, ImageChild, TagEntry, Verdict, VerdictStatus,
 };
-use sluice_state::{State, key};
+use sluice_state::State;
 
 use crate::output::{Section, time};
+
+/// The header of [`verdict_row`].
+pub(in crate::commands::inspect) const SCANS_HEADER: [&str; 11] = [
+    "PLATFORM", "STATUS", "CRITICAL", "HIGH", "MEDIUM", "LOW", "UNKNOWN", "PACKAGES", "SYSTEM",
+    "DATABASE", "REASON",
+];
 
 /// The verdicts on the current digest of a tag, and every decision on the tag.
 pub(super) struct TagStatus {
@@ -36,18 +42,10 @@ impl TagStatus {
             .filter(|digest| !digest.is_empty())
             .or_else(|| decisions.first().map(|decision| decision.digest.clone()))
             .unwrap_or_default();
-        let mut verdicts = Vec::new();
-        if let Ok(parsed) = digest.parse()
-            && let Some(image) = state.images.get(&key::image(&parsed)).await?
-        {
-            for child in image.value.children.into_iter().filter(|c| !c.attestation) {
-                let verdict = match child.digest.parse() {
-                    Ok(digest) => state.verdicts.get(&key::verdict(&digest)).await?,
-                    Err(_) => None,
-                };
-                verdicts.push((child, verdict.map(|entry| entry.value)));
-            }
-        }
+        let verdicts = match digest.parse() {
+            Ok(digest) => state.verdicts_on(&digest).await?,
+            Err(_) => Vec::new(),
+        };
         Ok(Self {
             digest,
             verdicts,
@@ -72,11 +70,12 @@ impl TagStatus {
         vec![
             Section {
                 title: "SCANS",
-                header: &[
-                    "PLATFORM", "STATUS", "CRITICAL", "HIGH", "MEDIUM", "LOW", "UNKNOWN",
-                    "PACKAGES", "SYSTEM", "DATABASE", "REASON",
-                ],
-                rows: self.verdicts.iter().map(verdict_row).collect(),
+                header: &SCANS_HEADER,
+                rows: self
+                    .verdicts
+                    .iter()
+                    .map(|(child, verdict)| verdict_row(child, verdict.as_ref()))
+                    .collect(),
             },
             Section {
                 title: "DECISIONS",
@@ -106,7 +105,8 @@ impl TagStatus {
     }
 }
 
-fn status(verdict: Option<&Verdict>) -> &'static str {
+/// Returns what a scan came to, in words.
+pub(in crate::commands::inspect) fn scan_status(verdict: Option<&Verdict>) -> &'static str {
     match verdict.map(Verdict::status) {
         None => "not scanned",
         Some(VerdictStatus::Covered) => "covered",
@@ -134,14 +134,18 @@ const fn result(reason: &Reason) -> &'static str {
     }
 }
 
-fn verdict_row((child, verdict): &(ImageChild, Option<Verdict>)) -> Vec<String> {
-    let counts = verdict.as_ref().and_then(|verdict| verdict.counts);
+/// Returns the row of a scan.
+pub(in crate::commands::inspect) fn verdict_row(
+    child: &ImageChild,
+    verdict: Option<&Verdict>,
+) -> Vec<String> {
+    let counts = verdict.and_then(|verdict| verdict.counts);
     let count = |count: fn(&SeverityCounts) -> u64| {
         counts
             .as_ref()
             .map_or_else(|| "-".to_owned(), |counts| count(counts).to_string())
     };
-    let text = |text: fn(&Verdict) -> String| verdict.as_ref().map(text).unwrap_or_default();
+    let text = |text: fn(&Verdict) -> String| verdict.map(text).unwrap_or_default();
     let system = |verdict: &Verdict| {
         let end = if verdict.end_of_life {
             " (end of life)"
@@ -157,7 +161,7 @@ fn verdict_row((child, verdict): &(ImageChild, Option<Verdict>)) -> Vec<String> 
     };
     vec![
         platform(child),
-        status(verdict.as_ref()).to_owned(),
+        scan_status(verdict).to_owned(),
         count(|counts| counts.critical),
         count(|counts| counts.high),
         count(|counts| counts.medium),
@@ -248,7 +252,7 @@ fn counts_json(counts: Option<SeverityCounts>) -> Value {
 
 fn verdict_json((child, verdict): &(ImageChild, Option<Verdict>)) -> Value {
     let mut object = json!({
-        "platform": child.platform, "digest": child.digest, "status": status(verdict.as_ref()),
+        "platform": child.platform, "digest": child.digest, "status": scan_status(verdict.as_ref()),
     });
     if let (Some(verdict), Some(object)) = (verdict, object.as_object_mut()) {
         let more = json!({

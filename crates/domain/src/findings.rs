@@ -1,0 +1,164 @@
+//! What a scanner found in one manifest: vulnerabilities and packages, in terms that every scanner has.
+
+use serde::{Deserialize, Serialize};
+
+use crate::severity::Severity;
+
+/// The findings and packages of one manifest, as they are stored and shown.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ManifestFindings {
+    /// The vulnerabilities, the worst first.
+    pub findings: Vec<Finding>,
+    /// The packages, by kind, name and version.
+    pub packages: Vec<Package>,
+}
+
+/// One vulnerability in one package at one place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Finding {
+    /// The identifier of the vulnerability, as in `CVE-2026-1234` or `GHSA-…`.
+    pub id: String,
+    /// The name of the package.
+    pub package: String,
+    /// The version that is installed.
+    pub installed_version: String,
+    /// The versions that fix it, as the advisory writes them; empty where none does.
+    pub fixed_version: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// Who rated the severity, as in `debian` or `nvd`; empty where nobody did.
+    pub severity_source: String,
+    /// The CVSS score, 0 to 10, of the source that rated the severity, else of NVD, else the worst of any.
+    pub score: Option<f64>,
+    /// The kind of package as the scanner names it, as in `debian` or `python-pkg`.
+    pub kind: String,
+    /// The package URL, empty where the scanner gives none.
+    pub purl: String,
+    /// The file of the package in the image, empty for a package of the operating system.
+    pub path: String,
+    /// The digest of the unpacked layer that brought the package.
+    pub layer: String,
+    /// What it is, in one line.
+    pub title: String,
+    /// Where to read more, empty for nowhere.
+    pub url: String,
+}
+
+impl Default for Finding {
+    fn default() -> Self {
+        Self {
+            id: String::new(),
+            package: String::new(),
+            installed_version: String::new(),
+            fixed_version: String::new(),
+            severity: Severity::Unknown,
+            severity_source: String::new(),
+            score: None,
+            kind: String::new(),
+            purl: String::new(),
+            path: String::new(),
+            layer: String::new(),
+            title: String::new(),
+            url: String::new(),
+        }
+    }
+}
+
+/// A package of a manifest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Package {
+    /// The kind of package as the scanner names it.
+    pub kind: String,
+    /// The name.
+    pub name: String,
+    /// The version as its package manager writes it.
+    pub version: String,
+    /// The package URL, empty where the scanner gives none.
+    pub purl: String,
+    /// The file of the package in the image, empty for a package of the operating system.
+    pub path: String,
+    /// The digest of the unpacked layer that brought it.
+    pub layer: String,
+    /// The licences that the package names, as it writes them.
+    pub licenses: Vec<String>,
+}
+
+impl Finding {
+    /// Says whether a newer package fixes it.
+    #[must_use]
+    pub const fn is_fixable(&self) -> bool {
+        !self.fixed_version.is_empty()
+    }
+
+    /// Returns what makes two findings of two scans the same one: a newer package with the same vulnerability is the same.
+    #[must_use]
+    pub fn identity(&self) -> [&str; 3] {
+        [&self.id, &self.package, &self.path]
+    }
+}
+
+/// The differences between the findings of two scans.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FindingsDifference {
+    /// Findings of the later scan only.
+    pub appeared: Vec<Finding>,
+    /// Findings of the earlier scan only.
+    pub disappeared: Vec<Finding>,
+}
+
+impl FindingsDifference {
+    /// Compares the findings of two scans.
+    #[must_use]
+    pub fn between(earlier: &[Finding], later: &[Finding]) -> Self {
+        let only = |these: &[Finding], others: &[Finding]| {
+            let others: std::collections::HashSet<_> =
+                others.iter().map(Finding::identity).collect();
+            let these = these.iter().filter(|one| !others.contains(&one.identity()));
+            these.cloned().collect()
+        };
+        Self {
+            appeared: only(later, earlier),
+            disappeared: only(earlier, later),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(id: &str, installed: &str) -> Finding {
+        Finding {
+            id: id.to_owned(),
+            package: "libc6".to_owned(),
+            installed_version: installed.to_owned(),
+            ..Finding::default()
+        }
+    }
+
+    #[test]
+    fn a_vulnerability_that_stays_in_a_newer_package_is_no_difference() {
+        let earlier = [finding("CVE-1", "1"), finding("CVE-2", "1")];
+        let later = [finding("CVE-2", "2"), finding("CVE-3", "2")];
+        let difference = FindingsDifference::between(&earlier, &later);
+        assert_eq!(difference.appeared, [finding("CVE-3", "2")]);
+        assert_eq!(difference.disappeared, [finding("CVE-1", "1")]);
+    }
+
+    #[test]
+    fn fields_that_a_later_version_adds_or_leaves_out_do_not_hide_the_others() {
+        let read: ManifestFindings =
+            serde_json::from_str(r#"{"findings":[{"id":"CVE-1","new":1}]}"#).unwrap();
+        assert_eq!(
+            read.findings,
+            [Finding {
+                id: "CVE-1".to_owned(),
+                ..Finding::default()
+            }]
+        );
+    }
+}
