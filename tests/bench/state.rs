@@ -216,7 +216,7 @@ impl Filling<'_> {
         let verdict = Verdict {
             digest: digest.to_string(),
             scanner: key::SCANNER.to_owned(),
-            database_version: "2026-11-01".to_owned(),
+            database_version: "2026-11-01T00:00:00Z".to_owned(),
             status: VerdictStatus::Covered.into(),
             counts: Some(SeverityCounts {
                 critical: u64::from(!number.is_allowed()),

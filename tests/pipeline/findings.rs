@@ -11,13 +11,10 @@ use sluice_tests::content::{JINJA, NEW_LIBC, OLD_LIBC, debian};
 use sluice_tests::{Database, Image, Stack, tool, wait_for};
 
 const FIRST: &str = "2020-01-02T00:00:00Z";
-const SECOND: &str = "2020-01-03T00:00:00Z";
 const LEFT_PAD: (&str, &str) = (
     "app/node_modules/left-pad/package.json",
     r#"{"name":"left-pad","version":"1.3.0","license":"WTFPL"}"#,
 );
-/// An advisory on the package that the shipped ones do not know.
-const MORE: &str = r#"{"id":"CVE-2026-7777","ecosystem":"npm","package":"left-pad","affected":["<1.3.1"],"fixed":["1.3.1"],"severity":"critical","score":9.8,"published":"2020-01-02","title":"left-pad: pads on the right"}"#;
 
 fn scanned(stack: &Stack, image: &Image) {
     wait_for("the scan", 60, || {
@@ -109,10 +106,7 @@ fn the_findings_of_an_image_are_those_that_trivy_reports() {
         4
     );
     let table = stack.sluice(&["findings", "hub/app:1.0", "--severity", "high"]);
-    assert!(
-        table.contains("libc6") && !table.contains("MEDIUM "),
-        "{table}"
-    );
+    assert_eq!(table.matches("CVE-").count(), 4, "{table}");
     let csv = stack.sluice(&["findings", "hub/app:1.0", "-o", "csv"]);
     assert_eq!(csv.lines().count(), 7, "{csv}");
     let sarif: Value =
@@ -138,41 +132,16 @@ fn the_findings_of_an_image_are_those_that_trivy_reports() {
             "{affected}"
         );
     }
+    let same = stack.sluice(&["findings", "hub/app:1.0", "--diff", "hub/app:1.0"]);
+    assert_eq!(same.trim(), "no differences");
+    let none = stack.try_sluice(&["findings", "hub/app:1.0", "--diff", "previous"]);
+    assert!(
+        String::from_utf8_lossy(&none.stderr).contains("no scan of"),
+        "{none:?}"
+    );
     let missing = stack.try_sluice(&["findings", "hub/app:9"]);
     assert!(!missing.status.success());
     assert!(String::from_utf8_lossy(&missing.stderr).contains("`hub/app:9` not found"));
-}
-
-#[test]
-fn a_newer_database_changes_the_findings_and_the_difference_is_shown() {
-    let mut stack = Stack::start(7_200);
-    Database::of(FIRST).publish(&stack);
-    stack.scanner(&[]);
-    let publisher = stack.mirrored();
-    let image = publisher.files("library/app", "amd64", &debian(&[OLD_LIBC, LEFT_PAD]));
-    publisher.put("library/app", "1.0", &image);
-    scanned(&stack, &image);
-    let none = stack.try_sluice(&["findings", "hub/app:1.0", "--diff", "previous"]);
-    assert!(!none.status.success(), "{none:?}");
-    let found = findings(&stack, &["--cve", "cve-2026-7777"]);
-    assert_eq!(
-        (&found["total"], &found["unknownManifests"]),
-        (&json!(0), &json!(0))
-    );
-
-    Database::with(SECOND, MORE).publish(&stack);
-    wait_for("the findings to change", 90, || {
-        let found = findings(&stack, &["--cve", "cve-2026-7777"]);
-        (found["total"] == 1).then_some(())
-    });
-    let difference = findings(&stack, &["hub/app:1.0", "--diff", "previous"]);
-    assert_eq!(
-        named(&difference["appeared"]),
-        BTreeSet::from(["CVE-2026-7777 left-pad CRITICAL".to_owned()])
-    );
-    assert_eq!(difference["disappeared"], json!([]));
-    let same = stack.sluice(&["findings", "hub/app:1.0", "--diff", "hub/app:1.0"]);
-    assert_eq!(same.trim(), "no differences");
 }
 
 #[test]

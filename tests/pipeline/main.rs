@@ -22,6 +22,7 @@ mod promote;
 mod prune;
 mod races;
 mod reconcile;
+mod rematch;
 mod requests;
 mod scan;
 mod scan_database;

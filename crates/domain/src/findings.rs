@@ -86,6 +86,29 @@ pub struct Package {
     pub licenses: Vec<String>,
 }
 
+impl ManifestFindings {
+    /// Says whether two scans found the same vulnerabilities in the same versions with the same ratings and fixes.
+    #[must_use]
+    pub fn has_same_findings(&self, other: &Self) -> bool {
+        fn facts(finding: &Finding) -> ([&str; 3], &str, &str, Severity, Option<u64>) {
+            (
+                finding.identity(),
+                &finding.installed_version,
+                &finding.fixed_version,
+                finding.severity,
+                finding.score.map(f64::to_bits),
+            )
+        }
+        let (mut ours, mut theirs): (Vec<_>, Vec<_>) = (
+            self.findings.iter().map(facts).collect(),
+            other.findings.iter().map(facts).collect(),
+        );
+        ours.sort_unstable();
+        theirs.sort_unstable();
+        ours == theirs
+    }
+}
+
 impl Finding {
     /// Says whether a newer package fixes it.
     #[must_use]
@@ -147,6 +170,42 @@ mod tests {
         let difference = FindingsDifference::between(&earlier, &later);
         assert_eq!(difference.appeared, [finding("CVE-3", "2")]);
         assert_eq!(difference.disappeared, [finding("CVE-1", "1")]);
+    }
+
+    #[test]
+    fn a_changed_rating_or_fix_is_another_result_and_another_title_or_order_is_none() {
+        let of = |findings: &[Finding]| ManifestFindings {
+            findings: findings.to_vec(),
+            ..ManifestFindings::default()
+        };
+        let (one, two) = (finding("CVE-1", "1"), finding("CVE-2", "1"));
+        let titled = Finding {
+            title: "new".to_owned(),
+            ..one.clone()
+        };
+        let before = of(&[one.clone(), two.clone()]);
+        assert!(before.has_same_findings(&of(&[two.clone(), titled])));
+        for changed in [
+            Finding {
+                severity: Severity::High,
+                ..one.clone()
+            },
+            Finding {
+                fixed_version: "2".to_owned(),
+                ..one.clone()
+            },
+            Finding {
+                score: Some(1.0),
+                ..one.clone()
+            },
+            Finding {
+                installed_version: "2".to_owned(),
+                ..one
+            },
+        ] {
+            assert!(!before.has_same_findings(&of(&[changed, two.clone()])));
+        }
+        assert!(!before.has_same_findings(&of(&[two])));
     }
 
     #[test]

@@ -60,6 +60,7 @@ macro_rules! commands {
 commands!(
     PollMirror,
     ScanImage,
+    RematchImage,
     JudgeImage,
     PruneRepositories,
     DeliverEvent,
@@ -76,6 +77,11 @@ impl Command {
             // One subject for each image, so that the stream knows whether the same command is pending.
             Self::ScanImage(command) => format!(
                 "scan.{}.{}",
+                encode(command.repository.as_str()),
+                encode(command.digest.as_str())
+            ),
+            Self::RematchImage(command) => format!(
+                "rematch.{}.{}",
                 encode(command.repository.as_str()),
                 encode(command.digest.as_str())
             ),

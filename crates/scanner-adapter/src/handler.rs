@@ -6,10 +6,11 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use sluice_bus::{Bus, Cause, Handler, Outcome, topology};
 use sluice_domain::{Classify as _, Digest, Platform, ResourceName, SeverityCounts};
+use sluice_events::EventId;
 use sluice_events::facts::{ScanFailed, ScanSucceeded, ScannedChild};
 use sluice_events::wire::state::{ImageChild, Verdict, VerdictStatus};
 use sluice_service::crash;
-use sluice_state::reconcile::ensure_no_pending_events;
+use sluice_state::reconcile::{ensure_no_pending_events, reason};
 use sluice_state::{Catalog, key};
 use sluice_telemetry::metrics::SCAN_DURATION;
 use tokio::time::Instant;
@@ -19,10 +20,12 @@ use crate::error::{ChildError, Error, StageError};
 use crate::handler::scan_queue::{Busy, ScanQueue};
 use crate::handler::scan_target::{Input, ScanTarget};
 use crate::image::ImageScanner;
-use crate::image::verdict::ManifestRef;
-use crate::reconcile::Reconciler;
+use crate::image::verdict::{ManifestRef, compare_databases};
+use crate::reconcile::rematch::RematchFinder;
+use crate::reconcile::{self, Reconciler};
 use crate::scanner::{Scanner, ScannerVersion};
 
+mod rematch;
 pub(crate) mod scan_queue;
 pub(crate) mod scan_target;
 
@@ -59,7 +62,19 @@ impl<S: Scanner> Handler for ScannerAdapter<S> {
     const SPAN: &'static str = sluice_telemetry::span::SCAN;
 
     async fn handle(&self, input: Input, cause: &Cause) -> Result<Outcome, StageError> {
+        if let Input::DatabaseUpdated(fact) = &input {
+            let (command, id) = reconcile::rematch::command(fact);
+            return Ok(Outcome::done().command(command, EventId::random(), id));
+        }
         if let Input::Reconcile(command) = input {
+            if command.reason == reason::DATABASE {
+                let finder = RematchFinder {
+                    state: &self.images.state,
+                    catalog: &self.catalog.current(),
+                };
+                let page = finder.page(&command).await?;
+                return Ok(page.into_outcome(&self.images.state, &command, cause));
+            }
             ensure_no_pending_events(&self.bus, &topology::SCANNER_ADAPTER, &command, cause)
                 .await?;
             let reconciler = Reconciler {
@@ -86,6 +101,13 @@ impl<S: Scanner> ScannerAdapter<S> {
                 tracing::info!(
                     image.repository = %target.repository, image.digest = %target.digest,
                     "the image is missing, and its tag points to another one now"
+                );
+                Ok(Outcome::done())
+            }
+            Err(error) if target.rematched_with.is_some() && error.source.is_missing() => {
+                tracing::info!(
+                    image.repository = %target.repository, image.digest = %target.digest,
+                    "the image is missing, so it is not matched with the newer database"
                 );
                 Ok(Outcome::done())
             }
@@ -140,6 +162,13 @@ impl<S: Scanner> ScannerAdapter<S> {
             .await
             .map_err(|reason| target.failure(Error::not_ready(reason)))?;
         let version = S::version(&engine);
+        if let Some(wanted) = &target.rematched_with
+            && compare_databases(&version.database_text(), wanted).is_lt()
+        {
+            let reason =
+                format!("the vulnerability database of this replica is older than {wanted}");
+            return Err(target.failure(Error::not_ready(reason)));
+        }
         let images = &self.images;
         let described = images.describe_image(&target.repository, &target.digest);
         let described = described.await.map_err(|error| target.failure(error))?;
@@ -154,7 +183,7 @@ impl<S: Scanner> ScannerAdapter<S> {
             }
         }
         if verdicts.len() == children.len() {
-            return Ok(Work::Done(self.outcome(target, version, &verdicts)));
+            return Ok(Work::Done(self.outcome(target, version, &verdicts).await?));
         }
         Ok(Work::Scan(engine, children))
     }
@@ -181,7 +210,7 @@ impl<S: Scanner> ScannerAdapter<S> {
         if let Some(first) = failures.into_iter().next() {
             return Err(first);
         }
-        Ok(self.outcome(target, S::version(engine), &children))
+        self.outcome(target, S::version(engine), &children).await
     }
 
     async fn child(
@@ -206,8 +235,35 @@ impl<S: Scanner> ScannerAdapter<S> {
         }
     }
 
-    /// Returns the event on an image whose manifests all have verdicts.
-    fn outcome(
+    /// Returns the event on an image whose manifests all have verdicts; none if it was matched again and nothing changed.
+    async fn outcome(
+        &self,
+        target: &ScanTarget,
+        version: &ScannerVersion,
+        children: &[(ScannedChild, Verdict)],
+    ) -> Result<Outcome, ChildError> {
+        let Some(database) = &target.rematched_with else {
+            return Ok(self.scan_outcome(target, version, children));
+        };
+        let verdicts = || children.iter().map(|(_, verdict)| verdict);
+        if !rematch::has_changed(verdicts(), database) {
+            return Ok(Outcome::done());
+        }
+        if children.is_empty() || verdicts().any(|one| one.status() != VerdictStatus::Covered) {
+            return Ok(self.scan_outcome(target, version, children));
+        }
+        let (state, name) = (&self.images.state, self.name.clone());
+        let fact = rematch::findings_changed(state, target, name, database, verdicts()).await;
+        let fact = fact.map_err(|error| target.failure(error))?;
+        tracing::info!(
+            image.repository = %target.repository, image.digest = %target.digest, before = %fact.before, after = %fact.after,
+            "a newer vulnerability database changed the findings"
+        );
+        Ok(Outcome::done().fact(fact))
+    }
+
+    /// Returns the event on an image that was scanned.
+    fn scan_outcome(
         &self,
         target: &ScanTarget,
         version: &ScannerVersion,

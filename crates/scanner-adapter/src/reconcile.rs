@@ -14,6 +14,8 @@ use sluice_state::{Error, Snapshot, State, is_attachment, key};
 use crate::handler::scan_target::{Input, is_scanned_automatically};
 use crate::image::verdict::is_usable;
 
+pub(crate) mod rematch;
+
 /// Compares the tags with the verdicts.
 pub(crate) struct Reconciler<'a> {
     pub(crate) bus: &'a Bus,

@@ -81,10 +81,15 @@ pub const MIRROR_WORKER: Stage = Stage {
 
 /// Scans images.
 pub const SCANNER_ADAPTER: Stage = Stage {
-    events: &["sluice.v1.tag.mirrored.>", "sluice.v1.tag.pushed.>"],
+    events: &[
+        "sluice.v1.tag.mirrored.>",
+        "sluice.v1.tag.pushed.>",
+        // Its own: each image is then matched with the new database.
+        "sluice.v1.scanner.database_updated.>",
+    ],
     registry: RegistryAccess::Read,
     rights: Rights {
-        commands: &["scan.>", "reconcile.scanner-adapter"],
+        commands: &["scan.>", "rematch.>", "reconcile.scanner-adapter"],
         reads: &["tags"],
         // `images` has several writers, so the gate reads nothing from it: scanner and promoter compute the contents of an
         // image from its bytes.
@@ -95,7 +100,7 @@ pub const SCANNER_ADAPTER: Stage = Stage {
         reads_last_events: &["scanner.database_updated"],
         ..Rights::NONE
     },
-    ..stage!("scanner-adapter", carries_out ["scan.>"], scheduled [])
+    ..stage!("scanner-adapter", carries_out ["scan.>", "rematch.>"], scheduled [])
 };
 
 /// Evaluates images against policies and promotes them.

@@ -25,6 +25,17 @@ ScanImage {
     /// The digest of the image or index.
     digest: Digest,
 }
+/// Match an image that was scanned before with a newer vulnerability database; an event follows only if the result changed.
+RematchImage {
+    /// The repository.
+    repository: Repository,
+    /// The tag.
+    tag: Tag,
+    /// The digest of the image or index.
+    digest: Digest,
+    /// The version of the database.
+    database_version: String,
+}
 /// Evaluate an image against the policies of its repository.
 JudgeImage {
     /// The repository.

@@ -290,7 +290,7 @@ ScanFailed {
     /// The platform that failed, empty for the whole image.
     platform: Option<Platform>,
 }
-/// A newer database has other findings for an image. Reserved: nothing publishes it yet.
+/// A newer vulnerability database changed the result of an image that was scanned before.
 ScanFindingsChanged {
     /// The repository.
     repository: Repository,
@@ -306,6 +306,10 @@ ScanFindingsChanged {
     before: SeverityCounts,
     /// The findings now.
     after: SeverityCounts,
+    /// What is found now and was not before, at most 100.
+    appeared: Vec<VulnerablePackage>,
+    /// What was found before and is not now, at most 100.
+    disappeared: Vec<VulnerablePackage>,
 }
 /// A scanner has a newer vulnerability database.
 ScannerDatabaseUpdated {
@@ -476,6 +480,17 @@ ScannedChild {
     /// Whether that operating system gets no more advisories.
     end_of_life: bool,
 }
+/// A vulnerability of a package of an image.
+VulnerablePackage {
+    /// The identifier of the vulnerability.
+    vulnerability: String,
+    /// The name of the package.
+    package: String,
+    /// `critical`, `high`, `medium`, `low` or `unknown`.
+    severity: String,
+    /// The versions that fix it, empty where none does.
+    fixed_version: String,
+}
 /// A rule of a decision, with its result.
 Reason {
     /// The rule, as in a term of the condition, or coverage, platforms, soak.
@@ -498,4 +513,4 @@ PrunedTag {
 }
 }
 
-repeated_field!(PrunedTag, Reason, ScannedChild);
+repeated_field!(PrunedTag, Reason, ScannedChild, VulnerablePackage);

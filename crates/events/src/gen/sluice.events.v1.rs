@@ -106,6 +106,22 @@ pub struct MirrorProgress {
     #[prost(bool, tag = "11")]
     pub ended: bool,
 }
+/// A vulnerability of a package of an image.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VulnerablePackage {
+    /// The identifier of the vulnerability.
+    #[prost(string, tag = "1")]
+    pub vulnerability: ::prost::alloc::string::String,
+    /// The name of the package.
+    #[prost(string, tag = "2")]
+    pub package: ::prost::alloc::string::String,
+    /// `critical`, `high`, `medium`, `low` or `unknown`.
+    #[prost(string, tag = "3")]
+    pub severity: ::prost::alloc::string::String,
+    /// The versions that fix it, empty where none does.
+    #[prost(string, tag = "4")]
+    pub fixed_version: ::prost::alloc::string::String,
+}
 /// A tag of a mirrored repository is new, or points to another digest.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpstreamTagMoved {
@@ -512,8 +528,8 @@ pub struct ScanFailed {
     #[prost(string, tag = "7")]
     pub platform: ::prost::alloc::string::String,
 }
-/// A newer database has other findings for an image. Reserved: nothing publishes it yet.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// A newer vulnerability database changed the result of an image that was scanned before.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ScanFindingsChanged {
     /// The repository.
     #[prost(string, tag = "1")]
@@ -536,6 +552,12 @@ pub struct ScanFindingsChanged {
     /// The findings now.
     #[prost(message, optional, tag = "7")]
     pub after: ::core::option::Option<SeverityCounts>,
+    /// What is found now and was not before, at most 100.
+    #[prost(message, repeated, tag = "8")]
+    pub appeared: ::prost::alloc::vec::Vec<VulnerablePackage>,
+    /// What was found before and is not now, at most 100.
+    #[prost(message, repeated, tag = "9")]
+    pub disappeared: ::prost::alloc::vec::Vec<VulnerablePackage>,
 }
 /// A scanner has a newer vulnerability database.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -785,6 +807,22 @@ pub struct ScanImage {
     /// The digest of the image or index.
     #[prost(string, tag = "3")]
     pub digest: ::prost::alloc::string::String,
+}
+/// Match an image that was scanned before with a newer vulnerability database; an event follows only if the result changed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RematchImage {
+    /// The repository.
+    #[prost(string, tag = "1")]
+    pub repository: ::prost::alloc::string::String,
+    /// The tag.
+    #[prost(string, tag = "2")]
+    pub tag: ::prost::alloc::string::String,
+    /// The digest of the image or index.
+    #[prost(string, tag = "3")]
+    pub digest: ::prost::alloc::string::String,
+    /// The version of the database.
+    #[prost(string, tag = "4")]
+    pub database_version: ::prost::alloc::string::String,
 }
 /// Evaluate an image against the policies of its repository.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

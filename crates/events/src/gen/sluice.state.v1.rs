@@ -396,6 +396,9 @@ pub struct Verdict {
     /// Whether one of the three lists was too long and is left out: then the findings in the object store count.
     #[prost(bool, tag = "27")]
     pub lists_omitted: bool,
+    /// The version of the database with which the result last differed from the one before it, empty if it never did.
+    #[prost(string, tag = "28")]
+    pub changed_with_database: ::prost::alloc::string::String,
 }
 /// A verified layer: its bytes, and its unpacked archive.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -7,6 +7,8 @@ use sluice_events::Event;
 use crate::protocol::{root, update};
 use crate::samples;
 
+/// The registry of a remote target.
+const REMOTE_HOST: &str = "127.0.0.1:5000";
 const REMOTE: &str = "\
 sluice.v1.image.promoted.127=2E0=2E0=2E1=3A5000.official/alpine hub/alpine 127.0.0.1:5000/official/alpine
 sluice.v1.image.promotion_denied.hub.alpine hub/alpine 127.0.0.1:5000/official/alpine
@@ -52,7 +54,8 @@ fn an_event_of_a_mirror_or_of_a_remote_target_names_the_remote_registry() {
         let expected = upstream.and_then(|source| source.split('/').next());
         assert_eq!(registry.as_deref(), expected, "{}", event.name());
         if let Some(event) = remote(event) {
-            assert_eq!(event.remote_registry(), Some(samples::host()));
+            let registry = event.remote_registry().map(|host| host.to_string());
+            assert_eq!(registry.as_deref(), Some(REMOTE_HOST));
         }
     }
 }
@@ -77,6 +80,6 @@ fn remote(mut event: Event) -> Option<Event> {
         Event::ImageUnauthorised(fact) => &mut fact.registry,
         _ => return None,
     };
-    *registry = Some("127.0.0.1:5000".parse().unwrap());
+    *registry = Some(REMOTE_HOST.parse().unwrap());
     Some(event)
 }

@@ -2,8 +2,8 @@
 
 use sluice_domain::resources::ScanMode;
 use sluice_domain::{Digest, Platform, Repository, Tag, is_service_account};
-use sluice_events::commands::{Reconcile, ScanImage};
-use sluice_events::facts::{TagMirrored, TagPushed};
+use sluice_events::commands::{Reconcile, RematchImage, ScanImage};
+use sluice_events::facts::{ScannerDatabaseUpdated, TagMirrored, TagPushed};
 use sluice_events::wire::state::ImageChild;
 use sluice_events::{Command, Decode, Event, Message, UnexpectedMessage};
 use sluice_state::Snapshot;
@@ -16,6 +16,8 @@ pub(crate) enum Input {
     Mirrored(TagMirrored),
     Pushed(TagPushed),
     Scan(ScanImage),
+    Rematch(RematchImage),
+    DatabaseUpdated(ScannerDatabaseUpdated),
     Reconcile(Reconcile),
 }
 
@@ -25,6 +27,8 @@ impl Decode for Input {
             Message::Event(Event::TagMirrored(fact)) => Ok(Self::Mirrored(fact)),
             Message::Event(Event::TagPushed(fact)) => Ok(Self::Pushed(fact)),
             Message::Command(Command::ScanImage(command)) => Ok(Self::Scan(command)),
+            Message::Command(Command::RematchImage(command)) => Ok(Self::Rematch(command)),
+            Message::Event(Event::ScannerDatabaseUpdated(fact)) => Ok(Self::DatabaseUpdated(fact)),
             Message::Command(Command::Reconcile(command)) => Ok(Self::Reconcile(command)),
             other => Err(other.unexpected()),
         }
@@ -41,19 +45,29 @@ impl Input {
                     repository: command.repository,
                     tag: command.tag,
                     digest: command.digest,
+                    rematched_with: None,
+                });
+            }
+            Self::Rematch(command) => {
+                return Some(ScanTarget {
+                    repository: command.repository,
+                    tag: Some(command.tag),
+                    digest: command.digest,
+                    rematched_with: Some(command.database_version),
                 });
             }
             Self::Mirrored(fact) => (fact.repository, fact.tag, fact.digest),
             // What Sluice itself pushes is published as mirrored or promoted.
             Self::Pushed(fact) if is_service_account(&fact.actor) => return None,
             Self::Pushed(fact) => (fact.repository, fact.tag, fact.digest),
-            Self::Reconcile(_) => return None,
+            Self::DatabaseUpdated(_) | Self::Reconcile(_) => return None,
         };
         let is_image = tag.attached_to().is_none();
         (is_image && is_scanned_automatically(catalog, &repository)).then_some(ScanTarget {
             repository,
             tag: Some(tag),
             digest,
+            rematched_with: None,
         })
     }
 }
@@ -70,6 +84,9 @@ pub(crate) struct ScanTarget {
     pub(crate) repository: Repository,
     pub(crate) tag: Option<Tag>,
     pub(crate) digest: Digest,
+    /// The version of the database with which an image that was scanned before is matched again: an event follows only if
+    /// the result changed.
+    pub(crate) rematched_with: Option<String>,
 }
 
 impl ScanTarget {

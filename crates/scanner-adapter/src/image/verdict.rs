@@ -161,6 +161,18 @@ pub(crate) fn former_reports(before: Verdict, next: &Verdict) -> Vec<FormerRepor
     all.filter(is_other).take(MAX_FORMER_REPORTS).collect()
 }
 
+/// Says whether two verdicts have the same status and figures; the findings may differ all the same.
+pub(crate) fn has_same_figures(one: &Verdict, other: &Verdict) -> bool {
+    let figures = |verdict: &Verdict| {
+        (
+            (verdict.status, verdict.counts, verdict.fixable),
+            (verdict.dtr_critical, verdict.dtr_major, verdict.dtr_minor),
+            (verdict.end_of_life, verdict.packages),
+        )
+    };
+    figures(one) == figures(other) && one.os == other.os && one.unmatched == other.unmatched
+}
+
 /// Describes a layer that was verified.
 pub(crate) fn verified_layer(summary: &LayerSummary) -> VerifiedLayer {
     VerifiedLayer {

@@ -62,14 +62,26 @@ struct Candidate {
 }
 
 impl State {
-    /// Returns the manifests of an image that can be run, each with its verdict; none for an image that is not known.
+    /// Returns the manifests of an image that can be run, each with its verdict; none for an image that is not known. Of a
+    /// manifest that is known by its verdict only, that one.
     pub async fn verdicts_on(
         &self,
         image: &Digest,
     ) -> Result<Vec<(ImageChild, Option<Verdict>)>, Error> {
         let mut verdicts = Vec::new();
-        let known = self.images.get(&key::image(image)).await?;
-        let children = known.into_iter().flat_map(|known| known.value.children);
+        let Some(known) = self.images.get(&key::image(image)).await? else {
+            let verdict = self.verdicts.get(&key::verdict(image)).await?;
+            let child = |verdict: Verdict| {
+                let child = ImageChild {
+                    digest: image.to_string(),
+                    platform: verdict.platform.clone(),
+                    ..ImageChild::default()
+                };
+                (child, Some(verdict))
+            };
+            return Ok(verdict.into_iter().map(|one| child(one.value)).collect());
+        };
+        let children = known.value.children.into_iter();
         for child in children.filter(|child| !child.attestation) {
             let verdict = match child.digest.parse() {
                 Ok(digest) => self.verdicts.get(&key::verdict(&digest)).await?,

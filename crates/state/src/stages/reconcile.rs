@@ -38,6 +38,8 @@ pub mod reason {
     pub const RESTARTED: &str = "restarted";
     /// The registry has to be checked too, and not only the state.
     pub const AUDIT: &str = "audit";
+    /// A scanner has a newer vulnerability database; the run is named after its version.
+    pub const DATABASE: &str = "database";
     /// Entries of deleted objects have to be removed; only the promoter does that.
     pub const CLEANUP: &str = "cleanup";
 }

@@ -1,17 +1,19 @@
 //! `sluice findings`: the vulnerabilities of an image, and the images with a vulnerability, a package or a licence.
 
 mod export;
+mod format;
 mod image_findings;
 mod search;
+mod show;
 
 use clap::{ArgGroup, Args, ValueEnum};
 use sluice_domain::{Pattern, Platform, Severity};
 use sluice_registry::ImageReference;
 use sluice_state::State;
 
+use self::format::FindingsFormat;
 use self::image_findings::{Filter, ImageFindings, Other};
 use crate::arguments::connection::Connection;
-use crate::output::Format;
 
 /// Show the vulnerabilities of an image, or the images that have one.
 #[derive(Debug, Args)]
@@ -65,24 +67,6 @@ pub(crate) struct Arguments {
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     output: FindingsFormat,
-}
-
-/// The format of findings.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum FindingsFormat {
-    /// A table.
-    #[default]
-    Table,
-    /// JSON.
-    Json,
-    /// YAML.
-    Yaml,
-    /// Comma-separated values, with a header.
-    Csv,
-    /// SARIF 2.1.0, of an image.
-    Sarif,
-    /// CycloneDX 1.6: the bill of materials with the vulnerabilities, of one platform of an image.
-    Cyclonedx,
 }
 
 /// A severity as an argument.

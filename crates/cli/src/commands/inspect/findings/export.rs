@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use sluice_domain::{Finding, Severity};
 
 use super::image_findings::ImageFindings;
-use super::{FindingsFormat, Format};
 
 /// The first characters by which a spreadsheet takes a cell for a formula.
 const FORMULA: [char; 6] = ['=', '+', '-', '@', '\t', '\r'];
@@ -27,18 +26,6 @@ const FINDINGS_HEADER: [&str; 15] = [
     "title",
     "url",
 ];
-
-impl FindingsFormat {
-    /// Returns the format of all commands that this one is, if it is one.
-    pub(super) const fn general(self) -> Option<Format> {
-        match self {
-            Self::Table => Some(Format::Table),
-            Self::Json => Some(Format::Json),
-            Self::Yaml => Some(Format::Yaml),
-            Self::Csv | Self::Sarif | Self::Cyclonedx => None,
-        }
-    }
-}
 
 /// Returns the name of a severity, as scanners write it.
 pub(super) const fn severity(severity: Severity) -> &'static str {
@@ -218,7 +205,7 @@ pub(super) fn with_vulnerabilities(mut bill: Value, findings: &[Finding]) -> Val
     let vulnerabilities: Vec<Value> = by_id
         .into_iter()
         .map(|(id, (finding, affected))| {
-            let mut rating = json!({ "severity": severity(finding.severity).to_ascii_lowercase() });
+            let mut rating = json!({ "severity": finding.severity.as_str() });
             if let Some(rating) = rating.as_object_mut() {
                 if !finding.severity_source.is_empty() {
                     rating.insert("source".to_owned(), json!({ "name": finding.severity_source }));

@@ -6,7 +6,8 @@ use sluice_domain::{ManifestFindings, Pattern};
 use sluice_events::wire::state::TagEntry;
 use sluice_state::{FoundImage, FoundManifest, SearchTerm, State};
 
-use super::{FindingsFormat, export};
+use super::export;
+use super::format::FindingsFormat;
 use crate::output::{count, note, show, text};
 
 const HEADER: [&str; 7] = [
