@@ -73,17 +73,14 @@ impl Nats {
             store: &store,
             ports: None,
             tls: None,
-            passwords: NATS_PASSWORDS_FILE,
         };
+        let [(passwords_file, passwords), (_, accounts)] = keys.nats_files().unwrap();
         // Tests kill processes, not machines, and the disk is what they would wait for most.
-        let config = change(&config.render().replace(", sync_interval: always", ""));
+        let config = config.render(&accounts);
+        let config = change(&config.replace(", sync_interval: always", ""));
         let file = folder.path().join("nats.conf");
         fs::write(&file, config).unwrap();
-        fs::copy(
-            keys.nats_passwords(),
-            folder.path().join(NATS_PASSWORDS_FILE),
-        )
-        .unwrap();
+        fs::write(folder.path().join(passwords_file), passwords).unwrap();
         Self::begin(folder, store, vec!["-c".into(), file.into()])
     }
 

@@ -10,7 +10,7 @@ use crate::raw::Raw;
 use crate::tables::SERVICES;
 
 /// Returns how many messages a stream holds.
-fn held(admin: &mut Raw, stream: &str) -> u64 {
+pub(crate) fn held(admin: &mut Raw, stream: &str) -> u64 {
     let answer = admin
         .ask(&format!("$JS.API.STREAM.INFO.{stream}"), &[], "")
         .unwrap();

@@ -149,7 +149,7 @@ fn the_jwt_of_a_service_with_its_permissions_in_it_is_too_long_for_a_login() {
     let runtime = Runtime::new().unwrap();
     let operator = scene.operator.as_ref().unwrap();
     for (user, accepted) in [("admin", true), ("poller", false), ("gateway", false)] {
-        let issued = operator.issue_with(user, claims(user).unwrap());
+        let issued = operator.issue_with(user, claims(user, &[]).unwrap());
         fs::write(scene.credentials(user), issued.file()).unwrap();
         let connected = connect(&runtime, &scene.settings(user));
         assert_eq!(connected.is_ok(), accepted, "{user}");

@@ -8,6 +8,7 @@ mod denied;
 mod operator;
 mod raw;
 mod rotation;
+mod subscribers;
 mod tables;
 mod tls;
 
@@ -35,9 +36,15 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// A server whose keys are changed before it starts.
+    fn with(change: impl FnOnce(&KeyFolder)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let keys = KeyFolder::at(folder.path().join("keys"));
         keys.create().unwrap();
+        change(&keys);
         let nats = Nats::configured(&keys, None, str::to_owned);
         let scene = Self {
             nats,

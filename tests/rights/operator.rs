@@ -27,7 +27,9 @@ pub(crate) struct Issued {
 
 impl Operator {
     pub(crate) fn new() -> Self {
-        let with_permissions = users().into_iter().filter(|user| claims(user).is_some());
+        let with_permissions = users()
+            .into_iter()
+            .filter(|user| claims(user, &[]).is_some());
         Self {
             operator: KeyPair::new_operator(),
             account: KeyPair::new_account(),
@@ -122,7 +124,7 @@ fn account(roles: &[Value], revoked: &[String]) -> Value {
 
 /// Returns a key that issues JWTs with the permissions of a user of Sluice.
 fn role(user: &str, key: &KeyPair) -> Value {
-    let mut template = claims(user).unwrap();
+    let mut template = claims(user, &[]).unwrap();
     for limit in ["subs", "data", "payload"] {
         template[limit] = json!(-1);
     }

@@ -26,6 +26,8 @@ pub(crate) struct Raw {
 #[derive(Debug)]
 pub(crate) struct Arrived {
     subscription: String,
+    /// Where an acknowledgement goes; empty if there is no such place.
+    pub(crate) reply: String,
     pub(crate) body: String,
 }
 
@@ -177,14 +179,18 @@ impl Raw {
     /// Takes a message whose first line was read.
     fn take(&mut self, line: &str) {
         let words: Vec<_> = line.split(' ').collect();
-        let ("MSG" | "HMSG") = words[0] else {
-            return;
+        let without_reply = match words[0] {
+            "MSG" => 4,
+            "HMSG" => 5,
+            _ => return,
         };
+        let reply = words.get(3).filter(|_| words.len() > without_reply);
         let size: usize = words.last().unwrap().parse().unwrap();
         let mut body = vec![0; size + 2];
         self.reader.read_exact(&mut body).unwrap();
         self.arrived.push_back(Arrived {
             subscription: words[2].to_owned(),
+            reply: reply.copied().unwrap_or_default().to_owned(),
             body: String::from_utf8_lossy(&body).trim_end().to_owned(),
         });
     }

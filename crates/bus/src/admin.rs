@@ -10,4 +10,5 @@ mod restore;
 pub(crate) mod server_config;
 pub(crate) mod snapshot;
 pub(crate) mod stream_configs;
+pub(crate) mod subscribers;
 mod verify;

@@ -102,7 +102,7 @@ async fn start(
             servers::start_nats(children, host, program, *listen, data, &keys).await?
         }
     };
-    let applied = provision(&nats, plan.limits, &plan.resources).await?;
+    let applied = provision(&nats, &keys, plan.limits, &plan.resources).await?;
     let mut endpoints = plan.endpoints(nats, &keys)?;
     let settings = ServiceSettings::new(&StackSettings {
         endpoints: &endpoints,
@@ -134,9 +134,10 @@ async fn start(
     Ok((endpoints, applied))
 }
 
-/// Provisions the bus and applies the resources.
+/// Provisions the bus, with the consumers of subscribers, and applies the resources.
 async fn provision(
     nats: &NatsEndpoint,
+    keys: &KeyFolder,
     limits: StreamLimits,
     files: &[ResourceFile],
 ) -> anyhow::Result<Vec<AppliedFile>> {
@@ -146,6 +147,9 @@ async fn provision(
         ..Default::default()
     };
     bus.provision(options).await?;
+    for subscriber in keys.subscribers()? {
+        bus.add_subscriber(&subscriber).await?;
+    }
     let mut applied = Vec::new();
     for ResourceFile { path, documents } in files {
         let resources = resources::apply(&bus, path, documents).await?;

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 use sluice_bus::ServerConfig;
 use sluice_bus::permissions::ADMIN;
-use sluice_gateway::{KeyFolder, NATS_PASSWORDS_FILE};
+use sluice_gateway::{KeyFolder, NATS_ACCOUNTS_INCLUDE};
 use sluice_service::{Host, secret_file};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -53,13 +53,12 @@ pub(crate) async fn start_nats(
             store: &ports,
             ports: Some(&ports),
             tls: None,
-            passwords: NATS_PASSWORDS_FILE,
         };
-        data.write_config("nats-server.conf", &config.render())
+        data.write_config("nats-server.conf", &config.render(NATS_ACCOUNTS_INCLUDE))
     };
-    let passwords = fs::read_to_string(keys.nats_passwords())
-        .with_context(|| format!("failed to read `{}`", keys.nats_passwords().display()))?;
-    data.write_config(NATS_PASSWORDS_FILE, &passwords)?;
+    for (name, text) in keys.nats_files()? {
+        data.write_config(name, &text)?;
+    }
     let first = config(listen)?;
     let restart = children.spawn(
         host,

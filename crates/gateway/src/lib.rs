@@ -32,7 +32,7 @@ pub use api::conflicts::find_conflicts;
 #[doc(hidden)]
 pub use notifications::decode::decode_events;
 pub use settings::Settings;
-pub use tokens::key_folder::{KeyFolder, NATS_PASSWORDS_FILE};
+pub use tokens::key_folder::{KeyFolder, NATS_ACCOUNTS_INCLUDE, NATS_PASSWORDS_FILE};
 
 /// How long the comparison of a page of repositories may take.
 const COMPARISON_TIMEOUT: Duration = Duration::from_secs(300);

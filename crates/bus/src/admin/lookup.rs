@@ -104,3 +104,12 @@ impl Bus {
         Ok(info.map(|info| info.config))
     }
 }
+
+/// Returns the filters of a consumer, sorted; the server may return a single one in either of two fields.
+pub(crate) fn filters(config: &consumer::Config) -> Vec<&str> {
+    let one = Some(config.filter_subject.as_str()).filter(|subject| !subject.is_empty());
+    let several = config.filter_subjects.iter().map(String::as_str);
+    let mut all: Vec<&str> = several.chain(one).collect();
+    all.sort_unstable();
+    all
+}

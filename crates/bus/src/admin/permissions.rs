@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use sluice_domain::stages::Rights;
 use sluice_events::Event;
 
+use super::subscribers::Subscriber;
 use crate::streams::subject_patterns::covers;
 use crate::topology::{
     API, AUDIT, BUCKETS, COMMAND, DEAD_LETTER, DEAD_LETTERS, EVENTS, PROGRESS, PULLS, REPORTS,
@@ -19,7 +20,7 @@ use crate::topology::{
 pub const ADMIN: &str = "admin";
 /// The user that monitors the server and sees no message of Sluice.
 pub const SYSTEM: &str = "system";
-/// The user of other programs that follow the events.
+/// The user of programs that read any events, with consumers that they create.
 pub const SUBSCRIBER: &str = "subscriber";
 
 /// The buckets that every service reads: resources and pauses.
@@ -79,7 +80,7 @@ pub(crate) struct Grant {
 /// The permissions of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Permissions {
-    pub(crate) user: &'static str,
+    pub(crate) user: String,
     pub(crate) publish: Vec<Grant>,
     /// The subjects that are denied although `publish` covers them.
     pub(crate) deny: Vec<String>,
@@ -111,8 +112,10 @@ pub fn users() -> Vec<&'static str> {
 /// Returns the permissions of a user as the claims of a JWT have them, for one account with all users; nothing for a user
 /// without any.
 #[must_use]
-pub fn claims(user: &str) -> Option<Value> {
-    let mut all = services().into_iter().chain([admin()]);
+pub fn claims(user: &str, subscribers: &[Subscriber]) -> Option<Value> {
+    let services = services(subscribers).into_iter();
+    let subscribers = subscribers.iter().map(subscriber);
+    let mut all = services.chain([admin()]).chain(subscribers);
     let permissions = all.find(|permissions| permissions.user == user)?;
     let granted = permissions.publish.iter().map(|grant| &grant.subject);
     let allowed: Vec<_> = granted.chain(&permissions.publishes_progress).collect();
@@ -125,7 +128,7 @@ pub fn claims(user: &str) -> Option<Value> {
 /// Returns the permissions of the `sluice` command.
 pub(crate) fn admin() -> Permissions {
     Permissions {
-        user: ADMIN,
+        user: ADMIN.to_owned(),
         publish: ADMIN_SUBJECTS.into_iter().map(grant).collect(),
         deny: Vec::new(),
         subscribe: inbox(ADMIN),
@@ -134,11 +137,26 @@ pub(crate) fn admin() -> Permissions {
     }
 }
 
-/// Returns the permissions of every service.
-pub(crate) fn services() -> Vec<Permissions> {
+/// Returns the permissions of every service, none of which may use the consumers of subscribers.
+pub(crate) fn services(subscribers: &[Subscriber]) -> Vec<Permissions> {
     all_services()
-        .map(|service| service.permissions())
+        .map(|service| service.permissions(subscribers))
         .collect()
+}
+
+/// Returns the permissions of a subscriber: its own consumers, whose subjects it cannot change.
+pub(crate) fn subscriber(subscriber: &Subscriber) -> Permissions {
+    let user = subscriber.user();
+    // Of both streams, so that it can find out where it has a consumer.
+    let grants = [EVENTS, PULLS].map(|stream| consumer_grants(stream, &user));
+    Permissions {
+        publish: grants.into_iter().flatten().collect(),
+        deny: Vec::new(),
+        subscribe: inbox(&user),
+        publishes_progress: Vec::new(),
+        reads_progress: false,
+        user,
+    }
 }
 
 /// Returns the subjects on which a user receives responses.
@@ -165,7 +183,7 @@ fn api(request: &str) -> Grant {
 }
 
 impl Service {
-    fn permissions(&self) -> Permissions {
+    fn permissions(&self, subscribers: &[Subscriber]) -> Permissions {
         let mut grants = BTreeSet::new();
         let facts = Event::TYPES.iter();
         let own = facts.filter(|fact| fact.publisher == self.name);
@@ -210,27 +228,25 @@ impl Service {
         let mut deny = Vec::new();
         for part in logged {
             grants.extend(named_listing(EVENTS, &format!("*.{part}")));
-            deny = foreign_consumer_subjects(EVENTS, self.name, self.rights.monitors);
+            deny = self.foreign_consumer_subjects(EVENTS, subscribers);
         }
         if self.rights.reads_events {
             grants.extend(named_listing(PULLS, "*.sluice.v1.>"));
-            deny.extend(foreign_consumer_subjects(
-                PULLS,
-                self.name,
-                self.rights.monitors,
-            ));
+            deny.extend(self.foreign_consumer_subjects(PULLS, subscribers));
         }
         if self.rights.acknowledges {
             for stream in [EVENTS, PULLS] {
                 let consumers = [format!("$JS.ACK.{stream}"), format!("$JS.ACK.*.*.{stream}")];
                 for consumer in consumers {
                     grants.insert(grant(format!("{consumer}.*.>")));
-                    deny.extend(STAGES.map(|stage| format!("{consumer}.{}.>", stage.name)));
+                    let stages = STAGES.into_iter().map(|stage| stage.name.to_owned());
+                    let others = stages.chain(subscribers.iter().map(Subscriber::user));
+                    deny.extend(others.map(|other| format!("{consumer}.{other}.>")));
                 }
             }
         }
         Permissions {
-            user: self.name,
+            user: self.name.to_owned(),
             publish: without_covered(grants),
             deny,
             subscribe: inbox(self.name),
@@ -270,6 +286,35 @@ impl Service {
         }
         grants
     }
+
+    /// Returns the subjects by which it could pull the messages of other stages and of subscribers, change their
+    /// consumers or those of its own stage, or read the position of others.
+    fn foreign_consumer_subjects(
+        &self,
+        stream: &'static str,
+        subscribers: &[Subscriber],
+    ) -> Vec<String> {
+        let consumes = |stage: &&Stage| sources_of(stage).iter().any(|(name, _)| *name == stream);
+        let stages = STAGES.into_iter().filter(consumes);
+        let stages = stages.map(|stage| (stage.name.to_owned(), self.rights.monitors));
+        let subscribers = subscribers.iter().map(|one| (one.user(), false));
+        let mut subjects = Vec::new();
+        for (name, may_monitor) in stages.chain(subscribers) {
+            let consumer = format!("{stream}.{name}");
+            subjects.extend([
+                format!("{API}CONSUMER.CREATE.{consumer}"),
+                format!("{API}CONSUMER.CREATE.{consumer}.>"),
+                format!("{API}CONSUMER.DELETE.{consumer}"),
+            ]);
+            if name != self.name {
+                subjects.push(format!("{API}CONSUMER.MSG.NEXT.{consumer}"));
+                if !may_monitor {
+                    subjects.push(format!("{API}CONSUMER.INFO.{consumer}"));
+                }
+            }
+        }
+        subjects
+    }
 }
 
 /// Returns the grants of a stage for its messages: pull and acknowledge them, schedule retries, write dead letters.
@@ -281,13 +326,7 @@ fn stage_grants(stage: &Stage) -> Vec<Grant> {
         grant(format!("$KV.reconciliations.{name}")),
     ];
     for (stream, _) in sources_of(stage) {
-        grants.extend([
-            api(&format!("CONSUMER.INFO.{stream}.{name}")),
-            streaming_grant(format!("{API}CONSUMER.MSG.NEXT.{stream}.{name}")),
-            grant(format!("$JS.ACK.{stream}.{name}.>")),
-            // The form of newer servers, with a domain and an account.
-            grant(format!("$JS.ACK.*.*.{stream}.{name}.>")),
-        ]);
+        grants.extend(consumer_grants(stream, name));
     }
     let schedules = stage.schedules;
     let pulls = (!stage.pulls.is_empty()).then_some(PULLS);
@@ -301,6 +340,17 @@ fn stage_grants(stage: &Stage) -> Vec<Grant> {
     grants.push(api(&format!("STREAM.MSG.GET.{schedules}")));
     grants.push(api(&format!("STREAM.PURGE.{schedules}")));
     grants
+}
+
+/// Returns the grants for pulling and acknowledging the messages of a consumer that exists.
+fn consumer_grants(stream: &str, consumer: &str) -> [Grant; 4] {
+    [
+        api(&format!("CONSUMER.INFO.{stream}.{consumer}")),
+        streaming_grant(format!("{API}CONSUMER.MSG.NEXT.{stream}.{consumer}")),
+        grant(format!("$JS.ACK.{stream}.{consumer}.>")),
+        // The form of newer servers, with a domain and an account.
+        grant(format!("$JS.ACK.*.*.{stream}.{consumer}.>")),
+    ]
 }
 
 /// Returns the grants for reading a whole stream with ephemeral consumers.
@@ -363,28 +413,6 @@ fn purge_grants(buckets: &[&str]) -> Vec<Grant> {
         grants.push(api(&format!("STREAM.PURGE.{REPORTS_STREAM}")));
     }
     grants
-}
-
-/// Returns the subjects by which a user could pull the messages of other stages, change the consumer of any stage, or
-/// read the position of others.
-fn foreign_consumer_subjects(stream: &str, own: &str, may_monitor: bool) -> Vec<String> {
-    let consumes = |stage: &&Stage| sources_of(stage).iter().any(|(name, _)| *name == stream);
-    let mut subjects = Vec::new();
-    for stage in STAGES.into_iter().filter(consumes) {
-        let consumer = format!("{stream}.{}", stage.name);
-        subjects.extend([
-            format!("{API}CONSUMER.CREATE.{consumer}"),
-            format!("{API}CONSUMER.CREATE.{consumer}.>"),
-            format!("{API}CONSUMER.DELETE.{consumer}"),
-        ]);
-        if stage.name != own {
-            subjects.push(format!("{API}CONSUMER.MSG.NEXT.{consumer}"));
-            if !may_monitor {
-                subjects.push(format!("{API}CONSUMER.INFO.{consumer}"));
-            }
-        }
-    }
-    subjects
 }
 
 /// Removes grants that another one covers: a message that matches two exports would be delivered twice.

@@ -3,13 +3,19 @@
 //! Each service has an account of its own, which imports the subjects that it may use. One account with a user per service
 //! would not be safe: the server does not check the reply subject of a request, so a user that may read an entry could
 //! make the server write it into a bucket or stream of another service.
+//!
+//! Subscribers share an account: they write nothing, so that one could at most send what it reads to another whose inbox it
+//! has guessed. And a server that only reads its configuration again does not import anything into a new account.
+
+mod reload;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::permissions::{Grant, Permissions, SYSTEM, admin, services};
+use super::permissions::{Grant, Permissions, SUBSCRIBER, SYSTEM, admin, services, subscriber};
+use super::subscribers::Subscriber;
 use crate::topology::{API, IMPORTED_API};
 
 /// The account of streams and buckets.
@@ -26,14 +32,12 @@ pub struct ServerConfig<'a> {
     pub ports: Option<&'a Path>,
     /// Its certificate and key, PEM; without them connections are in plain text.
     pub tls: Option<(&'a Path, &'a Path)>,
-    /// The file of the passwords, beside the configuration.
-    pub passwords: &'a str,
 }
 
 impl ServerConfig<'_> {
-    /// Returns the text of the configuration.
+    /// Returns the text of the configuration; `accounts` is that of [`render_accounts`], or includes a file with it.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub fn render(&self, accounts: &str) -> String {
         let port = match self.listen.port() {
             0 => -1,
             port => i32::from(port),
@@ -63,15 +67,22 @@ impl ServerConfig<'_> {
                 "jetstream {{ store_dir: {}, max_file_store: 1TB, sync_interval: always }}",
                 path(self.store)
             ),
-            "# The password of each user, made by `sluice keys`.".to_owned(),
-            format!("include \"{}\"", self.passwords),
-            String::new(),
+            accounts.to_owned(),
         ]);
-        lines.join("\n") + &accounts()
+        lines.join("\n")
     }
 }
 
-/// Returns the text of the file of passwords, which the configuration includes.
+/// Returns the text of the accounts and users, which includes the file of the passwords beside it.
+#[must_use]
+pub fn render_accounts(passwords: &str, subscribers: &[Subscriber]) -> String {
+    format!(
+        "# The password of each user, made by `sluice keys`.\ninclude \"{passwords}\"\n{}",
+        accounts(subscribers)
+    )
+}
+
+/// Returns the text of the file of passwords, which the accounts include.
 #[must_use]
 pub fn render_passwords(passwords: &[(&str, &str)]) -> String {
     let line = |(user, password): &(&str, &str)| {
@@ -106,8 +117,9 @@ fn imported_subject(subject: &str) -> String {
     }
 }
 
-fn accounts() -> String {
-    let services = services();
+fn accounts(subscribers: &[Subscriber]) -> String {
+    let services = services(subscribers);
+    let subscribers: Vec<_> = subscribers.iter().map(subscriber).collect();
     let mut text = String::from("accounts {\n");
     text += &format!(
         "  SYSTEM: {{ users: [ {{ user: {SYSTEM}, password: ${} }} ] }}\n  {ACCOUNT}: {{\n    jetstream: enabled\n",
@@ -118,13 +130,17 @@ fn accounts() -> String {
         .into_iter()
         .map(|grant| grant.subject)
         .collect();
-    text += &user(&admin(), &admin_subjects);
+    text += &users(&[user(&admin(), &admin_subjects)]);
     text += &exports(&services);
     text += "    imports: [\n";
     text += &progress_imports(&services);
     text += "    ]\n  }\n";
     for permissions in &services {
-        text += &service(permissions, &services);
+        let others = match permissions.user.as_str() {
+            SUBSCRIBER => subscribers.as_slice(),
+            _ => &[],
+        };
+        text += &service(permissions, others, &services);
     }
     text += "}\nsystem_account: SYSTEM\n";
     text
@@ -138,7 +154,7 @@ fn exports(services: &[Permissions]) -> String {
             exported
                 .entry(grant)
                 .or_default()
-                .insert(account(permissions.user));
+                .insert(account(&permissions.user));
         }
     }
     let mut text = String::from("    exports: [\n");
@@ -157,7 +173,7 @@ fn exports(services: &[Permissions]) -> String {
         .ok();
     }
     for permissions in services {
-        let (inbox, account) = (&permissions.subscribe, account(permissions.user));
+        let (inbox, account) = (&permissions.subscribe, account(&permissions.user));
         writeln!(
             text,
             "      {{ stream: \"{inbox}\", accounts: [{account}] }}"
@@ -173,7 +189,7 @@ fn progress_imports(services: &[Permissions]) -> String {
     let mut text = String::new();
     for permissions in services {
         for subject in &permissions.publishes_progress {
-            let account = account(permissions.user);
+            let account = account(&permissions.user);
             writeln!(
                 text,
                 "      {{ stream: {{ account: {account}, subject: \"{subject}\" }} }}"
@@ -190,7 +206,7 @@ fn progress_exports(permissions: &Permissions, services: &[Permissions]) -> Stri
         return String::new();
     }
     let readers = services.iter().filter(|other| other.reads_progress);
-    let readers = readers.map(|other| account(other.user));
+    let readers = readers.map(|other| account(&other.user));
     let readers: Vec<_> = readers.chain([ACCOUNT.to_owned()]).collect();
     let mut text = String::from("    exports: [\n");
     for subject in &permissions.publishes_progress {
@@ -204,21 +220,23 @@ fn progress_exports(permissions: &Permissions, services: &[Permissions]) -> Stri
     text + "    ]\n"
 }
 
-/// Writes the account of one service.
-fn service(permissions: &Permissions, services: &[Permissions]) -> String {
-    let subjects: Vec<_> = permissions
-        .publish
-        .iter()
-        .map(|grant| imported_subject(&grant.subject))
-        .collect();
-    let mut text = format!("  {}: {{\n", account(permissions.user));
+/// Writes the account of one service, which other users may share: it imports what they use, too.
+fn service(permissions: &Permissions, others: &[Permissions], services: &[Permissions]) -> String {
+    let subjects = imported_subjects(permissions);
+    let mut text = format!("  {}: {{\n", account(&permissions.user));
     text += &format!("    mappings: {{ \"{API}>\": \"{IMPORTED_API}>\" }}\n");
     let allowed: Vec<_> = subjects
         .iter()
         .chain(&permissions.publishes_progress)
         .cloned()
         .collect();
-    text += &user(permissions, &allowed);
+    let others = others.iter();
+    let others = others.map(|other| user(other, &imported_subjects(other)));
+    let all: Vec<_> = [user(permissions, &allowed)]
+        .into_iter()
+        .chain(others)
+        .collect();
+    text += &users(&all);
     text += &progress_exports(permissions, services);
     text += "    imports: [\n";
     if permissions.reads_progress {
@@ -246,6 +264,17 @@ fn service(permissions: &Permissions, services: &[Permissions]) -> String {
     text + "    ]\n  }\n"
 }
 
+fn imported_subjects(permissions: &Permissions) -> Vec<String> {
+    let grants = permissions.publish.iter();
+    grants
+        .map(|grant| imported_subject(&grant.subject))
+        .collect()
+}
+
+fn users(all: &[String]) -> String {
+    format!("    users: [\n{}    ]\n", all.concat())
+}
+
 fn user(permissions: &Permissions, publish: &[String]) -> String {
     let list = |subjects: &[String]| {
         let quoted: Vec<_> = subjects
@@ -267,10 +296,10 @@ fn user(permissions: &Permissions, publish: &[String]) -> String {
     let subscribe = permissions.subscriptions().into_iter();
     let subscribe: Vec<_> = subscribe.map(|subject| format!("\"{subject}\"")).collect();
     format!(
-        "    users: [\n      {{ user: {}, password: ${}, permissions: {{\n        publish: {{ allow: {}{deny} }}\n        \
-         subscribe: {{ allow: [{}] }}\n      }} }}\n    ]\n",
+        "      {{ user: {}, password: ${}, permissions: {{\n        publish: {{ allow: {}{deny} }}\n        \
+         subscribe: {{ allow: [{}] }}\n      }} }}\n",
         permissions.user,
-        password_variable(permissions.user),
+        password_variable(&permissions.user),
         list(publish),
         subscribe.join(", ")
     )

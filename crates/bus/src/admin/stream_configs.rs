@@ -13,7 +13,7 @@ use crate::topology::{
 };
 
 /// The most messages of a consumer that are not acknowledged, over all replicas.
-const MAX_IN_FLIGHT: i64 = 1_000;
+pub(crate) const MAX_IN_FLIGHT: i64 = 1_000;
 
 /// The duplicate window of pulls: the registry repeats a notification within seconds.
 const PULLS_WINDOW: Duration = Duration::from_secs(120);

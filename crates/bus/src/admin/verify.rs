@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use async_nats::jetstream::consumer::{Config as ConsumerConfig, IntoConsumerConfig as _};
 use async_nats::jetstream::stream::Config as StreamConfig;
 
+use super::lookup::filters;
 use super::stream_configs::{ProvisionOptions, consumer, streams};
 use crate::connection::Bus;
 use crate::error::Error;
@@ -90,19 +91,6 @@ fn consumer_differences(found: &ConsumerConfig, needed: &ConsumerConfig) -> Vec<
         &needed.max_ack_pending,
     );
     differences
-}
-
-/// Returns the filters of a consumer; the server may return a single one in either of two fields.
-fn filters(config: &ConsumerConfig) -> Vec<&str> {
-    let one = Some(config.filter_subject.as_str()).filter(|subject| !subject.is_empty());
-    let mut all: Vec<&str> = config
-        .filter_subjects
-        .iter()
-        .map(String::as_str)
-        .chain(one)
-        .collect();
-    all.sort_unstable();
-    all
 }
 
 /// Collects the settings that differ.

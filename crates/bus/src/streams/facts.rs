@@ -215,7 +215,7 @@ impl FromStr for LogPosition {
 }
 
 /// Returns the streams that may hold facts of a subject filter.
-fn streams_of(filter: &str) -> impl Iterator<Item = &'static str> + use<> {
+pub(crate) fn streams_of(filter: &str) -> impl Iterator<Item = &'static str> + use<> {
     let holds = |subjects: &[&str]| subjects.iter().any(|one| overlaps(one, filter));
     let events = holds(&EVENT_SUBJECTS).then_some(EVENTS);
     events

@@ -2,12 +2,14 @@
 //! the registry and at NATS, secret of the notifications, token of the REST API. Missing files are created.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
 use rcgen::{CertificateParams, DnType, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256};
 use secrecy::ExposeSecret as _;
+use sluice_bus::Subscriber;
 use sluice_bus::permissions::users;
 use sluice_domain::service_accounts;
 use sluice_service::{create_private_folder, secret_file, write_private_file};
@@ -15,8 +17,12 @@ use sluice_service::{create_private_folder, secret_file, write_private_file};
 /// How long the certificate is valid. The registry reads it at its start only, so a renewal needs a restart.
 const VALID_DAYS: i64 = 3_650;
 
-/// The name of the file with the NATS passwords, which the configuration of nats-server includes.
+/// The name of the file with the NATS passwords, which the accounts include.
 pub const NATS_PASSWORDS_FILE: &str = "passwords.conf";
+/// The line by which the configuration of nats-server includes the file of accounts and users.
+pub const NATS_ACCOUNTS_INCLUDE: &str = "include \"accounts.conf\"\n";
+/// The name of that file.
+const NATS_ACCOUNTS_FILE: &str = "accounts.conf";
 
 /// The folder of keys and its files.
 #[derive(Debug, Clone)]
@@ -34,12 +40,18 @@ impl KeyFolder {
     /// Creates the folder and every missing file; returns the files that were created.
     pub fn create(&self) -> anyhow::Result<Vec<PathBuf>> {
         let mut created = Vec::new();
-        for folder in [self.folder.clone(), self.accounts(), self.nats()] {
+        for folder in [
+            self.folder.clone(),
+            self.accounts(),
+            self.nats(),
+            self.subscriber_folder(),
+        ] {
             create_private_folder(&folder)?;
         }
         self.create_signing_key(&mut created)?;
         let accounts = service_accounts().map(|account| self.password(account));
-        let users = users().into_iter().map(|user| self.nats_password(user));
+        let users = self.users()?;
+        let users = users.iter().map(|user| self.nats_password(user));
         for file in accounts
             .into_iter()
             .chain([self.notifications(), self.registry_http(), self.api_token()])
@@ -57,12 +69,13 @@ impl KeyFolder {
     /// Writes the passwords into the file that nats-server reads, if one was created or changed.
     fn write_nats_passwords(&self, created: &mut Vec<PathBuf>) -> anyhow::Result<()> {
         let mut passwords = Vec::new();
-        for user in users() {
-            passwords.push((user, secret_file(&self.nats_password(user))?));
+        for user in self.users()? {
+            let password = secret_file(&self.nats_password(&user))?;
+            passwords.push((user, password));
         }
         let passwords: Vec<_> = passwords
             .iter()
-            .map(|(user, password)| (*user, password.expose_secret()))
+            .map(|(user, password)| (user.as_str(), password.expose_secret()))
             .collect();
         let (file, text) = (
             self.nats_passwords(),
@@ -74,6 +87,75 @@ impl KeyFolder {
         write_private_file(&file, &text)?;
         created.push(file);
         Ok(())
+    }
+
+    /// Returns every user at NATS: those of the services, and the subscribers.
+    fn users(&self) -> anyhow::Result<Vec<String>> {
+        let subscribers = self.subscribers()?;
+        let users = users().into_iter().map(ToOwned::to_owned);
+        Ok(users
+            .chain(subscribers.iter().map(Subscriber::user))
+            .collect())
+    }
+
+    /// Returns the subscribers, by name.
+    pub fn subscribers(&self) -> anyhow::Result<Vec<Subscriber>> {
+        let folder = self.subscriber_folder();
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.with_context(|| format!("failed to read `{}`", folder.display()))?,
+        };
+        let mut subscribers = Vec::new();
+        for entry in entries {
+            let file = entry?.path();
+            // One that was being written when the process died.
+            if file.extension().is_some() {
+                continue;
+            }
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            let text = fs::read_to_string(&file)
+                .with_context(|| format!("failed to read `{}`", file.display()))?;
+            let subjects = text.lines().map(ToOwned::to_owned).collect();
+            let subscriber = Subscriber::new(&name, subjects);
+            let subscriber = subscriber.with_context(|| format!("in `{}`", file.display()))?;
+            subscribers.push(subscriber);
+        }
+        subscribers.sort_by(|one, other| one.name().cmp(other.name()));
+        Ok(subscribers)
+    }
+
+    /// Adds a subscriber, with a password; one that exists keeps its password.
+    pub fn add_subscriber(&self, subscriber: &Subscriber) -> anyhow::Result<()> {
+        create_private_folder(&self.subscriber_folder())?;
+        let file = self.subscriber_folder().join(subscriber.name());
+        write_private_file(&file, &(subscriber.subjects().join("\n") + "\n"))?;
+        self.create().map(drop)
+    }
+
+    /// Removes a subscriber and its password.
+    pub fn remove_subscriber(&self, subscriber: &Subscriber) -> anyhow::Result<()> {
+        for file in [
+            self.subscriber_folder().join(subscriber.name()),
+            self.nats_password(&subscriber.user()),
+        ] {
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+            .with_context(|| format!("failed to remove `{}`", file.display()))?;
+        }
+        self.create().map(drop)
+    }
+
+    /// Returns the name and text of each file that the configuration of nats-server includes: accounts, and passwords.
+    pub fn nats_files(&self) -> anyhow::Result<[(&'static str, String); 2]> {
+        let passwords = fs::read_to_string(self.nats_passwords())
+            .with_context(|| format!("failed to read `{}`", self.nats_passwords().display()))?;
+        let accounts = sluice_bus::render_accounts(NATS_PASSWORDS_FILE, &self.subscribers()?);
+        Ok([
+            (NATS_PASSWORDS_FILE, passwords),
+            (NATS_ACCOUNTS_FILE, accounts),
+        ])
     }
 
     fn create_signing_key(&self, created: &mut Vec<PathBuf>) -> anyhow::Result<()> {
@@ -140,7 +222,12 @@ impl KeyFolder {
         self.nats().join(user)
     }
 
-    /// Returns the file with all these passwords, which the configuration of nats-server includes.
+    /// Returns the folder with a file for each subscriber, which has its subjects.
+    fn subscriber_folder(&self) -> PathBuf {
+        self.folder.join("subscribers")
+    }
+
+    /// Returns the file with all these passwords, which the accounts include.
     #[must_use]
     pub fn nats_passwords(&self) -> PathBuf {
         self.nats().join(NATS_PASSWORDS_FILE)
@@ -257,6 +344,37 @@ mod tests {
             let password = fs::read_to_string(keys.nats_password(user)).unwrap();
             assert!(text.contains(password.trim()), "{user}");
         }
+    }
+
+    #[test]
+    fn a_subscriber_has_a_password_until_it_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = KeyFolder::at(folder.path().to_owned());
+        keys.create().unwrap();
+        let subjects = ["sluice.v1.image.>", "sluice.v1.scan.>"].map(ToOwned::to_owned);
+        let own = Subscriber::new("own", subjects.to_vec()).unwrap();
+        let other = Subscriber::new("other", subjects.to_vec()).unwrap();
+        for subscriber in [&own, &other, &own] {
+            keys.add_subscriber(subscriber).unwrap();
+        }
+        assert_eq!(keys.subscribers().unwrap(), [other.clone(), own.clone()]);
+        let file = keys.nats_password("subscriber-own");
+        assert_eq!(mode(&file), 0o600);
+        let password = fs::read_to_string(&file).unwrap();
+        let [(_, passwords), (_, accounts)] = keys.nats_files().unwrap();
+        assert!(passwords.contains(&format!("PASSWORD_SUBSCRIBER_OWN: \"{password}\"\n")));
+        assert!(accounts.contains("$PASSWORD_SUBSCRIBER_OWN"));
+        assert!(!accounts.contains(&password));
+
+        keys.remove_subscriber(&own).unwrap();
+        assert_eq!(keys.subscribers().unwrap(), [other]);
+        assert!(!file.exists());
+        let files = keys.nats_files().unwrap();
+        assert!(
+            files
+                .iter()
+                .all(|(_, text)| !text.contains("SUBSCRIBER_OWN"))
+        );
     }
 
     #[test]

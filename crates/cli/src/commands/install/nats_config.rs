@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use sluice_bus::{ServerConfig, permissions};
-use sluice_gateway::NATS_PASSWORDS_FILE;
+use sluice_bus::{ServerConfig, Subscriber, permissions, render_accounts};
+use sluice_gateway::{KeyFolder, NATS_PASSWORDS_FILE};
 
 use crate::arguments::connection::Connection;
 use crate::output::lines;
@@ -36,34 +36,43 @@ pub(crate) struct Arguments {
     /// Print only what this user may publish and subscribe to, as JSON for the JWTs of a NATS with an operator.
     #[arg(long, value_name = "USER")]
     permissions: Option<String>,
+    /// Folder of keys whose subscribers get their users.
+    #[arg(long, value_name = "DIR", env = "SLUICE_KEYS")]
+    keys: Option<PathBuf>,
 }
 
 impl Arguments {
     /// Prints the configuration.
     pub(crate) fn run(self, _: &Connection) -> anyhow::Result<()> {
+        let subscribers = match &self.keys {
+            Some(keys) => KeyFolder::at(keys.clone()).subscribers()?,
+            None => Vec::new(),
+        };
         match &self.permissions {
-            Some(user) => lines(&claims_of(user)?),
-            None => lines(self.text().trim_end()),
+            Some(user) => lines(&claims_of(user, &subscribers)?),
+            None => lines(self.text(&subscribers).trim_end()),
         }
     }
 
-    fn text(&self) -> String {
+    fn text(&self, subscribers: &[Subscriber]) -> String {
         let tls = (!self.plain_text).then_some((&*self.certificate, &*self.key));
         let config = ServerConfig {
             listen: self.listen,
             store: &self.store,
             ports: None,
             tls,
-            passwords: NATS_PASSWORDS_FILE,
         };
-        format!("{HEAD}{}", config.render())
+        let accounts = render_accounts(NATS_PASSWORDS_FILE, subscribers);
+        format!("{HEAD}{}", config.render(&accounts))
     }
 }
 
-fn claims_of(user: &str) -> anyhow::Result<String> {
-    let claims = permissions::claims(user).with_context(|| {
+fn claims_of(user: &str, subscribers: &[Subscriber]) -> anyhow::Result<String> {
+    let claims = permissions::claims(user, subscribers).with_context(|| {
         let users = permissions::users().into_iter();
-        let users: Vec<_> = users.filter(|user| *user != permissions::SYSTEM).collect();
+        let users = users.filter(|user| *user != permissions::SYSTEM);
+        let subscribers = subscribers.iter().map(Subscriber::user);
+        let users: Vec<_> = users.map(ToOwned::to_owned).chain(subscribers).collect();
         format!(
             "`{user}` has no permissions; name one of {}",
             users.join(", ")
@@ -89,14 +98,14 @@ mod tests {
     #[test]
     fn a_user_without_permissions_is_refused_with_the_names_of_those_that_have_some() {
         for user in ["system", "nobody"] {
-            let error = claims_of(user).unwrap_err().to_string();
+            let error = claims_of(user, &[]).unwrap_err().to_string();
             assert!(
                 error.contains(user) && error.contains("promoter, "),
                 "{error}"
             );
         }
         for user in permissions::users() {
-            assert_eq!(claims_of(user).is_ok(), user != "system", "{user}");
+            assert_eq!(claims_of(user, &[]).is_ok(), user != "system", "{user}");
         }
     }
 
@@ -104,7 +113,7 @@ mod tests {
     #[test]
     fn the_file_that_is_delivered_is_what_the_permissions_say() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/nats.conf");
-        let text = Defaults::parse_from(["nats-config"]).arguments.text();
+        let text = Defaults::parse_from(["nats-config"]).arguments.text(&[]);
         if std::env::var_os("UPDATE").is_some() {
             std::fs::write(&file, &text).unwrap();
         }

@@ -9,7 +9,7 @@ use sluice_bus::ServerConfig;
 use sluice_bus::permissions::{ADMIN, SYSTEM, users};
 use sluice_domain::{is_service_account, service_accounts};
 use sluice_embedded::RegistryConfig;
-use sluice_gateway::{KeyFolder, NATS_PASSWORDS_FILE};
+use sluice_gateway::{KeyFolder, NATS_ACCOUNTS_INCLUDE};
 use sluice_service::{create_private_folder, secret_file, write_private_file};
 use url::Url;
 
@@ -117,18 +117,12 @@ fn nats(arguments: &Arguments, keys: &KeyFolder) -> anyhow::Result<Files> {
         store: &arguments.nats_store,
         ports: None,
         tls: None,
-        passwords: NATS_PASSWORDS_FILE,
     };
-    Ok(vec![
-        (
-            "nats-server.conf".to_owned(),
-            format!("{MONITORING}{}", config.render()),
-        ),
-        (
-            NATS_PASSWORDS_FILE.to_owned(),
-            read(&keys.nats_passwords())?,
-        ),
-    ])
+    let config = format!("{MONITORING}{}", config.render(NATS_ACCOUNTS_INCLUDE));
+    let mut files = vec![("nats-server.conf".to_owned(), config)];
+    let included = keys.nats_files()?;
+    files.extend(included.map(|(name, text)| (name.to_owned(), text)));
+    Ok(files)
 }
 
 fn registry(arguments: &Arguments, keys: &KeyFolder) -> anyhow::Result<Files> {
