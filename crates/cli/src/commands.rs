@@ -13,6 +13,7 @@ mod install {
     pub(super) mod prepare;
     pub(super) mod provision;
     pub(super) mod restore;
+    pub(super) mod subscriber;
     pub(super) mod up;
 }
 mod resources {
@@ -82,6 +83,7 @@ commands! {
         async "provision" => Provision(provision),
         async "backup" => Backup(backup),
         async "restore" => Restore(restore),
+        async "subscriber" => Subscriber(subscriber),
     }
     "Manage resources" in resources {
         async "apply" => Apply(apply),

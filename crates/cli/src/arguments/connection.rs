@@ -116,6 +116,17 @@ impl Connection {
         Bus::connect(&endpoint.settings(), "cli").await
     }
 
+    /// Connects to the same server as another user.
+    pub(crate) async fn open_as(&self, user: &str, password_file: PathBuf) -> anyhow::Result<Bus> {
+        let endpoint = NatsEndpoint {
+            user: user.to_owned(),
+            password_file: Some(password_file),
+            credentials_file: None,
+            ..self.endpoint()?
+        };
+        Bus::connect(&endpoint.settings(), "cli").await
+    }
+
     /// Connects to a NATS server that may be starting.
     pub(crate) async fn open_starting(&self) -> anyhow::Result<Bus> {
         let until = tokio::time::Instant::now() + START_LIMIT;
