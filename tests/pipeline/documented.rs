@@ -65,8 +65,10 @@ fn every_command_of_the_documentation_does_what_it_says() {
 
     // EVENTS: other programs follow.
     machine.block("sluice events --follow --subject");
+    machine.block("sluice subscriber add deploys");
     machine.block("python3 -m grpc_tools.protoc");
     machine.subscribe();
+    machine.block("sluice subscriber add images");
     machine.block("curl -H");
 
     // OPERATIONS: what failed, backup and restore, limits.
