@@ -29,7 +29,7 @@ fn lines(count: usize, term: impl Fn(usize) -> String) -> String {
 async fn image(state: &State, number: usize, images: usize) {
     let hash = hex::encode(sha2::Sha256::digest(number.to_le_bytes()));
     let digest: Digest = format!("sha256:{hash}").parse().unwrap();
-    let is_rare = number % (images / 10).max(1) == 0;
+    let is_rare = number.is_multiple_of((images / 10).max(1));
     let mut ids = lines(200, |number| format!("CVE-2026-{number:05}"));
     if is_rare {
         ids += "\n";

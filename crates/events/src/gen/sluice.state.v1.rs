@@ -393,7 +393,8 @@ pub struct Verdict {
     /// The licences of the packages, in the same form.
     #[prost(string, tag = "26")]
     pub licenses: ::prost::alloc::string::String,
-    /// Whether one of the three lists was too long and is left out: then the findings in the object store count.
+    /// Whether one of the three lists is left out, because it is too long or a term has a line break: then the findings in
+    /// the object store count.
     #[prost(bool, tag = "27")]
     pub lists_omitted: bool,
     /// The version of the database with which the result last differed from the one before it, empty if it never did.

@@ -45,7 +45,7 @@ pub(crate) struct SearchTerms {
     vulnerability_ids: String,
     package_names: String,
     licenses: String,
-    /// Whether a list was too long for a verdict.
+    /// Whether a list was left out: it is too long for a verdict, or a term has a line break.
     omitted: bool,
 }
 
@@ -54,12 +54,14 @@ impl SearchTerms {
     pub(crate) fn of(found: &ManifestFindings) -> Self {
         let mut omitted = false;
         let mut list = |terms: BTreeSet<&str>| {
+            // A name with a line break would be two.
+            let is_listable = terms.iter().all(|term| !term.contains('\n'));
             let list = terms.into_iter().collect::<Vec<_>>().join("\n");
-            omitted |= list.len() > MAX_TERMS_BYTES;
-            if list.len() > MAX_TERMS_BYTES {
-                String::new()
-            } else {
+            if is_listable && list.len() <= MAX_TERMS_BYTES {
                 list
+            } else {
+                omitted = true;
+                String::new()
             }
         };
         let packages = || found.packages.iter();
@@ -272,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_terms_that_is_too_long_is_left_out_and_said_so() {
+    fn a_list_of_terms_that_is_too_long_or_has_line_breaks_in_terms_is_left_out() {
         let package = |name: String| Package {
             name,
             licenses: vec!["MIT".to_owned()],
@@ -294,6 +296,11 @@ mod tests {
         let many = of(MAX_TERMS_BYTES / 16);
         assert_eq!((many.package_names.as_str(), many.omitted), ("", true));
         assert_eq!(many.licenses, "MIT");
+        let forged = SearchTerms::of(&ManifestFindings {
+            packages: vec![package("a\nleft-pad".to_owned())],
+            ..ManifestFindings::default()
+        });
+        assert_eq!((forged.package_names.as_str(), forged.omitted), ("", true));
     }
 
     #[test]

@@ -248,7 +248,8 @@ fn references(bill: &Value, finding: &Finding) -> Vec<Value> {
         .map(|component| component["bom-ref"].clone())
         .collect();
     if found.is_empty() {
-        return vec![bill["metadata"]["component"]["bom-ref"].clone()];
+        let image = bill.pointer("/metadata/component/bom-ref");
+        return image.cloned().into_iter().collect();
     }
     found
 }
