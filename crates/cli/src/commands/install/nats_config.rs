@@ -104,6 +104,9 @@ mod tests {
                 "{error}"
             );
         }
+        let own = Subscriber::new("own", vec!["sluice.v1.image.>".to_owned()]).unwrap();
+        assert!(claims_of("subscriber-own", &[]).is_err());
+        assert!(claims_of("subscriber-own", &[own]).is_ok());
         for user in permissions::users() {
             assert_eq!(claims_of(user, &[]).is_ok(), user != "system", "{user}");
         }
