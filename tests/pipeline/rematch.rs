@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
+use sluice_state::key;
 use sluice_tests::content::{NEW_LIBC, debian};
 use sluice_tests::{Database, Image, Proxy, Stack, wait_for};
 
@@ -120,8 +121,19 @@ fn an_image_that_became_vulnerable_is_withdrawn_without_a_request_for_a_layer() 
     assert_eq!(difference["appeared"][0]["id"], "CVE-2026-7777");
     assert_eq!(difference["disappeared"], json!([]));
 
-    // A database that knows nothing new changes nothing, and what was denied passes when the advisory is withdrawn.
+    // A database that knows nothing new changes nothing and stores no document again, and what was denied passes when the advisory is withdrawn.
     let told = stack.events("scan.findings_changed").len();
+    let bus = stack.bus();
+    let documents = |image: &Image| {
+        let key = key::verdict(&image.digest.parse().unwrap());
+        let verdict = bus
+            .run(bus.state.verdicts.get(&key))
+            .unwrap()
+            .unwrap()
+            .value;
+        [verdict.report_key, verdict.sbom_key, verdict.findings_key]
+    };
+    let stored = [documents(&clean), documents(&padded)];
     Database::with("2020-01-04T00:00:00Z", ADVISORY).publish(&stack);
     wait_for("the images to be matched again", 60, || {
         let found = stack.sluice(&["findings", "hub/app:1.2", "-o", "json"]);
@@ -131,6 +143,7 @@ fn an_image_that_became_vulnerable_is_withdrawn_without_a_request_for_a_layer() 
         stack.is_quiet().then_some(())
     });
     assert_eq!(stack.events("scan.findings_changed").len(), told);
+    assert_eq!([documents(&clean), documents(&padded)], stored);
     Database::of("2020-01-05T00:00:00Z").publish(&stack);
     promoted(&stack, 5);
 }

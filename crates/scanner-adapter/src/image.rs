@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_domain::{Digest, Repository};
+use sluice_domain::{Digest, ManifestFindings, Repository};
 use sluice_events::wire::state::{ImageEntry, Verdict, VerdictStatus};
 use sluice_layer::{ImageContents, LayerSummary, check_layers};
 use sluice_registry::Client;
@@ -20,8 +20,8 @@ use crate::image::documents::{ImageDocuments, ambiguity_reason, check_size, conf
 use crate::image::layer_cache::{CachedLayer, LayerCache};
 use crate::image::limits::ImageBudget;
 use crate::image::unpacker::{Unpacker, blocking, estimate_bytes, jobs};
-use crate::image::verdict::{ManifestRef, ScanResult, SearchTerms};
-use crate::scanner::{LayerAnalysis, Scanner, ScannerVersion};
+use crate::image::verdict::{ManifestRef, ScanResult};
+use crate::scanner::{LayerAnalysis, ScanReport, Scanner, ScannerVersion};
 
 pub(crate) mod disk_quota;
 pub(crate) mod documents;
@@ -102,7 +102,7 @@ impl<S: Scanner> ImageScanner<S> {
         }
         let empty = verdict::empty(manifest, version);
         let verdict = match self.scan(engine, manifest).await {
-            Ok(result) => verdict::from_scan(empty, result),
+            Ok(result) => self.store(version, empty, result).await?,
             Err(Error::Unsupported(reason)) => verdict::unsupported(empty, reason),
             Err(error) => return Err(error),
         };
@@ -126,9 +126,7 @@ impl<S: Scanner> ImageScanner<S> {
 
     /// Writes a verdict, unless there is one that is as good: a replica may have been faster.
     async fn write(&self, mut verdict: Verdict) -> Result<Verdict, Error> {
-        let digest = verdict.digest.clone();
-        let parsed: Digest = digest.parse().map_err(|_| Error::Entry(digest))?;
-        let key = key::verdict(&parsed);
+        let key = key::verdict(&parse_digest(&verdict.digest)?);
         let mut last = None;
         for _ in 0..MAX_WRITES {
             let present = self.state.verdicts.get(&key).await?;
@@ -317,7 +315,7 @@ impl<S: Scanner> ImageScanner<S> {
         })
     }
 
-    /// Stores the report on what was verified, its bill of materials, and the analyses if the report is complete.
+    /// Reads the report on what was verified, and stores the analyses if it is complete.
     async fn finish(
         &self,
         scan: &ManifestScan<'_, S>,
@@ -333,27 +331,67 @@ impl<S: Scanner> ImageScanner<S> {
         if report.gaps.incomplete.is_none() {
             self.cache_analyses(scan, verified, analyses).await;
         }
-        let report_key = self.state.store_report(&report.bytes).await?;
-        crash::point("scanner-adapter.report_stored");
-        let sbom_key = if report.summary.covers() {
-            self.store_sbom(report.bytes, S::version(scan.engine))
-                .await?
-        } else {
-            String::new()
-        };
-        let terms = SearchTerms::of(&report.findings);
-        let findings_key = self.state.store_findings(&report.findings).await?;
-        crash::point("scanner-adapter.findings_stored");
         let layers = verified.summaries.iter();
         Ok(ScanResult {
-            summary: report.summary,
-            gaps: report.gaps,
+            report,
             layers: layers.map(verdict::verified_layer).collect(),
-            report_key,
-            sbom_key,
-            findings_key,
-            terms,
         })
+    }
+
+    /// Stores report, bill of materials and findings, and returns the verdict that names them. Where the result is the one
+    /// of the verdict before, its documents are kept: a newer database would otherwise store all of them again.
+    async fn store(
+        &self,
+        version: &ScannerVersion,
+        empty: Verdict,
+        result: ScanResult,
+    ) -> Result<Verdict, Error> {
+        let mut verdict = verdict::from_scan(empty, &result);
+        let ScanReport {
+            bytes, findings, ..
+        } = result.report;
+        if let Some(before) = self.same_result(&verdict, &findings).await? {
+            verdict.report_key = before.report_key;
+            verdict.sbom_key = before.sbom_key;
+            verdict.findings_key = before.findings_key;
+            return Ok(verdict);
+        }
+        verdict.report_key = self.state.store_report(&bytes).await?;
+        crash::point("scanner-adapter.report_stored");
+        if result.report.summary.covers() {
+            verdict.sbom_key = self.store_sbom(bytes, version).await?;
+        }
+        verdict.findings_key = self.state.store_findings(&findings).await?;
+        crash::point("scanner-adapter.findings_stored");
+        Ok(verdict)
+    }
+
+    /// Returns the stored verdict on the same manifest, if the same scanner found the same.
+    async fn same_result(
+        &self,
+        verdict: &Verdict,
+        findings: &ManifestFindings,
+    ) -> Result<Option<Verdict>, Error> {
+        let digest = parse_digest(&verdict.digest)?;
+        let before = self.state.verdicts.get(&key::verdict(&digest)).await?;
+        let is_alike = |before: &Verdict| {
+            !before.findings_key.is_empty()
+                && verdict::has_same_figures(before, verdict)
+                && before.layers == verdict.layers
+                && before.scanner_version == verdict.scanner_version
+        };
+        let Some(before) = before.map(|entry| entry.value).filter(is_alike) else {
+            return Ok(None);
+        };
+        // Documents that cannot be read are stored anew.
+        let is_same = self
+            .state
+            .findings(&before.findings_key)
+            .await
+            .is_ok_and(|earlier| {
+                earlier.has_same_findings(findings) && earlier.packages == findings.packages
+            });
+        Ok(is_same.then_some(before))
     }
 
     /// Stores the analyses of layers that are not cached; where that fails, the layers are only read again.
@@ -391,6 +429,10 @@ impl<S: Scanner> ImageScanner<S> {
         crash::point("scanner-adapter.sbom_stored");
         Ok(key)
     }
+}
+
+fn parse_digest(text: &str) -> Result<Digest, Error> {
+    text.parse().map_err(|_| Error::Entry(text.to_owned()))
 }
 
 /// Reads a manifest by its digest, and its configuration.

@@ -12,7 +12,7 @@ use sluice_events::wire::state::{FormerReport, Verdict, VerdictStatus, VerifiedL
 use sluice_layer::{LayerSummary, RULES_VERSION};
 use sluice_state::key::SCANNER;
 
-use crate::scanner::{CoverageGaps, ScannerVersion, Summary};
+use crate::scanner::{ScanReport, ScannerVersion};
 
 /// How many reports are kept besides the newest.
 const MAX_FORMER_REPORTS: usize = 2;
@@ -27,16 +27,11 @@ pub(crate) struct ManifestRef<'a> {
     pub(crate) platform: &'a str,
 }
 
-/// The results of a scan, whose report is stored.
+/// The results of a scan.
 pub(crate) struct ScanResult {
-    pub(crate) summary: Summary,
-    pub(crate) gaps: CoverageGaps,
+    pub(crate) report: ScanReport,
     /// The layers in their order.
     pub(crate) layers: Vec<VerifiedLayer>,
-    pub(crate) report_key: String,
-    pub(crate) sbom_key: String,
-    pub(crate) findings_key: String,
-    pub(crate) terms: SearchTerms,
 }
 
 /// The terms by which an image is found, each once, in order, one in a line.
@@ -102,15 +97,21 @@ pub(crate) fn unsupported(empty: Verdict, reason: String) -> Verdict {
     }
 }
 
-/// Returns the verdict on a manifest that was scanned.
-pub(crate) fn from_scan(empty: Verdict, result: ScanResult) -> Verdict {
-    let ScanResult { summary, gaps, .. } = result;
-    let (status, reason) = if let Some(incomplete) = gaps.incomplete {
+/// Returns the verdict on a manifest that was scanned, without the keys of its documents.
+pub(crate) fn from_scan(empty: Verdict, result: &ScanResult) -> Verdict {
+    let ScanReport {
+        findings,
+        summary,
+        gaps,
+        ..
+    } = &result.report;
+    let terms = SearchTerms::of(findings);
+    let (status, reason) = if let Some(incomplete) = &gaps.incomplete {
         let reason = format!("the report is incomplete: {incomplete}");
         (VerdictStatus::Unsupported, reason)
     } else if !summary.covers() {
         (VerdictStatus::Unsupported, summary.uncovered_reason())
-    } else if let Some(unknown) = gaps.unknown {
+    } else if let Some(unknown) = &gaps.unknown {
         let reason = format!(
             "the vulnerability database knows nothing of {unknown}, so a report without findings proves nothing"
         );
@@ -134,17 +135,14 @@ pub(crate) fn from_scan(empty: Verdict, result: ScanResult) -> Verdict {
         dtr_major: summary.dtr.major,
         dtr_minor: summary.dtr.minor,
         packages: summary.packages,
-        os: summary.os,
+        os: summary.os.clone(),
         end_of_life: summary.end_of_life,
-        report_key: result.report_key,
-        sbom_key: result.sbom_key,
-        findings_key: result.findings_key,
-        vulnerability_ids: result.terms.vulnerability_ids,
-        package_names: result.terms.package_names,
-        licenses: result.terms.licenses,
-        lists_omitted: result.terms.omitted,
-        unmatched: gaps.unmatched,
-        layers: result.layers,
+        vulnerability_ids: terms.vulnerability_ids,
+        package_names: terms.package_names,
+        licenses: terms.licenses,
+        lists_omitted: terms.omitted,
+        unmatched: gaps.unmatched.clone(),
+        layers: result.layers.clone(),
         ..empty
     }
 }
@@ -224,6 +222,7 @@ mod tests {
     use sluice_domain::Package;
 
     use super::*;
+    use crate::scanner::{CoverageGaps, Summary};
 
     const DATABASE: &str = "2026-11-02T00:00:00Z";
 
@@ -340,43 +339,37 @@ mod tests {
             unmatched: vec!["conda-pkg".to_owned()],
             ..CoverageGaps::default()
         };
-        let scanned = |packages| ScanResult {
-            gaps: gaps(),
+        let scanned = |packages, gaps| ScanResult {
             layers: vec![verified(RULES_VERSION)],
-            summary: Summary {
-                os: "debian 12".to_owned(),
-                packages,
-                ..Summary::default()
+            report: ScanReport {
+                bytes: Vec::new(),
+                findings: ManifestFindings::default(),
+                summary: Summary {
+                    os: "debian 12".to_owned(),
+                    packages,
+                    ..Summary::default()
+                },
+                gaps,
             },
-            report_key: "report".to_owned(),
-            sbom_key: String::new(),
-            findings_key: "findings".to_owned(),
-            terms: SearchTerms::default(),
         };
-        let verdict = from_scan(Verdict::default(), scanned(1));
+        let verdict = from_scan(Verdict::default(), &scanned(1, gaps()));
         assert_eq!(verdict.status(), VerdictStatus::Covered);
         assert_eq!(verdict.unmatched, ["conda-pkg"]);
-        let incomplete = ScanResult {
-            gaps: CoverageGaps {
-                incomplete: Some("the database is a link".to_owned()),
-                ..gaps()
-            },
-            ..scanned(1)
+        let incomplete = CoverageGaps {
+            incomplete: Some("the database is a link".to_owned()),
+            ..gaps()
         };
-        let verdict = from_scan(Verdict::default(), incomplete);
+        let verdict = from_scan(Verdict::default(), &scanned(1, incomplete));
         assert_eq!(verdict.status(), VerdictStatus::Unsupported);
         assert!(verdict.reason.contains("incomplete"));
-        let unknown = ScanResult {
-            gaps: CoverageGaps {
-                unknown: Some("`debian 12`".to_owned()),
-                ..gaps()
-            },
-            ..scanned(1)
+        let unknown = CoverageGaps {
+            unknown: Some("`debian 12`".to_owned()),
+            ..gaps()
         };
-        let verdict = from_scan(Verdict::default(), unknown);
+        let verdict = from_scan(Verdict::default(), &scanned(1, unknown));
         assert_eq!(verdict.status(), VerdictStatus::Unsupported);
         assert!(verdict.reason.contains("`debian 12`"));
-        let verdict = from_scan(Verdict::default(), scanned(0));
+        let verdict = from_scan(Verdict::default(), &scanned(0, gaps()));
         assert_eq!(verdict.status(), VerdictStatus::Unsupported);
         assert!(verdict.reason.contains("no packages"));
     }
