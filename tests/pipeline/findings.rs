@@ -179,7 +179,7 @@ fn images_are_found_by_vulnerability_package_and_licence_and_what_no_scan_covers
     let manifests = found["images"][0]["manifests"].as_array().unwrap();
     assert_eq!(manifests.len(), 1);
     assert_eq!(manifests[0]["platform"], "linux/amd64");
-    assert_eq!(found["unknownManifests"], 1);
+    assert_eq!(found["unknownTags"], 1);
 
     let found = findings(&stack, &["--package", "left-pad"]);
     assert_eq!(images(&found), ["hub/app:1.0", "hub/app:1.1"]);

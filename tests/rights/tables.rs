@@ -74,7 +74,8 @@ pub(crate) const WRITERS: [(&str, &[&str]); 13] = [
 ];
 
 /// Who reads a bucket besides those that write it.
-pub(crate) const READERS: [(&str, &[&str]); 12] = [
+pub(crate) const READERS: [(&str, &[&str]); 13] = [
+    ("target_images", &["scanner-adapter"]),
     (
         "control",
         &[

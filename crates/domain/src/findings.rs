@@ -12,6 +12,8 @@ pub struct ManifestFindings {
     pub findings: Vec<Finding>,
     /// The packages, by kind, name and version.
     pub packages: Vec<Package>,
+    /// Whether something was left out or shortened, because it was more than is stored.
+    pub truncated: bool,
 }
 
 /// One vulnerability in one package at one place.
@@ -86,7 +88,33 @@ pub struct Package {
     pub licenses: Vec<String>,
 }
 
+/// The most findings that are stored of a manifest; the worst come first.
+const MAX_FINDINGS: usize = 10_000;
+/// The most packages that are stored of a manifest.
+const MAX_PACKAGES: usize = 20_000;
+/// The most bytes of a name, path or title that are stored.
+const MAX_TEXT: usize = 256;
+
 impl ManifestFindings {
+    /// Leaves out and shortens what is more than is stored: an image decides how many packages it has, and their names.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        self.truncated |= self.findings.len() > MAX_FINDINGS || self.packages.len() > MAX_PACKAGES;
+        self.findings.truncate(MAX_FINDINGS);
+        self.packages.truncate(MAX_PACKAGES);
+        let findings = self.findings.iter_mut().flat_map(Finding::texts);
+        let packages = self.packages.iter_mut().flat_map(Package::texts);
+        let mut is_shortened = false;
+        for text in findings.chain(packages) {
+            if text.len() > MAX_TEXT {
+                text.truncate(text.floor_char_boundary(MAX_TEXT));
+                is_shortened = true;
+            }
+        }
+        self.truncated |= is_shortened;
+        self
+    }
+
     /// Says whether two scans found the same vulnerabilities in the same versions with the same ratings and fixes.
     #[must_use]
     pub fn has_same_findings(&self, other: &Self) -> bool {
@@ -105,7 +133,8 @@ impl ManifestFindings {
         );
         ours.sort_unstable();
         theirs.sort_unstable();
-        ours == theirs
+        // What was left out may differ.
+        !self.truncated && !other.truncated && ours == theirs
     }
 }
 
@@ -116,10 +145,41 @@ impl Finding {
         !self.fixed_version.is_empty()
     }
 
+    fn texts(&mut self) -> [&mut String; 11] {
+        [
+            &mut self.id,
+            &mut self.package,
+            &mut self.installed_version,
+            &mut self.fixed_version,
+            &mut self.severity_source,
+            &mut self.kind,
+            &mut self.purl,
+            &mut self.path,
+            &mut self.layer,
+            &mut self.title,
+            &mut self.url,
+        ]
+    }
+
     /// Returns what makes two findings of two scans the same one: a newer package with the same vulnerability is the same.
     #[must_use]
     pub fn identity(&self) -> [&str; 3] {
         [&self.id, &self.package, &self.path]
+    }
+}
+
+impl Package {
+    fn texts(&mut self) -> impl Iterator<Item = &mut String> {
+        self.licenses.truncate(16);
+        let texts = [
+            &mut self.kind,
+            &mut self.name,
+            &mut self.version,
+            &mut self.purl,
+            &mut self.path,
+            &mut self.layer,
+        ];
+        texts.into_iter().chain(&mut self.licenses)
     }
 }
 
@@ -170,6 +230,27 @@ mod tests {
         let difference = FindingsDifference::between(&earlier, &later);
         assert_eq!(difference.appeared, [finding("CVE-3", "2")]);
         assert_eq!(difference.disappeared, [finding("CVE-1", "1")]);
+    }
+
+    #[test]
+    fn what_is_more_than_is_stored_is_left_out_and_never_the_same() {
+        let long = Finding {
+            package: "ä".repeat(MAX_TEXT),
+            ..finding("CVE-1", "1")
+        };
+        let of = |findings: Vec<Finding>| ManifestFindings {
+            findings,
+            ..ManifestFindings::default()
+        };
+        let shortened = of(vec![long]).bounded();
+        assert_eq!(shortened.findings[0].package, "ä".repeat(MAX_TEXT / 2));
+        let many = of(vec![finding("CVE-1", "1"); MAX_FINDINGS + 1]).bounded();
+        assert_eq!(many.findings.len(), MAX_FINDINGS);
+        for bounded in [shortened, many] {
+            assert!(bounded.truncated && !bounded.has_same_findings(&bounded));
+        }
+        let whole = of(vec![finding("CVE-1", "1")]).bounded();
+        assert!(!whole.truncated && whole.has_same_findings(&whole));
     }
 
     #[test]

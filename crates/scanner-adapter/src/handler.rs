@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{TimeDelta, Utc};
 use futures_util::{StreamExt as _, stream};
 use sluice_bus::{Bus, Cause, Handler, Outcome, topology};
 use sluice_domain::{Classify as _, Digest, Platform, ResourceName, SeverityCounts};
 use sluice_events::EventId;
+use sluice_events::commands::Reconcile;
 use sluice_events::facts::{ScanFailed, ScanSucceeded, ScannedChild};
 use sluice_events::wire::state::{ImageChild, Verdict, VerdictStatus};
 use sluice_service::crash;
@@ -28,6 +30,11 @@ use crate::scanner::{Scanner, ScannerVersion};
 mod rematch;
 pub(crate) mod scan_queue;
 pub(crate) mod scan_target;
+
+/// How many images may wait for a scan here when more are queued to be matched with a newer database.
+const MAX_WAITING_BESIDE_REMATCH: usize = 8;
+/// When the next images are queued, if more than that wait.
+const PAGE_RETRY: TimeDelta = TimeDelta::seconds(3);
 
 /// The work that an image needs.
 enum Work<E> {
@@ -68,19 +75,17 @@ impl<S: Scanner> Handler for ScannerAdapter<S> {
         }
         if let Input::Reconcile(command) = input {
             if command.reason == reason::DATABASE {
-                let finder = RematchFinder {
-                    state: &self.images.state,
-                    catalog: &self.catalog.current(),
-                };
-                let page = finder.page(&command).await?;
-                return Ok(page.into_outcome(&self.images.state, &command, cause));
+                return Ok(self.rematch_page(&command, cause).await?);
             }
             ensure_no_pending_events(&self.bus, &topology::SCANNER_ADAPTER, &command, cause)
                 .await?;
+            let database = self.scanner.engine().await.ok();
+            let database = database.map(|engine| S::version(&engine).database_text());
             let reconciler = Reconciler {
                 bus: &self.bus,
                 state: &self.images.state,
                 catalog: &self.catalog.current(),
+                database_version: database.as_deref(),
             };
             let page = reconciler.page(&command).await?;
             return Ok(page.into_outcome(&self.images.state, &command, cause));
@@ -90,6 +95,27 @@ impl<S: Scanner> Handler for ScannerAdapter<S> {
 }
 
 impl<S: Scanner> ScannerAdapter<S> {
+    /// Queues images that are matched with a newer database, while few images wait for a scan here.
+    async fn rematch_page(
+        &self,
+        command: &Reconcile,
+        cause: &Cause,
+    ) -> Result<Outcome, sluice_state::Error> {
+        if self.queue.waiting() > MAX_WAITING_BESIDE_REMATCH {
+            return Err(sluice_state::Error::PendingEvents {
+                stage: topology::SCANNER_ADAPTER.name,
+                until: Utc::now() + PAGE_RETRY,
+            });
+        }
+        let finder = RematchFinder {
+            state: &self.images.state,
+            catalog: &self.catalog.current(),
+            database_version: &command.run,
+        };
+        let page = finder.page(command).await?;
+        Ok(page.into_outcome(&self.images.state, command, cause))
+    }
+
     /// Scans the image that a message leads to, and publishes a failure that is final.
     async fn scan_or_report(&self, input: Input, cause: &Cause) -> Result<Outcome, ChildError> {
         let Some(target) = input.scan_target(&self.catalog.current()) else {

@@ -152,7 +152,7 @@ impl<S: Scanner> ImageScanner<S> {
             }
             let revision = present.as_ref().map(|entry| entry.revision);
             if let Some(before) = present.as_ref().map(|entry| &entry.value) {
-                verdict.changed_with_database = self.last_change(before, &verdict).await?;
+                verdict.changed_with_database = verdict::last_change(before, &verdict);
             }
             verdict.former_reports = present.map_or_else(Vec::new, |entry| {
                 verdict::former_reports(entry.value, &verdict)
@@ -170,22 +170,6 @@ impl<S: Scanner> ImageScanner<S> {
             || Error::not_ready("the verdict keeps changing"),
             Error::from,
         ))
-    }
-
-    /// Returns the version of the database with which the result last changed, as of a verdict and the one before it.
-    async fn last_change(&self, before: &Verdict, verdict: &Verdict) -> Result<String, Error> {
-        let is_same = verdict::has_same_figures(before, verdict)
-            && (before.findings_key == verdict.findings_key
-                || before.findings_key.is_empty() == verdict.findings_key.is_empty() && {
-                    let earlier = self.state.findings(&before.findings_key).await?;
-                    let now = self.state.findings(&verdict.findings_key).await?;
-                    now.has_same_findings(&earlier)
-                });
-        Ok(if is_same {
-            before.changed_with_database.clone()
-        } else {
-            verdict.database_version.clone()
-        })
     }
 
     /// Reads a manifest by its digest, verifies its layers, and lets the scanner match them with a database that stays
@@ -350,6 +334,7 @@ impl<S: Scanner> ImageScanner<S> {
         let ScanReport {
             bytes, findings, ..
         } = result.report;
+        let findings = findings.bounded();
         if let Some(before) = self.same_result(&verdict, &findings).await? {
             verdict.report_key = before.report_key;
             verdict.sbom_key = before.sbom_key;

@@ -8,11 +8,12 @@ use sluice_domain::{Digest, Repository};
 use sluice_events::commands::{Reconcile, ScanImage};
 use sluice_events::wire::state::{TagEntry, VerdictStatus};
 use sluice_events::{Decode as _, Message};
-use sluice_state::reconcile::{Next, PAGE, ReconcilePage};
+use sluice_state::reconcile::{Next, PAGE, ReconcilePage, reason};
 use sluice_state::{Error, Snapshot, State, is_attachment, key};
 
 use crate::handler::scan_target::{Input, is_scanned_automatically};
 use crate::image::verdict::is_usable;
+use crate::reconcile::rematch::RematchFinder;
 
 pub(crate) mod rematch;
 
@@ -21,6 +22,8 @@ pub(crate) struct Reconciler<'a> {
     pub(crate) bus: &'a Bus,
     pub(crate) state: &'a State,
     pub(crate) catalog: &'a Snapshot,
+    /// The version of the database in use, if there is one.
+    pub(crate) database_version: Option<&'a str>,
 }
 
 impl Reconciler<'_> {
@@ -32,8 +35,22 @@ impl Reconciler<'_> {
             next: Next::after(page.next, Next::End),
             ..ReconcilePage::default()
         };
+        // The run that a new database starts may have been lost.
+        let missed = self
+            .database_version
+            .filter(|_| command.reason == reason::HOURLY);
+        let missed = missed.map(|database_version| RematchFinder {
+            state: self.state,
+            catalog: self.catalog,
+            database_version,
+        });
         let mut unscanned = Vec::new();
         for entry in page.entries {
+            if let Some(finder) = &missed
+                && let Some(image) = finder.image_of(&entry.value)
+            {
+                finder.add_if_due(image, &mut result).await?;
+            }
             if let Some(image) = self.image_of(&entry.value)
                 && !self.is_scanned(&image.digest).await?
             {

@@ -90,7 +90,8 @@ pub const SCANNER_ADAPTER: Stage = Stage {
     registry: RegistryAccess::Read,
     rights: Rights {
         commands: &["scan.>", "rematch.>", "reconcile.scanner-adapter"],
-        reads: &["tags"],
+        // Images in targets are matched with a newer database, tagged or not.
+        reads: &["tags", "target_images"],
         // `images` has several writers, so the gate reads nothing from it: scanner and promoter compute the contents of an
         // image from its bytes.
         writes: &["images", "verdicts"],

@@ -29,8 +29,8 @@ ScanImage {
 RematchImage {
     /// The repository.
     repository: Repository,
-    /// The tag.
-    tag: Tag,
+    /// The tag, empty if only the digest is known.
+    tag: Option<Tag>,
     /// The digest of the image or index.
     digest: Digest,
     /// The version of the database.

@@ -814,7 +814,7 @@ pub struct RematchImage {
     /// The repository.
     #[prost(string, tag = "1")]
     pub repository: ::prost::alloc::string::String,
-    /// The tag.
+    /// The tag, empty if only the digest is known.
     #[prost(string, tag = "2")]
     pub tag: ::prost::alloc::string::String,
     /// The digest of the image or index.

@@ -96,8 +96,8 @@ pub(super) struct FoundImages {
     images: Vec<FoundImage>,
     /// How many tags there are, those that are not listed among them.
     total: usize,
-    /// How many manifests no scan covers, so that they could not be searched.
-    unknown_manifests: usize,
+    /// How many tags name an image that no scan covers as a whole, so that it could not be searched.
+    unknown_tags: usize,
 }
 
 /// A tag whose image has what was searched for.
@@ -200,7 +200,7 @@ pub(super) async fn search(
     Ok(Json(FoundImages {
         images: images.collect(),
         total: found.total,
-        unknown_manifests: found.unknown_manifests,
+        unknown_tags: found.unknown_tags,
     }))
 }
 

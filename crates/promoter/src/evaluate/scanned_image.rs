@@ -164,6 +164,8 @@ pub(crate) async fn has_outdated_verdicts(
         let verdict = verdict.as_ref().map(|entry| &entry.value);
         let now = DecisionInput {
             accepted: input.accepted.clone(),
+            // A newer database with the same result is no newer verdict.
+            database_version: input.database_version.clone(),
             ..decision_input(&input.platform, &input.digest, verdict)
         };
         if now != *input {

@@ -1,8 +1,8 @@
 //! What a newer database changed about an image that was scanned before.
 
-use sluice_domain::{
-    Finding, FindingsDifference, ManifestFindings, ResourceName, Severity, SeverityCounts,
-};
+use std::collections::HashSet;
+
+use sluice_domain::{Finding, FindingsDifference, ManifestFindings, ResourceName, SeverityCounts};
 use sluice_events::facts::{ScanFindingsChanged, VulnerablePackage};
 use sluice_events::wire::state::Verdict;
 use sluice_state::{Error, State};
@@ -74,17 +74,18 @@ fn counts(findings: &[Finding]) -> SeverityCounts {
 
 /// Lists findings of all platforms, each once, the worst first.
 fn listed(findings: Vec<Finding>) -> Vec<VulnerablePackage> {
-    let mut listed: Vec<(Severity, VulnerablePackage)> = Vec::new();
+    let (mut listed, mut known) = (Vec::new(), HashSet::new());
     for finding in findings {
+        if !known.insert((finding.id.clone(), finding.package.clone())) {
+            continue;
+        }
         let package = VulnerablePackage {
             vulnerability: finding.id,
             package: finding.package,
             severity: finding.severity.as_str().to_owned(),
             fixed_version: finding.fixed_version,
         };
-        if !listed.iter().any(|(_, known)| *known == package) {
-            listed.push((finding.severity, package));
-        }
+        listed.push((finding.severity, package));
     }
     listed.sort_by_key(|(severity, _)| std::cmp::Reverse(*severity));
     let worst = listed.into_iter().take(MAX_LISTED);

@@ -101,6 +101,17 @@ impl ScanQueue {
         }
     }
 
+    /// Returns how many images wait for a permit.
+    pub(crate) fn waiting(&self) -> usize {
+        let mut queues = self.lock();
+        queues.remove_cancelled();
+        queues
+            .repositories
+            .values()
+            .map(|queue| queue.waiting.len())
+            .sum()
+    }
+
     /// Gives the permits that are free to the images that are next.
     fn assign_permits(self: &Arc<Self>) {
         loop {

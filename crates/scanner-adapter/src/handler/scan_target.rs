@@ -51,7 +51,7 @@ impl Input {
             Self::Rematch(command) => {
                 return Some(ScanTarget {
                     repository: command.repository,
-                    tag: Some(command.tag),
+                    tag: command.tag,
                     digest: command.digest,
                     rematched_with: Some(command.database_version),
                 });

@@ -16,8 +16,8 @@ use crate::scanner::{ScanReport, ScannerVersion};
 
 /// How many reports are kept besides the newest.
 const MAX_FORMER_REPORTS: usize = 2;
-/// The longest list of search terms in a verdict, in bytes.
-const MAX_TERMS_BYTES: usize = 48 << 10;
+/// The longest list of search terms in a verdict, in bytes; an index may have a thousand verdicts.
+const MAX_TERMS_BYTES: usize = 12 << 10;
 
 /// One manifest to scan.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +50,7 @@ impl SearchTerms {
         let mut omitted = false;
         let mut list = |terms: BTreeSet<&str>| {
             // A name with a line break would be two.
-            let is_listable = terms.iter().all(|term| !term.contains('\n'));
+            let is_listable = terms.iter().all(|term| !term.contains(char::is_control));
             let list = terms.into_iter().collect::<Vec<_>>().join("\n");
             if is_listable && list.len() <= MAX_TERMS_BYTES {
                 list
@@ -171,6 +171,16 @@ pub(crate) fn has_same_figures(one: &Verdict, other: &Verdict) -> bool {
         )
     };
     figures(one) == figures(other) && one.os == other.os && one.unmatched == other.unmatched
+}
+
+/// Returns the version of the database with which the result last changed, as of a verdict and the one before it. A result
+/// that stayed the same keeps its documents.
+pub(crate) fn last_change(before: &Verdict, verdict: &Verdict) -> String {
+    if has_same_figures(before, verdict) && before.findings_key == verdict.findings_key {
+        before.changed_with_database.clone()
+    } else {
+        verdict.database_version.clone()
+    }
 }
 
 /// Describes a layer that was verified.

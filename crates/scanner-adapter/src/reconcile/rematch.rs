@@ -1,6 +1,6 @@
 //! After a newer vulnerability database: which images are matched with it again, those in targets first.
 
-use sluice_domain::{Repository, Target};
+use sluice_domain::{Digest, Repository, Tag, Target};
 use sluice_events::commands::{Reconcile, RematchImage};
 use sluice_events::facts::ScannerDatabaseUpdated;
 use sluice_events::wire::state::TagEntry;
@@ -10,15 +10,17 @@ use sluice_state::{Error, Snapshot, State, is_attachment, reconcile};
 use crate::handler::scan_target::is_scanned_automatically;
 use crate::image::verdict::compare_databases;
 
-/// How many images one page queues. The next page waits behind them, so that scans by people and of new images need not.
+/// How many images one page queues.
 const MAX_QUEUED: usize = 50;
-/// The scan of the state that takes the images in targets; the next one takes all others.
-const PROMOTED: u64 = 0;
+/// The scan of the state that takes the images in local targets, tagged or not; the next one takes all tags.
+const TARGETS: u64 = 0;
 
 /// Finds the images that are matched again.
 pub(crate) struct RematchFinder<'a> {
     pub(crate) state: &'a State,
     pub(crate) catalog: &'a Snapshot,
+    /// The version of the database.
+    pub(crate) database_version: &'a str,
 }
 
 /// Returns the command with which the images are matched again, and its message id: once for each database.
@@ -34,73 +36,101 @@ pub(crate) fn command(fact: &ScannerDatabaseUpdated) -> (Reconcile, String) {
 }
 
 impl RematchFinder<'_> {
-    /// Queues the images of one page of the tags. The run is named after the version of the database.
+    /// Queues the images of one page, whose run is named after the version of the database.
     pub(crate) async fn page(&self, command: &Reconcile) -> Result<ReconcilePage, Error> {
-        let page = self.state.tags.page("*.*", command.after, PAGE).await?;
-        let end = if command.scan == PROMOTED {
-            Next::Scan
+        let (entries, next) = if command.scan == TARGETS {
+            let copied = &self.state.target_images;
+            let page = copied.page("*.*", command.after, PAGE).await?;
+            let images = page.entries.into_iter().map(|entry| {
+                let image = entry.value;
+                let digest = image.manifests.first().cloned().unwrap_or_default();
+                (entry.revision, self.image(&image.repository, None, &digest))
+            });
+            (
+                images.collect::<Vec<_>>(),
+                Next::after(page.next, Next::Scan),
+            )
         } else {
-            Next::End
+            let page = self.state.tags.page("*.*", command.after, PAGE).await?;
+            let images = page.entries.into_iter();
+            let images = images.map(|entry| (entry.revision, self.image_of(&entry.value)));
+            (images.collect(), Next::after(page.next, Next::End))
         };
         let mut result = ReconcilePage {
-            next: Next::after(page.next, end),
+            next,
             ..ReconcilePage::default()
         };
-        for entry in page.entries {
-            let is_promoted = entry.value.promoted_from.is_some();
-            if is_promoted != (command.scan == PROMOTED) {
-                continue;
-            }
+        for (revision, image) in entries {
             result.checked += 1;
-            let Some(image) = self.image_of(&entry.value, &command.run) else {
-                continue;
-            };
-            if self.is_due(&image).await? {
-                let (repository, digest) = (&image.repository, &image.digest);
-                let id = format!("rematch/{}/{repository}/{digest}", command.run);
-                result.commands_with_id.push((image.into(), id));
+            if let Some(image) = image {
+                self.add_if_due(image, &mut result).await?;
             }
             if result.commands_with_id.len() == MAX_QUEUED {
-                result.next = Next::After(entry.revision);
+                result.next = Next::After(revision);
                 break;
             }
         }
         Ok(result)
     }
 
+    /// Adds the command for an image that is due. Its id is that of the database, so that it is queued once.
+    pub(crate) async fn add_if_due(
+        &self,
+        image: RematchImage,
+        page: &mut ReconcilePage,
+    ) -> Result<(), Error> {
+        if self.is_due(&image).await? {
+            let (repository, digest) = (&image.repository, &image.digest);
+            let id = format!("rematch/{}/{repository}/{digest}", self.database_version);
+            page.commands_with_id.push((image.into(), id));
+        }
+        Ok(())
+    }
+
     /// Says whether a manifest has a verdict by an older database, or one that changed with this database. An image that was
     /// never scanned is scanned with the new database anyway.
     async fn is_due(&self, image: &RematchImage) -> Result<bool, Error> {
-        let version = &image.database_version;
-        let verdicts = self.state.verdicts_on(&image.digest).await?;
+        let verdicts = match self.state.verdicts_on(&image.digest).await {
+            // The scan writes an entry that cannot be read anew, or fails for this image alone.
+            Err(Error::Unreadable { .. } | Error::Newer { .. }) => return Ok(true),
+            verdicts => verdicts?,
+        };
+        let version = self.database_version;
         Ok(verdicts.iter().filter_map(|one| one.1.as_ref()).any(|one| {
             compare_databases(&one.database_version, version).is_lt()
                 || compare_databases(&one.changed_with_database, version).is_ge()
         }))
     }
 
-    /// Returns the image of a tag: one in a target, from where it is read, or one that is scanned automatically.
-    fn image_of(&self, entry: &TagEntry, database_version: &str) -> Option<RematchImage> {
-        let repository = match &entry.promoted_from {
-            None => entry.repository.parse().ok()?,
-            // An image in a remote target is read from its source.
-            Some(from) => local_repository(&entry.repository, &from.repository)?,
+    /// Returns the image of a tag: one in a target, or one that is scanned automatically.
+    pub(crate) fn image_of(&self, entry: &TagEntry) -> Option<RematchImage> {
+        let tag: Tag = entry.tag.parse().ok()?;
+        let is_wanted = entry.promoted_from.is_some()
+            || entry
+                .repository
+                .parse()
+                .is_ok_and(|name: Repository| is_scanned_automatically(self.catalog, &name));
+        if !is_wanted || is_attachment(entry) {
+            return None;
+        }
+        // An image in a remote target is read from its source.
+        let target = Target::from_stored(&entry.repository).ok()?;
+        let repository = match (target.local(), &entry.promoted_from) {
+            (Some(_), _) => &entry.repository,
+            (None, Some(from)) => &from.repository,
+            (None, None) => return None,
         };
-        let is_wanted =
-            entry.promoted_from.is_some() || is_scanned_automatically(self.catalog, &repository);
-        (is_wanted && !is_attachment(entry)).then_some(RematchImage {
-            repository,
-            tag: entry.tag.parse().ok()?,
-            // A tag that was removed names no digest.
-            digest: entry.digest.parse().ok()?,
-            database_version: database_version.to_owned(),
-        })
+        // A tag that was removed names no digest.
+        self.image(repository, Some(tag), &entry.digest)
     }
-}
 
-fn local_repository(target: &str, source: &str) -> Option<Repository> {
-    match Target::from_stored(target).ok()?.local() {
-        Some(repository) => Some(repository.clone()),
-        None => source.parse().ok(),
+    fn image(&self, repository: &str, tag: Option<Tag>, digest: &str) -> Option<RematchImage> {
+        let digest: Digest = digest.parse().ok()?;
+        Some(RematchImage {
+            repository: repository.parse().ok()?,
+            tag,
+            digest,
+            database_version: self.database_version.to_owned(),
+        })
     }
 }

@@ -1,6 +1,6 @@
 //! The findings of scans: those of one manifest, and the images that have a vulnerability, a package or a licence.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -8,10 +8,13 @@ use sluice_domain::{Digest, Finding, ManifestFindings, Package};
 use sluice_events::wire::state::{ImageChild, TagEntry, Verdict, VerdictStatus};
 
 use crate::error::Error;
+use crate::images::attachments::is_attachment;
 use crate::{State, key};
 
 /// How many documents of findings are read at once.
-const PARALLEL: usize = 16;
+const PARALLEL: usize = 8;
+/// How many matches of one manifest are returned.
+const MAX_MATCHES: usize = 20;
 
 /// What images are searched for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +34,8 @@ pub struct SearchResult {
     pub images: Vec<FoundImage>,
     /// How many tags there are.
     pub total: usize,
-    /// How many manifests have no usable scan with findings, so that nothing is known of them.
-    pub unknown_manifests: usize,
+    /// How many tags name an image of which no scan covers every manifest, so that it may have the term all the same.
+    pub unknown_tags: usize,
 }
 
 /// A tag whose image has what was searched for.
@@ -51,14 +54,28 @@ pub struct FoundManifest {
     pub digest: String,
     /// The platform, empty where it has none.
     pub platform: String,
-    /// What was found: of a search for packages or licences only the packages, else only the findings.
+    /// What was found, at most 20: of a search for packages or licences only the packages, else only the findings.
     pub matches: ManifestFindings,
 }
 
 /// A manifest whose verdict names the term.
-struct Candidate {
+struct MatchingManifest {
     platform: String,
     findings_key: String,
+}
+
+/// The manifests that a scan covers, and those of them whose verdict names the term, by digest.
+#[derive(Default)]
+struct ScannedManifests {
+    covered: HashSet<String>,
+    matching: HashMap<String, MatchingManifest>,
+}
+
+/// The images of which every manifest was scanned, and those with the term, each with its manifests that have it.
+#[derive(Default)]
+struct ScannedImages {
+    covered: HashSet<String>,
+    matching: HashMap<String, Vec<String>>,
 }
 
 impl State {
@@ -120,118 +137,150 @@ impl State {
         wanted: impl Fn(&TagEntry) -> bool,
         limit: usize,
     ) -> Result<SearchResult, Error> {
-        let mut result = SearchResult::default();
-        let candidates = self.candidates(term, &mut result.unknown_manifests).await?;
-        if candidates.is_empty() {
-            return Ok(result);
-        }
-        let mut by_image: HashMap<String, Vec<String>> = HashMap::new();
-        let images = self.images.each(">", |_, entry| {
-            let children = entry.iter().flat_map(|entry| &entry.value.children);
-            let matching = children.filter(|child| candidates.contains_key(&child.digest));
-            let matching: Vec<String> = matching.map(|child| child.digest.clone()).collect();
-            if let (false, Some(entry)) = (matching.is_empty(), entry) {
-                by_image.insert(entry.value.digest, matching);
-            }
-            ControlFlow::Continue(())
-        });
-        images.await?;
-        let mut tags = BTreeMap::new();
+        let scanned = self.find_manifests(term).await?;
+        let images = self.find_images(&scanned).await?;
+        let (mut tags, mut unknown) = (BTreeMap::new(), BTreeSet::new());
         let listed = self.tags.each(">", |key, entry| {
-            let entry = entry.map(|entry| entry.value);
-            match entry.filter(|tag| by_image.contains_key(&tag.digest) && wanted(tag)) {
-                Some(tag) => drop(tags.insert(key, tag)),
-                None => drop(tags.remove(&key)),
+            tags.remove(&key);
+            unknown.remove(&key);
+            let tag = entry.map(|entry| entry.value);
+            let is_image = |tag: &TagEntry| !tag.digest.is_empty() && !is_attachment(tag);
+            if let Some(tag) = tag.filter(|tag| is_image(tag) && wanted(tag)) {
+                if !images.covered.contains(&tag.digest) {
+                    unknown.insert(key.clone());
+                }
+                if images.matching.contains_key(&tag.digest) {
+                    tags.insert(key, tag);
+                }
             }
             ControlFlow::Continue(())
         });
         listed.await?;
-        result.total = tags.len();
+        let mut result = SearchResult {
+            images: Vec::new(),
+            total: tags.len(),
+            unknown_tags: unknown.len(),
+        };
         let tags: Vec<TagEntry> = tags.into_values().take(limit).collect();
-        let shown: HashSet<&String> = tags
+        let digests = tags
             .iter()
-            .filter_map(|tag| by_image.get(&tag.digest))
-            .flatten()
-            .collect();
-        let matches = self.matches(term, &candidates, shown).await?;
+            .filter_map(|tag| images.matching.get(&tag.digest));
+        let shown: BTreeSet<&String> = digests.flatten().collect();
+        let matches = self.read_matches(term, &scanned.matching, shown).await?;
         result.images = tags
-            .iter()
-            .map(|tag| FoundImage {
-                tag: tag.clone(),
-                manifests: by_image
-                    .get(&tag.digest)
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|digest| matches.get(digest).cloned())
-                    .collect(),
+            .into_iter()
+            .map(|tag| {
+                let digests = images.matching.get(&tag.digest).into_iter().flatten();
+                let manifests = digests.filter_map(|digest| matches.get(digest).cloned());
+                FoundImage {
+                    manifests: manifests.collect(),
+                    tag,
+                }
             })
             .collect();
         Ok(result)
     }
 
-    /// Finds the manifests whose verdict names the term, and counts those of which nothing is known.
-    async fn candidates(
-        &self,
-        term: &SearchTerm,
-        unknown: &mut usize,
-    ) -> Result<HashMap<String, Candidate>, Error> {
-        let (mut candidates, mut unlisted) = (HashMap::new(), Vec::new());
+    /// Finds the manifests whose verdict names the term, and those that a scan covers.
+    async fn find_manifests(&self, term: &SearchTerm) -> Result<ScannedManifests, Error> {
+        let mut scanned = ScannedManifests::default();
+        let mut unlisted = Vec::new();
         let verdicts = self.verdicts.each(">", |_, entry| {
             let Some(verdict) = entry.map(|entry| entry.value) else {
                 return ControlFlow::Continue(());
             };
-            if verdict.findings_key.is_empty() || verdict.status() != VerdictStatus::Covered {
-                *unknown += 1;
+            if verdict.status() != VerdictStatus::Covered || verdict.findings_key.is_empty() {
+                return ControlFlow::Continue(());
             }
-            if verdict.lists_omitted || term.is_in(&verdict) {
-                let candidate = Candidate {
+            scanned.covered.insert(verdict.digest.clone());
+            let is_listed = term.is_in(&verdict);
+            if is_listed || verdict.lists_omitted {
+                let manifest = MatchingManifest {
                     platform: verdict.platform,
                     findings_key: verdict.findings_key,
                 };
-                if verdict.lists_omitted {
+                if !is_listed {
                     unlisted.push(verdict.digest.clone());
                 }
-                candidates.insert(verdict.digest, candidate);
+                scanned.matching.insert(verdict.digest, manifest);
             }
             ControlFlow::Continue(())
         });
         verdicts.await?;
-        // Where a list was too long for the verdict, the document says whether the term is in it.
+        // Where a list is left out of the verdict, the document says whether the term is in it.
         for digest in unlisted {
-            let Some(candidate) = candidates.get(&digest) else {
+            let Some(manifest) = scanned.matching.get(&digest) else {
                 continue;
             };
-            let findings = self.findings(&candidate.findings_key).await?;
-            let matches = term.matches(findings);
-            if matches.findings.is_empty() && matches.packages.is_empty() {
-                candidates.remove(&digest);
+            let found = self.findings(&manifest.findings_key).await;
+            let found = found.map(|found| (found.truncated, term.matches(found)));
+            match found {
+                Ok((_, found)) if !found.findings.is_empty() || !found.packages.is_empty() => {}
+                Ok((false, _)) => drop(scanned.matching.remove(&digest)),
+                // What was left out may have the term.
+                Ok((true, _)) | Err(Error::Report { .. }) => {
+                    scanned.matching.remove(&digest);
+                    scanned.covered.remove(&digest);
+                }
+                Err(error) => return Err(error),
             }
         }
-        Ok(candidates)
+        Ok(scanned)
+    }
+
+    /// Finds the images of manifests: those with the term, and those of which every manifest was scanned.
+    async fn find_images(&self, scanned: &ScannedManifests) -> Result<ScannedImages, Error> {
+        let mut images = ScannedImages::default();
+        let entries = self.images.each(">", |_, entry| {
+            let Some(image) = entry.map(|entry| entry.value) else {
+                return ControlFlow::Continue(());
+            };
+            let mut children = image.children;
+            children.retain(|child| !child.attestation);
+            let is_covered = |child: &ImageChild| scanned.covered.contains(&child.digest);
+            if !children.is_empty() && children.iter().all(is_covered) {
+                images.covered.insert(image.digest.clone());
+            }
+            let digests = children.into_iter().map(|child| child.digest);
+            let matching = digests.filter(|digest| scanned.matching.contains_key(digest));
+            let matching: Vec<String> = matching.collect();
+            if !matching.is_empty() {
+                images.matching.insert(image.digest, matching);
+            }
+            ControlFlow::Continue(())
+        });
+        entries.await?;
+        Ok(images)
     }
 
     /// Reads what the shown manifests have of the term.
-    async fn matches(
+    async fn read_matches(
         &self,
         term: &SearchTerm,
-        candidates: &HashMap<String, Candidate>,
-        shown: HashSet<&String>,
+        manifests: &HashMap<String, MatchingManifest>,
+        shown: BTreeSet<&String>,
     ) -> Result<HashMap<String, FoundManifest>, Error> {
         let mut reads = Vec::new();
         for digest in shown {
-            let Some(Candidate {
+            let Some(MatchingManifest {
                 platform,
                 findings_key,
-            }) = candidates.get(digest)
+            }) = manifests.get(digest)
             else {
                 continue;
             };
             let (digest, platform) = (digest.clone(), platform.clone());
             reads.push(async move {
+                let matches = match self.findings(findings_key).await {
+                    Ok(found) => term.matches(found),
+                    // The verdict names the term; where the document is gone, no more is known.
+                    Err(Error::Report { .. }) => ManifestFindings::default(),
+                    Err(error) => return Err(error),
+                };
                 let found = FoundManifest {
                     digest: digest.clone(),
                     platform,
-                    matches: term.matches(self.findings(findings_key).await?),
+                    matches,
                 };
                 Ok((digest, found))
             });
@@ -267,6 +316,8 @@ impl SearchTerm {
         };
         found.findings.retain(is_finding);
         found.packages.retain(is_package);
+        found.findings.truncate(MAX_MATCHES);
+        found.packages.truncate(MAX_MATCHES);
         found
     }
 

@@ -20,7 +20,11 @@ impl Report {
         let blocks = self.results().filter(|block| block.lists_packages());
         let mut packages: Vec<Package> = blocks.flat_map(packages).collect();
         packages.sort();
-        ManifestFindings { findings, packages }
+        ManifestFindings {
+            findings,
+            packages,
+            ..ManifestFindings::default()
+        }
     }
 }
 

@@ -112,6 +112,8 @@ pub(super) fn sarif(image: &ImageFindings) -> Value {
                 "properties": { "scanner": scanner },
                 "rules": rules.into_values().collect::<Vec<Value>>(),
             } },
+            // What no scan covers has no results, which must not close those of before.
+            "invocations": [{ "executionSuccessful": image.uncovered().next().is_none() }],
             "results": results,
         }],
     })
@@ -195,12 +197,14 @@ pub(super) fn with_vulnerabilities(mut bill: Value, findings: &[Finding]) -> Val
             .entry(&finding.id)
             .or_insert_with(|| (finding, Vec::new()));
         let references = references(&bill, finding);
-        affected.extend(references.into_iter().map(|reference| {
-            json!({
-                "ref": reference,
-                "versions": [{ "version": finding.installed_version, "status": "affected" }],
-            })
-        }));
+        for reference in references {
+            let versions = [json!({ "version": finding.installed_version, "status": "affected" })];
+            let component = json!({ "ref": reference, "versions": versions });
+            // A component is affected once, whatever number of files have it.
+            if !affected.contains(&component) {
+                affected.push(component);
+            }
+        }
     }
     let vulnerabilities: Vec<Value> = by_id
         .into_iter()

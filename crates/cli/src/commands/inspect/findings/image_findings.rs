@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use anyhow::Context as _;
 use sluice_domain::{Digest, Finding, Platform, Severity};
-use sluice_events::wire::state::{ImageChild, Verdict};
+use sluice_events::wire::state::{ImageChild, Verdict, VerdictStatus};
 use sluice_registry::ImageReference;
 use sluice_state::{State, key};
 
@@ -90,23 +90,47 @@ impl ImageFindings {
         })
     }
 
-    /// Returns the findings of the scans before the last ones.
+    /// Returns the platforms that no scan covers, of which the absence of findings says nothing.
+    pub(super) fn uncovered(&self) -> impl Iterator<Item = &str> {
+        let covered = |one: &&Scanned| {
+            let verdict = one.verdict.as_ref();
+            verdict.is_some_and(|verdict| verdict.status() == VerdictStatus::Covered)
+        };
+        let uncovered = self.manifests.iter().filter(move |one| !covered(one));
+        uncovered.map(|one| one.child.platform.as_str())
+    }
+
+    /// Fails unless a scan covers every platform.
+    pub(super) fn ensure_covered(&self) -> anyhow::Result<()> {
+        let uncovered: Vec<&str> = self.uncovered().collect();
+        anyhow::ensure!(
+            uncovered.is_empty(),
+            "no scan covers `{}` ({}), so nothing is known of its vulnerabilities; `sluice explain` says why",
+            self.name,
+            uncovered.join(", ")
+        );
+        Ok(())
+    }
+
+    /// Returns the findings of the scans before the last ones that found something else; of a platform without one, those
+    /// of its last scan.
     pub(super) async fn previous(&self, state: &State, filter: &Filter) -> anyhow::Result<Grouped> {
-        let mut findings = Grouped::new();
+        let (mut findings, mut is_known) = (Grouped::new(), false);
         for manifest in &self.manifests {
             let now = manifest.verdict.clone().unwrap_or_default();
-            let mut former = now.former_reports.iter().map(|former| &former.findings_key);
+            let mut former = now.former_reports.iter().map(|one| &one.findings_key);
             let key = former.find(|key| !key.is_empty() && **key != now.findings_key);
-            let key = key.with_context(|| {
-                format!(
-                    "no scan of `{}` is kept that found something else",
-                    self.name
-                )
-            })?;
+            is_known |= key.is_some();
+            let key = key.unwrap_or(&now.findings_key);
             let mut earlier = read_findings(state, Some(key)).await?;
             earlier.retain(|finding| filter.has(finding));
             group(&mut findings, &manifest.child, &earlier);
         }
+        anyhow::ensure!(
+            is_known,
+            "no scan of `{}` is kept that found something else",
+            self.name
+        );
         Ok(findings)
     }
 

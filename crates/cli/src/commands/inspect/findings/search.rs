@@ -50,7 +50,7 @@ pub(super) async fn run(
             let objects = json!({
                 "images": found.images.iter().map(object).collect::<Vec<Value>>(),
                 "total": found.total,
-                "unknownManifests": found.unknown_manifests,
+                "unknownTags": found.unknown_tags,
             });
             show(general, &HEADER, rows(), &objects)?;
         }
@@ -64,10 +64,10 @@ pub(super) async fn run(
             count(rest as u64, "tag")
         ));
     }
-    if found.unknown_manifests > 0 {
+    if found.unknown_tags > 0 {
         note(&format!(
-            "{} could not be searched, because no scan covers them; `sluice explain IMAGE` says why",
-            count(found.unknown_manifests as u64, "manifest")
+            "{} could not be searched, because no scan covers the image as a whole; `sluice explain IMAGE` says why",
+            count(found.unknown_tags as u64, "tag")
         ));
     }
     Ok(())
@@ -84,7 +84,9 @@ fn rows(image: &FoundImage) -> Vec<Vec<String>> {
         platform, matches, ..
     } in &image.manifests
     {
-        let ManifestFindings { findings, packages } = matches;
+        let ManifestFindings {
+            findings, packages, ..
+        } = matches;
         rows.extend(findings.iter().map(|finding| {
             vec![
                 name(image),

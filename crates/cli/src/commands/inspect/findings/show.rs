@@ -10,7 +10,7 @@ use super::export;
 use super::format::FindingsFormat;
 use super::image_findings::{Filter, Grouped, ImageFindings, Other, Scanned};
 use crate::commands::inspect::explain::tag_status::{SCANS_HEADER, scan_status, verdict_row};
-use crate::output::{Format, Section, line, lines, show_sections, text, time};
+use crate::output::{Format, Section, line, lines, note, show_sections, text, time};
 
 const HEADER: [&str; 8] = [
     "SEVERITY",
@@ -44,7 +44,12 @@ impl ImageFindings {
             return show_sections(general, vec![scans, found], &objects);
         }
         match format {
-            FindingsFormat::Csv => text(&export::findings_csv(self)?),
+            FindingsFormat::Csv => {
+                if let Err(error) = self.ensure_covered() {
+                    note(&error.to_string());
+                }
+                text(&export::findings_csv(self)?)
+            }
             FindingsFormat::Sarif => lines(&serde_json::to_string_pretty(&export::sarif(self))?),
             _ => {
                 let [manifest] = self.manifests.as_slice() else {
@@ -55,6 +60,7 @@ impl ImageFindings {
                         platforms.join(", ")
                     );
                 };
+                self.ensure_covered()?;
                 let key = manifest.verdict.as_ref().map(|verdict| &verdict.sbom_key);
                 let key = key.filter(|key| !key.is_empty());
                 let key = key.with_context(|| {
@@ -80,10 +86,12 @@ impl ImageFindings {
         format: FindingsFormat,
     ) -> anyhow::Result<()> {
         let general = format.general();
+        self.ensure_covered()?;
         let general = general.context("differences are shown as `table`, `json` or `yaml`")?;
         let (named, earlier) = match other {
             Other::Image(image) => {
                 let other = Self::read(state, image, filter).await?;
+                other.ensure_covered()?;
                 (other.name.clone(), other.grouped())
             }
             Other::Previous => ("previous".to_owned(), self.previous(state, filter).await?),
