@@ -30,13 +30,14 @@ const HOSTS: [&str; 6] = [
     "registry.internal",
 ];
 /// What no test can run here, and what runs it.
-const ELSEWHERE: [(&str, &str); 6] = [
+const ELSEWHERE: [(&str, &str); 7] = [
     ("deploy/demo", "the test below"),
     ("tests/run", "it runs this test"),
     ("tests/fuzz/run", "it needs another compiler, and minutes"),
     ("deploy/compose/up", "tests/stack, as it needs Docker"),
     ("docker compose", "tests/stack, as it needs Docker"),
     ("kubectl", "it needs a cluster"),
+    ("nsc ", "it needs a NATS that nsc manages"),
 ];
 
 /// The machine of a reader.
@@ -72,6 +73,7 @@ fn every_command_of_the_documentation_does_what_it_says() {
     machine.block("curl -H");
 
     // OPERATIONS: what failed, backup and restore, limits.
+    machine.block("sluice findings official");
     machine.fail_a_delivery();
     machine.block("sluice dead-letters list");
     machine.block("sluice backup /var/backups");
