@@ -431,6 +431,11 @@ fn check_consumers(scene: &Scene) {
             scene.each(&api("MSG.NEXT"), &[stage, "admin"]);
             scene.each(&format!("$JS.ACK.{consumer}.1.2.3.4.5"), &[stage]);
             scene.each(&format!("$JS.ACK._.hash.{consumer}.1.2.3.4.5"), &[stage]);
+            // The server takes this for an acknowledgement of the promoter's consumer, whatever follows.
+            scene.each(
+                &format!("$JS.ACK.WORK.promoter.{consumer}.1.2.3"),
+                &["promoter"],
+            );
             for request in [
                 "CREATE",
                 "DURABLE.CREATE",

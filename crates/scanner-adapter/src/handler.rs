@@ -79,7 +79,10 @@ impl<S: Scanner> Handler for ScannerAdapter<S> {
             }
             ensure_no_pending_events(&self.bus, &topology::SCANNER_ADAPTER, &command, cause)
                 .await?;
-            let database = self.scanner.engine().await.ok();
+            let database = match command.reason.as_str() {
+                reason::HOURLY => self.scanner.engine().await.ok(),
+                _ => None,
+            };
             let database = database.map(|engine| S::version(&engine).database_text());
             let reconciler = Reconciler {
                 bus: &self.bus,

@@ -8,7 +8,7 @@ use sluice_domain::{Digest, Repository};
 use sluice_events::commands::{Reconcile, ScanImage};
 use sluice_events::wire::state::{TagEntry, VerdictStatus};
 use sluice_events::{Decode as _, Message};
-use sluice_state::reconcile::{Next, PAGE, ReconcilePage, reason};
+use sluice_state::reconcile::{Next, PAGE, ReconcilePage};
 use sluice_state::{Error, Snapshot, State, is_attachment, key};
 
 use crate::handler::scan_target::{Input, is_scanned_automatically};
@@ -22,7 +22,7 @@ pub(crate) struct Reconciler<'a> {
     pub(crate) bus: &'a Bus,
     pub(crate) state: &'a State,
     pub(crate) catalog: &'a Snapshot,
-    /// The version of the database in use, if there is one.
+    /// The version of the database in use, if images that were not matched with it are looked for.
     pub(crate) database_version: Option<&'a str>,
 }
 
@@ -36,10 +36,7 @@ impl Reconciler<'_> {
             ..ReconcilePage::default()
         };
         // The run that a new database starts may have been lost.
-        let missed = self
-            .database_version
-            .filter(|_| command.reason == reason::HOURLY);
-        let missed = missed.map(|database_version| RematchFinder {
+        let missed = self.database_version.map(|database_version| RematchFinder {
             state: self.state,
             catalog: self.catalog,
             database_version,

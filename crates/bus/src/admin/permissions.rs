@@ -236,7 +236,7 @@ impl Service {
         }
         if self.rights.acknowledges {
             for stream in [EVENTS, PULLS] {
-                let consumers = [format!("$JS.ACK.{stream}"), format!("$JS.ACK.*.*.{stream}")];
+                let consumers = [format!("$JS.ACK.{stream}"), format!("$JS.ACK._.*.{stream}")];
                 for consumer in consumers {
                     grants.insert(grant(format!("{consumer}.*.>")));
                     let stages = STAGES.into_iter().map(|stage| stage.name.to_owned());
@@ -348,8 +348,9 @@ fn consumer_grants(stream: &str, consumer: &str) -> [Grant; 4] {
         api(&format!("CONSUMER.INFO.{stream}.{consumer}")),
         streaming_grant(format!("{API}CONSUMER.MSG.NEXT.{stream}.{consumer}")),
         grant(format!("$JS.ACK.{stream}.{consumer}.>")),
-        // The form of newer servers, with a domain and an account.
-        grant(format!("$JS.ACK.*.*.{stream}.{consumer}.>")),
+        // The form of newer servers: a domain, `_` for none, and an account. With a wildcard for the domain it would be the
+        // older form of any other consumer too.
+        grant(format!("$JS.ACK._.*.{stream}.{consumer}.>")),
     ]
 }
 

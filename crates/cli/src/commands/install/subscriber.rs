@@ -12,6 +12,9 @@ use sluice_service::write_private_file;
 use crate::arguments::connection::Connection;
 use crate::output::{Format, line, note, show};
 
+/// A subject of events: of a subscriber that is deleted only the name counts.
+const ANY_SUBJECT: &str = "sluice.v1.image.>";
+
 /// Manage programs that read some events and nothing else.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -124,7 +127,12 @@ impl Folders {
     }
 
     /// Makes nats-server read the users and passwords again, or says how to.
-    async fn update_server(&self, connection: &Connection, keys: &KeyFolder) -> anyhow::Result<()> {
+    async fn update_server(
+        &self,
+        connection: &Connection,
+        keys: &KeyFolder,
+        order: FileOrder,
+    ) -> anyhow::Result<()> {
         let Some(folder) = self.nats_files(connection) else {
             let keys = self.keys.folder(connection);
             note(&format!(
@@ -134,13 +142,26 @@ impl Folders {
             ));
             return Ok(());
         };
-        for (name, text) in keys.nats_files()? {
+        let [passwords, accounts] = keys.nats_files()?;
+        let files = match order {
+            FileOrder::PasswordsFirst => [passwords, accounts],
+            FileOrder::AccountsFirst => [accounts, passwords],
+        };
+        for (name, text) in files {
             write_private_file(&folder.join(name), &text)?;
         }
         let system = connection.open_as(SYSTEM, keys.nats_password(SYSTEM));
         let servers = system.await?.reload_servers().await?;
         line(&format!("nats-server reloaded: {}", servers.join(", ")))
     }
+}
+
+/// The order in which the files of nats-server are written: at no moment does an account name a password that is not there,
+/// with which the server would not start.
+#[derive(Debug, Clone, Copy)]
+enum FileOrder {
+    PasswordsFirst,
+    AccountsFirst,
 }
 
 async fn add(
@@ -162,7 +183,9 @@ async fn add(
     let bus = connection.open().await?;
     let streams = bus.add_subscriber(subscriber).await?;
     keys.add_subscriber(subscriber)?;
-    folders.update_server(connection, &keys).await?;
+    folders
+        .update_server(connection, &keys, FileOrder::PasswordsFirst)
+        .await?;
     let user = subscriber.user();
     line(&format!(
         "user `{user}` with the consumer `{user}` of {}; its password is in `{}`",
@@ -207,15 +230,15 @@ async fn delete(name: &str, folders: &Folders, connection: &Connection) -> anyho
     let keys = folders.keys.existing(connection)?;
     let bus = connection.open().await?;
     let existing = keys.subscribers()?;
-    let subscriber = existing.iter().find(|one| one.name() == name);
-    // The user first: a connection of it ends.
-    if let Some(subscriber) = subscriber {
-        keys.remove_subscriber(subscriber)?;
-        folders.update_server(connection, &keys).await?;
-    }
+    let existed = existing.iter().any(|one| one.name() == name);
+    // The user first: a connection of it ends. Also if its file is gone: an earlier attempt may not have reached the server.
+    keys.remove_subscriber(&Subscriber::new(name, vec![ANY_SUBJECT.to_owned()])?)?;
+    folders
+        .update_server(connection, &keys, FileOrder::AccountsFirst)
+        .await?;
     let had_consumers = bus.delete_subscriber(name).await?;
     anyhow::ensure!(
-        subscriber.is_some() || had_consumers,
+        existed || had_consumers,
         "subscriber `{name}` not found; `sluice subscriber list` shows those that exist"
     );
     line(&format!("subscriber `{name}` deleted"))
