@@ -22,7 +22,7 @@ use crate::error::{ChildError, Error, StageError};
 use crate::handler::scan_queue::{Busy, ScanQueue};
 use crate::handler::scan_target::{Input, ScanTarget};
 use crate::image::ImageScanner;
-use crate::image::verdict::{ManifestRef, compare_databases};
+use crate::image::verdict::{ManifestRef, compare_databases, has_changed};
 use crate::reconcile::rematch::RematchFinder;
 use crate::reconcile::{self, Reconciler};
 use crate::scanner::{Scanner, ScannerVersion};
@@ -275,7 +275,7 @@ impl<S: Scanner> ScannerAdapter<S> {
             return Ok(self.scan_outcome(target, version, children));
         };
         let verdicts = || children.iter().map(|(_, verdict)| verdict);
-        if !rematch::has_changed(verdicts(), database) {
+        if !verdicts().any(|verdict| has_changed(verdict, database)) {
             return Ok(Outcome::done());
         }
         if children.is_empty() || verdicts().any(|one| one.status() != VerdictStatus::Covered) {

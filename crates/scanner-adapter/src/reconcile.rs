@@ -12,7 +12,7 @@ use sluice_state::reconcile::{Next, PAGE, ReconcilePage};
 use sluice_state::{Error, Snapshot, State, is_attachment, key};
 
 use crate::handler::scan_target::{Input, is_scanned_automatically};
-use crate::image::verdict::is_usable;
+use crate::image::verdict::{is_older, is_usable};
 use crate::reconcile::rematch::RematchFinder;
 
 pub(crate) mod rematch;
@@ -46,7 +46,8 @@ impl Reconciler<'_> {
             if let Some(finder) = &missed
                 && let Some(image) = finder.image_of(&entry.value)
             {
-                finder.add_if_due(image, &mut result).await?;
+                // Not those that changed: their events were published, or are dead letters.
+                finder.add_if(is_older, image, &mut result).await?;
             }
             if let Some(image) = self.image_of(&entry.value)
                 && !self.is_scanned(&image.digest).await?

@@ -8,19 +8,10 @@ use sluice_events::wire::state::Verdict;
 use sluice_state::{Error, State};
 
 use crate::handler::scan_target::ScanTarget;
-use crate::image::verdict::compare_databases;
+use crate::image::verdict::has_changed;
 
 /// How many findings of each kind an event lists.
 const MAX_LISTED: usize = 100;
-
-/// Says whether the result on any manifest changed with this version of the database, or with a later one.
-pub(crate) fn has_changed<'a>(
-    mut verdicts: impl Iterator<Item = &'a Verdict>,
-    database_version: &str,
-) -> bool {
-    verdicts
-        .any(|verdict| compare_databases(&verdict.changed_with_database, database_version).is_ge())
-}
 
 /// Returns the event on an image whose result changed.
 pub(crate) async fn findings_changed(
@@ -35,8 +26,7 @@ pub(crate) async fn findings_changed(
         let now = read(state, &verdict.findings_key).await?;
         let mut former = verdict.former_reports.iter();
         let former = former.find(|former| former.findings_key != verdict.findings_key);
-        let was_changed = compare_databases(&verdict.changed_with_database, database_version);
-        let earlier = match former.filter(|_| was_changed.is_ge()) {
+        let earlier = match former.filter(|_| has_changed(verdict, database_version)) {
             Some(former) => read(state, &former.findings_key).await?,
             None => now.clone(),
         };

@@ -221,6 +221,16 @@ pub(crate) fn is_current(verdict: &Verdict, version: &ScannerVersion) -> bool {
         }
 }
 
+/// Says whether a verdict is by an older database than this version.
+pub(crate) fn is_older(verdict: &Verdict, database_version: &str) -> bool {
+    compare_databases(&verdict.database_version, database_version).is_lt()
+}
+
+/// Says whether the result changed with this version of the database, or with a later one.
+pub(crate) fn has_changed(verdict: &Verdict, database_version: &str) -> bool {
+    compare_databases(&verdict.changed_with_database, database_version).is_ge()
+}
+
 /// Compares two versions of databases by their time; one that is not given is the oldest.
 pub(crate) fn compare_databases(one: &str, other: &str) -> Ordering {
     let time = |text: &str| text.parse::<DateTime<Utc>>().ok();
@@ -310,6 +320,25 @@ mod tests {
             ..ManifestFindings::default()
         });
         assert_eq!((forged.package_names.as_str(), forged.omitted), ("", true));
+    }
+
+    #[test]
+    fn a_result_changed_with_a_database_or_a_later_one_and_a_first_result_did_not() {
+        let newer = "2026-11-03T00:00:00Z";
+        let changed_with = |version: &str| Verdict {
+            changed_with_database: version.to_owned(),
+            ..verdict(VerdictStatus::Covered, newer, "0.59.1")
+        };
+        assert!(has_changed(&changed_with(newer), newer));
+        assert!(has_changed(&changed_with(newer), DATABASE));
+        assert!(!has_changed(&changed_with(DATABASE), newer));
+        assert!(!has_changed(&changed_with(""), newer));
+        // A verdict that changed is not older, so the hourly search does not publish the change again.
+        assert!(!is_older(&changed_with(newer), newer));
+        assert!(is_older(
+            &verdict(VerdictStatus::Covered, DATABASE, "0.59.1"),
+            newer
+        ));
     }
 
     #[test]

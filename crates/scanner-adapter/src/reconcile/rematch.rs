@@ -3,12 +3,12 @@
 use sluice_domain::{Digest, Repository, Tag, Target};
 use sluice_events::commands::{Reconcile, RematchImage};
 use sluice_events::facts::ScannerDatabaseUpdated;
-use sluice_events::wire::state::TagEntry;
+use sluice_events::wire::state::{TagEntry, Verdict};
 use sluice_state::reconcile::{Next, PAGE, ReconcilePage, reason};
 use sluice_state::{Error, Snapshot, State, is_attachment, reconcile};
 
 use crate::handler::scan_target::is_scanned_automatically;
-use crate::image::verdict::compare_databases;
+use crate::image::verdict::{has_changed, is_older};
 
 /// How many images one page queues.
 const MAX_QUEUED: usize = 50;
@@ -63,7 +63,11 @@ impl RematchFinder<'_> {
         for (revision, image) in entries {
             result.checked += 1;
             if let Some(image) = image {
-                self.add_if_due(image, &mut result).await?;
+                // A manifest that another image has too may have a new verdict already; the change is news of this one.
+                let due = |one: &Verdict, version: &str| {
+                    is_older(one, version) || has_changed(one, version)
+                };
+                self.add_if(due, image, &mut result).await?;
             }
             if result.commands_with_id.len() == MAX_QUEUED {
                 result.next = Next::After(revision);
@@ -73,33 +77,30 @@ impl RematchFinder<'_> {
         Ok(result)
     }
 
-    /// Adds the command for an image that is due. Its id is that of the database, so that it is queued once.
-    pub(crate) async fn add_if_due(
+    /// Adds the command for an image if one of its verdicts is `due` with this database. Its id is that of the database, so
+    /// that it is queued once. An image that was never scanned is scanned with the new database anyway.
+    pub(crate) async fn add_if(
         &self,
+        due: fn(&Verdict, &str) -> bool,
         image: RematchImage,
         page: &mut ReconcilePage,
     ) -> Result<(), Error> {
-        if self.is_due(&image).await? {
+        let version = self.database_version;
+        let is_due = match self.state.verdicts_on(&image.digest).await {
+            // The scan writes an entry that cannot be read anew, or fails for this image alone.
+            Err(Error::Unreadable { .. } | Error::Newer { .. }) => true,
+            verdicts => {
+                let verdicts = verdicts?;
+                let mut verdicts = verdicts.iter().filter_map(|one| one.1.as_ref());
+                verdicts.any(|verdict| due(verdict, version))
+            }
+        };
+        if is_due {
             let (repository, digest) = (&image.repository, &image.digest);
-            let id = format!("rematch/{}/{repository}/{digest}", self.database_version);
+            let id = format!("rematch/{version}/{repository}/{digest}");
             page.commands_with_id.push((image.into(), id));
         }
         Ok(())
-    }
-
-    /// Says whether a manifest has a verdict by an older database, or one that changed with this database. An image that was
-    /// never scanned is scanned with the new database anyway.
-    async fn is_due(&self, image: &RematchImage) -> Result<bool, Error> {
-        let verdicts = match self.state.verdicts_on(&image.digest).await {
-            // The scan writes an entry that cannot be read anew, or fails for this image alone.
-            Err(Error::Unreadable { .. } | Error::Newer { .. }) => return Ok(true),
-            verdicts => verdicts?,
-        };
-        let version = self.database_version;
-        Ok(verdicts.iter().filter_map(|one| one.1.as_ref()).any(|one| {
-            compare_databases(&one.database_version, version).is_lt()
-                || compare_databases(&one.changed_with_database, version).is_ge()
-        }))
     }
 
     /// Returns the image of a tag: one in a target, or one that is scanned automatically.
