@@ -107,7 +107,16 @@ fn a_subscriber_is_added_to_a_running_up_and_deleted_while_everybody_else_stays_
     });
     assert!(subscriber.lines()[0].contains("resource.applied"));
 
-    up.sluice(&add("other"));
+    // Two at once: each is in what nats-server reads in the end.
+    std::thread::scope(|scope| {
+        for name in ["other", "third"] {
+            let (up, arguments) = (&up, add(name));
+            scope.spawn(move || up.sluice(&arguments));
+        }
+    });
+    let third = data.join("keys/nats/subscriber-third");
+    assert!(may_connect(&url, "third", &third));
+    up.sluice(&["subscriber", "delete", "third"]);
     let kept = folder.path().join("password");
     fs::copy(&file, &kept).unwrap();
     assert!(may_connect(&url, "own", &kept));

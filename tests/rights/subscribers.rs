@@ -2,7 +2,7 @@
 //!
 //! What it may not do is done by a user who may, so that a wrong subject cannot pass for a refusal.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sluice_bus::{Bus, Subscriber};
 use sluice_tests::wait_for;
 
@@ -230,6 +230,58 @@ fn a_subscriber_cannot_have_its_events_sent_into_the_log_or_a_bucket() {
     assert_eq!(admin.publish_with(&own, "sluice.do.scan", &[], NEXT), None);
     wait_for("the event to be a command", 10, || {
         (held(&mut admin, "WORK") == before[2] + 1).then_some(())
+    });
+}
+
+#[test]
+fn a_subscriber_cannot_have_an_answer_delete_or_acknowledge_for_it() {
+    let scene = scene();
+    publish_all(&scene);
+    let of = |consumer: &str| {
+        let delivered = scene
+            .user(consumer)
+            .ask(&next("EVENTS", consumer), &[], NEXT);
+        (consumer.to_owned(), delivered.unwrap().reply)
+    };
+    let consumers = [of("promoter"), of("subscriber-scans")];
+    let attack = |user: &str, own: &str| {
+        let mut raw = scene.user(user);
+        for (consumer, acknowledgement) in &consumers {
+            let delete = format!("CONSUMER.DELETE.EVENTS.{consumer}");
+            let targets = ["$JS.API.", "sluice.api."].map(|api| format!("{api}{delete}"));
+            for answer in targets.iter().chain([acknowledgement]) {
+                // There is nothing left: the answer is a status without a body, which is a whole request to delete.
+                raw.publish_with(own, answer, &[], NEXT);
+            }
+        }
+        // This is answered after the others.
+        raw.ask(own, &[], NEXT).unwrap();
+    };
+    // The user `subscriber` has a consumer of its own, and may delete consumers that are not of a stage.
+    let create = "$JS.API.CONSUMER.CREATE.EVENTS.mine.sluice.v1.scan.succeeded.>";
+    let config = json!({"stream_name": "EVENTS", "config": {
+        "name": "mine", "ack_policy": "explicit", "filter_subject": "sluice.v1.scan.succeeded.>"}});
+    let mut other = scene.user("subscriber");
+    let created = other.ask(create, &[], &config.to_string()).unwrap();
+    assert!(!created.body.contains("\"error\""), "{}", created.body);
+    let own = next("EVENTS", "subscriber-images");
+    scene
+        .user("subscriber-images")
+        .ask(&own, &[], NEXT)
+        .unwrap();
+    attack("subscriber-images", &own);
+    attack("subscriber", &next("EVENTS", "mine"));
+    for (consumer, _) in &consumers {
+        assert_eq!(info(&scene, consumer)["num_ack_pending"], 1, "{consumer}");
+    }
+    // In the account of the streams it works.
+    attack("admin", &own);
+    wait_for("the consumers to be deleted", 10, || {
+        let is_deleted = |consumer: &str| info(&scene, consumer)["error"]["code"] == 404;
+        consumers
+            .iter()
+            .all(|(name, _)| is_deleted(name))
+            .then_some(())
     });
 }
 

@@ -113,9 +113,8 @@ pub fn users() -> Vec<&'static str> {
 /// without any.
 #[must_use]
 pub fn claims(user: &str, subscribers: &[Subscriber]) -> Option<Value> {
-    let services = services(subscribers).into_iter();
-    let subscribers = subscribers.iter().map(subscriber);
-    let mut all = services.chain([admin()]).chain(subscribers);
+    let all = services_and_subscribers(subscribers).into_iter();
+    let mut all = all.chain([admin()]);
     let permissions = all.find(|permissions| permissions.user == user)?;
     let granted = permissions.publish.iter().map(|grant| &grant.subject);
     let allowed: Vec<_> = granted.chain(&permissions.publishes_progress).collect();
@@ -137,15 +136,14 @@ pub(crate) fn admin() -> Permissions {
     }
 }
 
-/// Returns the permissions of every service, none of which may use the consumers of subscribers.
-pub(crate) fn services(subscribers: &[Subscriber]) -> Vec<Permissions> {
-    all_services()
-        .map(|service| service.permissions(subscribers))
-        .collect()
+/// Returns the permissions of every service, none of which may use the consumers of subscribers, and of every subscriber.
+pub(crate) fn services_and_subscribers(subscribers: &[Subscriber]) -> Vec<Permissions> {
+    let services = all_services().map(|service| service.permissions(subscribers));
+    services.chain(subscribers.iter().map(subscriber)).collect()
 }
 
 /// Returns the permissions of a subscriber: its own consumers, whose subjects it cannot change.
-pub(crate) fn subscriber(subscriber: &Subscriber) -> Permissions {
+fn subscriber(subscriber: &Subscriber) -> Permissions {
     let user = subscriber.user();
     // Of both streams, so that it can find out where it has a consumer.
     let grants = [EVENTS, PULLS].map(|stream| consumer_grants(stream, &user));

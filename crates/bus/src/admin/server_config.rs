@@ -1,11 +1,8 @@
 //! The configuration of nats-server, generated from the permissions.
 //!
-//! Each service has an account of its own, which imports the subjects that it may use. One account with a user per service
-//! would not be safe: the server does not check the reply subject of a request, so a user that may read an entry could
-//! make the server write it into a bucket or stream of another service.
-//!
-//! Subscribers share an account: they write nothing, so that one could at most send what it reads to another whose inbox it
-//! has guessed. And a server that only reads its configuration again does not import anything into a new account.
+//! Each service and each subscriber has an account of its own, which imports the subjects that it may use. One account with
+//! a user per service would not be safe: the server does not check the reply subject of a request, so a user that may read
+//! an entry could make the server write it into a bucket or stream of another service.
 
 mod reload;
 
@@ -14,7 +11,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::permissions::{Grant, Permissions, SUBSCRIBER, SYSTEM, admin, services, subscriber};
+use super::permissions::{Grant, Permissions, SYSTEM, admin, services_and_subscribers};
 use super::subscribers::Subscriber;
 use crate::topology::{API, IMPORTED_API};
 
@@ -104,7 +101,7 @@ fn password_variable(user: &str) -> String {
     format!("PASSWORD_{}", account(user))
 }
 
-/// Returns the name of the account of a service.
+/// Returns the name of the account of a service or subscriber.
 fn account(user: &str) -> String {
     user.to_uppercase().replace('-', "_")
 }
@@ -118,8 +115,7 @@ fn imported_subject(subject: &str) -> String {
 }
 
 fn accounts(subscribers: &[Subscriber]) -> String {
-    let services = services(subscribers);
-    let subscribers: Vec<_> = subscribers.iter().map(subscriber).collect();
+    let all = services_and_subscribers(subscribers);
     let mut text = String::from("accounts {\n");
     text += &format!(
         "  SYSTEM: {{ users: [ {{ user: {SYSTEM}, password: ${} }} ] }}\n  {ACCOUNT}: {{\n    jetstream: enabled\n",
@@ -130,17 +126,13 @@ fn accounts(subscribers: &[Subscriber]) -> String {
         .into_iter()
         .map(|grant| grant.subject)
         .collect();
-    text += &users(&[user(&admin(), &admin_subjects)]);
-    text += &exports(&services);
+    text += &user(&admin(), &admin_subjects);
+    text += &exports(&all);
     text += "    imports: [\n";
-    text += &progress_imports(&services);
+    text += &progress_imports(&all);
     text += "    ]\n  }\n";
-    for permissions in &services {
-        let others = match permissions.user.as_str() {
-            SUBSCRIBER => subscribers.as_slice(),
-            _ => &[],
-        };
-        text += &service(permissions, others, &services);
+    for permissions in &all {
+        text += &account_of(permissions, &all);
     }
     text += "}\nsystem_account: SYSTEM\n";
     text
@@ -220,27 +212,21 @@ fn progress_exports(permissions: &Permissions, services: &[Permissions]) -> Stri
     text + "    ]\n"
 }
 
-/// Writes the account of one service, which other users may share: it imports what they use, too.
-fn service(permissions: &Permissions, others: &[Permissions], services: &[Permissions]) -> String {
-    let subjects = imported_subjects(permissions);
+/// Writes the account of one service or subscriber.
+fn account_of(permissions: &Permissions, all: &[Permissions]) -> String {
+    let grants = permissions.publish.iter();
+    let subjects: Vec<_> = grants
+        .map(|grant| imported_subject(&grant.subject))
+        .collect();
     let mut text = format!("  {}: {{\n", account(&permissions.user));
     text += &format!("    mappings: {{ \"{API}>\": \"{IMPORTED_API}>\" }}\n");
-    let allowed: Vec<_> = subjects
-        .iter()
-        .chain(&permissions.publishes_progress)
-        .cloned()
-        .collect();
-    let others = others.iter();
-    let others = others.map(|other| user(other, &imported_subjects(other)));
-    let all: Vec<_> = [user(permissions, &allowed)]
-        .into_iter()
-        .chain(others)
-        .collect();
-    text += &users(&all);
-    text += &progress_exports(permissions, services);
+    let progress = &permissions.publishes_progress;
+    let allowed: Vec<_> = subjects.iter().chain(progress).cloned().collect();
+    text += &user(permissions, &allowed);
+    text += &progress_exports(permissions, all);
     text += "    imports: [\n";
     if permissions.reads_progress {
-        text += &progress_imports(services);
+        text += &progress_imports(all);
     }
     for (grant, local) in permissions.publish.iter().zip(&subjects) {
         let subject = &grant.subject;
@@ -264,17 +250,7 @@ fn service(permissions: &Permissions, others: &[Permissions], services: &[Permis
     text + "    ]\n  }\n"
 }
 
-fn imported_subjects(permissions: &Permissions) -> Vec<String> {
-    let grants = permissions.publish.iter();
-    grants
-        .map(|grant| imported_subject(&grant.subject))
-        .collect()
-}
-
-fn users(all: &[String]) -> String {
-    format!("    users: [\n{}    ]\n", all.concat())
-}
-
+/// Writes the one user of an account.
 fn user(permissions: &Permissions, publish: &[String]) -> String {
     let list = |subjects: &[String]| {
         let quoted: Vec<_> = subjects
@@ -296,8 +272,8 @@ fn user(permissions: &Permissions, publish: &[String]) -> String {
     let subscribe = permissions.subscriptions().into_iter();
     let subscribe: Vec<_> = subscribe.map(|subject| format!("\"{subject}\"")).collect();
     format!(
-        "      {{ user: {}, password: ${}, permissions: {{\n        publish: {{ allow: {}{deny} }}\n        \
-         subscribe: {{ allow: [{}] }}\n      }} }}\n",
+        "    users: [\n      {{ user: {}, password: ${}, permissions: {{\n        publish: {{ allow: {}{deny} }}\n        \
+         subscribe: {{ allow: [{}] }}\n      }} }}\n    ]\n",
         permissions.user,
         password_variable(&permissions.user),
         list(publish),

@@ -1,7 +1,7 @@
 //! The folder of keys of an installation: signing key and certificate of the token issuer, passwords of the services at
 //! the registry and at NATS, secret of the notifications, token of the REST API. Missing files are created.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -122,6 +122,14 @@ impl KeyFolder {
         }
         subscribers.sort_by(|one, other| one.name().cmp(other.name()));
         Ok(subscribers)
+    }
+
+    /// Waits until no other process changes subscribers, and keeps others waiting until the file is dropped.
+    pub fn lock_subscribers(&self) -> anyhow::Result<File> {
+        let folder = self.subscriber_folder();
+        create_private_folder(&folder)?;
+        let locked = File::open(&folder).and_then(|file| file.lock().map(|()| file));
+        locked.with_context(|| format!("failed to lock `{}`", folder.display()))
     }
 
     /// Adds a subscriber, with a password; one that exists keeps its password.

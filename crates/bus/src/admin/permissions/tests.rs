@@ -14,7 +14,7 @@ fn each_fact_has_exactly_one_publisher() {
             let mut grants = permissions.publish.iter();
             grants.any(|grant| covers(&grant.subject, &subject))
         };
-        let all = services(&[]);
+        let all = services_and_subscribers(&[]);
         let publishers: Vec<_> = all
             .iter()
             .filter(may_publish)
@@ -40,7 +40,7 @@ fn only_the_buckets_of_tags_images_and_budgets_have_several_writers() {
 
 #[test]
 fn a_message_matches_one_grant_of_its_publisher_at_most() {
-    for permissions in services(&[]) {
+    for permissions in services_and_subscribers(&[]) {
         for grant in &permissions.publish {
             let covered = permissions
                 .publish
@@ -59,7 +59,7 @@ fn a_message_matches_one_grant_of_its_publisher_at_most() {
 
 #[test]
 fn no_service_may_empty_or_change_a_stream_that_it_shares() {
-    for permissions in services(&[]) {
+    for permissions in services_and_subscribers(&[]) {
         for grant in &permissions.publish {
             let Some(request) = grant.subject.strip_prefix(API) else {
                 continue;

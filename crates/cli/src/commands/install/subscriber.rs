@@ -137,7 +137,7 @@ impl Folders {
             let keys = self.keys.folder(connection);
             note(&format!(
                 "nats-server has the users of before; give each server the output of \
-                 `sluice nats-config --keys {0}` and the file `{0}/nats/passwords.conf`, and reload it",
+                 `sluice nats-config --keys {0}` and the file `{0}/nats/passwords.conf`, and reload it twice",
                 keys.display()
             ));
             return Ok(());
@@ -170,6 +170,7 @@ async fn add(
     connection: &Connection,
 ) -> anyhow::Result<()> {
     let keys = folders.keys.existing(connection)?;
+    let _locked = keys.lock_subscribers()?;
     let existing = keys.subscribers()?;
     if let Some(existing) = existing.iter().find(|one| one.name() == subscriber.name()) {
         anyhow::ensure!(
@@ -228,6 +229,7 @@ async fn list(keys: &Keys, connection: &Connection, format: Format) -> anyhow::R
 
 async fn delete(name: &str, folders: &Folders, connection: &Connection) -> anyhow::Result<()> {
     let keys = folders.keys.existing(connection)?;
+    let _locked = keys.lock_subscribers()?;
     let bus = connection.open().await?;
     let existing = keys.subscribers()?;
     let existed = existing.iter().any(|one| one.name() == name);
