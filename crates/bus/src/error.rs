@@ -71,7 +71,7 @@ pub enum Error {
     /// The server cannot reserve the limit of a stream.
     #[error(
         "nats-server keeps no {size} free for `{stream}`: raise `max_file_store` in its configuration (`sluice nats-config` \
-         writes one), free room on its disk, or give the stream less, as in `--max-bytes {stream}=1GiB`"
+         writes one), free room on its disk, or give the stream a lower limit with `--max-bytes {stream}=SIZE`"
     )]
     NoRoom {
         /// The stream.

@@ -8,10 +8,17 @@ pub fn error_sources<'a>(error: &'a dyn Error) -> impl Iterator<Item = &'a (dyn 
     iter::successors(error.source(), |&cause| cause.source())
 }
 
-/// Formats an error and its sources in one line, joined by colons.
+/// Formats an error and its sources in one line, joined by colons; a source that ends the line already is left out.
 #[must_use]
 pub fn error_chain(error: &dyn Error) -> String {
-    error_sources(error).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    error_sources(error).fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.ends_with(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
 }
 
 #[cfg(test)]
@@ -35,5 +42,9 @@ mod tests {
         };
         assert_eq!(error_chain(&error), "failed to read `a`: the disk is gone");
         assert_eq!(error_chain(&io::Error::other("x")), "x");
+        // Many errors print their source themselves.
+        let refused = io::Error::other("nats: refused");
+        let error = io::Error::other(Outer { source: refused });
+        assert_eq!(error_chain(&error), "failed to read `a`: nats: refused");
     }
 }

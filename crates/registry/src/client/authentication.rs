@@ -290,7 +290,7 @@ fn check_realm(connection: &Connection, text: &str) -> Result<Url, Error> {
     let is_own = realm.origin() == endpoint.base.origin();
     if !is_own && !endpoint.realms.contains(&authority) {
         return Err(refuse(&format!(
-            "its token realm is on `{authority}`, which its settings do not name in `realms` (on the command line: `--realm {authority}`)"
+            "its token realm is on `{authority}`, which is not the registry; if it is the right one, name it: `realms` of its `Registry`, `registry.token_host` of a service for the internal registry, or `--realm {authority}` on the command line"
         )));
     }
     if endpoint.base.scheme() == "https" && realm.scheme() != "https" {

@@ -117,7 +117,7 @@ async fn names(state: &State, kind: Kind) -> anyhow::Result<HashSet<String>> {
 }
 
 fn stopped_section(stopped: &[&'static str]) -> Section {
-    let advice = "no worker is running; start one, or read its log";
+    let advice = "no worker takes its messages; start one, or read in its log what it waits for";
     Section {
         title: "STOPPED",
         header: &["STAGE", ""],

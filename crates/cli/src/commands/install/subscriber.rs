@@ -136,7 +136,7 @@ impl Folders {
         let Some(folder) = self.nats_files(connection) else {
             let keys = self.keys.folder(connection);
             note(&format!(
-                "nats-server has the users of before; give each server the output of \
+                "nats-server has the users of before; give each server the accounts in the output of \
                  `sluice nats-config --keys {0}` and the file `{0}/nats/passwords.conf`, and reload it twice",
                 keys.display()
             ));
