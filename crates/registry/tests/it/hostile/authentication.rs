@@ -35,7 +35,9 @@ async fn a_foreign_realm_gets_no_credential() {
     );
     let error = fetch(scripted.client()).await;
     assert!(
-        error.to_string().contains("do not name in `realms`"),
+        error
+            .to_string()
+            .contains("is not the registry; if it is the right one, name it"),
         "{error}"
     );
     assert!(foreign.asked().is_empty(), "the foreign host was asked");
