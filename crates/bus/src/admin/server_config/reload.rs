@@ -26,7 +26,7 @@ impl Bus {
     /// again (seen with nats-server 2.15).
     ///
     /// # Errors
-    /// A server does not answer, or refuses its configuration and keeps the one that it has.
+    /// No server answers, or one refuses its configuration and keeps the one that it has.
     pub async fn reload_servers(&self) -> Result<Vec<String>, Error> {
         let servers = self.running_servers().await?;
         for (id, name) in &servers {
@@ -53,7 +53,7 @@ impl Bus {
             .publish_with_reply(PING, inbox, Bytes::new())
             .await
             .map_err(Error::server(ACTION, NATS))?;
-        let (mut servers, mut running) = (BTreeMap::new(), 1);
+        let mut servers = BTreeMap::new();
         while let Ok(Some(answer)) = timeout(PING_LIMIT, answers.next()).await {
             let answer: Value =
                 serde_json::from_slice(&answer.payload).map_err(Error::server(ACTION, NATS))?;
@@ -61,16 +61,18 @@ impl Bus {
             if let (Some(id), Some(name)) = (part("/server/id"), part("/server/name")) {
                 servers.insert(id.to_owned(), name.to_owned());
             }
-            let known = answer.pointer("/statsz/active_servers");
-            let known = known.and_then(Value::as_u64).unwrap_or(1);
-            running = running.max(usize::try_from(known).unwrap_or(usize::MAX));
-            if servers.len() >= running {
-                return Ok(servers);
+            // Counts servers that were killed, too, until the others have noticed.
+            let running = answer.pointer("/statsz/active_servers");
+            let running = running.and_then(Value::as_u64).unwrap_or(1);
+            if u64::try_from(servers.len()).is_ok_and(|count| count >= running) {
+                break;
             }
         }
-        Err(Error::server(ACTION, NATS)(format!(
-            "{} of {running} servers answered the user `system`; repeat the command when all of them do",
-            servers.len()
-        )))
+        if servers.is_empty() {
+            return Err(Error::server(ACTION, NATS)(
+                "no server answers the user `system`",
+            ));
+        }
+        Ok(servers)
     }
 }
