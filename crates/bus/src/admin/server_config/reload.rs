@@ -22,8 +22,8 @@ const ACTION: &str = "reload the configuration of";
 impl Bus {
     /// Makes every server that runs read its configuration again; returns their names.
     ///
-    /// Each reads it twice: a server imports nothing into an account that is new to it, and does when it reads the same
-    /// again (seen with nats-server 2.15).
+    /// Each reads it twice: the first time nats-server 2.15 creates a new account, but imports nothing into it; the second
+    /// time it does.
     ///
     /// # Errors
     /// No server answers, or one refuses its configuration and keeps the one that it has.
@@ -31,7 +31,7 @@ impl Bus {
         let servers = self.running_servers().await?;
         for (id, name) in &servers {
             let subject = format!("$SYS.REQ.SERVER.{id}.RELOAD");
-            for _ in ["the accounts", "what they import"] {
+            for _ in 0..2 {
                 let response = self
                     .raw_request(&subject, Bytes::new(), REQUEST_LIMIT, ACTION, name)
                     .await?;
@@ -61,7 +61,7 @@ impl Bus {
             if let (Some(id), Some(name)) = (part("/server/id"), part("/server/name")) {
                 servers.insert(id.to_owned(), name.to_owned());
             }
-            // Counts servers that were killed, too, until the others have noticed.
+            // The count includes servers that were killed, until the others notice.
             let running = answer.pointer("/statsz/active_servers");
             let running = running.and_then(Value::as_u64).unwrap_or(1);
             if u64::try_from(servers.len()).is_ok_and(|count| count >= running) {
