@@ -93,12 +93,14 @@ impl Up {
         assert!(sent.unwrap().success());
     }
 
-    /// Kills the server that runs on this configuration of its.
-    pub fn kill_server(&self, config: &str) {
+    /// Sends a signal, as in `KILL`, to the server that runs with this configuration file.
+    pub fn signal_server(&self, config: &str, signal: &str) {
         let config = self.data.join("config").join(config);
         let server = find(&config).next().unwrap();
-        let killed = Command::new("kill").args(["-KILL", &server.0]).status();
-        assert!(killed.unwrap().success());
+        let sent = Command::new("kill")
+            .args(["-s", signal, &server.0])
+            .status();
+        assert!(sent.unwrap().success());
     }
 
     /// Waits until it has ended and returns its exit code.

@@ -310,7 +310,7 @@ fn a_program_of_others_follows_the_events_with_the_password_that_up_made() {
 fn a_server_that_dies_stops_everything_and_is_named() {
     let (_folder, data) = folder();
     let mut up = Up::start(&data, |_| {});
-    up.kill_server("registry.yml");
+    up.signal_server("registry.yml", "KILL");
     assert_eq!(up.ended(), Some(1));
     assert!(
         up.log().contains("registry ended (signal: 9"),
@@ -318,6 +318,23 @@ fn a_server_that_dies_stops_everything_and_is_named() {
         up.log()
     );
     nothing_is_left(&data);
+}
+
+#[test]
+fn a_server_that_crashes_is_started_again_and_everything_goes_on() {
+    let (_folder, data) = folder();
+    let up = Up::start(&data, |_| {});
+    // A program in Go ends at SIGQUIT as at a crash, with its goroutines in the log.
+    up.signal_server("nats-server.conf", "QUIT");
+    wait_for("the services to connect again", 30, || {
+        let log = up.log();
+        let (_, after) = log.split_once("a server crashed; starting it again")?;
+        after.contains("connected to NATS").then_some(())
+    });
+    let subjects = ["--subjects", "sluice.v1.resource.>"];
+    let added = up.sluice(&[&["subscriber", "add", "own"], subjects.as_slice()].concat());
+    assert!(added.contains("nats-server reloaded: sluice"), "{added}");
+    assert_eq!(up.stop(), Some(0));
 }
 
 #[test]

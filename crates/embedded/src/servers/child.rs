@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use sluice_service::{Host, find_program};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,6 +21,11 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How much of the end of a log an error shows.
 const LOG_TAIL_BYTES: u64 = 2_000;
 const LOG_TAIL_LINES: usize = 8;
+/// The exit status of a program in Go that crashed: <https://pkg.go.dev/runtime#hdr-Environment_Variables>.
+const CRASHED: i32 = 2;
+/// How often a server that crashes is started again, until it has run for `STABLE`.
+const MAX_CRASHES: u32 = 3;
+const STABLE: Duration = Duration::from_secs(60);
 
 /// The child processes; cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -111,7 +117,7 @@ impl Program {
 }
 
 impl Children {
-    /// Starts a server; the host stops when it ends.
+    /// Starts a server; the host stops when it ends. One that crashes is started again first, some times.
     ///
     /// Must be called on the main thread: the kernel stops a child when the thread that started it ends.
     pub(super) fn spawn(&self, host: &Host, program: Program) -> anyhow::Result<RestartHandle> {
@@ -167,26 +173,41 @@ async fn watch(
     exited: oneshot::Sender<ExitStatus>,
 ) {
     let _stopped = control.stopped.clone().drop_guard();
+    let (mut started, mut crashes) = (Instant::now(), 0);
     loop {
         tokio::select! {
             biased;
             () = control.stop.cancelled() => return stop(&mut child, control.name).await,
-            () = control.restart.notified() => {
-                stop(&mut child, control.name).await;
-                match program.start() {
-                    Ok(next) => child = next,
-                    // The host notices that `exited` is dropped.
+            () = control.restart.notified() => stop(&mut child, control.name).await,
+            status = child.wait() => {
+                if started.elapsed() > STABLE {
+                    crashes = 0;
+                }
+                match status {
+                    Ok(status) if status.code() == Some(CRASHED) && crashes < MAX_CRASHES => {
+                        crashes += 1;
+                        let (server, log) = (control.name, program.log.display());
+                        tracing::warn!(server, %log, "a server crashed; starting it again");
+                    }
+                    Ok(status) => {
+                        // The receiver is dropped when the host has stopped meanwhile.
+                        exited.send(status).ok();
+                        return;
+                    }
                     Err(error) => {
-                        tracing::error!(error = format!("{error:#}"), "failed to restart a server");
+                        tracing::error!(server = control.name, %error, "failed to wait for a server");
                         return;
                     }
                 }
             }
-            status = child.wait() => return match status {
-                // The receiver is dropped when the host has stopped meanwhile.
-                Ok(status) => drop(exited.send(status)),
-                Err(error) => tracing::error!(server = control.name, %error, "failed to wait for a server"),
-            },
+        }
+        match program.start() {
+            Ok(next) => (child, started) = (next, Instant::now()),
+            // The host notices that `exited` is dropped.
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "failed to restart a server");
+                return;
+            }
         }
     }
 }
@@ -268,6 +289,17 @@ mod tests {
             lines.starts_with("line 2\n") && lines.ends_with("line 9"),
             "{lines}"
         );
+        children.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_server_that_crashes_is_started_again_until_it_does_so_too_often() {
+        let folder = tempfile::tempdir().unwrap();
+        let (children, host) = (Children::default(), Host::new("sample"));
+        spawn(&children, &host, folder.path(), "echo started; exit 2");
+        assert!(!host.run_until_stopped(Duration::from_secs(10)).await);
+        let started = "started\n".repeat(1 + MAX_CRASHES as usize);
+        assert_eq!(tail(&folder.path().join("log")) + "\n", started);
         children.stop().await;
     }
 

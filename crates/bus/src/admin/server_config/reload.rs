@@ -6,9 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde_json::Value;
+use sluice_service::error_chain;
 use tokio::time::timeout;
 
-use crate::admin::jetstream_api::{REQUEST_LIMIT, parse_response};
+use crate::admin::jetstream_api::parse_response;
 use crate::connection::Bus;
 use crate::error::Error;
 
@@ -17,6 +18,8 @@ const PING: &str = "$SYS.REQ.SERVER.PING";
 /// How long to wait for the answer of one more server; one that does not run reads its configuration when it starts.
 const PING_LIMIT: Duration = Duration::from_secs(2);
 const NATS: &str = "nats-server";
+/// How long a server may take to read its configuration.
+const RELOAD_LIMIT: Duration = Duration::from_secs(10);
 const ACTION: &str = "reload the configuration of";
 
 impl Bus {
@@ -30,15 +33,32 @@ impl Bus {
     pub async fn reload_servers(&self) -> Result<Vec<String>, Error> {
         let servers = self.running_servers().await?;
         for (id, name) in &servers {
-            let subject = format!("$SYS.REQ.SERVER.{id}.RELOAD");
-            for _ in 0..2 {
-                let response = self
-                    .raw_request(&subject, Bytes::new(), REQUEST_LIMIT, ACTION, name)
-                    .await?;
-                parse_response(&response).map_err(Error::server(ACTION, name))?;
+            if let Err(error) = self.reload_server(id, name).await {
+                // nats-server 2.15.1 can crash at a reload, if a client subscribes at this moment. Started again it has
+                // another id, and has read its configuration.
+                if self.running_servers().await?.contains_key(id) {
+                    return Err(error);
+                }
+                let error = error_chain(&error);
+                tracing::warn!(
+                    server = name,
+                    error,
+                    "a server ended at the reload; it reads the files when it starts again"
+                );
             }
         }
         Ok(servers.into_values().collect())
+    }
+
+    async fn reload_server(&self, id: &str, name: &str) -> Result<(), Error> {
+        let subject = format!("$SYS.REQ.SERVER.{id}.RELOAD");
+        for _ in 0..2 {
+            let response = self
+                .raw_request(&subject, Bytes::new(), RELOAD_LIMIT, ACTION, name)
+                .await?;
+            parse_response(&response).map_err(Error::server(ACTION, name))?;
+        }
+        Ok(())
     }
 
     /// Returns the names of the servers that run, by their ids.
