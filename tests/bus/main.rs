@@ -3,6 +3,7 @@
 
 mod backup;
 mod budgets;
+mod cluster;
 mod limits;
 mod start;
 mod tags;
@@ -107,6 +108,12 @@ async fn provisioned() -> (Nats, Bus) {
 /// Provisions a server with these limits, as in `EVENTS=2MiB`.
 async fn limited(limits: &[&str]) -> (Nats, Bus) {
     let nats = tokio::task::spawn_blocking(Nats::start).await.unwrap();
+    let bus = connect(&nats).await;
+    bus.provision(with(limits)).await.unwrap();
+    (nats, bus)
+}
+
+async fn connect(nats: &Nats) -> Bus {
     let settings = BusSettings {
         url: nats.url.clone(),
         user: String::new(),
@@ -115,9 +122,7 @@ async fn limited(limits: &[&str]) -> (Nats, Bus) {
         ca_file: None,
         allow_plain_text: false,
     };
-    let bus = Bus::connect(&settings, "test").await.unwrap();
-    bus.provision(with(limits)).await.unwrap();
-    (nats, bus)
+    Bus::connect(&settings, "test").await.unwrap()
 }
 
 fn with(limits: &[&str]) -> ProvisionOptions {

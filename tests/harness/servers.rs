@@ -38,12 +38,34 @@ pub struct Nats {
 impl Nats {
     /// Starts one that anybody may do everything at.
     pub fn start() -> Self {
+        Self::open_to_anybody("")
+    }
+
+    /// Starts three that are a cluster, at which anybody may do everything.
+    pub fn cluster() -> [Self; 3] {
+        // Taken together, so that they differ.
+        let ports = [(); 3].map(|()| Port::free());
+        let routes = ports.each_ref().map(Port::host);
+        drop(ports);
+        let all = routes.each_ref().map(|route| format!("nats://{route}"));
+        let all = all.join(", ");
+        let node = |index: usize| {
+            let listen = &routes[index];
+            Self::open_to_anybody(&format!(
+                "server_name: node-{index}\ncluster {{ name: test, listen: \"{listen}\", routes: [ {all} ] }}\n"
+            ))
+        };
+        [0, 1, 2].map(node)
+    }
+
+    fn open_to_anybody(settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("data");
         let file = folder.path().join("nats.conf");
         let place = store.display();
         // The limits of all streams together may be more than the disk of the machine has.
-        let config = format!("jetstream {{ store_dir: \"{place}\", max_file_store: 1TB }}\n");
+        let config =
+            format!("jetstream {{ store_dir: \"{place}\", max_file_store: 1TB }}\n{settings}");
         fs::write(&file, config).unwrap();
         Self::begin(folder, store, vec!["-c".into(), file.into()])
     }

@@ -302,18 +302,14 @@ fn check_buckets(scene: &Scene) {
             .collect();
         for request in [
             format!("DIRECT.GET.KV_{bucket}.$KV.{bucket}.k"),
+            format!("STREAM.MSG.GET.KV_{bucket}"),
             format!("CONSUMER.CREATE.KV_{bucket}"),
             format!("CONSUMER.CREATE.KV_{bucket}.x.$KV.{bucket}.>"),
             format!("CONSUMER.MSG.NEXT.KV_{bucket}.x"),
         ] {
             scene.each(&format!("$JS.API.{request}"), &readers);
         }
-        for request in [
-            format!("STREAM.MSG.GET.KV_{bucket}"),
-            format!("DIRECT.GET.KV_{bucket}"),
-        ] {
-            scene.each(&format!("$JS.API.{request}"), &["admin"]);
-        }
+        scene.each(&format!("$JS.API.DIRECT.GET.KV_{bucket}"), &["admin"]);
         for writer in writers.iter().filter(|writer| **writer != "admin") {
             let arrived = scene
                 .user(writer)

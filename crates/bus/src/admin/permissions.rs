@@ -281,6 +281,8 @@ impl Service {
             let stream = format!("KV_{bucket}");
             grants.extend(listing(&stream));
             grants.push(api(&format!("DIRECT.GET.{stream}.>")));
+            // Of a bucket with replicas.
+            grants.push(api(&format!("STREAM.MSG.GET.{stream}")));
         }
         grants
     }

@@ -4,8 +4,10 @@ mod listing;
 
 use std::sync::Arc;
 
+use async_nats::header::NATS_MARKER_REASON;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{Operation, Store, UpdateErrorKind};
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 
@@ -14,6 +16,9 @@ use crate::connection::backend::{Backend, BackendError, KeyState};
 use crate::connection::storage_health::StorageHealth;
 use crate::connection::{Bus, Link, PermissionViolations};
 use crate::error::{BoxError, Error};
+
+/// The header of an entry that was deleted or purged; one that was put has none.
+const KV_OPERATION: &str = "KV-Operation";
 
 /// A bucket.
 #[derive(Debug, Clone)]
@@ -91,11 +96,33 @@ impl Bucket {
                 return state.map_err(self.backend_error("read", key));
             }
         };
+        if store.stream.cached_info().config.num_replicas > 1 {
+            return self.state_at_leader(store, key).await;
+        }
         let entry = store.entry(key).await.map_err(self.failed("read", key))?;
         Ok(entry.map(|entry| KeyState {
             revision: entry.revision,
             value: (entry.operation == Operation::Put).then_some(entry.value),
         }))
+    }
+
+    /// Reads an entry from the leader of a bucket with replicas: any of them answers a direct read, even one that has not
+    /// applied yet what the leader has acknowledged.
+    async fn state_at_leader(&self, store: &Store, key: &str) -> Result<Option<KeyState>, Error> {
+        let subject = format!("{}{key}", store.prefix);
+        match store.stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => {
+                let headers = &message.headers;
+                let is_removed = headers.get(KV_OPERATION).is_some()
+                    || headers.get(NATS_MARKER_REASON).is_some();
+                Ok(Some(KeyState {
+                    revision: message.sequence,
+                    value: (!is_removed).then_some(message.payload),
+                }))
+            }
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(self.failed("read", key)(error)),
+        }
     }
 
     /// Writes an entry if there is none (`revision` is `None`) or if it is still at this revision.
